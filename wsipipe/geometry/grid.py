@@ -1,0 +1,160 @@
+"""Where the blocks, cores, shards and pyramid levels of one slide lie, in integers.
+
+Four sizes, never mixed up:
+
+====== =========================================================================================
+tile   what one forward pass of the network sees: core + margin
+block  the unit of work: one task, one writer, one unit of resume; holds whole cores
+shard  one file of the label array; equal to a block
+chunk  what a viewer reads; a block halved until it is at most 512 px
+====== =========================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from wsipipe.errors import GeometryError
+from wsipipe.geometry.mirror import Indices, mirror
+from wsipipe.geometry.network import Receptive, check_multiple, round_up
+
+CHUNK_PX = 512
+"""What viewers read at once: the largest chunk side."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A half-open rectangle of pixels, ``[y0:y1, x0:x1]``."""
+
+    y0: int
+    y1: int
+    x0: int
+    x1: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.y1 - self.y0, self.x1 - self.x0
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """To index an array (y, x) with."""
+        return slice(self.y0, self.y1), slice(self.x0, self.x1)
+
+    def __str__(self) -> str:
+        return f"[{self.y0}:{self.y1}, {self.x0}:{self.x1}]"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The plane of one slide, cut into blocks of whole cores.
+
+    Raises
+    ------
+    GeometryError
+        If the core is off the pooling grid, the block does not hold whole cores, or the block is
+        smaller than the margin that its neighbours take from it.
+    """
+
+    shape: tuple[int, int]
+    """(height, width) of the plane in pixels."""
+    receptive: Receptive
+    """The sizes of the network."""
+    core: int
+    """Side in pixels of what one tile gives."""
+    block: int
+    """Side in pixels of one unit of work."""
+
+    def __post_init__(self) -> None:
+        if min(self.shape) < 1:
+            raise GeometryError(f"a plane of {self.shape[0]} x {self.shape[1]} px holds no pixel")
+        self.receptive.check_core(self.core)
+        check_multiple("block", self.block, self.core, "holds whole tile cores", "--block")
+        if self.block < self.receptive.margin // 2:
+            least = round_up(self.receptive.margin // 2, self.core)
+            raise GeometryError(
+                f"block {self.block} px is smaller than the {self.receptive.margin // 2} px that its neighbours "
+                f"take from it; smallest with this core: {least} (--block)"
+            )
+
+    def __repr__(self) -> str:
+        rows, cols = self.blocks
+        return f"Grid {rows} x {cols} blocks of {self.block} px -> {self.shape[0]} x {self.shape[1]} px"
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Number of blocks, (rows, columns)."""
+        return -(-self.shape[0] // self.block), -(-self.shape[1] // self.block)
+
+    def block_box(self, index: tuple[int, int]) -> Box:
+        """The pixels of block ``index``; the last ones of a row or column may be smaller than the others."""
+        (y0, y1), (x0, x1) = (
+            (i * self.block, min((i + 1) * self.block, size)) for i, size in zip(index, self.shape, strict=True)
+        )
+        return Box(y0, y1, x0, x1)
+
+    def block_sides(self, axis: int) -> tuple[int, ...]:
+        """The sides in pixels of the blocks along ``axis``: the chunks of the label array in dask's sense."""
+        full, rest = divmod(self.shape[axis], self.block)
+        return (self.block,) * full + ((rest,) if rest else ())
+
+    def computed_sides(self, axis: int) -> tuple[int, ...]:
+        """As `block_sides`, but rounded up to the pooling grid: what is computed, and then cut to the slide."""
+        return tuple(round_up(side, self.receptive.stride) for side in self.block_sides(axis))
+
+    def coordinates(self, axis: int) -> tuple[Indices, tuple[int, ...]]:
+        """Pixel indices along ``axis``, int64, and their chunks: one chunk a block, to be overlapped.
+
+        The last chunk carries its own margin beyond the end of the slide, mirrored here as often as it
+        takes. So no chunk is smaller than the overlap, which dask would silently merge, the computed
+        size of the last block need not be the slide's, and a slide smaller than the margin is no special case::
+
+            |<--- block --->|<--- block --->|<- rest, rounded up ->|<- margin/2 ->|
+            0                                              size ...mirrored...    end
+        """
+        computed = self.computed_sides(axis)
+        chunks = (*computed[:-1], computed[-1] + self.receptive.margin // 2)
+        return mirror(np.arange(sum(chunks)), self.shape[axis]), chunks
+
+    def cores(self, computed: tuple[int, int]) -> Iterator[Box]:
+        """The cores of a block of which ``computed`` (height, width) px are computed, relative to its origin.
+
+        A core at the end is as small as the pooling grid allows, so that little is computed in vain.
+        """
+        for y0 in range(0, computed[0], self.core):
+            for x0 in range(0, computed[1], self.core):
+                yield Box(y0, min(y0 + self.core, computed[0]), x0, min(x0 + self.core, computed[1]))
+
+    @cached_property
+    def chunk(self) -> int:
+        """Side in pixels of a chunk, the same at every level: the block halved until it is at most 512 px or odd."""
+        chunk = self.block
+        while chunk > CHUNK_PX and chunk % 2 == 0:
+            chunk //= 2
+        return chunk
+
+    @cached_property
+    def block_levels(self) -> int:
+        """How many levels, from the finest, a block writes by itself: until its shard is a single chunk."""
+        return (self.block // self.chunk).bit_length()
+
+    @cached_property
+    def level_shapes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of each level in pixels, halved and rounded up until one chunk holds it."""
+        shapes = [self.shape]
+        while max(shapes[-1]) > self.chunk or len(shapes) < self.block_levels:
+            shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
+        return tuple(shapes)
+
+    def shard(self, level: int) -> int:
+        """Side in pixels of a shard of ``level``: the block's share of it, and never less than a chunk."""
+        return max(self.block >> level, self.chunk)
+
+
+def block_side(core: int, preferred: int) -> int:
+    """The block side that holds whole cores and comes nearest to ``preferred`` from below, at least one core."""
+    return max(preferred // core, 1) * core

@@ -1,0 +1,115 @@
+"""The sizes a U-Net of valid convolutions sees, in integers.
+
+For ``d`` poolings and ``c`` 3x3 valid convolutions per level and side::
+
+    |<--------------------- tile --------------------->|      tile   = core + margin, a legal input side
+    | margin/2 |<------------ core ----------->| margin/2 |   core   = a multiple of 2**d
+    | halo |crop|                              |crop| halo |  margin = 2 * (halo + crop)
+                                               |<-- the next core starts here
+
+The network commutes with shifts of ``2**d`` pixels only. Cores whose side and origin are multiples of
+``2**d`` therefore all see the pooling grid in the same phase, and agree with one pass over the whole
+image to the last bit; cores at any other stride (the natural output width, 388 in the paper) do not.
+
+Sources: Ronneberger, Fischer, Brox 2015 (arXiv:1505.04597); Possolo and Bajcsy 2021
+(doi:10.6028/jres.126.009).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wsipipe.errors import GeometryError
+
+
+@dataclass(frozen=True)
+class Receptive:
+    """How a U-Net of ``depth`` 2x2 poolings and ``convs`` 3x3 valid convolutions per level maps sizes.
+
+    >>> paper = Receptive(depth=4, convs=2)
+    >>> paper.halo, paper.margin, paper.output_side(572)
+    (92, 188, 388)
+    """
+
+    depth: int
+    """Number of 2x2 max poolings, 0 or more."""
+    convs: int
+    """3x3 valid convolutions per level and side, 1 or more."""
+
+    def __post_init__(self) -> None:
+        if self.depth < 0 or self.convs < 1:
+            raise GeometryError(
+                f"a U-Net of depth {self.depth} with {self.convs} convolutions per level does not exist; "
+                "depth is 0 or more, convolutions 1 or more"
+            )
+
+    @property
+    def stride(self) -> int:
+        """The pooling grid, pixels: shifts by a multiple of it commute with the network."""
+        return 2**self.depth
+
+    @property
+    def halo(self) -> int:
+        """Pixels that the network loses on each side: ``c * (3 * 2**d - 2)``."""
+        return self.convs * (3 * self.stride - 2)
+
+    @property
+    def margin(self) -> int:
+        """Smallest even m >= 2 * halo, in pixels, for which core + m is legal for every core on the grid."""
+        return 2 * self.halo + 2 * self.convs % self.stride
+
+    @property
+    def crop(self) -> int:
+        """Pixels cut off each side of the network's output, so that what is kept is the core."""
+        return self.margin // 2 - self.halo
+
+    def is_legal(self, side: int) -> bool:
+        """Whether every pooling of an input of ``side`` px meets an even size, and a pixel comes out."""
+        return side > 2 * self.halo and (side + 2 * self.convs) % self.stride == 0
+
+    def output_side(self, side: int) -> int:
+        """The side in px of what comes out of an input of ``side`` px.
+
+        Raises
+        ------
+        GeometryError
+            If ``side`` is not legal; the message names the nearest legal sides.
+        """
+        if not self.is_legal(side):
+            raise GeometryError(
+                f"input side {side} px is not legal for {self.depth} poolings with {self.convs} valid "
+                f"convolutions per level; nearest: {' and '.join(map(str, self.nearest_legal(side)))}"
+            )
+        return side - 2 * self.halo
+
+    def nearest_legal(self, side: int) -> list[int]:
+        """The legal sides next to ``side``: the one at or below it, where there is one, and the one above."""
+        smallest = self.margin if self.crop else self.margin + self.stride
+        below = side - (side - smallest) % self.stride
+        return [s for s in (below, below + self.stride) if s >= smallest] or [smallest]
+
+    def check_core(self, core: int, option: str = "--tile") -> int:
+        """Return ``core`` if a tile may have it as its core side, in px.
+
+        Raises
+        ------
+        GeometryError
+            If it is not a positive multiple of the pooling grid.
+        """
+        return check_multiple("tile core", core, self.stride, f"{self.depth} poolings need", option)
+
+
+def check_multiple(what: str, size: int, step: int, needed_by: str, option: str) -> int:
+    """Return ``size`` if it is a positive multiple of ``step``, else raise a GeometryError that names both."""
+    if size > 0 and size % step == 0:
+        return size
+    below, above = size // step * step, (size // step + 1) * step
+    nearest = f"{below} and {above}" if below > 0 else f"{max(above, step)}"
+    raise GeometryError(
+        f"{what} {size} px is not a multiple of {step}, which {needed_by}; nearest: {nearest} ({option})"
+    )
+
+
+def round_up(size: int, step: int) -> int:
+    """The smallest multiple of ``step`` that is at least ``size``."""
+    return -(-size // step) * step
