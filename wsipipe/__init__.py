@@ -1,0 +1,58 @@
+"""wsipipe: gigapixel whole-slide images in, OME-Zarr segmentations out.
+
+>>> import wsipipe
+>>> slide = wsipipe.open_slide("case-17.svs")  # doctest: +SKIP
+>>> labels = wsipipe.segment(slide, "nuclei.safetensors")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from wsipipe.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from wsipipe.errors import WsipipeError
+    from wsipipe.model.bundle import BundleSpec, LabelClass, load_bundle, save_bundle
+    from wsipipe.model.unet import UNet
+    from wsipipe.pipeline.batch import run
+    from wsipipe.pipeline.config import RunConfig
+    from wsipipe.pipeline.segment import segment
+    from wsipipe.slides.slide import Slide, open_slide
+
+# Where each public name lives; it is imported when it is first used, so that `wsipipe --help` is quick.
+_HOME = {
+    "BundleSpec": "model.bundle",
+    "LabelClass": "model.bundle",
+    "RunConfig": "pipeline.config",
+    "Slide": "slides.slide",
+    "UNet": "model.unet",
+    "WsipipeError": "errors",
+    "load_bundle": "model.bundle",
+    "open_slide": "slides.slide",
+    "run": "pipeline.batch",
+    "save_bundle": "model.bundle",
+    "segment": "pipeline.segment",
+}
+
+__all__ = [
+    "BundleSpec",
+    "LabelClass",
+    "RunConfig",
+    "Slide",
+    "UNet",
+    "WsipipeError",
+    "__version__",
+    "load_bundle",
+    "open_slide",
+    "run",
+    "save_bundle",
+    "segment",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'wsipipe' has no attribute {name!r}")
+    return getattr(import_module(f"wsipipe.{_HOME[name]}"), name)

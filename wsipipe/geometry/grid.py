@@ -155,6 +155,32 @@ class Grid:
         return max(self.block >> level, self.chunk)
 
 
-def block_side(core: int, preferred: int) -> int:
-    """The block side that holds whole cores and comes nearest to ``preferred`` from below, at least one core."""
-    return max(preferred // core, 1) * core
+def fit_sizes(
+    receptive: Receptive, core: int | None, block: int | None, *, preferred: tuple[int, int]
+) -> tuple[int, int]:
+    """Core and block sides in px: those that are given, and for the others what comes nearest to ``preferred``.
+
+    Parameters
+    ----------
+    receptive
+        The sizes of the network.
+    core, block
+        As asked for, or None.
+    preferred
+        (core, block) where nothing is asked for; neither is exceeded, unless a single core is larger.
+
+    Returns
+    -------
+    tuple
+        (core, block): the block holds whole cores, and is at least half a margin.
+    """
+    step, most = receptive.stride, preferred[0]
+    if core is None and block is None:
+        core = round_up(most, step)
+    if core is None:
+        assert block is not None
+        core = max((c for c in range(step, most + 1, step) if block % c == 0), default=block)
+    if block is None:
+        least = round_up(receptive.margin // 2, core)
+        block = max(preferred[1] // core * core, least)
+    return core, block

@@ -1,0 +1,92 @@
+"""What a run tells whoever listens: the progress bars, the plain lines, the tests. The library never prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """All slides were looked at."""
+
+    blocks: int
+    """Blocks to compute in all."""
+    pixels: int
+    """Pixels to compute in all."""
+
+
+@dataclass(frozen=True)
+class SlideStarted:
+    """A slide is segmented, or its segmentation is resumed."""
+
+    slide: str
+    store: str
+    blocks: int
+    """Blocks that the slide has."""
+    blocks_to_do: int
+    """Blocks to compute now."""
+    pixels_to_do: int
+    """Pixels in those."""
+
+
+@dataclass(frozen=True)
+class BlockDone:
+    """One block's shards are on disk."""
+
+    slide: str
+    index: tuple[int, int]
+    """(row, column)."""
+    pixels: int
+    labels: dict[int, int]
+    """Pixels per label."""
+    blank: bool
+    """Whether all pixels that were read are zero."""
+    read_seconds: float
+    infer_seconds: float
+    """From the first tile submitted to the last label back, other blocks' tiles in between included."""
+    write_seconds: float
+
+
+@dataclass(frozen=True)
+class SlideDone:
+    """A slide's store is complete, and has its name."""
+
+    slide: str
+    store: str
+    seconds: float
+    pixels: int
+    """Pixels computed in this run."""
+
+
+@dataclass(frozen=True)
+class SlideSkipped:
+    """There was nothing to do for a slide."""
+
+    slide: str
+    store: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SlideFailed:
+    """A slide could not be segmented, or not wholly; the others go on."""
+
+    slide: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something about a slide that a person should know."""
+
+    slide: str
+    message: str
+
+
+Event = RunStarted | SlideStarted | BlockDone | SlideDone | SlideSkipped | SlideFailed | Warned
+Listener = Callable[[Event], None]
+
+
+def ignore(_event: Event) -> None:
+    """Listen to nothing."""

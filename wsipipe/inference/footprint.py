@@ -1,0 +1,47 @@
+"""How much memory the network takes while tiles go through it: integers, known before it runs."""
+
+from __future__ import annotations
+
+from wsipipe.geometry.network import Receptive
+
+FLOAT32 = 4
+
+
+def activation_bytes(architecture: dict[str, int], side: int, batch: int) -> int:
+    """The most bytes that the tensors of one forward pass hold at once, for tiles of ``side`` px.
+
+    Walks the network of `wsipipe.model.unet.UNet` step by step. A step's input and output are alive together,
+    and so are the skips that are still to be used; ReLUs work in place.
+    """
+    receptive = Receptive(architecture["depth"], architecture["convs_per_level"])
+    base, convs = architecture["base_channels"], receptive.convs
+
+    def tensor(channels: int, px: int) -> int:
+        return FLOAT32 * batch * channels * px * px
+
+    peak, x, skips, sizes = 0, tensor(architecture["in_channels"], side), 0, []
+
+    def step(out: int, also: int = 0) -> int:
+        nonlocal peak
+        peak = max(peak, skips + x + out + also)
+        return out
+
+    for level in range(receptive.depth + 1):
+        for _ in range(convs):
+            side -= 2
+            x = step(tensor(base << level, side))
+        if level < receptive.depth:
+            skips += x
+            sizes.append(x)
+            side //= 2
+            x = step(tensor(base << level, side))
+    for level in reversed(range(receptive.depth)):
+        side *= 2
+        x = step(tensor(base << level, side))
+        x = step(tensor(base << (level + 1), side))
+        skips -= sizes.pop()
+        for _ in range(convs):
+            side -= 2
+            x = step(tensor(base << level, side))
+    step(tensor(architecture["classes"], side))
+    return peak

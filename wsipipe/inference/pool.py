@@ -1,0 +1,175 @@
+"""The worker pool: one thread and one replica of the network per device, fed from one bounded queue.
+
+Whoever has pixels submits tiles; the tiles of all blocks in flight share the queue, and each device takes
+as many of one shape as its batch holds, without waiting for more. A process has one pool for one network.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import torch
+from dask.system import CPU_COUNT  # knows affinity and cgroups; OMP_NUM_THREADS, which dask sets to 1, does not
+
+from wsipipe.errors import BundleError, MachineError
+from wsipipe.inference.replica import Pixels, Prediction, Replica
+from wsipipe.model.bundle import load_bundle
+
+
+@dataclass(frozen=True)
+class PoolSpec:
+    """Everything that makes a pool; small, so that tasks carry this and never the weights."""
+
+    bundle: str
+    """Path of the bundle."""
+    sha256: str
+    """Of the bundle, so that a file replaced meanwhile is noticed."""
+    devices: tuple[str, ...]
+    """One replica each."""
+    batch: int
+    """Tiles that go through the network at once, 1 or more."""
+    probabilities: bool
+    """Whether predictions carry them."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    tile: Pixels
+    result: Future[Prediction]
+
+
+class _Queue:
+    """Jobs that wait for a device, at most ``size`` of them; closing it wakes everyone up."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._jobs: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._closed_by: BaseException | None = None
+
+    def put(self, job: _Job) -> None:
+        """Add ``job``, waiting for room; raises MachineError once the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed_by or len(self._jobs) < self._size)
+            if self._closed_by:
+                raise MachineError(f"the worker pool takes no more tiles: {self._closed_by}") from self._closed_by
+            self._jobs.append(job)
+            self._changed.notify_all()
+
+    def take(self, most: int) -> list[_Job]:
+        """The oldest job, and up to ``most`` - 1 others of its shape, wherever they stand; none once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed_by or self._jobs)
+            if not self._jobs:
+                return []
+            like = self._jobs[0].tile
+            jobs = [job for job in self._jobs if (job.tile.shape, job.tile.dtype) == (like.shape, like.dtype)][:most]
+            for job in jobs:
+                self._jobs.remove(job)
+            self._changed.notify_all()
+            return jobs
+
+    def close(self, reason: BaseException) -> None:
+        """Refuse what comes, and fail what waits with ``reason``; only the first reason counts."""
+        with self._changed:
+            self._closed_by = self._closed_by or reason
+            while self._jobs:
+                self._jobs.popleft().result.set_exception(self._closed_by)
+            self._changed.notify_all()
+
+
+class Pool:
+    """Replicas at work. Use it as a context manager, or `close` it."""
+
+    def __init__(self, replicas: Sequence[Replica], *, batch: int = 1) -> None:
+        self._batch = batch
+        self._queue = _Queue(2 * batch * len(replicas))
+        on_cpu = sum(replica.device.type == "cpu" for replica in replicas)
+        self._threads = [
+            threading.Thread(
+                target=self._work,
+                args=(replica, max(1, CPU_COUNT // max(on_cpu, 1))),
+                name=f"wsipipe-{replica.device}-{i}",
+                daemon=True,
+            )
+            for i, replica in enumerate(replicas)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, tile: Pixels) -> Future[Prediction]:
+        """The prediction to come for ``tile`` (core + margin, core + margin, channel); waits while the queue is full.
+
+        Raises
+        ------
+        MachineError
+            If the pool was closed, or a device failed for good.
+        """
+        job = _Job(tile, Future())
+        self._queue.put(job)
+        return job.result
+
+    def close(self) -> None:
+        """End the threads; tiles that still wait fail with a MachineError."""
+        self._queue.close(MachineError("the worker pool was closed"))
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _work(self, replica: Replica, cpu_threads: int) -> None:
+        """One device's thread: batches until the queue is closed; the first failure closes it for all."""
+        torch.set_num_threads(cpu_threads)  # of this thread: replicas on one CPU share its cores
+        while jobs := self._queue.take(self._batch):
+            try:
+                prediction = replica.predict([job.tile for job in jobs])
+            except BaseException as err:
+                self._queue.close(err)
+                for job in jobs:
+                    job.result.set_exception(err)
+            else:
+                for i, job in enumerate(jobs):
+                    job.result.set_result(prediction[i])
+
+
+_resident: dict[PoolSpec, Pool] = {}
+_resident_lock = threading.Lock()
+
+
+def resident_pool(spec: PoolSpec) -> Pool:
+    """The pool of this process for ``spec``; the first to ask loads the weights, the others wait for that.
+
+    Raises
+    ------
+    BundleError
+        If the bundle is no longer the one that the run began with.
+    """
+    with _resident_lock:
+        if spec not in _resident:
+            bundle = load_bundle(spec.bundle)
+            if bundle.info.sha256 != spec.sha256:
+                raise BundleError(f"bundle {spec.bundle} was replaced while in use; start again")
+            replicas = [Replica(bundle, device, probabilities=spec.probabilities) for device in spec.devices]
+            _resident[spec] = Pool(replicas, batch=spec.batch)
+        return _resident[spec]
+
+
+@atexit.register
+def close_resident_pools() -> None:
+    """End the threads of every pool of this process and let go of the weights."""
+    with _resident_lock:
+        while _resident:
+            _resident.popitem()[1].close()

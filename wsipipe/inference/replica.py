@@ -1,0 +1,135 @@
+"""One copy of the network on one device: a batch of tiles in, labels out.
+
+Pixels travel to the device in the slide's own dtype and are normalised there; labels are chosen there and
+travel back as uint8. There is never a float map of more than one batch. Everything is float32, so that a
+label does not depend on the device's generation.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from wsipipe.errors import MachineError, MemoryLimitError
+from wsipipe.geometry.network import round_up
+from wsipipe.model.bundle import BACKGROUND, Bundle
+
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Labels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of some cores."""
+
+    labels: Labels
+    """(..., y, x), uint8: the label of the most probable class; of equally probable ones the first."""
+    probabilities: npt.NDArray[np.uint8] | None
+    """(..., class, y, x), uint8 = round(255 p) of softmax or sigmoid; None where not asked for."""
+
+    def __getitem__(self, i: int) -> Prediction:
+        """Prediction ``i`` of a batch."""
+        return Prediction(self.labels[i], None if self.probabilities is None else self.probabilities[i])
+
+
+class Replica:
+    """The network of ``bundle`` on ``device``.
+
+    Parameters
+    ----------
+    bundle
+        As loaded; its network is copied to the device.
+    device
+        ``"cpu"``, ``"cuda:0"`` and the like.
+    probabilities
+        Whether predictions carry them.
+    """
+
+    def __init__(self, bundle: Bundle, device: str, *, probabilities: bool = False) -> None:
+        self.device = torch.device(device)
+        self.probabilities = probabilities
+        self.receptive = bundle.info.receptive
+        self.network = deepcopy(bundle.network).to(self.device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        spec = bundle.spec
+        self.mean = torch.tensor(spec.mean, device=self.device).view(1, -1, 1, 1)
+        self.std = torch.tensor(spec.std, device=self.device).view(1, -1, 1, 1)
+        labels = [c.label for c in spec.classes]
+        self.label_of = torch.tensor(
+            labels if len(labels) > 1 else [BACKGROUND, *labels], dtype=torch.uint8, device=self.device
+        )
+
+    def predict(self, tiles: list[Pixels]) -> Prediction:
+        """The prediction for ``tiles``, each (core + margin, core + margin, channel), all of one shape.
+
+        When the device has no memory for all of them, they are predicted in halves, then each tile in
+        halves on the pooling grid: slower, and the same labels.
+
+        Raises
+        ------
+        MemoryLimitError
+            If the device has no memory for the smallest tile there is.
+        """
+        try:
+            return self._forward(np.stack(tiles))
+        except torch.OutOfMemoryError as err:  # its traceback holds the tensors that did not fit
+            reason = str(err).splitlines()[0]
+        except RuntimeError as err:
+            if "allocate memory" not in str(err):  # the CPU's out-of-memory has no class of its own
+                raise MachineError(f"device {self.device} failed: {err}") from err
+            reason = str(err).splitlines()[0]
+        if len(tiles) > 1:
+            half = len(tiles) // 2
+            return concatenate([self.predict(tiles[:half]), self.predict(tiles[half:])], axis=0)
+        return self._split_tile(tiles[0], reason)
+
+    def _split_tile(self, tile: Pixels, reason: str) -> Prediction:
+        """One tile as two, cut between two cores along its longer side."""
+        margin, axis = self.receptive.margin, int(tile.shape[1] > tile.shape[0])
+        core = tile.shape[axis] - margin
+        if core <= self.receptive.stride:
+            raise MemoryLimitError(
+                f"device {self.device} has no memory for a tile of {tile.shape[0]} x {tile.shape[1]} px ({reason}); "
+                "use a device with more (--device)"
+            )
+        cut = round_up(core // 2, self.receptive.stride)
+        along = np.moveaxis(tile, axis, 0)
+        halves = [np.moveaxis(half, 0, axis) for half in (along[: cut + margin], along[cut:])]
+        return concatenate([self.predict([half]) for half in halves], axis=axis - 2)
+
+    @torch.inference_mode()
+    def _forward(self, tiles: Pixels) -> Prediction:
+        """The prediction for ``tiles`` (n, y, x, channel) in one pass."""
+        full_scale = float(np.iinfo(tiles.dtype).max)
+        pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)  # channels last, without a copy
+        logits = self.network((pixels.to(torch.float32).div_(full_scale)).sub_(self.mean).div_(self.std))
+        crop = self.receptive.crop
+        logits = logits[..., crop : logits.shape[-2] - crop, crop : logits.shape[-1] - crop]
+        probabilities = None
+        if self.probabilities:
+            probabilities = probabilities_of(logits).mul_(255).round_().to(torch.uint8).cpu().numpy()
+        return Prediction(self.label_of[winner(logits)].cpu().numpy(), probabilities)
+
+
+def winner(logits: Tensor) -> Tensor:
+    """Index (n, y, x), int64, of the largest of ``logits`` (n, class, y, x); one sigmoid channel wins above zero."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+
+
+def probabilities_of(logits: Tensor) -> Tensor:
+    """Softmax over classes, or the sigmoid of a single one, (n, class, y, x)."""
+    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
+
+
+def concatenate(parts: list[Prediction], axis: int) -> Prediction:
+    """``parts`` as one, joined along ``axis``; negative axes count from (y, x), so that both arrays agree."""
+    probabilities = [p.probabilities for p in parts if p.probabilities is not None]
+    return Prediction(
+        np.concatenate([p.labels for p in parts], axis),
+        np.concatenate(probabilities, axis) if probabilities else None,
+    )

@@ -1,0 +1,1 @@
+"""Labels out: a chunked, sharded OME-Zarr store that is its own journal (zarr lives here and in slides)."""

@@ -1,0 +1,354 @@
+"""One slide's label store on disk: OME-Zarr 0.5 (Zarr 3), an image-label with a multiscale pyramid.
+
+::
+
+    case-17.zarr/
+        zarr.json               multiscales, colours, class names; attributes.wsipipe: fingerprint, complete
+        0/ 1/ 2/ ...            uint8 (y, x); one shard a block, chunks of at most 512 px
+        probabilities/0/        uint8 (class, y, x) = round(255 p), where asked for
+
+While it is being made it is called ``case-17.zarr.partial``. Its metadata follow from a `StoreSpec` alone,
+byte for byte, so that mending them is writing them again. Every file appears whole, by rename (zarr's
+LocalStore does that as well), and every shard is written once, by one task.
+
+Source: https://ngff.openmicroscopy.org/0.5/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import ZstdCodec
+from zarr.storage import MemoryStore
+
+from wsipipe.errors import DamagedStoreError, OutputError, StoreError
+from wsipipe.geometry.grid import Box, Grid
+from wsipipe.labels.pyramid import Labels, halve
+
+STORE, PARTIAL, REPLACED = ".zarr", ".partial", ".replaced"
+ROOT = "zarr.json"
+PROBABILITIES = "probabilities/0"
+STORE_VERSION = 1
+ALWAYS_WRITE = {"write_empty_chunks": True}  # a block without objects is a few hundred bytes, and done
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """All that decides what labels come out: stores of one fingerprint and one block hold the same bytes.
+
+    Tile, batch, devices and threads are not in it: they change speed only.
+    """
+
+    slide: str
+    """Identity of the slide file (sha256)."""
+    bundle: str
+    """Identity of the bundle file (sha256)."""
+    level: int
+    """The level of the slide that is segmented."""
+    mpp: float | None
+    """Micrometres per pixel of that level, as used; None where they are not known."""
+    probabilities: bool
+    """Whether probabilities are written too."""
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """The names of the fields in which the two differ."""
+        return [f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """What a store is to be: everything that its metadata say."""
+
+    path: str
+    """Its final path, ``.../case-17.zarr``."""
+    slide: str
+    """Path of the slide it is made from."""
+    fingerprint: Fingerprint
+    """What its labels follow from."""
+    downsample: float
+    """Of the level that is segmented."""
+    grid: Grid
+    """Blocks, chunks and levels."""
+    classes: tuple[tuple[str, int, str], ...]
+    """(name, label, #rrggbb) of each output channel of the network."""
+    model: str
+    """Name of the bundle."""
+    version: str
+    """Of wsipipe."""
+
+    @property
+    def partial(self) -> Path:
+        """Where it is while it is being made."""
+        return Path(self.path + PARTIAL)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a store that is there says of itself."""
+
+    slide: str
+    """Path of the slide it was made from."""
+    fingerprint: Fingerprint
+    """What its labels follow from."""
+    block: int
+    """Side in pixels of its blocks."""
+    complete: bool
+    """Whether it says of itself that it is finished."""
+
+
+def read_record(path: str | Path) -> Record | None:
+    """What the store at ``path`` says of itself, or None if there is nothing.
+
+    Raises
+    ------
+    DamagedStoreError
+        If it is there, and its metadata are not readable.
+    StoreError
+        If what is there is not a store of wsipipe.
+    """
+    root = Path(path) / ROOT
+    try:
+        attributes = json.loads(root.read_bytes())["attributes"]["wsipipe"]
+        if attributes["store_version"] > STORE_VERSION:
+            raise StoreError(f"{path} was made by a newer wsipipe ({attributes['version']}); use that, or another -o")
+        fingerprint = Fingerprint(**attributes["fingerprint"])
+        return Record(attributes["slide"], fingerprint, attributes["block"], attributes["complete"])
+    except FileNotFoundError:
+        if not Path(path).exists() or (Path(path).is_dir() and not any(Path(path).iterdir())):
+            return None
+        raise StoreError(
+            f"{path} is in the way: it is not a store that wsipipe made; move it, or use another -o"
+        ) from None
+    except KeyError as err:
+        raise StoreError(
+            f"{path} is in the way: it is a Zarr store, but wsipipe did not make it; move it, or use another -o"
+        ) from err
+    except (ValueError, TypeError) as err:
+        raise DamagedStoreError(
+            f"{root} can not be read ({err}), so what the store was made from is not known; --overwrite makes it anew"
+        ) from err
+    except NotADirectoryError as err:
+        raise StoreError(f"{path} is in the way: it is a file; move it, or use another -o") from err
+    except OSError as err:
+        raise OutputError(f"{root} can not be read: {err.strerror}") from err
+
+
+def prepare(spec: StoreSpec, damaged: Iterable[Path] = ()) -> None:
+    """Make the unfinished store ready for its blocks: write its metadata, new or again, and clear debris away.
+
+    Parameters
+    ----------
+    spec
+        What the store is to be.
+    damaged
+        Shards that are not whole; zarr would try to read them before it writes them anew.
+
+    Raises
+    ------
+    OutputError
+        If the disk does not take it.
+    """
+    _write_documents(spec, complete=False)
+    for torn in (*damaged, *spec.partial.rglob("*" + PARTIAL)):  # the latter a killed writer never renamed
+        torn.unlink(missing_ok=True)
+
+
+def write_block(
+    spec: StoreSpec, index: tuple[int, int], labels: Labels, probabilities: npt.NDArray[np.uint8] | None
+) -> None:
+    """Write the shards of block ``index``: coarser levels and probabilities first, level 0 last.
+
+    Parameters
+    ----------
+    spec
+        Of a store that was prepared.
+    index
+        (row, column) of the block.
+    labels
+        (y, x), uint8: as many pixels as the block has.
+    probabilities
+        (class, y, x), uint8, or None where the store has none.
+
+    Raises
+    ------
+    OutputError
+        If the disk does not take them.
+    """
+    box = spec.grid.block_box(index)
+    levels = [labels]
+    while len(levels) < spec.grid.block_levels:
+        levels.append(halve(levels[-1]))
+    try:
+        for level in range(1, len(levels)):
+            y0, x0 = box.y0 >> level, box.x0 >> level
+            here = Box(y0, y0 + levels[level].shape[0], x0, x0 + levels[level].shape[1])
+            _open(spec, str(level))[here.slices] = levels[level]
+        if probabilities is not None:
+            _open(spec, PROBABILITIES)[:, *box.slices] = probabilities
+        _open(spec, "0")[box.slices] = labels
+    except OSError as err:
+        raise _output_error(spec.partial, err) from err
+
+
+def coarse_chunks(spec: StoreSpec, level: int) -> Iterator[tuple[int, int]]:
+    """The (row, column) of every chunk of a ``level`` that blocks do not write."""
+    height, width = spec.grid.level_shapes[level]
+    return ((i, j) for i in range(-(-height // spec.grid.chunk)) for j in range(-(-width // spec.grid.chunk)))
+
+
+def write_coarse_chunk(spec: StoreSpec, level: int, index: tuple[int, int]) -> None:
+    """Make one chunk, which is one shard, of a ``level`` that blocks do not write, from the level before."""
+    chunk = spec.grid.chunk
+    height, width = spec.grid.level_shapes[level]
+    y0, x0 = index[0] * chunk, index[1] * chunk
+    box = Box(y0, min(y0 + chunk, height), x0, min(x0 + chunk, width))
+    finer = _open(spec, str(level - 1))[2 * box.y0 : 2 * box.y1, 2 * box.x0 : 2 * box.x1]
+    try:
+        _open(spec, str(level))[box.slices] = halve(np.asarray(finer))
+    except OSError as err:
+        raise _output_error(spec.partial, err) from err
+
+
+def publish(spec: StoreSpec) -> None:
+    """Mark the store complete, and give it its final name; a store that had it before goes only then."""
+    _write_documents(spec, complete=True)
+    final, replaced = Path(spec.path), Path(spec.path + REPLACED)
+    if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        final.rename(replaced)
+    spec.partial.rename(final)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def reopen(spec: StoreSpec) -> None:
+    """Take a finished store back to unfinished, so that what was found missing in it can be made again."""
+    Path(spec.path).rename(spec.partial)
+
+
+def discard_partial(spec: StoreSpec) -> None:
+    """Remove an unfinished store."""
+    shutil.rmtree(spec.partial, ignore_errors=True)
+
+
+def _open(spec: StoreSpec, name: str) -> zarr.Array[Any]:
+    array = zarr.open_array(spec.partial / name, mode="r+")
+    return array.with_config(ALWAYS_WRITE)  # type: ignore[arg-type]
+
+
+def _output_error(path: Path, err: OSError) -> OutputError:
+    return OutputError(f"{path} can not be written: {err.strerror or err}; once it can, the same command resumes")
+
+
+def _write_documents(spec: StoreSpec, *, complete: bool) -> None:
+    """Write every metadata document that is not there in just these bytes, the root's first."""
+    documents = _documents(spec, complete=complete)
+    try:
+        for name in sorted(documents, key=lambda name: (name != ROOT, name)):
+            path = spec.partial / name
+            if not path.exists() or path.read_bytes() != documents[name]:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                torn = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+                torn.write_bytes(documents[name])
+                torn.replace(path)
+    except OSError as err:
+        raise _output_error(spec.partial, err) from err
+
+
+def _documents(spec: StoreSpec, *, complete: bool) -> dict[str, bytes]:
+    """Every metadata document of the store by its path in it, as zarr writes them."""
+    grid, memory = spec.grid, MemoryStore()
+    zarr.create_group(memory, attributes=_attributes(spec, complete=complete), zarr_format=3)
+    for level, shape in enumerate(grid.level_shapes):
+        _create_array(memory, str(level), shape, (grid.chunk,) * 2, (grid.shard(level),) * 2)
+    if spec.fingerprint.probabilities:
+        n = len(spec.classes)
+        zarr.create_group(memory, path="probabilities", attributes=_probability_attributes(spec), zarr_format=3)
+        _create_array(memory, PROBABILITIES, (n, *grid.shape), (1, grid.chunk, grid.chunk), (n, grid.block, grid.block))
+    return {name: document.to_bytes() for name, document in memory._store_dict.items()}
+
+
+def _create_array(
+    memory: MemoryStore, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], shards: tuple[int, ...]
+) -> None:
+    zarr.create_array(
+        memory,
+        name=name,
+        shape=shape,
+        chunks=chunks,
+        shards=shards,
+        dtype="uint8",
+        compressors=ZstdCodec(level=3, checksum=True),
+        fill_value=0,
+        dimension_names=("c", "y", "x")[-len(shape) :],
+    )
+
+
+def _attributes(spec: StoreSpec, *, complete: bool) -> dict[str, Any]:
+    """The attributes of the root group: what viewers read, and what a later run does."""
+    named = [(name, label, color) for name, label, color in spec.classes if label]
+    return {
+        "ome": {
+            "version": "0.5",
+            "multiscales": [_multiscale(spec, levels=len(spec.grid.level_shapes), axes="yx")],
+            "image-label": {
+                "colors": [
+                    {"label-value": label, "rgba": [*bytes.fromhex(color[1:]), 255]} for _, label, color in named
+                ],
+                "properties": [{"label-value": label, "class": name} for name, label, _ in named],
+            },
+        },
+        "wsipipe": {
+            "version": spec.version,
+            "store_version": STORE_VERSION,
+            "complete": complete,
+            "slide": spec.slide,
+            "model": spec.model,
+            "fingerprint": asdict(spec.fingerprint),
+            "block": spec.grid.block,
+        },
+    }
+
+
+def _probability_attributes(spec: StoreSpec) -> dict[str, Any]:
+    names = [name for name, _, _ in spec.classes]
+    return {
+        "ome": {"version": "0.5", "multiscales": [_multiscale(spec, levels=1, axes="cyx")]},
+        "wsipipe": {"classes": names, "value": "round(255 p)"},
+    }
+
+
+def _multiscale(spec: StoreSpec, *, levels: int, axes: str) -> dict[str, Any]:
+    """One multiscale: pixel (0, 0) of the slide's finest level is the origin, and a scale is what a pixel measures."""
+    mpp, known = spec.fingerprint.mpp or 1.0, spec.fingerprint.mpp is not None
+    space = {"type": "space", "unit": "micrometer"} if known else {"type": "space"}
+    channel = [1.0] * axes.count("c")
+    datasets = []
+    for level in range(levels):
+        finest = spec.downsample * 2**level  # pixels of the slide's finest level in one of this
+        datasets.append(
+            {
+                "path": str(level),
+                "coordinateTransformations": [
+                    {"type": "scale", "scale": [*channel, mpp * 2**level, mpp * 2**level]},
+                    {
+                        "type": "translation",
+                        "translation": [*(0.0 for _ in channel), *[(finest - 1) / 2 * mpp / spec.downsample] * 2],
+                    },
+                ],
+            }
+        )
+    return {
+        "name": Path(spec.path).name.removesuffix(STORE),
+        "type": "mode",
+        "axes": [{"name": axis, **({"type": "channel"} if axis == "c" else space)} for axis in axes],
+        "datasets": datasets,
+    }

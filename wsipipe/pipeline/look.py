@@ -1,0 +1,170 @@
+"""What a run would do, over all its slides: each is opened, named, and fitted into the memory; headers only."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wsipipe.errors import MemoryLimitError, OutputError, SlideError, StoreError, UsageError
+from wsipipe.labels.store import PARTIAL, STORE, Record, read_record
+from wsipipe.pipeline.config import RunConfig, Setup, check_config
+from wsipipe.pipeline.machine import RUNTIME_BYTES, default_threads, loaded_bytes
+from wsipipe.pipeline.plan import SKIP, SlidePlan, plan_slide
+from wsipipe.slides.find import expand
+from wsipipe.slides.slide import Slide, open_slide
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A slide that a run would not begin."""
+
+    path: str
+    error: str
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run would do, slide by slide, in the order of the command."""
+
+    setup: Setup
+    slides: tuple[SlidePlan | Refused, ...]
+    threads: int
+    """Blocks in flight."""
+    base_bytes: int
+    """What the process takes before the first block."""
+
+    @property
+    def planned(self) -> tuple[SlidePlan, ...]:
+        """The slides that are not refused."""
+        return tuple(p for p in self.slides if isinstance(p, SlidePlan))
+
+    def memory_bytes(self, plan: SlidePlan) -> int:
+        """The most that the process will take while it segments the slide of ``plan``."""
+        return self.base_bytes + plan.memory_bytes(self.threads)
+
+
+def plan_run(slides: Sequence[str], config: RunConfig) -> RunPlan:
+    """What `run` would do: reads headers only, writes nothing.
+
+    Raises
+    ------
+    UsageError, BundleError, MachineError
+        If nothing can be done for any slide, whatever the slides.
+    """
+    setup = check_config(config)
+    _check_out(Path(config.out))
+    looked = [_look(path, config.mpp) for path in expand(slides)]
+    paths = name_stores([s for s in looked if isinstance(s, Slide)], Path(config.out))
+    plans = [_plan(s, paths[s.path], setup) if isinstance(s, Slide) else s for s in looked]
+    base = loaded_bytes() + RUNTIME_BYTES + Path(setup.bundle.path).stat().st_size * (1 + setup.devices.count("cpu"))
+    return _within_memory(RunPlan(setup, tuple(plans), config.threads or default_threads(setup.devices), base))
+
+
+def _check_out(out: Path) -> None:
+    """Raise an OutputError unless ``out`` is a folder that can be written, or can be made one."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise OutputError(f"-o {out}: {there} is a file, not a folder; give another -o")
+    if not os.access(there, os.W_OK):
+        raise OutputError(f"-o {out}: no permission to write in {there}; give another -o")
+
+
+def _look(path: Path, mpp: float | None) -> Slide | Refused:
+    try:
+        return open_slide(path, mpp=mpp)
+    except SlideError as err:
+        return Refused(str(path), str(err))
+
+
+def _plan(slide: Slide, store: str, setup: Setup) -> SlidePlan | Refused:
+    try:
+        return plan_slide(slide, store, setup)
+    except SlideError as err:
+        return Refused(slide.path, str(err))
+
+
+def name_stores(slides: Sequence[Slide], out: Path) -> dict[str, str]:
+    """The path of each slide's store, by the slide's path.
+
+    It is ``out/<slide's name>.zarr``, unless that is another slide's, of this run or an earlier one; then it is
+    ``out/<slide's name>-<8 hex digits of the slide's path>.zarr``. A store that was begun from a slide stays its.
+    """
+    named: dict[str, str] = {}
+    candidates = {slide.path: _candidates(slide, out) for slide in slides}
+    owners = {name: _owner(name) for names in candidates.values() for name in names}
+    for slide in slides:
+        mine = [name for name in candidates[slide.path] if _is_of(owners[name], slide, candidates)]
+        if mine and mine[0] not in named.values():
+            named[slide.path] = mine[0]
+    for slide in slides:
+        if slide.path not in named:
+            plain, told_apart = candidates[slide.path]
+            free = owners[plain] is None and plain not in named.values()
+            named[slide.path] = plain if free else told_apart
+    return named
+
+
+def _candidates(slide: Slide, out: Path) -> tuple[str, str]:
+    digest = hashlib.sha256(os.fsencode(slide.path)).hexdigest()[:8]
+    return str(out / f"{slide.name}{STORE}"), str(out / f"{slide.name}-{digest}{STORE}")
+
+
+def _owner(store: str) -> Record | None:
+    """What the store, finished or not, says it was made from; None too where it does not say."""
+    for path in (store, store + PARTIAL):
+        try:
+            record = read_record(path)
+        except (StoreError, OutputError):  # the slide's plan refuses it, and says why
+            continue
+        if record is not None:
+            return record
+    return None
+
+
+def _is_of(owner: Record | None, slide: Slide, others: dict[str, tuple[str, str]]) -> bool:
+    """Whether a store is of ``slide``: of that path, or of the same file that was elsewhere then."""
+    if owner is None or owner.slide == slide.path:
+        return owner is not None
+    return owner.fingerprint.slide == slide.identity and owner.slide not in others
+
+
+def _within_memory(run: RunPlan) -> RunPlan:
+    """The run with as many blocks in flight as the memory takes, and without the slides it does not take.
+
+    Raises
+    ------
+    UsageError, MemoryLimitError
+        If no slide fits: the limit was given, or is what there is.
+    """
+    limit, at_least = run.setup.limit_bytes, replace(run, threads=run.setup.config.threads or 1)
+    need = {p.store.path: at_least.memory_bytes(p) for p in run.planned if p.action != SKIP}
+    if need and min(need.values()) > limit:
+        given = run.setup.config.max_memory_bytes is not None
+        message = (
+            f"{'--max-memory' if given else 'the memory there is,'} {megabytes(limit)} is less than one block needs; "
+            f"the smallest that works here: --max-memory {megabytes(min(need.values()), up=True)} "
+            "(less with a smaller --block, --tile, --batch or --threads)"
+        )
+        raise UsageError(message) if given else MemoryLimitError(message)
+    slides = tuple(
+        Refused(
+            p.slide.path,
+            f"{p.slide.file} needs {megabytes(need[p.store.path], up=True)} of memory, allowed are {megabytes(limit)}: "
+            f"it is stored in pieces of {p.level.tile[0]} x {p.level.tile[1]} px; raise --max-memory, or convert it to tiles",
+        )
+        if isinstance(p, SlidePlan) and need.get(p.store.path, 0) > limit
+        else p
+        for p in run.slides
+    )
+    run = replace(run, slides=slides)
+    while run.threads > at_least.threads and any(run.memory_bytes(p) > limit for p in run.planned if p.action != SKIP):
+        run = replace(run, threads=run.threads - 1)
+    return run
+
+
+def megabytes(count: int, *, up: bool = False) -> str:
+    """``count`` bytes as ``--max-memory`` takes it, in whole megabytes, rounded down or up."""
+    return f"{-(-count // 10**6) if up else count // 10**6}MB"

@@ -1,0 +1,77 @@
+"""The memory that there is, that a run will take, and that it took; bytes."""
+
+from __future__ import annotations
+
+import importlib
+import resource
+import sys
+
+import numpy as np
+import psutil
+from dask.system import CPU_COUNT
+from distributed.system import MEMORY_LIMIT  # the least of machine, cgroup and rlimit: what is ours, not the host's
+
+from wsipipe.geometry.grid import Grid
+from wsipipe.inference.devices import is_cpu
+from wsipipe.inference.footprint import activation_bytes
+from wsipipe.slides.slide import Level
+
+RESERVE = 0.1
+"""Share of the memory that a run leaves alone where no limit is given."""
+HEAVY = ("torch", "zarr", "tifffile", "imagecodecs", "distributed")
+RUNTIME_BYTES = 128 * 2**20
+"""What scheduler, codecs, threads' stacks and the allocator's slack add: 70 to 110 MiB where it was measured."""
+
+
+def default_limit_bytes() -> int:
+    """What a run may take where ``--max-memory`` does not say: what is ours, less a reserve."""
+    return int(MEMORY_LIMIT * (1 - RESERVE))
+
+
+def default_threads(devices: tuple[str, ...]) -> int:
+    """Blocks in flight: one is read or written while another computes, and on a GPU machine more are."""
+    return 2 if is_cpu(devices) else max(2 * len(devices), CPU_COUNT // 2)
+
+
+def loaded_bytes() -> int:
+    """What the process takes now, with every library that a run needs loaded."""
+    for name in HEAVY:
+        importlib.import_module(name)
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def block_bytes(level: Level, grid: Grid, *, classes: int, probabilities: bool) -> int:
+    """What one block in flight holds at most: its pixels as read and as mirrored, its labels, what is written.
+
+    Parameters
+    ----------
+    level
+        Where it is read from; a file whose tiles or strips are huge is decoded a whole one at a time.
+    grid
+        Of the blocks.
+    classes
+        Output channels of the network.
+    probabilities
+        Whether they are kept.
+    """
+    pixel = level.channels * np.dtype(level.dtype).itemsize
+    height, width = (max(grid.computed_sides(axis)) for axis in (0, 1))
+    margin = grid.receptive.margin
+    pixels = (height + margin) * (width + margin) * pixel
+    labels = height * width
+    encoded = 2 * height * width  # labels of all levels, and the shard as it is put together
+    decoded = 2 * level.tile[0] * level.tile[1] * pixel
+    return 2 * pixels + labels + encoded + decoded + (2 * classes * labels if probabilities else 0)
+
+
+def network_bytes(architecture: dict[str, int], side: int, *, batch: int, devices: tuple[str, ...]) -> int:
+    """What the replicas take of this machine's memory (not of a GPU's) for tiles of ``side`` px."""
+    on_cpu = devices.count("cpu")
+    batches = 3 * batch * side * side * architecture["in_channels"] * len(devices)
+    return batches + on_cpu * activation_bytes(architecture, side, batch)

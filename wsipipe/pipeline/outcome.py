@@ -1,0 +1,109 @@
+"""How a run went, slide by slide, as its events tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from wsipipe.events import (
+    BlockDone,
+    Event,
+    Listener,
+    RunStarted,
+    SlideDone,
+    SlideFailed,
+    SlideSkipped,
+    SlideStarted,
+    Warned,
+)
+
+DONE, FAILED, SKIPPED, NOT_ATTEMPTED = "done", "failed", "skipped", "not attempted"
+
+
+@dataclass
+class SlideOutcome:
+    """How it went with one slide."""
+
+    slide: str
+    status: str = NOT_ATTEMPTED
+    """``done``, ``failed`` or ``skipped``."""
+    store: str | None = None
+    message: str = ""
+    """Why it failed or was skipped."""
+    blocks: int = 0
+    """Blocks that the slide has."""
+    blocks_computed: int = 0
+    """In this run."""
+    pixels: int = 0
+    """Computed in this run."""
+    seconds: float = 0.0
+    read_seconds: float = 0.0
+    """Summed over blocks, as the next two; blocks overlap, so the sums can exceed `seconds`."""
+    infer_seconds: float = 0.0
+    write_seconds: float = 0.0
+    labels: dict[int, int] = field(default_factory=dict)
+    """Pixels per label, of what was computed in this run."""
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a run went."""
+
+    out: str
+    bundle: str
+    slides: tuple[SlideOutcome, ...]
+    seconds: float
+    threads: int
+    projected_bytes: int
+    """The most memory that was expected."""
+    peak_bytes: int
+    """The most that the process held."""
+
+    def count(self, status: str) -> int:
+        """How many slides ended as ``status``."""
+        return sum(s.status == status for s in self.slides)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if no slide failed, else 1."""
+        return 1 if self.count(FAILED) else 0
+
+
+class Outcomes:
+    """Listens to a run and keeps its account; every event goes on to ``listener``."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._by_slide: dict[str, SlideOutcome] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Take ``event`` into the account, and pass it on."""
+        if not isinstance(event, RunStarted):
+            self._note(self._by_slide.setdefault(event.slide, SlideOutcome(event.slide)), event)
+        self._listener(event)
+
+    def _note(self, slide: SlideOutcome, event: Event) -> None:
+        match event:
+            case SlideStarted():
+                slide.store, slide.blocks = event.store, event.blocks
+            case BlockDone():
+                slide.blocks_computed += 1
+                slide.pixels += event.pixels
+                slide.read_seconds += event.read_seconds
+                slide.infer_seconds += event.infer_seconds
+                slide.write_seconds += event.write_seconds
+                for label, count in event.labels.items():
+                    slide.labels[label] = slide.labels.get(label, 0) + count
+            case SlideDone():
+                slide.status, slide.seconds = DONE, event.seconds
+            case SlideSkipped():
+                slide.status, slide.store, slide.message = SKIPPED, event.store, event.reason
+            case SlideFailed():
+                slide.status, slide.message = FAILED, event.error
+            case Warned():
+                slide.warnings.append(event.message)
+
+    def in_order(self, slides: Iterable[str]) -> tuple[SlideOutcome, ...]:
+        """The outcomes of ``slides``."""
+        return tuple(self._by_slide.get(slide, SlideOutcome(slide)) for slide in slides)

@@ -1,0 +1,198 @@
+"""What a run would do with each slide: headers only, nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from wsipipe.errors import ChannelError, DamagedStoreError, FingerprintError
+from wsipipe.geometry.grid import Grid, fit_sizes
+from wsipipe.labels.journal import Journal, read_journal
+from wsipipe.labels.store import PARTIAL, Fingerprint, Record, StoreSpec, read_record
+from wsipipe.model.bundle import BundleInfo
+from wsipipe.pipeline.config import Setup
+from wsipipe.pipeline.machine import block_bytes, network_bytes
+from wsipipe.slides.slide import Level, Slide, choose_level
+from wsipipe.version import VERSION
+
+SEGMENT, RESUME, SKIP = "segment", "resume", "skip"
+
+
+@dataclass(frozen=True)
+class SlidePlan:
+    """What a run would do with one slide."""
+
+    slide: Slide
+    level: Level
+    """The level that is segmented."""
+    store: StoreSpec
+    action: str
+    """``segment``, ``resume`` or ``skip``."""
+    reason: str
+    """Why, in words."""
+    blocks: tuple[tuple[int, int], ...]
+    """(row, column) of the blocks to compute."""
+    damaged: tuple[Path, ...]
+    """Shards that are there, and not whole."""
+    reopen: bool
+    """Whether a store that has its final name is to be mended."""
+    restart: bool
+    """Whether an unfinished store is thrown away first."""
+    block_bytes: int
+    """What one block in flight holds at most."""
+    network_bytes: int
+    """What the replicas hold at most, in this machine's memory."""
+
+    @property
+    def grid(self) -> Grid:
+        """Its blocks."""
+        return self.store.grid
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels are to be computed."""
+        shapes = (self.grid.block_box(index).shape for index in self.blocks)
+        return sum(height * width for height, width in shapes)
+
+    def memory_bytes(self, threads: int) -> int:
+        """The most that ``threads`` blocks in flight take, beside what the process takes anyway."""
+        return threads * self.block_bytes + self.network_bytes
+
+
+def plan_slide(slide: Slide, path: str, setup: Setup) -> SlidePlan:
+    """What to do with ``slide``, whose store is or is to be at ``path``.
+
+    Raises
+    ------
+    SlideError
+        If the slide is refused: no usable level, other channels, or a store in the way.
+    GeometryError
+        If the sizes asked for are impossible.
+    """
+    level = choose_level(slide, setup.bundle.spec.mpp)
+    check_channels(slide, level, setup.bundle)
+    return _plan_store(slide, level, path, setup)
+
+
+def check_channels(slide: Slide, level: Level, bundle: BundleInfo) -> None:
+    """Raise a ChannelError unless the slide has as many channels as the network takes."""
+    wanted = bundle.architecture["in_channels"]
+    if level.channels != wanted:
+        raise ChannelError(
+            f"{slide.file} has {_channels(level.channels)}, bundle {bundle.spec.name!r} takes {_channels(wanted)}; "
+            "use a bundle that was trained on such slides (-m)"
+        )
+
+
+def grid_of(level: Level, setup: Setup, *, block: int | None = None) -> Grid:
+    """The blocks of ``level``, of the sizes asked for; ``block`` px is that of a store that was begun."""
+    receptive, config = setup.bundle.receptive, setup.config
+    core, block = fit_sizes(receptive, config.tile, block or config.block, preferred=setup.preferred_sizes)
+    return Grid(level.shape, receptive, core, block)
+
+
+def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePlan:
+    """What the stores that are there leave to be done."""
+    config, unfinished = setup.config, path + PARTIAL
+    store_of = partial(_store_spec, slide, level, path, setup)
+    fingerprint = store_of(None).fingerprint
+    plan = partial(_slide_plan, slide, level, setup)
+    final = _usable(path, fingerprint, overwrite=config.overwrite)
+    journal = None
+    if final is not None and not config.overwrite:
+        store = store_of(final.block)
+        journal = read_journal(store, Path(path))
+        if final.complete and journal.finished:
+            return plan(store, SKIP, "complete")
+    begun = _usable(unfinished, fingerprint, overwrite=config.overwrite)
+    if begun is not None and not (config.overwrite and config.block not in (None, begun.block)):
+        store = store_of(begun.block)
+        return plan(store, RESUME, "", read_journal(store, Path(unfinished)))
+    if journal is not None:
+        return plan(store, RESUME, "", journal, reopen=True)
+    store = store_of(None)
+    return plan(store, SEGMENT, "replaces the one that is there" if Path(path).exists() else "new", restart=True)
+
+
+def _store_spec(slide: Slide, level: Level, path: str, setup: Setup, block: int | None) -> StoreSpec:
+    """What the store of ``slide`` is to be, with blocks of ``block`` px, or of what was asked for."""
+    return StoreSpec(
+        path=path,
+        slide=slide.path,
+        fingerprint=Fingerprint(
+            slide.identity, setup.bundle.sha256, level.index, level.mpp, setup.config.probabilities
+        ),
+        downsample=level.downsample,
+        grid=grid_of(level, setup, block=block),
+        classes=tuple((c.name, c.label, c.color) for c in setup.bundle.spec.classes),
+        model=setup.bundle.spec.name,
+        version=VERSION,
+    )
+
+
+def _slide_plan(
+    slide: Slide,
+    level: Level,
+    setup: Setup,
+    store: StoreSpec,
+    action: str,
+    reason: str,
+    journal: Journal | None = None,
+    *,
+    reopen: bool = False,
+    restart: bool = False,
+) -> SlidePlan:
+    grid, architecture = store.grid, setup.bundle.architecture
+    rows, cols = grid.blocks
+    every = tuple((i, j) for i in range(rows) for j in range(cols))
+    blocks = journal.blocks if journal else every if action == SEGMENT else ()
+    return SlidePlan(
+        slide,
+        level,
+        store,
+        action,
+        reason or f"{len(every) - len(blocks)} of {len(every)} blocks are there",
+        blocks,
+        journal.damaged if journal else (),
+        reopen,
+        restart,
+        block_bytes(level, grid, classes=architecture["classes"], probabilities=setup.config.probabilities),
+        network_bytes(
+            architecture,
+            min(grid.core, max(*grid.computed_sides(0), *grid.computed_sides(1))) + grid.receptive.margin,
+            batch=setup.config.batch,
+            devices=setup.devices,
+        ),
+    )
+
+
+def _usable(path: str, fingerprint: Fingerprint, *, overwrite: bool) -> Record | None:
+    """The store at ``path`` if it is of ``fingerprint``; if it is not it is refused, or as good as not there."""
+    try:
+        record = read_record(path)
+    except DamagedStoreError:
+        if overwrite:
+            return None
+        raise
+    if record is None or record.fingerprint == fingerprint:
+        return record
+    if overwrite:
+        return None
+    old, new = record.fingerprint, fingerprint
+    words = {
+        "slide": "another slide file",
+        "bundle": "other weights",
+        "level": f"level {old.level} (now {new.level})",
+        "mpp": f"{old.mpp} micrometres per pixel (now {new.mpp})",
+        "probabilities": f"{'' if old.probabilities else 'no '}probabilities",
+    }
+    raise FingerprintError(
+        f"{path} was made with {', '.join(words[name] for name in old.differences(new))}; "
+        "--overwrite replaces it once the new one is complete, or use another -o"
+    )
+
+
+def _channels(count: int) -> str:
+    known = {1: "1 channel (grey)", 3: "3 channels (RGB)", 4: "4 channels (RGBA)"}
+    return known.get(count, f"{count} channels")

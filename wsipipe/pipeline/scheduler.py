@@ -1,0 +1,32 @@
+"""Where the tasks run: `dask.distributed`, by default a cluster inside this process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from distributed import Client, LocalCluster
+
+
+@contextmanager
+def local_client(threads: int) -> Iterator[Client]:
+    """A scheduler and one worker of ``threads`` threads within this process.
+
+    Tasks and results stay in its memory; the two HTTP servers that distributed starts in any case listen on
+    loopback only. Memory is bounded by what is in flight, so distributed is kept from spilling and pausing.
+    """
+    loopback = "127.0.0.1:0"
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=threads,
+            processes=False,
+            memory_limit=0,
+            dashboard_address=loopback,
+            worker_dashboard_address=loopback,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client

@@ -1,0 +1,167 @@
+"""One slide: lazily as a dask array, or into its store."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+from distributed import Client, Future, as_completed
+
+from wsipipe.errors import SlideReadError
+from wsipipe.events import BlockDone, Listener, SlideDone, SlideStarted, Warned
+from wsipipe.geometry.mirror import Indices
+from wsipipe.inference.block import BlockWork, predict_block
+from wsipipe.labels import store as stores
+from wsipipe.model.bundle import Bundle
+from wsipipe.pipeline.config import RunConfig, Setup, check_config
+from wsipipe.pipeline.graph import lazy_labels, map_blocks
+from wsipipe.pipeline.plan import SlidePlan, check_channels, grid_of
+from wsipipe.slides.slide import Slide, choose_level, open_slide
+
+
+def segment(
+    slide: str | os.PathLike[str] | Slide,
+    bundle: str | os.PathLike[str] | Bundle,
+    *,
+    block: int | None = None,
+    tile: int | None = None,
+    batch: int = 1,
+    device: str = "auto",
+    mpp: float | None = None,
+) -> da.Array:
+    """The labels of a slide as a lazy dask array (y, x), uint8; no pixel is read until it is computed.
+
+    It computes under any dask scheduler; each process that computes loads the bundle once, from its path.
+    The labels equal those of one pass of the network over the whole mirror-padded slide.
+
+    Parameters
+    ----------
+    slide, bundle
+        Paths, or what `open_slide` and `load_bundle` give.
+    block, tile
+        Sides in pixels of a task's block and of a tile's core.
+    batch
+        Tiles that go through the network at once.
+    device
+        As ``wsipipe run --device``.
+    mpp
+        Micrometres per pixel of the slide's level 0, over what it says itself.
+
+    Raises
+    ------
+    SlideError, BundleError, UsageError, MachineError
+        As `run` would report them, at once; computing may raise SlideReadError and MachineError.
+    """
+    source = bundle.info.path if isinstance(bundle, Bundle) else os.fspath(bundle)
+    setup = check_config(RunConfig(bundle=source, block=block, tile=tile, batch=batch, device=device, mpp=mpp))
+    opened = slide if isinstance(slide, Slide) else open_slide(slide, mpp=mpp)
+    level = choose_level(opened, setup.bundle.spec.mpp)
+    check_channels(opened, level, setup.bundle)
+    return lazy_labels(BlockWork(level, grid_of(level, setup), setup.pool))
+
+
+@dataclass(frozen=True)
+class _StoreWork:
+    """What every task that writes a block knows."""
+
+    block: BlockWork
+    store: stores.StoreSpec
+
+
+def run_slide(plan: SlidePlan, setup: Setup, client: Client, listener: Listener) -> None:
+    """Compute the blocks of ``plan`` into its store, then its coarse levels, and publish it.
+
+    Raises
+    ------
+    SlideReadError
+        If blocks could not be read; all others are in the unfinished store, and the message says where.
+    WsipipeError
+        If the device or the disk failed; what was done stays.
+    """
+    started = time.perf_counter()
+    store, grid, path = plan.store, plan.grid, plan.slide.path
+    if plan.reopen:
+        stores.reopen(store)
+    if plan.restart:
+        stores.discard_partial(store)
+    stores.prepare(store, plan.damaged)
+    listener(SlideStarted(path, store.path, grid.blocks[0] * grid.blocks[1], len(plan.blocks), plan.pixels))
+    _compute_blocks(plan, setup, client, listener)
+    _compute_coarse_levels(store, client)
+    stores.publish(store)
+    listener(SlideDone(path, store.path, time.perf_counter() - started, plan.pixels))
+
+
+def _compute_blocks(plan: SlidePlan, setup: Setup, client: Client, listener: Listener) -> None:
+    """Have every block of ``plan`` computed and written, in one graph of one task each."""
+    grid = plan.grid
+    one_each = tuple((1,) * count for count in grid.blocks)
+    work = _StoreWork(BlockWork(plan.level, grid, setup.pool), plan.store)
+    done = map_blocks(_store_block, work, grid, chunks=one_each, dtype=object, meta=np.empty((0, 0), object))
+    keys = [(done.name, *index) for index in plan.blocks]
+    futures = client.get(dict(done.__dask_graph__().cull(set(keys))), keys, sync=False) if keys else []
+    unread: list[SlideReadError] = []
+    blank = bool(futures)
+    try:
+        for future in as_completed(futures):
+            error = future.exception()
+            if isinstance(error, SlideReadError):
+                unread.append(error)
+            elif error is not None:
+                raise error
+            else:
+                row: BlockDone = future.result()[0, 0]
+                blank &= row.blank
+                listener(row)
+            future.release()
+    finally:
+        client.cancel(futures)
+    if unread:
+        raise SlideReadError(
+            f"{unread[0]}; {len(unread)} of {len(keys)} blocks could not be read, the others are in "
+            f"{plan.store.partial}; mend or replace the slide, then run the same again"
+        ) from unread[0]
+    if blank:
+        listener(
+            Warned(
+                plan.slide.path,
+                "every pixel that was read is zero, which no scanner writes; the file may be half-written",
+            )
+        )
+
+
+def _store_block(
+    rows: Indices, cols: Indices, *, work: _StoreWork, block_id: tuple[int, int]
+) -> npt.NDArray[np.object_]:
+    """Predict one block and write its shards; the block's row of statistics, as an array of one object."""
+    block = predict_block(work.block, block_id, rows[:, 0], cols[0])
+    started = time.perf_counter()
+    stores.write_block(work.store, block_id, block.prediction.labels, block.prediction.probabilities)
+    labels, counts = np.unique_counts(block.prediction.labels)
+    done = BlockDone(
+        slide=work.store.slide,
+        index=block_id,
+        pixels=block.prediction.labels.size,
+        labels=dict(zip(labels.tolist(), counts.tolist(), strict=True)),
+        blank=block.blank,
+        read_seconds=block.read_seconds,
+        infer_seconds=block.infer_seconds,
+        write_seconds=time.perf_counter() - started,
+    )
+    row = np.empty((1, 1), object)
+    row[0, 0] = done
+    return row
+
+
+def _compute_coarse_levels(store: stores.StoreSpec, client: Client) -> None:
+    """Make the levels that blocks do not write, one after the other, each from the one before."""
+    for level in range(store.grid.block_levels, len(store.grid.level_shapes)):
+        futures: list[Future] = [
+            client.submit(stores.write_coarse_chunk, store, level, index, pure=False)
+            for index in stores.coarse_chunks(store, level)
+        ]
+        client.gather(futures)

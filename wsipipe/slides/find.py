@@ -1,0 +1,62 @@
+"""Which slides a command line means."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from wsipipe.errors import UsageError
+from wsipipe.slides.omezarr import is_zarr
+
+SUFFIXES = (".svs", ".svslide", ".tif", ".tiff", ".ndpi", ".scn", ".bif", ".btf", ".tf2", ".tf8", ".qptiff", ".zarr")
+"""What a slide in a folder may be called, in lower case; a file that is named itself may be called anything."""
+
+
+def expand(paths: Sequence[str]) -> list[Path]:
+    """The slides that ``paths`` name, each once, in the order given.
+
+    A pattern gives the files that match it, sorted; a folder that is not itself an OME-Zarr slide
+    gives the slides in it, sorted. A plain path that does not exist is kept, so that it is reported
+    as one failed slide and the others go on.
+
+    Raises
+    ------
+    UsageError
+        If a pattern matches nothing, or a folder holds no slide.
+    """
+    found: dict[str, Path] = {}
+    for text in paths:
+        for path in _matching(text):
+            for slide in _slides_in(path):
+                found.setdefault(os.path.realpath(slide), slide)
+    return list(found.values())
+
+
+def _matching(text: str) -> list[Path]:
+    """The paths that ``text`` stands for, absolute: itself, or what matches it as a pattern."""
+    names = [text]
+    # A file may have brackets in its name, and then it is no pattern.
+    if glob.has_magic(text) and not os.path.lexists(text):
+        names = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        if not names:
+            raise UsageError(f"nothing matches {text}; check the folder and the suffix")
+    return [Path(os.path.abspath(name)) for name in names]  # noqa: PTH100 - Path.absolute keeps ".."
+
+
+def _slides_in(path: Path) -> list[Path]:
+    """``path`` itself, or if it is an ordinary folder the slides in it."""
+    if not path.is_dir() or is_zarr(path):
+        return [path]
+    slides = sorted(entry for entry in path.iterdir() if _looks_like_slide(entry))
+    if not slides:
+        raise UsageError(f"folder {path} holds no slide; wsipipe looks for {' '.join(SUFFIXES)}")
+    return slides
+
+
+def _looks_like_slide(path: Path) -> bool:
+    """Whether the name says slide, and it is a file or an OME-Zarr folder."""
+    if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+        return False
+    return is_zarr(path) if path.is_dir() else True

@@ -1,0 +1,248 @@
+"""OME-Zarr images, versions 0.4 (Zarr 2) and 0.5 (Zarr 3) (https://ngff.openmicroscopy.org)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.storage import LocalStore
+
+from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
+from wsipipe.slides.identity import folder_identity
+from wsipipe.slides.resolution import UNITS, Resolution, checked
+from wsipipe.slides.slide import Level, Slide
+
+VERSIONS = ("0.4", "0.5")
+METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+"""Files of a Zarr folder that are not chunks."""
+AXES = ("yx", "yxc", "cyx")
+DTYPES = ("uint8", "uint16")
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether ``path`` is a Zarr folder of either version."""
+    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
+
+
+@dataclass(frozen=True)
+class Multiscale:
+    """One entry of ``multiscales``, the words as in the specification."""
+
+    axes: str
+    """First letters of the axes' names, in the order of the arrays."""
+    paths: tuple[str, ...]
+    """Of the datasets, from fine to coarse."""
+    resolution: Resolution
+    """Micrometres per pixel of the first dataset."""
+
+
+class OmeZarrReader:
+    """Opens OME-Zarr folders."""
+
+    name = "ome-zarr"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether it is a Zarr folder."""
+        return path.is_dir() and is_zarr(path)
+
+    def open(self, path: Path) -> Slide:
+        """See `Reader.open`."""
+        attributes = _attributes(path)
+        multiscale = _multiscale(path, attributes)
+        arrays = [_array(path, dataset) for dataset in multiscale.paths]
+        for dataset, array in zip(multiscale.paths, arrays, strict=True):
+            _check_array(path, dataset, array, multiscale.axes)
+        sizes = [(f"{dataset}/{name}", size) for dataset in multiscale.paths for name, size in _chunks(path / dataset)]
+        if not any(name.startswith(f"{multiscale.paths[0]}/") for name, _ in sizes):
+            raise SlideReadError(f"{path.name} is half-written: {multiscale.paths[0]} has no chunks; write it again")
+        identity = folder_identity(_documents(path, multiscale.paths), sizes)
+        shapes = [_shape(array, multiscale.axes) for array in arrays]
+        if shapes != sorted(set(shapes), reverse=True):
+            raise SlideFormatError(f"{path.name}: its levels do not become smaller: {shapes}")
+        levels = tuple(
+            _level(path, index, identity, array, multiscale, shapes[0]) for index, array in enumerate(arrays)
+        )
+        return Slide(
+            path=str(path),
+            name=_stem(path),
+            reader=self.name,
+            vendor="ome-zarr",
+            levels=levels,
+            mpp=multiscale.resolution.mpp,
+            mpp_source=multiscale.resolution.source,
+            identity=identity,
+            associated=(),
+            warnings=multiscale.resolution.warnings,
+        )
+
+    def open_array(self, level: Level) -> zarr.Array[Any]:
+        """See `Reader.open_array`."""
+        path = Path(level.path)
+        multiscale = _multiscale(path, _attributes(path))
+        array = _array(path, multiscale.paths[level.index])
+        if _shape(array, multiscale.axes) != level.shape or array.dtype.name != level.dtype:
+            raise SlideReadError(f"{path.name} is not what it was when it was opened; start again")
+        return array
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    """The OME attributes of the folder: those under ``ome`` in Zarr 3, all of them in Zarr 2."""
+    name = next((name for name in ("zarr.json", ".zattrs") if (path / name).is_file()), None)
+    if name is None:
+        raise SlideFormatError(f"{path.name} is a Zarr folder without OME attributes; give the folder of the image")
+    try:
+        document = json.loads((path / name).read_bytes())
+        attributes = document.get("attributes", {}).get("ome", {}) if name == "zarr.json" else document
+    except (ValueError, AttributeError) as err:
+        raise SlideReadError(f"{path.name}: {name} can not be read ({err}); write it again") from err
+    if not isinstance(attributes, dict):
+        raise SlideFormatError(f"{path.name}: the OME attributes in {name} are not an object")
+    return attributes
+
+
+def _multiscale(path: Path, attributes: Mapping[str, Any]) -> Multiscale:
+    """The one multiscale image of the folder.
+
+    Raises
+    ------
+    SlideFormatError
+        If there is none, or more than one, or it does not follow the specification.
+    """
+    multiscales = attributes.get("multiscales")
+    if not isinstance(multiscales, list) or len(multiscales) != 1:
+        count = len(multiscales) if isinstance(multiscales, list) else "no"
+        hint = _hint(path, attributes)
+        raise SlideFormatError(f"{path.name} is a Zarr folder with {count} multiscales; wsipipe reads one{hint}")
+    one = multiscales[0]
+    try:
+        version = str(attributes.get("version", one.get("version", VERSIONS[0])))
+        if version not in VERSIONS:
+            raise SlideFormatError(f"{path.name} is OME-Zarr {version}; wsipipe reads {' and '.join(VERSIONS)}")
+        axes = [dict(axis) for axis in one["axes"]]
+        paths = tuple(str(dataset["path"]) for dataset in one["datasets"])
+        letters = "".join(str(axis["name"])[:1].lower() for axis in axes)
+        if not paths:
+            raise SlideFormatError(f"{path.name}: its multiscales list no datasets")
+        return Multiscale(letters, paths, _resolution(one, axes, letters))
+    except SlideError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as err:
+        raise SlideFormatError(
+            f"{path.name}: its multiscales do not follow the OME-Zarr specification ({type(err).__name__}: {err})"
+        ) from err
+
+
+def _hint(path: Path, attributes: Mapping[str, Any]) -> str:
+    """Where the image may be, if the folder is of a kind that holds several."""
+    if "bioformats2raw.layout" in attributes or is_zarr(path / "0"):
+        return f"; its images are the folders in it, e.g. {path.name}/0"
+    return "; it is a plate, so give one of its images" if "plate" in attributes else ""
+
+
+def _resolution(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], letters: str) -> Resolution:
+    """Micrometres per pixel: the scale of the first dataset times that of the whole, in the units of the axes."""
+    scales = [
+        transform["scale"]
+        for holder in (multiscale["datasets"][0], multiscale)
+        for transform in holder.get("coordinateTransformations", [])
+        if transform.get("type") == "scale"
+    ]
+    if not scales:
+        return Resolution(None, "no scale in multiscales")
+    sizes = []
+    for letter in "yx":
+        index = letters.index(letter)
+        unit = axes[index].get("unit")
+        if unit is None or unit not in UNITS:
+            return Resolution(None, f"axis {letter} has " + ("no unit" if unit is None else f"the unit {unit!r}"))
+        sizes.append(float(np.prod([float(scale[index]) for scale in scales])) * UNITS[unit])
+    return checked(sizes[0], sizes[1], "scale in multiscales")
+
+
+def _array(path: Path, dataset: str) -> zarr.Array[Any]:
+    """The array of ``dataset``, read-only."""
+    folder = path / dataset
+    if not folder.resolve().is_relative_to(path.resolve()):
+        raise SlideFormatError(f"{path.name}: dataset {dataset!r} is outside its folder")
+    if not folder.is_dir():
+        raise SlideReadError(f"{path.name} is half-written: there is no array {dataset}; write it again")
+    try:
+        return zarr.open_array(LocalStore(folder, read_only=True), mode="r")
+    except Exception as err:  # zarr raises all sorts on damaged metadata
+        raise SlideReadError(f"{path.name}: array {dataset} can not be opened ({type(err).__name__}: {err})") from err
+
+
+def _check_array(path: Path, dataset: str, array: zarr.Array[Any], axes: str) -> None:
+    """Refuse what is not one plane of grey, colour or channels."""
+    if len(axes) != array.ndim:
+        raise SlideFormatError(f"{path.name}: array {dataset} of shape {array.shape} has not the axes {axes}")
+    sizes = dict(zip(axes, array.shape, strict=True))
+    stacked = {axis: size for axis, size in sizes.items() if axis not in "cyx" and size != 1}
+    if stacked or _kept(axes) not in AXES:
+        raise SlideFormatError(
+            f"{path.name}: array {dataset} has the axes {sizes}; wsipipe reads {', '.join(AXES)}, others of length 1"
+        )
+    if array.dtype.name not in DTYPES:
+        raise SlideFormatError(f"{path.name}: array {dataset} is {array.dtype}; wsipipe reads {' and '.join(DTYPES)}")
+
+
+def _kept(axes: str) -> str:
+    """The axes that are pixels; the others have length 1."""
+    return "".join(axis for axis in axes if axis in "cyx")
+
+
+def _shape(array: zarr.Array[Any], axes: str) -> tuple[int, int]:
+    """(height, width) of the array."""
+    return array.shape[axes.index("y")], array.shape[axes.index("x")]
+
+
+def _level(
+    path: Path, index: int, identity: str, array: zarr.Array[Any], multiscale: Multiscale, largest: tuple[int, int]
+) -> Level:
+    """What is said of one level."""
+    axes, mpp = multiscale.axes, multiscale.resolution.mpp
+    shape = _shape(array, axes)
+    downsample = (largest[0] / shape[0] + largest[1] / shape[1]) / 2
+    return Level(
+        path=str(path),
+        reader=OmeZarrReader.name,
+        index=index,
+        identity=identity,
+        shape=shape,
+        downsample=downsample,
+        mpp=None if mpp is None else mpp * downsample,
+        axes=_kept(axes),
+        channels=array.shape[axes.index("c")] if "c" in axes else 1,
+        dtype=array.dtype.name,
+        tile=(array.chunks[axes.index("y")], array.chunks[axes.index("x")]),
+        codec=", ".join(type(codec).__name__.removesuffix("Codec").lower() for codec in array.compressors) or "none",
+        stored_axes=axes,
+    )
+
+
+def _chunks(folder: Path) -> Iterator[tuple[str, int]]:
+    """Relative path and size of every chunk file of an array."""
+    for file in folder.rglob("*"):
+        if file.name not in METADATA and file.is_file():
+            yield file.relative_to(folder).as_posix(), file.stat().st_size
+
+
+def _documents(path: Path, datasets: tuple[str, ...]) -> Iterator[bytes]:
+    """The metadata documents of the image and its arrays."""
+    for folder in (path, *(path / dataset for dataset in datasets)):
+        for name in METADATA:
+            if (folder / name).is_file():
+                yield (folder / name).read_bytes()
+
+
+def _stem(path: Path) -> str:
+    """The folder's name without ``.zarr`` and ``.ome.zarr``; of a numbered image, after that of its collection."""
+    if path.suffix == "" and path.parent.suffix == ".zarr":
+        return f"{_stem(path.parent)}-{path.name}"
+    stem = path.stem if path.suffix == ".zarr" else path.name
+    return stem[:-4] if stem.lower().endswith(".ome") else stem

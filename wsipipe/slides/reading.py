@@ -1,0 +1,81 @@
+"""Pixels by their mirrored coordinates: one read of the bounding box, and the mirrored ones taken by index."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsipipe.errors import SlideReadError
+from wsipipe.geometry.grid import Box
+from wsipipe.geometry.mirror import Indices
+from wsipipe.slides.slide import Level
+from wsipipe.slides.tiles import TileStore
+
+Pixels = npt.NDArray[Any]
+
+
+def read_mirrored(level: Level, rows: Indices, cols: Indices) -> Pixels:
+    """The pixels at ``rows`` x ``cols``, (len(rows), len(cols), channels), in the level's dtype.
+
+    ``read_mirrored(level, rows, cols)[i, j] == level[rows[i], cols[j]]``. Inside the slide, where the
+    indices just ascend, nothing is copied after the read.
+
+    Parameters
+    ----------
+    level
+        Where to read.
+    rows, cols
+        Pixel indices within the level, int64, in any order, repeated or not.
+
+    Raises
+    ------
+    SlideReadError
+        If a tile can not be read or decoded; the message names file, level and region.
+    """
+    box = Box(int(rows.min()), int(rows.max()) + 1, int(cols.min()), int(cols.max()) + 1)
+    pixels = read_box(level, box)
+    if not _ascends(rows):
+        pixels = pixels[rows - box.y0]
+    if not _ascends(cols):
+        pixels = pixels[:, cols - box.x0]
+    return pixels
+
+
+def read_box(level: Level, box: Box) -> Pixels:
+    """The pixels of ``box``, (height, width, channels), in the level's dtype.
+
+    Raises
+    ------
+    SlideReadError
+        If a tile can not be read or decoded; the message names file, level and region.
+    """
+    assert 0 <= box.y0 < box.y1 <= level.shape[0], f"{box} is outside {level.shape}"
+    assert 0 <= box.x0 < box.x1 <= level.shape[1], f"{box} is outside {level.shape}"
+    array = level.array
+    ys, xs = box.slices
+    where = {"y": ys, "x": xs, "c": slice(0, level.channels)}
+    try:
+        if isinstance(array.store, TileStore):
+            pixels = array.store.read([where[axis] for axis in level.stored_axes])
+        else:
+            pixels = np.asarray(array[tuple(where.get(axis, 0) for axis in level.stored_axes)])
+    except Exception as err:  # whatever zarr, a codec or the file system raises
+        raise SlideReadError(f"{level.name} can not be read at {box}: {_reason(err)}") from err
+    pixels = pixels.astype(level.dtype, copy=False)  # a Zarr array may be stored in the other byte order
+    if level.axes == "yx":
+        return pixels[:, :, np.newaxis]
+    return np.moveaxis(pixels, 0, -1) if level.axes == "cyx" else pixels
+
+
+def _ascends(indices: Indices) -> bool:
+    """Whether ``indices`` are a plain range, each one more than the one before."""
+    return bool((np.diff(indices) == 1).all())
+
+
+def _reason(err: Exception) -> str:
+    """One line that says what went wrong."""
+    if isinstance(err, SlideReadError):
+        return str(err)
+    return f"{type(err).__name__}: {err}".splitlines()[0]

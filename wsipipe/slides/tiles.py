@@ -1,0 +1,270 @@
+"""The tiles of a TIFF image as a read-only Zarr array that never makes pixels up.
+
+tifffile's own Zarr store decodes with the same functions, but hands out what can not be right: libjpeg
+fills the rest of a truncated tile with grey and OpenJPEG with whatever, both without an error; a
+tile missing from the offsets reads as zeros; one lock serialises all reads. So this store checks that every
+tile is whole before and after it is decoded, and reads with `os.pread`, which needs no lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import sys
+import weakref
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+from zarr.abc.store import ByteRequest, Store
+
+from wsipipe.errors import SlideReadError
+from wsipipe.slides.jpeg import what_is_missing
+
+if TYPE_CHECKING:
+    from tifffile import TiffPage
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+METADATA = "zarr.json"
+
+
+class OpenFile:
+    """A file descriptor that is closed with the last reference to it, and can be read by many threads at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        self.close = weakref.finalize(self, os.close, self.fd)
+
+    def read(self, offset: int, count: int) -> bytes:
+        """``count`` bytes from ``offset``; fewer only at the end of the file."""
+        data = os.pread(self.fd, count, offset)
+        while 0 < len(data) < count:  # a network file system may give less than asked for
+            more = os.pread(self.fd, count - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+
+@dataclass(frozen=True)
+class TiledImage:
+    """One level of a TIFF file: a page, or one page per channel."""
+
+    pages: tuple[TiffPage, ...]
+    """One, or as many as there are channels, all alike."""
+    ycc: bool
+    """Whether what the codec gives is YCbCr, which nobody turned into RGB yet."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As the page has it, after the pages if there are several."""
+        return self._over_pages(self.pages[0].shape, len(self.pages))
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Shape of one tile or strip."""
+        page = self.pages[0]
+        planes = page.planarconfig == 2 and page.samplesperpixel > 1
+        return self._over_pages((1, *page.chunks) if planes else page.chunks, 1)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the decoded pixels, in the byte order of this machine."""
+        return np.dtype(self.pages[0].dtype)
+
+    @property
+    def fill(self) -> int:
+        """What a tile that the file left out reads as."""
+        return int(self.pages[0].nodata)
+
+    @property
+    def tile_bytes(self) -> int:
+        """Size of one decoded tile."""
+        return prod(self.chunks) * self.dtype.itemsize
+
+    def prepare(self) -> None:
+        """Make the decode functions, while the file is still open in tifffile.
+
+        They look into the file for what kind of JPEG it is, and are not to be made by several threads at once.
+        """
+        for page in self.pages:
+            page.init_decode()
+
+    def _over_pages(self, shape: tuple[int, ...], count: int) -> tuple[int, ...]:
+        """``shape``, with the axis of the pages in front where there are several."""
+        return (count, *shape) if len(self.pages) > 1 else shape
+
+    def locate(self, chunk: tuple[int, ...]) -> tuple[TiffPage, int]:
+        """The page of ``chunk`` and its number in that page's offsets."""
+        page, within = (self.pages[chunk[0]], chunk[1:]) if len(self.pages) > 1 else (self.pages[0], chunk)
+        return page, int(np.ravel_multi_index(within, page.chunked))
+
+    def decode(self, page: TiffPage, number: int, data: bytes) -> npt.NDArray[Any]:
+        """The pixels of tile ``number``, of the full tile size.
+
+        Raises
+        ------
+        SlideReadError
+            If the data are not those of a whole tile.
+        """
+        extra = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+        extra = {name: value for name, value in extra.items() if value is not None}
+        missing = what_is_missing(data, int(page.compression), headless="jpegheader" in extra)
+        if missing:
+            raise SlideReadError(f"tile {number} is damaged: {missing}")
+        try:
+            pixels = page.decode(data, number, _fullsize=True, **extra)[0]
+        except Exception as err:  # every codec raises a class of its own
+            raise SlideReadError(f"tile {number} can not be decoded: {type(err).__name__}: {err}") from err
+        if pixels is None or pixels.size != prod(self.chunks) or pixels.dtype != self.dtype:
+            got = "nothing" if pixels is None else f"{pixels.shape} {pixels.dtype}"
+            raise SlideReadError(f"tile {number} decodes to {got}, not to {self.chunks} {self.dtype}")
+        return rgb_of_ycc(pixels) if self.ycc else pixels
+
+
+class TileStore(Store):
+    """The Zarr store, read-only, that gives the tiles of one `TiledImage`."""
+
+    def __init__(self, file: OpenFile, image: TiledImage) -> None:
+        super().__init__(read_only=True)
+        self._file, self._image = file, image
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an open file can not be pickled; pickle the Level and open it again")
+
+    def read_tile(self, chunk: tuple[int, ...]) -> npt.NDArray[Any] | None:
+        """The pixels of ``chunk``, or None if the file says that it left the tile out.
+
+        Raises
+        ------
+        SlideReadError
+            If there is a tile, and it can not be read or decoded.
+        """
+        page, number = self._image.locate(chunk)
+        offset, count = int(page.dataoffsets[number]), int(page.databytecounts[number])
+        if offset == 0 or count == 0:
+            return None
+        data = self._file.read(offset, count)
+        if len(data) < count:
+            raise SlideReadError(f"tile {number} ends after {len(data)} of its {count} bytes: the file was truncated")
+        return self._image.decode(page, number, data)
+
+    def read(self, where: Sequence[slice]) -> npt.NDArray[Any]:
+        """``array[where]``, decoded by the calling thread.
+
+        zarr runs every read through the one thread of its event loop, which pastes the tiles together
+        there: with two reading threads 30 MP/s of the SVS in the tests, and 85 MP/s so.
+
+        Raises
+        ------
+        SlideReadError
+            If a tile can not be read or decoded.
+        """
+        image = self._image
+        pixels = np.full([part.stop - part.start for part in where], image.fill, image.dtype)
+        touched = (
+            range(part.start // side, -(-part.stop // side)) for part, side in zip(where, image.chunks, strict=True)
+        )
+        for chunk in itertools.product(*touched):
+            tile = self.read_tile(chunk)
+            if tile is not None:
+                into, of = zip(*map(_overlap, where, image.chunks, chunk), strict=True)
+                pixels[into] = tile.reshape(image.chunks)[of]
+        return pixels
+
+    def metadata(self) -> bytes:
+        """The document ``zarr.json`` of the array."""
+        document = {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": self._image.shape,
+            "data_type": str(self._image.dtype),
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": self._image.chunks}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": self._image.fill,
+            "codecs": [{"name": "bytes", "configuration": {"endian": sys.byteorder}}],
+            "attributes": {},
+        }
+        return json.dumps(document).encode()
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """The document, or a decoded tile; None for a tile that the file left out."""
+        if key == METADATA:
+            return prototype.buffer.from_bytes(self.metadata())
+        if not key.startswith("c/"):
+            return None
+        assert byte_range is None, "tiles are decoded whole"
+        pixels = await asyncio.to_thread(self.read_tile, tuple(int(i) for i in key[2:].split("/")))
+        if pixels is None:
+            return None
+        return prototype.buffer.from_array_like(np.ascontiguousarray(pixels).reshape(-1).view("B"))
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Several of `get`."""
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is such a key; of the tiles nobody asks."""
+        return key == METADATA
+
+    @property
+    def supports_writes(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def supports_deletes(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def supports_listing(self) -> bool:
+        """Never: the tiles of a slide are too many to be listed."""
+        return False
+
+    async def set(self, key: str, value: Buffer) -> None:  # noqa: ARG002
+        """Refuse."""
+        raise PermissionError(f"slides are read only, {key} can not be written")
+
+    async def delete(self, key: str) -> None:
+        """Refuse."""
+        raise PermissionError(f"slides are read only, {key} can not be deleted")
+
+    async def list(self) -> AsyncIterator[str]:
+        """The document."""
+        yield METADATA
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """The document, if it begins with ``prefix``."""
+        if METADATA.startswith(prefix):
+            yield METADATA
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """The document, at the root."""
+        if not prefix:
+            yield METADATA
+
+
+def _overlap(part: slice, side: int, index: int) -> tuple[slice, slice]:
+    """Where tile ``index`` of ``side`` px meets ``part`` along one axis: within the part, and within the tile."""
+    start, stop = max(part.start, index * side), min(part.stop, (index + 1) * side)
+    return slice(start - part.start, stop - part.start), slice(start - index * side, stop - index * side)
+
+
+def rgb_of_ycc(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """RGB, uint8, of YCbCr, uint8, (..., 3): JFIF 1.02, the inverse of ITU-R BT.601 at full range."""
+    y, cb, cr = np.moveaxis(pixels.astype(np.float32) - np.array([0, 128, 128], np.float32), -1, 0)
+    rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=-1)
+    rounded: npt.NDArray[Any] = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+    return rounded
