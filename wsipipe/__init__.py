@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from wsipipe.version import VERSION as __version__
+from wsipipe.version import VERSION
 
 if TYPE_CHECKING:
     from wsipipe.errors import WsipipeError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from wsipipe.pipeline.config import RunConfig
     from wsipipe.pipeline.segment import segment
     from wsipipe.slides.slide import Slide, open_slide
+
+__version__ = VERSION
 
 # Where each public name lives; it is imported when it is first used, so that `wsipipe --help` is quick.
 _HOME = {

@@ -19,7 +19,8 @@ def activation_bytes(architecture: dict[str, int], side: int, batch: int) -> int
     def tensor(channels: int, px: int) -> int:
         return FLOAT32 * batch * channels * px * px
 
-    peak, x, skips, sizes = 0, tensor(architecture["in_channels"], side), 0, []
+    image = tensor(architecture["in_channels"], side)
+    peak, x, skips, sizes = 0, image, image, []  # the image is held by the caller throughout
 
     def step(out: int, also: int = 0) -> int:
         nonlocal peak

@@ -55,12 +55,12 @@ def run(slides: Sequence[str], config: RunConfig | None = None, listener: Listen
             if slide.action == SKIP:
                 outcomes(SlideSkipped(slide.slide.path, slide.store.path, slide.reason))
     if to_do:
-        try:
-            with local_client(plan.threads) as client:
+        with local_client(plan.threads) as client:
+            try:
                 for slide in to_do:
                     _attempt(slide, plan.setup, client, outcomes)
-        finally:
-            close_resident_pools()
+            finally:  # before the cluster, whose threads wait for the pool
+                close_resident_pools()
     return RunSummary(
         out=plan.setup.config.out,
         bundle=plan.setup.bundle.path,

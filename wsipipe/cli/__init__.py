@@ -1,0 +1,69 @@
+"""The command line: options in, one library call, text out.
+
+Nothing heavier than click is imported until a command needs it, so that ``wsipipe --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from wsipipe.cli.demo import demo
+from wsipipe.cli.info import info
+from wsipipe.cli.model import model
+from wsipipe.cli.run import run
+from wsipipe.errors import BundleError, MachineError, UsageError, WsipipeError
+from wsipipe.version import VERSION
+
+FAILED, USAGE, ENVIRONMENT, INTERRUPTED = 1, 2, 3, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(VERSION, package_name="wsipipe")
+def cli() -> None:
+    """Segment gigapixel whole-slide images with a U-Net: exact at tile borders, resumable, in flat memory."""
+
+
+for command in (run, info, model, demo):
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """Run the command line; every error that wsipipe knows ends in one line and an exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)  # a batch system that ends a job means Ctrl-C
+    try:
+        cli(standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    except click.ClickException as err:
+        err.show()
+        code = err.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("wsipipe: interrupted; the same command resumes where it stopped", err=True)
+        code = INTERRUPTED
+    except BrokenPipeError:  # whoever read our output, such as `head`, had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILED
+    except WsipipeError as err:
+        code = _exit_code(err)
+        click.echo(f"wsipipe: {err}", err=True)
+        if "--json" in sys.argv:
+            click.echo(json.dumps({"error": str(err), "exit_code": code}))
+    sys.exit(code)
+
+
+def _exit_code(err: WsipipeError) -> int:
+    if isinstance(err, UsageError | BundleError):
+        return USAGE
+    return ENVIRONMENT if isinstance(err, MachineError) else FAILED
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,40 @@
+"""``wsipipe demo``: see it work, without a slide of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("folder", default="wsipipe-demo", metavar="[DIR]")
+def demo(folder: str) -> None:
+    """Draw a slide into DIR, segment it, and put a picture of both side by side there.
+
+    Run again, it finds the slide segmented and makes the picture anew.
+    """
+    from wsipipe.cli.progress import progress
+    from wsipipe.cli.run import summary_as_text
+    from wsipipe.demo import write_picture, write_slide
+    from wsipipe.errors import OutputError
+    from wsipipe.pipeline.batch import run
+    from wsipipe.pipeline.config import RunConfig
+    from wsipipe.slides.slide import open_slide
+
+    out = Path(folder)
+    slide, picture = out / "demo-slide.tif", out / "demo.png"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not slide.exists():
+            write_slide(slide)
+    except OSError as err:
+        raise OutputError(f"{out} can not be written: {err.strerror}; give another DIR") from err
+    with progress() as listener:
+        summary = run([str(slide)], RunConfig(out=str(out / "segmentations")), listener)
+    click.echo(summary_as_text(summary))
+    (outcome,) = summary.slides
+    if outcome.store is not None and not summary.exit_code:
+        write_picture(picture, open_slide(slide), Path(outcome.store))
+        click.echo(f"slide and result side by side: {picture}")
+    click.get_current_context().exit(summary.exit_code)

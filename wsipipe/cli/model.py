@@ -1,0 +1,70 @@
+"""``wsipipe model``: look at bundles, and make untrained ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from wsipipe.errors import UsageError
+
+
+@click.group()
+def model() -> None:
+    """Show or make a model bundle."""
+
+
+@model.command()
+@click.argument("bundle")
+def show(bundle: str) -> None:
+    """Print what BUNDLE holds, as JSON."""
+    from wsipipe.model.bundle import load_bundle
+
+    info = load_bundle(bundle).info
+    receptive = info.receptive
+    sizes = {"halo_px": receptive.halo, "margin_px": receptive.margin, "core_multiple_px": receptive.stride}
+    click.echo(
+        json.dumps(
+            {"path": info.path, "sha256": info.sha256, "architecture": info.architecture, **sizes, **asdict(info.spec)},
+            indent=2,
+        )
+    )
+
+
+@model.command()
+@click.argument("bundle")
+@click.option("--in-channels", default=3, show_default=True, metavar="N", help="Channels of the slides.")
+@click.option("--base-channels", default=64, show_default=True, metavar="N", help="Channels of the first level.")
+@click.option("--depth", default=4, show_default=True, metavar="N", help="Number of 2x2 poolings.")
+@click.option("--classes", default=2, show_default=True, metavar="N", help="Classes of the softmax; 1: one sigmoid.")
+@click.option("--seed", default=0, show_default=True, metavar="N", help="Of the random weights.")
+@click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel it is for.  [default: any]")
+def init(
+    bundle: str, in_channels: int, base_channels: int, depth: int, classes: int, seed: int, mpp: float | None
+) -> None:
+    """Write an untrained bundle to BUNDLE, for tests and timings."""
+    for option, value, least in (
+        ("--in-channels", in_channels, 1),
+        ("--base-channels", base_channels, 1),
+        ("--depth", depth, 0),
+        ("--classes", classes, 1),
+    ):
+        if value < least:
+            raise UsageError(f"{option} {value} is less than {least}")
+    if Path(bundle).exists():
+        raise UsageError(f"{bundle} is there already; give another name, or remove it")
+
+    import torch
+
+    from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
+    from wsipipe.model.unet import UNet
+
+    torch.manual_seed(seed)
+    network = UNet(in_channels, classes, base_channels, depth)
+    spec = BundleSpec(
+        classes=default_classes(classes), mpp=mpp, name=Path(bundle).stem, training={"untrained": True, "seed": seed}
+    )
+    save_bundle(bundle, network, spec)
+    click.echo(f"{bundle}: {sum(p.numel() for p in network.parameters()):,} untrained weights")

@@ -1,0 +1,159 @@
+"""``wsipipe run``: segment slides."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wsipipe.errors import UsageError
+
+if TYPE_CHECKING:
+    from wsipipe.pipeline.look import Refused, RunPlan
+    from wsipipe.pipeline.outcome import RunSummary, SlideOutcome
+    from wsipipe.pipeline.plan import SlidePlan
+
+
+@click.command()
+@click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
+@click.option("-o", "--out", default="segmentations", show_default=True, metavar="DIR", help="Folder of the results.")
+@click.option("-m", "--model", "bundle", metavar="BUNDLE", help="Model file.  [default: nuclei in H&E, 0.5 um/px]")
+@click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0, over what the file says.")
+@click.option("--block", type=int, metavar="N", help="Unit of work and of resume, px.  [default: 4096; CPU: 2048]")
+@click.option("--tile", type=int, metavar="N", help="Core of a tile, px.  [default: 1024]")
+@click.option("--batch", type=int, default=1, show_default=True, metavar="N", help="Tiles per forward pass.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:0,cuda:1", help="Where.")
+@click.option("--threads", type=int, metavar="N", help="Blocks in flight.  [default: 2 on a CPU, more for GPUs]")
+@click.option("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]")
+@click.option("--probabilities", is_flag=True, help="Also write each class's probability as round(255 p).")
+@click.option("--overwrite", is_flag=True, help="Replace results that are there, once the new ones are complete.")
+@click.option("--dry-run", is_flag=True, help="Read headers only, and say what would be done.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+def run(
+    slides: tuple[str, ...], dry_run: bool, as_json: bool, max_memory: str | None, **options: Any
+) -> None:  # click gives the rest by name, as RunConfig takes them
+    """Segment SLIDE... (files, folders, patterns) into DIR/<slide's name>.zarr.
+
+    Slides that are done are skipped, unfinished ones are resumed. Exit code: 0 all done, 1 some slides failed,
+    2 usage, 3 the environment (no device, no memory, no space), 130 interrupted: the same command resumes.
+    """
+    from wsipipe.cli.progress import progress
+    from wsipipe.pipeline.batch import run as run_slides
+    from wsipipe.pipeline.config import RunConfig
+    from wsipipe.pipeline.look import plan_run
+
+    config = RunConfig(max_memory_bytes=parse_size(max_memory), **options)
+    if dry_run:
+        plan = plan_run(slides, config)
+        click.echo(json.dumps(plan_as_json(plan), indent=2) if as_json else plan_as_text(plan))
+        return
+    with progress() as listener:
+        summary = run_slides(slides, config, listener)
+    click.echo(json.dumps(summary_as_json(summary), indent=2) if as_json else summary_as_text(summary))
+    click.get_current_context().exit(summary.exit_code)
+
+
+def parse_size(text: str | None) -> int | None:
+    """Bytes from ``4GB``, ``500MB``, ``1.5GiB`` or a plain number; None stays None.
+
+    Raises
+    ------
+    UsageError
+        If it is not a size.
+    """
+    if text is None:
+        return None
+    from dask.utils import parse_bytes
+
+    try:
+        return int(parse_bytes(text))
+    except ValueError:
+        raise UsageError(f"--max-memory {text} is not a size; give e.g. 4GB, 500MB or 1.5GiB") from None
+
+
+def plan_as_json(plan: RunPlan) -> dict[str, Any]:
+    """What ``--dry-run --json`` prints."""
+    return {
+        "bundle": plan.setup.bundle.path,
+        "devices": list(plan.setup.devices),
+        "threads": plan.threads,
+        "max_memory_bytes": plan.setup.limit_bytes,
+        "slides": [_slide_plan_as_json(plan, slide) for slide in plan.slides],
+    }
+
+
+def _slide_plan_as_json(plan: RunPlan, slide: SlidePlan | Refused) -> dict[str, Any]:
+    from wsipipe.pipeline.look import Refused
+
+    if isinstance(slide, Refused):
+        return {"slide": slide.path, "action": "refuse", "reason": slide.error}
+    height, width = slide.grid.shape
+    return {
+        "slide": slide.slide.path,
+        "action": slide.action,
+        "reason": slide.reason,
+        "store": slide.store.path,
+        "level": slide.level.index,
+        "mpp": slide.level.mpp,
+        "mpp_source": slide.slide.mpp_source,
+        "height": height,
+        "width": width,
+        "block": slide.grid.block,
+        "blocks": slide.grid.blocks[0] * slide.grid.blocks[1],
+        "blocks_to_do": len(slide.blocks),
+        "output_bytes_at_most": sum(h * w for h, w in slide.grid.level_shapes),
+        "projected_memory_bytes": plan.memory_bytes(slide),
+        "warnings": list(slide.slide.warnings),
+    }
+
+
+def plan_as_text(plan: RunPlan) -> str:
+    """What ``--dry-run`` prints."""
+    lines = [f"{plan.setup.bundle.spec.name} on {', '.join(plan.setup.devices)}, {plan.threads} blocks in flight"]
+    for row in map(lambda slide: _slide_plan_as_json(plan, slide), plan.slides):
+        lines.append(f"{row['action']:8} {row['slide']}: {row['reason']}")
+        if "store" in row:
+            mpp = f"{row['mpp']:.4g} um/px ({row['mpp_source']})" if row["mpp"] else "resolution not known"
+            lines.append(
+                f"         level {row['level']}, {mpp}; {row['blocks_to_do']} of {row['blocks']} blocks of {row['block']} px"
+            )
+            lines.append(
+                f"         -> {row['store']}, {row['height']} x {row['width']} px, "
+                f"at most {row['output_bytes_at_most'] / 1e6:,.1f} MB before compression; "
+                f"memory at most {row['projected_memory_bytes'] / 1e6:,.0f} MB"
+            )
+        lines += [f"         warning: {warning}" for warning in row.get("warnings", [])]
+    return "\n".join(lines)
+
+
+def summary_as_json(summary: RunSummary) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    from wsipipe.pipeline.outcome import DONE, FAILED, SKIPPED
+
+    counts = {status: summary.count(status) for status in (DONE, FAILED, SKIPPED)}
+    return {**asdict(summary), **counts, "exit_code": summary.exit_code}
+
+
+def summary_as_text(summary: RunSummary) -> str:
+    """One line a slide, and one over all."""
+    from wsipipe.pipeline.outcome import DONE, FAILED, SKIPPED
+
+    lines = [_outcome_as_text(slide) for slide in summary.slides]
+    pixels = sum(slide.pixels for slide in summary.slides)
+    counts = ", ".join(f"{summary.count(status)} {status}" for status in (DONE, SKIPPED, FAILED))
+    lines.append(
+        f"{counts}; {pixels / 1e6:,.1f} MP in {summary.seconds:,.1f} s; "
+        f"peak memory {summary.peak_bytes / 1e6:,.0f} MB (projected {summary.projected_bytes / 1e6:,.0f} MB)"
+    )
+    return "\n".join(lines)
+
+
+def _outcome_as_text(slide: SlideOutcome) -> str:
+    if slide.store is None or slide.message:
+        where = f" -> {slide.store}" if slide.store else ""
+        return f"{slide.status:8} {Path(slide.slide).name}{where}: {slide.message}"
+    speed = slide.pixels / 1e6 / slide.seconds if slide.seconds else 0.0
+    return f"{slide.status:8} {Path(slide.slide).name} -> {slide.store}  {slide.pixels / 1e6:,.1f} MP, {speed:.2f} MP/s"

@@ -1,0 +1,114 @@
+"""A slide to try things on, drawn rather than scanned, and a picture of what became of it.
+
+Stains absorb light as Beer and Lambert say: a pixel is ``glass * exp(-(H h + E e))``, with the optical densities
+h and e of haematoxylin and eosin per channel (Ruifrok and Johnston 2001) and how much of each there is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+import tifffile
+import zarr
+
+from wsipipe.labels.pyramid import Labels
+from wsipipe.slides.slide import Slide
+
+Image = npt.NDArray[np.uint8]
+Plane = npt.NDArray[np.float32]
+
+SHAPE, MPP, TILE = (1536, 2048), 0.5, 256
+GLASS = 243.0
+HAEMATOXYLIN = np.array([0.65, 0.70, 0.29], np.float32)
+EOSIN = np.array([0.07, 0.99, 0.11], np.float32)
+OUTLINE = (40, 255, 80)
+
+
+def write_slide(path: Path, *, seed: int = 7) -> None:
+    """Write a pyramidal TIFF of `SHAPE` px at `MPP` micrometres per pixel that looks like stained tissue."""
+    image = draw_tissue(np.random.default_rng(seed), SHAPE)
+    with tifffile.TiffWriter(path) as tiff:
+        for down in (1, 2, 4):
+            height, width = SHAPE[0] // down, SHAPE[1] // down
+            small = image.reshape(height, down, width, down, 3).mean((1, 3)).round().astype(np.uint8)
+            tiff.write(
+                small,
+                tile=(TILE, TILE),
+                photometric="rgb",
+                compression="jpeg",
+                compressionargs={"level": 90},
+                subfiletype=0 if down == 1 else 1,
+                resolution=(1e4 / MPP / down, 1e4 / MPP / down),
+                resolutionunit="CENTIMETER",
+                metadata=None,
+                software=False,
+            )
+
+
+def draw_tissue(rng: np.random.Generator, shape: tuple[int, int]) -> Image:
+    """An image (y, x, 3) of nuclei in a pink matrix, with glass around."""
+    ys, xs = np.mgrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j].astype(np.float32)
+    inside = smooth_step((0.85 + 0.15 * noise(rng, shape, 200) - np.hypot(ys, xs)) * 30)
+    eosin = inside * (0.45 + 0.10 * noise(rng, shape, 60) + 0.06 * noise(rng, shape, 6))
+    haematoxylin = inside * np.maximum(0.05 + 0.02 * noise(rng, shape, 30), 0)
+    texture = 1 + 0.22 * noise(rng, shape, 2.5)
+    draw_nuclei(rng, haematoxylin, inside * (0.6 + 0.8 * (noise(rng, shape, 90) > -0.2)), texture)
+    density = haematoxylin[..., None] * HAEMATOXYLIN + eosin[..., None] * EOSIN
+    grain = rng.normal(0, 1.5, (*shape, 3)).astype(np.float32)
+    return np.clip(GLASS * np.exp(-density) + grain, 0, 255).astype(np.uint8)
+
+
+def draw_nuclei(rng: np.random.Generator, haematoxylin: Plane, crowding: Plane, texture: Plane) -> None:
+    """Add ellipses of 5 to 11 micrometres to ``haematoxylin``, more of them where ``crowding`` is high."""
+    spacing = 21
+    for y in range(spacing, haematoxylin.shape[0] - spacing, spacing):
+        for x in range(spacing, haematoxylin.shape[1] - spacing, spacing):
+            cy, cx = np.array([y, x]) + rng.uniform(-7, 7, 2)
+            long, short, angle = rng.uniform(7, 11), rng.uniform(5, 7.5), rng.uniform(0, np.pi)
+            if rng.uniform(0.25, 1.6) > crowding[y, x]:
+                continue
+            box = np.s_[y - 20 : y + 20, x - 20 : x + 20]
+            dy, dx = np.mgrid[y - 20 : y + 20, x - 20 : x + 20].astype(np.float32)[:, : haematoxylin[box].shape[0]]
+            dy, dx = dy[:, : haematoxylin[box].shape[1]] - cy, dx[:, : haematoxylin[box].shape[1]] - cx
+            along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
+            radius = np.hypot(along / long, across / short)
+            membrane = 1 + 0.35 * np.exp(-(((radius - 0.9) / 0.12) ** 2))
+            body = smooth_step((1 - radius) * 9) * rng.uniform(0.75, 1.35) * membrane * texture[box]
+            haematoxylin[box] = np.maximum(haematoxylin[box], body)
+
+
+def noise(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Plane:
+    """Gaussian noise (y, x), float32, of unit variance, smooth over ``scale`` px."""
+    spectrum = np.fft.rfft2(rng.standard_normal(shape))
+    fy, fx = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])
+    smooth = np.fft.irfft2(spectrum * np.exp(-2 * (np.pi * scale) ** 2 * (fy**2 + fx**2)), shape)
+    return (smooth / smooth.std()).astype(np.float32)
+
+
+def smooth_step(x: Plane) -> Plane:
+    """From 0 to 1 around 0, within about 4 units."""
+    return (1 / (1 + np.exp(-np.clip(x, -30, 30)))).astype(np.float32)
+
+
+def write_picture(path: Path, slide: Slide, store: Path, *, side: int = 720) -> None:
+    """Write a PNG of the middle of ``slide``, at most ``side`` px, and beside it the same with its labels outlined."""
+    level = slide.levels[0]
+    (y0, height), (x0, width) = (((size - min(side, size)) // 2, min(side, size)) for size in level.shape)
+    here = np.s_[y0 : y0 + height, x0 : x0 + width]
+    image = np.asarray(level.array[here])
+    labels = np.asarray(zarr.open_array(store / "0", mode="r")[here])
+    gap = np.full((height, 8, 3), 255, np.uint8)
+    path.write_bytes(imagecodecs.png_encode(np.hstack([image, gap, outlined(image, labels)])))
+
+
+def outlined(image: Image, labels: Labels) -> Image:
+    """``image`` (y, x, 3) with the pixels coloured at which ``labels`` (y, x) change."""
+    edge = np.zeros(labels.shape, bool)
+    edge[1:] |= labels[1:] != labels[:-1]
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    result = image.copy()
+    result[edge] = OUTLINE
+    return result
