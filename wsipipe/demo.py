@@ -58,7 +58,8 @@ def draw_tissue(rng: np.random.Generator, shape: tuple[int, int]) -> Image:
     draw_nuclei(rng, haematoxylin, inside * (0.6 + 0.8 * (noise(rng, shape, 90) > -0.2)), texture)
     density = haematoxylin[..., None] * HAEMATOXYLIN + eosin[..., None] * EOSIN
     grain = rng.normal(0, 1.5, (*shape, 3)).astype(np.float32)
-    return np.clip(GLASS * np.exp(-density) + grain, 0, 255).astype(np.uint8)
+    image: Image = np.clip(GLASS * np.exp(-density) + grain, 0, 255).astype(np.uint8)
+    return image
 
 
 def draw_nuclei(rng: np.random.Generator, haematoxylin: Plane, crowding: Plane, texture: Plane) -> None:
@@ -70,9 +71,8 @@ def draw_nuclei(rng: np.random.Generator, haematoxylin: Plane, crowding: Plane, 
             long, short, angle = rng.uniform(7, 11), rng.uniform(5, 7.5), rng.uniform(0, np.pi)
             if rng.uniform(0.25, 1.6) > crowding[y, x]:
                 continue
-            box = np.s_[y - 20 : y + 20, x - 20 : x + 20]
-            dy, dx = np.mgrid[y - 20 : y + 20, x - 20 : x + 20].astype(np.float32)[:, : haematoxylin[box].shape[0]]
-            dy, dx = dy[:, : haematoxylin[box].shape[1]] - cy, dx[:, : haematoxylin[box].shape[1]] - cx
+            box = np.s_[y - spacing : y + spacing, x - spacing : x + spacing]
+            dy, dx = np.mgrid[box].astype(np.float32) - np.array([[[cy]], [[cx]]], np.float32)
             along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
             radius = np.hypot(along / long, across / short)
             membrane = 1 + 0.35 * np.exp(-(((radius - 0.9) / 0.12) ** 2))
@@ -85,7 +85,8 @@ def noise(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Pla
     spectrum = np.fft.rfft2(rng.standard_normal(shape))
     fy, fx = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])
     smooth = np.fft.irfft2(spectrum * np.exp(-2 * (np.pi * scale) ** 2 * (fy**2 + fx**2)), shape)
-    return (smooth / smooth.std()).astype(np.float32)
+    plane: Plane = (smooth / smooth.std()).astype(np.float32)
+    return plane
 
 
 def smooth_step(x: Plane) -> Plane:

@@ -113,7 +113,7 @@ def _slide_plan_as_json(plan: RunPlan, slide: SlidePlan | Refused) -> dict[str, 
 def plan_as_text(plan: RunPlan) -> str:
     """What ``--dry-run`` prints."""
     lines = [f"{plan.setup.bundle.spec.name} on {', '.join(plan.setup.devices)}, {plan.threads} blocks in flight"]
-    for row in map(lambda slide: _slide_plan_as_json(plan, slide), plan.slides):
+    for row in [_slide_plan_as_json(plan, slide) for slide in plan.slides]:
         lines.append(f"{row['action']:8} {row['slide']}: {row['reason']}")
         if "store" in row:
             mpp = f"{row['mpp']:.4g} um/px ({row['mpp_source']})" if row["mpp"] else "resolution not known"

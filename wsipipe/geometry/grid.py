@@ -90,6 +90,11 @@ class Grid:
         """Number of blocks, (rows, columns)."""
         return -(-self.shape[0] // self.block), -(-self.shape[1] // self.block)
 
+    def indices(self) -> Iterator[tuple[int, int]]:
+        """The (row, column) of every block, row by row."""
+        rows, cols = self.blocks
+        return ((row, col) for row in range(rows) for col in range(cols))
+
     def block_box(self, index: tuple[int, int]) -> Box:
         """The pixels of block ``index``; the last ones of a row or column may be smaller than the others."""
         (y0, y1), (x0, x1) = (

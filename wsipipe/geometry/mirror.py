@@ -21,5 +21,6 @@ def mirror(positions: Indices, size: int) -> Indices:
 
     ``np.pad(x, (a, b), mode="symmetric") == x[mirror(np.arange(-a, len(x) + b), len(x))]``.
     """
-    wrapped = np.mod(positions, 2 * size)
-    return np.minimum(wrapped, 2 * size - 1 - wrapped)
+    wrapped: Indices = np.mod(positions, 2 * size)
+    mirrored: Indices = np.minimum(wrapped, 2 * size - 1 - wrapped)
+    return mirrored

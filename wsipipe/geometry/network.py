@@ -46,7 +46,7 @@ class Receptive:
     @property
     def stride(self) -> int:
         """The pooling grid, pixels: shifts by a multiple of it commute with the network."""
-        return 2**self.depth
+        return 1 << self.depth
 
     @property
     def halo(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -103,7 +104,7 @@ class Replica:
         return concatenate([self.predict([half]) for half in halves], axis=axis - 2)
 
     @torch.inference_mode()
-    def _forward(self, tiles: Pixels) -> Prediction:
+    def _forward(self, tiles: npt.NDArray[Any]) -> Prediction:
         """The prediction for ``tiles`` (n, y, x, channel) in one pass."""
         full_scale = float(np.iinfo(tiles.dtype).max)
         pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)  # channels last, without a copy

@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import google_crc32c
@@ -49,7 +48,7 @@ def read_journal(spec: StoreSpec, root: Path) -> Journal:
         Where it is: its final path, or the unfinished one.
     """
     todo, damaged = [], []
-    for index in product(*map(range, spec.grid.blocks)):
+    for index in spec.grid.indices():
         states = {path: _state(path, chunks) for path, chunks in _block_shards(spec, root, index)}
         damaged += [path for path, state in states.items() if state == "damaged"]
         if set(states.values()) != {"whole"}:

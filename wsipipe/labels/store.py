@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.core.array_spec import ArrayConfigParams
 from zarr.storage import MemoryStore
 
 from wsipipe.errors import DamagedStoreError, OutputError, StoreError
@@ -38,7 +39,9 @@ STORE, PARTIAL, REPLACED = ".zarr", ".partial", ".replaced"
 ROOT = "zarr.json"
 PROBABILITIES = "probabilities/0"
 STORE_VERSION = 1
-ALWAYS_WRITE = {"write_empty_chunks": True}  # a block without objects is a few hundred bytes, and done
+ALWAYS_WRITE: ArrayConfigParams = {
+    "write_empty_chunks": True
+}  # a block without objects is a few hundred bytes, and done
 
 
 @dataclass(frozen=True)
@@ -240,8 +243,7 @@ def discard_partial(spec: StoreSpec) -> None:
 
 
 def _open(spec: StoreSpec, name: str) -> zarr.Array[Any]:
-    array = zarr.open_array(spec.partial / name, mode="r+")
-    return array.with_config(ALWAYS_WRITE)  # type: ignore[arg-type]
+    return zarr.open_array(spec.partial / name, mode="r+").with_config(ALWAYS_WRITE)
 
 
 def _output_error(path: Path, err: OSError) -> OutputError:

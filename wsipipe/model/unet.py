@@ -77,14 +77,14 @@ class UNet(nn.Module):
         for level, convs in enumerate(self.down):
             if level:
                 x = nn.functional.max_pool2d(x, 2)  #           64, 284   128, 140   256,  68   512, 32
-            for layer in convs:
+            for layer in convs.children():
                 x = layer(x)  #                                 64, 568   128, 280   256, 136   512, 64   1024, 28
             skips.append(x)
         x = self.dropout(skips.pop())
         for up, merge in zip(self.up[::-1], self.merge[::-1], strict=True):
             x = up(x)  #                                       512,  56   256, 104   128, 200    64, 392
             x = torch.cat([center(skips.pop(), x), x], dim=1)  # 1024     512        256        128
-            for layer in merge:
+            for layer in merge.children():
                 x = layer(x)  #                                512,  52   256, 100   128, 196    64, 388
         logits: Tensor = self.head(x)  #                   classes, 388
         return logits

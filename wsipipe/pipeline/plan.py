@@ -144,8 +144,7 @@ def _slide_plan(
     restart: bool = False,
 ) -> SlidePlan:
     grid, architecture = store.grid, setup.bundle.architecture
-    rows, cols = grid.blocks
-    every = tuple((i, j) for i in range(rows) for j in range(cols))
+    every = tuple(grid.indices())
     blocks = journal.blocks if journal else every if action == SEGMENT else ()
     return SlidePlan(
         slide,

@@ -103,7 +103,7 @@ def _compute_blocks(plan: SlidePlan, setup: Setup, client: Client, listener: Lis
     work = _StoreWork(BlockWork(plan.level, grid, setup.pool), plan.store)
     done = map_blocks(_store_block, work, grid, chunks=one_each, dtype=object, meta=np.empty((0, 0), object))
     keys = [(done.name, *index) for index in plan.blocks]
-    futures = client.get(dict(done.__dask_graph__().cull(set(keys))), keys, sync=False) if keys else []
+    futures = client.get(dict(done.dask.cull(set(keys))), keys, sync=False) if keys else []
     unread: list[SlideReadError] = []
     blank = bool(futures)
     try:
@@ -160,7 +160,7 @@ def _store_block(
 def _compute_coarse_levels(store: stores.StoreSpec, client: Client) -> None:
     """Make the levels that blocks do not write, one after the other, each from the one before."""
     for level in range(store.grid.block_levels, len(store.grid.level_shapes)):
-        futures: list[Future] = [
+        futures: list[Future[None]] = [
             client.submit(stores.write_coarse_chunk, store, level, index, pure=False)
             for index in stores.coarse_chunks(store, level)
         ]
