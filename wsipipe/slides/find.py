@@ -24,7 +24,7 @@ def expand(paths: Sequence[str]) -> list[Path]:
     Raises
     ------
     UsageError
-        If a pattern matches nothing, or a folder holds no slide.
+        If a pattern matches nothing, or a folder holds no slide or can not be listed.
     """
     found: dict[str, Path] = {}
     for text in paths:
@@ -49,7 +49,10 @@ def _slides_in(path: Path) -> list[Path]:
     """``path`` itself, or if it is an ordinary folder the slides in it."""
     if not path.is_dir() or is_zarr(path):
         return [path]
-    slides = sorted(entry for entry in path.iterdir() if _looks_like_slide(entry))
+    try:
+        slides = sorted(entry for entry in path.iterdir() if _looks_like_slide(entry))
+    except OSError as err:
+        raise UsageError(f"folder {path} can not be listed: {err.strerror}") from err
     if not slides:
         raise UsageError(f"folder {path} holds no slide; wsipipe looks for {' '.join(SUFFIXES)}")
     return slides

@@ -5,28 +5,59 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, WrapperStore
 
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.slides.identity import folder_identity
 from wsipipe.slides.resolution import UNITS, Resolution, checked
 from wsipipe.slides.slide import Level, Slide
 
+if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
 VERSIONS = ("0.4", "0.5")
 METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 """Files of a Zarr folder that are not chunks."""
 AXES = ("yx", "yxc", "cyx")
 DTYPES = ("uint8", "uint16")
+MAX_CHUNK_BYTES = 2**30
+"""A chunk that needs more than this once decoded is refused: every block would need it."""
 
 
 def is_zarr(path: Path) -> bool:
     """Whether ``path`` is a Zarr folder of either version."""
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
+
+
+class WholeBloscStore(WrapperStore[LocalStore]):
+    """Chunks that Blosc compressed, and that are all there.
+
+    Blosc reads as many bytes as the header of a chunk says, through numcodecs and beyond the end of a truncated
+    chunk: what comes out is garbage from the memory behind it, without an error.
+    """
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """As `LocalStore.get`.
+
+        Raises
+        ------
+        SlideReadError
+            If a chunk is shorter than its header says (https://github.com/Blosc/c-blosc, README_CHUNK_FORMAT).
+        """
+        data = await super().get(key, prototype, byte_range)
+        if data is None or byte_range is not None or key.rpartition("/")[2] in METADATA:
+            return data
+        wanted = int.from_bytes(data[12:16].to_bytes(), "little")
+        if len(data) < max(wanted, 16):
+            raise SlideReadError(f"chunk {key} has {len(data)} of its {max(wanted, 16)} bytes: it was truncated")
+        return data
 
 
 @dataclass(frozen=True)
@@ -84,7 +115,10 @@ class OmeZarrReader:
         """See `Reader.open_array`."""
         path = Path(level.path)
         multiscale = _multiscale(path, _attributes(path))
+        if level.index >= len(multiscale.paths):
+            raise SlideReadError(f"{path.name} has lost levels since it was opened; start again")
         array = _array(path, multiscale.paths[level.index])
+        _check_array(path, multiscale.paths[level.index], array, multiscale.axes)
         if _shape(array, multiscale.axes) != level.shape or array.dtype.name != level.dtype:
             raise SlideReadError(f"{path.name} is not what it was when it was opened; start again")
         return array
@@ -172,7 +206,11 @@ def _array(path: Path, dataset: str) -> zarr.Array[Any]:
     if not folder.is_dir():
         raise SlideReadError(f"{path.name} is half-written: there is no array {dataset}; write it again")
     try:
-        return zarr.open_array(LocalStore(folder, read_only=True), mode="r")
+        array = zarr.open_array(LocalStore(folder, read_only=True), mode="r")
+        blosc = array.compressors and "blosc" in type(array.compressors[-1]).__name__.lower()
+        if not blosc or array.shards is not None:  # a shard has a checksum of its own
+            return array
+        return zarr.open_array(WholeBloscStore(LocalStore(folder, read_only=True)), mode="r")
     except Exception as err:  # zarr raises all sorts on damaged metadata
         raise SlideReadError(f"{path.name}: array {dataset} can not be opened ({type(err).__name__}: {err})") from err
 
@@ -181,14 +219,21 @@ def _check_array(path: Path, dataset: str, array: zarr.Array[Any], axes: str) ->
     """Refuse what is not one plane of grey, colour or channels."""
     if len(axes) != array.ndim:
         raise SlideFormatError(f"{path.name}: array {dataset} of shape {array.shape} has not the axes {axes}")
-    sizes = dict(zip(axes, array.shape, strict=True))
-    stacked = {axis: size for axis, size in sizes.items() if axis not in "cyx" and size != 1}
+    sizes = list(zip(axes, array.shape, strict=True))
+    stacked = [size for axis, size in sizes if axis not in "cyx" and size != 1]
     if stacked or _kept(axes) not in AXES:
+        named = ", ".join(f"{axis} {size}" for axis, size in sizes)
         raise SlideFormatError(
-            f"{path.name}: array {dataset} has the axes {sizes}; wsipipe reads {', '.join(AXES)}, others of length 1"
+            f"{path.name}: array {dataset} has the axes {named}; wsipipe reads {', '.join(AXES)}, others of length 1"
         )
     if array.dtype.name not in DTYPES:
         raise SlideFormatError(f"{path.name}: array {dataset} is {array.dtype}; wsipipe reads {' and '.join(DTYPES)}")
+    chunk_bytes = prod(array.chunks) * array.dtype.itemsize
+    if min(array.shape) < 1 or chunk_bytes > MAX_CHUNK_BYTES:
+        raise SlideFormatError(
+            f"{path.name}: array {dataset} has the shape {array.shape} in chunks of {chunk_bytes} bytes; "
+            f"wsipipe reads at least 1 px, in chunks of up to {MAX_CHUNK_BYTES} bytes"
+        )
 
 
 def _kept(axes: str) -> str:

@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from wsipipe.errors import SlideReadError
+from wsipipe.errors import SlideError, SlideReadError
 
 if TYPE_CHECKING:
     import zarr
@@ -54,5 +54,9 @@ def _open(level: Level) -> zarr.Array[Any]:
     reader = next(reader for reader in READERS if reader.name == level.reader)
     try:
         return reader.open_array(level)
+    except SlideError:
+        raise
     except FileNotFoundError as err:
         raise SlideReadError(f"{level.name} is gone: there is no {level.path} any more") from err
+    except Exception as err:  # whatever zarr or the file system raises
+        raise SlideReadError(f"{level.name} can not be opened: {type(err).__name__}: {err}") from err

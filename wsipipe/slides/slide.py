@@ -159,6 +159,8 @@ def open_slide(path: str | os.PathLike[str], *, mpp: float | None = None) -> Sli
         raise UsageError(f"--mpp {mpp} is not a positive number of micrometres per pixel, such as 0.25")
     path = Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps "..", so that one file had two names
     try:
+        if path.stat() and not (path.is_file() or path.is_dir()):
+            raise SlideFormatError(f"{path.name} is neither a file nor a folder; a pipe or device can not be a slide")
         for reader in READERS:
             if reader.recognises(path):
                 slide = reader.open(path)

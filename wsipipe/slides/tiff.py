@@ -36,8 +36,8 @@ MAX_PAGES = 10_000
 """More directories than this are a stack or a circle, not a slide."""
 MAX_TILE_BYTES = 2**30
 """A tile or strip that needs more than this once decoded is refused: every block would need it."""
-PROBE_BYTES = 2**26
-"""The first tile is decoded to try whether it can be, unless it is larger than this."""
+LARGE_TILE_BYTES = 2**26
+"""A tile larger than this once decoded is worth a warning, and is not decoded just to try whether it can be."""
 COMPARABLE = 0.5
 """An image of this share of the largest one's pixels, or more, may be the one that is meant."""
 VENDORS = {
@@ -145,6 +145,8 @@ def _find(path: Path, tiff: TiffFile) -> Found:
     else:
         (candidates, associated), series = _levels_of_pages(path, tiff, pages), 0
     images, warnings = [], []
+    if "bif" in tiff.flags:
+        warnings.append("its tiles may overlap, as scanned; they are set side by side as they are")
     size = tiff.filehandle.size
     for index, image in enumerate(candidates):
         for page in image.pages:
@@ -159,6 +161,9 @@ def _find(path: Path, tiff: TiffFile) -> Found:
             warnings.append(
                 f"{empty} of {total} tiles of {_size(image.pages[0])} have no data and read as {image.fill}"
             )
+        if image.tile_bytes > LARGE_TILE_BYTES:
+            mib = image.tile_bytes / 2**20
+            warnings.append(f"tiles of {_size(image.pages[0])} take {mib:.0f} MiB each: every block decodes whole ones")
         image.prepare()
         images.append(image)
     return Found(tuple(images), series, tuple(associated), tuple(warnings))
@@ -226,7 +231,9 @@ def _refuse_stack(path: Path, tiff: TiffFile, base: TiffPage) -> None:
 
 def _subpages(page: TiffPage) -> list[TiffPage]:
     """The SubIFDs of ``page``."""
-    return [sub.aspage() for sub in page.pages] if page.subifds and page.pages is not None else []
+    if not page.subifds or page.pages is None:
+        return []
+    return [sub.aspage() for sub in itertools.islice(page.pages, MAX_PAGES)]
 
 
 def _area(page: TiffPage) -> int:
@@ -371,6 +378,10 @@ def _count_empty(path: Path, image: TiledImage, file_bytes: int) -> tuple[int, i
         If the tags do not fit together, or point beyond the end of the file.
     """
     empty, total = 0, 0
+    if len(image.chunks) != len(image.shape) or min(image.chunks) < 1:
+        raise SlideFormatError(
+            f"{path.name} is damaged: an image of shape {image.shape} has tiles of {image.chunks}; {WAY_OUT}"
+        )
     if image.tile_bytes > MAX_TILE_BYTES:
         raise SlideFormatError(
             f"{path.name} has tiles or strips of {image.chunks}, {image.tile_bytes / 2**30:.1f} GiB each; "
@@ -404,7 +415,7 @@ def _probe(path: Path, image: TiledImage) -> None:
     SlideReadError
         If it can not be decoded.
     """
-    if image.tile_bytes > PROBE_BYTES:
+    if image.tile_bytes > LARGE_TILE_BYTES:
         return
     page = image.pages[0]
     number = next(i for i, count in enumerate(page.databytecounts) if count and page.dataoffsets[i])

@@ -1,0 +1,23 @@
+"""Where the real slides are that some tests need: ``WSIPIPE_TEST_DATA``, or ``../shared/data`` beside the checkout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_folder = Path(os.environ.get("WSIPIPE_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+DATA: Path | None = _folder if _folder.is_dir() else None
+needs_data = pytest.mark.skipif(DATA is None, reason=f"no real slides at {_folder} (set WSIPIPE_TEST_DATA)")
+
+
+def real(*names: str) -> list[object]:
+    """Parameters for a test over real files: their paths within the data, skipped where there are none."""
+    return [pytest.param(name, marks=needs_data, id=name.split("/")[-1]) for name in names]
+
+
+def data(name: str) -> Path:
+    """The path of one of them; only for tests that are marked."""
+    assert DATA is not None
+    return DATA / name

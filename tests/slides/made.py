@@ -1,0 +1,84 @@
+"""Small slides made for the tests: smooth and noisy at once, so that no two tiles are alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import zarr
+
+APERIO = "Aperio Image Library v11.2.1\r\n{w}x{h} (64x64) JPEG/RGB Q=70|AppMag = 20|MPP = 0.4990"
+
+
+def picture(shape: tuple[int, ...], dtype: str = "uint8", seed: int = 0) -> np.ndarray:
+    """Random pixels over a gradient, never 0."""
+    noise = np.random.default_rng(seed).integers(1, 60, shape)
+    gradient = np.add.outer(np.arange(shape[0]), np.arange(shape[1]))
+    image = noise + (gradient.reshape(gradient.shape + (1,) * (len(shape) - 2)) % 190)
+    return (image * (257 if dtype == "uint16" else 1)).astype(dtype)
+
+
+def pyramid(
+    path: Path, image: np.ndarray, levels: int = 3, *, subifds: bool = False, **options: Any
+) -> list[np.ndarray]:
+    """Write ``image`` and its halvings as levels, pages or SubIFDs; give them."""
+    images = [image[:: 2**i, :: 2**i] for i in range(levels)]
+    options = {"photometric": "rgb" if image.ndim == 3 else "minisblack", "tile": (64, 64), "metadata": None} | options
+    bigtiff, byteorder = options.pop("bigtiff", False), options.pop("byteorder", "<")
+    with tifffile.TiffWriter(path, bigtiff=bigtiff, byteorder=byteorder) as tiff:
+        tiff.write(image, subifds=levels - 1 if subifds else None, **options)
+        for smaller in images[1:]:
+            tiff.write(smaller, subfiletype=1, **{k: v for k, v in options.items() if k != "description"})
+    return images
+
+
+def ome_zarr(
+    path: Path, images: list[np.ndarray], axes: str, version: str = "0.5", unit: str | None = "micrometer"
+) -> Path:
+    """Write ``images`` as the levels of an OME-Zarr of 0.5 µm/px."""
+    spatial = {"type": "space"} | ({"unit": unit} if unit else {})
+    kinds = {"t": {"type": "time"}, "c": {"type": "channel"}}
+    multiscale = {
+        "axes": [{"name": axis, **kinds.get(axis, spatial)} for axis in axes],
+        "datasets": [
+            {"path": str(i), "coordinateTransformations": [{"type": "scale", "scale": scale(axes, 0.5 * 2**i)}]}
+            for i in range(len(images))
+        ],
+    }
+    if version == "0.5":
+        group = zarr.create_group(
+            path, zarr_format=3, attributes={"ome": {"version": version, "multiscales": [multiscale]}}
+        )
+    else:
+        group = zarr.create_group(path, zarr_format=2, attributes={"multiscales": [{"version": version} | multiscale]})
+    for i, image in enumerate(images):
+        chunks = tuple(64 if axis in "yx" else 1 for axis in axes)
+        group.create_array(str(i), shape=image.shape, chunks=chunks, dtype=image.dtype)[:] = image
+    return path
+
+
+def scale(axes: str, mpp: float) -> list[float]:
+    """The scale of one dataset."""
+    return [mpp if axis in "yx" else 1.0 for axis in axes]
+
+
+def set_tag(path: Path, name: str, value: Any) -> None:
+    """Overwrite the value of one tag of the first page, in place."""
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages.first.tags[name].overwrite(value, dtype="I")
+
+
+def tile_at(path: Path, number: int, page: int = 0) -> tuple[int, int]:
+    """Offset and byte count of one tile."""
+    with tifffile.TiffFile(path) as tiff:
+        found = tiff.pages[page].aspage()
+        return found.dataoffsets[number], found.databytecounts[number]
+
+
+def patch(path: Path, offset: int, data: bytes) -> None:
+    """Overwrite bytes of a file."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)

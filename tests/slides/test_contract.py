@@ -1,0 +1,159 @@
+"""What every reader promises, over real files of every kind and over small ones made here."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.real_data import data, real
+from tests.slides.made import APERIO, ome_zarr, picture, pyramid
+from wsipipe.geometry.grid import Box
+from wsipipe.geometry.mirror import mirror
+from wsipipe.slides.reading import read_box, read_mirrored
+from wsipipe.slides.slide import Slide, open_slide
+
+REAL = real(
+    "slides/CMU-1-Small-Region.svs",
+    "slides/boxes.tiff",
+    "slides/grey10kx5k.tif",
+    "slides/kidney-48-5.tif",
+    "slides/small.svs",
+    "slides/tcga-cr-7395-01a-01-ts1.svs",
+    "slides/test3-DAPI-2-387.ndpi",
+    "slides/yb10kx5k.zstd.tiff",
+    "writers/cmu-crop_gray16_pyr_deflate.tif",
+    "writers/cmu-crop_pyr_deflate.tif",
+    "writers/cmu-crop_pyr_zlib.ome.tif",
+    "writers/cmu-crop_strip_none.tif",
+    "writers/cmu-crop_tile_lzw_128x64.tif",
+    "writers/cmu-small_pyr_jpeg.tif",
+    "writers/cmu-small_pyr_jpeg_bigtiff_subifd.tif",
+    "writers/gray16_pyr_lzw.ome.tif",
+    "writers/vips_pyr_with_Aperio_description.tif",
+    "zarr/ngff-zarr_0.4_cyx.ome.zarr",
+    "zarr/ome-zarr-py_v05_cyx.zarr",
+)
+
+
+def write_svs(path: Path) -> None:
+    pyramid(path, picture((200, 300, 3)), description=APERIO.format(w=300, h=200), compression="jpeg")
+
+
+def write_zarr(path: Path) -> None:
+    ome_zarr(path, [picture((150, 130)), picture((75, 65))], "yx", "0.4")
+
+
+MADE = {
+    "grey8.tif": lambda path: pyramid(path, picture((200, 300))),
+    "grey16.tif": lambda path: pyramid(path, picture((200, 300), "uint16"), compression="lzw", predictor=True),
+    "rgb8.tif": lambda path: pyramid(path, picture((200, 300, 3)), compression="zstd"),
+    "rgba16.tif": lambda path: pyramid(path, picture((200, 300, 4), "uint16"), extrasamples=["unassalpha"]),
+    "strips.tif": lambda path: pyramid(path, picture((200, 300, 3)), tile=None, rowsperstrip=16, compression="zlib"),
+    "big.btf": lambda path: pyramid(path, picture((200, 300, 3)), bigtiff=True, byteorder=">"),
+    "subifds.tif": lambda path: pyramid(path, picture((200, 300, 3)), subifds=True),
+    "made.svs": write_svs,
+    "made.zarr": write_zarr,
+}
+
+
+@pytest.fixture(params=[*MADE, *REAL])
+def slide(request: pytest.FixtureRequest, tmp_path: Path) -> Slide:
+    if request.param not in MADE:
+        return open_slide(data(request.param))
+    path = tmp_path / request.param
+    MADE[request.param](path)
+    return open_slide(path)
+
+
+def corners(shape: tuple[int, int], side: int = 100) -> list[Box]:
+    """A box in each corner, and one in the middle."""
+    sides = [min(side, size) for size in shape]
+    starts = [(0, (size - s) // 2, size - s) for size, s in zip(shape, sides, strict=True)]
+    places = [(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)]
+    return [Box(starts[0][i], starts[0][i] + sides[0], starts[1][j], starts[1][j] + sides[1]) for i, j in places]
+
+
+def test_levels_agree_with_their_arrays(slide: Slide) -> None:
+    for index, level in enumerate(slide.levels):
+        array = level.array
+        sizes = dict(zip(level.stored_axes, array.shape, strict=True))
+        assert (sizes["y"], sizes["x"]) == level.shape
+        assert sizes.get("c", 1) == level.channels
+        assert array.dtype.name == level.dtype
+        assert level.index == index
+        assert level.axes in ("yx", "yxc", "cyx")
+        assert array.read_only
+        assert min(level.tile) > 0
+
+
+def test_levels_go_from_fine_to_coarse(slide: Slide) -> None:
+    downsamples = [level.downsample for level in slide.levels]
+    assert downsamples[0] == 1
+    assert downsamples == sorted(set(downsamples))
+    for level in slide.levels:
+        assert level.mpp == (None if slide.mpp is None else pytest.approx(slide.mpp * level.downsample))
+
+
+def test_slide_survives_pickling_and_reads_the_same(slide: Slide) -> None:
+    again = pickle.loads(pickle.dumps(slide))
+    assert again == slide
+    box = corners(slide.levels[0].shape, 40)[0]
+    np.testing.assert_array_equal(read_box(again.levels[0], box), read_box(slide.levels[0], box))
+
+
+def test_boxes_equal_the_array_indexed_by_zarr(slide: Slide) -> None:
+    for level in slide.levels:
+        for box in corners(level.shape):
+            where = {"y": box.slices[0], "x": box.slices[1], "c": slice(None)}
+            expected = np.asarray(level.array[tuple(where.get(axis, 0) for axis in level.stored_axes)])
+            if level.axes == "cyx":
+                expected = np.moveaxis(expected, 0, -1)
+            got = read_box(level, box)
+            assert got.shape == (*box.shape, level.channels)
+            assert got.dtype == level.dtype
+            np.testing.assert_array_equal(got, expected.reshape(got.shape))
+
+
+def test_mirrored_pixels_equal_a_padded_corner(slide: Slide) -> None:
+    level = slide.levels[-1]
+    height, width = (min(60, size) for size in level.shape)
+    corner = read_box(level, Box(0, height, 0, width))
+    rows = mirror(np.arange(-17, height - 20), level.shape[0])
+    cols = mirror(np.arange(-9, width - 20), level.shape[1])
+    expected = np.pad(corner, ((17, 0), (9, 0), (0, 0)), mode="symmetric")[: len(rows), : len(cols)]
+    np.testing.assert_array_equal(read_mirrored(level, rows, cols), expected)
+
+
+def test_mirrored_pixels_equal_numpy_indexing_in_any_order(slide: Slide) -> None:
+    level = slide.levels[0]
+    height, width = (min(90, size) for size in level.shape)
+    whole = read_box(level, Box(level.shape[0] - height, level.shape[0], level.shape[1] - width, level.shape[1]))
+    random = np.random.default_rng(1)
+    rows, cols = random.integers(0, height, 50), random.integers(0, width, 31)
+    got = read_mirrored(level, rows + level.shape[0] - height, cols + level.shape[1] - width)
+    np.testing.assert_array_equal(got, whole[rows][:, cols])
+
+
+def test_opening_twice_gives_the_same_slide(slide: Slide) -> None:
+    assert open_slide(slide.path) == slide
+
+
+def test_level_is_opened_again_in_another_process(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    image = picture((100, 90, 3))
+    pyramid(path, image)
+    level = open_slide(path).levels[0]
+    assert level.array is level.array  # open here, and still sent as values
+    (tmp_path / "level").write_bytes(pickle.dumps(level))
+    code = (
+        "import pickle, sys; from wsipipe.geometry.grid import Box; from wsipipe.slides.reading import read_box;"
+        "level = pickle.loads(open(sys.argv[1], 'rb').read());"
+        "sys.stdout.buffer.write(read_box(level, Box(0, 100, 0, 90)).tobytes())"
+    )
+    command = [sys.executable, "-W", "error", "-c", code, str(tmp_path / "level")]
+    assert subprocess.run(command, check=True, capture_output=True).stdout == image.tobytes()

@@ -1,0 +1,224 @@
+"""Promise 1: the tiled result equals one pass of the network over the whole mirror-padded slide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+import tifffile
+import torch
+import zarr
+from dask.distributed import Client, LocalCluster
+
+import wsipipe
+from tests.real_data import DATA, needs_data
+from wsipipe.geometry.network import round_up
+from wsipipe.inference import replica
+from wsipipe.inference.pool import close_resident_pools
+from wsipipe.model.bundle import default_classes
+from wsipipe.pipeline.config import DEFAULT_BUNDLE
+
+Image = np.ndarray[Any, np.dtype[np.uint8]]
+Labels = np.ndarray[Any, np.dtype[np.uint8]]
+FLOAT32_EXACT = 2**24
+
+
+def write_slide(path: Path, image: Image) -> str:
+    tifffile.imwrite(path, image, photometric="rgb", tile=(64, 48), compression="deflate", metadata=None)
+    return str(path)
+
+
+def make_bundle(path: Path, **sizes: int) -> str:
+    """A bundle whose weights, and so whose logits, are whole numbers, and whose labels are balanced."""
+    generator = torch.Generator().manual_seed(sum(sizes.values()))
+    network = wsipipe.UNet(**sizes).eval()
+    with torch.no_grad():
+        for weight in network.parameters():  # mostly zeros, so that no sum leaves the whole numbers of float32
+            draw = torch.rand(weight.shape, generator=generator)
+            weight.copy_((draw < 0.15).float() - (draw > 0.9).float())
+        pixels = torch.from_numpy(random_image((128, 128))).permute(2, 0, 1)[None].float()
+        side = network.receptive.nearest_legal(110)[0]
+        logits = network(pixels[..., :side, :side])
+        network.head.bias -= logits.mean((0, 2, 3)).round()
+    # mean 0 and std 1/255 give back the pixel, see whole_numbers()
+    spec = wsipipe.BundleSpec(classes=default_classes(network.classes), mean=(0.0,), std=(1 / 255,))
+    wsipipe.save_bundle(path, network, spec)
+    return str(path)
+
+
+def whole_numbers() -> Image:
+    """The pixel values that normalisation by 1/255 maps to themselves, to the last bit, up to 8."""
+    pixels = np.arange(9, dtype=np.float32)
+    back = torch.from_numpy(pixels).div(255.0).sub(0.0).div(torch.tensor(1 / 255)).numpy()
+    exact: Image = pixels[back == pixels].astype(np.uint8)
+    return exact
+
+
+def test_enough_pixel_values_are_whole_numbers_to_the_network() -> None:
+    assert len(whole_numbers()) >= 5
+
+
+def random_image(shape: tuple[int, int]) -> Image:
+    """An image (y, x, 3) of `whole_numbers`."""
+    return np.random.default_rng(shape).choice(whole_numbers(), (*shape, 3))
+
+
+def whole_logits(bundle: str, image: Image) -> torch.Tensor:
+    """One pass of the network over the whole mirror-padded image, (class, y, x)."""
+    loaded = wsipipe.load_bundle(bundle)
+    receptive, spec = loaded.network.receptive, loaded.spec
+    half = receptive.margin // 2
+    pads = [(half, half + round_up(side, receptive.stride) - side) for side in image.shape[:2]]
+    padded = np.pad(image, [*pads, (0, 0)], mode="symmetric")
+    x = torch.from_numpy(padded)[None].permute(0, 3, 1, 2).float().div(255.0)
+    x = (x - torch.tensor(spec.mean).view(1, -1, 1, 1)) / torch.tensor(spec.std).view(1, -1, 1, 1)
+    with torch.inference_mode():
+        logits = loaded.network(x)[0]
+    crop, (height, width) = receptive.crop, image.shape[:2]
+    return logits[:, crop : crop + height, crop : crop + width]
+
+
+def whole_labels(bundle: str, image: Image) -> Labels:
+    """The reference: labels of `whole_logits`."""
+    logits = whole_logits(bundle, image)
+    winner = logits.argmax(0) if len(logits) > 1 else (logits[0] > 0).long()
+    return winner.numpy().astype(np.uint8)
+
+
+PAPER_LIKE = {"base_channels": 4, "depth": 2, "convs_per_level": 2}
+SIDES = [(1, 1), (5, 3), (127, 211), (96, 96), (97, 95), (191, 193), (192, 288), (40, 401)]
+
+
+@pytest.mark.parametrize("shape", SIDES, ids=str)
+@pytest.mark.parametrize(
+    "sizes",
+    [PAPER_LIKE, {"base_channels": 4, "depth": 3, "convs_per_level": 1}, {"base_channels": 3, "depth": 0}],
+    ids=["depth 2", "depth 3", "depth 0"],
+)
+def test_segment_equals_the_whole_pass(tmp_path: Path, shape: tuple[int, int], sizes: dict[str, int]) -> None:
+    image = random_image(shape)
+    slide = write_slide(tmp_path / "s.tif", image)
+    bundle = make_bundle(tmp_path / "b.safetensors", classes=3, **sizes)
+    expected = whole_labels(bundle, image)
+    for block, tile in ((96, 96), (96, 32), (192, 48), (None, None)):
+        labels = wsipipe.segment(slide, bundle, block=block, tile=tile, device="cpu")
+        assert labels.shape == shape
+        assert labels.dtype == np.uint8
+        np.testing.assert_array_equal(labels.compute(scheduler="synchronous"), expected)
+    if min(shape) > 90:
+        assert len(np.unique(expected)) > 1, "a constant result would prove nothing"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu,cpu"])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "distributed"])
+def test_segment_is_the_same_under_any_scheduler_batch_and_pool(
+    tmp_path: Path, device: str, batch: int, scheduler: str
+) -> None:
+    image = random_image((203, 331))
+    slide = write_slide(tmp_path / "s.tif", image)
+    bundle = make_bundle(tmp_path / "b.safetensors", classes=1, **PAPER_LIKE)
+    labels = wsipipe.segment(slide, bundle, block=96, tile=48, batch=batch, device=device)
+    if scheduler == "distributed":
+        with LocalCluster(processes=False, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
+            result = labels.compute()
+            close_resident_pools()
+    else:
+        result = labels.compute(scheduler=scheduler)
+    np.testing.assert_array_equal(result, whole_labels(bundle, image))
+
+
+@pytest.mark.slow
+def test_segment_is_the_same_in_other_processes(tmp_path: Path) -> None:
+    image = random_image((203, 331))
+    slide = write_slide(tmp_path / "s.tif", image)
+    bundle = make_bundle(tmp_path / "b.safetensors", classes=2, **PAPER_LIKE)
+    labels = wsipipe.segment(slide, bundle, block=96, tile=48, device="cpu")
+    with dask.config.set({"multiprocessing.context": "spawn"}):
+        result = labels.compute(scheduler="processes", num_workers=2)
+    np.testing.assert_array_equal(result, whole_labels(bundle, image))
+
+
+@pytest.mark.parametrize("shape", [(127, 211), (193, 96), (7, 300)], ids=str)
+def test_whole_number_logits_are_equal_to_the_last_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
+    image = random_image(shape)
+    slide = write_slide(tmp_path / "s.tif", image)
+    bundle = make_bundle(tmp_path / "b.safetensors", classes=3, base_channels=4, depth=2)
+    logits = whole_logits(bundle, image)
+    assert logits.abs().max() < FLOAT32_EXACT
+    assert torch.equal(logits, logits.round())
+    assert len(logits.unique()) > 50
+
+    def digest(values: torch.Tensor) -> torch.Tensor:
+        """One byte of all logits of a pixel, in place of its label."""
+        weights = torch.tensor([1.0, 31.0, 101.0]).view(-1, 1, 1)
+        return (values * weights).sum(-3).long() % 256
+
+    monkeypatch.setattr(replica, "winner", digest)
+    monkeypatch.setattr(
+        replica.Replica, "label_of", property(lambda _: torch.arange(256).byte(), lambda *_: None), raising=False
+    )
+    result = wsipipe.segment(slide, bundle, block=96, tile=32, device="cpu").compute(scheduler="synchronous")
+    np.testing.assert_array_equal(result, digest(logits).numpy())
+
+
+@torch.inference_mode()
+def differing(core: int, margin: int) -> float:
+    """Share of pixels in which 5 x 5 tiles of core + margin px, side by side, are not the whole pass.
+
+    Not by a rounding error, that is: oneDNN adds up in another order where channels are few and tiles tiny.
+    """
+    torch.manual_seed(0)
+    network = wsipipe.UNet(in_channels=3, classes=2, base_channels=4, depth=4).eval()
+    side, crop = 5 * core + margin, margin // 2 - network.receptive.halo
+    image = torch.rand(1, 3, side, side)
+    whole = network(image)[..., crop : crop + 5 * core, crop : crop + 5 * core]
+    tiles = torch.empty_like(whole)
+    for y in range(0, 5 * core, core):
+        for x in range(0, 5 * core, core):
+            tile = network(image[..., y : y + core + margin, x : x + core + margin])
+            tiles[..., y : y + core, x : x + core] = tile[..., crop : crop + core, crop : crop + core]
+    return ((tiles - whole).abs() > 1e-4 * whole.abs().mean()).float().mean().item()
+
+
+def test_cores_off_the_pooling_grid_do_not_equal_the_whole_pass() -> None:
+    """The trap: at the natural output width (4 mod 16, as the paper's 388) each tile pools in another phase."""
+    assert differing(core=100, margin=184) > 0.05
+    assert differing(core=96, margin=188) == 0.0
+
+
+def test_run_writes_the_whole_pass(tmp_path: Path) -> None:
+    image = random_image((401, 307))
+    slide = write_slide(tmp_path / "s.tif", image)
+    bundle = make_bundle(tmp_path / "b.safetensors", classes=2, **PAPER_LIKE)
+    expected = whole_labels(bundle, image)
+    config = {"bundle": bundle, "device": "cpu,cpu", "batch": 2, "threads": 3}
+    for name, sizes in {"a": {}, "b": {"block": 96, "tile": 48}, "c": {"block": 96, "tile": 16}}.items():
+        summary = wsipipe.run([slide], wsipipe.RunConfig(out=str(tmp_path / name), **config, **sizes))
+        assert summary.exit_code == 0
+        np.testing.assert_array_equal(zarr.open_array(tmp_path / name / "s.zarr" / "0")[:], expected)
+    files = {name: store_bytes(tmp_path / name / "s.zarr") for name in ("b", "c")}
+    assert files["b"] == files["c"], "the tile changes speed only"
+
+
+def store_bytes(store: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+@needs_data
+@pytest.mark.slow
+def test_trained_bundle_on_a_real_slide_differs_in_no_label(tmp_path: Path) -> None:
+    assert DATA is not None
+    path = DATA / "slides" / "CMU-1-Small-Region.svs"
+    slide = wsipipe.open_slide(path)
+    expected = whole_labels(str(DEFAULT_BUNDLE), slide.levels[0].array[:])
+    assert 0.01 < (expected > 0).mean() < 0.5
+    for sizes in ({"tile": 512, "block": 1024}, {}):
+        out = tmp_path / str(len(sizes))
+        wsipipe.run([str(path)], wsipipe.RunConfig(out=str(out), device="cpu", **sizes))
+        np.testing.assert_array_equal(zarr.open_array(out / f"{slide.name}.zarr" / "0")[:], expected)
