@@ -19,6 +19,7 @@ import torch
 from dask.system import CPU_COUNT  # knows affinity and cgroups; OMP_NUM_THREADS, which dask sets to 1, does not
 
 from wsipipe.errors import BundleError, MachineError
+from wsipipe.inference import allocator
 from wsipipe.inference.replica import Pixels, Prediction, Replica
 from wsipipe.model.bundle import load_bundle
 
@@ -159,6 +160,7 @@ def resident_pool(spec: PoolSpec) -> Pool:
     """
     with _resident_lock:
         if spec not in _resident:
+            allocator.settle()
             bundle = load_bundle(spec.bundle)
             if bundle.info.sha256 != spec.sha256:
                 raise BundleError(f"bundle {spec.bundle} was replaced while in use; start again")

@@ -1,0 +1,70 @@
+"""How much of the bare network's speed `run` reaches: from a slide on disk to a complete store.
+
+    python benchmarks/efficiency.py SLIDE [-m BUNDLE] [--rounds N]
+
+The bare network is the same replica on the same tiles, cut and mirrored beforehand and held in memory. Both run
+in this process, in turn; what counts is the ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import wsipipe
+from wsipipe.geometry.mirror import mirror
+from wsipipe.inference import allocator
+from wsipipe.inference.replica import Pixels, Replica
+from wsipipe.pipeline.config import DEFAULT_BUNDLE, RunConfig, check_config
+from wsipipe.pipeline.plan import grid_of
+from wsipipe.slides.reading import read_mirrored
+from wsipipe.slides.slide import choose_level
+
+
+def cut_tiles(slide: str, config: RunConfig) -> tuple[list[Pixels], int]:
+    """Every tile of the slide, as a run cuts them, and how many pixels they give."""
+    setup = check_config(config)
+    level = choose_level(wsipipe.open_slide(slide), setup.bundle.spec.mpp)
+    grid = grid_of(level, setup)
+    half, tiles = grid.receptive.margin // 2, []
+    for index in grid.indices():
+        box = grid.block_box(index)
+        for core in grid.cores((grid.computed_sides(0)[index[0]], grid.computed_sides(1)[index[1]])):
+            rows = mirror(np.arange(box.y0 + core.y0 - half, box.y0 + core.y1 + half), level.shape[0])
+            cols = mirror(np.arange(box.x0 + core.x0 - half, box.x0 + core.x1 + half), level.shape[1])
+            tiles.append(read_mirrored(level, rows, cols))
+    return tiles, level.shape[0] * level.shape[1]
+
+
+def main() -> None:
+    """Print both speeds and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("slide")
+    parser.add_argument("-m", "--model", default=str(DEFAULT_BUNDLE))
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    config = RunConfig(bundle=args.model, device="cpu")
+    allocator.settle()
+    tiles, pixels = cut_tiles(args.slide, config)
+    replica = Replica(wsipipe.load_bundle(args.model), "cpu")
+    replica.predict(tiles[:1])
+    ratios = []
+    for _ in range(args.rounds):
+        started = time.perf_counter()
+        for tile in tiles:
+            replica.predict([tile])
+        bare = time.perf_counter() - started
+        with tempfile.TemporaryDirectory() as out:
+            (slide,) = wsipipe.run([args.slide], RunConfig(out=out, bundle=args.model, device="cpu")).slides
+        ratios.append(bare / slide.seconds)
+        print(f"bare {pixels / 1e6 / bare:.3f} MP/s   run {pixels / 1e6 / slide.seconds:.3f} MP/s   {ratios[-1]:.3f}")
+    print(f"{Path(args.slide).name}: run / bare network, median of {args.rounds}: {statistics.median(ratios):.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""What the task graph of a slide of 100 000 x 100 000 px takes to build, in tasks a block and seconds.
+
+    python benchmarks/graph.py SLIDE [-m BUNDLE]
+
+The slide is as large as it is; nothing of it is read. A plain `map_overlap` over its pixels stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import dask.array as da
+import numpy as np
+
+import wsipipe
+from wsipipe.pipeline.config import DEFAULT_BUNDLE
+
+
+def main() -> None:
+    """Print a line for each block size and way."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("slide")
+    parser.add_argument("-m", "--model", default=str(DEFAULT_BUNDLE))
+    args = parser.parse_args()
+    slide = wsipipe.open_slide(args.slide, mpp=wsipipe.load_bundle(args.model).spec.mpp)
+    for block in (1024, 2048, 4096):
+        started = time.perf_counter()
+        labels = wsipipe.segment(slide, args.model, block=block, device="cpu")
+        report(f"coordinates, blocks of {block} px", labels, time.perf_counter() - started)
+        started = time.perf_counter()
+        pixels = da.zeros((*labels.shape, 3), chunks=(block, block, 3), dtype=np.uint8)
+        plain = da.map_overlap(
+            lambda tile: tile[..., 0],
+            pixels,
+            depth={0: 94, 1: 94, 2: 0},
+            boundary="reflect",
+            drop_axis=2,
+            dtype=np.uint8,
+        )
+        report(f"pixels,      blocks of {block} px", plain, time.perf_counter() - started)
+
+
+def report(name: str, array: da.Array, seconds: float) -> None:
+    """Print what ``array`` took."""
+    tasks = len(dict(array.__dask_graph__()))
+    print(f"{name}: {tasks:7,} tasks, {tasks / array.npartitions:5.2f} a block, built in {seconds:.2f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
