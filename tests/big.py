@@ -1,0 +1,26 @@
+"""Slides of gigapixels in kilobytes: OME-Zarr in which one chunk is written and all others are the fill value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+CHUNK = 512
+
+
+def write_big_slide(path: Path, side: int, *, mpp: float = 0.5) -> Path:
+    """An RGB slide (c, y, x) of ``side`` x ``side`` px whose first chunk is noise and whose rest is grey."""
+    scale = [{"type": "scale", "scale": [1.0, mpp, mpp]}]
+    space = {"type": "space", "unit": "micrometer"}
+    multiscale = {
+        "axes": [{"name": "c", "type": "channel"}, {"name": "y", **space}, {"name": "x", **space}],
+        "datasets": [{"path": "0", "coordinateTransformations": scale}],
+    }
+    attributes = {"ome": {"version": "0.5", "multiscales": [multiscale]}}
+    array = zarr.create_group(path, zarr_format=3, attributes=attributes).create_array(
+        "0", shape=(3, side, side), chunks=(3, CHUNK, CHUNK), dtype="uint8", fill_value=200
+    )
+    array[:, :CHUNK, :CHUNK] = np.random.default_rng(0).integers(0, 255, (3, CHUNK, CHUNK), np.uint8)
+    return path

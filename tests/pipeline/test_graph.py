@@ -1,0 +1,66 @@
+"""The task graph: lazy, small, and one task a block."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+from dask.array import Array
+
+import wsipipe
+from tests.big import write_big_slide
+from wsipipe.errors import SlideReadError
+from wsipipe.geometry.grid import Grid
+from wsipipe.geometry.mirror import mirror
+from wsipipe.geometry.network import Receptive
+from wsipipe.pipeline.graph import mirrored_coordinates
+
+
+def tasks(array: Array) -> int:
+    return len(dict(array.__dask_graph__()))
+
+
+@pytest.mark.parametrize("block", [2048, 4096])
+def test_graph_of_ten_gigapixels_has_at_most_1_3_tasks_a_block(tmp_path: Path, tiny_bundle: Path, block: int) -> None:
+    labels = wsipipe.segment(write_big_slide(tmp_path / "big.zarr", 100_000), tiny_bundle, block=block, device="cpu")
+    assert labels.shape == (100_000, 100_000)
+    assert labels.npartitions == (-(-100_000 // block)) ** 2
+    assert tasks(labels) <= 1.3 * labels.npartitions
+    assert tasks(dask.optimize(labels)[0]) <= 1.3 * labels.npartitions
+
+
+def test_segment_reads_no_pixel_until_it_is_computed(tmp_path: Path, tiny_bundle: Path) -> None:
+    path = write_big_slide(tmp_path / "big.zarr", 4096)
+    slide = wsipipe.open_slide(path)
+    (path / "0" / "c" / "0" / "0" / "0").write_bytes(b"these are no pixels")
+    labels = wsipipe.segment(slide, tiny_bundle, block=1024, device="cpu")
+    with pytest.raises(SlideReadError, match=r"big\.zarr"):
+        labels.blocks[0, 0].compute(scheduler="synchronous")
+    assert labels.blocks[2, 2].compute(scheduler="synchronous").shape == (1024, 1024)
+
+
+def test_one_block_computes_one_block(tmp_path: Path, tiny_bundle: Path) -> None:
+    labels = wsipipe.segment(write_big_slide(tmp_path / "big.zarr", 8192), tiny_bundle, block=512, device="cpu")
+    few, _ = dask.optimize(labels.blocks[3, 4], labels.blocks[3, 4])
+    assert tasks(few) <= 4, "the block, its rows, its columns, and its slice"
+
+
+def test_the_same_request_has_the_same_names(tmp_path: Path, tiny_bundle: Path) -> None:
+    path = write_big_slide(tmp_path / "big.zarr", 2048)
+    names = {wsipipe.segment(path, tiny_bundle, block=block, device="cpu").name for block in (1024, 1024, 2048)}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("side", [1, 7, 95, 96, 97, 191, 288, 290])
+def test_coordinates_of_every_block_are_the_mirrored_ones(side: int) -> None:
+    grid = Grid((side, side), Receptive(2, 2), 48, 96)
+    half = grid.receptive.margin // 2
+    for axis in (0, 1):
+        coordinates = mirrored_coordinates(grid, axis)
+        for i, computed in enumerate(grid.computed_sides(axis)):
+            index = (i, 0) if axis == 0 else (0, i)
+            got = coordinates.blocks[index].compute(scheduler="synchronous").ravel()[: computed + 2 * half]
+            start = i * grid.block - half
+            np.testing.assert_array_equal(got, mirror(np.arange(start, start + computed + 2 * half), side))

@@ -1,0 +1,54 @@
+"""Promise 2: peak memory does not grow with the slide, is projected beforehand, and `--max-memory` is kept."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.big import write_big_slide
+
+SCRIPT = str(Path(sys.executable).with_name("wsipipe"))
+
+
+def run_json(*arguments: object) -> dict[str, Any]:
+    command = [SCRIPT, "run", *map(str, arguments), "--device", "cpu", "--json"]
+    document: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return document
+
+
+@pytest.mark.slow
+def test_peak_memory_is_flat_and_below_the_projection(tmp_path: Path, tiny_bundle: Path) -> None:
+    peaks = {}
+    for side in (2048, 8192):
+        slide, out = write_big_slide(tmp_path / f"{side}.zarr", side), tmp_path / "out"
+        options = ("-m", tiny_bundle, "-o", out, "--block", 1024, "--tile", 512)
+        (planned,) = run_json(slide, *options, "--dry-run")["slides"]
+        assert not out.exists() or not (out / f"{side}.zarr").exists()
+        summary = run_json(slide, *options)
+        assert summary["slides"][0]["pixels"] == side * side
+        assert summary["peak_bytes"] <= planned["projected_memory_bytes"]
+        peaks[side] = summary["peak_bytes"]
+    assert peaks[8192] <= 1.1 * peaks[2048]
+
+
+@pytest.mark.slow
+def test_the_smallest_max_memory_that_is_named_works(tmp_path: Path, tiny_bundle: Path) -> None:
+    slide = write_big_slide(tmp_path / "s.zarr", 3000)
+    command = [SCRIPT, "run", str(slide), "-m", str(tiny_bundle), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    refused = subprocess.run([*command, "--max-memory", "50MB"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+    found = re.search(r"smallest that works here: --max-memory (\d+)MB", refused.stderr)
+    assert found, refused.stderr
+    megabytes = int(found[1])
+    # What the process takes before the first block differs by a few pages from start to start.
+    fits = run_json(slide, "-m", tiny_bundle, "-o", tmp_path / "out", "--max-memory", f"{megabytes + 8}MB")
+    assert fits["exit_code"] == 0
+    assert fits["threads"] == 1
+    assert fits["peak_bytes"] <= (megabytes + 8) * 1e6
