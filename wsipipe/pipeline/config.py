@@ -77,9 +77,10 @@ def check_config(config: RunConfig) -> Setup:
     MachineError
         If a device is not there.
     """
-    for option, value in (("--batch", config.batch), ("--threads", config.threads), ("--mpp", config.mpp)):
+    for option in ("mpp", "block", "tile", "batch", "threads"):
+        value = getattr(config, option)
         if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"{option} {value} makes no sense; it is a positive number")
+            raise UsageError(f"--{option} {value} makes no sense; it is a positive number")
     bundle = read_bundle_info(config.bundle or DEFAULT_BUNDLE)
     limit = default_limit_bytes() if config.max_memory_bytes is None else config.max_memory_bytes
     return Setup(config, bundle, resolve_devices(config.device), limit)

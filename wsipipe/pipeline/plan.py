@@ -86,9 +86,14 @@ def check_channels(slide: Slide, level: Level, bundle: BundleInfo) -> None:
 
 
 def grid_of(level: Level, setup: Setup, *, block: int | None = None) -> Grid:
-    """The blocks of ``level``, of the sizes asked for; ``block`` px is that of a store that was begun."""
-    receptive, config = setup.bundle.receptive, setup.config
-    core, block = fit_sizes(receptive, config.tile, block or config.block, preferred=setup.preferred_sizes)
+    """The blocks of ``level``, of the sizes asked for; ``block`` px is that of a store that was begun.
+
+    Its tile need not be the one that is asked for now: that only changes speed.
+    """
+    receptive, core = setup.bundle.receptive, setup.config.tile
+    if core is not None and block is not None and block % core:
+        core = None
+    core, block = fit_sizes(receptive, core, block or setup.config.block, preferred=setup.preferred_sizes)
     return Grid(level.shape, receptive, core, block)
 
 

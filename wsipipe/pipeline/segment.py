@@ -20,7 +20,7 @@ from wsipipe.model.bundle import Bundle
 from wsipipe.pipeline.config import RunConfig, Setup, check_config
 from wsipipe.pipeline.graph import lazy_labels, map_blocks
 from wsipipe.pipeline.plan import SlidePlan, check_channels, grid_of
-from wsipipe.slides.slide import Slide, choose_level, open_slide
+from wsipipe.slides.slide import Slide, choose_level, open_slide, with_mpp
 
 
 def segment(
@@ -58,7 +58,9 @@ def segment(
     """
     source = bundle.info.path if isinstance(bundle, Bundle) else os.fspath(bundle)
     setup = check_config(RunConfig(bundle=source, block=block, tile=tile, batch=batch, device=device, mpp=mpp))
-    opened = slide if isinstance(slide, Slide) else open_slide(slide, mpp=mpp)
+    opened = slide if isinstance(slide, Slide) else open_slide(slide)
+    if mpp is not None:
+        opened = with_mpp(opened, mpp)
     level = choose_level(opened, setup.bundle.spec.mpp)
     check_channels(opened, level, setup.bundle)
     return lazy_labels(BlockWork(level, grid_of(level, setup), setup.pool))
@@ -134,17 +136,15 @@ def _compute_blocks(plan: SlidePlan, setup: Setup, client: Client, listener: Lis
         )
 
 
-def _store_block(
-    rows: Indices, cols: Indices, *, work: _StoreWork, block_id: tuple[int, int]
-) -> npt.NDArray[np.object_]:
+def _store_block(work: _StoreWork, index: tuple[int, int], rows: Indices, cols: Indices) -> npt.NDArray[np.object_]:
     """Predict one block and write its shards; the block's row of statistics, as an array of one object."""
-    block = predict_block(work.block, block_id, rows[:, 0], cols[0])
+    block = predict_block(work.block, index, rows, cols)
     started = time.perf_counter()
-    stores.write_block(work.store, block_id, block.prediction.labels, block.prediction.probabilities)
+    stores.write_block(work.store, index, block.prediction.labels, block.prediction.probabilities)
     labels, counts = np.unique_counts(block.prediction.labels)
     done = BlockDone(
         slide=work.store.slide,
-        index=block_id,
+        index=index,
         pixels=block.prediction.labels.size,
         labels=dict(zip(labels.tolist(), counts.tolist(), strict=True)),
         blank=block.blank,
