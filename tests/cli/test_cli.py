@@ -1,0 +1,479 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+import pytest
+import zarr
+
+import wsipipe
+from tests.conftest import WriteSlide
+from wsipipe import cli
+from wsipipe.cli import main
+from wsipipe.cli.run import parse_size
+from wsipipe.errors import UsageError
+from wsipipe.model.bundle import load_bundle
+
+README = Path(wsipipe.__file__).parents[1] / "README.md"
+SCRIPT = Path(sys.executable).with_name("wsipipe")
+HEAVY = {"torch", "dask", "distributed", "zarr", "tifffile", "numpy", "rich", "imagecodecs", "safetensors"}
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Ended]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    """``wsipipe ...`` within this process: exit code, stdout, stderr."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def called(*words: object) -> Ended:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["wsipipe", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Ended(int(end.value.code or 0), *capfd.readouterr())
+
+    yield called
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def run(call: Call, tmp_path: Path, tiny_bundle: Path) -> Call:
+    """``wsipipe run ...`` with the tiny bundle, into ``tmp_path / "out"``."""
+    options = ["-m", tiny_bundle, "-o", tmp_path / "out", "--device", "cpu", "--block", "64"]
+    return lambda *words: call("run", *options, *words)
+
+
+def commands(group: click.Command = cli.cli, name: str = "wsipipe") -> Iterator[tuple[str, click.Command]]:
+    """The full name of every command that does something, and it."""
+    if isinstance(group, click.Group):
+        for child, command in group.commands.items():
+            yield from commands(command, f"{name} {child}")
+    else:
+        yield name, group
+
+
+# what a person reads
+
+
+@pytest.mark.parametrize("name", [name for name, _ in commands()])
+def test_every_command_is_in_the_readme(name: str) -> None:
+    assert re.search(rf"\b{name}\b", README.read_text())
+
+
+OPTIONS = [(n, o) for n, command in commands() for p in command.params if isinstance(p, click.Option) for o in p.opts]
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_every_option_is_in_the_readme_and_says_what_it_does(name: str, option: str) -> None:
+    assert re.search(rf"(?<![\w-]){option}(?![\w-])", README.read_text()), f"{name} {option}"
+    command = dict(commands())[name]
+    (found,) = [p for p in command.params if option in p.opts]
+    assert isinstance(found, click.Option)
+    assert found.help
+
+
+def test_the_commands_are_those_that_were_looked_at() -> None:
+    assert {name for name, _ in commands()} >= {
+        "wsipipe run",
+        "wsipipe info",
+        "wsipipe model show",
+        "wsipipe model init",
+        "wsipipe demo",
+    }
+    assert ("wsipipe run", "--max-memory") in OPTIONS
+
+
+@pytest.mark.parametrize("words", [[], ["run"], ["info"], ["model"], ["model", "show"], ["model", "init"], ["demo"]])
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_of_every_command_goes_to_stdout(call: Call, words: list[str], flag: str) -> None:
+    ended = call(*words, flag)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith(f"Usage: wsipipe {' '.join(words)}".rstrip())
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["model", "init", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys, wsipipe; from wsipipe.cli import main\n"
+        f"sys.argv = ['wsipipe', *{words}]\n"
+        "try: main()\n"
+        "except SystemExit as end: print(*sys.modules, file=sys.stderr); raise end"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.split())
+    assert done.stdout
+    assert "wsipipe.cli.run" in loaded
+    assert not loaded & HEAVY
+
+
+def test_version_is_the_version(call: Call) -> None:
+    ended = call("--version")
+    assert (ended.code, ended.err) == (0, "")
+    assert wsipipe.__version__ in ended.out
+
+
+# run
+
+
+def test_run_segments_and_then_skips(run: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
+    slide = write_slide(tmp_path / "x.tif", (200, 140))
+    first = run(slide)
+    assert first.code == 0
+    assert re.search(r"done +x\.tif -> .*x\.zarr", first.out)
+    assert "1 done, 0 skipped, 0 failed" in first.out
+    assert zarr.open_array(tmp_path / "out/x.zarr/0", mode="r").shape == (200, 140)
+    again = run(slide)
+    assert again.code == 0
+    assert "0 done, 1 skipped, 0 failed" in again.out
+
+
+def test_progress_is_plain_lines_on_stderr(run: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
+    slide = write_slide(tmp_path / "x.tif", (640, 64))
+    ended = run(slide)
+    lines = ended.err.splitlines()
+    assert lines[0] == "x.tif: 10 of 10 blocks to do, 0.0 MP"
+    assert lines[1:-1] == [f"x.tif: {percent} %" for percent in range(10, 100, 10)]
+    assert re.fullmatch(r"x\.tif: done in [\d.]+ s -> .*x\.zarr", lines[-1])
+    assert "%" not in ended.out
+    assert re.fullmatch(r"x\.tif: skipped, complete -> .*x\.zarr\n", run(slide).err)
+
+
+def test_json_is_one_document_and_nothing_else(run: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
+    good, gone = write_slide(tmp_path / "x.tif"), tmp_path / "gone.tif"
+    ended = run(good, gone, "--json")
+    document = json.loads(ended.out)
+    assert ended.code == document["exit_code"] == 1
+    assert (document["done"], document["failed"], document["skipped"]) == (1, 1, 0)
+    done, failed = document["slides"]
+    assert (done["status"], done["blocks_computed"], done["pixels"]) == ("done", 4, 96 * 128)
+    assert sum(done["labels"].values()) == 96 * 128
+    assert failed["status"] == "failed"
+    assert "gone.tif" in failed["message"]
+    assert "x.tif: done in" in ended.err
+    assert "gone.tif: FAILED: " in ended.err
+    again = json.loads(run(good, "--json").out)
+    assert (again["exit_code"], again["skipped"]) == (0, 1)
+
+
+def test_a_failed_slide_is_exit_code_1_and_the_others_are_done(
+    run: Call, tmp_path: Path, write_slide: WriteSlide
+) -> None:
+    bad = tmp_path / "bad.tif"
+    bad.write_bytes(b"no slide")
+    ended = run(bad, write_slide(tmp_path / "x.tif"))
+    assert ended.code == 1
+    assert "1 done, 0 skipped, 1 failed" in ended.out
+    assert "bad.tif is not a slide" in ended.out
+    assert (tmp_path / "out/x.zarr").is_dir()
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(run: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
+    slide, gone = write_slide(tmp_path / "x.tif", (200, 140)), tmp_path / "gone.tif"
+    ended = run(slide, gone, "--dry-run")
+    assert (ended.code, ended.err) == (0, "")
+    for words in ("segment ", "refuse ", "12 of 12 blocks of 64 px", "0.5 um/px", "200 x 140 px", "memory at most"):
+        assert words in ended.out
+    document = json.loads(run(slide, gone, "--dry-run", "--json").out)
+    assert [s["action"] for s in document["slides"]] == ["segment", "refuse"]
+    assert document["slides"][0]["blocks_to_do"] == 12
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_dry_run_says_of_memory_is_enough_to_run(run: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
+    slide = write_slide(tmp_path / "x.tif")
+    run(slide, "--dry-run")  # loads what there is to load
+    (planned,) = json.loads(run(slide, "--dry-run", "--json").out)["slides"]
+    roomy = planned["projected_memory_bytes"] + 50_000_000  # this process grows by a little with every test
+    assert run(slide, "--max-memory", roomy).code == 0
+
+
+def test_patterns_and_folders_are_expanded_here_too(run: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
+    for i, name in enumerate(["b.tif", "a.tif", "c.tiff"]):
+        write_slide(tmp_path / "slides" / name, seed=i)
+    (tmp_path / "slides" / "notes.txt").write_text("not a slide")
+    by_pattern = json.loads(run(tmp_path / "slides" / "*.tif", "--dry-run", "--json").out)
+    assert [Path(s["slide"]).name for s in by_pattern["slides"]] == ["a.tif", "b.tif"]
+    by_folder = json.loads(run(tmp_path / "slides", "--dry-run", "--json").out)
+    assert [Path(s["slide"]).name for s in by_folder["slides"]] == ["a.tif", "b.tif", "c.tiff"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tile", "6"], "tile core 6 px is not a multiple of 4"),
+        (["--tile", "0"], "--tile"),
+        (["--block", "66"], "--block"),
+        (["--batch", "0"], "--batch 0"),
+        (["--threads", "0"], "--threads 0"),
+        (["--mpp", "-1"], "--mpp -1"),
+        (["--mpp", "nan"], "--mpp nan"),
+        (["--max-memory", "lots"], "--max-memory lots is not a size"),
+        (["--max-memory", "1MB"], "smallest that works here: --max-memory"),
+        (["--device", "tpu"], "'tpu' is not a device"),
+        (["-m", "gone.safetensors"], "gone.safetensors can not be read"),
+    ],
+)
+def test_what_can_not_be_done_is_one_line_and_exit_code_2(
+    run: Call, tmp_path: Path, write_slide: WriteSlide, words: list[str], said: str
+) -> None:
+    ended = run(write_slide(tmp_path / "x.tif"), *words)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert ended.err.startswith("wsipipe: ")
+    assert said in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [["run"], ["run", "x.tif", "--blok", "3"], ["run", "x", "--tile", "a"], ["fly"], []])
+def test_a_command_line_that_makes_no_sense_is_exit_code_2(call: Call, words: list[str]) -> None:
+    ended = call(*words)
+    assert (ended.code, ended.out) == (2, "")
+    assert "Usage: wsipipe" in ended.err
+
+
+def test_a_pattern_that_matches_nothing_is_exit_code_2(run: Call, tmp_path: Path) -> None:
+    ended = run(tmp_path / "*.svs")
+    assert ended.code == 2
+    assert f"nothing matches {tmp_path}/*.svs" in ended.err
+
+
+def test_an_environment_that_can_not_do_it_is_exit_code_3(run: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
+    slide = write_slide(tmp_path / "x.tif")
+    ended = run(slide, "--device", "cuda:99")
+    assert (ended.code, ended.out) == (3, "")
+    assert "there is no cuda:99 here" in ended.err
+    ended = run(slide, "-o", slide)
+    assert (ended.code, ended.out) == (3, "")
+    assert "x.tif is a file, not a folder; give another -o" in ended.err
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--tile", "6"], 2), (["--device", "cuda:99"], 3)])
+def test_errors_are_json_too_where_json_was_asked_for(
+    run: Call, tmp_path: Path, write_slide: WriteSlide, words: list[str], code: int
+) -> None:
+    ended = run(write_slide(tmp_path / "x.tif"), "--json", *words)
+    document = json.loads(ended.out)
+    assert ended.code == document["exit_code"] == code
+    assert ended.err == f"wsipipe: {document['error']}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("4GB", 4 * 10**9), ("1.5GiB", 3 * 2**29), ("500MB", 5 * 10**8), ("123", 123), ("2 kB", 2000), (None, None)],
+)
+def test_sizes_are_read_as_people_write_them(text: str | None, count: int | None) -> None:
+    assert parse_size(text) == count
+
+
+@pytest.mark.parametrize("text", ["lots", "4QB", "GB GB", "1e400", "nan"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a size; give"):
+        parse_size(text)
+
+
+# interruption
+
+
+@pytest.mark.slow
+def test_a_terminated_run_is_exit_code_130_and_the_same_command_resumes(  # SIGINT, and the bytes: tests/test_resume.py
+    tmp_path: Path, tiny_bundle: Path, write_slide: WriteSlide
+) -> None:
+    slide = write_slide(tmp_path / "x.tif", (640, 640))
+    command = [SCRIPT, "run", slide, "-m", tiny_bundle, "--device", "cpu", "--block", "64", "-o", tmp_path / "out"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any(line == "x.tif: 10 %\n" for line in process.stderr)  # ten of a hundred blocks
+        process.send_signal(signal.SIGTERM)
+        out, rest = process.communicate()
+    assert process.returncode == 130
+    assert out == ""
+    assert rest.splitlines()[-1] == "wsipipe: interrupted; the same command resumes where it stopped"
+    assert "Traceback" not in rest
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["x.zarr.partial"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    (outcome,) = json.loads(done.stdout)["slides"]
+    assert outcome["status"] == "done"
+    assert 0 < outcome["blocks_computed"] <= 90
+
+
+@pytest.mark.slow
+def test_a_reader_who_had_enough_is_no_traceback(tmp_path: Path, write_slide: WriteSlide) -> None:
+    slide = write_slide(tmp_path / "x.tif")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as nobody:
+        done = subprocess.run([SCRIPT, "info", slide], stdout=nobody, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == ""
+
+
+# info
+
+
+def test_info_describes_a_slide(call: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
+    slide = write_slide(tmp_path / "x.tif", (200, 140))
+    ended = call("info", slide)
+    assert (ended.code, ended.err) == (0, "")
+    for words in (str(slide), "200 x 140 px", "0.5 um/px", "3 x uint8", "64 x 64"):
+        assert words in ended.out
+
+
+def test_info_as_json_is_one_document_and_nothing_else(call: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
+    slide, gone = write_slide(tmp_path / "x.tif", (200, 140)), tmp_path / "gone.tif"
+    ended = call("info", slide, gone, "--json")
+    assert (ended.code, ended.err) == (1, "")
+    good, bad = json.loads(ended.out)
+    assert (good["mpp"], good["levels"][0]["shape"]) == (0.5, [200, 140])
+    assert bad["path"] == str(gone)
+    assert "gone.tif" in bad["error"]
+
+
+def test_info_of_what_is_no_slide_is_exit_code_1_and_the_others_are_shown(
+    call: Call, tmp_path: Path, write_slide: WriteSlide
+) -> None:
+    bad = tmp_path / "bad.tif"
+    bad.write_bytes(b"no slide")
+    ended = call("info", bad, write_slide(tmp_path / "x.tif"))
+    assert ended.code == 1
+    assert "bad.tif\n  error: bad.tif is not a slide" in ended.out
+    assert "96 x 128 px" in ended.out
+
+
+def test_info_of_a_pattern_that_matches_nothing_is_exit_code_2(call: Call, tmp_path: Path) -> None:
+    ended = call("info", tmp_path / "*.svs")
+    assert (ended.code, ended.out) == (2, "")
+
+
+# model
+
+
+def test_model_show_prints_what_the_bundle_holds(call: Call, tiny_bundle: Path) -> None:
+    ended = call("model", "show", tiny_bundle)
+    assert (ended.code, ended.err) == (0, "")
+    shown, bundle = json.loads(ended.out), load_bundle(tiny_bundle)
+    assert shown["sha256"] == bundle.info.sha256
+    assert shown["architecture"] == bundle.network.architecture
+    assert (shown["halo_px"], shown["margin_px"], shown["core_multiple_px"]) == (10, 22, 4)
+    assert [c["name"] for c in shown["classes"]] == ["background", "class 1"]
+    assert shown["name"] == "tiny"
+
+
+@pytest.mark.parametrize("kind", ["gone", "folder", "text"])
+def test_model_show_of_what_is_no_bundle_is_exit_code_2(call: Call, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.safetensors"
+    if kind == "folder":
+        path.mkdir()
+    if kind == "text":
+        path.write_text("weights")
+    ended = call("model", "show", path)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"wsipipe: bundle {path}")
+
+
+def init_options(**changes: Any) -> list[str]:
+    sizes = {"base-channels": 2, "depth": 2} | changes
+    return [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
+
+
+def test_model_init_writes_the_same_bytes_for_the_same_seed(call: Call, tmp_path: Path) -> None:
+    files = []
+    for folder, seed in (("a", 5), ("b", 5), ("c", 6)):
+        path = tmp_path / folder / "new.safetensors"
+        path.parent.mkdir()
+        ended = call("model", "init", path, *init_options(seed=seed))
+        assert (ended.code, ended.err) == (0, "")
+        assert str(path) in ended.out
+        files.append(path.read_bytes())
+    assert files[0] == files[1] != files[2]
+
+
+def test_model_init_writes_what_was_asked_for(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "new.safetensors"
+    sizes = init_options(**{"in-channels": 1, "classes": 3, "mpp": 0.25, "depth": 1})
+    assert call("model", "init", path, *sizes).code == 0
+    bundle = load_bundle(path)
+    assert bundle.network.architecture == {
+        "in_channels": 1,
+        "classes": 3,
+        "base_channels": 2,
+        "depth": 1,
+        "convs_per_level": 2,
+    }
+    assert (bundle.spec.mpp, bundle.spec.name) == (0.25, "new")
+    assert bundle.spec.training["untrained"] is True
+    weights = np.concatenate([p.numpy().ravel() for p in bundle.network.parameters()])
+    assert np.unique(weights).size > weights.size / 2
+
+
+def test_model_init_leaves_a_file_that_is_there_alone(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "new.safetensors"
+    path.write_text("mine")
+    ended = call("model", "init", path, *init_options())
+    assert (ended.code, ended.out) == (2, "")
+    assert "is there already" in ended.err
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("in-channels", 0), ("base-channels", 0), ("depth", -1), ("classes", 0), ("mpp", 0)]
+)
+def test_model_init_refuses_what_can_not_be_by_its_option(
+    call: Call, tmp_path: Path, option: str, value: float
+) -> None:
+    ended = call("model", "init", tmp_path / "x", *init_options(**{option: value}))
+    assert (ended.code, ended.out) == (2, "")
+    assert len(ended.err.splitlines()) == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_model_init_into_a_folder_that_is_not_there_is_one_line(call: Call, tmp_path: Path) -> None:
+    ended = call("model", "init", tmp_path / "no" / "x", *init_options())
+    assert ended.code in (2, 3)
+    assert len(ended.err.splitlines()) == 1
+
+
+# demo
+
+
+@pytest.mark.slow
+def test_demo_makes_its_files_and_the_second_run_skips(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "see"
+    first = call("demo", folder)
+    assert first.code == 0
+    assert "1 done, 0 skipped, 0 failed" in first.out
+    assert {p.name for p in folder.iterdir()} == {"demo-slide.tif", "demo.png", "segmentations"}
+    assert (folder / "demo.png").read_bytes().startswith(b"\x89PNG")
+    labels = zarr.open_array(folder / "segmentations/demo-slide.zarr/0", mode="r")[:]
+    assert 0.02 < (labels > 0).mean() < 0.6  # it found some of the nuclei, and left the glass alone
+    slide = (folder / "demo-slide.tif").stat()
+    (folder / "demo.png").unlink()
+    second = call("demo", folder)
+    assert second.code == 0
+    assert "0 done, 1 skipped, 0 failed" in second.out
+    assert (folder / "demo.png").exists()
+    assert (folder / "demo-slide.tif").stat().st_mtime_ns == slide.st_mtime_ns
+
+
+def test_demo_into_a_file_is_exit_code_3(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = call("demo", tmp_path / "file")
+    assert (ended.code, ended.out) == (3, "")
+    assert "give another DIR" in ended.err

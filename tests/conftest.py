@@ -1,0 +1,55 @@
+"""What several tests need: a network that takes no time, slides of a few kilobytes, and no pool left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from hypothesis import settings
+
+from wsipipe.inference.pool import close_resident_pools
+from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
+from wsipipe.model.unet import UNet
+
+torch.set_num_threads(1)  # tensors this small take longer to share between cores than to compute
+
+# No deadline: a machine that is busy with something else is not a failure of the code.
+settings.register_profile("wsipipe", deadline=None, max_examples=60)
+settings.load_profile("wsipipe")
+
+WriteSlide = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A U-Net of 2 poolings and random weights, for RGB slides of any resolution: halo 10, grid 4 px."""
+    path = tmp_path_factory.mktemp("bundle") / "tiny.safetensors"
+    torch.manual_seed(20)
+    network = UNet(3, 2, base_channels=2, depth=2, convs_per_level=1)
+    save_bundle(path, network, BundleSpec(default_classes(2), name="tiny"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_slide() -> WriteSlide:
+    """Write a tiled RGB TIFF of random pixels: ``write_slide(path, shape, mpp=..., seed=...)``."""
+
+    def write(path: Path, shape: tuple[int, int] = (96, 128), *, mpp: float | None = 0.5, seed: int = 0) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(1, 255, (*shape, 3), np.uint8)
+        resolution = {} if mpp is None else {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
+        tifffile.imwrite(path, pixels, photometric="rgb", tile=(64, 64), metadata=None, **resolution)
+        return path
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def _no_pool_stays() -> Iterator[None]:
+    """Close the worker pools of this process after each test."""
+    yield
+    close_resident_pools()

@@ -1,0 +1,137 @@
+"""Real `wsipipe` processes to kill, real files to damage, and what must be left of both."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import torch
+
+from wsipipe.demo import noise
+from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
+from wsipipe.model.unet import UNet
+
+SCRIPT = str(Path(sys.executable).with_name("wsipipe"))
+PATIENCE_SECONDS = 240
+"""How long anything may take before a test gives up; nothing here takes a tenth of it."""
+
+
+def start(
+    *arguments: object, log: Path | None = None, before: Sequence[str] = (), **options: Any
+) -> subprocess.Popen[str]:
+    """A `wsipipe` process; what it says on stderr goes to ``log``, what it says on stdout to a pipe."""
+    with (log or Path(os.devnull)).open("w") as stderr:
+        return subprocess.Popen(
+            [*before, SCRIPT, *map(str, arguments)], stdout=subprocess.PIPE, stderr=stderr, text=True, **options
+        )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What ``process`` wrote on stdout until its end."""
+    stdout, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    return stdout
+
+
+def wsipipe(*arguments: object, before: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:
+    """A `wsipipe` process from start to end. ``before`` is put before its command line."""
+    command = [*before, SCRIPT, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS, **options)
+
+
+def summary(stdout: str) -> dict[str, Any]:
+    """The document that ``--json`` printed."""
+    document: dict[str, Any] = json.loads(stdout)
+    return document
+
+
+def wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[str], pause: Callable[[], float] = lambda: 0.002
+) -> bool:
+    """Whether ``condition`` came true before ``process`` ended by itself."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        if process.poll() is not None:
+            return condition()
+        time.sleep(pause())
+    process.kill()
+    raise AssertionError("what the test waits for never came")
+
+
+def processor_seconds(process: subprocess.Popen[str]) -> float:
+    """How long ``process`` has computed; a clock that a busy machine does not distort."""
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except FileNotFoundError:
+        return float("inf")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file under ``folder`` by its relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def shards(store: Path, level: int | str = 0) -> dict[str, tuple[int, int]]:
+    """Inode and time of last change of every shard of a level; what is still being written is none."""
+    found = {}
+    for path in (store / str(level)).glob("c/**/*"):
+        if path.is_file() and path.suffix != ".partial":
+            there = path.stat()
+            found[str(path.relative_to(store))] = (there.st_ino, there.st_mtime_ns)
+    return found
+
+
+def assert_same_bytes(store: Path, reference: Path) -> None:
+    """That both folders hold the same files, with the same bytes; says which do not."""
+    made, wanted = files(store), files(reference)
+    assert sorted(made) == sorted(wanted)
+    assert [name for name in wanted if made[name] != wanted[name]] == []
+
+
+def picture(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """Smooth noise (y, x, 3), uint8, never 0: no two blocks of it are alike."""
+    rng = np.random.default_rng(seed)
+    planes = [noise(rng, shape, scale) for scale in (40, 12, 4)]
+    return np.clip(128 + 40 * np.stack(planes, -1), 1, 255).astype(np.uint8)
+
+
+def write_slide(path: Path, image: np.ndarray, *, mpp: float | None = 0.5) -> Path:
+    """Write ``image`` (y, x) or (y, x, 3) as a pyramidal TIFF of two levels."""
+    with tifffile.TiffWriter(path) as tiff:
+        for down in (1, 2):
+            tiff.write(
+                image[::down, ::down],
+                tile=(256, 256),
+                photometric="rgb" if image.ndim == 3 else "minisblack",
+                compression="zlib",
+                subfiletype=0 if down == 1 else 1,
+                resolution=(1e4 / mpp / down,) * 2 if mpp else None,
+                resolutionunit="CENTIMETER" if mpp else None,
+                metadata=None,
+                software=False,
+            )
+    return path
+
+
+def write_bundle(path: Path, *, seed: int = 0, mpp: float | None = 0.5) -> Path:
+    """Write a small network of three classes, each of which wins in a part of `picture`."""
+    torch.manual_seed(seed)
+    network = UNet(3, 3, base_channels=2, depth=2)
+    sample = torch.from_numpy(picture((network.receptive.margin + 512,) * 2)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        logits = network((sample / 255 - 0.5) / 0.25)
+        spread = logits.std((0, 2, 3))
+        network.head.weight /= spread.view(-1, 1, 1, 1)
+        network.head.bias.copy_((network.head.bias - logits.mean((0, 2, 3))) / spread)  # type: ignore[union-attr]
+    save_bundle(path, network, BundleSpec(classes=default_classes(3), mpp=mpp, name=path.stem))
+    return path

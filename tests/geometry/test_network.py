@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsipipe.errors import GeometryError, UsageError
+from wsipipe.geometry.network import Receptive, check_multiple, round_up
+from wsipipe.model.unet import UNet
+
+PAPER = Receptive(depth=4, convs=2)
+NETWORKS = st.builds(Receptive, depth=st.integers(0, 6), convs=st.integers(1, 4))
+
+
+def walk(receptive: Receptive, side: int) -> int | None:
+    """What comes out of ``side`` px, counted one layer after the other; None where a pooling or a crop can not be."""
+    skips = []
+    for level in range(receptive.depth + 1):
+        side -= 2 * receptive.convs
+        if side < 1:
+            return None
+        if level < receptive.depth:
+            if side % 2:
+                return None
+            skips.append(side)
+            side //= 2
+    while skips:
+        side *= 2
+        assert side <= skips.pop()
+        side -= 2 * receptive.convs
+        if side < 1:
+            return None
+    return side
+
+
+@pytest.mark.parametrize(("depth", "convs"), [(0, 1), (1, 1), (1, 3), (2, 1), (2, 2), (3, 1)])
+def test_the_step_by_step_count_is_what_the_real_network_does(depth: int, convs: int) -> None:
+    with torch.device("meta"):
+        network = UNet(1, 1, base_channels=1, depth=depth, convs_per_level=convs).eval()
+    receptive = Receptive(depth, convs)
+    for side in range(1, 2 * receptive.halo + 3 * receptive.stride):
+        try:
+            out: int | None = network(torch.empty(1, 1, side, side, device="meta")).shape[-1]
+        except GeometryError:
+            out = None
+        assert out == walk(receptive, side), side
+
+
+@given(receptive=NETWORKS, extra=st.integers(-300, 3000))
+def test_legal_sides_are_those_that_a_step_by_step_count_gets_through(receptive: Receptive, extra: int) -> None:
+    side = max(2 * receptive.halo + extra, 0)
+    out = walk(receptive, side)
+    assert receptive.is_legal(side) == (out is not None)
+    if out is None:
+        with pytest.raises(GeometryError, match=rf"input side {side} px is not legal"):
+            receptive.output_side(side)
+    else:
+        assert receptive.output_side(side) == out
+        assert receptive.halo == (side - out) / 2
+
+
+@given(receptive=NETWORKS)
+def test_margin_is_the_smallest_even_one_legal_for_every_core(receptive: Receptive) -> None:
+    cores = [receptive.stride * i for i in (*range(1, 9), 100)]
+    even = range(2 * receptive.halo, 2 * receptive.halo + 4 * receptive.stride + 2, 2)
+    smallest = next(m for m in even if all(walk(receptive, core + m) is not None for core in cores))
+    assert receptive.margin == smallest
+    for core in cores:
+        assert walk(receptive, core + receptive.margin) == core + 2 * receptive.crop
+    assert receptive.margin == 2 * (receptive.halo + receptive.crop)
+    assert receptive.crop >= 0
+
+
+@given(receptive=NETWORKS, extra=st.integers(-500, 3000))
+def test_nearest_legal_names_the_true_neighbours(receptive: Receptive, extra: int) -> None:
+    side = max(2 * receptive.halo + extra, 0)
+    below = (s for s in range(side, 0, -1) if walk(receptive, s) is not None)
+    above = (s for s in range(side + 1, side + 2 * receptive.halo + 600) if walk(receptive, s) is not None)
+    neighbours = [s for s in (next(below, None), next(above, None)) if s is not None]
+    assert receptive.nearest_legal(side) == neighbours
+
+
+def test_the_numbers_are_the_papers() -> None:
+    assert PAPER.output_side(572) == 388
+    assert (PAPER.halo, PAPER.margin, PAPER.crop, PAPER.stride) == (92, 188, 2, 16)
+    assert {side % 16 for side in range(185, 2000) if PAPER.is_legal(side)} == {12}
+    assert PAPER.output_side(1024 + PAPER.margin) - 2 * PAPER.crop == 1024
+
+
+def test_output_side_names_value_network_and_nearest() -> None:
+    with pytest.raises(GeometryError, match=r"input side 570 px .* 4 poolings with 2 .*nearest: 556 and 572$"):
+        PAPER.output_side(570)
+    with pytest.raises(GeometryError, match=r"input side 7 px .*nearest: 188$"):
+        PAPER.output_side(7)
+
+
+@pytest.mark.parametrize(
+    ("core", "nearest"),
+    [(500, "496 and 512"), (17, "16 and 32"), (15, "16"), (1, "16"), (0, "16"), (-16, "16"), (-500, "16")],
+)
+def test_check_core_names_value_step_nearest_and_option(core: int, nearest: str) -> None:
+    with pytest.raises(GeometryError) as refused:
+        PAPER.check_core(core)
+    message = str(refused.value)
+    assert message.startswith(f"tile core {core} px is not a multiple of 16, which 4 poolings need")
+    assert message.endswith(f"nearest: {nearest} (--tile)")
+
+
+@given(receptive=NETWORKS, times=st.integers(1, 1000))
+def test_check_core_gives_back_what_is_on_the_grid(receptive: Receptive, times: int) -> None:
+    assert receptive.check_core(receptive.stride * times) == receptive.stride * times
+
+
+@given(size=st.integers(-1000, 10**6), step=st.integers(1, 5000))
+def test_check_multiple_names_the_positive_multiples_next_to_the_size(size: int, step: int) -> None:
+    multiples = range(step, max(size, 0) + 2 * step, step)
+    if size in multiples:
+        assert check_multiple("block", size, step, "somebody needs", "--block") == size
+        return
+    below, above = [m for m in multiples if m < size], [m for m in multiples if m > size]
+    with pytest.raises(GeometryError) as refused:
+        check_multiple("block", size, step, "somebody needs", "--block")
+    found = re.search(r"nearest: (.*) \(--block\)", str(refused.value))
+    assert found is not None
+    assert [int(n) for n in found[1].split(" and ")] == [*below[-1:], above[0]]
+
+
+@given(size=st.integers(0, 10**6), step=st.integers(1, 5000))
+def test_round_up_is_the_smallest_multiple_that_is_no_less(size: int, step: int) -> None:
+    assert size <= round_up(size, step) < size + step
+    assert round_up(size, step) % step == 0
+
+
+@pytest.mark.parametrize(("depth", "convs"), [(-1, 2), (2, 0), (2, -1)])
+def test_a_network_that_can_not_be_is_refused_as_a_usage_error(depth: int, convs: int) -> None:
+    with pytest.raises(UsageError, match=f"depth {depth} with {convs} convolutions"):
+        Receptive(depth, convs)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from wsipipe.errors import MachineError, UsageError
+from wsipipe.inference.devices import is_cpu, resolve_devices
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine with nothing but a CPU; a test may give it GPUs."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    return monkeypatch
+
+
+def give_gpus(machine: pytest.MonkeyPatch, count: int) -> None:
+    machine.setattr(torch.cuda, "is_available", lambda: True)
+    machine.setattr(torch.cuda, "device_count", lambda: count)
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("wish", ["auto", "cpu"])
+def test_a_machine_without_gpu_computes_on_its_cpu(wish: str) -> None:
+    assert resolve_devices(wish) == ("cpu",)
+
+
+@pytest.mark.parametrize("wish", ["auto", "cuda"])
+def test_all_gpus_are_taken_unless_told_otherwise(machine: pytest.MonkeyPatch, wish: str) -> None:
+    give_gpus(machine, 2)
+    assert resolve_devices(wish) == ("cuda:0", "cuda:1")
+
+
+def test_apples_gpu_is_taken_where_there_is_no_other(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_devices("auto") == resolve_devices("mps") == ("mps",)
+    give_gpus(machine, 1)
+    assert resolve_devices("auto") == ("cuda:0",)
+
+
+@pytest.mark.parametrize(
+    ("wish", "devices"),
+    [
+        ("cuda:1", ("cuda:1",)),
+        ("cuda:1,cuda:0", ("cuda:1", "cuda:0")),
+        ("cpu,cpu,cpu", ("cpu", "cpu", "cpu")),
+        ("cpu, cuda:0", ("cpu", "cuda:0")),
+    ],
+)
+def test_a_list_is_one_replica_each_in_its_order(
+    machine: pytest.MonkeyPatch, wish: str, devices: tuple[str, ...]
+) -> None:
+    give_gpus(machine, 2)
+    assert resolve_devices(wish) == devices
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    "wish", ["", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "cpu,", "auto,cpu", "cpu:0", "cpu;cuda"]
+)
+def test_what_is_no_device_is_refused_with_what_is_allowed(wish: str) -> None:
+    with pytest.raises(UsageError, match="is not a device; allowed: auto, cpu, mps, cuda, cuda:0,cuda:1"):
+        resolve_devices(wish)
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize("wish", ["cuda", "cuda:0", "cpu,cuda:0", "mps"])
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(wish: str) -> None:
+    with pytest.raises(MachineError, match=rf"--device {wish}: there is no (cuda|cuda:0|mps) here; there is: cpu \("):
+        resolve_devices(wish)
+
+
+def test_a_gpu_too_many_is_refused_with_those_that_are(machine: pytest.MonkeyPatch) -> None:
+    give_gpus(machine, 2)
+    with pytest.raises(MachineError, match="there is no cuda:2 here; there is: cuda:0, cuda:1, cpu"):
+        resolve_devices("cuda:0,cuda:2")
+
+
+def test_what_there_is_on_this_very_machine_can_be_used() -> None:
+    for device in resolve_devices("auto"):
+        assert torch.ones(3, device=device).sum().item() == 3
+
+
+def test_is_cpu_says_whether_the_processor_does_it_all() -> None:
+    assert is_cpu(("cpu",))
+    assert is_cpu(("cpu", "cpu"))
+    assert not is_cpu(("cuda:0",))
+    assert not is_cpu(("cpu", "cuda:0"))

@@ -1,0 +1,507 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from wsipipe.errors import BundleError, MachineError, MemoryLimitError
+from wsipipe.inference import pool as pools
+from wsipipe.inference.pool import Pool, PoolSpec, close_resident_pools, resident_pool
+from wsipipe.inference.replica import Pixels, Prediction, Replica
+from wsipipe.model.bundle import Bundle, BundleSpec, LabelClass, load_bundle, save_bundle
+from wsipipe.model.unet import UNet
+
+PATIENCE = 120
+"""Seconds after which a test that hangs fails; none waits that long, and none passes by waiting."""
+
+THREE = (LabelClass("background", 0, "#000000"), LabelClass("gland", 7, "#ff0000"), LabelClass("fat", 200, "#00ff00"))
+ONE = (LabelClass("nucleus", 9, "#ff0000"),)
+NO_BACKGROUND = (LabelClass("gland", 200, "#ff0000"), LabelClass("fat", 7, "#00ff00"))
+
+MakeBundle = Callable[..., Bundle]
+
+
+@pytest.fixture(autouse=True)
+def _one_core_a_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles this small take longer to share between cores than to compute."""
+    monkeypatch.setattr(pools, "CPU_COUNT", 1)
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> MakeBundle:
+    """``make_bundle(classes, in_channels)``: random weights whose classes all win somewhere; halo 10, grid 4 px."""
+
+    def make(classes: tuple[LabelClass, ...] = THREE, in_channels: int = 3, **spec: Any) -> Bundle:
+        path = tmp_path / f"{len(classes)}-{in_channels}.safetensors"
+        torch.manual_seed(3)
+        network = UNet(in_channels, len(classes), base_channels=4, depth=2, convs_per_level=1).eval()
+        with torch.no_grad():
+            logits = network(torch.randn(1, in_channels, 122, 122))
+            network.head.bias -= logits.mean((0, 2, 3))
+        save_bundle(path, network, BundleSpec(classes, **spec))
+        return load_bundle(path)
+
+    return make
+
+
+def tiles_of(bundle: Bundle, count: int, dtype: type = np.uint8, seed: int = 0) -> list[Pixels]:
+    """Random tiles of many shapes."""
+    rng, receptive = np.random.default_rng(seed), bundle.info.receptive
+    sides = receptive.stride * rng.integers(1, 6, (count, 2)) + receptive.margin
+    channels = bundle.network.in_channels
+    return [rng.integers(0, np.iinfo(dtype).max, (h, w, channels), dtype, endpoint=True) for h, w in sides]
+
+
+def direct(bundle: Bundle, tile: Pixels) -> Prediction:
+    """What the pool ought to say of ``tile``: one pass of the network over it alone, decided in numpy."""
+    spec, crop = bundle.spec, bundle.info.receptive.crop
+    pixels = np.moveaxis(tile.astype(np.float32) / np.iinfo(tile.dtype).max, -1, 0)
+    pixels = (pixels - np.reshape(spec.mean, (-1, 1, 1))) / np.reshape(spec.std, (-1, 1, 1))
+    with torch.no_grad():
+        logits = bundle.network(torch.from_numpy(pixels.astype(np.float32))[None])[0].double().numpy()
+    logits = logits[:, crop : logits.shape[1] - crop, crop : logits.shape[2] - crop]
+    labels = np.array([c.label for c in spec.classes])
+    if len(labels) == 1:
+        p = 1 / (1 + np.exp(-logits))
+        chosen = np.where(p[0] > 0.5, labels[0], 0)
+    else:
+        p = np.exp(logits) / np.exp(logits).sum(0)
+        chosen = labels[p.argmax(0)]
+    return Prediction(chosen.astype(np.uint8), 255 * p)  # not rounded
+
+
+def assert_is(prediction: Prediction, wanted: Prediction) -> None:
+    """Labels as wanted, and probabilities within one rounding of those that are wanted."""
+    assert prediction.labels.dtype == np.uint8
+    assert prediction.labels.shape == wanted.labels.shape
+    assert np.array_equal(prediction.labels, wanted.labels)
+    if prediction.probabilities is not None:
+        assert prediction.probabilities.dtype == np.uint8
+        assert prediction.probabilities.shape == wanted.probabilities.shape
+        assert np.abs(prediction.probabilities - wanted.probabilities).max() <= 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4])
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_pool_gives_every_thread_the_answers_to_its_own_tiles(
+    make_bundle: MakeBundle, replicas: int, batch: int
+) -> None:
+    bundle = make_bundle()
+    tiles = [tiles_of(bundle, 6, seed=thread) for thread in range(4)]
+    with Pool([Replica(bundle, "cpu") for _ in range(replicas)], batch=batch) as pool, ThreadPoolExecutor(4) as threads:
+
+        def submit_all(mine: list[Pixels]) -> list[Prediction]:
+            futures = [pool.submit(tile) for tile in mine]
+            return [future.result(PATIENCE) for future in futures]
+
+        answers = list(threads.map(submit_all, tiles))
+    for mine, predictions in zip(tiles, answers, strict=True):
+        for tile, prediction in zip(mine, predictions, strict=True):
+            assert_is(prediction, direct(bundle, tile))
+            assert prediction.probabilities is None
+
+
+@pytest.mark.parametrize("classes", [THREE, ONE, NO_BACKGROUND], ids=["softmax", "sigmoid", "no background"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pool_labels_and_probabilities_are_those_of_a_direct_computation(
+    make_bundle: MakeBundle, classes: tuple[LabelClass, ...], dtype: type
+) -> None:
+    bundle = make_bundle(classes, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    seen: set[int] = set()
+    with Pool([Replica(bundle, "cpu", probabilities=True)], batch=3) as pool:
+        for tile in tiles_of(bundle, 5, dtype):
+            prediction = pool.submit(tile).result(PATIENCE)
+            assert prediction.probabilities is not None
+            assert_is(prediction, direct(bundle, tile))
+            seen |= set(prediction.labels.ravel().tolist())
+    assert seen == ({0, 9} if classes is ONE else {c.label for c in classes})
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_pool_takes_as_many_channels_as_the_network(make_bundle: MakeBundle, channels: int) -> None:
+    bundle = make_bundle(THREE, channels)
+    with Pool([Replica(bundle, "cpu")]) as pool:
+        for tile in tiles_of(bundle, 3):
+            assert_is(pool.submit(tile).result(PATIENCE), direct(bundle, tile))
+
+
+def test_pool_does_not_change_the_tiles_it_is_given(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    (tile,) = tiles_of(bundle, 1)
+    before = tile.copy()
+    with Pool([Replica(bundle, "cpu")]) as pool:
+        pool.submit(tile).result(PATIENCE)
+    assert np.array_equal(tile, before)
+
+
+def test_pool_takes_views_of_a_larger_array(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    pixels = tiles_of(bundle, 1)[0][:30, :30].repeat(4, 0).repeat(4, 1)
+    margin = bundle.info.receptive.margin
+    with Pool([Replica(bundle, "cpu")], batch=2) as pool:
+        views = [pixels[y : y + 16 + margin, x : x + 16 + margin] for y in (0, 8) for x in (4, 12)]
+        futures = [pool.submit(view) for view in views]
+        for view, future in zip(views, futures, strict=True):
+            assert_is(future.result(PATIENCE), direct(bundle, view.copy()))
+
+
+class Gated(Replica):
+    """A replica that waits before each batch until it is let, and keeps what it was given."""
+
+    def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
+        super().__init__(bundle, device)
+        self.entered, self.gate = threading.Semaphore(0), threading.Semaphore(0)
+        self.batches: list[list[Pixels]] = []
+
+    def predict(self, tiles: list[Pixels]) -> Prediction:
+        self.batches.append(tiles)
+        self.entered.release()
+        assert self.gate.acquire(timeout=PATIENCE)
+        return super().predict(tiles)
+
+
+class Announcing(threading.Condition):
+    """A condition that tells when the thread called ``submitter`` begins to wait on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if threading.current_thread().name == "submitter":
+            self.waits.set()
+        return super().wait(timeout)
+
+
+@pytest.fixture
+def announced(monkeypatch: pytest.MonkeyPatch) -> Announcing:
+    """The condition of the next pool's queue."""
+    condition = Announcing()
+    made = pools._Queue.__init__
+
+    def announcing(self: pools._Queue, size: int) -> None:
+        made(self, size)
+        self._changed = condition
+
+    monkeypatch.setattr(pools._Queue, "__init__", announcing)
+    return condition
+
+
+def begin(function: Callable[[], Any]) -> tuple[threading.Thread, Future[Any]]:
+    """A thread called ``submitter`` that runs ``function``, and the future of what it comes to."""
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(function())
+        except BaseException as err:
+            outcome.set_exception(err)
+
+    thread = threading.Thread(target=run, name="submitter")
+    thread.start()
+    return thread, outcome
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_submit_waits_while_the_queue_is_full(make_bundle: MakeBundle, announced: Announcing, batch: int) -> None:
+    bundle = make_bundle()
+    replica = Gated(bundle)
+    (tile,) = tiles_of(bundle, 1)
+    with Pool([replica], batch=batch) as pool:
+        futures = [pool.submit(tile)]
+        assert replica.entered.acquire(timeout=PATIENCE)  # the device has one tile, and the queue is empty
+        futures += [pool.submit(tile) for _ in range(2 * batch)]
+        thread, outcome = begin(lambda: pool.submit(tile))
+        assert announced.waits.wait(PATIENCE)
+        assert not outcome.done()
+        for _ in range(8):
+            replica.gate.release()
+        futures.append(outcome.result(PATIENCE))
+        for future in futures:
+            assert_is(future.result(PATIENCE), direct(bundle, tile))
+        thread.join()
+    assert max(map(len, replica.batches)) == batch
+
+
+def test_batches_hold_one_shape_and_no_tile_is_left_behind(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    replica = Gated(bundle)
+    first, wide, tall = (np.zeros((*shape, 3), np.uint8) for shape in ((34, 34), (26, 30), (30, 26)))
+    deep = wide.astype(np.uint16)
+    with Pool([replica], batch=3) as pool:
+        futures = [pool.submit(first)]
+        assert replica.entered.acquire(timeout=PATIENCE)
+        futures += [pool.submit(tile) for tile in (wide, tall, wide, deep, wide, tall)]
+        for _ in range(4):
+            replica.gate.release()
+        for future in futures:
+            future.result(PATIENCE)
+    assert [[(t.shape, t.dtype) for t in batch] for batch in replica.batches] == [
+        [(first.shape, first.dtype)],
+        [(wide.shape, np.uint8)] * 3,
+        [(tall.shape, np.uint8)] * 2,
+        [(wide.shape, np.uint16)],
+    ]
+
+
+class Failing(Gated):
+    """A replica whose device breaks once it is let go."""
+
+    def _forward(self, tiles: np.ndarray) -> Prediction:  # noqa: ARG002
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+
+def test_first_failure_fails_what_waits_and_closes_the_pool(make_bundle: MakeBundle, announced: Announcing) -> None:
+    bundle = make_bundle()
+    replica = Failing(bundle)
+    (tile,) = tiles_of(bundle, 1)
+    with Pool([replica], batch=1) as pool:
+        futures = [pool.submit(tile)]
+        assert replica.entered.acquire(timeout=PATIENCE)
+        futures += [pool.submit(tile) for _ in range(2)]
+        thread, outcome = begin(lambda: pool.submit(tile))
+        assert announced.waits.wait(PATIENCE)
+        replica.gate.release()
+        for future in futures:
+            with pytest.raises(MachineError, match=r"device cpu failed: CUDA error: unspecified launch failure"):
+                future.result(PATIENCE)
+        with pytest.raises(MachineError, match="launch failure"):  # the one that waited for room
+            outcome.result(PATIENCE)
+        with pytest.raises(MachineError, match="launch failure"):
+            pool.submit(tile)
+        thread.join()
+    assert len(replica.batches) == 1
+
+
+def test_a_failure_that_nobody_foresaw_surfaces_too(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    with Pool([Replica(bundle, "cpu")]) as pool:
+        future = pool.submit(np.zeros((26, 27, 3), np.uint8))  # not a legal side
+        with pytest.raises(ValueError, match="27 px is not legal"):
+            future.result(PATIENCE)
+        with pytest.raises(MachineError, match="27 px is not legal"):
+            pool.submit(np.zeros((26, 26, 3), np.uint8))
+
+
+def test_a_failing_replica_stops_the_others_too(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    good, bad = Gated(bundle), Failing(bundle)
+    (tile,) = tiles_of(bundle, 1)
+    with Pool([good, bad], batch=1) as pool:
+        futures = [pool.submit(tile) for _ in range(2)]
+        assert good.entered.acquire(timeout=PATIENCE)
+        assert bad.entered.acquire(timeout=PATIENCE)
+        waiting = pool.submit(tile)
+        bad.gate.release()
+        with pytest.raises(MachineError, match="launch failure"):
+            waiting.result(PATIENCE)
+        good.gate.release()
+        ended = [future.exception(PATIENCE) for future in futures]
+    assert sorted(type(e).__name__ for e in ended) == ["MachineError", "NoneType"]
+
+
+def test_close_ends_the_threads_and_fails_whoever_waits(make_bundle: MakeBundle, announced: Announcing) -> None:
+    bundle = make_bundle()
+    replica = Gated(bundle)
+    (tile,) = tiles_of(bundle, 1)
+    pool = Pool([replica], batch=1)
+    running = pool.submit(tile)
+    assert replica.entered.acquire(timeout=PATIENCE)
+    queued = [pool.submit(tile) for _ in range(2)]
+    thread, waiting = begin(lambda: pool.submit(tile))
+    assert announced.waits.wait(PATIENCE)
+    closer = threading.Thread(target=pool.close)
+    closer.start()
+    for future in queued:
+        with pytest.raises(MachineError, match="was closed"):
+            future.result(PATIENCE)
+    with pytest.raises(MachineError, match="was closed"):
+        waiting.result(PATIENCE)
+    replica.gate.release()
+    closer.join(PATIENCE)
+    thread.join(PATIENCE)
+    assert_is(running.result(0), direct(bundle, tile))  # what the device had begun is finished
+    assert not any(t.is_alive() for t in (*pool._threads, closer, thread))
+    with pytest.raises(MachineError, match="was closed"):
+        pool.submit(tile)
+    pool.close()  # twice is once
+
+
+def test_a_cancelled_future_does_not_stop_the_pool(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    replica = Gated(bundle)
+    (tile,) = tiles_of(bundle, 1)
+    with Pool([replica], batch=1) as pool:
+        running = pool.submit(tile)
+        assert replica.entered.acquire(timeout=PATIENCE)
+        unwanted, wanted = pool.submit(tile), pool.submit(tile)
+        assert unwanted.cancel()
+        for _ in range(3):
+            replica.gate.release()
+        running.result(PATIENCE)
+        assert_is(wanted.result(10), direct(bundle, tile))
+
+
+def test_pool_leaves_no_thread_behind_when_its_context_fails(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    pool = Pool([Replica(bundle, "cpu") for _ in range(3)])
+
+    def leave() -> None:
+        with pool:
+            raise KeyError("something else")
+
+    with pytest.raises(KeyError, match="something else"):
+        leave()
+    assert not any(thread.is_alive() for thread in pool._threads)
+
+
+class Small(Replica):
+    """A replica on a device with memory for ``room`` pixels of input at once."""
+
+    room = 0
+
+    def __init__(self, bundle: Bundle, *, error: type[RuntimeError] = torch.OutOfMemoryError) -> None:
+        super().__init__(bundle, "cpu", probabilities=True)
+        self.error = error
+        self.fitted: list[tuple[int, ...]] = []
+
+    def _forward(self, tiles: np.ndarray) -> Prediction:
+        if tiles.shape[0] * tiles.shape[1] * tiles.shape[2] > self.room:
+            raise self.error("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried\nsecond line")
+        self.fitted.append(tiles.shape[:3])
+        return super()._forward(tiles)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError], ids=["cuda", "cpu"])
+@pytest.mark.parametrize("room", [5 * 64**2, 3 * 64**2, 2 * 64**2, 64**2, 64**2 - 1, 44 * 64, 44 * 44, 32 * 32, 24**2])
+def test_out_of_memory_halves_the_batch_then_the_tile_and_changes_nothing(
+    make_bundle: MakeBundle, room: int, error: type[RuntimeError]
+) -> None:
+    bundle = make_bundle()
+    margin = bundle.info.receptive.margin
+    assert margin == 20 + 2  # what the numbers above were chosen for: 64 = 42 + 22 is not legal, 62 = 40 + 22 is
+    tiles = [np.random.default_rng(i).integers(0, 256, (62, 62, 3), np.uint8) for i in range(5)]
+    small = Small(bundle, error=error)
+    small.room = max(room, 26 * 26)
+    whole, parts = Replica(bundle, "cpu", probabilities=True).predict(tiles), small.predict(tiles)
+    assert np.array_equal(parts.labels, whole.labels)
+    assert np.array_equal(parts.probabilities, whole.probabilities)
+    assert all(n * h * w <= small.room for n, h, w in small.fitted)
+    assert all(bundle.info.receptive.is_legal(side) for _, h, w in small.fitted for side in (h, w))
+    assert sum(n for n, h, w in small.fitted if (h, w) == (62, 62)) == (5 if small.room >= 62 * 62 else 0)
+
+
+@pytest.mark.parametrize("shape", [(62, 26), (26, 62), (26, 46), (38, 122)])
+def test_a_tile_that_does_not_fit_is_cut_along_its_longer_side(make_bundle: MakeBundle, shape: tuple[int, int]) -> None:
+    bundle = make_bundle()
+    small = Small(bundle)
+    small.room = shape[0] * shape[1] - 1
+    tile = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+    whole, parts = Replica(bundle, "cpu", probabilities=True).predict([tile]), small.predict([tile])
+    assert np.array_equal(parts.labels, whole.labels)
+    assert np.array_equal(parts.probabilities, whole.probabilities)
+    assert {min(h, w) for _, h, w in small.fitted} == {min(shape)} if max(shape) > 46 else True
+    assert len(small.fitted) == 2
+
+
+def test_memory_for_nothing_is_an_error_that_says_so_and_what_to_do(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    small = Small(bundle)
+    with Pool([small], batch=2) as pool:
+        future = pool.submit(np.zeros((62, 62, 3), np.uint8))
+        with pytest.raises(MemoryLimitError, match=r"device cpu has no memory for a tile of 26 x 26 px .*--device"):
+            future.result(PATIENCE)
+        assert "second line" not in str(future.exception())
+        with pytest.raises(MachineError, match="no memory"):
+            pool.submit(np.zeros((62, 62, 3), np.uint8))
+
+
+def test_an_error_that_is_not_about_memory_is_not_taken_for_one(make_bundle: MakeBundle) -> None:
+    with pytest.raises(MachineError, match="device cpu failed") as failed:
+        Failing.predict(ungated(Failing(make_bundle())), [np.zeros((26, 26, 3), np.uint8)] * 4)
+    assert not isinstance(failed.value, MemoryLimitError)
+    assert isinstance(failed.value.__cause__, RuntimeError)
+
+
+def ungated(replica: Gated) -> Gated:
+    replica.gate.release()
+    return replica
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The bundles that were loaded for pools, in order."""
+    loaded: list[str] = []
+
+    def counting(path: str) -> Bundle:
+        loaded.append(path)
+        return load_bundle(path)
+
+    monkeypatch.setattr(pools, "load_bundle", counting)
+    return loaded
+
+
+def spec_of(bundle: Bundle, **changes: Any) -> PoolSpec:
+    values = {"devices": ("cpu", "cpu"), "batch": 1, "probabilities": False} | changes
+    return PoolSpec(bundle.info.path, bundle.info.sha256, **values)
+
+
+def test_weights_are_loaded_once_per_process_however_many_ask(make_bundle: MakeBundle, loads: list[str]) -> None:
+    bundle = make_bundle()
+    together = threading.Barrier(8)
+
+    def ask(_: int) -> Pool:
+        together.wait(PATIENCE)
+        return resident_pool(spec_of(bundle))
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(ask, range(8)))
+    assert len(set(map(id, found))) == 1
+    assert len(found[0]._threads) == 2
+    assert loads == [bundle.info.path]
+    (tile,) = tiles_of(bundle, 1)
+    assert_is(found[0].submit(tile).result(PATIENCE), direct(bundle, tile))
+
+
+def test_another_spec_has_another_pool(make_bundle: MakeBundle, loads: list[str]) -> None:
+    bundle = make_bundle()
+    one, other = resident_pool(spec_of(bundle)), resident_pool(spec_of(bundle, probabilities=True))
+    (tile,) = tiles_of(bundle, 1)
+    assert one.submit(tile).result(PATIENCE).probabilities is None
+    assert other.submit(tile).result(PATIENCE).probabilities is not None
+    assert len(loads) == 2
+
+
+def test_closing_resident_pools_ends_their_threads_and_the_next_to_ask_gets_a_new_one(
+    make_bundle: MakeBundle, loads: list[str]
+) -> None:
+    bundle = make_bundle()
+    first = resident_pool(spec_of(bundle))
+    close_resident_pools()
+    assert not any(thread.is_alive() for thread in first._threads)
+    second = resident_pool(spec_of(bundle))
+    (tile,) = tiles_of(bundle, 1)
+    assert_is(second.submit(tile).result(PATIENCE), direct(bundle, tile))
+    assert len(loads) == 2
+
+
+def test_a_resident_pool_that_failed_is_not_handed_out_again(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    failed = resident_pool(spec_of(bundle))
+    assert failed.submit(np.zeros((3, 3, 3), np.uint8)).exception(PATIENCE) is not None
+    (tile,) = tiles_of(bundle, 1)
+    assert_is(resident_pool(spec_of(bundle)).submit(tile).result(PATIENCE), direct(bundle, tile))
+
+
+def test_a_bundle_replaced_since_the_run_began_is_refused(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    spec = spec_of(bundle)
+    save_bundle(spec.bundle, bundle.network, BundleSpec(THREE, licence="another"))
+    with pytest.raises(BundleError, match=r"3-3\.safetensors was replaced while in use"):
+        resident_pool(spec)
