@@ -1,6 +1,6 @@
 """How much of the bare network's speed `run` reaches: from a slide on disk to a complete store.
 
-    python benchmarks/efficiency.py SLIDE [-m BUNDLE] [--rounds N]
+    python benchmarks/efficiency.py SLIDE [-m BUNDLE] [--mpp F] [--rounds N]
 
 The bare network is the same replica on the same tiles, cut and mirrored beforehand and held in memory. Both run
 in this process, in turn; what counts is the ratio.
@@ -12,6 +12,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from wsipipe.slides.slide import choose_level
 def cut_tiles(slide: str, config: RunConfig) -> tuple[list[Pixels], int]:
     """Every tile of the slide, as a run cuts them, and how many pixels they give."""
     setup = check_config(config)
-    level = choose_level(wsipipe.open_slide(slide), setup.bundle.spec.mpp)
+    level = choose_level(wsipipe.open_slide(slide, mpp=config.mpp), setup.bundle.spec.mpp)
     grid = grid_of(level, setup)
     half, tiles = grid.receptive.margin // 2, []
     for index in grid.indices():
@@ -46,9 +47,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("slide")
     parser.add_argument("-m", "--model", default=str(DEFAULT_BUNDLE))
+    parser.add_argument("--mpp", type=float)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    config = RunConfig(bundle=args.model, device="cpu")
+    config = RunConfig(bundle=args.model, device="cpu", mpp=args.mpp)
     allocator.settle()
     tiles, pixels = cut_tiles(args.slide, config)
     replica = Replica(wsipipe.load_bundle(args.model), "cpu")
@@ -60,7 +62,7 @@ def main() -> None:
             replica.predict([tile])
         bare = time.perf_counter() - started
         with tempfile.TemporaryDirectory() as out:
-            (slide,) = wsipipe.run([args.slide], RunConfig(out=out, bundle=args.model, device="cpu")).slides
+            (slide,) = wsipipe.run([args.slide], replace(config, out=out)).slides
         ratios.append(bare / slide.seconds)
         print(f"bare {pixels / 1e6 / bare:.3f} MP/s   run {pixels / 1e6 / slide.seconds:.3f} MP/s   {ratios[-1]:.3f}")
     print(f"{Path(args.slide).name}: run / bare network, median of {args.rounds}: {statistics.median(ratios):.3f}")

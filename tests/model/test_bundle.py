@@ -308,12 +308,11 @@ def test_only_a_background_is_no_bundle(tmp_path: Path) -> None:
         BundleSpec(default_classes(2)),
         BundleSpec(default_classes(3), mean=(0.5, 0.5)),
         BundleSpec(default_classes(3), std=(0.5, 0.5)),
-        BundleSpec(default_classes(3), mean=()),
     ],
-    ids=["classes", "mean", "std", "no mean"],
+    ids=["classes", "mean", "std"],
 )
 def test_a_spec_that_does_not_fit_the_network_is_not_saved(tmp_path: Path, spec: BundleSpec) -> None:
-    with pytest.raises(BundleError, match=r"x\.safetensors: the spec names"):
+    with pytest.raises(BundleError, match=r"x\.safetensors names"):
         save_bundle(tmp_path / "x.safetensors", network_of(3), spec)
     assert not list(tmp_path.iterdir())
 

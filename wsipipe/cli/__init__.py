@@ -38,10 +38,7 @@ def main() -> NoReturn:
     """Run the command line; every error that wsipipe knows ends in one line and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)  # a batch system that ends a job means Ctrl-C
     try:
-        cli(standalone_mode=False)
-        code = 0
-    except click.exceptions.Exit as done:
-        code = done.exit_code
+        code = cli(prog_name="wsipipe", standalone_mode=False) or 0  # what a command gave to Context.exit
     except click.ClickException as err:
         err.show()
         code = err.exit_code

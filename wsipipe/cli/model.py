@@ -56,15 +56,8 @@ def init(
     if Path(bundle).exists():
         raise UsageError(f"{bundle} is there already; give another name, or remove it")
 
-    import torch
+    from wsipipe.model.bundle import save_untrained
 
-    from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
-    from wsipipe.model.unet import UNet
-
-    torch.manual_seed(seed)
-    network = UNet(in_channels, classes, base_channels, depth)
-    spec = BundleSpec(
-        classes=default_classes(classes), mpp=mpp, name=Path(bundle).stem, training={"untrained": True, "seed": seed}
-    )
-    save_bundle(bundle, network, spec)
-    click.echo(f"{bundle}: {sum(p.numel() for p in network.parameters()):,} untrained weights")
+    sizes = {"in_channels": in_channels, "classes": classes, "base_channels": base_channels, "depth": depth}
+    count = save_untrained(bundle, sizes, seed=seed, mpp=mpp)
+    click.echo(f"{bundle}: {count:,} untrained weights")

@@ -40,7 +40,8 @@ def spoken(event: Event) -> str | None:
     """The line that says ``event``; None for one that is only counted."""
     match event:
         case SlideStarted():
-            return f"{_name(event)}: {event.blocks_to_do} of {event.blocks} blocks to do, {event.pixels_to_do / 1e6:.1f} MP"
+            size = f"{event.pixels_to_do / 1e6:.1f} MP"
+            return f"{_name(event)}: {event.blocks_to_do} of {event.blocks} blocks to do, {size}"
         case SlideDone():
             return f"{_name(event)}: done in {event.seconds:.1f} s -> {event.store}"
         case SlideSkipped():

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsipipe.errors import UsageError
-
 if TYPE_CHECKING:
     from wsipipe.pipeline.look import Refused, RunPlan
     from wsipipe.pipeline.outcome import RunSummary, SlideOutcome
@@ -44,8 +42,10 @@ def run(
     from wsipipe.pipeline.batch import run as run_slides
     from wsipipe.pipeline.config import RunConfig
     from wsipipe.pipeline.look import plan_run
+    from wsipipe.pipeline.machine import size_bytes
 
-    config = RunConfig(max_memory_bytes=parse_size(max_memory), **options)
+    limit = None if max_memory is None else size_bytes(max_memory, "--max-memory")
+    config = RunConfig(max_memory_bytes=limit, **options)
     if dry_run:
         plan = plan_run(slides, config)
         click.echo(json.dumps(plan_as_json(plan), indent=2) if as_json else plan_as_text(plan))
@@ -54,24 +54,6 @@ def run(
         summary = run_slides(slides, config, listener)
     click.echo(json.dumps(summary_as_json(summary), indent=2) if as_json else summary_as_text(summary))
     click.get_current_context().exit(summary.exit_code)
-
-
-def parse_size(text: str | None) -> int | None:
-    """Bytes from ``4GB``, ``500MB``, ``1.5GiB`` or a plain number; None stays None.
-
-    Raises
-    ------
-    UsageError
-        If it is not a size.
-    """
-    if text is None:
-        return None
-    from dask.utils import parse_bytes
-
-    try:
-        return int(parse_bytes(text))
-    except ValueError:
-        raise UsageError(f"--max-memory {text} is not a size; give e.g. 4GB, 500MB or 1.5GiB") from None
 
 
 def plan_as_json(plan: RunPlan) -> dict[str, Any]:
@@ -117,9 +99,8 @@ def plan_as_text(plan: RunPlan) -> str:
         lines.append(f"{row['action']:8} {row['slide']}: {row['reason']}")
         if "store" in row:
             mpp = f"{row['mpp']:.4g} um/px ({row['mpp_source']})" if row["mpp"] else "resolution not known"
-            lines.append(
-                f"         level {row['level']}, {mpp}; {row['blocks_to_do']} of {row['blocks']} blocks of {row['block']} px"
-            )
+            to_do = f"{row['blocks_to_do']} of {row['blocks']} blocks of {row['block']} px"
+            lines.append(f"         level {row['level']}, {mpp}; {to_do}")
             lines.append(
                 f"         -> {row['store']}, {row['height']} x {row['width']} px, "
                 f"at most {row['output_bytes_at_most'] / 1e6:,.1f} MB before compression; "

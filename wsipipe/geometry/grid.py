@@ -178,8 +178,17 @@ def fit_sizes(
     -------
     tuple
         (core, block): the block holds whole cores, and is at least half a margin.
+
+    Raises
+    ------
+    GeometryError
+        If a size that is given is off the pooling grid.
     """
     step, most = receptive.stride, preferred[0]
+    if core is not None:
+        receptive.check_core(core)
+    if block is not None:
+        check_multiple("block", block, step, f"{receptive.depth} poolings need", "--block")
     if core is None and block is None:
         core = round_up(most, step)
     if core is None:

@@ -20,11 +20,11 @@ def activation_bytes(architecture: dict[str, int], side: int, batch: int) -> int
         return FLOAT32 * batch * channels * px * px
 
     image = tensor(architecture["in_channels"], side)
-    peak, x, skips, sizes = 0, image, image, []  # the image is held by the caller throughout
+    peak, x, skips, sizes = 0, 0, image, []  # the image is held by the caller throughout
 
-    def step(out: int, also: int = 0) -> int:
+    def step(out: int) -> int:
         nonlocal peak
-        peak = max(peak, skips + x + out + also)
+        peak = max(peak, skips + x + out)
         return out
 
     for level in range(receptive.depth + 1):
@@ -32,8 +32,8 @@ def activation_bytes(architecture: dict[str, int], side: int, batch: int) -> int
             side -= 2
             x = step(tensor(base << level, side))
         if level < receptive.depth:
-            skips += x
             sizes.append(x)
+            skips, x = skips + x, 0
             side //= 2
             x = step(tensor(base << level, side))
     for level in reversed(range(receptive.depth)):

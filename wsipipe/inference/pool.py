@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
@@ -75,15 +75,27 @@ class _Queue:
             for job in jobs:
                 self._jobs.remove(job)
             self._changed.notify_all()
-            return jobs
+        return jobs
 
     def close(self, reason: BaseException) -> None:
         """Refuse what comes, and fail what waits with ``reason``; only the first reason counts."""
         with self._changed:
             self._closed_by = self._closed_by or reason
-            while self._jobs:
-                self._jobs.popleft().result.set_exception(self._closed_by)
+            waiting = wanted(self._jobs)
+            self._jobs.clear()
             self._changed.notify_all()
+        for job in waiting:
+            job.result.set_exception(self._closed_by)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is taken any more."""
+        return self._closed_by is not None
+
+
+def wanted(jobs: Iterable[_Job]) -> list[_Job]:
+    """Those of ``jobs`` that nobody cancelled, and that from now on nobody can."""
+    return [job for job in jobs if job.result.set_running_or_notify_cancel()]
 
 
 class Pool:
@@ -117,6 +129,11 @@ class Pool:
         self._queue.put(job)
         return job.result
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more tiles: it was closed, or a device failed."""
+        return self._queue.closed
+
     def close(self) -> None:
         """End the threads; tiles that still wait fail with a MachineError."""
         self._queue.close(MachineError("the worker pool was closed"))
@@ -135,6 +152,8 @@ class Pool:
         """One device's thread: batches until the queue is closed; the first failure closes it for all."""
         torch.set_num_threads(cpu_threads)  # of this thread: replicas on one CPU share its cores
         while jobs := self._queue.take(self._batch):
+            if not (jobs := wanted(jobs)):
+                continue
             try:
                 prediction = replica.predict([job.tile for job in jobs])
             except BaseException as err:
@@ -159,7 +178,7 @@ def resident_pool(spec: PoolSpec) -> Pool:
         If the bundle is no longer the one that the run began with.
     """
     with _resident_lock:
-        if spec not in _resident:
+        if spec not in _resident or _resident[spec].closed:
             allocator.settle()
             bundle = load_bundle(spec.bundle)
             if bundle.info.sha256 != spec.sha256:

@@ -229,7 +229,12 @@ def publish(spec: StoreSpec) -> None:
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
     spec.partial.rename(final)
-    shutil.rmtree(replaced, ignore_errors=True)
+    discard_replaced(spec)
+
+
+def discard_replaced(spec: StoreSpec) -> None:
+    """Remove what is left of a store that was replaced, if a kill just then left anything."""
+    shutil.rmtree(spec.path + REPLACED, ignore_errors=True)
 
 
 def reopen(spec: StoreSpec) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from wsipipe.errors import BundleError, GeometryError
+from wsipipe.errors import BundleError, OutputError
 from wsipipe.geometry.network import Receptive
 from wsipipe.model.unet import UNet
 
 FORMAT_VERSION = 1
 HEADER_KEY = "wsipipe"
+SIZES = {
+    "in_channels": (1, 2**16),
+    "classes": (1, 256),
+    "base_channels": (1, 2**12),
+    "depth": (0, 10),
+    "convs_per_level": (1, 2**8),
+}
+"""The arguments of `UNet`, and from where to where each makes sense."""
 BACKGROUND = 0
 """The label of background, and of what was not looked at."""
 PALETTE = ("#e6194b", "#3cb44b", "#4363d8", "#ffe119", "#f58231", "#911eb4", "#46f0f0", "#f032e6")
@@ -67,23 +77,33 @@ class BundleSpec:
     """How it was trained: data, settings, scores. Plain JSON."""
 
     def __post_init__(self) -> None:
-        labels = [c.label for c in self.classes]
-        checks = {
-            "has no class": bool(self.classes),
-            f"has two classes with one label: {labels}": len(set(labels)) == len(labels),
-            f"has labels outside 0 to 255: {labels}": all(0 <= label <= 255 for label in labels),
-            f"has only a background, label {BACKGROUND}": labels != [BACKGROUND],
-            f"has colours that are not #rrggbb: {[c.color for c in self.classes]}": all(
-                len(c.color) == 7 and c.color[0] == "#" and set(c.color[1:].lower()) <= set("0123456789abcdef")
-                for c in self.classes
-            ),
-            f"says {self.mpp} micrometres per pixel": self.mpp is None or (math.isfinite(self.mpp) and self.mpp > 0),
-            f"divides by a standard deviation of {self.std}": all(math.isfinite(s) and s > 0 for s in self.std),
-            f"subtracts a mean of {self.mean}": all(math.isfinite(m) for m in self.mean),
-        }
-        for problem, fine in checks.items():
-            if not fine:
-                raise BundleError(f"bundle {self.name!r} {problem}")
+        for problem in self._problems():
+            raise BundleError(f"bundle {self.name!r} {problem}")
+
+    def _problems(self) -> Iterator[str]:
+        """What is wrong with it, the most basic first; what follows relies on what came before."""
+        texts = [self.name, self.licence, *(text for c in self.classes for text in (c.name, c.color))]
+        labels, colors = [c.label for c in self.classes], [c.color for c in self.classes]
+        if not all(isinstance(text, str) for text in texts):
+            yield f"has names that are not text: {texts}"
+        if not isinstance(self.training, dict):
+            yield f"says of its training {self.training!r}, which is not a table"
+        if not labels:
+            yield "has no class"
+        if not all(type(label) is int and 0 <= label <= 255 for label in labels):
+            yield f"has labels that are not whole numbers from 0 to 255: {labels}"
+        if len(set(labels)) < len(labels):
+            yield f"has two classes with one label: {labels}"
+        if labels == [BACKGROUND]:
+            yield f"has only a background, label {BACKGROUND}"
+        if not all(re.fullmatch("#[0-9a-fA-F]{6}", color) for color in colors):
+            yield f"has colours that are not #rrggbb: {colors}"
+        if self.mpp is not None and not 0 < self.mpp < math.inf:
+            yield f"says {self.mpp} micrometres per pixel"
+        if not self.std or not all(0 < value < math.inf for value in self.std):
+            yield f"divides by a standard deviation of {self.std}"
+        if not self.mean or not all(map(math.isfinite, self.mean)):
+            yield f"subtracts a mean of {self.mean}"
 
 
 def default_classes(channels: int) -> tuple[LabelClass, ...]:
@@ -131,24 +151,58 @@ def save_bundle(path: str | Path, network: UNet, spec: BundleSpec) -> None:
     ------
     BundleError
         If the spec does not fit the network.
+    OutputError
+        If the file can not be written.
     """
-    channels_fit = all(len(values) in (1, network.in_channels) for values in (spec.mean, spec.std))
-    if len(spec.classes) != network.classes or not channels_fit:
-        raise BundleError(
-            f"{path}: the spec names {len(spec.classes)} classes, {len(spec.mean)} means and {len(spec.std)} "
-            f"standard deviations for a network of {network.classes} classes and {network.in_channels} channels"
-        )
     header = {
         "format_version": FORMAT_VERSION,
         "architecture": network.architecture,
         "halo": network.receptive.halo,
         **asdict(spec),
     }
+    _check_fit(path, network.architecture, spec)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     blob = save(weights, metadata={HEADER_KEY: json.dumps(header, sort_keys=True)})
     partial = Path(path).with_name(Path(path).name + ".partial")
-    partial.write_bytes(blob)
-    partial.replace(path)
+    try:
+        partial.write_bytes(blob)
+        partial.replace(path)
+    except OSError as err:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"bundle {path} can not be written: {err.strerror or err}; give another path") from err
+
+
+def save_untrained(path: str | Path, sizes: dict[str, int], *, seed: int, mpp: float | None) -> int:
+    """Write a bundle of random weights, the same for the same ``seed``, and return how many they are.
+
+    Parameters
+    ----------
+    path
+        Where to.
+    sizes
+        Arguments of `UNet`.
+    seed
+        Of the random numbers.
+    mpp
+        Micrometres per pixel that it says it is for.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = UNet(**sizes)
+    training = {"untrained": True, "seed": seed}
+    spec = BundleSpec(default_classes(network.classes), mpp=mpp, name=Path(path).stem, training=training)
+    save_bundle(path, network, spec)
+    return sum(weights.numel() for weights in network.parameters())
+
+
+def _check_fit(path: str | Path, architecture: dict[str, int], spec: BundleSpec) -> None:
+    """Raise a BundleError unless there is a class for every output, and a mean and deviation for every input."""
+    channels_fit = all(len(values) in (1, architecture["in_channels"]) for values in (spec.mean, spec.std))
+    if len(spec.classes) != architecture["classes"] or not channels_fit:
+        raise BundleError(
+            f"bundle {path} names {len(spec.classes)} classes, {len(spec.mean)} means and {len(spec.std)} standard "
+            f"deviations for a network of {architecture['classes']} classes and {architecture['in_channels']} channels"
+        )
 
 
 def read_bundle_info(path: str | Path) -> BundleInfo:
@@ -176,7 +230,9 @@ def read_bundle_info(path: str | Path) -> BundleInfo:
             f"{path} is a safetensors file, but not a wsipipe bundle (its header has no {HEADER_KEY!r}); "
             "wsipipe.save_bundle writes one"
         )
-    return BundleInfo(str(path.absolute()), sha256, *_parse_header(path, metadata[HEADER_KEY]))
+    architecture, spec = _parse_header(path, metadata[HEADER_KEY])
+    _check_fit(path, architecture, spec)
+    return BundleInfo(str(path.absolute()), sha256, architecture, spec)
 
 
 def _parse_header(path: Path, text: str) -> tuple[dict[str, int], BundleSpec]:
@@ -184,29 +240,39 @@ def _parse_header(path: Path, text: str) -> tuple[dict[str, int], BundleSpec]:
     try:
         header = json.loads(text)
         version = header["format_version"]
-        if version > FORMAT_VERSION:
-            raise BundleError(
-                f"bundle {path} has format version {version}, this wsipipe reads up to {FORMAT_VERSION}; "
-                "install a newer wsipipe"
+        newer = version > FORMAT_VERSION
+        if not newer:
+            given = header["architecture"]
+            if set(given) != set(SIZES):
+                raise ValueError(f"the architecture is given by {sorted(given)}, not by {sorted(SIZES)}")
+            architecture = {key: _whole(given[key], key, limits) for key, limits in SIZES.items()}
+            spec = BundleSpec(
+                classes=tuple(LabelClass(**c) for c in header["classes"]),
+                mpp=header["mpp"],
+                mean=tuple(header["mean"]),
+                std=tuple(header["std"]),
+                name=header["name"],
+                licence=header["licence"],
+                training=header["training"],
             )
-        architecture = {key: int(value) for key, value in header["architecture"].items()}
-        spec = BundleSpec(
-            classes=tuple(LabelClass(**c) for c in header["classes"]),
-            mpp=header["mpp"],
-            mean=tuple(header["mean"]),
-            std=tuple(header["std"]),
-            name=header["name"],
-            licence=header["licence"],
-            training=header["training"],
+            said, halo = header["halo"], Receptive(architecture["depth"], architecture["convs_per_level"]).halo
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as err:
+        raise BundleError(f"bundle {path} has a header that makes no sense: {type(err).__name__}: {err}") from err
+    if newer:
+        raise BundleError(
+            f"bundle {path} has format version {version}, this wsipipe reads up to {FORMAT_VERSION}; "
+            "install a newer wsipipe"
         )
-        halo = Receptive(architecture["depth"], architecture["convs_per_level"]).halo
-    except BundleError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, GeometryError) as err:
-        raise BundleError(f"bundle {path} has a header that makes no sense: {err!r}") from err
-    if header["halo"] != halo:
-        raise BundleError(f"bundle {path} says a halo of {header['halo']} px, its architecture has {halo}")
+    if said != halo:
+        raise BundleError(f"bundle {path} says a halo of {said} px, its architecture has {halo}")
     return architecture, spec
+
+
+def _whole(value: object, name: str, limits: tuple[int, int]) -> int:
+    """``value`` if it is a whole number within ``limits``, else a ValueError."""
+    if type(value) is not int or not limits[0] <= value <= limits[1]:
+        raise ValueError(f"{name} is {value!r}, not a whole number from {limits[0]} to {limits[1]}")
+    return value
 
 
 def load_bundle(path: str | Path) -> Bundle:
@@ -215,7 +281,7 @@ def load_bundle(path: str | Path) -> Bundle:
     Raises
     ------
     BundleError
-        As `read_bundle_info`, and if the weights are not those of the architecture.
+        As `read_bundle_info`, and if the weights are not those of the architecture, or not finite float32.
     """
     info = read_bundle_info(path)
     try:
@@ -226,6 +292,9 @@ def load_bundle(path: str | Path) -> Bundle:
         network.load_state_dict(weights, assign=True)
     except (OSError, SafetensorError, RuntimeError, TypeError) as err:
         raise BundleError(f"bundle {path}: its weights do not fit its architecture {info.architecture}: {err}") from err
-    if len(info.spec.classes) != network.classes:
-        raise BundleError(f"bundle {path} names {len(info.spec.classes)} classes for {network.classes} output channels")
+    for name, weight in weights.items():
+        if weight.dtype != torch.float32 or not weight.isfinite().all():
+            raise BundleError(
+                f"bundle {path}: weights {name} are {weight.dtype}, or not finite; finite float32 is allowed"
+            )
     return Bundle(info, network.eval().requires_grad_(False))

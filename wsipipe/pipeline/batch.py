@@ -11,6 +11,7 @@ from distributed import Client
 from wsipipe.errors import SlideError, WsipipeError
 from wsipipe.events import Listener, RunStarted, SlideFailed, SlideSkipped, Warned, ignore
 from wsipipe.inference.pool import close_resident_pools
+from wsipipe.labels.store import discard_replaced
 from wsipipe.pipeline.config import RunConfig, Setup
 from wsipipe.pipeline.look import Refused, plan_run
 from wsipipe.pipeline.machine import peak_bytes
@@ -53,6 +54,7 @@ def run(slides: Sequence[str], config: RunConfig | None = None, listener: Listen
             for warning in slide.slide.warnings:
                 outcomes(Warned(slide.slide.path, warning))
             if slide.action == SKIP:
+                discard_replaced(slide.store)
                 outcomes(SlideSkipped(slide.slide.path, slide.store.path, slide.reason))
     if to_do:
         with local_client(plan.threads) as client:

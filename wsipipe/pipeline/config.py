@@ -77,7 +77,7 @@ def check_config(config: RunConfig) -> Setup:
     MachineError
         If a device is not there.
     """
-    for option in ("mpp", "block", "tile", "batch", "threads"):
+    for option in ("mpp", "batch", "threads"):
         value = getattr(config, option)
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"--{option} {value} makes no sense; it is a positive number")

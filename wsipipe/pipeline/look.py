@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -95,10 +95,11 @@ def name_stores(slides: Sequence[Slide], out: Path) -> dict[str, str]:
     named: dict[str, str] = {}
     candidates = {slide.path: _candidates(slide, out) for slide in slides}
     owners = {name: _owner(name) for names in candidates.values() for name in names}
-    for slide in slides:
-        mine = [name for name in candidates[slide.path] if _is_of(owners[name], slide, candidates)]
-        if mine and mine[0] not in named.values():
-            named[slide.path] = mine[0]
+    for is_of in (_of_that_path, _of_that_file):
+        for slide in slides:
+            mine = [name for name in candidates[slide.path] if is_of(owners[name], slide, candidates)]
+            if slide.path not in named and mine and mine[0] not in named.values():
+                named[slide.path] = mine[0]
     for slide in slides:
         if slide.path not in named:
             plain, told_apart = candidates[slide.path]
@@ -124,11 +125,14 @@ def _owner(store: str) -> Record | None:
     return None
 
 
-def _is_of(owner: Record | None, slide: Slide, others: dict[str, tuple[str, str]]) -> bool:
-    """Whether a store is of ``slide``: of that path, or of the same file that was elsewhere then."""
-    if owner is None or owner.slide == slide.path:
-        return owner is not None
-    return owner.fingerprint.slide == slide.identity and owner.slide not in others
+def _of_that_path(owner: Record | None, slide: Slide, _others: Collection[str]) -> bool:
+    """Whether a store was made from the path of ``slide``."""
+    return owner is not None and owner.slide == slide.path
+
+
+def _of_that_file(owner: Record | None, slide: Slide, others: Collection[str]) -> bool:
+    """Whether a store was made from the same file when that was elsewhere, at none of the ``others``' paths."""
+    return owner is not None and owner.fingerprint.slide == slide.identity and owner.slide not in others
 
 
 def _within_memory(run: RunPlan) -> RunPlan:
@@ -150,19 +154,22 @@ def _within_memory(run: RunPlan) -> RunPlan:
         )
         raise UsageError(message) if given else MemoryLimitError(message)
     slides = tuple(
-        Refused(
-            p.slide.path,
-            f"{p.slide.file} needs {megabytes(need[p.store.path], up=True)} of memory, allowed are {megabytes(limit)}: "
-            f"it is stored in pieces of {p.level.tile[0]} x {p.level.tile[1]} px; raise --max-memory, or convert it to tiles",
-        )
-        if isinstance(p, SlidePlan) and need.get(p.store.path, 0) > limit
-        else p
-        for p in run.slides
+        _refuse_large(p, need.get(p.store.path, 0), limit) if isinstance(p, SlidePlan) else p for p in run.slides
     )
     run = replace(run, slides=slides)
     while run.threads > at_least.threads and any(run.memory_bytes(p) > limit for p in run.planned if p.action != SKIP):
         run = replace(run, threads=run.threads - 1)
     return run
+
+
+def _refuse_large(plan: SlidePlan, need: int, limit: int) -> SlidePlan | Refused:
+    if need <= limit:
+        return plan
+    return Refused(
+        plan.slide.path,
+        f"{plan.slide.file} needs {megabytes(need, up=True)} of memory, allowed are {megabytes(limit)}: it is stored "
+        f"in pieces of {plan.level.tile[0]} x {plan.level.tile[1]} px; raise --max-memory, or convert it to tiles",
+    )
 
 
 def megabytes(count: int, *, up: bool = False) -> str:

@@ -9,8 +9,10 @@ import sys
 import numpy as np
 import psutil
 from dask.system import CPU_COUNT
+from dask.utils import parse_bytes
 from distributed.system import MEMORY_LIMIT  # the least of machine, cgroup and rlimit: what is ours, not the host's
 
+from wsipipe.errors import UsageError
 from wsipipe.geometry.grid import Grid
 from wsipipe.inference.devices import is_cpu
 from wsipipe.inference.footprint import activation_bytes
@@ -31,6 +33,20 @@ def default_limit_bytes() -> int:
 def default_threads(devices: tuple[str, ...]) -> int:
     """Blocks in flight: one is read or written while another computes, and on a GPU machine more are."""
     return 2 if is_cpu(devices) else max(2 * len(devices), CPU_COUNT // 2)
+
+
+def size_bytes(text: str, option: str) -> int:
+    """Bytes from ``4GB``, ``500MB``, ``1.5GiB`` or a plain number, as given with ``option``.
+
+    Raises
+    ------
+    UsageError
+        If it is not a size.
+    """
+    try:
+        return int(parse_bytes(text))
+    except (ValueError, OverflowError):
+        raise UsageError(f"{option} {text} is not a size; give e.g. 4GB, 500MB or 1.5GiB") from None
 
 
 def loaded_bytes() -> int:

@@ -94,7 +94,7 @@ class TiledImage:
         They look into the file for what kind of JPEG it is, and are not to be made by several threads at once.
         """
         for page in self.pages:
-            page.init_decode()
+            _ = page.decode  # a cached property; TiffPage.init_decode does the same, from tifffile 2026.2.20 on
 
     def _over_pages(self, shape: tuple[int, ...], count: int) -> tuple[int, ...]:
         """``shape``, with the axis of the pages in front where there are several."""
