@@ -9,6 +9,8 @@ Each class is also the builtin that it refines, so that code which knows nothing
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 
 class WsipipeError(Exception):
     """The root of the tree: whatever derives from it is reported as one line, without a traceback."""
@@ -64,6 +66,10 @@ class MachineError(WsipipeError, RuntimeError):
 
 class OutputError(MachineError, OSError):
     """The output folder can not be written: no space, no permission, or a file of that name."""
+
+    # Of two builtin bases Python would take RuntimeError's, and an OSError made so can not cross a process.
+    if not TYPE_CHECKING:
+        __new__ = OSError.__new__
 
 
 class MemoryLimitError(MachineError, MemoryError):

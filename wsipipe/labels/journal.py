@@ -15,7 +15,8 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from wsipipe.labels.store import PROBABILITIES, StoreSpec, coarse_chunks
+from wsipipe.errors import OutputError
+from wsipipe.labels.store import PROBABILITIES, StoreSpec, arrays_fit, coarse_chunks, shard_name
 
 NOT_WRITTEN = 2**64 - 1
 
@@ -26,15 +27,17 @@ class Journal:
 
     blocks: tuple[tuple[int, int], ...]
     """(row, column) of each block that misses a shard, or has a damaged one."""
-    damaged: tuple[Path, ...]
-    """Shards that are there, and not whole."""
+    damaged: tuple[str, ...]
+    """Shards that are there, and not whole: their paths within the store."""
     coarse_missing: int
     """Shards of the levels made at the end that are missing or damaged."""
+    arrays_fit: bool
+    """Whether the metadata of every array are there, and say what they should."""
 
     @property
     def finished(self) -> bool:
         """Whether nothing is to be done."""
-        return not self.blocks and not self.coarse_missing
+        return self.arrays_fit and not self.blocks and not self.coarse_missing
 
 
 def read_journal(spec: StoreSpec, root: Path) -> Journal:
@@ -46,32 +49,37 @@ def read_journal(spec: StoreSpec, root: Path) -> Journal:
         What the store is to be.
     root
         Where it is: its final path, or the unfinished one.
+
+    Raises
+    ------
+    OutputError
+        If a file of it may not be read.
     """
     todo, damaged = [], []
     for index in spec.grid.indices():
-        states = {path: _state(path, chunks) for path, chunks in _block_shards(spec, root, index)}
-        damaged += [path for path, state in states.items() if state == "damaged"]
+        states = {name: _state(root / name, chunks) for name, chunks in _block_shards(spec, index)}
+        damaged += [name for name, state in states.items() if state == "damaged"]
         if set(states.values()) != {"whole"}:
             todo.append(index)
-    coarse = {path: _state(path, 1) for path in _coarse_shards(spec, root)}
-    damaged += [path for path, state in coarse.items() if state == "damaged"]
-    return Journal(tuple(todo), tuple(damaged), sum(state != "whole" for state in coarse.values()))
+    coarse = {name: _state(root / name, 1) for name in _coarse_shards(spec)}
+    damaged += [name for name, state in coarse.items() if state == "damaged"]
+    coarse_missing = sum(state != "whole" for state in coarse.values())
+    return Journal(tuple(todo), tuple(damaged), coarse_missing, arrays_fit(spec, root))
 
 
-def _block_shards(spec: StoreSpec, root: Path, index: tuple[int, int]) -> Iterator[tuple[Path, int]]:
+def _block_shards(spec: StoreSpec, index: tuple[int, int]) -> Iterator[tuple[str, int]]:
     """The shards that block ``index`` writes, and how many chunks each holds."""
-    row, col = index
     for level in range(spec.grid.block_levels):
-        yield root / f"{level}/c/{row}/{col}", (spec.grid.shard(level) // spec.grid.chunk) ** 2
+        yield shard_name(str(level), index), (spec.grid.shard(level) // spec.grid.chunk) ** 2
     if spec.fingerprint.probabilities:
         per_class = (spec.grid.block // spec.grid.chunk) ** 2
-        yield root / f"{PROBABILITIES}/c/0/{row}/{col}", len(spec.classes) * per_class
+        yield shard_name(PROBABILITIES, (0, *index)), len(spec.classes) * per_class
 
 
-def _coarse_shards(spec: StoreSpec, root: Path) -> Iterator[Path]:
+def _coarse_shards(spec: StoreSpec) -> Iterator[str]:
     for level in range(spec.grid.block_levels, len(spec.grid.level_shapes)):
-        for row, col in coarse_chunks(spec, level):
-            yield root / f"{level}/c/{row}/{col}"
+        for index in coarse_chunks(spec, level):
+            yield shard_name(str(level), index)
 
 
 def _state(path: Path, chunks: int) -> str:
@@ -90,6 +98,8 @@ def _state(path: Path, chunks: int) -> str:
             index = file.read()
     except FileNotFoundError:
         return "missing"
+    except OSError as err:
+        raise OutputError(f"{path} can not be read: {err.strerror or err}") from err
     if struct.pack("<I", google_crc32c.value(index[:-4])) != index[-4:]:
         return "damaged"
     table = np.frombuffer(index[:-4], "<u8").reshape(-1, 2)

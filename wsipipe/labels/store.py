@@ -126,8 +126,9 @@ def read_record(path: str | Path) -> Record | None:
         fingerprint = Fingerprint(**attributes["fingerprint"])
         return Record(attributes["slide"], fingerprint, attributes["block"], attributes["complete"])
     except FileNotFoundError:
-        if not Path(path).exists() or (Path(path).is_dir() and not any(Path(path).iterdir())):
-            return None
+        left = list(Path(path).iterdir()) if Path(path).is_dir() else []
+        if all(file.name.startswith(ROOT) and file.name.endswith(PARTIAL) for file in left):
+            return None  # not there, or its writer was killed before the first rename
         raise StoreError(
             f"{path} is in the way: it is not a store that wsipipe made; move it, or use another -o"
         ) from None
@@ -145,7 +146,7 @@ def read_record(path: str | Path) -> Record | None:
         raise OutputError(f"{root} can not be read: {err.strerror}") from err
 
 
-def prepare(spec: StoreSpec, damaged: Iterable[Path] = ()) -> None:
+def prepare(spec: StoreSpec, damaged: Iterable[str] = ()) -> None:
     """Make the unfinished store ready for its blocks: write its metadata, new or again, and clear debris away.
 
     Parameters
@@ -153,7 +154,7 @@ def prepare(spec: StoreSpec, damaged: Iterable[Path] = ()) -> None:
     spec
         What the store is to be.
     damaged
-        Shards that are not whole; zarr would try to read them before it writes them anew.
+        Shards that are not whole, by their path in it; zarr would try to read them before it writes them anew.
 
     Raises
     ------
@@ -161,7 +162,8 @@ def prepare(spec: StoreSpec, damaged: Iterable[Path] = ()) -> None:
         If the disk does not take it.
     """
     _write_documents(spec, complete=False)
-    for torn in (*damaged, *spec.partial.rglob("*" + PARTIAL)):  # the latter a killed writer never renamed
+    never_renamed = spec.partial.rglob("*" + PARTIAL)
+    for torn in (*never_renamed, *(spec.partial / name for name in damaged)):
         torn.unlink(missing_ok=True)
 
 
@@ -209,12 +211,27 @@ def coarse_chunks(spec: StoreSpec, level: int) -> Iterator[tuple[int, int]]:
 
 
 def write_coarse_chunk(spec: StoreSpec, level: int, index: tuple[int, int]) -> None:
-    """Make one chunk, which is one shard, of a ``level`` that blocks do not write, from the level before."""
+    """Make one chunk, which is one shard, of a ``level`` that blocks do not write, from the level before.
+
+    Raises
+    ------
+    DamagedStoreError
+        If the level before can not be read; the shards in question are gone then, to be made again.
+    OutputError
+        If the disk does not take it.
+    """
     chunk = spec.grid.chunk
     height, width = spec.grid.level_shapes[level]
     y0, x0 = index[0] * chunk, index[1] * chunk
     box = Box(y0, min(y0 + chunk, height), x0, min(x0 + chunk, width))
-    finer = _open(spec, str(level - 1))[2 * box.y0 : 2 * box.y1, 2 * box.x0 : 2 * box.x1]
+    try:
+        finer = _open(spec, str(level - 1))[2 * box.y0 : 2 * box.y1, 2 * box.x0 : 2 * box.x1]
+    except Exception as err:  # whatever a codec raises on bytes that rotted within a chunk
+        side = spec.grid.shard(level - 1)
+        for row in range(2 * box.y0 // side, -(-2 * box.y1 // side)):
+            for col in range(2 * box.x0 // side, -(-2 * box.x1 // side)):
+                (spec.partial / shard_name(str(level - 1), (row, col))).unlink(missing_ok=True)
+        raise DamagedStoreError(f"{spec.partial} was damaged ({err}); the same command makes that part again") from err
     try:
         _open(spec, str(level))[box.slices] = halve(np.asarray(finer))
     except OSError as err:
@@ -243,8 +260,27 @@ def reopen(spec: StoreSpec) -> None:
 
 
 def discard_partial(spec: StoreSpec) -> None:
-    """Remove an unfinished store."""
+    """Remove an unfinished store; the root's document last, for without it nobody knows whose the rest is."""
+    for entry in spec.partial.glob("*/"):
+        shutil.rmtree(entry, ignore_errors=True)
     shutil.rmtree(spec.partial, ignore_errors=True)
+
+
+def shard_name(array: str, index: tuple[int, ...]) -> str:
+    """The path within the store of shard ``index`` of ``array``."""
+    return "/".join([array, "c", *map(str, index)])
+
+
+def arrays_fit(spec: StoreSpec, root: Path) -> bool:
+    """Whether every array of the store at ``root`` opens, and has the shape, shards and chunks it should."""
+    try:
+        for name, shape, chunks, shards in _arrays(spec):
+            array = zarr.open_array(root / name, mode="r")
+            if (array.shape, array.chunks, array.shards) != (shape, chunks, shards):
+                return False
+    except Exception:  # zarr raises all sorts on what is no metadata
+        return False
+    return True
 
 
 def _open(spec: StoreSpec, name: str) -> zarr.Array[Any]:
@@ -272,31 +308,33 @@ def _write_documents(spec: StoreSpec, *, complete: bool) -> None:
 
 def _documents(spec: StoreSpec, *, complete: bool) -> dict[str, bytes]:
     """Every metadata document of the store by its path in it, as zarr writes them."""
-    grid, memory = spec.grid, MemoryStore()
+    memory = MemoryStore()
     zarr.create_group(memory, attributes=_attributes(spec, complete=complete), zarr_format=3)
-    for level, shape in enumerate(grid.level_shapes):
-        _create_array(memory, str(level), shape, (grid.chunk,) * 2, (grid.shard(level),) * 2)
     if spec.fingerprint.probabilities:
-        n = len(spec.classes)
         zarr.create_group(memory, path="probabilities", attributes=_probability_attributes(spec), zarr_format=3)
-        _create_array(memory, PROBABILITIES, (n, *grid.shape), (1, grid.chunk, grid.chunk), (n, grid.block, grid.block))
+    for name, shape, chunks, shards in _arrays(spec):
+        zarr.create_array(
+            memory,
+            name=name,
+            shape=shape,
+            chunks=chunks,
+            shards=shards,
+            dtype="uint8",
+            compressors=ZstdCodec(level=3, checksum=True),
+            fill_value=0,
+            dimension_names=("c", "y", "x")[-len(shape) :],
+        )
     return {name: document.to_bytes() for name, document in memory._store_dict.items()}
 
 
-def _create_array(
-    memory: MemoryStore, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], shards: tuple[int, ...]
-) -> None:
-    zarr.create_array(
-        memory,
-        name=name,
-        shape=shape,
-        chunks=chunks,
-        shards=shards,
-        dtype="uint8",
-        compressors=ZstdCodec(level=3, checksum=True),
-        fill_value=0,
-        dimension_names=("c", "y", "x")[-len(shape) :],
-    )
+def _arrays(spec: StoreSpec) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
+    """Name, shape, chunks and shards of every array of the store."""
+    grid, chunk = spec.grid, spec.grid.chunk
+    for level, shape in enumerate(grid.level_shapes):
+        yield str(level), shape, (chunk, chunk), (grid.shard(level), grid.shard(level))
+    if spec.fingerprint.probabilities:
+        classes = len(spec.classes)
+        yield PROBABILITIES, (classes, *grid.shape), (1, chunk, chunk), (classes, grid.block, grid.block)
 
 
 def _attributes(spec: StoreSpec, *, complete: bool) -> dict[str, Any]:

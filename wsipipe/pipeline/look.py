@@ -82,7 +82,7 @@ def _look(path: Path, mpp: float | None) -> Slide | Refused:
 def _plan(slide: Slide, store: str, setup: Setup) -> SlidePlan | Refused:
     try:
         return plan_slide(slide, store, setup)
-    except SlideError as err:
+    except (SlideError, OutputError) as err:  # a store that may not be read stops its own slide only
         return Refused(slide.path, str(err))
 
 

@@ -33,8 +33,8 @@ class SlidePlan:
     """Why, in words."""
     blocks: tuple[tuple[int, int], ...]
     """(row, column) of the blocks to compute."""
-    damaged: tuple[Path, ...]
-    """Shards that are there, and not whole."""
+    damaged: tuple[str, ...]
+    """Shards that are there, and not whole: their paths within the store."""
     reopen: bool
     """Whether a store that has its final name is to be mended."""
     restart: bool

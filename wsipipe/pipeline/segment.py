@@ -125,7 +125,7 @@ def _compute_blocks(plan: SlidePlan, setup: Setup, client: Client, listener: Lis
     if unread:
         raise SlideReadError(
             f"{unread[0]}; {len(unread)} of {len(keys)} blocks could not be read, the others are in "
-            f"{plan.store.partial}; mend or replace the slide, then run the same again"
+            f"{plan.store.partial}; mend the slide, then run the same again, with --overwrite if its file has changed"
         ) from unread[0]
     if blank:
         listener(
@@ -141,12 +141,12 @@ def _store_block(work: _StoreWork, index: tuple[int, int], rows: Indices, cols: 
     block = predict_block(work.block, index, rows, cols)
     started = time.perf_counter()
     stores.write_block(work.store, index, block.prediction.labels, block.prediction.probabilities)
-    labels, counts = np.unique_counts(block.prediction.labels)
+    counts = np.bincount(block.prediction.labels.ravel())
     done = BlockDone(
         slide=work.store.slide,
         index=index,
         pixels=block.prediction.labels.size,
-        labels=dict(zip(labels.tolist(), counts.tolist(), strict=True)),
+        labels={int(label): int(counts[label]) for label in counts.nonzero()[0]},
         blank=block.blank,
         read_seconds=block.read_seconds,
         infer_seconds=block.infer_seconds,
