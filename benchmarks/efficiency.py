@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -27,6 +28,8 @@ from wsipipe.pipeline.config import DEFAULT_BUNDLE, RunConfig, check_config
 from wsipipe.pipeline.plan import grid_of
 from wsipipe.slides.reading import read_mirrored
 from wsipipe.slides.slide import choose_level
+
+WANTED = 0.90
 
 
 def cut_tiles(slide: str, config: RunConfig) -> tuple[list[Pixels], int]:
@@ -83,7 +86,9 @@ def main() -> None:
             continue
         ratios.append(bare / slide.seconds)
         print(f"bare {pixels / 1e6 / bare:.3f} MP/s   run {pixels / 1e6 / slide.seconds:.3f} MP/s   {ratios[-1]:.3f}")
-    print(f"{Path(args.slide).name}: run / bare network, median of {args.rounds}: {statistics.median(ratios):.3f}")
+    median = statistics.median(ratios)
+    print(f"{Path(args.slide).name}: run / bare network, median of {args.rounds}: {median:.3f}")
+    sys.exit(0 if median >= WANTED else 1)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+MOST_GROWTH = 1.1
+
 
 def segment(slide: str, model: list[str]) -> dict[str, float]:
     """What ``wsipipe run --json`` says of one slide."""
@@ -37,15 +39,17 @@ def main() -> None:
     parser.add_argument("slides", nargs="+")
     parser.add_argument("-m", "--model")
     args = parser.parse_args()
-    first = None
+    first, kept = None, True
     for slide in args.slides:
         row = segment(slide, ["-m", args.model] if args.model else [])
         first = first or row["peak"]
+        kept &= row["peak"] <= min(row["projected"], MOST_GROWTH * first)
         print(
             f"{row['megapixels']:9,.0f} MP  peak {row['peak']:6,.0f} MB  projected {row['projected']:6,.0f} MB  "
             f"peak / first {row['peak'] / first:.3f}  {row['megapixels'] / row['seconds']:.2f} MP/s",
             flush=True,
         )
+    sys.exit(0 if kept else 1)
 
 
 if __name__ == "__main__":

@@ -192,8 +192,9 @@ def test_cores_off_the_pooling_grid_do_not_equal_the_whole_pass() -> None:
     assert differing(core=96, margin=188) == 0.0
 
 
-def test_run_writes_the_whole_pass(tmp_path: Path) -> None:
-    image = random_image((401, 307))
+@pytest.mark.parametrize("shape", [(1, 1), (97, 95), (191, 193), (192, 288), (401, 307)], ids=str)
+def test_run_writes_the_whole_pass(tmp_path: Path, shape: tuple[int, int]) -> None:
+    image = random_image(shape)
     slide = write_slide(tmp_path / "s.tif", image)
     bundle = make_bundle(tmp_path / "b.safetensors", classes=2, **PAPER_LIKE)
     expected = whole_labels(bundle, image)

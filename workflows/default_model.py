@@ -7,7 +7,7 @@ histology fields of the Data Science Bowl 2018 (BBBC038, CC0). Most have one of 
 eosin. So that the model carries over to others, half of the patches are stained anew: the field's
 haematoxylin in another colour, over drawn eosin, glass and debris; a tenth of all patches holds no nucleus. Every
 sixth field is held out (none of those with eosin), and its scores are written into the bundle. The same --steps,
---seed, machine and number of threads give the same bytes.
+--seed, machine and number of threads give the same bytes. It needs Pillow and SciPy (`pip install pillow scipy`).
 """
 
 import argparse

@@ -264,7 +264,7 @@ def test_a_finished_store_that_lost_a_shard_is_mended(bench: Bench) -> None:
     plan = bench.one(slide)
     assert (plan.action, plan.reopen, plan.restart) == (RESUME, True, False)
     assert plan.blocks == ((0, 1), (1, 0))
-    assert plan.damaged == (Path(spec.path) / "0/c/0/1",)
+    assert plan.damaged == ("0/c/0/1",)
 
 
 def test_overwriting_begins_anew_and_goes_on_where_it_was_killed(bench: Bench) -> None:
@@ -449,7 +449,7 @@ def test_a_slide_that_needs_too_much_is_refused_and_the_others_go_on(bench: Benc
     tifffile.imwrite(huge, image, photometric="rgb", rowsperstrip=1500, metadata=None)
     roomy = bench.plan(small, huge, max_memory_bytes=10**12)
     needs = [roomy.base_bytes + p.memory_bytes(1) for p in roomy.planned]
-    assert needs[1] - needs[0] > 10**7
+    assert needs[1] - needs[0] > 5 * 10**6
     plan = bench.plan(huge, small, max_memory_bytes=needs[1] - 10**6)
     refused, planned = plan.slides
     assert isinstance(refused, Refused)

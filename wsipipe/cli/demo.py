@@ -27,7 +27,9 @@ def demo(folder: str) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not slide.exists():
-            write_slide(slide)
+            unfinished = slide.with_suffix(".partial")
+            write_slide(unfinished)
+            unfinished.rename(slide)
     except OSError as err:
         raise OutputError(f"{out} can not be written: {err.strerror}; give another DIR") from err
     with progress() as listener:
@@ -35,6 +37,9 @@ def demo(folder: str) -> None:
     click.echo(summary_as_text(summary))
     (outcome,) = summary.slides
     if outcome.store is not None and not summary.exit_code:
-        write_picture(picture, open_slide(slide), Path(outcome.store))
+        try:
+            write_picture(picture, open_slide(slide), Path(outcome.store))
+        except OSError as err:
+            raise OutputError(f"{picture} can not be written: {err.strerror}") from err
         click.echo(f"slide and result side by side: {picture}")
     click.get_current_context().exit(summary.exit_code)

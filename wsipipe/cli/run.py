@@ -53,6 +53,8 @@ def run(
     with progress() as listener:
         summary = run_slides(slides, config, listener)
     click.echo(json.dumps(summary_as_json(summary), indent=2) if as_json else summary_as_text(summary))
+    if summary.stopped:
+        click.echo(f"wsipipe: {summary.stopped}", err=True)
     click.get_current_context().exit(summary.exit_code)
 
 
@@ -86,7 +88,7 @@ def _slide_plan_as_json(plan: RunPlan, slide: SlidePlan | Refused) -> dict[str, 
         "block": slide.grid.block,
         "blocks": slide.grid.blocks[0] * slide.grid.blocks[1],
         "blocks_to_do": len(slide.blocks),
-        "output_bytes_at_most": sum(h * w for h, w in slide.grid.level_shapes),
+        "output_bytes_at_most": slide.store.raw_bytes,
         "projected_memory_bytes": plan.memory_bytes(slide),
         "warnings": list(slide.slide.warnings),
     }
@@ -112,19 +114,21 @@ def plan_as_text(plan: RunPlan) -> str:
 
 def summary_as_json(summary: RunSummary) -> dict[str, Any]:
     """What ``--json`` prints."""
-    from wsipipe.pipeline.outcome import DONE, FAILED, SKIPPED
+    from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, SKIPPED
 
-    counts = {status: summary.count(status) for status in (DONE, FAILED, SKIPPED)}
+    counts = {status: summary.count(status) for status in (DONE, FAILED, SKIPPED, NOT_ATTEMPTED)}
     return {**asdict(summary), **counts, "exit_code": summary.exit_code}
 
 
 def summary_as_text(summary: RunSummary) -> str:
     """One line a slide, and one over all."""
-    from wsipipe.pipeline.outcome import DONE, FAILED, SKIPPED
+    from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, SKIPPED
 
     lines = [_outcome_as_text(slide) for slide in summary.slides]
     pixels = sum(slide.pixels for slide in summary.slides)
     counts = ", ".join(f"{summary.count(status)} {status}" for status in (DONE, SKIPPED, FAILED))
+    if left := summary.count(NOT_ATTEMPTED):
+        counts += f", {left} {NOT_ATTEMPTED}"
     lines.append(
         f"{counts}; {pixels / 1e6:,.1f} MP in {summary.seconds:,.1f} s; "
         f"peak memory {summary.peak_bytes / 1e6:,.0f} MB (projected {summary.projected_bytes / 1e6:,.0f} MB)"

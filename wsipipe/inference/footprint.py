@@ -7,8 +7,10 @@ from wsipipe.geometry.network import Receptive
 FLOAT32 = 4
 
 
-def activation_bytes(architecture: dict[str, int], side: int, batch: int) -> int:
+def activation_bytes(architecture: dict[str, int], side: int, batch: int, *, probabilities: bool = False) -> int:
     """The most bytes that the tensors of one forward pass hold at once, for tiles of ``side`` px.
+
+    With ``probabilities`` they are made of the logits at the end, as float32 and as uint8.
 
     Walks the network of `wsipipe.model.unet.UNet` step by step. A step's input and output are alive together,
     and so are the skips that are still to be used; ReLUs work in place.
@@ -44,5 +46,8 @@ def activation_bytes(architecture: dict[str, int], side: int, batch: int) -> int
         for _ in range(convs):
             side -= 2
             x = step(tensor(base << level, side))
-    step(tensor(architecture["classes"], side))
+    logits = x = step(tensor(architecture["classes"], side))
+    step(2 * tensor(1, side))  # int64: the winning class
+    if probabilities:
+        step(logits + logits // FLOAT32)
     return peak

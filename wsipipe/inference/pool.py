@@ -7,6 +7,7 @@ as many of one shape as its batch holds, without waiting for more. A process has
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -183,14 +184,30 @@ def resident_pool(spec: PoolSpec) -> Pool:
             bundle = load_bundle(spec.bundle)
             if bundle.info.sha256 != spec.sha256:
                 raise BundleError(f"bundle {spec.bundle} was replaced while in use; start again")
-            replicas = [Replica(bundle, device, probabilities=spec.probabilities) for device in spec.devices]
+            try:
+                replicas = [Replica(bundle, device, probabilities=spec.probabilities) for device in spec.devices]
+            except (RuntimeError, MemoryError) as err:
+                raise MachineError(
+                    f"{', '.join(spec.devices)} can not take the network: {err}; use another --device"
+                ) from err
             _resident[spec] = Pool(replicas, batch=spec.batch)
         return _resident[spec]
+
+
+def release_pool(spec: PoolSpec) -> None:
+    """End the threads of this process's pool for ``spec``, if there is one, and let go of its weights."""
+    with _resident_lock:
+        pool = _resident.pop(spec, None)
+    if pool is not None:
+        pool.close()
 
 
 @atexit.register
 def close_resident_pools() -> None:
     """End the threads of every pool of this process and let go of the weights."""
-    with _resident_lock:
-        while _resident:
-            _resident.popitem()[1].close()
+    for spec in list(_resident):
+        release_pool(spec)
+
+
+if hasattr(os, "register_at_fork"):  # a child has the dictionary, and none of the threads
+    os.register_at_fork(after_in_child=_resident.clear)

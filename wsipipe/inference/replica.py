@@ -56,6 +56,8 @@ class Replica:
         self.probabilities = probabilities
         self.receptive = bundle.info.receptive
         self.network = deepcopy(bundle.network).to(self.device)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # else convolutions have 10 bits, and labels differ by GPU
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         spec = bundle.spec
         self.mean = torch.tensor(spec.mean, device=self.device).view(1, -1, 1, 1)
@@ -78,12 +80,10 @@ class Replica:
         """
         try:
             return self._forward(np.stack(tiles))
-        except torch.OutOfMemoryError as err:  # its traceback holds the tensors that did not fit
-            reason = str(err).splitlines()[0]
-        except RuntimeError as err:
-            if "allocate memory" not in str(err):  # the CPU's out-of-memory has no class of its own
+        except (RuntimeError, MemoryError) as err:  # its traceback holds the tensors that did not fit: leave it
+            if not is_out_of_memory(err):
                 raise MachineError(f"device {self.device} failed: {err}") from err
-            reason = str(err).splitlines()[0]
+            reason = str(err).partition("\n")[0]
         if len(tiles) > 1:
             half = len(tiles) // 2
             return concatenate([self.predict(tiles[:half]), self.predict(tiles[half:])], axis=0)
@@ -115,6 +115,12 @@ class Replica:
         if self.probabilities:
             probabilities = probabilities_of(logits).mul_(255).round_().to(torch.uint8).cpu().numpy()
         return Prediction(self.label_of[winner(logits)].cpu().numpy(), probabilities)
+
+
+def is_out_of_memory(err: Exception) -> bool:
+    """Whether ``err`` says so; on a CPU and on mps it is a plain RuntimeError."""
+    words = ("allocate memory", "out of memory")
+    return isinstance(err, torch.OutOfMemoryError | MemoryError) or any(text in str(err) for text in words)
 
 
 def winner(logits: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import google_crc32c
 import numpy as np
 
 from wsipipe.errors import OutputError
-from wsipipe.labels.store import PROBABILITIES, StoreSpec, arrays_fit, coarse_chunks, shard_name
+from wsipipe.labels.store import StoreSpec, arrays_fit, block_shards, coarse_chunks, shard_name
 
 NOT_WRITTEN = 2**64 - 1
 
@@ -57,7 +57,7 @@ def read_journal(spec: StoreSpec, root: Path) -> Journal:
     """
     todo, damaged = [], []
     for index in spec.grid.indices():
-        states = {name: _state(root / name, chunks) for name, chunks in _block_shards(spec, index)}
+        states = {name: _state(root / name, chunks) for name, chunks in block_shards(spec, index).items()}
         damaged += [name for name, state in states.items() if state == "damaged"]
         if set(states.values()) != {"whole"}:
             todo.append(index)
@@ -65,15 +65,6 @@ def read_journal(spec: StoreSpec, root: Path) -> Journal:
     damaged += [name for name, state in coarse.items() if state == "damaged"]
     coarse_missing = sum(state != "whole" for state in coarse.values())
     return Journal(tuple(todo), tuple(damaged), coarse_missing, arrays_fit(spec, root))
-
-
-def _block_shards(spec: StoreSpec, index: tuple[int, int]) -> Iterator[tuple[str, int]]:
-    """The shards that block ``index`` writes, and how many chunks each holds."""
-    for level in range(spec.grid.block_levels):
-        yield shard_name(str(level), index), (spec.grid.shard(level) // spec.grid.chunk) ** 2
-    if spec.fingerprint.probabilities:
-        per_class = (spec.grid.block // spec.grid.chunk) ** 2
-        yield shard_name(PROBABILITIES, (0, *index)), len(spec.classes) * per_class
 
 
 def _coarse_shards(spec: StoreSpec) -> Iterator[str]:

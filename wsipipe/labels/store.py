@@ -21,6 +21,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,11 @@ class StoreSpec:
     def partial(self) -> Path:
         """Where it is while it is being made."""
         return Path(self.path + PARTIAL)
+
+    @property
+    def raw_bytes(self) -> int:
+        """What its arrays hold, before compression: one byte a pixel."""
+        return sum(prod(shape) for _, shape, _, _ in _arrays(self))
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,8 @@ def write_block(
     while len(levels) < spec.grid.block_levels:
         levels.append(halve(levels[-1]))
     try:
+        for name in block_shards(spec, index):  # zarr reads an edge shard that is there before it writes it
+            (spec.partial / name).unlink(missing_ok=True)
         for level in range(1, len(levels)):
             y0, x0 = box.y0 >> level, box.x0 >> level
             here = Box(y0, y0 + levels[level].shape[0], x0, x0 + levels[level].shape[1])
@@ -226,6 +234,8 @@ def write_coarse_chunk(spec: StoreSpec, level: int, index: tuple[int, int]) -> N
     box = Box(y0, min(y0 + chunk, height), x0, min(x0 + chunk, width))
     try:
         finer = _open(spec, str(level - 1))[2 * box.y0 : 2 * box.y1, 2 * box.x0 : 2 * box.x1]
+    except OSError as err:
+        raise OutputError(f"{spec.partial} can not be read: {err.strerror or err}; the same command resumes") from err
     except Exception as err:  # whatever a codec raises on bytes that rotted within a chunk
         side = spec.grid.shard(level - 1)
         for row in range(2 * box.y0 // side, -(-2 * box.y1 // side)):
@@ -242,10 +252,14 @@ def publish(spec: StoreSpec) -> None:
     """Mark the store complete, and give it its final name; a store that had it before goes only then."""
     _write_documents(spec, complete=True)
     final, replaced = Path(spec.path), Path(spec.path + REPLACED)
-    if final.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        final.rename(replaced)
-    spec.partial.rename(final)
+    try:
+        if final.exists():
+            if replaced.exists():
+                shutil.rmtree(replaced)
+            final.rename(replaced)
+        spec.partial.rename(final)
+    except OSError as err:
+        raise _output_error(final, err) from err
     discard_replaced(spec)
 
 
@@ -256,14 +270,34 @@ def discard_replaced(spec: StoreSpec) -> None:
 
 def reopen(spec: StoreSpec) -> None:
     """Take a finished store back to unfinished, so that what was found missing in it can be made again."""
-    Path(spec.path).rename(spec.partial)
+    discard_partial(spec)  # at most what a writer left that was killed before its first rename
+    try:
+        Path(spec.path).rename(spec.partial)
+    except OSError as err:
+        raise _output_error(spec.partial, err) from err
 
 
 def discard_partial(spec: StoreSpec) -> None:
     """Remove an unfinished store; the root's document last, for without it nobody knows whose the rest is."""
-    for entry in spec.partial.glob("*/"):
-        shutil.rmtree(entry, ignore_errors=True)
-    shutil.rmtree(spec.partial, ignore_errors=True)
+    try:
+        for entry in spec.partial.glob("*/"):
+            shutil.rmtree(entry)
+        if spec.partial.exists():
+            shutil.rmtree(spec.partial)
+    except OSError as err:
+        raise _output_error(spec.partial, err) from err
+
+
+def block_shards(spec: StoreSpec, index: tuple[int, int]) -> dict[str, int]:
+    """The shards that block ``index`` writes, by their path within the store, and how many chunks each holds."""
+    shards = {
+        shard_name(str(level), index): (spec.grid.shard(level) // spec.grid.chunk) ** 2
+        for level in range(spec.grid.block_levels)
+    }
+    if spec.fingerprint.probabilities:
+        per_class = (spec.grid.block // spec.grid.chunk) ** 2
+        shards[shard_name(PROBABILITIES, (0, *index))] = len(spec.classes) * per_class
+    return shards
 
 
 def shard_name(array: str, index: tuple[int, ...]) -> str:
@@ -278,6 +312,8 @@ def arrays_fit(spec: StoreSpec, root: Path) -> bool:
             array = zarr.open_array(root / name, mode="r")
             if (array.shape, array.chunks, array.shards) != (shape, chunks, shards):
                 return False
+        if spec.fingerprint.probabilities:
+            zarr.open_group(root / "probabilities", mode="r")
     except Exception:  # zarr raises all sorts on what is no metadata
         return False
     return True

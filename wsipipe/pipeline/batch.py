@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 
 from distributed import Client
 
-from wsipipe.errors import SlideError, WsipipeError
+from wsipipe.errors import MachineError, SlideError, WsipipeError
 from wsipipe.events import Listener, RunStarted, SlideFailed, SlideSkipped, Warned, ignore
-from wsipipe.inference.pool import close_resident_pools
+from wsipipe.inference.pool import release_pool
 from wsipipe.labels.store import discard_replaced
 from wsipipe.pipeline.config import RunConfig, Setup
-from wsipipe.pipeline.look import Refused, plan_run
+from wsipipe.pipeline.look import Refused, RunPlan, plan_run
 from wsipipe.pipeline.machine import peak_bytes
 from wsipipe.pipeline.outcome import Outcomes, RunSummary
 from wsipipe.pipeline.plan import SKIP, SlidePlan
@@ -23,7 +24,9 @@ from wsipipe.pipeline.segment import run_slide
 log = logging.getLogger(__name__)
 
 
-def run(slides: Sequence[str], config: RunConfig | None = None, listener: Listener = ignore) -> RunSummary:
+def run(
+    slides: Sequence[str | os.PathLike[str]], config: RunConfig | None = None, listener: Listener = ignore
+) -> RunSummary:
     """Segment ``slides`` (files, folders, patterns) into ``config.out``; slides that are done are skipped.
 
     Parameters
@@ -40,7 +43,8 @@ def run(slides: Sequence[str], config: RunConfig | None = None, listener: Listen
     UsageError, BundleError
         If what was asked for is not possible.
     MachineError
-        If there is no such device, no memory or no space. What was done stays, and the same run resumes.
+        If there is no such device, or no memory for any slide. What fails the machine later, such as a full disk,
+        ends the run and stands in the summary: what was done stays, and the same run resumes.
     """
     started = time.perf_counter()
     plan = plan_run(slides, config or RunConfig())
@@ -56,13 +60,12 @@ def run(slides: Sequence[str], config: RunConfig | None = None, listener: Listen
             if slide.action == SKIP:
                 discard_replaced(slide.store)
                 outcomes(SlideSkipped(slide.slide.path, slide.store.path, slide.reason))
-    if to_do:
-        with local_client(plan.threads) as client:
-            try:
-                for slide in to_do:
-                    _attempt(slide, plan.setup, client, outcomes)
-            finally:  # before the cluster, whose threads wait for the pool
-                close_resident_pools()
+    stopped = ""
+    try:
+        if to_do:
+            _attempt_all(to_do, plan, outcomes)
+    except MachineError as err:
+        stopped = str(err)
     return RunSummary(
         out=plan.setup.config.out,
         bundle=plan.setup.bundle.path,
@@ -71,7 +74,18 @@ def run(slides: Sequence[str], config: RunConfig | None = None, listener: Listen
         threads=plan.threads,
         projected_bytes=max(map(plan.memory_bytes, to_do), default=plan.base_bytes),
         peak_bytes=peak_bytes(),
+        stopped=stopped,
     )
+
+
+def _attempt_all(slides: Sequence[SlidePlan], run: RunPlan, listener: Listener) -> None:
+    """Segment ``slides``, one after the other."""
+    with local_client(run.threads) as client:
+        try:
+            for slide in slides:
+                _attempt(slide, run.setup, client, listener)
+        finally:  # before the cluster, whose threads wait for the pool
+            release_pool(run.setup.pool)
 
 
 def _attempt(plan: SlidePlan, setup: Setup, client: Client, listener: Listener) -> None:
@@ -80,6 +94,9 @@ def _attempt(plan: SlidePlan, setup: Setup, client: Client, listener: Listener) 
         run_slide(plan, setup, client, listener)
     except SlideError as err:
         listener(SlideFailed(plan.slide.path, str(err)))
+    except MachineError as err:
+        listener(SlideFailed(plan.slide.path, str(err)))
+        raise
     except WsipipeError:
         raise
     except Exception as err:  # a fault of wsipipe or of a library: the night goes on, and the log has the trace

@@ -46,7 +46,7 @@ class RunPlan:
         return self.base_bytes + plan.memory_bytes(self.threads)
 
 
-def plan_run(slides: Sequence[str], config: RunConfig) -> RunPlan:
+def plan_run(slides: Sequence[str | os.PathLike[str]], config: RunConfig) -> RunPlan:
     """What `run` would do: reads headers only, writes nothing.
 
     Raises
@@ -65,8 +65,8 @@ def plan_run(slides: Sequence[str], config: RunConfig) -> RunPlan:
 
 def _check_out(out: Path) -> None:
     """Raise an OutputError unless ``out`` is a folder that can be written, or can be made one."""
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not there.is_dir():
+    there = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
+    if os.path.isfile(there):  # noqa: PTH113 - Path.is_file raises where os.path says no
         raise OutputError(f"-o {out}: {there} is a file, not a folder; give another -o")
     if not os.access(there, os.W_OK):
         raise OutputError(f"-o {out}: no permission to write in {there}; give another -o")
@@ -77,6 +77,8 @@ def _look(path: Path, mpp: float | None) -> Slide | Refused:
         return open_slide(path, mpp=mpp)
     except SlideError as err:
         return Refused(str(path), str(err))
+    except Exception as err:  # a fault of wsipipe or of a library, and of one slide only
+        return Refused(str(path), f"{path.name}: unexpected {type(err).__name__}: {err}")
 
 
 def _plan(slide: Slide, store: str, setup: Setup) -> SlidePlan | Refused:
@@ -93,18 +95,21 @@ def name_stores(slides: Sequence[Slide], out: Path) -> dict[str, str]:
     ``out/<slide's name>-<8 hex digits of the slide's path>.zarr``. A store that was begun from a slide stays its.
     """
     named: dict[str, str] = {}
+    taken: set[str] = set()  # without regard to case, as some file systems see names
     candidates = {slide.path: _candidates(slide, out) for slide in slides}
     owners = {name: _owner(name) for names in candidates.values() for name in names}
     for is_of in (_of_that_path, _of_that_file):
         for slide in slides:
             mine = [name for name in candidates[slide.path] if is_of(owners[name], slide, candidates)]
-            if slide.path not in named and mine and mine[0] not in named.values():
+            if slide.path not in named and mine and mine[0].casefold() not in taken:
                 named[slide.path] = mine[0]
+                taken.add(mine[0].casefold())
     for slide in slides:
         if slide.path not in named:
             plain, told_apart = candidates[slide.path]
-            free = owners[plain] is None and plain not in named.values()
+            free = owners[plain] is None and plain.casefold() not in taken
             named[slide.path] = plain if free else told_apart
+            taken.add(named[slide.path].casefold())
     return named
 
 

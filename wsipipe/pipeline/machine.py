@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import resource
 import sys
+from math import prod
 
 import numpy as np
 import psutil
@@ -16,6 +17,7 @@ from wsipipe.errors import UsageError
 from wsipipe.geometry.grid import Grid
 from wsipipe.inference.devices import is_cpu
 from wsipipe.inference.footprint import activation_bytes
+from wsipipe.inference.pool import PoolSpec
 from wsipipe.slides.slide import Level
 
 RESERVE = 0.1
@@ -23,6 +25,9 @@ RESERVE = 0.1
 HEAVY = ("torch", "zarr", "tifffile", "imagecodecs", "distributed")
 RUNTIME_BYTES = 192 * 2**20
 """What scheduler, codecs, oneDNN, threads' stacks and the allocator's slack add: 120 to 150 MiB where measured."""
+UINT16 = 2
+AT_ONCE = 10
+"""Pieces of a file that zarr decodes at the same time (its ``async.concurrency``)."""
 
 
 def default_limit_bytes() -> int:
@@ -82,12 +87,16 @@ def block_bytes(level: Level, grid: Grid, *, classes: int, probabilities: bool) 
     pixels = (height + margin) * (width + margin) * pixel
     labels = height * width
     encoded = 2 * height * width  # labels of all levels, and the shard as it is put together
-    decoded = 2 * level.tile[0] * level.tile[1] * pixel
-    return 2 * pixels + labels + encoded + decoded + (2 * classes * labels if probabilities else 0)
+    met = prod(
+        1 if piece >= whole else -(-(side + margin) // piece) + 1
+        for whole, side, piece in zip(level.shape, (height, width), level.tile, strict=True)
+    )
+    decoded = min(met, AT_ONCE) * level.tile[0] * level.tile[1] * pixel
+    return 2 * pixels + labels + encoded + decoded + (4 * classes * labels if probabilities else 0)
 
 
-def network_bytes(architecture: dict[str, int], side: int, *, batch: int, devices: tuple[str, ...]) -> int:
-    """What the replicas take of this machine's memory (not of a GPU's) for tiles of ``side`` px."""
-    on_cpu = devices.count("cpu")
-    batches = 3 * batch * side * side * architecture["in_channels"] * len(devices)
-    return batches + on_cpu * activation_bytes(architecture, side, batch)
+def network_bytes(architecture: dict[str, int], side: int, pool: PoolSpec) -> int:
+    """What the replicas of ``pool`` take of this machine's memory (not of a GPU's) for tiles of ``side`` px."""
+    pixels = UINT16 * pool.batch * side * side * architecture["in_channels"]  # the batch, as it is stacked
+    tensors = activation_bytes(architecture, side, pool.batch, probabilities=pool.probabilities)
+    return len(pool.devices) * pixels + pool.devices.count("cpu") * tensors

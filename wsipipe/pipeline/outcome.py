@@ -26,7 +26,7 @@ class SlideOutcome:
 
     slide: str
     status: str = NOT_ATTEMPTED
-    """``done``, ``failed`` or ``skipped``."""
+    """``done``, ``failed``, ``skipped`` or ``not attempted``: the machine failed before."""
     store: str | None = None
     message: str = ""
     """Why it failed or was skipped."""
@@ -59,6 +59,8 @@ class RunSummary:
     """The most memory that was expected."""
     peak_bytes: int
     """The most that the process held."""
+    stopped: str = ""
+    """What failed the machine, so that the run ended early; empty if nothing did."""
 
     def count(self, status: str) -> int:
         """How many slides ended as ``status``."""
@@ -66,8 +68,8 @@ class RunSummary:
 
     @property
     def exit_code(self) -> int:
-        """0 if no slide failed, else 1."""
-        return 1 if self.count(FAILED) else 0
+        """0 if no slide failed, 1 if some did, 3 if the machine failed."""
+        return 3 if self.stopped else 1 if self.count(FAILED) else 0
 
 
 class Outcomes:

@@ -165,8 +165,7 @@ def _slide_plan(
         network_bytes(
             architecture,
             min(grid.core, max(*grid.computed_sides(0), *grid.computed_sides(1))) + grid.receptive.margin,
-            batch=setup.config.batch,
-            devices=setup.devices,
+            setup.pool,
         ),
     )
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import dask
 from distributed import Client, LocalCluster
 
+from wsipipe.errors import MachineError
+
 QUIET = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "5s",
@@ -25,19 +27,25 @@ def local_client(threads: int) -> Iterator[Client]:
 
     Tasks and results stay in its memory; the two HTTP servers that distributed starts in any case listen on
     loopback only. Memory is bounded by what is in flight, so distributed is kept from spilling and pausing.
+
+    Raises
+    ------
+    MachineError
+        If it does not start.
     """
     loopback = "127.0.0.1:0"
-    with (
-        dask.config.set(QUIET),
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=threads,
-            processes=False,
-            memory_limit=0,
-            dashboard_address=loopback,
-            worker_dashboard_address=loopback,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    with dask.config.set(QUIET):
+        try:
+            cluster = LocalCluster(
+                n_workers=1,
+                threads_per_worker=threads,
+                processes=False,
+                memory_limit=0,
+                dashboard_address=loopback,
+                worker_dashboard_address=loopback,
+                silence_logs=logging.CRITICAL,
+            )
+        except (OSError, RuntimeError) as err:
+            raise MachineError(f"no scheduler could be started on {loopback}: {err}") from err
+        with cluster, Client(cluster) as client:
+            yield client

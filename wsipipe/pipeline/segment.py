@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from distributed import Client, Future, as_completed
 
-from wsipipe.errors import SlideReadError
+from wsipipe.errors import MachineError, SlideReadError
 from wsipipe.events import BlockDone, Listener, SlideDone, SlideStarted, Warned
 from wsipipe.geometry.mirror import Indices
 from wsipipe.inference.block import BlockWork, predict_block
@@ -107,9 +107,11 @@ def _compute_blocks(plan: SlidePlan, setup: Setup, client: Client, listener: Lis
     keys = [(done.name, *index) for index in plan.blocks]
     futures = client.get(dict(done.dask.cull(set(keys))), keys, sync=False) if keys else []
     unread: list[SlideReadError] = []
-    blank = bool(futures)
+    blank = len(plan.blocks) == grid.blocks[0] * grid.blocks[1]  # else not all of it is seen
     try:
         for future in as_completed(futures):
+            if future.cancelled():
+                raise MachineError("the scheduler was lost; run the same again, it resumes")
             error = future.exception()
             if isinstance(error, SlideReadError):
                 unread.append(error)

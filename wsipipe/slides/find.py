@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsipipe.errors import UsageError
-from wsipipe.slides.omezarr import is_zarr
+from wsipipe.slides.omezarr import is_labels, is_zarr
 
 SUFFIXES = (".svs", ".svslide", ".tif", ".tiff", ".ndpi", ".scn", ".bif", ".btf", ".tf2", ".tf8", ".qptiff", ".zarr")
 """What a slide in a folder may be called, in lower case; a file that is named itself may be called anything."""
 
 
-def expand(paths: Sequence[str]) -> list[Path]:
+def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """The slides that ``paths`` name, each once, in the order given.
 
     A pattern gives the files that match it, sorted; a folder that is not itself an OME-Zarr slide
@@ -27,8 +27,8 @@ def expand(paths: Sequence[str]) -> list[Path]:
         If a pattern matches nothing, or a folder holds no slide or can not be listed.
     """
     found: dict[str, Path] = {}
-    for text in paths:
-        for path in _matching(text):
+    for text in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        for path in _matching(os.fspath(text)):
             for slide in _slides_in(path):
                 found.setdefault(os.path.realpath(slide), slide)
     return list(found.values())
@@ -47,7 +47,7 @@ def _matching(text: str) -> list[Path]:
 
 def _slides_in(path: Path) -> list[Path]:
     """``path`` itself, or if it is an ordinary folder the slides in it."""
-    if not path.is_dir() or is_zarr(path):
+    if not os.path.isdir(path) or is_zarr(path):  # noqa: PTH112 - Path.is_dir raises where it may not look
         return [path]
     try:
         slides = sorted(entry for entry in path.iterdir() if _looks_like_slide(entry))
@@ -59,7 +59,7 @@ def _slides_in(path: Path) -> list[Path]:
 
 
 def _looks_like_slide(path: Path) -> bool:
-    """Whether the name says slide, and it is a file or an OME-Zarr folder."""
+    """Whether the name says slide, and it is a file or an OME-Zarr folder, though not one of labels."""
     if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
         return False
-    return is_zarr(path) if path.is_dir() else True
+    return is_zarr(path) and not is_labels(path) if os.path.isdir(path) else True  # noqa: PTH112

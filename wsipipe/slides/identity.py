@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 WINDOWS = 16
@@ -21,11 +21,14 @@ def file_identity(path: Path) -> str:
     return digest.hexdigest()
 
 
-def folder_identity(documents: Iterable[bytes], sizes: Iterable[tuple[str, int]]) -> str:
-    """sha256 of metadata documents and of the sorted (relative path, size) of the chunk files."""
+def folder_identity(folder: Path, documents: Iterable[bytes], sizes: Sequence[tuple[str, int]]) -> str:
+    """sha256 of metadata documents, of the (relative path, size) of all chunk files, and of 16 of these themselves."""
     digest = hashlib.sha256()
     for document in documents:
         digest.update(hashlib.sha256(document).digest())
-    for name, size in sorted(sizes):
+    sizes = sorted(sizes)
+    for name, size in sizes:
         digest.update(f"{name}\0{size}\n".encode())
+    for i in sorted({(len(sizes) - 1) * i // (WINDOWS - 1) for i in range(WINDOWS)}):
+        digest.update(file_identity(folder / sizes[i][0]).encode())
     return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -33,7 +34,15 @@ MAX_CHUNK_BYTES = 2**30
 
 def is_zarr(path: Path) -> bool:
     """Whether ``path`` is a Zarr folder of either version."""
-    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
+    return any(os.path.isfile(path / name) for name in ("zarr.json", ".zgroup", ".zarray"))  # noqa: PTH113
+
+
+def is_labels(path: Path) -> bool:
+    """Whether the Zarr folder says that it holds labels, as those that wsipipe writes do."""
+    try:
+        return "image-label" in _attributes(path)
+    except SlideError:
+        return False
 
 
 class WholeBloscStore(WrapperStore[LocalStore]):
@@ -79,19 +88,23 @@ class OmeZarrReader:
 
     def recognises(self, path: Path) -> bool:
         """Whether it is a Zarr folder."""
-        return path.is_dir() and is_zarr(path)
+        return is_zarr(path)
 
     def open(self, path: Path) -> Slide:
         """See `Reader.open`."""
         attributes = _attributes(path)
+        if "image-label" in attributes:
+            raise SlideFormatError(f"{path.name} holds labels, such as wsipipe writes, not the pixels of a slide")
         multiscale = _multiscale(path, attributes)
         arrays = [_array(path, dataset) for dataset in multiscale.paths]
         for dataset, array in zip(multiscale.paths, arrays, strict=True):
             _check_array(path, dataset, array, multiscale.axes)
-        sizes = [(f"{dataset}/{name}", size) for dataset in multiscale.paths for name, size in _chunks(path / dataset)]
-        if not any(name.startswith(f"{multiscale.paths[0]}/") for name, _ in sizes):
-            raise SlideReadError(f"{path.name} is half-written: {multiscale.paths[0]} has no chunks; write it again")
-        identity = folder_identity(_documents(path, multiscale.paths), sizes)
+        warnings = [
+            warning
+            for dataset, array in zip(multiscale.paths, arrays, strict=True)
+            for warning in _missing_chunks(path, dataset, array)
+        ]
+        identity = _identity(path, multiscale.paths)
         shapes = [_shape(array, multiscale.axes) for array in arrays]
         if shapes != sorted(set(shapes), reverse=True):
             raise SlideFormatError(f"{path.name}: its levels do not become smaller: {shapes}")
@@ -108,7 +121,7 @@ class OmeZarrReader:
             mpp_source=multiscale.resolution.source,
             identity=identity,
             associated=(),
-            warnings=multiscale.resolution.warnings,
+            warnings=(*warnings, *multiscale.resolution.warnings),
         )
 
     def open_array(self, level: Level) -> zarr.Array[Any]:
@@ -119,7 +132,7 @@ class OmeZarrReader:
             raise SlideReadError(f"{path.name} has lost levels since it was opened; start again")
         array = _array(path, multiscale.paths[level.index])
         _check_array(path, multiscale.paths[level.index], array, multiscale.axes)
-        if _shape(array, multiscale.axes) != level.shape or array.dtype.name != level.dtype:
+        if _identity(path, multiscale.paths) != level.identity:
             raise SlideReadError(f"{path.name} is not what it was when it was opened; start again")
         return array
 
@@ -268,6 +281,29 @@ def _level(
         codec=", ".join(type(codec).__name__.removesuffix("Codec").lower() for codec in array.compressors) or "none",
         stored_axes=axes,
     )
+
+
+def _missing_chunks(path: Path, dataset: str, array: zarr.Array[Any]) -> Iterator[str]:
+    """A warning, if some chunks of ``dataset`` have no file: that is allowed, and it is what a broken copy looks like.
+
+    Raises
+    ------
+    SlideReadError
+        If none has.
+    """
+    pieces = array.shards or array.chunks
+    total = prod(-(-size // piece) for size, piece in zip(array.shape, pieces, strict=True))
+    there = sum(1 for _ in _chunks(path / dataset))
+    if not there:
+        raise SlideReadError(f"{path.name} is half-written: {dataset} has no chunks; write it again")
+    if there < total:
+        yield f"{total - there} of {total} chunks of {dataset} have no file, and read as {array.fill_value}"
+
+
+def _identity(path: Path, datasets: tuple[str, ...]) -> str:
+    """What tells this image from another."""
+    sizes = [(f"{dataset}/{name}", size) for dataset in datasets for name, size in _chunks(path / dataset)]
+    return folder_identity(path, _documents(path, datasets), sizes)
 
 
 def _chunks(folder: Path) -> Iterator[tuple[str, int]]:

@@ -194,9 +194,8 @@ def _levels_of_pages(path: Path, tiff: TiffFile, pages: list[TiffPage]) -> tuple
     """Levels and names of associated images, from the pages of a plain TIFF or SVS and from their SubIFDs."""
     base = max(pages, key=_area)
     _refuse_stack(path, tiff, base)
-    levels, associated, number = [base], [], 0
+    levels, associated = [base], []
     for page in sorted([*pages, *_subpages(base)], key=_area, reverse=True):
-        number += 1
         if page is base:
             continue
         if _area(page) == _area(base) and _same_kind(page, base) and page.shape == base.shape:
