@@ -12,6 +12,7 @@ import zarr
 from tests.slides.made import ome_zarr, picture
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.geometry.grid import Box
+from wsipipe.slides.find import expand
 from wsipipe.slides.reading import read_box
 from wsipipe.slides.slide import open_slide
 
@@ -159,3 +160,35 @@ def test_truncated_shard_is_an_error_and_a_whole_one_reads_as_written(tmp_path: 
     for box in (Box(0, 128, 128, 256), Box(0, 10, 130, 140)):
         with pytest.raises(SlideReadError, match=r"a.zarr level 0 can not be read"):
             read_box(level, box)
+
+
+def test_pixels_of_another_slide_give_another_identity(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1)):  # as large, and uncompressed: only the pixels tell them apart
+        path = ome_zarr(tmp_path / f"{name}.zarr", [picture((200, 200), seed=seed)], "yx")
+        array = zarr.create_array(
+            path / "0", shape=(200, 200), chunks=(64, 64), dtype="uint8", compressors=None, overwrite=True
+        )
+        array[:] = picture((200, 200), seed=seed)
+    assert open_slide(tmp_path / "a.zarr").identity != open_slide(tmp_path / "b.zarr").identity
+
+
+def test_chunks_without_a_file_are_warned_of_and_a_level_without_any_is_refused(tmp_path: Path) -> None:
+    image = picture((200, 200))
+    path = ome_zarr(tmp_path / "copied.zarr", [image, image[::2, ::2]], "yx")
+    (path / "0" / "c" / "1" / "2").unlink()
+    assert any("1 of 16 chunks of 0 have no file" in warning for warning in open_slide(path).warnings)
+    for chunk in (path / "1" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.unlink()
+    with pytest.raises(SlideReadError, match=r"copied\.zarr is half-written: 1 has no chunks"):
+        open_slide(path)
+
+
+def test_labels_are_no_slide(tmp_path: Path) -> None:
+    path = ome_zarr(tmp_path / "case.zarr", [picture((80, 80))], "yx")
+    ome_zarr(tmp_path / "slide.zarr", [picture((80, 80))], "yx")
+    group = zarr.open_group(path, mode="r+")
+    group.attrs["ome"] = {**group.attrs["ome"], "image-label": {}}
+    with pytest.raises(SlideFormatError, match="holds labels"):
+        open_slide(path)
+    assert [found.name for found in expand([str(tmp_path)])] == ["slide.zarr"]

@@ -1,0 +1,100 @@
+"""A run over many slides: events, the account, and what ends it early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import wsipipe
+from tests.conftest import WriteSlide
+from wsipipe.errors import MachineError
+from wsipipe.events import BlockDone, Event, RunStarted, SlideDone, SlideFailed, SlideSkipped, SlideStarted, Warned
+from wsipipe.inference import pool
+from wsipipe.labels import store as stores
+from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, SKIPPED
+
+Config = Callable[..., wsipipe.RunConfig]
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_bundle: Path) -> Config:
+    return lambda **options: wsipipe.RunConfig(
+        out=str(tmp_path / "out"), bundle=str(tiny_bundle), device="cpu", block=64, **options
+    )
+
+
+def test_events_tell_the_whole_run(tmp_path: Path, write_slide: WriteSlide, config: Config) -> None:
+    good, broken = write_slide(tmp_path / "good.tif"), tmp_path / "broken.tif"
+    broken.write_bytes(b"II*\0 and no more")
+    heard: list[Event] = []
+    summary = wsipipe.run([broken, good], config(), heard.append)
+    kinds = [type(event) for event in heard]
+    assert kinds == [RunStarted, SlideFailed, SlideStarted, *[BlockDone] * 4, SlideDone]
+    blocks = [event for event in heard if isinstance(event, BlockDone)]
+    assert {event.index for event in blocks} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert sum(event.pixels for event in blocks) == 96 * 128
+    assert [slide.status for slide in summary.slides] == [FAILED, DONE]
+    assert summary.slides[1].labels == {
+        label: int(count)
+        for label, count in enumerate(np.bincount(_labels(tmp_path / "out" / "good.zarr").ravel()))
+        if count
+    }
+    again: list[Event] = []
+    assert wsipipe.run(good, config(), again.append).slides[0].status == SKIPPED
+    assert [type(event) for event in again] == [RunStarted, SlideSkipped]
+
+
+def _labels(store: Path) -> np.ndarray:
+    import zarr
+
+    return np.asarray(zarr.open_array(store / "0", mode="r")[:])
+
+
+def test_a_machine_that_fails_ends_the_run_and_the_account_says_so(
+    tmp_path: Path, write_slide: WriteSlide, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slides = [write_slide(tmp_path / f"{name}.tif", seed=i) for i, name in enumerate("abc")]
+    load, seen = pool.Replica.predict, []
+
+    def fails_on_the_second_slide(self: pool.Replica, tiles: list[np.ndarray]) -> object:
+        seen.append(tiles)
+        if len(seen) > 4:
+            raise MachineError("device cpu failed: it is on fire")
+        return load(self, tiles)
+
+    monkeypatch.setattr(pool.Replica, "predict", fails_on_the_second_slide)
+    summary = wsipipe.run(slides, config(tile=64))
+    assert [slide.status for slide in summary.slides] == [DONE, FAILED, NOT_ATTEMPTED]
+    assert "on fire" in summary.stopped
+    assert summary.exit_code == 3
+    monkeypatch.undo()
+    assert wsipipe.run(slides, config(tile=64)).count(DONE) == 2
+
+
+def test_a_slide_of_zeros_is_warned_of(tmp_path: Path, config: Config) -> None:
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "black.tif", np.zeros((90, 90, 3), np.uint8), photometric="rgb", metadata=None)
+    heard: list[Event] = []
+    wsipipe.run([tmp_path / "black.tif"], config(), heard.append)
+    assert any(isinstance(event, Warned) and "zero" in event.message for event in heard)
+
+
+def test_a_shard_that_rotted_is_made_again(tmp_path: Path, write_slide: WriteSlide, config: Config) -> None:
+    slide = write_slide(tmp_path / "x.tif", (96, 100))
+    wsipipe.run([slide], config())
+    store = tmp_path / "out" / "x.zarr"
+    whole = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    edge = store / stores.shard_name("0", (1, 1))
+    rotted = bytearray(edge.read_bytes())
+    rotted[8] ^= 0xFF  # within a chunk, so that size and index tell nothing
+    edge.write_bytes(rotted)
+    (store / stores.shard_name("1", (0, 0))).unlink()
+    (failed,) = wsipipe.run([slide], config()).slides
+    assert failed.status == FAILED
+    assert "the same command makes that part again" in failed.message
+    assert wsipipe.run([slide], config()).exit_code == 0
+    assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == whole
