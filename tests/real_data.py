@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 _folder = Path(os.environ.get("WSIPIPE_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
-DATA: Path | None = _folder if _folder.is_dir() else None
+DATA: Path | None = _folder.resolve() if _folder.is_dir() else None
 needs_data = pytest.mark.skipif(DATA is None, reason=f"no real slides at {_folder} (set WSIPIPE_TEST_DATA)")
 
 

@@ -235,7 +235,9 @@ def test_probabilities_are_those_of_one_pass_over_the_whole_slide(with_probabili
     logits = logits[:, receptive.crop : receptive.crop + 1100, receptive.crop : receptive.crop + 1300]
     wanted = (logits.softmax(0) * 255).round().to(torch.uint8).numpy()
     made = np.asarray(zarr.open_array(case.store / "probabilities/0", mode="r")[:])
-    np.testing.assert_array_equal(made, wanted)
+    off = np.abs(made.astype(int) - wanted)  # where 255 p is halfway, the last bit of a float decides
+    assert off.max() <= 1
+    assert (off > 0).mean() < 1e-5
     labels = np.asarray(zarr.open_array(case.store / "0", mode="r")[:])
     np.testing.assert_array_equal(labels, logits.argmax(0).numpy())
 

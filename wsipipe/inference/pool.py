@@ -151,7 +151,7 @@ class Pool:
 
     def _work(self, replica: Replica, cpu_threads: int) -> None:
         """One device's thread: batches until the queue is closed; the first failure closes it for all."""
-        torch.set_num_threads(cpu_threads)  # of this thread: replicas on one CPU share its cores
+        torch.set_num_threads(cpu_threads)  # OpenMP counts them by thread: replicas on one CPU share its cores
         while jobs := self._queue.take(self._batch):
             if not (jobs := wanted(jobs)):
                 continue

@@ -429,7 +429,7 @@ def _multiscale(spec: StoreSpec, *, levels: int, axes: str) -> dict[str, Any]:
         )
     return {
         "name": Path(spec.path).name.removesuffix(STORE),
-        "type": "mode",
+        **({"type": "mode"} if levels > 1 else {}),
         "axes": [{"name": axis, **({"type": "channel"} if axis == "c" else space)} for axis in axes],
         "datasets": datasets,
     }

@@ -99,6 +99,6 @@ def _attempt(plan: SlidePlan, setup: Setup, client: Client, listener: Listener) 
         raise
     except WsipipeError:
         raise
-    except Exception as err:  # a fault of wsipipe or of a library: the night goes on, and the log has the trace
+    except Exception as err:  # a fault of wsipipe or of a library: the night goes on; the trace is logged
         log.debug("%s failed", plan.slide.path, exc_info=True)
         listener(SlideFailed(plan.slide.path, f"{plan.slide.file}: unexpected {type(err).__name__}: {err}"))

@@ -6,6 +6,7 @@ import importlib
 import resource
 import sys
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -62,7 +63,16 @@ def loaded_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process ever held."""
+    """The most memory that this program ever held.
+
+    Linux keeps ``ru_maxrss`` when a process becomes another program, so that a child of a large process
+    would report its parent's; VmHWM begins anew (proc_pid_status(5)).
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM:")), None)
+        if line is not None:
+            return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
