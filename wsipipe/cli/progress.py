@@ -31,9 +31,13 @@ def progress() -> Iterator[Listener]:
     if not sys.stderr.isatty():
         yield Lines()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), _Speed(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Progress(*columns(), console=Console(stderr=True)) as bars:
         yield Bars(bars)
+
+
+def columns() -> tuple[ProgressColumn, ...]:
+    """What a bar shows: whose it is, how far, megapixels per second, time left."""
+    return TextColumn("{task.description}"), BarColumn(), _Speed(), TextColumn("left"), TimeRemainingColumn()
 
 
 def spoken(event: Event) -> str | None:
