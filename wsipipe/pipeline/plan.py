@@ -152,17 +152,17 @@ def _slide_plan(
     every = tuple(grid.indices())
     blocks = journal.blocks if journal else every if action == SEGMENT else ()
     return SlidePlan(
-        slide,
-        level,
-        store,
-        action,
-        reason or f"{len(every) - len(blocks)} of {len(every)} blocks are there",
-        blocks,
-        journal.damaged if journal else (),
-        reopen,
-        restart,
-        block_bytes(level, grid, classes=architecture["classes"], probabilities=setup.config.probabilities),
-        network_bytes(
+        slide=slide,
+        level=level,
+        store=store,
+        action=action,
+        reason=reason or f"{len(every) - len(blocks)} of {len(every)} blocks are there",
+        blocks=blocks,
+        damaged=journal.damaged if journal else (),
+        reopen=reopen,
+        restart=restart,
+        block_bytes=block_bytes(level, grid, classes=architecture["classes"], probabilities=setup.config.probabilities),
+        network_bytes=network_bytes(
             architecture,
             min(grid.core, max(*grid.computed_sides(0), *grid.computed_sides(1))) + grid.receptive.margin,
             setup.pool,
