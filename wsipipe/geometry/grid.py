@@ -90,6 +90,11 @@ class Grid:
         """Number of blocks, (rows, columns)."""
         return -(-self.shape[0] // self.block), -(-self.shape[1] // self.block)
 
+    @property
+    def count(self) -> int:
+        """Number of blocks in all."""
+        return self.blocks[0] * self.blocks[1]
+
     def indices(self) -> Iterator[tuple[int, int]]:
         """The (row, column) of every block, row by row."""
         rows, cols = self.blocks

@@ -91,7 +91,7 @@ def run_slide(plan: SlidePlan, setup: Setup, client: Client, listener: Listener)
     if plan.restart:
         stores.discard_partial(store)
     stores.prepare(store, plan.damaged)
-    listener(SlideStarted(path, store.path, grid.blocks[0] * grid.blocks[1], len(plan.blocks), plan.pixels))
+    listener(SlideStarted(path, store.path, grid.count, len(plan.blocks), plan.pixels))
     _compute_blocks(plan, setup, client, listener)
     _compute_coarse_levels(store, client)
     stores.publish(store)
@@ -107,7 +107,7 @@ def _compute_blocks(plan: SlidePlan, setup: Setup, client: Client, listener: Lis
     keys = [(done.name, *index) for index in plan.blocks]
     futures = client.get(dict(done.dask.cull(set(keys))), keys, sync=False) if keys else []
     unread: list[SlideReadError] = []
-    blank = len(plan.blocks) == grid.blocks[0] * grid.blocks[1]  # else not all of it is seen
+    blank = len(plan.blocks) == grid.count  # else not all of it is seen
     try:
         for future in as_completed(futures):
             if future.cancelled():
