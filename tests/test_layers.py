@@ -20,7 +20,8 @@ LAYERS = [
     {"geometry"},
     {"slides", "labels"},
     {"model", "tissue", "evaluation"},
-    {"inference", "training", "report", "export"},
+    {"inference", "report", "export"},
+    {"training"},
     {"pipeline", "demo"},
     {"cli"},
     {"__main__"},
@@ -30,7 +31,7 @@ HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 # library: the folders, or files at the top, that may import it
 HOMES = {
     "torch": {"model", "inference", "training"},
-    "safetensors": {"model"},
+    "safetensors": {"model", "training"},
     "dask": {"pipeline"},
     "distributed": {"pipeline"},
     "zarr": {"slides", "labels", "demo"},
@@ -38,6 +39,9 @@ HOMES = {
     "imagecodecs": {"slides", "demo"},
     "click": {"cli"},
     "rich": {"cli"},
+    "scipy": {"evaluation", "training"},
+    "shapely": {"slides"},
+    "matplotlib": {"training"},
 }
 EVERYWHERE = {"dask.system"}  # how many cores are ours
 

@@ -48,6 +48,10 @@ class ChannelError(SlideError, ValueError):
     """Slide and bundle do not agree on the channels."""
 
 
+class LabelError(SlideError, ValueError):
+    """The labels or annotations of an image are not what a network can be trained on or measured by."""
+
+
 class StoreError(SlideError):
     """A label store can not be used as it is."""
 
@@ -58,6 +62,10 @@ class FingerprintError(StoreError, ValueError):
 
 class DamagedStoreError(StoreError, OSError):
     """The metadata of a store can not be read, and guessing what they said is not an option."""
+
+
+class TrainingError(WsipipeError, RuntimeError):
+    """A training that can not go on, such as one whose loss is no number any more (exit code 1)."""
 
 
 class MachineError(WsipipeError, RuntimeError):

@@ -84,9 +84,63 @@ class Warned:
     message: str
 
 
+@dataclass(frozen=True)
+class TrainingStarted:
+    """The training set was read and found good."""
+
+    train: int
+    """Images, or slides, to learn from."""
+    validation: int
+    """Views that the best weights are chosen by."""
+    test: int
+    """Views that give the scores."""
+    first_step: int
+    """Steps that were done before."""
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One batch."""
+
+    step: int
+    """From 1."""
+    loss: float
+    learning_rate: float
+    seconds: float
+    """Since the training began."""
+    share: float
+    """Of the training, when the step began: 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Validated:
+    """The weights were scored."""
+
+    step: int
+    scores: dict[str, float]
+    best_step: int
+    """When the weights were that are best so far."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingDone:
+    """The bundle is written."""
+
+    bundle: str
+    steps: int
+    best_step: int
+    split: str
+    """What the scores are of: ``test`` or ``validation``."""
+    scores: dict[str, float]
+
+
 Event = RunStarted | SlideStarted | BlockDone | SlideDone | SlideSkipped | SlideFailed | Warned
+TrainingEvent = TrainingStarted | StepDone | Validated | TrainingDone
 Listener = Callable[[Event], None]
+TrainingListener = Callable[[TrainingEvent], None]
 
 
-def ignore(_event: Event) -> None:
+def ignore(_event: Event | TrainingEvent) -> None:
     """Listen to nothing."""

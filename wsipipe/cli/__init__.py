@@ -15,9 +15,11 @@ from typing import NoReturn
 import click
 
 from wsipipe.cli.demo import demo
+from wsipipe.cli.evaluate import evaluate
 from wsipipe.cli.info import info
 from wsipipe.cli.model import model
 from wsipipe.cli.run import run
+from wsipipe.cli.train import train
 from wsipipe.errors import BundleError, MachineError, UsageError, WsipipeError
 from wsipipe.version import VERSION
 
@@ -30,7 +32,7 @@ def cli() -> None:
     """Segment gigapixel whole-slide images with a U-Net: exact at tile borders, resumable, in flat memory."""
 
 
-for command in (run, info, model, demo):
+for command in (run, train, evaluate, info, model, demo):
     cli.add_command(command)
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from wsipipe.errors import MachineError, MemoryLimitError
 from wsipipe.geometry.network import round_up
-from wsipipe.model.bundle import BACKGROUND, Bundle
+from wsipipe.model.bundle import Bundle
+from wsipipe.model.forward import Normalise, core_of, label_values, probabilities_of, winner
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Labels = npt.NDArray[np.uint8]
@@ -59,13 +59,8 @@ class Replica:
         if self.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # else convolutions have 10 bits, and labels differ by GPU
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        spec = bundle.spec
-        self.mean = torch.tensor(spec.mean, device=self.device).view(1, -1, 1, 1)
-        self.std = torch.tensor(spec.std, device=self.device).view(1, -1, 1, 1)
-        labels = [c.label for c in spec.classes]
-        self.label_of = torch.tensor(
-            labels if len(labels) > 1 else [BACKGROUND, *labels], dtype=torch.uint8, device=self.device
-        )
+        self.normalise = Normalise(bundle.spec, self.device)
+        self.label_values = label_values(bundle.spec, self.device)
 
     def predict(self, tiles: list[Pixels]) -> Prediction:
         """The prediction for ``tiles``, each (core + margin, core + margin, channel), all of one shape.
@@ -106,31 +101,17 @@ class Replica:
     @torch.inference_mode()
     def _forward(self, tiles: npt.NDArray[Any]) -> Prediction:
         """The prediction for ``tiles`` (n, y, x, channel) in one pass."""
-        full_scale = float(np.iinfo(tiles.dtype).max)
-        pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)  # channels last, without a copy
-        logits = self.network((pixels.to(torch.float32).div_(full_scale)).sub_(self.mean).div_(self.std))
-        crop = self.receptive.crop
-        logits = logits[..., crop : logits.shape[-2] - crop, crop : logits.shape[-1] - crop]
+        logits = core_of(self.network(self.normalise.pixels(tiles)), self.receptive)
         probabilities = None
         if self.probabilities:
             probabilities = probabilities_of(logits).mul_(255).round_().to(torch.uint8).cpu().numpy()
-        return Prediction(self.label_of[winner(logits)].cpu().numpy(), probabilities)
+        return Prediction(self.label_values[winner(logits)].cpu().numpy(), probabilities)
 
 
 def is_out_of_memory(err: Exception) -> bool:
     """Whether ``err`` says so; on a CPU and on mps it is a plain RuntimeError."""
     words = ("allocate memory", "out of memory")
     return isinstance(err, torch.OutOfMemoryError | MemoryError) or any(text in str(err) for text in words)
-
-
-def winner(logits: Tensor) -> Tensor:
-    """Index (n, y, x), int64, of the largest of ``logits`` (n, class, y, x); one sigmoid channel wins above zero."""
-    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
-
-
-def probabilities_of(logits: Tensor) -> Tensor:
-    """Softmax over classes, or the sigmoid of a single one, (n, class, y, x)."""
-    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
 
 
 def concatenate(parts: list[Prediction], axis: int) -> Prediction:

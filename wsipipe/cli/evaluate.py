@@ -1,0 +1,149 @@
+"""``wsipipe evaluate``: how good segmentations are."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wsipipe.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from wsipipe.evaluation.files import Evaluation
+
+
+class ListsMetrics(click.Command):
+    """A command whose help lists the metrics, which take numpy to load."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write every metric and what it is below the options."""
+        from wsipipe.evaluation.metrics import METRICS
+
+        with formatter.section("Metrics"):
+            formatter.write_dl([(name, metric.description) for name, metric in METRICS.items()])
+
+
+ARE = click.Choice(["classes", "instances"])
+
+
+@click.command(cls=ListsMetrics)
+@click.argument("predictions", type=click.Path(path_type=Path))
+@click.argument("labels", type=click.Path(path_type=Path))
+@click.option("--metrics", metavar="A,B", help="Names of metrics, see below.  [default: all but warping_error]")
+@click.option("--predictions-are", type=ARE, default="classes", show_default=True, help="What their values are.")
+@click.option("--labels-are", type=ARE, default="classes", show_default=True, help="What their values are.")
+@click.option("--map", "maps", multiple=True, metavar="V=C", help="Labels' value V means class C; repeatable.")
+@click.option("--csv", "table", type=click.Path(path_type=Path), metavar="FILE", help="Also write a row per image.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+def evaluate(
+    predictions: Path,
+    labels: Path,
+    metrics: str | None,
+    maps: tuple[str, ...],
+    table: Path | None,
+    as_json: bool,
+    **are: Any,
+) -> None:  # click gives the rest by name, as evaluate takes them
+    """Compare PREDICTIONS with LABELS, each a file or a folder of files paired by name.
+
+    PREDICTIONS are stores of wsipipe run, or label rasters (OME-Zarr, TIFF, PNG); LABELS are rasters, or QuPath
+    GeoJSON. Names pair without suffixes, and without _image, _label or _mask at their end. Objects are connected
+    components of a class unless values are instances. Exit code: 0 done, 1 a file can not be read, 2 usage.
+    """
+    from wsipipe.evaluation.files import evaluate as evaluate_files
+    from wsipipe.evaluation.files import pair
+    from wsipipe.evaluation.metrics import DEFAULT_METRICS
+
+    names = DEFAULT_METRICS if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
+    if table is not None:
+        check_table(table, pair(predictions, labels).values())
+    found = evaluate_files(predictions, labels, metrics=names, mapped=parse_maps(maps), **are)
+    if table is not None:
+        write_table(table, found)
+    click.echo(json.dumps(as_document(found), indent=2) if as_json else as_text(found))
+
+
+def parse_maps(texts: tuple[str, ...]) -> dict[int, int]:
+    """``("255=1",)`` as ``{255: 1}``.
+
+    Raises
+    ------
+    UsageError
+        If one is not two numbers, or a value is there twice.
+    """
+    mapped: dict[int, int] = {}
+    for text in texts:
+        value, _, meant = text.partition("=")
+        if not (value.strip().isdecimal() and meant.strip().isdecimal()):
+            raise UsageError(f"--map {text} is not VALUE=CLASS, two numbers such as 255=1")
+        if mapped.setdefault(int(value), int(meant)) != int(meant):
+            raise UsageError(f"--map {value} is given twice, for {mapped[int(value)]} and {int(meant)}")
+    return mapped
+
+
+def as_document(found: Evaluation) -> dict[str, Any]:
+    """What ``--json`` prints; null where there is no value."""
+    images = [
+        {"name": i.name, "prediction": i.prediction, "labels": i.labels, "scores": _finite(i.scores)}
+        for i in found.images
+    ]
+    return {"images": images, "scores": _finite(found.scores)}
+
+
+def _finite(scores: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in scores.items()}
+
+
+def as_text(found: Evaluation) -> str:
+    """The scores of all images as a table."""
+    width = max(len(name) for name in found.scores)
+    rows = [f"{name:<{width}}  {_number(value):>8}" for name, value in found.scores.items()]
+    count = len(found.images)
+    return "\n".join([*rows, f"{count} image" + ("s" if count > 1 else "")])
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def check_table(table: Path, inputs: Iterable[tuple[Path, Path]]) -> None:
+    """Refuse to write over what is read, or into it.
+
+    Raises
+    ------
+    UsageError
+        If ``table`` is an input, or lies in one that is a folder.
+    """
+    for path in (path for pair in inputs for path in pair):
+        if table.resolve().is_relative_to(path.resolve()):
+            raise UsageError(f"--csv {table} is part of what is evaluated ({path}); give another file")
+
+
+def write_table(table: Path, found: Evaluation) -> None:
+    """Write a row of scores per image, as CSV; it appears whole, by rename.
+
+    Raises
+    ------
+    OutputError
+        If it can not be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "prediction", "labels", *found.scores])
+    for image in found.images:
+        values = ("" if math.isnan(value) else repr(value) for value in image.scores.values())
+        writer.writerow([image.name, image.prediction, image.labels, *values])
+    torn = table.with_name(f"{table.name}.{os.getpid()}.partial")
+    try:
+        torn.write_text(text.getvalue(), encoding="utf-8")
+        torn.replace(table)
+    except OSError as err:
+        torn.unlink(missing_ok=True)
+        raise OutputError(f"{table} can not be written: {err.strerror or err}") from err

@@ -1,0 +1,129 @@
+"""``wsipipe train``: from images and labels to a model bundle."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wsipipe.events import StepDone, TrainingDone, TrainingEvent, TrainingListener, TrainingStarted, Validated
+
+if TYPE_CHECKING:
+    from wsipipe.training.config import TrainConfig
+
+EVERY = 25
+"""Steps between two plain lines."""
+
+
+@click.command()
+@click.argument("source", metavar="CONFIG.toml|FOLDER")
+@click.option("-o", "--out", required=True, metavar="BUNDLE", help="The model to write, .safetensors.")
+@click.option("--data", metavar="DIR", help="What the data's paths are relative to.  [default: the configuration]")
+@click.option("--labels-are", metavar="instances|components|classes", help="What the numbers of the labels are.")
+@click.option("--steps", type=int, metavar="N", help="Batches to train for, over what the configuration says.")
+@click.option("--minutes", type=float, metavar="M", help="Train for so long instead.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:0,cuda:1", help="Where.")
+@click.option("--seed", type=int, metavar="N", help="Of weights, patches and dropout.")
+@click.option("--resume", is_flag=True, help="Go on with a training that was interrupted.")
+def train(
+    source: str,
+    out: str,
+    data: str | None,
+    labels_are: str | None,
+    steps: int | None,
+    minutes: float | None,
+    device: str,
+    seed: int | None,
+    resume: bool,
+) -> None:
+    """Train a U-Net on the images and labels that CONFIG.toml names, or on a FOLDER of pairs.
+
+    A FOLDER holds NAME_image.* with NAME_label.*, or image/NAME.* with label/NAME.*, and is trained on with the
+    default settings. BUNDLE.training/ holds the checkpoint, a log, the curves and a sheet of validation images.
+    Exit code: 0 done, 1 data that can not be used or a loss that is no number, 2 usage, 3 the environment,
+    130 interrupted: --resume goes on.
+    """
+    from wsipipe.training.train import train as train_network
+
+    config = configured(source, out, labels_are, steps, minutes, seed)
+    path = Path(source)
+    root = Path(data) if data is not None else path if path.is_dir() else path.parent
+    try:
+        with shown() as listener:
+            train_network(config, out, root=root, device=device, resume=resume, listener=listener)
+    except KeyboardInterrupt:
+        click.echo("wsipipe: interrupted; the same command with --resume goes on from the last checkpoint", err=True)
+        click.get_current_context().exit(130)
+
+
+def configured(
+    source: str, out: str, labels_are: str | None, steps: int | None, minutes: float | None, seed: int | None
+) -> TrainConfig:
+    """The configuration that ``source`` is, or the default one for a folder, with the options over it."""
+    from wsipipe.errors import UsageError
+    from wsipipe.training.config import DataConfig, TrainConfig, load_config, parse_labels_are
+
+    if steps is not None and minutes is not None:
+        raise UsageError("--steps and --minutes exclude each other")
+    name = Path(out).name.removesuffix(".safetensors")
+    config = TrainConfig(DataConfig("."), name=name) if Path(source).is_dir() else load_config(Path(source))
+    if labels_are is not None:
+        config = replace(config, data=replace(config.data, labels_are=parse_labels_are(labels_are)))
+    options: dict[str, Any] = {"steps": steps, "minutes": minutes, "seed": seed}
+    return replace(config, loop=replace(config.loop, **{key: v for key, v in options.items() if v is not None}))
+
+
+@contextmanager
+def shown() -> Iterator[TrainingListener]:
+    """A listener that shows a training on stderr: a bar on a terminal, plain lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield tell
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bars:
+        bar = bars.add_task("step 0", total=1.0)
+
+        def listener(event: TrainingEvent) -> None:
+            if isinstance(event, StepDone):
+                bars.update(bar, completed=event.share, description=f"step {event.step}, loss {event.loss:.4f}")
+            else:
+                bars.console.print(spoken(event), highlight=False)
+
+        yield listener
+
+
+def tell(event: TrainingEvent) -> None:
+    """Say ``event`` on stderr; of steps one in `EVERY`."""
+    if not isinstance(event, StepDone) or event.step % EVERY == 0:
+        click.echo(spoken(event), err=True)
+
+
+def spoken(event: TrainingEvent) -> str:
+    """The line that says ``event``."""
+    match event:
+        case TrainingStarted():
+            begin = f"from step {event.first_step}" if event.first_step else "from the beginning"
+            return (
+                f"{event.train} images to train on, {event.validation} views to validate, {event.test} to test; "
+                f"on {', '.join(event.devices)}, {begin}"
+            )
+        case StepDone():
+            return f"step {event.step}: loss {event.loss:.4f}, {event.seconds:.0f} s, {event.share:.0%} done"
+        case Validated():
+            return f"step {event.step}: validation {said(event.scores)}; best so far: step {event.best_step}"
+        case TrainingDone():
+            weights = f"weights of step {event.best_step} of {event.steps}"
+            return f"{event.bundle}: {weights}; {event.split} {said(event.scores)}"
+
+
+def said(scores: dict[str, float]) -> str:
+    """Scores in a line; those by class are left out."""
+    return ", ".join(f"{k} {v:.4g}" for k, v in scores.items() if "." not in k and not math.isnan(v)) or "nothing"

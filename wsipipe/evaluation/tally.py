@@ -1,0 +1,138 @@
+"""The scores of a set of images, added up one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsipipe.errors import UsageError
+from wsipipe.evaluation.counts import MAX_CLASSES, Integers
+from wsipipe.evaluation.metrics import DEFAULT_METRICS, METRICS, Comparison, Floats, Need, Scores, check_metrics
+from wsipipe.evaluation.planes import BLOCK_PX, ArrayPlane, Labelled, Mask, Plane, compare
+
+
+class Tally:
+    """Scores of images, of each and of all.
+
+    Counts of pixels and of objects are pooled over the images: pixel error, Dice, IoU, F1, PQ, AJI, SEG, merged and
+    split. The adapted Rand error, the variation of information and the warping error are the mean over the images
+    that have a value, as ISBI 2012 has them by slice. An object has a partner among those of its class only; Dice,
+    IoU and PQ are the mean over the classes, and each by its name too, as in ``dice.nucleus``; what else is said of
+    objects is pooled over the classes.
+
+    A score without a value is NaN. Where neither prediction nor truth has an object, that is every score but the
+    pixel error, which is 0; where only the prediction has, precision, F1, PQ, RQ, Dice, IoU and AJI are 0, and recall,
+    SQ, SEG, merged, split, Rand error and variation of information NaN; where only the truth has, precision and SQ are
+    NaN and the others 0, or what their definitions give.
+
+    Parameters
+    ----------
+    classes
+        Names of the classes from 1; 0 is the background.
+    metrics
+        Names in `METRICS`.
+
+    Raises
+    ------
+    UsageError
+        If a metric is unknown, or there are no classes, or too many.
+    """
+
+    def __init__(self, classes: Sequence[str], metrics: Sequence[str] = DEFAULT_METRICS) -> None:
+        if not 1 <= len(classes) <= MAX_CLASSES:
+            raise UsageError(f"{len(classes)} classes besides the background: there can be 1 to {MAX_CLASSES}")
+        self.classes = tuple(classes)
+        self.metrics = check_metrics(metrics)
+        self.needs: frozenset[Need] = frozenset(METRICS[name].needs for name in self.metrics)
+        self._images: list[dict[str, Floats]] = []
+
+    def add(
+        self,
+        predicted_classes: npt.NDArray[Any],
+        truth_classes: npt.NDArray[Any],
+        *,
+        truth_instances: npt.NDArray[Any] | None = None,
+        predicted_instances: npt.NDArray[Any] | None = None,
+        inside: Mask | None = None,
+    ) -> None:
+        """Count one image.
+
+        Parameters
+        ----------
+        predicted_classes, truth_classes
+            (y, x), integers or bool: class ids, 0 for the background.
+        truth_instances, predicted_instances
+            (y, x), integers: ids of instances, 0 for none; a pixel of class 0 belongs to none. By default
+            the connected components of the classes (`wsipipe.evaluation.objects`).
+        inside
+            (y, x), bool: the pixels to count. The others are neither right nor wrong, and an object at the border of
+            the region counts with its part inside.
+
+        Raises
+        ------
+        UsageError
+            If shapes differ, an array is not of integers, or a class id is above the number of classes.
+        """
+        arrays = {
+            "predicted classes": predicted_classes,
+            "truth classes": truth_classes,
+            "predicted instances": predicted_instances,
+            "truth instances": truth_instances,
+        }
+        given = {name: _integers(array, name) for name, array in arrays.items() if array is not None}
+        shapes = {name: array.shape for name, array in (given | ({} if inside is None else {"inside": inside})).items()}
+        if len(set(shapes.values())) > 1:
+            raise UsageError(f"arrays of one image have different shapes: {shapes}")
+        predicted = Labelled(given["predicted classes"], given.get("predicted instances"))
+        truth = Labelled(given["truth classes"], given.get("truth instances"), inside)
+        self.add_planes(
+            ArrayPlane("prediction", predicted), ArrayPlane("truth", truth), block_px=max(1, *predicted.classes.shape)
+        )
+
+    def add_planes(self, predicted: Plane, truth: Plane, *, block_px: int = BLOCK_PX) -> None:
+        """Count one image of any size, block by block; the scores are those of the whole at once.
+
+        Raises
+        ------
+        UsageError
+            If the sizes differ, a class id is above the number of classes, or the image is too large for
+            the warping error that is asked for.
+        SlideError
+            If pixels can not be read.
+        """
+        self.add_comparison(compare(predicted, truth, len(self.classes), needs=self.needs, block_px=block_px))
+
+    def add_comparison(self, comparison: Comparison) -> None:
+        """Take up what was counted of one image."""
+        self._images.append({name: METRICS[name].measure(comparison) for name in self.metrics})
+
+    def scores(self) -> Scores:
+        """The scores of all images, by name.
+
+        Raises
+        ------
+        UsageError
+            If no image was added.
+        """
+        if not self._images:
+            raise UsageError("no image was compared, so that there are no scores")
+        return self._scored({name: np.sum([image[name] for image in self._images], axis=0) for name in self.metrics})
+
+    def per_image(self) -> list[Scores]:
+        """The scores of each image by itself, in the order in which they were added."""
+        return [self._scored(image) for image in self._images]
+
+    def _scored(self, sums: dict[str, Floats]) -> Scores:
+        scores: Scores = {}
+        for name in self.metrics:
+            scores |= METRICS[name].score(sums[name], self.classes)
+        return scores
+
+
+def _integers(array: npt.NDArray[Any], name: str) -> Integers:
+    if array.ndim != 2 or array.dtype.kind not in "biu":
+        raise UsageError(f"{name} are {array.dtype} of shape {array.shape}: integers of shape (y, x) are needed")
+    return array

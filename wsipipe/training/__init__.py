@@ -1,0 +1,1 @@
+"""Training: patches, weights, augmentation, the loop (torch)."""

@@ -1,0 +1,225 @@
+"""A patch that never was: turned, bent, lit and stained anew, the labels along with it.
+
+The paper (arXiv:1505.04597, section 3.1) has shifts, rotations, elastic deformations and grey values. Geometry is
+one map: for each pixel of the patch the place that it comes from, about the patch's centre, in px, axes (y, x)::
+
+    positions = turn @ (flip * offsets) / zoom + elastic
+
+    control points, 3 x 3      o---------o---------o     each is moved by a normal deviate in y and in x;
+    over the patch             |    |    |    |    |     between them a cubic spline, in y and in x
+                               o---------o---------o
+
+The image is sampled there with cubic interpolation, the labels by the nearest pixel. What is drawn comes from the
+generator that is passed in, so that a seed gives the same bytes, whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from scipy.interpolate import CubicSpline
+
+from wsipipe.errors import UsageError
+from wsipipe.training.stain import jitter_stain, restain
+
+Image = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+Positions = npt.NDArray[np.float64]
+Label = TypeVar("Label", bound=np.generic)
+
+SPARE_PX = 2
+"""How far inside the image every position must lie: cubic interpolation takes two pixels at either side."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How patches are varied; `NO_AUGMENTATION` leaves them as they are.
+
+    Raises
+    ------
+    UsageError
+        If a value makes no sense.
+    """
+
+    elastic_px: float = 10.0
+    """Standard deviation of the displacement of the control points, in y and in x, px (the paper: 10); 0: none."""
+    elastic_grid: int = 3
+    """Control points per side of the patch (the paper: 3)."""
+    flip: bool = True
+    """Whether half of the patches are mirrored."""
+    rotate: bool = True
+    """Whether patches are turned, by any angle."""
+    scale: float = 1.25
+    """Objects appear up to so many times larger or smaller, each as likely; 1: never."""
+    intensity: float = 0.1
+    """Standard deviation of the logarithms of contrast and of brightness, and, halved, of what is added to every
+    channel, full scale being 1; 0: none."""
+    noise: float = 0.02
+    """Largest standard deviation of the noise that is added to every pixel, full scale being 1; 0: none."""
+    blur_px: float = 0.5
+    """Other optics: detail finer than a Gaussian of this standard deviation loses up to 0.7 of its contrast, or gains
+    up to 1.2; 0: neither."""
+    stain: float = 0.0
+    """RGB only: standard deviation of the logarithm of each channel's optical density, with some offset and mixing of
+    channels (`jitter_stain`); 0: none."""
+    restain: float = 0.0
+    """RGB images with haematoxylin only: share of the patches that are drawn in other colours over drawn eosin, a
+    fifth of them without nuclei (`wsipipe.training.stain.restain`); 0: none."""
+
+    def __post_init__(self) -> None:
+        for problem in self._problems():
+            raise UsageError(f"[augmentation] {problem}")
+
+    @property
+    def colors(self) -> bool:
+        """Whether it is for RGB images only."""
+        return self.stain > 0 or self.restain > 0
+
+    def _problems(self) -> Iterator[str]:
+        """What is wrong with it."""
+        for name in ("elastic_px", "intensity", "noise", "blur_px", "stain"):
+            if not 0 <= getattr(self, name) < math.inf:
+                yield f"{name} {getattr(self, name)} is not a number of 0 or more"
+        if self.elastic_grid < 2:
+            yield f"elastic_grid {self.elastic_grid} does not span a patch; 2 or more control points per side do"
+        if not 1 <= self.scale < math.inf:
+            yield f"scale {self.scale} is not 1 or more; 1.25 draws from 1 / 1.25 to 1.25"
+        if not 0 <= self.restain <= 1:
+            yield f"restain {self.restain} is not a share from 0 to 1"
+
+
+NO_AUGMENTATION = Augmentation(
+    elastic_px=0, flip=False, rotate=False, scale=1, intensity=0, noise=0, blur_px=0, stain=0, restain=0
+)
+
+
+def source_positions(rng: np.random.Generator, side: int, augmentation: Augmentation) -> Positions:
+    """Where each pixel of a patch comes from, about the patch's centre, px, float64 (2, side, side), (y, x) first.
+
+    The centre of an even number of pixels lies between two. Without augmentation: ``pixel - (side - 1) / 2``.
+    """
+    turn = rng.uniform(0, 2 * np.pi) if augmentation.rotate else 0.0
+    flip = rng.choice([-1, 1]) if augmentation.flip else 1
+    zoom = augmentation.scale ** rng.uniform(-1, 1)
+    # cos and sin of 0 are whole, so that nothing is rounded where nothing is to be turned
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * [1, flip] / zoom
+    offsets = np.arange(side) - (side - 1) / 2
+    positions: Positions = matrix[:, :1, None] * offsets[:, None] + matrix[:, 1:, None] * offsets
+    if augmentation.elastic_px:
+        positions += elastic(rng, side, points=augmentation.elastic_grid, sigma_px=augmentation.elastic_px)
+    return positions
+
+
+def elastic(rng: np.random.Generator, side: int, *, points: int, sigma_px: float) -> Positions:
+    """Smooth random displacements, px, float64 (2, side, side): bicubic between ``points`` x ``points`` control points.
+
+    The control points lie evenly over the patch, those at the border on its outermost pixels. Their displacements are
+    normal, of standard deviation ``sigma_px`` in y and in x; the cubic spline through them is a natural one.
+    """
+    moved = rng.normal(0, sigma_px, (2, points, points))
+    spline = CubicSpline(np.linspace(0, side - 1, points), np.eye(points), bc_type="natural")(np.arange(side))
+    # einsum, not @: BLAS may add up in another order on other numbers of threads
+    down = np.einsum("yi,aij->ayj", spline, moved)
+    displacements: Positions = np.einsum("ayj,xj->ayx", down, spline)
+    return displacements
+
+
+def sample_image(pixels: Image, positions: Positions) -> Image:
+    """``pixels`` (h, w, c) at ``positions`` (2, s, s), by cubic convolution, float32 (s, s, c).
+
+    At whole positions it is the pixel, rounded as float32 is. Values may overshoot those of the pixels around.
+
+    Parameters
+    ----------
+    pixels
+        float32 (h, w, c).
+    positions
+        In px of ``pixels``, (y, x) first; pixel centres are whole. At least `SPARE_PX` inside the image.
+    """
+    low = np.floor(positions.min(axis=(1, 2))).astype(int) - SPARE_PX + 1
+    high = np.floor(positions.max(axis=(1, 2))).astype(int) + SPARE_PX + 1
+    assert min(low) >= 0, f"{low}, {high}"
+    assert all(high <= pixels.shape[:2]), f"{low}, {high} of {pixels.shape}"
+    window = pixels[low[0] : high[0], low[1] : high[1]].transpose(2, 0, 1).astype(np.float64)
+    # 380 x 380 x 3 px take 42 ms; in float32 20 ms, but positions are then 5e-5 px off. scipy's splines take 190 ms.
+    shares = 2 * (positions - low[:, None, None]) / (high - low - 1)[:, None, None] - 1
+    grid = torch.from_numpy(np.stack([shares[1], shares[0]], axis=-1))[None]
+    sampled = torch.nn.functional.grid_sample(torch.from_numpy(window)[None], grid, "bicubic", align_corners=True)
+    image: Image = sampled[0].permute(1, 2, 0).float().contiguous().numpy()
+    return image
+
+
+def sample_labels(labels: npt.NDArray[Label], positions: Positions) -> npt.NDArray[Label]:
+    """``labels`` (h, w), of any type, at the pixels nearest to ``positions`` (2, s, s) in them, (s, s)."""
+    y, x = np.rint(positions).astype(np.int64)
+    nearest: npt.NDArray[Label] = labels[y, x]
+    return nearest
+
+
+def jitter(image: Image, foreground: Mask, rng: np.random.Generator, augmentation: Augmentation) -> tuple[Image, bool]:
+    """``image`` as another laboratory and scanner would show it, in 0 .. 1; and whether its objects are still there.
+
+    Parameters
+    ----------
+    image
+        Share of full scale, float32 (s, s, c).
+    foreground
+        Where objects are, bool (s, s).
+    rng
+        Draws everything.
+    augmentation
+        How much.
+
+    Returns
+    -------
+    image
+        float32 (s, s, c), another array.
+    keep_objects
+        False if the patch was redrawn without its objects: its labels are then background.
+
+    Raises
+    ------
+    UsageError
+        If stains are to be varied of an image that is not RGB.
+    """
+    if augmentation.colors and image.shape[-1] != 3:
+        raise UsageError(
+            f"[augmentation] stain and restain are for RGB images: got {image.shape[-1]} channels; set both to 0"
+        )
+    keep_objects = True
+    if augmentation.restain and rng.random() < augmentation.restain:
+        image, keep_objects = restain(image, foreground, rng)
+    elif augmentation.stain:
+        image = jitter_stain(image, rng, augmentation.stain)
+    image = exposed(image, rng, augmentation.intensity)
+    if augmentation.blur_px:
+        image = defocused(image, rng, augmentation.blur_px)
+    if augmentation.noise:
+        sigma = np.float32(rng.uniform(0, augmentation.noise))
+        image = image + sigma * rng.standard_normal(image.shape, np.float32)
+    return image.clip(0, 1), keep_objects
+
+
+def exposed(image: Image, rng: np.random.Generator, sigma: float) -> Image:
+    """``image`` with other contrast, about its mean, and other brightness, float32 (s, s, c), not clipped."""
+    if not sigma:
+        return image
+    contrast, brightness = np.exp(rng.normal(0, sigma, 2))
+    offset = rng.normal(0, sigma / 2)
+    mean = image.mean(dtype=np.float64)
+    gain = contrast * brightness
+    return image * np.float32(gain) + np.float32(mean * (brightness - gain) + offset)
+
+
+def defocused(image: Image, rng: np.random.Generator, sigma_px: float) -> Image:
+    """``image`` through better or worse optics, float32 (s, s, c), not clipped."""
+    fine = image - ndimage.gaussian_filter(image, (sigma_px, sigma_px, 0))
+    refocused: Image = image + np.float32(rng.uniform(-0.7, 1.2)) * fine
+    return refocused

@@ -1,0 +1,144 @@
+"""A checkpoint: all that a training is, at one step, in one safetensors file that appears by rename.
+
+Nothing is pickled. A training that goes on from it computes, on a CPU, the same bits as one that never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from wsipipe.errors import OutputError, TrainingError
+
+HEADER_KEY = "wsipipe-checkpoint"
+
+
+@dataclass
+class Progress:
+    """How far a training is."""
+
+    step: int = 0
+    """Batches done."""
+    seconds: float = 0.0
+    """Since its beginning, without the time between a crash and the next start."""
+    best_step: int = 0
+    """When the weights were that are best so far; 0: none were validated yet."""
+    best_score: float = -1.0
+    """Of those."""
+
+
+def write_checkpoint(
+    path: Path,
+    fingerprint: str,
+    progress: Progress,
+    network: nn.Module,
+    best: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    scale: float | None,
+) -> None:
+    """Write everything to ``path``; it appears whole or not at all.
+
+    Parameters
+    ----------
+    path
+        Where to.
+    fingerprint
+        Of data and settings; what is resumed must have the same.
+    progress
+        How far it is.
+    network, optimizer
+        As they are.
+    best
+        The best weights so far.
+    scale
+        Of the loss under float16, or None.
+
+    Raises
+    ------
+    OutputError
+        If the disk does not take it.
+    """
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    for number, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": v for name, v in values.items() if v is not None}
+    header = json.dumps({"fingerprint": fingerprint, "progress": asdict(progress), "scale": scale})
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_whole(path, save(plain, metadata={HEADER_KEY: header}))
+
+
+def read_checkpoint(
+    path: Path, fingerprint: str, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, dict[str, Tensor], float | None]:
+    """Take ``network`` and ``optimizer`` back to a checkpoint; gives how far it is, the best weights, and the scale.
+
+    Raises
+    ------
+    TrainingError
+        If it can not be read, or is of other data or settings.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})[HEADER_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        progress = Progress(**header["progress"])
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as err:
+        raise TrainingError(
+            f"checkpoint {path} can not be read ({err}); remove {path.parent} to begin anew, or use another -o"
+        ) from err
+    if header["fingerprint"] != fingerprint:
+        raise TrainingError(
+            f"checkpoint {path} is of other data or settings; train with those, or use another -o, "
+            f"or remove {path.parent} to begin anew"
+        )
+    network.load_state_dict(_under(tensors, "network."))
+    _restore(optimizer, _under(tensors, "optimizer."))
+    return progress, _under(tensors, "best."), header["scale"]
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _restore(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give ``optimizer`` its state back, laid out in memory as it was: other strides may round otherwise."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for key, tensor in tensors.items():
+        number, name = key.split(".")
+        parameter = parameters[int(number)]
+        like = torch.empty_like(parameter) if tensor.shape == parameter.shape else torch.empty_like(tensor)
+        optimizer.state[parameter][name] = like.copy_(tensor)
+
+
+def check_space(path: Path, wanted: int) -> None:
+    """Raise an OutputError unless the disk under ``path`` has ``wanted`` bytes left."""
+    free = shutil.disk_usage(path).free
+    if free < wanted:
+        raise OutputError(
+            f"{path} has {free / 1e6:,.0f} MB left, checkpoints need {wanted / 1e6:,.0f} MB; make room, "
+            "or use another -o"
+        )
+
+
+def write_whole(path: Path, blob: bytes) -> None:
+    """Write ``blob`` to ``path``, by rename.
+
+    Raises
+    ------
+    OutputError
+        If the disk does not take it.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(blob)
+        partial.replace(path)
+    except OSError as err:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"{path} can not be written: {err.strerror or err}; make room, or use another -o") from err

@@ -1,0 +1,402 @@
+"""The training set: fields of view, each an image and what is known of its pixels, at the resolution to train at.
+
+Small images are held in memory, scaled once; slides stay in their files, and are read and rasterised box by box.
+A field goes to the processes that make patches by pickling.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch.nn import functional
+
+from wsipipe.errors import ChannelError, LabelError, ResolutionError, UsageError
+from wsipipe.geometry.grid import Box
+from wsipipe.geometry.mirror import Indices
+from wsipipe.slides.annotations import Annotated, open_annotations
+from wsipipe.slides.pairs import pairs_in
+from wsipipe.slides.rasters import LabelRaster, Raster, open_label_raster, open_raster, raster_of
+from wsipipe.slides.slide import MPP_TOLERANCE, choose_level, open_slide
+from wsipipe.training.config import AnnotatedSlide, Split, TrainConfig
+
+Pixels = npt.NDArray[Any]
+HELD_PX = 2**24
+"""Images up to this size are held in memory."""
+PIECES = 4.0
+"""If the numbers of a raster lie in so many pieces each, they are classes, not objects."""
+TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
+
+
+class Image(Protocol):
+    """Pixels, read box by box."""
+
+    def read(self, box: Box) -> Pixels:
+        """(h, w, channel), uint8 or uint16."""
+        ...
+
+
+class Truth(Protocol):
+    """Labels, read box by box."""
+
+    def read(self, box: Box) -> Annotated:
+        """Classes, objects, and where both are known, (h, w)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Field:
+    """One image, or slide, with its labels."""
+
+    name: str
+    split: str
+    """``train``, ``validation`` or ``test``."""
+    shape: tuple[int, int]
+    """(height, width) in pixels."""
+    channels: int
+    dtype: str
+    """``uint8`` or ``uint16``."""
+    image: Image
+    truth: Truth
+    sha256: str
+    """Of what it was read from: the image's file and the labels' (of slides, their identity)."""
+
+    def pixels_at(self, rows: Indices, cols: Indices) -> Pixels:
+        """The pixels at ``rows`` x ``cols``, int64 indices in any order, (len(rows), len(cols), channel)."""
+        box, ys, xs = _bounding(rows, cols)
+        return self.image.read(box)[ys[:, None], xs]
+
+    def truth_at(self, rows: Indices, cols: Indices) -> Annotated:
+        """What is known of the pixels at ``rows`` x ``cols``."""
+        box, ys, xs = _bounding(rows, cols)
+        truth, where = self.truth.read(box), (ys[:, None], xs)
+        return Annotated(truth.classes[where], truth.instances[where], truth.inside[where])
+
+
+def _bounding(rows: Indices, cols: Indices) -> tuple[Box, Indices, Indices]:
+    """The box of all ``rows`` and ``cols``, and both counted from its corner."""
+    box = Box(int(rows.min()), int(rows.max()) + 1, int(cols.min()), int(cols.max()) + 1)
+    return box, rows - box.y0, cols - box.x0
+
+
+@dataclass(frozen=True)
+class HeldImage:
+    """An image in memory."""
+
+    pixels: Pixels
+    """(y, x, channel)."""
+
+    def read(self, box: Box) -> Pixels:
+        """See `Image.read`."""
+        return self.pixels[box.slices]
+
+
+@dataclass(frozen=True)
+class HeldTruth:
+    """Labels in memory, known everywhere."""
+
+    classes: npt.NDArray[np.uint8]
+    instances: npt.NDArray[np.int32]
+
+    def read(self, box: Box) -> Annotated:
+        """See `Truth.read`."""
+        return Annotated(self.classes[box.slices], self.instances[box.slices], np.ones(box.shape, bool))
+
+
+@dataclass(frozen=True)
+class RasterTruth:
+    """Labels of a raster, at the image's scale or another, read when they are wanted."""
+
+    raster: LabelRaster
+    shape: tuple[int, int]
+    """Of the image."""
+    values: dict[int, int] | None
+    """The class of each value; None where values are objects of class 1."""
+
+    def read(self, box: Box) -> Annotated:
+        """See `Truth.read`.
+
+        Raises
+        ------
+        LabelError
+            If there is a value that stands for no class.
+        """
+        rows, cols = (
+            (2 * np.arange(*span) + 1) * there // (2 * here)
+            for span, there, here in zip(
+                ((box.y0, box.y1), (box.x0, box.x1)), self.raster.shape, self.shape, strict=True
+            )
+        )
+        source, ys, xs = _bounding(rows, cols)
+        return as_truth(self.raster.read(source)[ys[:, None], xs], self.values, self.raster.name)
+
+
+def as_truth(labels: npt.NDArray[np.int32], values: dict[int, int] | None, name: str) -> Annotated:
+    """What ``labels`` (y, x) say: ``values`` gives the class of each; without them they are objects of class 1.
+
+    Raises
+    ------
+    LabelError
+        If there is a value that stands for no class.
+    """
+    inside = np.ones(labels.shape, bool)
+    if values is None:
+        return Annotated((labels > 0).astype(np.uint8), labels, inside)
+    there, which = np.unique(labels, return_inverse=True)
+    if strange := [int(v) for v in there if int(v) not in values]:
+        raise LabelError(
+            f"{name} has pixels of value {', '.join(map(str, strange[:5]))}; the classes have "
+            f"{', '.join(map(str, sorted(values)))}; add to [[classes]], with its value, or say what labels_are"
+        )
+    classes = np.array([values[int(v)] for v in there], np.uint8)[which].reshape(labels.shape)
+    return Annotated(classes, np.zeros(labels.shape, np.int32), inside)
+
+
+def read_fields(config: TrainConfig, root: Path) -> list[Field]:
+    """All fields of the training set, in order of their names; ``root`` is what relative paths are relative to.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or none to train on.
+    SlideError
+        If an image or its labels can not be used; the message names the file.
+    """
+    data = config.data
+    if data.slides:
+        fields = [_slide_field(slide, config, root) for slide in data.slides]
+        given = [slide.split for slide in data.slides]
+    else:
+        pairs = list(_pairs_of_table(root / data.table) if data.table else _pairs_of_folder(root / str(data.folder)))
+        fields = [_pair_field(pair, config) for pair in pairs]
+        given = [pair.split for pair in pairs]
+    _check_alike(fields)
+    return _split(fields, given, data.validation, data.test)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its labels, as files."""
+
+    name: str
+    image: Path
+    labels: Path
+    mpp: float | None = None
+    split: str | None = None
+
+
+def _pairs_of_folder(folder: Path) -> Iterator[Pair]:
+    for name, (image, labels) in pairs_in(folder).items():
+        yield Pair(name, image, labels)
+
+
+def _pairs_of_table(table: Path) -> Iterator[Pair]:
+    """The rows of a CSV file."""
+    try:
+        rows = list(csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as err:
+        raise UsageError(f"table {table} can not be read: {err}") from err
+    columns = set(rows[0]) if rows else set()
+    if not {"image", "label"} <= columns or columns - {"image", "label", "mpp", "split"}:
+        raise UsageError(
+            f"table {table} has the columns {', '.join(map(str, columns)) or 'none'}; needed: image, label; "
+            "allowed beside them: mpp, split"
+        )
+    for number, row in enumerate(rows, 2):
+        where = f"{table} line {number}"
+        if not row["image"] or not row["label"]:
+            raise UsageError(f"{where} lacks an image or a label")
+        if row.get("split") and row["split"] not in SPLITS:
+            raise UsageError(f"{where} has the split {row['split']!r}; allowed: {', '.join(SPLITS)}, or nothing")
+        try:
+            mpp = float(row["mpp"]) if row.get("mpp") else None
+        except ValueError:
+            mpp = -1.0
+        if mpp is not None and not 0 < mpp < float("inf"):
+            raise UsageError(f"{where} has the mpp {row['mpp']!r}; it is a positive number, or nothing")
+        image = table.parent / row["image"]
+        yield Pair(image.name, image, table.parent / row["label"], mpp, row.get("split") or None)
+
+
+def _pair_field(pair: Pair, config: TrainConfig) -> Field:
+    """The field of an image and a raster of labels."""
+    image, labels = open_raster(pair.image, mpp=pair.mpp), open_label_raster(pair.labels)
+    if image.shape != labels.shape:
+        raise LabelError(
+            f"{pair.image} has {image.shape[0]} x {image.shape[1]} px, its labels {labels.name} "
+            f"{labels.shape[0]} x {labels.shape[1]}; both must be of one size"
+        )
+    values = config.values if config.data.labels_are == "classes" else None
+    sha256 = _digest(pair.image, pair.labels)
+    if image.shape[0] * image.shape[1] > HELD_PX:
+        return _lazy_field(pair.name, image, RasterTruth(labels, image.shape, values), sha256, config)
+    whole = Box(0, image.shape[0], 0, image.shape[1])
+    ids = labels.read(whole)
+    if config.data.labels_are == "components":
+        ids = ndimage.label(ids > 0)[0].astype(np.int32)
+    elif values is None:
+        _check_objects(ids, labels.name)
+    truth = as_truth(ids, values, labels.name)
+    shape = scaled_shape(image, _mpp_of(image, ids, config), config.mpp)
+    _check_size(pair.name, shape, config)
+    held = HeldImage(resized(image.read(whole), shape))
+    known = HeldTruth(nearest(truth.classes, shape), nearest(truth.instances, shape))
+    return Field(pair.name, TRAIN, shape, image.channels, image.dtype, held, known, sha256)
+
+
+def _slide_field(slide: AnnotatedSlide, config: TrainConfig, root: Path) -> Field:
+    """The field of a slide, on the level that a run would take."""
+    opened = open_slide(root / slide.image, mpp=slide.mpp)
+    level = choose_level(opened, config.mpp)
+    truth: Truth
+    if slide.annotations is not None:
+        source = root / slide.annotations
+        names = tuple(c.name for c in config.classes)
+        truth = open_annotations(source, level.shape, names, downsample=level.downsample)
+    else:
+        source = root / str(slide.labels)
+        raster = open_label_raster(source)
+        ratios = [there / here for there, here in zip(raster.shape, level.shape, strict=True)]
+        if abs(ratios[0] - ratios[1]) * max(level.shape) > 1 + max(ratios):
+            raise LabelError(
+                f"{source.name} of {raster.shape[0]} x {raster.shape[1]} px is no level of {opened.file}, whose "
+                f"level {level.index} has {level.shape[0]} x {level.shape[1]}"
+            )
+        truth = RasterTruth(raster, level.shape, config.values if config.data.labels_are == "classes" else None)
+    digest = hashlib.sha256((opened.identity + _digest(source)).encode()).hexdigest()
+    return _lazy_field(opened.name, raster_of(level), truth, digest, replace(config, mpp=None))
+
+
+def _lazy_field(name: str, image: Raster, truth: Truth, sha256: str, config: TrainConfig) -> Field:
+    """A field that stays in its files."""
+    _check_size(name, image.shape, config)
+    if config.data.labels_are == "components":
+        raise UsageError(f"{name} is too large for labels_are = 'components'; write its objects as numbers")
+    if config.mpp is not None and scaled_shape(image, _mpp_of(image, None, config), config.mpp) != image.shape:
+        raise ResolutionError(
+            f"{name} is too large to be brought to {config.mpp:g} micrometres per pixel in memory; give it under "
+            "[[data.slides]], with a level of that resolution"
+        )
+    return Field(name, TRAIN, image.shape, image.channels, image.dtype, image, truth, sha256)
+
+
+def _mpp_of(image: Raster, ids: npt.NDArray[np.int32] | None, config: TrainConfig) -> float | None:
+    """Micrometres per pixel of ``image``, by the size of its objects where the configuration says so."""
+    if config.data.object_um is None or config.mpp is None:
+        return image.mpp
+    areas = np.bincount(ids.ravel())[1:] if ids is not None else np.zeros(0, int)
+    if not areas.any():
+        raise ResolutionError(f"{image.name} has no object, so object_um can not tell its resolution; give it an mpp")
+    across = float(np.median(2 * np.sqrt(areas[areas > 0] / np.pi)))
+    return config.data.object_um / across
+
+
+def scaled_shape(image: Raster, mpp: float | None, wanted: float | None) -> tuple[int, int]:
+    """(height, width) of ``image``, of ``mpp``, at ``wanted`` micrometres per pixel; as it is if within 5 %."""
+    if wanted is None:
+        return image.shape
+    if mpp is None:
+        raise ResolutionError(
+            f"{image.path} has no micrometres per pixel; give them in the table's column mpp, or object_um, "
+            "or take mpp out of the configuration to train at whatever the images have"
+        )
+    if abs(mpp - wanted) <= MPP_TOLERANCE * wanted:
+        return image.shape
+    height, width = (max(1, round(side * mpp / wanted)) for side in image.shape)
+    return height, width
+
+
+def resized(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
+    """``pixels`` (y, x, channel) by bicubic interpolation, without aliasing, in ``shape``; of the same dtype."""
+    if pixels.shape[:2] == shape:
+        return pixels
+    planes = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
+    scaled = functional.interpolate(planes, shape, mode="bicubic", antialias=True, align_corners=False)[0]
+    top = np.iinfo(pixels.dtype).max
+    return np.ascontiguousarray(scaled.permute(1, 2, 0).round().clamp(0, top).numpy().astype(pixels.dtype))
+
+
+def nearest(plane: Pixels, shape: tuple[int, int]) -> Pixels:
+    """``plane`` (y, x) in ``shape``, each pixel that of the nearest centre."""
+    rows, cols = ((2 * np.arange(n) + 1) * old // (2 * n) for n, old in zip(shape, plane.shape, strict=True))
+    return plane[rows[:, None], cols]  # type: ignore[no-any-return]
+
+
+def _check_objects(ids: npt.NDArray[np.int32], name: str) -> None:
+    """Raise a LabelError if ``ids`` (y, x) are classes rather than objects, by the number of their pieces."""
+    there = np.unique(ids[ids > 0])
+    pieces = sum(ndimage.label(ids == i)[1] for i in there[:20])
+    if len(there) and pieces > PIECES * len(there[:20]):
+        raise LabelError(
+            f"{name}: its values {', '.join(map(str, there[:5]))} lie in {pieces / len(there[:20]):.0f} separate "
+            "pieces each, so they are no objects; say labels_are = 'classes', or 'components' (--labels-are)"
+        )
+
+
+def _check_size(name: str, shape: tuple[int, int], config: TrainConfig) -> None:
+    """Raise a UsageError if the target of a patch is larger than the image, unless that was asked for."""
+    if config.patches.small_images == "refuse" and config.patches.core > min(shape):
+        stride = config.receptive.stride
+        raise UsageError(
+            f"{name} has {shape[0]} x {shape[1]} px, fewer than the patches' core of {config.patches.core}; "
+            f"[patches] core = {max(min(shape) // stride * stride, stride)} fits, or small_images = 'mirror'"
+        )
+
+
+def _check_alike(fields: Sequence[Field]) -> None:
+    """Raise a ChannelError unless all fields have the same channels and pixel type."""
+    kinds = {(f.channels, f.dtype): f for f in fields}
+    if len(kinds) > 1:
+        first, second = list(kinds.items())[:2]
+        raise ChannelError(
+            f"{first[1].name} has {first[0][0]} x {first[0][1]}, {second[1].name} {second[0][0]} x {second[0][1]}; "
+            "all images of a training have the same channels and pixel type"
+        )
+
+
+def _split(fields: list[Field], given: list[str | None], validation: Split, test: Split) -> list[Field]:
+    """``fields`` with their splits: as given, else by pattern, else the last by share."""
+    by_name = {f.name: f for f in fields}
+    if len(by_name) < len(fields):
+        twice = next(f.name for i, f in enumerate(fields) if f in fields[:i] or by_name[f.name] is not f)
+        raise UsageError(f"two images are called {twice}; names must differ")
+    splits = dict(zip(by_name, given, strict=True))
+    for split, wish in ((TEST, test), (VALIDATION, validation)):
+        if isinstance(wish, tuple):
+            for pattern in wish:
+                hits = [name for name in by_name if fnmatch(name, pattern) or fnmatch(Path(name).stem, pattern)]
+                if not hits:
+                    raise UsageError(f"[data] {split}: no image is called {pattern!r}; there are {_some(by_name)}")
+                splits.update({name: split for name in hits if splits[name] is None})
+        elif not any(given):
+            free = [name for name in sorted(by_name) if splits[name] is None]
+            count = max(1, round(wish * len(by_name))) if wish and len(by_name) > 1 else 0
+            splits.update(dict.fromkeys(free[len(free) - count :], split))
+    placed = [replace(f, split=splits[f.name] or TRAIN) for f in fields]
+    if not any(f.split == TRAIN for f in placed):
+        raise UsageError(f"none of the {len(placed)} images is left to train on; there are {_some(by_name)}")
+    return sorted(placed, key=lambda f: f.name)
+
+
+def _some(names: dict[str, Field]) -> str:
+    shown = sorted(names)
+    return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
+
+
+def _digest(*paths: Path) -> str:
+    """sha256 of files one after the other; of a folder, of all its files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,75 @@
+"""The log of a training: one line of JSON per step and per validation, and a picture of the curves."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from wsipipe.errors import OutputError
+from wsipipe.events import StepDone, TrainingDone, TrainingEvent, TrainingStarted, Validated
+from wsipipe.training.pictures import write_curves
+
+KINDS = {TrainingStarted: "start", StepDone: "step", Validated: "validation", TrainingDone: "done"}
+
+
+class Log:
+    """Writes what a training tells to ``path``, and its curves beside it.
+
+    Parameters
+    ----------
+    path
+        The file; what it says of steps after ``first_step`` was lost with a crash, and is taken out.
+    first_step
+        Steps that the training goes on from.
+    """
+
+    def __init__(self, path: Path, first_step: int) -> None:
+        self.path = path
+        self.lines = [line for line in read_log(path) if line.get("step", 0) <= first_step]
+        try:
+            self.file = path.open("w", encoding="utf-8")
+            self.file.writelines(json.dumps(line) + "\n" for line in self.lines)
+        except OSError as err:
+            raise OutputError(f"{path} can not be written: {err.strerror or err}") from err
+
+    def __call__(self, event: TrainingEvent) -> None:
+        """Write ``event``, at once."""
+        line = {"kind": KINDS[type(event)], **_plain(asdict(event))}
+        self.lines.append(line)
+        try:
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+            if isinstance(event, Validated):
+                write_curves(self.path.with_name("curves.png"), self.lines)
+        except OSError as err:
+            raise OutputError(f"{self.path} can not be written: {err.strerror or err}; --resume goes on") from err
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, without one that was torn by a crash."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON has it: what is no number is null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

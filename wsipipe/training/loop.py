@@ -1,0 +1,263 @@
+"""The loop: a batch of patches, a step of the optimizer, now and then a validation and a checkpoint.
+
+One process per device, all with the same weights (DistributedDataParallel); the first also validates, writes and
+tells. Step s uses the patches s * batch .. (s + 1) * batch - 1 and the dropout that seed and step give, so that a
+training can go on from any step as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsipipe.errors import TrainingError
+from wsipipe.evaluation.metrics import check_metrics
+from wsipipe.evaluation.tally import Tally
+from wsipipe.events import StepDone, TrainingDone, TrainingListener, Validated, ignore
+from wsipipe.model.bundle import BundleSpec, save_bundle
+from wsipipe.model.forward import Normalise, core_of, predict_box
+from wsipipe.model.unet import UNet
+from wsipipe.training.checkpoint import Progress, read_checkpoint, write_checkpoint, write_whole
+from wsipipe.training.config import OptimizerConfig
+from wsipipe.training.patches import Patch, batches
+from wsipipe.training.pictures import Shown, write_sheet
+from wsipipe.training.setup import Setup, View
+from wsipipe.version import VERSION
+
+Scores = dict[str, float]
+LOOKED_AT = ("pixel_error", "dice", "iou", "f1", "adapted_rand_error", "merged_per_100")
+"""What is measured in every validation, beside what the best weights are chosen by."""
+LOWER_IS_BETTER = ("pixel_error", "adapted_rand_error", "variation_of_information", "warping_error", "merged_per_100")
+SHOWN = 8
+"""Rows of the sheet of validation images."""
+
+
+class Trainer:
+    """One process of a training, on one device.
+
+    Parameters
+    ----------
+    setup
+        What is trained.
+    device
+        Where.
+    rank, world
+        Which of how many processes this is.
+    workers
+        Processes that make patches for it.
+    """
+
+    def __init__(self, setup: Setup, device: str, *, rank: int = 0, world: int = 1, workers: int = 0) -> None:
+        self.setup, self.config = setup, setup.config
+        self.device, self.rank, self.world, self.workers = torch.device(device), rank, world, workers
+        torch.manual_seed(self.config.loop.seed)
+        self.network = UNet(**setup.architecture).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.train()
+        self.parallel: nn.Module = self.network
+        if world > 1:
+            self.parallel = nn.parallel.DistributedDataParallel(self.network)
+        self.optimizer = make_optimizer(self.network, self.config.optimizer)
+        self.normalise = Normalise(setup.spec, self.device)
+        self.precision = mixed_precision(self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        self.metrics = check_metrics((*LOOKED_AT, self.config.loop.select))
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+
+    def run(self, listener: TrainingListener = ignore) -> None:
+        """Train to the end, from wherever `progress` is."""
+        loop, started = self.config.loop, time.monotonic() - self.progress.seconds
+        made = batches(self.setup.maker, self._numbers(), self.workers)
+        share = self._share(started)
+        try:
+            while share < 1:
+                self._step(next(made), share, started, listener)
+                share = self._share(started)
+                if self.rank == 0:
+                    last = share >= 1
+                    if last or self.progress.step % loop.validate_every == 0:
+                        self._validate(listener)
+                    if last or self.progress.step % loop.checkpoint_every == 0:
+                        self.write_checkpoint()
+        finally:
+            made.close()  # type: ignore[attr-defined]
+
+    def _numbers(self) -> Iterator[list[int]]:
+        """The numbers of this process's patches, step by step."""
+        mine = self.config.optimizer.batch // self.world
+        for step in count(self.progress.step):
+            first = (step * self.world + self.rank) * mine
+            yield list(range(first, first + mine))
+
+    def _share(self, started: float) -> float:
+        """How much of the training is done, 0 to 1; where minutes are given, of the first process's time."""
+        if self.config.loop.minutes is None:
+            return self.progress.step / self.config.loop.steps
+        share = torch.tensor((time.monotonic() - started) / (60 * self.config.loop.minutes), dtype=torch.float64)
+        if self.world > 1:
+            share = share.to(self.device, torch.float32)
+            torch.distributed.broadcast(share, 0)
+        return float(share)
+
+    def _step(self, batch: Patch, share: float, started: float, listener: TrainingListener) -> None:
+        """One batch: forward, backward, update."""
+        step, wish = self.progress.step, self.config.optimizer
+        rate = learning_rate(wish, step, share)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(np.random.SeedSequence([self.config.loop.seed, step, self.rank]).generate_state(1)[0])
+        image, target, weight = (torch.from_numpy(plane).to(self.device) for plane in batch)
+        tiles = self.normalise(image.clone()).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self.precision) if self.precision else nullcontext():
+            logits = self.parallel(tiles)
+        loss = weighted_loss(core_of(logits, self.network.receptive).float(), target, weight)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            self._stop(batch, value)
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.network.parameters(), wish.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.progress.step += 1
+        self.progress.seconds = time.monotonic() - started
+        if self.rank == 0:
+            listener(StepDone(self.progress.step, value, rate, self.progress.seconds, share))
+
+    def _stop(self, batch: Patch, loss: float) -> None:
+        """Save the batch whose loss is no number, and raise a TrainingError that names it."""
+        path = self.setup.folder / f"batch-of-step-{self.progress.step + 1}.safetensors"
+        planes = {name: torch.from_numpy(np.ascontiguousarray(p)) for name, p in zip(Patch._fields, batch, strict=True)}
+        write_whole(path, save(planes))
+        raise TrainingError(
+            f"the loss of step {self.progress.step + 1} is {loss}; its batch is in {path} (image, target, weight). "
+            "Look for pixels that are not what they should be; or lower [optimizer] learning_rate or clip"
+        )
+
+    def _validate(self, listener: TrainingListener) -> None:
+        """Score the weights on the validation views, and keep them if they are the best so far."""
+        views, step = self.setup.validation, self.progress.step
+        scores: Scores = {}
+        if views:
+            scores, sheet = score(self.network, self.setup.spec, views, self.metrics)
+        value = better(scores, self.config.loop.select) if views else float(step)
+        if not self.best or value > self.progress.best_score:
+            self.progress.best_score, self.progress.best_step = value, step
+            self.best = {name: t.detach().cpu().clone() for name, t in self.network.state_dict().items()}
+            if views:
+                write_sheet(self.setup.folder / "validation.png", sheet)
+        self.network.train()
+        listener(Validated(step, scores, self.progress.best_step, self.progress.seconds))
+
+    def write_checkpoint(self) -> None:
+        """Write all of this training's state."""
+        write_checkpoint(
+            self.setup.checkpoint,
+            self.setup.fingerprint,
+            self.progress,
+            self.network,
+            self.best,
+            self.optimizer,
+            float(self.scaler.get_scale()) if self.scaler.is_enabled() else None,
+        )
+
+    def read_checkpoint(self) -> None:
+        """Go back to where the checkpoint is."""
+        self.progress, self.best, scale = read_checkpoint(
+            self.setup.checkpoint, self.setup.fingerprint, self.network, self.optimizer
+        )
+        if scale is not None and self.scaler.is_enabled():
+            self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale})
+
+    def finish(self, listener: TrainingListener) -> None:
+        """Write the bundle of the best weights, with their scores on the test views, or else the validation views."""
+        self.network.load_state_dict(self.best)
+        views, split = (self.setup.test, "test") if self.setup.test else (self.setup.validation, "validation")
+        scores = score(self.network, self.setup.spec, views, self.metrics)[0] if views else {}
+        record: dict[str, Any] = {
+            **self.setup.spec.training,
+            "steps": self.progress.step,
+            "best_step": self.progress.best_step,
+            "scores": {"on": split, **{k: round(v, 4) if math.isfinite(v) else None for k, v in scores.items()}},
+            "versions": {"wsipipe": VERSION, "torch": torch.__version__},
+        }
+        save_bundle(self.setup.out, self.network, replace(self.setup.spec, training=record))
+        listener(TrainingDone(str(self.setup.out), self.progress.step, self.progress.best_step, split, scores))
+
+
+def make_optimizer(network: UNet, wish: OptimizerConfig) -> torch.optim.Optimizer:
+    """SGD with momentum, as in the paper, or AdamW."""
+    if wish.name == "sgd":
+        return torch.optim.SGD(network.parameters(), lr=wish.learning_rate, momentum=wish.momentum)
+    return torch.optim.AdamW(network.parameters(), lr=wish.learning_rate, weight_decay=wish.weight_decay)
+
+
+def learning_rate(wish: OptimizerConfig, step: int, share: float) -> float:
+    """That of ``step``, with ``share`` of the training done: warm-up, then a cosine down to 0; constant for SGD."""
+    warm = min(1.0, (step + 1) / wish.warm_up) if wish.warm_up else 1.0
+    cosine = (1 + math.cos(math.pi * share)) / 2 if wish.name == "adamw" else 1.0
+    return wish.learning_rate * warm * cosine
+
+
+def mixed_precision(device: torch.device) -> torch.dtype | None:
+    """What ``device`` multiplies faster than float32 and precisely enough to train with, or None."""
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def weighted_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Mean over pixels of weight times cross entropy; of one channel binary cross entropy from logits.
+
+    Parameters
+    ----------
+    logits
+        (n, classes, y, x), float32.
+    target
+        (n, y, x), int64: the class.
+    weight
+        (n, y, x), float32: the paper's w(x).
+    """
+    if logits.shape[1] == 1:
+        loss = functional.binary_cross_entropy_with_logits(logits[:, 0], target.to(logits.dtype), reduction="none")
+    else:
+        loss = functional.cross_entropy(logits, target, reduction="none")
+    return (loss * weight).mean()
+
+
+def score(
+    network: UNet, spec: BundleSpec, views: tuple[View, ...], metrics: Sequence[str]
+) -> tuple[Scores, list[Shown]]:
+    """Scores of what a run would write for ``views``, and the first few of them to be shown."""
+    network.eval()
+    tally = Tally([c.name for c in spec.classes if c.label], metrics)
+    shown: list[Shown] = []
+    for view in views:
+        found = predict_box(network, spec, view.field.pixels_at, view.box, shape=view.field.shape)
+        truth = view.field.truth.read(view.box)
+        objects = truth.instances if truth.instances.any() else None
+        tally.add(found, truth.classes, truth_instances=objects, inside=truth.inside)
+        if len(shown) < SHOWN:
+            true = truth.classes if objects is None else objects
+            shown.append(Shown(view.field.image.read(view.box), found, true))
+    return tally.scores(), shown
+
+
+def better(scores: Scores, metric: str) -> float:
+    """``metric`` of ``scores``, turned so that more is better; what is undefined is worst."""
+    value = scores[metric]
+    if math.isnan(value):
+        return -math.inf
+    return -value if metric in LOWER_IS_BETTER else value

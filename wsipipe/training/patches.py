@@ -1,0 +1,152 @@
+"""Patches: what the network will see in a run, with the target and the weight of each pixel of their core.
+
+::
+
+    |<------------------ tile ----------------->|      image    what one forward pass sees, mirrored at the border
+    | margin/2 |<--------- core --------->| margin/2 |  target   cropped to what comes out of the network
+
+Patch k depends on the seed and on k alone, whoever makes it: `numpy.random.default_rng([seed, k])`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from wsipipe.errors import MachineError
+from wsipipe.geometry.mirror import mirror
+from wsipipe.training.augment import Augmentation, jitter, sample_image, sample_labels, source_positions
+from wsipipe.training.config import WeightConfig
+from wsipipe.training.fields import Field
+from wsipipe.training.sampling import Place, Places
+from wsipipe.training.weights import border_weight, separated
+
+SPARE_PX = 3
+"""How far interpolation looks beyond the positions that it is asked for."""
+
+
+class Patch(NamedTuple):
+    """One example, or several stacked."""
+
+    image: npt.NDArray[np.float32]
+    """(channel, tile, tile), as a share of full scale."""
+    target: npt.NDArray[np.int64]
+    """(core, core): 0 background, 1 the first class ..."""
+    weight: npt.NDArray[np.float32]
+    """(core, core): of each pixel in the loss."""
+
+
+@dataclass(frozen=True)
+class PatchMaker:
+    """All that it takes to make any patch of a training."""
+
+    fields: tuple[Field, ...]
+    places: Places
+    seed: int
+    tile: int
+    """Side in pixels of what the network sees."""
+    margin: int
+    """Of the network: how much larger that is than the target."""
+    augmentation: Augmentation
+    weights: WeightConfig
+    class_weights: npt.NDArray[np.float64]
+    """(class,): of background, and of each class."""
+
+    def patch(self, k: int) -> Patch:
+        """Patch number ``k``."""
+        rng = np.random.default_rng([self.seed, k])
+        place = self.places.draw(rng)
+        return self.patch_at(place, source_positions(rng, self.tile, self.augmentation), rng)
+
+    def patch_at(self, place: Place, positions: npt.NDArray[np.float64], rng: np.random.Generator) -> Patch:
+        """The patch at ``place`` whose pixels come from ``positions`` (2, tile, tile), relative to its centre."""
+        field = self.fields[place.field]
+        # An even number of pixels has its centre between two of them.
+        offsets = np.array([np.floor(c) - (self.tile + 1) % 2 / 2 for c in place.center])
+        positions = positions + offsets[:, None, None]
+        low = np.floor(positions.min((1, 2))).astype(np.int64) - SPARE_PX
+        high = np.ceil(positions.max((1, 2))).astype(np.int64) + SPARE_PX + 1
+        rows, cols = (mirror(np.arange(a, b), n) for a, b, n in zip(low, high, field.shape, strict=True))
+        positions -= low[:, None, None]
+        shares = field.pixels_at(rows, cols).astype(np.float32) / np.float32(np.iinfo(field.dtype).max)
+        image = sample_image(shares, positions).clip(0, 1)  # cubic interpolation overshoots
+        truth = field.truth_at(rows, cols)
+        classes, instances = sample_labels(truth.classes, positions), sample_labels(truth.instances, positions)
+        image, objects_stay = jitter(image, classes > 0, rng, self.augmentation)
+        if not objects_stay:
+            classes, instances = np.zeros_like(classes), np.zeros_like(instances)
+        target, weight = self._target(classes, instances, sample_labels(truth.inside, positions))
+        return Patch(np.ascontiguousarray(image.transpose(2, 0, 1)), target, weight)
+
+    def _target(
+        self, classes: npt.NDArray[np.uint8], instances: npt.NDArray[np.int32], inside: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Target and weight (core, core) from what is known of the tile, after it was moved."""
+        half = self.margin // 2
+        core = np.s_[half : self.tile - half, half : self.tile - half]
+        apart = separated(instances)
+        target = np.where(apart == instances, classes, 0)[core].astype(np.int64)
+        weight = self.class_weights[target].astype(np.float32)
+        if self.weights.w0:
+            weight += border_weight(apart, w0=self.weights.w0, sigma=self.weights.sigma_px, margin=half)
+        return target, weight * inside[core]
+
+
+def stacked(patches: list[Patch]) -> Patch:
+    """``patches`` as one batch, along a new first axis."""
+    return Patch(*(np.stack(planes) for planes in zip(*patches, strict=True)))
+
+
+def batches(maker: PatchMaker, numbers: Iterator[list[int]], workers: int) -> Iterator[Patch]:
+    """The patches of each list of ``numbers`` as a batch, in order, made ahead by ``workers`` processes.
+
+    Raises
+    ------
+    SlideError
+        If pixels can not be read.
+    MachineError
+        If a process died.
+    """
+    if workers == 0:
+        yield from (stacked([maker.patch(k) for k in some]) for some in numbers)
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(maker,))
+    try:
+        ahead: deque[list[Future[Patch]]] = deque()
+        for some in numbers:
+            ahead.append([pool.submit(_make, k) for k in some])
+            if len(ahead) > 2 + workers // len(some):
+                yield stacked([future.result() for future in ahead.popleft()])
+        while ahead:
+            yield stacked([future.result() for future in ahead.popleft()])
+    except BrokenProcessPool as err:
+        raise MachineError(
+            "a process that makes patches died, perhaps for want of memory; the same command with --resume goes on; "
+            "fewer [loop] workers take less"
+        ) from err
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+_maker: PatchMaker | None = None
+"""What a worker process makes patches with: the one thing that it is sent."""
+
+
+def _begin(maker: PatchMaker) -> None:
+    global _maker
+    _maker = maker
+    torch.set_num_threads(1)
+
+
+def _make(k: int) -> Patch:
+    assert _maker is not None
+    return _maker.patch(k)

@@ -1,0 +1,87 @@
+"""The pictures of a training: its curves, and a sheet of validation images with what was found and what is true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from wsipipe.evaluation.outline import Image, outlined
+
+FOUND, TRUE = (255, 40, 40), (40, 255, 80)
+SIDE_PX, GAP_PX = 512, 6
+SMOOTH = 25
+"""Steps that the loss is averaged over."""
+
+
+class Shown(NamedTuple):
+    """One row of the sheet."""
+
+    image: npt.NDArray[Any]
+    """(y, x, channel), uint8 or uint16."""
+    found: npt.NDArray[Any]
+    """(y, x): labels."""
+    true: npt.NDArray[Any]
+    """(y, x): objects, or classes."""
+
+
+def write_sheet(path: Path, rows: Sequence[Shown]) -> None:
+    """Write a PNG with a row for each of ``rows``: the image, what was found in red, what is true in green."""
+    from matplotlib.image import imsave
+
+    strips = []
+    for row in rows:
+        image, found, true = (plane[:SIDE_PX, :SIDE_PX] for plane in (as_rgb(row.image), row.found, row.true))
+        strip = [image, outlined(image, found, FOUND), outlined(image, true, TRUE)]
+        strips.append(np.concatenate([_padded(one, one.shape[0], one.shape[1] + GAP_PX) for one in strip], axis=1))
+    width = max(strip.shape[1] for strip in strips)
+    sheet = np.concatenate([_padded(strip, strip.shape[0] + GAP_PX, width) for strip in strips])
+    imsave(path, sheet)
+
+
+def _padded(image: Image, height: int, width: int) -> Image:
+    """``image`` with white at its end, (height, width, 3)."""
+    sides = (0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)
+    return np.pad(image, sides, constant_values=255)
+
+
+def as_rgb(pixels: npt.NDArray[Any]) -> Image:
+    """``pixels`` (y, x, channel) as people can see them, uint8 (y, x, 3): RGB as it is, of others the first channel."""
+    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+        return pixels
+    plane = pixels[..., 0].astype(np.float64)
+    low, high = np.percentile(plane, (0.5, 99.5))
+    grey = np.clip((plane - low) / max(high - low, 1), 0, 1) * 255
+    return np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=2)
+
+
+def write_curves(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Write a PNG of loss and scores over the steps, from the lines of a log."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display, no global state
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True)
+    steps = [line for line in lines if line["kind"] == "step"]
+    losses = np.array([line["loss"] for line in steps], float)
+    if len(losses):
+        at = np.array([line["step"] for line in steps])
+        above.plot(at, losses, color="0.8", linewidth=0.7)
+        window = min(SMOOTH, len(losses))
+        above.plot(at[window - 1 :], np.convolve(losses, np.ones(window) / window, "valid"), color="C0")
+        above.set_yscale("log")
+    above.set_ylabel(f"loss, and mean of {SMOOTH}")
+    validations = [line for line in lines if line["kind"] == "validation"]
+    for name in dict.fromkeys(name for line in validations for name in line["scores"]):
+        if "." not in name and not name.endswith("per_100"):
+            points = [(line["step"], line["scores"][name]) for line in validations]
+            below.plot(*zip(*points, strict=True), marker=".", label=name)
+    if validations and validations[-1]["scores"]:
+        below.legend(fontsize="small", ncols=3)
+        below.axvline(validations[-1]["best_step"], color="0.6", linestyle=":")
+    below.set(xlabel="step", ylabel="validation", ylim=(0, 1))
+    figure.savefig(path, dpi=100)

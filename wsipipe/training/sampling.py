@@ -1,0 +1,106 @@
+"""Where patches lie: a survey of the labels, and draws from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from wsipipe.errors import LabelError
+from wsipipe.geometry.grid import Box
+from wsipipe.training.fields import Field
+
+
+@dataclass(frozen=True)
+class Survey:
+    """How many pixels of each class lie in each cell of some fields."""
+
+    fields: npt.NDArray[np.int64]
+    """(cell,): the number of its field."""
+    origins: npt.NDArray[np.int64]
+    """(cell, 2): its first pixel, (y, x)."""
+    sides: npt.NDArray[np.int64]
+    """(cell, 2): (height, width) in pixels."""
+    counts: npt.NDArray[np.int64]
+    """(cell, class): labelled pixels of background, and of each class."""
+
+    @property
+    def totals(self) -> npt.NDArray[np.int64]:
+        """(class,): labelled pixels."""
+        return self.counts.sum(0)  # type: ignore[no-any-return]
+
+
+def survey(fields: Sequence[Field], classes: int, cell: int) -> Survey:
+    """Count the labels of ``fields``, read cell by cell.
+
+    Parameters
+    ----------
+    fields
+        Where to look; every label is read once.
+    classes
+        How many there are beside background.
+    cell
+        Side in pixels.
+
+    Raises
+    ------
+    LabelError
+        If fewer than two classes occur, background among them, so that there is nothing to tell apart.
+    """
+    rows = []
+    for number, field in enumerate(fields):
+        for y0 in range(0, field.shape[0], cell):
+            for x0 in range(0, field.shape[1], cell):
+                box = Box(y0, min(y0 + cell, field.shape[0]), x0, min(x0 + cell, field.shape[1]))
+                truth = field.truth.read(box)
+                counts = np.bincount(truth.classes[truth.inside], minlength=classes + 1)
+                if counts.any():
+                    rows.append((number, y0, x0, *box.shape, *counts))
+    table = np.array(rows, np.int64).reshape(-1, 5 + classes + 1)
+    found = Survey(table[:, 0], table[:, 1:3], table[:, 3:5], table[:, 5:])
+    there = np.flatnonzero(found.totals)
+    if len(there) < 2:
+        what = {0: "no pixel is labelled", 1: f"every labelled pixel is of class {there}"}[len(there)]
+        names = ", ".join(f.name for f in fields[:3])
+        raise LabelError(
+            f"in the training images ({names}{' ...' if len(fields) > 3 else ''}) {what} (0 is background); a network "
+            "needs two classes to tell apart"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a patch is laid."""
+
+    field: int
+    """Number of its field."""
+    center: tuple[float, float]
+    """(y, x), in pixels, 0.5 is the middle of the first."""
+
+
+class Places:
+    """Draws places from a survey.
+
+    Parameters
+    ----------
+    found
+        What there is.
+    balance
+        Share of the draws in which a class is drawn first, each that occurs as often as any other.
+    """
+
+    def __init__(self, found: Survey, balance: float) -> None:
+        self.survey, self.balance = found, balance
+        self.classes = np.flatnonzero(found.totals)
+        self.up_to = np.cumsum(np.column_stack([found.counts.sum(1), found.counts]), axis=0)
+
+    def draw(self, rng: np.random.Generator) -> Place:
+        """A place; the cell in proportion to its labelled pixels, or to those of the class, and anywhere within it."""
+        column = 1 + int(rng.choice(self.classes)) if rng.random() < self.balance else 0
+        up_to = self.up_to[:, column]
+        cell = int(np.searchsorted(up_to, rng.random() * up_to[-1], side="right"))
+        y, x = self.survey.origins[cell] + rng.random(2) * self.survey.sides[cell]
+        return Place(int(self.survey.fields[cell]), (float(y), float(x)))

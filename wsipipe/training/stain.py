@@ -1,0 +1,157 @@
+"""Other stains: the colours of stained tissue, as they differ between laboratories and scanners.
+
+Colours are mixed where stains add up, as optical densities (Beer and Lambert): ``density = -log(transmitted share)``.
+Images are RGB, float32 (y, x, 3), in 0 .. 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from scipy import fft, ndimage
+
+Image = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+Plane = npt.NDArray[np.float32]
+
+DARKEST = np.float32(1 / 256)
+"""Added to a transmitted share before its logarithm is taken: half a grey level at black and white alike."""
+NO_NUCLEI = 0.2
+"""Share of the restained patches that are drawn without nuclei, so that eosin and debris are seen alone."""
+DARK_MATTER = 0.3
+"""Share of the restained patches that hold keratin, ink or folds."""
+COARSEST_PX = 25.0
+"""The largest standard deviation that a texture is smoothed with, in px."""
+
+
+def density_of(image: Image) -> Image:
+    """Optical density (natural logarithm) of the transmitted shares ``image``, float32."""
+    density: Image = -np.log(image * (1 - DARKEST) + DARKEST)
+    return density
+
+
+def image_of(density: Image) -> Image:
+    """The inverse of `density_of`, float32."""
+    image: Image = (np.exp(-density) - DARKEST) / (1 - DARKEST)
+    return image
+
+
+def jitter_stain(image: Image, rng: np.random.Generator, strength: float) -> Image:
+    """``image`` stained and scanned a little differently, float32 (y, x, 3), not clipped.
+
+    Parameters
+    ----------
+    image
+        RGB, float32 (y, x, 3), in 0 .. 1.
+    rng
+        Draws, for each channel, a gain of the optical density, exp(strength * z), an offset, 0.3 * strength * z, and
+        from each other channel a share of 0.2 * strength * z that is mixed in; z is normal, of standard deviation 1.
+    strength
+        See ``rng``; 0.2 spans the usual range of laboratories.
+    """
+    gain = np.exp(strength * rng.standard_normal(3))
+    mixing = np.diag(gain) + 0.2 * strength * rng.standard_normal((3, 3)) * (1 - np.eye(3))
+    offset = 0.3 * strength * rng.standard_normal(3)
+    # einsum, not @: BLAS may add up in another order on other numbers of threads
+    mixed = np.einsum("yxa,ab->yxb", density_of(image), mixing.astype(np.float32))
+    return image_of(mixed + offset.astype(np.float32))
+
+
+def restain(image: Image, foreground: Mask, rng: np.random.Generator) -> tuple[Image, bool]:
+    """Haematoxylin of ``image`` in another colour, over drawn eosin, glass and debris; and whether it still has nuclei.
+
+    What it makes of a field without eosin is a field that looks as if it had been counterstained; `NO_NUCLEI` of the
+    patches lose their nuclei, for the network to see that pink and dirt are background.
+
+    Parameters
+    ----------
+    image
+        RGB of tissue stained with haematoxylin, float32 (y, x, 3), in 0 .. 1.
+    foreground
+        Where nuclei are, bool (y, x); eosin is drawn around them, and dark matter away from them.
+    rng
+        Draws everything.
+    """
+    keep = rng.random() >= NO_NUCLEI
+    nuclei = (foreground & keep).astype(np.float32)
+    blue = haematoxylin_of(image, foreground) * np.float32(keep)
+    density = counterstained(blue, nuclei, rng)
+    if rng.random() < DARK_MATTER:
+        density += dark_matter(nuclei, rng)
+    return image_of(density), keep
+
+
+def haematoxylin_of(image: Image, foreground: Mask) -> Plane:
+    """Optical density of red, which eosin lets pass, above that of the background, float32 (y, x), 0 or more."""
+    red = density_of(image[..., 0])
+    background = red[~foreground]
+    glass = np.median(background) if len(background) else red.min()
+    return np.maximum(red - glass, np.float32(0))
+
+
+def counterstained(blue: Plane, nuclei: Plane, rng: np.random.Generator) -> Image:
+    """Optical density, float32 (y, x, 3), of haematoxylin in a drawn colour, over drawn eosin and glass.
+
+    Parameters
+    ----------
+    blue
+        Optical density of the haematoxylin, float32 (y, x).
+    nuclei
+        1 where eosin is to be thinner, 0 elsewhere, float32 (y, x).
+    rng
+        Draws the colours, and how much there is of each.
+    """
+    haematoxylin = np.array([1, rng.uniform(0.9, 1.5), rng.uniform(0.3, 0.9)], np.float32)
+    eosin = np.array([rng.uniform(0.03, 0.25), 1, rng.uniform(0.2, 0.75)], np.float32)
+    cytoplasm = _share(rng, 0, 0.8) * texture(blue.shape, rng, finest_px=8)
+    pink = _share(rng, 0, 1.4) * texture(blue.shape, rng) + _share(rng, 0, 0.4) * texture(blue.shape, rng)
+    pink *= 1 - _share(rng, 0.2, 0.9) * ndimage.gaussian_filter(nuclei, 1)
+    stained = blue * _share(rng, 0.7, 1.8) + cytoplasm
+    glass = rng.uniform(0, 0.08, 3).astype(np.float32)
+    density = stained[..., None] * haematoxylin + pink[..., None] * eosin + glass
+    return density.astype(np.float32, copy=False)
+
+
+def dark_matter(nuclei: Plane, rng: np.random.Generator) -> Image:
+    """Optical density (y, x, 3), float32, of keratin, ink or folds: dark, of any colour, long, away from ``nuclei``."""
+    away = (1 - ndimage.gaussian_filter(nuclei, 6)) ** 4
+    where = texture(nuclei.shape, rng, finest_px=20) * away
+    where *= texture(nuclei.shape, rng, stretch=rng.uniform(2, 4))
+    color = rng.uniform(0.3, 2, 3).astype(np.float32)
+    density: Image = where[..., None] * color
+    return density
+
+
+def texture(
+    shape: tuple[int, ...], rng: np.random.Generator, *, finest_px: float = 1.5, stretch: float | None = None
+) -> Plane:
+    """Fibres, cells or clouds: noise, smoothed, stretched one way, its contrast raised, float32 (y, x), in 0 .. 1.
+
+    Parameters
+    ----------
+    shape
+        (y, x), px. The texture is periodic.
+    rng
+        Draws the noise, its direction, its scale and its contrast.
+    finest_px
+        The smallest standard deviation that the noise is smoothed with; the largest is `COARSEST_PX`.
+    stretch
+        How much longer than wide its grains are is the square of it; by default drawn from 1 to 3.
+    """
+    turn, stretch = rng.uniform(0, math.pi), stretch or rng.uniform(1, 3)
+    sigma_px = math.exp(rng.uniform(math.log(finest_px), math.log(COARSEST_PX)))
+    y, x = (f.astype(np.float32) for f in (np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])))
+    along, across = y * math.sin(turn) + x * math.cos(turn), y * math.cos(turn) - x * math.sin(turn)
+    blur = np.exp(-2 * (math.pi * sigma_px) ** 2 * ((along * stretch) ** 2 + (across / stretch) ** 2))
+    blur[0, 0] = 0  # the mean, which in a patch smaller than a grain would be all there is
+    noise = fft.irfft2(fft.rfft2(rng.standard_normal(shape, np.float32)) * blur, shape)
+    noise /= noise.std() or 1
+    grey: Plane = 1 / (1 + np.exp(_share(rng, -8, -1) * (noise + _share(rng, -1, 2))))
+    return grey
+
+
+def _share(rng: np.random.Generator, low: float, high: float) -> np.float32:
+    """A number drawn evenly from ``low`` to ``high``, float32 so that it leaves arrays at float32."""
+    return np.float32(rng.uniform(low, high))
