@@ -14,17 +14,15 @@ import numpy.typing as npt
 import tifffile
 import zarr
 
-from wsipipe.labels.pyramid import Labels
+from wsipipe.evaluation.outline import Image, outlined
 from wsipipe.slides.slide import Slide
 
-Image = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float32]
 
 SHAPE, MPP, TILE = (1536, 2048), 0.5, 256
 GLASS = 243.0
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.29], np.float32)
 EOSIN = np.array([0.07, 0.99, 0.11], np.float32)
-OUTLINE = (40, 255, 80)
 
 
 def write_slide(path: Path, *, seed: int = 7) -> None:
@@ -103,13 +101,3 @@ def write_picture(path: Path, slide: Slide, store: Path, *, side: int = 720) -> 
     labels = np.asarray(zarr.open_array(store / "0", mode="r")[here])
     gap = np.full((height, 8, 3), 255, np.uint8)
     path.write_bytes(imagecodecs.png_encode(np.hstack([image, gap, outlined(image, labels)])))
-
-
-def outlined(image: Image, labels: Labels) -> Image:
-    """``image`` (y, x, 3) with the pixels coloured at which ``labels`` (y, x) change."""
-    edge = np.zeros(labels.shape, bool)
-    edge[1:] |= labels[1:] != labels[:-1]
-    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    result = image.copy()
-    result[edge] = OUTLINE
-    return result

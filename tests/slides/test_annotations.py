@@ -52,7 +52,7 @@ def whole(annotations: Annotations) -> Any:
 
 
 def star(rng: np.random.Generator, points: int = 12) -> Polygon:
-    """A ragged polygon around a random centre, with a hole where there is room; some of its points are whole numbers."""
+    """A ragged polygon around a random centre, often with a hole, and at times of whole numbers."""
     angles = np.sort(rng.uniform(0, 2 * np.pi, points))
     if np.diff(angles, append=angles[0] + 2 * np.pi).max() > 3:
         angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
@@ -182,10 +182,15 @@ def test_regions_say_where_somebody_looked_and_are_no_class(tmp_path: Path) -> N
 
 def test_annotation_that_crosses_itself_covers_what_its_loops_surround(tmp_path: Path) -> None:
     eight = [[(0, 0), (10, 10), (10, 0), (0, 10), (0, 0)]]
-    drawn = whole(opened(tmp_path, feature(eight)))
-    left = np.array([[0.5, 4.5], [9.5, 5.5]])
-    assert all(drawn.classes[int(y), int(x)] == 1 for x, y in left)
-    assert drawn.classes.sum() == pytest.approx(50, abs=10)
+    corners = 20 + 10 * np.exp(1j * np.arange(6) * 4 * np.pi / 5)
+    pentagram = [[(z.real, z.imag + 12) for z in corners]]  # its middle is surrounded twice
+    drawn = whole(opened(tmp_path, feature(eight), feature(pentagram, "Stroma")))
+    assert [drawn.classes[at] for at in ((5, 0), (5, 9), (0, 5), (9, 5), (12, 20))] == [1, 1, 0, 0, 2]
+
+
+def test_slide_with_nothing_but_a_region_is_background_that_was_looked_at(tmp_path: Path) -> None:
+    drawn = whole(opened(tmp_path, feature(square(0, 0, 5), "Region*")))
+    assert (drawn.classes.max(), drawn.inside.sum()) == (0, 25)
 
 
 def test_multipolygon_is_one_object_with_holes(tmp_path: Path) -> None:

@@ -93,9 +93,9 @@ def test_border_weight_by_hand() -> None:
 def test_the_ridge_between_objects_that_touch_weighs_most() -> None:
     instances = np.repeat([[0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 0, 0]], 5, axis=0).astype(np.int32)
     weight = border_weight(separated(instances), w0=10, sigma=5)
-    assert (weight.argmax(axis=1) == 5).all()
-    np.testing.assert_array_equal(weight[:, 5], np.float32(10 * np.exp(-(2**2) / 50)))
-    assert not weight[:, [3, 4, 6, 7, 8]].any()
+    np.testing.assert_array_equal(weight[:, 5:7], np.float32(10 * np.exp(-(3**2) / 50)))  # 1 px to one, 2 to the other
+    assert (weight[:, [0, 1, 2, 9, 10, 11]] < weight[:, 5:6]).all()
+    assert not weight[:, [3, 4, 7, 8]].any()
 
 
 def test_border_weight_ends_where_it_is_said_to() -> None:
@@ -147,8 +147,10 @@ def test_objects_that_do_not_touch_stay_as_they_are() -> None:
     np.testing.assert_array_equal(separated(instances), instances)
 
 
-def test_the_ridge_is_on_the_side_of_the_lower_id() -> None:
-    np.testing.assert_array_equal(separated(np.array([[5, 5, 5, 2, 2, 2]], np.int32)), [[5, 5, 5, 0, 2, 2]])
+def test_the_ridge_is_one_pixel_of_each_object_whatever_their_ids() -> None:
+    np.testing.assert_array_equal(separated(np.array([[5, 5, 5, 2, 2, 2]], np.int32)), [[5, 5, 0, 0, 2, 2]])
+    np.testing.assert_array_equal(separated(np.array([[2, 2, 2, 5, 5, 5]], np.int32)), [[2, 2, 0, 0, 5, 5]])
+    np.testing.assert_array_equal(separated(np.array([[2, 2, 0, 5, 5, 5]], np.int32)), [[2, 2, 0, 5, 5, 5]])
 
 
 def test_class_weights_by_hand() -> None:

@@ -24,7 +24,7 @@ EVERY = 25
 @click.command()
 @click.argument("source", metavar="CONFIG.toml|FOLDER")
 @click.option("-o", "--out", required=True, metavar="BUNDLE", help="The model to write, .safetensors.")
-@click.option("--data", metavar="DIR", help="What the data's paths are relative to.  [default: the configuration]")
+@click.option("--data", metavar="DIR", help="Where the data are that CONFIG.toml names.  [default: beside it]")
 @click.option("--labels-are", metavar="instances|components|classes", help="What the numbers of the labels are.")
 @click.option("--steps", type=int, metavar="N", help="Batches to train for, over what the configuration says.")
 @click.option("--minutes", type=float, metavar="M", help="Train for so long instead.")
@@ -53,10 +53,10 @@ def train(
 
     config = configured(source, out, labels_are, steps, minutes, seed)
     path = Path(source)
-    root = Path(data) if data is not None else path if path.is_dir() else path.parent
+    roots = [path] if path.is_dir() else [*([Path(data)] if data is not None else []), path.parent]
     try:
         with shown() as listener:
-            train_network(config, out, root=root, device=device, resume=resume, listener=listener)
+            train_network(config, out, roots=roots, device=device, resume=resume, listener=listener)
     except KeyboardInterrupt:
         click.echo("wsipipe: interrupted; the same command with --resume goes on from the last checkpoint", err=True)
         click.get_current_context().exit(130)

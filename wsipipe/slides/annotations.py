@@ -480,7 +480,7 @@ def _check_outside(file: str, polygons: npt.NDArray[np.object_], shape: tuple[in
     if 2 * outside.sum() > len(polygons):
         reach = np.nanmax(bounds[:, 2:], axis=0) * downsample
         raise LabelError(
-            f"{file}: {outside.sum()} of {len(polygons)} annotations are outside the slide, reaching to "
-            f"y = {reach[1]:.0f}, x = {reach[0]:.0f} of {shape[0] * downsample:.0f} x {shape[1] * downsample:.0f} px at "
-            "level 0; were they drawn on another slide, or exported at another level?"
+            f"{file}: {outside.sum()} of {len(polygons)} annotations are outside the slide: they reach to y = "
+            f"{reach[1]:.0f}, x = {reach[0]:.0f}, and it has {shape[0] * downsample:.0f} x {shape[1] * downsample:.0f} "
+            "px at level 0; were they drawn on another slide, or exported at another level?"
         )

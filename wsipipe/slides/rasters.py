@@ -41,8 +41,8 @@ PNG = "png"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 """Channels by the colour type of the header; imagecodecs turns palettes into RGB."""
-MAX_PNG_BYTES = 2**30
-"""A PNG that needs more than this once decoded is refused: it can only be decoded whole."""
+MAX_PIECE_BYTES = 2**30
+"""A PNG, or a tile of labels, that needs more than this once decoded is refused: it can only be decoded whole."""
 MAX_WHOLE_BYTES = 2**26
 """A TIFF in strips of up to this size once decoded is kept decoded; of a larger one, strips are decoded as needed."""
 KEPT_BYTES = 2**28
@@ -53,6 +53,7 @@ LOSSY = {"jpeg", "alt_jpeg", "jpeg_lossy", "jpeg_2000_lossy"}
 """Compressions that change the values of labels."""
 MAX_LABEL = int(np.iinfo(np.int32).max)
 WAY_OUT = "save the labels as one channel of integers: PNG of 8 or 16 bit grey, or TIFF"
+TILE_IT = "convert it, e.g. with: vips tiffsave IN OUT --tile --compression deflate"
 
 Read = Callable[[Box], Pixels]
 Labels = npt.NDArray[np.int32]
@@ -230,7 +231,7 @@ def _opened(source: Source) -> Opened:
     opened = source.open()  # outside the lock: others go on reading meanwhile
     with _lock:
         opened = _kept.setdefault(source, opened)
-        while len(_kept) > 1 and sum(max(one.held_bytes, OPEN_FILE_BYTES) for one in _kept.values()) > KEPT_BYTES:
+        while len(_kept) > 1 and sum(one.held_bytes or OPEN_FILE_BYTES for one in _kept.values()) > KEPT_BYTES:
             _kept.popitem(last=False)
     return opened
 
@@ -260,19 +261,19 @@ def _kind(path: Path, error: type[SlideFormatError | LabelError], what: str) -> 
         ``error`` if nobody does; SlideReadError if it can not be opened.
     """
     try:
-        is_file = path.is_file()
-        start = b""
-        if is_file:
+        found = "is not an OME-Zarr image" if path.stat() and path.is_dir() else "is neither a file nor a folder"
+        if path.is_file():
             with path.open("rb") as file:
                 start = file.read(16)
             if start.startswith(PNG_MAGIC):
                 return PNG
-        reader = next((reader for reader in READERS if path.stat() and reader.recognises(path)), None)
+            found = f"begins with {start!r}" if start else "is empty (0 bytes)"
+        if path.is_file() or path.is_dir():  # a pipe would be waited for
+            for reader in READERS:
+                if reader.recognises(path):
+                    return reader.name
     except OSError as err:
         raise SlideReadError(f"{path.name} can not be opened: {err.strerror or err} ({path})") from err
-    if reader is not None:
-        return reader.name
-    found = (f"begins with {start!r}" if start else "is empty (0 bytes)") if is_file else "is not an OME-Zarr image"
     raise error(f"{path.name} {found}; {what} PNG, TIFF of many kinds, and OME-Zarr folders ({path})")
 
 
@@ -356,11 +357,10 @@ def _png_header(path: Path) -> PngHeader:
         raise SlideReadError(f"{path.name} is a damaged PNG: it has no header; write it again")
     width, height, depth, colour = struct.unpack(">IIBB", head[16:])
     size = height * width * PNG_CHANNELS[colour] * max(depth // 8, 1)
-    if size > MAX_PNG_BYTES:
+    if size > MAX_PIECE_BYTES:
         raise SlideFormatError(
             f"{path.name} is {height} x {width} px, {size / 2**30:.1f} GiB once decoded, which a PNG is as a whole; "
-            f"{MAX_PNG_BYTES / 2**30:.0f} GiB are allowed; "
-            "convert it, e.g. with: vips tiffsave IN OUT --tile --compression deflate"
+            f"{MAX_PIECE_BYTES / 2**30:.0f} GiB are allowed; {TILE_IT}"
         )
     return PngHeader((height, width), depth, colour)
 
@@ -403,9 +403,9 @@ def _refuse_channels(path: Path, channels: int) -> None:
     raise LabelError(f"{path.name} has {channels} channels; labels have one; {WAY_OUT}")
 
 
-def _refuse_dtype(path: Path, dtype: np.dtype[Any] | None) -> None:
+def _refuse_dtype(path: Path, dtype: str) -> None:
     """Raise the error for numbers that are not integers."""
-    raise LabelError(f"{path.name} holds {dtype} values; labels are integers; {WAY_OUT}")
+    raise LabelError(f"{path.name} holds {dtype} values; labels are integers of 8 to 64 bit; {WAY_OUT}")
 
 
 def _as_labels(name: str, box: Box, values: npt.NDArray[Any]) -> Labels:
@@ -444,24 +444,41 @@ def _png_labels(path: Path) -> LabelRaster:
 
 
 def _tiff_labels(path: Path) -> LabelRaster:
-    """A TIFF as the slides' reader opens it where it takes such pixels; others by `LabelTiff`."""
+    """A TIFF as the slides' reader opens it where it takes such integers; others by `LabelTiff`."""
     with _damage_of(path), TiffFile(path, _multifile=False) as tiff:
-        first = tiff.pages[0].aspage()
-        dtype, channels = first.dtype, first.samplesperpixel
-    if dtype is None or dtype.kind not in "iu":
-        _refuse_dtype(path, dtype)
-    if channels != 1:
-        _refuse_channels(path, channels)
-    if dtype not in (np.uint8, np.uint16):
-        return _label_tiff(path)
+        page = tiff.pages[0].aspage()
+        _check_page(path, page)
+        if page.dtype not in (np.uint8, np.uint16):
+            return _label_tiff(path, tiff, page)
     level = open_slide(path).levels[0]
     if level.channels != 1:
         _refuse_channels(path, level.channels)
-    if level.codec in LOSSY:
-        raise LabelError(f"{path.name} is compressed with loss ({level.codec}), which changes labels; save it without")
     with _damage_of(path), TiffFile(path, _multifile=False) as tiff:
         _check_complete(path, max((page.aspage() for page in tiff.pages), key=lambda page: prod(page.shape)))
     return LabelRaster(path.name, str(path), level.shape, level.mpp, OneChannel(SlideLevel(level)))
+
+
+def _check_page(path: Path, page: TiffPage) -> None:
+    """Refuse what can not be labels, whoever reads it.
+
+    Raises
+    ------
+    LabelError
+        Naming the tag, its value, and what is allowed.
+    """
+    if page.dtype is None or page.dtype.kind not in "iu" or page.bitspersample % 8:
+        _refuse_dtype(path, f"{page.bitspersample} bit {page.dtype or 'unknown'}")
+    if page.samplesperpixel != 1:
+        _refuse_channels(path, page.samplesperpixel)
+    orientation, photometric = page.tags.valueof(274, 1), int(page.photometric)
+    if orientation not in (0, 1) or photometric != 1:
+        raise LabelError(
+            f"{path.name} has Orientation {orientation} and PhotometricInterpretation {photometric}; labels are "
+            f"read upright (1) and as grey (1), for in a palette (3) indices or colours may be meant; {WAY_OUT}"
+        )
+    codec = str(getattr(page.compression, "name", page.compression)).lower()
+    if codec in LOSSY:
+        raise LabelError(f"{path.name} is compressed with loss ({codec}), which changes labels; save it without")
 
 
 @contextmanager
@@ -473,6 +490,16 @@ def _damage_of(path: Path) -> Iterator[None]:
         raise
     except Exception as err:  # tifffile, zarr and what they call raise all sorts on damaged files
         raise SlideReadError(f"{path.name} is damaged ({type(err).__name__}: {err}); write it again") from err
+
+
+@contextmanager
+def _reading(path: Path, box: Box) -> Iterator[None]:
+    """Whatever goes wrong in it is a SlideReadError that names the file and the box."""
+    try:
+        yield
+    except Exception as err:  # whatever zarr, a codec or the file system raises
+        reason = str(err) if isinstance(err, SlideReadError) else f"{type(err).__name__}: {err}"
+        raise SlideReadError(f"{path.name} can not be read at {box}: {reason}") from err
 
 
 def _check_complete(path: Path, page: TiffPage) -> None:
@@ -500,33 +527,27 @@ def _check_complete(path: Path, page: TiffPage) -> None:
         )
 
 
-def _label_tiff(path: Path) -> LabelRaster:
-    """A TIFF of integers that slides do not have: one image, upright, in the order of its tiles.
+def _label_tiff(path: Path, tiff: TiffFile, page: TiffPage) -> LabelRaster:
+    """A TIFF of integers that slides do not have, of one image.
 
     Raises
     ------
     SlideError
-        If it holds several images, or is damaged.
+        If it holds several, or is damaged.
     """
-    with _damage_of(path), TiffFile(path, _multifile=False) as tiff:
-        page = tiff.pages[0].aspage()
-        if len(tiff.series) != 1 or prod(tiff.series[0].shape) != prod(page.shape):
-            raise SlideFormatError(f"{path.name} holds several images; labels are read from a file of one")
-        orientation, photometric = page.tags.valueof(274, 1), int(page.photometric)
-        if orientation not in (0, 1) or photometric != 1 or page.ndim != 2:
-            raise SlideFormatError(
-                f"{path.name} has Orientation {orientation}, PhotometricInterpretation {photometric} and the shape "
-                f"{page.shape}; labels are read upright (1), grey (1) and of one plane; {WAY_OUT}"
-            )
-        _check_complete(path, page)
-        tile_bytes = TiledImage((page,), ycc=False).tile_bytes
-        if tile_bytes > MAX_PNG_BYTES:
-            raise SlideFormatError(
-                f"{path.name} has tiles or strips of {tile_bytes / 2**30:.1f} GiB once decoded; up to "
-                f"{MAX_PNG_BYTES / 2**30:.0f} GiB are allowed; convert it, e.g. with: vips tiffsave IN OUT --tile"
-            )
-        mpp = tiff_resolution(tiff, page, 0).mpp
+    if len(tiff.series) != 1 or prod(tiff.series[0].shape) != prod(page.shape) or page.ndim != 2:
+        raise SlideFormatError(
+            f"{path.name} holds several images or planes of {page.dtype}; labels are read from a file of one"
+        )
+    _check_complete(path, page)
+    tile_bytes = TiledImage((page,), ycc=False).tile_bytes
+    if tile_bytes > MAX_PIECE_BYTES:
+        raise SlideFormatError(
+            f"{path.name} has tiles or strips of {tile_bytes / 2**30:.1f} GiB once decoded; "
+            f"{MAX_PIECE_BYTES / 2**30:.0f} GiB are allowed; {TILE_IT}"
+        )
     shape = (int(page.imagelength), int(page.imagewidth))
+    mpp = tiff_resolution(tiff, page, 0).mpp
     return LabelRaster(path.name, str(path), shape, mpp, LabelTiff(str(path), file_identity(path)))
 
 
@@ -548,7 +569,7 @@ class LabelTiff:
         store = TileStore(OpenFile(path), image)
 
         def read(box: Box) -> Pixels:
-            with _damage_of(path):
+            with _reading(path, box):
                 return store.read(box.slices)
 
         height, width = image.shape
@@ -579,10 +600,8 @@ class LabelZarr:
 
         def read(box: Box) -> Pixels:
             where = dict(zip("yx", box.slices, strict=True))
-            try:
+            with _reading(path, box):
                 return np.asarray(array[tuple(where.get(axis, 0) for axis in self.axes)])
-            except Exception as err:  # whatever zarr, a codec or the file system raises
-                raise SlideReadError(f"{path.name} can not be read at {box}: {type(err).__name__}: {err}") from err
 
         return Opened(read, 0)
 
@@ -611,7 +630,7 @@ def _zarr_labels(path: Path) -> LabelRaster:
             f"{path.name} has the axes {axes} of lengths {array.shape}; labels have y and x, others of length 1"
         )
     if array.dtype.kind not in "iu":
-        _refuse_dtype(path, array.dtype)
+        _refuse_dtype(path, str(array.dtype))
     if "wsipipe" in attributes:
         _check_finished(path, dataset, array, attributes["wsipipe"])
     source = LabelZarr(str(path), dataset, axes, _zarr_identity(path, dataset))

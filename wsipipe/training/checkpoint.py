@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from wsipipe.errors import OutputError, TrainingError
 
-HEADER_KEY = "wsipipe-checkpoint"
+HEADER_KEY, CHECKSUM_KEY = "wsipipe-checkpoint", "crc32"
 
 
 @dataclass
@@ -71,7 +72,7 @@ def write_checkpoint(
         tensors |= {f"optimizer.{number}.{name}": v for name, v in values.items() if v is not None}
     header = json.dumps({"fingerprint": fingerprint, "progress": asdict(progress), "scale": scale})
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_whole(path, save(plain, metadata={HEADER_KEY: header}))
+    write_whole(path, save(plain, metadata={HEADER_KEY: header, CHECKSUM_KEY: checksum(header, plain)}))
 
 
 def read_checkpoint(
@@ -82,25 +83,38 @@ def read_checkpoint(
     Raises
     ------
     TrainingError
-        If it can not be read, or is of other data or settings.
+        If it can not be read, is damaged, or is of other data or settings.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[HEADER_KEY])
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        progress = Progress(**header["progress"])
+        text = metadata[HEADER_KEY]
+        if metadata.get(CHECKSUM_KEY, wanted := checksum(text, tensors)) != wanted:
+            raise ValueError("its checksum is wrong")
+        header = json.loads(text)
+        progress, scale, written_for = Progress(**header["progress"]), header["scale"], header["fingerprint"]
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as err:
         raise TrainingError(
             f"checkpoint {path} can not be read ({err}); remove {path.parent} to begin anew, or use another -o"
         ) from err
-    if header["fingerprint"] != fingerprint:
+    if written_for != fingerprint:
         raise TrainingError(
             f"checkpoint {path} is of other data or settings; train with those, or use another -o, "
             f"or remove {path.parent} to begin anew"
         )
     network.load_state_dict(_under(tensors, "network."))
     _restore(optimizer, _under(tensors, "optimizer."))
-    return progress, _under(tensors, "best."), header["scale"]
+    return progress, _under(tensors, "best."), scale
+
+
+def checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    """CRC-32 of ``text`` and of all ``tensors``, with their names and shapes: safetensors itself has none."""
+    crc = zlib.crc32(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), crc)
+        crc = zlib.crc32(tensor.contiguous().numpy(), crc)
+    return f"{crc:08x}"
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -11,22 +11,25 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal
 
 from wsipipe.errors import UsageError
 from wsipipe.geometry.network import Receptive
-from wsipipe.model.bundle import PALETTE
+from wsipipe.model.bundle import PALETTE, SIZES
+from wsipipe.slides.rasters import MAX_LABEL
 from wsipipe.training.augment import Augmentation
 from wsipipe.training.weights import reach_of
 
 LabelsAre = Literal["instances", "components", "classes"]
 Split = float | tuple[str, ...]
+TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class DataConfig:
     labels_are: LabelsAre = "instances"
     """What the numbers in a raster of labels are: one per object; or ``components``, where each connected component of
     what is not 0 is an object; or ``classes``, without objects."""
+    mpp: float | None = None
+    """Micrometres per pixel of the images, over what they say; for those of which a table does not say it."""
     object_um: float | None = None
     """For images that do not say their resolution, and have labels of objects: an image is taken to be at the mpp at
     which its median object is a disc of so many micrometres across."""
@@ -156,6 +161,9 @@ class LoopConfig:
     """The score by which the best weights are chosen."""
     workers: int | None = None
     """Processes that make patches; 0: none but this one. By default what the processor has to spare."""
+    threads: int | None = None
+    """Threads that a CPU trains with, over all replicas: another number adds up in another order, and gives weights
+    that differ in the last bits, then everywhere. By default all cores."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,7 @@ class TrainConfig:
     licence: str = "not stated"
     """Of its weights, as an SPDX expression if there is one."""
     mpp: float | None = None
-    """Micrometres per pixel to train at; None: at those of the images, and the model then runs on any slide's level 0."""
+    """Micrometres per pixel to train at; None: at those of the images, and the model runs on any slide's level 0."""
     classes: tuple[ClassConfig, ...] = (ClassConfig("object"),)
     """Beside background."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -215,24 +223,40 @@ class TrainConfig:
             yield "[data] names its images by one of folder, table and slides"
         for slide in data.slides:
             if (slide.annotations is None) == (slide.labels is None):
-                yield f"[[data.slides]] {slide.image} has one of annotations and labels"
+                yield f"[[data.slides]] {slide.image} needs one of annotations and labels"
+            if slide.split not in (None, *SPLITS):
+                yield f"[[data.slides]] {slide.image} has the split {slide.split!r}; allowed: {', '.join(SPLITS)}"
+            if slide.mpp is not None and not 0 < slide.mpp < float("inf"):
+                yield f"[[data.slides]] {slide.image} has mpp {slide.mpp}, which is not a positive number"
+        drawn = bool(data.slides) and all(slide.annotations for slide in data.slides)
         for name, share in (("validation", data.validation), ("test", data.test)):
-            if isinstance(share, float) and not 0 <= share < 1:
+            if not isinstance(share, tuple) and not 0 <= share < 1:
                 yield f"[data] {name} {share} is not a share from 0 to below 1, nor a list of names"
         names = [c.name for c in self.classes]
         if not 1 <= len(names) <= 255 or len(set(names)) < len(names):
             yield f"[[classes]] has {len(names)} entries, {sorted(names)}; 1 to 255 of different names are allowed"
-        if data.labels_are != "classes" and not data.slides and len(names) > 1:
+        if data.labels_are != "classes" and not drawn and len(names) > 1:
             yield (
                 f"[data] labels_are {data.labels_are!r} tells objects, not which of the {len(names)} classes they are; "
                 "give one class, or labels_are = 'classes'"
             )
+        if colors := [c.color for c in self.classes if c.color and not re.fullmatch("#[0-9a-fA-F]{6}", c.color)]:
+            yield f"[[classes]] has the color {colors[0]!r}; allowed: '#rrggbb', such as '#ffe119'"
+        given = {c.name: c.value for c in self.classes if c.value is not None}
+        if given and (drawn or data.labels_are != "classes"):
+            yield (
+                f"[[classes]] {next(iter(given))} has a value, which rasters of classes have; "
+                + ("annotations have names" if drawn else "say [data] labels_are = 'classes', or leave it away")
+            )
+        if any(not 0 < value <= MAX_LABEL for value in given.values()):
+            yield f"[[classes]] has the values {given}; from 1 to {MAX_LABEL} are allowed, 0 is background"
         if len(self.values) <= len(names):
-            yield f"[[classes]] has two classes of one value, or one of 0, which is background: {self.values}"
+            yield f"[[classes]] has two classes of one value: {self.values}"
         if self.network.sigmoid and len(names) > 1:
             yield f"[network] sigmoid is for one class; there are {len(names)}: {', '.join(names)}"
         for where, positive in (
             ("mpp", self.mpp),
+            ("[data] mpp", data.mpp),
             ("[data] object_um", data.object_um),
             ("[weights] sigma_px", self.weights.sigma_px),
             ("[optimizer] learning_rate", optimizer.learning_rate),
@@ -241,6 +265,7 @@ class TrainConfig:
             ("[network] base_channels", self.network.base_channels),
             ("[loop] steps", loop.steps),
             ("[loop] minutes", loop.minutes),
+            ("[loop] threads", loop.threads),
             ("[loop] validate_every", loop.validate_every),
             ("[loop] checkpoint_every", loop.checkpoint_every),
         ):
@@ -248,14 +273,30 @@ class TrainConfig:
                 yield f"{where} {positive} is not a positive number"
         if data.object_um is not None and self.mpp is None:
             yield "[data] object_um sizes the images for an mpp; give mpp"
+        if data.object_um is not None and (data.slides or data.labels_are == "classes"):
+            yield (
+                "[data] object_um is for images of a folder or table, with objects; "
+                + ("give the mpp of each of [[data.slides]]" if data.slides else "give [data] mpp")
+            )
         if not 0 <= patches.balance <= 1:
             yield f"[patches] balance {patches.balance} is not a share from 0 to 1"
-        if not (0 <= self.weights.w0 < float("inf") and loop.seed >= 0 and optimizer.warm_up >= 0):
-            yield "[weights] w0, [loop] seed and [optimizer] warm_up are 0 or more"
-        if not 0 <= optimizer.momentum < 1 or optimizer.weight_decay < 0:
-            yield "[optimizer] momentum is from 0 to below 1, weight_decay 0 or more"
+        for where, least in (
+            ("[weights] w0", self.weights.w0),
+            ("[loop] seed", loop.seed),
+            ("[optimizer] warm_up", optimizer.warm_up),
+            ("[optimizer] weight_decay", optimizer.weight_decay),
+        ):
+            if not 0 <= least < float("inf"):
+                yield f"{where} {least} is not a number of 0 or more"
+        if loop.seed >= 2**63:
+            yield f"[loop] seed {loop.seed} is not below 2**63"
+        if not 0 <= optimizer.momentum < 1:
+            yield f"[optimizer] momentum {optimizer.momentum} is not from 0 to below 1"
         if loop.workers is not None and loop.workers < 0:
             yield f"[loop] workers {loop.workers} is not 0 or more"
+        for where, (lowest, highest) in (("base_channels", SIZES["base_channels"]), ("depth", SIZES["depth"])):
+            if not lowest <= getattr(self.network, where) <= highest:
+                yield f"[network] {where} {getattr(self.network, where)} is not from {lowest} to {highest}"
         self.receptive.check_core(patches.core, "[patches] core")
         context = self.receptive.margin // 2
         if self.weights.w0 and data.labels_are == "classes" and not any(s.annotations for s in data.slides):
@@ -276,15 +317,26 @@ def load_config(path: Path) -> TrainConfig:
         If it can not be read, has a key that is not known, or a value of the wrong kind.
     """
     try:
-        document = tomllib.loads(path.read_text())
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows write a mark first
     except OSError as err:
         raise UsageError(f"{path} can not be read: {err.strerror or err}") from err
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
         raise UsageError(f"{path} is not a TOML file: {err}") from err
     try:
-        return _parse(TrainConfig, document, "it")  # type: ignore[no-any-return]
+        return config_of(document)
     except UsageError as err:
         raise UsageError(f"{path}: {err}") from err
+
+
+def config_of(document: dict[str, Any]) -> TrainConfig:
+    """The training that ``document`` says, as tomllib reads it, or as `TrainConfig.as_json` gives it.
+
+    Raises
+    ------
+    UsageError
+        If it has a key that is not known, or a value of the wrong kind; the message names table and key.
+    """
+    return _parse_table(TrainConfig, document, "")  # type: ignore[no-any-return]
 
 
 def parse_labels_are(text: str) -> LabelsAre:
@@ -292,50 +344,53 @@ def parse_labels_are(text: str) -> LabelsAre:
     return _parse(LabelsAre, text, "--labels-are")  # type: ignore[no-any-return]
 
 
-def _parse(kind: Any, value: Any, where: str) -> Any:
-    """``value``, as tomllib gives it, as a ``kind``: a dataclass, a tuple of one kind, or a plain type."""
-    if is_dataclass(kind):
-        return _parse_table(kind, value, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        if value not in arguments:
-            raise UsageError(f"{where} is {value!r}; allowed: {', '.join(map(repr, arguments))}")
-        return value
-    if origin in (UnionType, typing.Union):
-        for one in arguments:
-            try:
-                return _parse(one, value, where)
-            except UsageError as err:
-                reason = err
-        raise reason
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise UsageError(f"{where} is {value!r}; a list is allowed")
-        return tuple(_parse(arguments[0], one, where) for one in value)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise UsageError(f"{where} is {value!r}; {_said(kind)} is allowed")
-    return value
-
-
-def _parse_table(kind: Any, value: Any, where: str) -> Any:
-    """``value``, a TOML table, as the dataclass ``kind``."""
+def _parse_table(kind: Any, value: Any, path: str, *, listed: bool = False) -> Any:
+    """``value``, the TOML table at the dotted ``path``, as the dataclass ``kind``."""
+    here = f"[[{path}]]" if listed else f"[{path}]" if path else "the configuration"
     if not isinstance(value, dict):
-        raise UsageError(f"{where} is {value!r}; a table is allowed")
+        raise UsageError(f"{path} is {value!r}; a table is allowed, {here}")
     kinds, known = typing.get_type_hints(kind), {f.name: f for f in fields(kind)}
     if unknown := sorted(set(value) - set(known)):
-        raise UsageError(f"{where} has {_names(unknown)}, which is not known; allowed: {_names(known)}")
+        raise UsageError(f"{here} has {', '.join(unknown)}, which is not known; allowed: {', '.join(known)}")
     needed = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in needed if name not in value]:
-        raise UsageError(f"{where} lacks {_names(missing)}")
-    return kind(**{name: _parse(kinds[name], one, f"{where} {name}") for name, one in value.items()})
+        raise UsageError(f"{here} lacks {', '.join(missing)}")
+    parsed = {}
+    for name, one in value.items():
+        below = f"{path}.{name}" if path else name
+        (element, *_) = typing.get_args(kinds[name]) or (None,)
+        if is_dataclass(kinds[name]):
+            parsed[name] = _parse_table(kinds[name], one, below)
+        elif is_dataclass(element):
+            if not isinstance(one, list):
+                raise UsageError(f"{below} is {one!r}; a list of tables is allowed, [[{below}]]")
+            parsed[name] = tuple(_parse_table(element, entry, below, listed=True) for entry in one)
+        else:
+            parsed[name] = _parse(kinds[name], one, f"{here} {name}" if path else name)
+    return kind(**parsed)
 
 
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(names)
+def _parse(kind: Any, value: Any, where: str) -> Any:
+    """``value``, as tomllib gives it, as a ``kind``: a plain type, some of them, or a tuple of one."""
+    for one in typing.get_args(kind) if typing.get_origin(kind) in (UnionType, typing.Union) else (kind,):
+        if typing.get_origin(one) is Literal and value in typing.get_args(one):
+            return value
+        if typing.get_origin(one) is tuple and isinstance(value, list):
+            return tuple(_parse(typing.get_args(one)[0], entry, where) for entry in value)
+        if one is float and type(value) is int:
+            return float(value)
+        if type(value) is one:
+            return value
+    raise UsageError(f"{where} is {value!r}; allowed: {_said(kind)}")
 
 
-def _said(kind: type) -> str:
+def _said(kind: Any) -> str:
     """A type, as people call it."""
-    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}.get(kind, str(kind))
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return ", ".join(map(repr, arguments))
+    if origin is tuple:
+        return f"a list of {_said(arguments[0])}"
+    if origin in (UnionType, typing.Union):
+        return " or ".join(_said(one) for one in arguments if one is not NoneType)
+    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]

@@ -27,14 +27,13 @@ from wsipipe.slides.annotations import Annotated, open_annotations
 from wsipipe.slides.pairs import pairs_in
 from wsipipe.slides.rasters import LabelRaster, Raster, open_label_raster, open_raster, raster_of
 from wsipipe.slides.slide import MPP_TOLERANCE, choose_level, open_slide
-from wsipipe.training.config import AnnotatedSlide, Split, TrainConfig
+from wsipipe.training.config import SPLITS, TEST, TRAIN, VALIDATION, AnnotatedSlide, Split, TrainConfig
 
 Pixels = npt.NDArray[Any]
 HELD_PX = 2**24
 """Images up to this size are held in memory."""
 PIECES = 4.0
 """If the numbers of a raster lie in so many pieces each, they are classes, not objects."""
-TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 
 
 class Image(Protocol):
@@ -161,8 +160,8 @@ def as_truth(labels: npt.NDArray[np.int32], values: dict[int, int] | None, name:
     return Annotated(classes, np.zeros(labels.shape, np.int32), inside)
 
 
-def read_fields(config: TrainConfig, root: Path) -> list[Field]:
-    """All fields of the training set, in order of their names; ``root`` is what relative paths are relative to.
+def read_fields(config: TrainConfig, roots: Sequence[Path]) -> list[Field]:
+    """All fields of the training set, in order of their names; relative paths are looked for in each of ``roots``.
 
     Raises
     ------
@@ -173,14 +172,20 @@ def read_fields(config: TrainConfig, root: Path) -> list[Field]:
     """
     data = config.data
     if data.slides:
-        fields = [_slide_field(slide, config, root) for slide in data.slides]
+        fields = [_slide_field(slide, config, roots) for slide in data.slides]
         given = [slide.split for slide in data.slides]
     else:
-        pairs = list(_pairs_of_table(root / data.table) if data.table else _pairs_of_folder(root / str(data.folder)))
+        place = at(str(data.table or data.folder), roots)
+        pairs = list(_pairs_of_table(place) if data.table else _pairs_of_folder(place))
         fields = [_pair_field(pair, config) for pair in pairs]
         given = [pair.split for pair in pairs]
     _check_alike(fields)
     return _split(fields, given, data.validation, data.test)
+
+
+def at(path: str, roots: Sequence[Path]) -> Path:
+    """``path`` in the first of ``roots`` that has it; in the very first if none has."""
+    return next((root / path for root in roots if (root / path).exists()), roots[0] / path)
 
 
 @dataclass(frozen=True)
@@ -229,7 +234,7 @@ def _pairs_of_table(table: Path) -> Iterator[Pair]:
 
 def _pair_field(pair: Pair, config: TrainConfig) -> Field:
     """The field of an image and a raster of labels."""
-    image, labels = open_raster(pair.image, mpp=pair.mpp), open_label_raster(pair.labels)
+    image, labels = open_raster(pair.image, mpp=pair.mpp or config.data.mpp), open_label_raster(pair.labels)
     if image.shape != labels.shape:
         raise LabelError(
             f"{pair.image} has {image.shape[0]} x {image.shape[1]} px, its labels {labels.name} "
@@ -253,17 +258,17 @@ def _pair_field(pair: Pair, config: TrainConfig) -> Field:
     return Field(pair.name, TRAIN, shape, image.channels, image.dtype, held, known, sha256)
 
 
-def _slide_field(slide: AnnotatedSlide, config: TrainConfig, root: Path) -> Field:
+def _slide_field(slide: AnnotatedSlide, config: TrainConfig, roots: Sequence[Path]) -> Field:
     """The field of a slide, on the level that a run would take."""
-    opened = open_slide(root / slide.image, mpp=slide.mpp)
+    opened = open_slide(at(slide.image, roots), mpp=slide.mpp)
     level = choose_level(opened, config.mpp)
     truth: Truth
     if slide.annotations is not None:
-        source = root / slide.annotations
+        source = at(slide.annotations, roots)
         names = tuple(c.name for c in config.classes)
         truth = open_annotations(source, level.shape, names, downsample=level.downsample)
     else:
-        source = root / str(slide.labels)
+        source = at(str(slide.labels), roots)
         raster = open_label_raster(source)
         ratios = [there / here for there, here in zip(raster.shape, level.shape, strict=True)]
         if abs(ratios[0] - ratios[1]) * max(level.shape) > 1 + max(ratios):

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from wsipipe.errors import OutputError
 from wsipipe.events import StepDone, TrainingDone, TrainingEvent, TrainingStarted, Validated
+from wsipipe.training.checkpoint import write_whole
 from wsipipe.training.pictures import write_curves
 
 KINDS = {TrainingStarted: "start", StepDone: "step", Validated: "validation", TrainingDone: "done"}
@@ -25,14 +26,16 @@ class Log:
         The file; what it says of steps after ``first_step`` was lost with a crash, and is taken out.
     first_step
         Steps that the training goes on from.
+    resume
+        Whether it does so; otherwise what the file has is of another training.
     """
 
-    def __init__(self, path: Path, first_step: int) -> None:
+    def __init__(self, path: Path, first_step: int, *, resume: bool) -> None:
         self.path = path
-        self.lines = [line for line in read_log(path) if line.get("step", 0) <= first_step]
+        self.lines = [line for line in read_log(path) if line.get("step", 0) <= first_step] if resume else []
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in self.lines).encode())
         try:
-            self.file = path.open("w", encoding="utf-8")
-            self.file.writelines(json.dumps(line) + "\n" for line in self.lines)
+            self.file = path.open("ab", buffering=0)  # what a full disk did not take is not tried again at the end
         except OSError as err:
             raise OutputError(f"{path} can not be written: {err.strerror or err}") from err
 
@@ -41,12 +44,11 @@ class Log:
         line = {"kind": KINDS[type(event)], **_plain(asdict(event))}
         self.lines.append(line)
         try:
-            self.file.write(json.dumps(line) + "\n")
-            self.file.flush()
-            if isinstance(event, Validated):
-                write_curves(self.path.with_name("curves.png"), self.lines)
+            self.file.write((json.dumps(line) + "\n").encode())
         except OSError as err:
             raise OutputError(f"{self.path} can not be written: {err.strerror or err}; --resume goes on") from err
+        if isinstance(event, Validated):
+            write_curves(self.path.with_name("curves.png"), self.lines)
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +62,7 @@ class Log:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log, without one that was torn by a crash."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for text in path.read_bytes().splitlines() if path.exists() else []:
         try:
             lines.append(json.loads(text))
         except ValueError:

@@ -36,9 +36,16 @@ from wsipipe.training.setup import Setup, View
 from wsipipe.version import VERSION
 
 Scores = dict[str, float]
-LOOKED_AT = ("pixel_error", "dice", "iou", "f1", "adapted_rand_error", "merged_per_100")
+LOOKED_AT = ("pixel_error", "dice", "iou", "f1", "adapted_rand_error", "merged_per_100", "split_per_100")
 """What is measured in every validation, beside what the best weights are chosen by."""
-LOWER_IS_BETTER = ("pixel_error", "adapted_rand_error", "variation_of_information", "warping_error", "merged_per_100")
+LOWER_IS_BETTER = (
+    "pixel_error",
+    "adapted_rand_error",
+    "variation_of_information",
+    "warping_error",
+    "merged_per_100",
+    "split_per_100",
+)
 SHOWN = 8
 """Rows of the sheet of validation images."""
 

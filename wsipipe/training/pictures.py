@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsipipe.evaluation.outline import Image, outlined
+from wsipipe.training.checkpoint import write_whole
 
 FOUND, TRUE = (255, 40, 40), (40, 255, 80)
 SIDE_PX, GAP_PX = 512, 6
@@ -39,7 +41,9 @@ def write_sheet(path: Path, rows: Sequence[Shown]) -> None:
         strips.append(np.concatenate([_padded(one, one.shape[0], one.shape[1] + GAP_PX) for one in strip], axis=1))
     width = max(strip.shape[1] for strip in strips)
     sheet = np.concatenate([_padded(strip, strip.shape[0] + GAP_PX, width) for strip in strips])
-    imsave(path, sheet)
+    png = BytesIO()
+    imsave(png, sheet, format="png")
+    write_whole(path, png.getvalue())
 
 
 def _padded(image: Image, height: int, width: int) -> Image:
@@ -84,4 +88,6 @@ def write_curves(path: Path, lines: Sequence[dict[str, Any]]) -> None:
         below.legend(fontsize="small", ncols=3)
         below.axvline(validations[-1]["best_step"], color="0.6", linestyle=":")
     below.set(xlabel="step", ylabel="validation", ylim=(0, 1))
-    figure.savefig(path, dpi=100)
+    png = BytesIO()
+    figure.savefig(png, dpi=100, format="png")
+    write_whole(path, png.getvalue())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import numpy as np
 from wsipipe.errors import OutputError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.model.bundle import BACKGROUND, BundleSpec, LabelClass
-from wsipipe.training.config import TrainConfig
-from wsipipe.training.fields import HELD_PX, TEST, TRAIN, VALIDATION, Field, read_fields
+from wsipipe.training.config import TEST, TRAIN, VALIDATION, TrainConfig
+from wsipipe.training.fields import HELD_PX, Field, read_fields
 from wsipipe.training.patches import PatchMaker
 from wsipipe.training.sampling import Places, survey
 from wsipipe.training.weights import class_weights
@@ -63,7 +64,7 @@ class Setup:
         return self.folder / "log.jsonl"
 
 
-def prepare(config: TrainConfig, out: Path, root: Path) -> Setup:
+def prepare(config: TrainConfig, out: Path, roots: Sequence[Path]) -> Setup:
     """Read the training set, look at all its labels, and make what the loop needs.
 
     Parameters
@@ -72,15 +73,15 @@ def prepare(config: TrainConfig, out: Path, root: Path) -> Setup:
         What is wanted.
     out
         The bundle to write.
-    root
-        What relative paths in the configuration are relative to.
+    roots
+        Folders in which relative paths of the configuration are looked for.
 
     Raises
     ------
     UsageError, SlideError
         If data and settings do not fit each other; the message names the file.
     """
-    fields = read_fields(config, root)
+    fields = read_fields(config, roots)
     train = tuple(f for f in fields if f.split == TRAIN)
     classes, core = len(config.classes), config.patches.core
     found = survey(train, classes, max(core // 2, 1))

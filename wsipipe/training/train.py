@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +32,7 @@ def train(
     config: TrainConfig,
     out: str | os.PathLike[str],
     *,
-    root: str | os.PathLike[str] = ".",
+    roots: Sequence[str | os.PathLike[str]] = (".",),
     device: str = "auto",
     resume: bool = False,
     listener: TrainingListener = ignore,
@@ -48,8 +48,8 @@ def train(
         What is wanted.
     out
         The bundle to write; nothing may be there.
-    root
-        What relative paths in the configuration are relative to.
+    roots
+        Folders in which relative paths of the configuration are looked for, one after the other.
     device
         As for `run`; with several, each takes its part of every batch.
     resume
@@ -74,8 +74,10 @@ def train(
             f"nearest: {max(config.optimizer.batch // len(devices), 1) * len(devices)}"
         )
     check_metrics((config.loop.select,))
-    setup = prepare(config, out, Path(root))
+    setup = prepare(config, out, [Path(root) for root in roots])
     begun = check_place(setup, resume=resume)
+    if is_cpu(devices):
+        torch.set_num_threads(config.loop.threads or CPU_COUNT)
     workers = config.loop.workers if config.loop.workers is not None else spare_processes(devices)
     with other_replicas(setup, devices, workers) as world:
         trainer = Trainer(setup, devices[0], world=world, workers=workers)
@@ -86,7 +88,7 @@ def train(
             check_space(setup.folder, CHECKPOINT_COPIES * size)
             trainer.write_checkpoint()
         sizes = len(setup.maker.fields), len(setup.validation), len(setup.test)
-        with Log(setup.log, trainer.progress.step) as log:
+        with Log(setup.log, trainer.progress.step, resume=begun) as log:
 
             def tell(event: TrainingEvent) -> None:
                 log(event)

@@ -65,16 +65,17 @@ def two_nearest(instances: Instances, reach: int, margin: int = 0) -> tuple[Map,
 
 
 def separated(instances: Instances) -> Instances:
-    """``instances`` with a ridge of background, one pixel wide, wherever two objects touch, int32 (y, x).
+    """``instances`` with a ridge of background wherever two objects touch, one pixel of each, int32 (y, x).
 
-    A pixel becomes background if one of its eight neighbours belongs to an object of a higher id: the ridge is on the
-    side of the lower id. No two pixels of different objects touch thereafter, not even by a corner, so that no
-    connected component holds two objects. An object that is one or two pixels wide there may be cut, or vanish.
+    A pixel becomes background if one of its eight neighbours belongs to another object. No two pixels of different
+    objects touch thereafter, not even by a corner, so that no connected component holds two objects. An object that
+    is one or two pixels wide there may be cut, or vanish.
     """
-    highest = np.pad(instances, 1)
-    highest = np.maximum(np.maximum(highest[:-2], highest[1:-1]), highest[2:])
-    highest = np.maximum(np.maximum(highest[:, :-2], highest[:, 1:-1]), highest[:, 2:])
-    return np.where(highest > instances, np.int32(0), instances)
+    highest = _around(instances, np.maximum)
+    nothing = np.int32(np.iinfo(np.int32).max)
+    lowest = _around(np.where(instances > 0, instances, nothing), np.minimum)
+    alone = (highest == instances) & (lowest == instances)
+    return np.where(alone, instances, 0).astype(np.int32, copy=False)
 
 
 def reach_of(sigma: float) -> int:
@@ -126,6 +127,14 @@ def class_weights(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     weights = np.zeros(len(counts))
     weights[present] = counts.sum() / (present.sum() * counts[present])
     return weights
+
+
+def _around(instances: Instances, extreme: np.ufunc) -> Instances:
+    """The ``extreme`` of each pixel and its eight neighbours; beyond the border the edge pixel is repeated."""
+    padded = np.pad(instances, 1, mode="edge")
+    rows = extreme(extreme(padded[:-2], padded[1:-1]), padded[2:])
+    around: Instances = extreme(extreme(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
+    return around
 
 
 def _nearest_in_columns(instances: Instances, reach: int) -> tuple[Keys, Keys]:
