@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +137,14 @@ def write_bundle(path: Path, *, seed: int = 0, mpp: float | None = 0.5) -> Path:
         network.head.bias.copy_((network.head.bias - logits.mean((0, 2, 3))) / spread)  # type: ignore[union-attr]
     save_bundle(path, network, BundleSpec(classes=default_classes(3), mpp=mpp, name=path.stem))
     return path
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """A disk that is full once a file has ``size`` bytes: the kernel refuses what is written beyond."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -37,7 +37,9 @@ def test_counts_are_pooled_and_rand_errors_averaged_over_images() -> None:
         tally.add(predicted, truth)
     both = sum((p & t).sum() for p, t in images)
     assert tally.scores()["dice"] == pytest.approx(2 * both / sum(p.sum() + t.sum() for p, t in images))
-    errors = [adapted_rand_error(ndimage.label(t)[0], ndimage.label(p)[0])[0] for p, t in images]
+    found = [(ndimage.label(p)[0], ndimage.label(t)[0]) for p, t in images]
+    alone = [(np.where(p > 0, p, p.max() + 1 + np.arange(p.size).reshape(p.shape)), t) for p, t in found]
+    errors = [adapted_rand_error(t, p)[0] for p, t in alone]
     assert tally.scores()["adapted_rand_error"] == pytest.approx(np.mean(errors))
     each = tally.per_image()
     assert [image["adapted_rand_error"] for image in each] == pytest.approx(errors)

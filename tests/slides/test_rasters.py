@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from zarr.codecs import BloscCodec
 
 from tests.labels.test_store import make, spec_of
 from tests.real_data import data, real
@@ -351,6 +352,26 @@ def test_damaged_chunk_of_labels_never_becomes_background(tmp_path: Path) -> Non
     piece.write_bytes(piece.read_bytes()[:-9])
     with pytest.raises(SlideReadError, match=r"a.zarr"):
         whole(raster)
+
+
+def test_chunk_of_labels_that_blosc_would_read_beyond_its_end_is_refused(tmp_path: Path) -> None:
+    labels = labels_like("int32")
+    path = ome_zarr(tmp_path / "a.zarr", [labels], "yx")
+    group = zarr.open_group(path)
+    del group["0"]
+    array = group.create_array("0", shape=labels.shape, chunks=(64, 64), dtype="int32", compressors=BloscCodec())
+    array[:] = labels
+    check(open_label_raster(path), labels)
+    piece = path / "0" / "c" / "0" / "1"
+    piece.write_bytes(piece.read_bytes()[:-40])
+    with pytest.raises(SlideReadError, match=r"a.zarr can not be read at .*truncated"):
+        whole(open_label_raster(path))
+
+
+def test_zarr_without_multiscales_is_refused_as_labels(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "a.zarr", shape=(8, 8), dtype="uint8")
+    with pytest.raises(LabelError, match=r"a.zarr is a Zarr folder with no multiscales"):
+        open_label_raster(tmp_path / "a.zarr")
 
 
 NOT_IMAGES = {

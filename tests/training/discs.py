@@ -1,4 +1,4 @@
-"""A training set that takes no time: bright discs on noise, some with a colour of their own, and what a network learns."""
+"""A training set that takes no time: bright discs on noise."""
 
 from __future__ import annotations
 
@@ -97,9 +97,9 @@ def write_toml(path: Path, config: TrainConfig) -> Path:
     return path
 
 
-def made_setup(folder: Path, config: TrainConfig, name: str = "b.safetensors") -> Setup:
-    """What a training of ``config`` on the images in ``folder`` starts from, its folder made."""
-    setup = prepare(config, folder / "out" / name, [folder])
+def made_setup(folder: Path, config: TrainConfig, into: Path) -> Setup:
+    """What a training of ``config`` on the images in ``folder``, into ``into``, starts from; its folder is made."""
+    setup = prepare(config, into / "discs.safetensors", [folder])
     setup.folder.mkdir(parents=True, exist_ok=True)
     return setup
 

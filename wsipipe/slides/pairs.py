@@ -12,7 +12,10 @@ from wsipipe.slides.find import SUFFIXES
 RASTERS = (".png", *SUFFIXES)
 """What a file of pixels in a folder may be called, in lower case."""
 IMAGE_FOLDERS, LABEL_FOLDERS = ("image", "images"), ("label", "labels", "mask", "masks")
-ROLE = re.compile(r"_(image|img|label|labels|mask|masks)$")
+ROLE = re.compile(r"_(image|img|label|labels|mask|masks)$", re.IGNORECASE)
+IMAGE_ROLES = ("image", "img")
+NOT_READ = (".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2", ".npy", ".npz", ".mat", ".h5", ".dcm", ".czi", ".vsi")
+"""What people have pixels in that is not read here, in lower case."""
 
 
 def stem(path: Path) -> str:
@@ -65,9 +68,17 @@ def matched(first: dict[str, Path], second: dict[str, Path], folder: Path) -> di
         path = first.get(alone[0]) or second[alone[0]]
         raise UsageError(
             f"{path} has no partner of the same name ({len(alone)} of {len(set(first) | set(second))} have none, "
-            f"under {folder}); add it, or move the file away"
+            f"under {folder}); add it, or move the file away{_not_read_in(folder)}"
         )
     return {name: (first[name], second[name]) for name in sorted(first)}
+
+
+def _not_read_in(folder: Path) -> str:
+    """What a message adds where ``folder``, or one within, has images that are not read; else nothing."""
+    places = [folder, *(folder / name for name in (*IMAGE_FOLDERS, *LABEL_FOLDERS))]
+    files = (file for place in places if place.is_dir() for file in place.iterdir())
+    names = sorted(file.name for file in files if file.suffix.lower() in NOT_READ)
+    return f"; {names[0]} is of a kind that is not read, convert it to PNG or TIFF" if names else ""
 
 
 def pairs_in(folder: Path) -> dict[str, tuple[Path, Path]]:
@@ -87,12 +98,12 @@ def pairs_in(folder: Path) -> dict[str, tuple[Path, Path]]:
     )
     if not images and not labels:
         marked = [(path, ROLE.search(_bare(path))) for path in rasters_in(folder)]
-        images = [path for path, role in marked if role and role[1] in ("image", "img")]
-        labels = [path for path, role in marked if role and role[1] not in ("image", "img")]
+        images = [path for path, role in marked if role and role[1].lower() in IMAGE_ROLES]
+        labels = [path for path, role in marked if role and role[1].lower() not in IMAGE_ROLES]
     if not images and not labels:
         raise UsageError(
             f"folder {folder} holds no training images; wsipipe looks for NAME_image.* with NAME_label.*, "
-            f"or image/NAME.* with label/NAME.* ({' '.join(RASTERS)})"
+            f"or image/NAME.* with label/NAME.* ({' '.join(RASTERS)}){_not_read_in(folder)}"
         )
     return matched(by_stem(images), by_stem(labels), folder)
 

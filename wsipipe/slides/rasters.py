@@ -174,7 +174,8 @@ def open_raster(path: str | os.PathLike[str], *, mpp: float | None = None) -> Ra
         return raster_of(open_slide(path, mpp=mpp).levels[0])
     if mpp is not None and not 0 < mpp < float("inf"):
         raise UsageError(f"--mpp {mpp} is not a positive number of micrometres per pixel, such as 0.25")
-    source, shape = _png(path)
+    shape = _png_header(path).shape
+    source = PngFile(str(path), file_identity(path))
     pixel = _opened(source).read(Box(0, 1, 0, 1))
     return Raster(path.name, str(path), shape, pixel.shape[2], str(pixel.dtype), mpp, source)
 
@@ -365,12 +366,6 @@ def _png_header(path: Path) -> PngHeader:
     return PngHeader((height, width), depth, colour)
 
 
-def _png(path: Path) -> tuple[PngFile, tuple[int, int]]:
-    """A PNG that is not too large, and its (height, width)."""
-    shape = _png_header(path).shape
-    return PngFile(str(path), file_identity(path)), shape
-
-
 @dataclass(frozen=True)
 class SlideLevel:
     """One level of a slide."""
@@ -439,8 +434,8 @@ def _png_labels(path: Path) -> LabelRaster:
         _refuse_channels(path, PNG_CHANNELS[header.colour])
     if header.depth < 8:
         raise LabelError(f"{path.name} has {header.depth} bit a pixel; 8 and 16 are allowed; save it as 8 bit grey")
-    source, shape = _png(path)
-    return LabelRaster(path.name, str(path), shape, None, OneChannel(source))
+    source = OneChannel(PngFile(str(path), file_identity(path)))
+    return LabelRaster(path.name, str(path), header.shape, None, source)
 
 
 def _tiff_labels(path: Path) -> LabelRaster:
@@ -466,10 +461,10 @@ def _check_page(path: Path, page: TiffPage) -> None:
     LabelError
         Naming the tag, its value, and what is allowed.
     """
-    if page.dtype is None or page.dtype.kind not in "iu" or page.bitspersample % 8:
-        _refuse_dtype(path, f"{page.bitspersample} bit {page.dtype or 'unknown'}")
     if page.samplesperpixel != 1:
         _refuse_channels(path, page.samplesperpixel)
+    if page.dtype is None or page.dtype.kind not in "iu" or page.bitspersample % 8:
+        _refuse_dtype(path, f"{page.bitspersample} bit {page.dtype or 'unknown'}")
     orientation, photometric = page.tags.valueof(274, 1), int(page.photometric)
     if orientation not in (0, 1) or photometric != 1:
         raise LabelError(
@@ -615,11 +610,15 @@ def _zarr_labels(path: Path) -> LabelRaster:
         If it is damaged or unfinished, has several channels, or holds other numbers.
     """
     with _damage_of(path):
-        attributes: dict[str, Any] = zarr.open_group(LocalStore(path, read_only=True), mode="r").attrs.asdict()
-        ome: Any = attributes.get("ome", attributes)
-        if not isinstance(ome.get("multiscales"), list):
-            raise LabelError(f"{path.name} is a Zarr folder without multiscales; give the folder of the label image")
-        multiscale = ome["multiscales"][0]
+        attributes: dict[str, Any] = zarr.open(LocalStore(path, read_only=True), mode="r").attrs.asdict()
+        multiscales = attributes.get("ome", attributes).get("multiscales")
+        if not isinstance(multiscales, list) or len(multiscales) != 1:
+            count = len(multiscales) if isinstance(multiscales, list) else "no"
+            raise LabelError(
+                f"{path.name} is a Zarr folder with {count} multiscales; one is allowed; "
+                "give the folder of the label image"
+            )
+        multiscale = multiscales[0]
         axes = "".join(axis["name"][:1].lower() for axis in multiscale["axes"])
         dataset = multiscale["datasets"][0]["path"]
         array = _zarr_array(path, dataset)
@@ -640,11 +639,13 @@ def _zarr_labels(path: Path) -> LabelRaster:
 def _zarr_mpp(multiscale: dict[str, Any], axes: str) -> float | None:
     """Micrometres per pixel of the finest dataset, if its axes have a unit of length."""
     units = [multiscale["axes"][axes.index(axis)].get("unit") for axis in "yx"]
-    transforms = multiscale["datasets"][0].get("coordinateTransformations", [])
-    scale = next((one["scale"] for one in transforms if one["type"] == "scale"), None)
-    if scale is None or any(unit not in UNITS for unit in units):
+    transforms = [
+        one for holder in (multiscale["datasets"][0], multiscale) for one in holder.get("coordinateTransformations", [])
+    ]
+    scales = np.array([one["scale"] for one in transforms if one["type"] == "scale"])
+    if not len(scales) or any(unit not in UNITS for unit in units):
         return None
-    y, x = (scale[axes.index(axis)] * UNITS[unit] for axis, unit in zip("yx", units, strict=True))
+    y, x = (float(scales[:, axes.index(axis)].prod()) * UNITS[unit] for axis, unit in zip("yx", units, strict=True))
     return checked(y, x, "scale in multiscales").mpp
 
 

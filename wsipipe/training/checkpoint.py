@@ -113,7 +113,7 @@ def checksum(text: str, tensors: dict[str, Tensor]) -> str:
     crc = zlib.crc32(text.encode())
     for name, tensor in sorted(tensors.items()):
         crc = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), crc)
-        crc = zlib.crc32(tensor.contiguous().numpy(), crc)
+        crc = zlib.crc32(tensor.contiguous().numpy().data, crc)
     return f"{crc:08x}"
 
 

@@ -63,6 +63,8 @@ class DataConfig:
     what is not 0 is an object; or ``classes``, without objects."""
     mpp: float | None = None
     """Micrometres per pixel of the images, over what they say; for those of which a table does not say it."""
+    background: tuple[str, ...] = ()
+    """Names of annotations that are to be background, and cover what is below them."""
     object_um: float | None = None
     """For images that do not say their resolution, and have labels of objects: an image is taken to be at the mpp at
     which its median object is a disc of so many micrometres across."""
@@ -141,6 +143,9 @@ class OptimizerConfig:
     """Longest gradient there may be (its norm)."""
     batch: int = 1
     """Patches a step, over all devices."""
+    average: float = 0.0
+    """The weights that are validated and kept are an average over steps, each counting so much less than the next one
+    (Polyak and Juditsky 1992): 0.99 looks back some 100 steps; 0 keeps the weights as they are."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,9 @@ class LoopConfig:
     """Steps; after a crash at most so many are done again."""
     select: str = "dice"
     """The score by which the best weights are chosen."""
+    calibrate: bool = False
+    """Whether the bias of background is moved at the end, by what gives the best `select` on the validation images:
+    border weights make a network say background where it is in doubt, more or less than a score wants."""
     workers: int | None = None
     """Processes that make patches; 0: none but this one. By default what the processor has to spare."""
     threads: int | None = None
@@ -235,6 +243,8 @@ class TrainConfig:
         names = [c.name for c in self.classes]
         if not 1 <= len(names) <= 255 or len(set(names)) < len(names):
             yield f"[[classes]] has {len(names)} entries, {sorted(names)}; 1 to 255 of different names are allowed"
+        if "background" in map(str.lower, names):
+            yield "[[classes]] has a background, which needs no entry: it is 0, and what is not annotated; take it out"
         if data.labels_are != "classes" and not drawn and len(names) > 1:
             yield (
                 f"[data] labels_are {data.labels_are!r} tells objects, not which of the {len(names)} classes they are; "
@@ -273,6 +283,10 @@ class TrainConfig:
                 yield f"{where} {positive} is not a positive number"
         if data.object_um is not None and self.mpp is None:
             yield "[data] object_um sizes the images for an mpp; give mpp"
+        if data.object_um is not None and data.mpp is not None:
+            yield "[data] object_um is for images whose resolution nobody knows; give one of mpp and object_um"
+        if data.background and not any(slide.annotations for slide in data.slides):
+            yield "[data] background names annotations, and there are none"
         if data.object_um is not None and (data.slides or data.labels_are == "classes"):
             yield (
                 "[data] object_um is for images of a folder or table, with objects; "
@@ -290,8 +304,9 @@ class TrainConfig:
                 yield f"{where} {least} is not a number of 0 or more"
         if loop.seed >= 2**63:
             yield f"[loop] seed {loop.seed} is not below 2**63"
-        if not 0 <= optimizer.momentum < 1:
-            yield f"[optimizer] momentum {optimizer.momentum} is not from 0 to below 1"
+        for where, share in (("momentum", optimizer.momentum), ("average", optimizer.average)):
+            if not 0 <= share < 1:
+                yield f"[optimizer] {where} {share} is not from 0 to below 1"
         if loop.workers is not None and loop.workers < 0:
             yield f"[loop] workers {loop.workers} is not 0 or more"
         for where, (lowest, highest) in (("base_channels", SIZES["base_channels"]), ("depth", SIZES["depth"])):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -32,6 +34,8 @@ from wsipipe.training.config import SPLITS, TEST, TRAIN, VALIDATION, AnnotatedSl
 Pixels = npt.NDArray[Any]
 HELD_PX = 2**24
 """Images up to this size are held in memory."""
+SCALED_PX = 2**28
+"""An image that would be larger once scaled has a wrong resolution."""
 PIECES = 4.0
 """If the numbers of a raster lie in so many pieces each, they are classes, not objects."""
 
@@ -52,7 +56,7 @@ class Truth(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Field:
     """One image, or slide, with its labels."""
 
@@ -87,7 +91,7 @@ def _bounding(rows: Indices, cols: Indices) -> tuple[Box, Indices, Indices]:
     return box, rows - box.y0, cols - box.x0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeldImage:
     """An image in memory."""
 
@@ -99,7 +103,7 @@ class HeldImage:
         return self.pixels[box.slices]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeldTruth:
     """Labels in memory, known everywhere."""
 
@@ -179,13 +183,16 @@ def read_fields(config: TrainConfig, roots: Sequence[Path]) -> list[Field]:
         pairs = list(_pairs_of_table(place) if data.table else _pairs_of_folder(place))
         fields = [_pair_field(pair, config) for pair in pairs]
         given = [pair.split for pair in pairs]
+    _check_names(fields)
     _check_alike(fields)
+    _check_sizes(fields, config)
     return _split(fields, given, data.validation, data.test)
 
 
 def at(path: str, roots: Sequence[Path]) -> Path:
     """``path`` in the first of ``roots`` that has it; in the very first if none has."""
-    return next((root / path for root in roots if (root / path).exists()), roots[0] / path)
+    places = [root / path for root in roots]
+    return next((place for place in places if os.path.lexists(place)), places[0])
 
 
 @dataclass(frozen=True)
@@ -205,21 +212,10 @@ def _pairs_of_folder(folder: Path) -> Iterator[Pair]:
 
 
 def _pairs_of_table(table: Path) -> Iterator[Pair]:
-    """The rows of a CSV file."""
-    try:
-        rows = list(csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as err:
-        raise UsageError(f"table {table} can not be read: {err}") from err
-    columns = set(rows[0]) if rows else set()
-    if not {"image", "label"} <= columns or columns - {"image", "label", "mpp", "split"}:
-        raise UsageError(
-            f"table {table} has the columns {', '.join(map(str, columns)) or 'none'}; needed: image, label; "
-            "allowed beside them: mpp, split"
-        )
-    for number, row in enumerate(rows, 2):
-        where = f"{table} line {number}"
-        if not row["image"] or not row["label"]:
-            raise UsageError(f"{where} lacks an image or a label")
+    """The rows of a CSV file; an image goes by its file name, or by its path if two files have one name."""
+    rows = _rows(table)
+    names = [Path(row["image"]).name for _, row in rows]
+    for (where, row), name in zip(rows, names, strict=True):
         if row.get("split") and row["split"] not in SPLITS:
             raise UsageError(f"{where} has the split {row['split']!r}; allowed: {', '.join(SPLITS)}, or nothing")
         try:
@@ -227,9 +223,39 @@ def _pairs_of_table(table: Path) -> Iterator[Pair]:
         except ValueError:
             mpp = -1.0
         if mpp is not None and not 0 < mpp < float("inf"):
-            raise UsageError(f"{where} has the mpp {row['mpp']!r}; it is a positive number, or nothing")
-        image = table.parent / row["image"]
-        yield Pair(image.name, image, table.parent / row["label"], mpp, row.get("split") or None)
+            raise UsageError(f"{where} has the mpp {row['mpp']!r}; it is a positive number such as 0.5, or nothing")
+        name = name if len(set(names)) == len(names) else row["image"]
+        yield Pair(name, table.parent / row["image"], table.parent / row["label"], mpp, row.get("split") or None)
+
+
+def _rows(table: Path) -> list[tuple[str, dict[str, str]]]:
+    """Where each row of a table is that is not empty, as messages call it, and its cells by column."""
+    try:
+        reader = csv.reader(table.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True)
+        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
+    except OSError as err:
+        raise UsageError(f"table {table} can not be read: {err.strerror or err}") from err
+    except (UnicodeDecodeError, csv.Error) as err:
+        raise UsageError(f"table {table} is not CSV in UTF-8: {err}") from err
+    columns = lines[0][1] if lines else []
+    needed, allowed = {"image", "label"}, {"image", "label", "mpp", "split"}
+    if not needed <= set(columns) <= allowed or len(set(columns)) < len(columns):
+        raise UsageError(
+            f"table {table} has the columns {', '.join(map(repr, columns)) or 'none'}; needed: image, label; "
+            "allowed beside them: mpp, split; separated by commas"
+        )
+    if len(lines) == 1:
+        raise UsageError(f"table {table} has no row below its columns")
+    rows = []
+    for number, cells in lines[1:]:
+        where = f"{table} line {number}"
+        if len(cells) > len(columns):
+            raise UsageError(f"{where} has {len(cells)} cells for {len(columns)} columns; quote what has a comma")
+        row = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
+        if not row["image"] or not row["label"]:
+            raise UsageError(f"{where} lacks an image or a label")
+        rows.append((where, row))
+    return rows
 
 
 def _pair_field(pair: Pair, config: TrainConfig) -> Field:
@@ -252,7 +278,6 @@ def _pair_field(pair: Pair, config: TrainConfig) -> Field:
         _check_objects(ids, labels.name)
     truth = as_truth(ids, values, labels.name)
     shape = scaled_shape(image, _mpp_of(image, ids, config), config.mpp)
-    _check_size(pair.name, shape, config)
     held = HeldImage(resized(image.read(whole), shape))
     known = HeldTruth(nearest(truth.classes, shape), nearest(truth.instances, shape))
     return Field(pair.name, TRAIN, shape, image.channels, image.dtype, held, known, sha256)
@@ -260,31 +285,42 @@ def _pair_field(pair: Pair, config: TrainConfig) -> Field:
 
 def _slide_field(slide: AnnotatedSlide, config: TrainConfig, roots: Sequence[Path]) -> Field:
     """The field of a slide, on the level that a run would take."""
-    opened = open_slide(at(slide.image, roots), mpp=slide.mpp)
+    opened = open_slide(at(slide.image, roots), mpp=slide.mpp or config.data.mpp)
+    if opened.mpp is None and config.mpp is not None:
+        raise ResolutionError(
+            f"{opened.file} has no micrometres per pixel ({opened.mpp_source}); give it an mpp under [[data.slides]]"
+        )
     level = choose_level(opened, config.mpp)
     truth: Truth
     if slide.annotations is not None:
         source = at(slide.annotations, roots)
         names = tuple(c.name for c in config.classes)
-        truth = open_annotations(source, level.shape, names, downsample=level.downsample)
+        truth = open_annotations(
+            source, level.shape, names, background=config.data.background, downsample=level.downsample
+        )
     else:
         source = at(str(slide.labels), roots)
         raster = open_label_raster(source)
-        ratios = [there / here for there, here in zip(raster.shape, level.shape, strict=True)]
-        if abs(ratios[0] - ratios[1]) * max(level.shape) > 1 + max(ratios):
+        if not one_image(raster.shape, level.shape):
             raise LabelError(
                 f"{source.name} of {raster.shape[0]} x {raster.shape[1]} px is no level of {opened.file}, whose "
-                f"level {level.index} has {level.shape[0]} x {level.shape[1]}"
+                f"level {level.index} has {level.shape[0]} x {level.shape[1]}; labels cover the whole slide"
             )
         truth = RasterTruth(raster, level.shape, config.values if config.data.labels_are == "classes" else None)
     digest = hashlib.sha256((opened.identity + _digest(source)).encode()).hexdigest()
     return _lazy_field(opened.name, raster_of(level), truth, digest, replace(config, mpp=None))
 
 
+def one_image(some: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether both are (height, width) of one image at two scales, the coarser rounded up or down to whole pixels."""
+    coarse, fine = sorted((some, other))
+    scales = [(there / (here + 1), there / max(here - 1, 0.5)) for here, there in zip(coarse, fine, strict=True)]
+    return max(low for low, _ in scales) < min(high for _, high in scales)
+
+
 def _lazy_field(name: str, image: Raster, truth: Truth, sha256: str, config: TrainConfig) -> Field:
     """A field that stays in its files."""
-    _check_size(name, image.shape, config)
-    if config.data.labels_are == "components":
+    if config.data.labels_are == "components" and isinstance(truth, RasterTruth):
         raise UsageError(f"{name} is too large for labels_are = 'components'; write its objects as numbers")
     if config.mpp is not None and scaled_shape(image, _mpp_of(image, None, config), config.mpp) != image.shape:
         raise ResolutionError(
@@ -296,13 +332,19 @@ def _lazy_field(name: str, image: Raster, truth: Truth, sha256: str, config: Tra
 
 def _mpp_of(image: Raster, ids: npt.NDArray[np.int32] | None, config: TrainConfig) -> float | None:
     """Micrometres per pixel of ``image``, by the size of its objects where the configuration says so."""
-    if config.data.object_um is None or config.mpp is None:
+    if image.mpp is not None or config.data.object_um is None or config.mpp is None:
         return image.mpp
-    areas = np.bincount(ids.ravel())[1:] if ids is not None else np.zeros(0, int)
-    if not areas.any():
-        raise ResolutionError(f"{image.name} has no object, so object_um can not tell its resolution; give it an mpp")
-    across = float(np.median(2 * np.sqrt(areas[areas > 0] / np.pi)))
-    return config.data.object_um / across
+    if ids is None:
+        raise ResolutionError(
+            f"{image.name} is too large for object_um, and has no micrometres per pixel; give them in a table's column "
+            "mpp, or under [[data.slides]]"
+        )
+    areas = np.unique(ids[ids > 0], return_counts=True)[1]
+    if not len(areas):
+        raise ResolutionError(
+            f"{image.name} has no object, so object_um can not tell its resolution; give it in a table's column mpp"
+        )
+    return config.data.object_um / float(np.median(2 * np.sqrt(areas / np.pi)))
 
 
 def scaled_shape(image: Raster, mpp: float | None, wanted: float | None) -> tuple[int, int]:
@@ -317,6 +359,11 @@ def scaled_shape(image: Raster, mpp: float | None, wanted: float | None) -> tupl
     if abs(mpp - wanted) <= MPP_TOLERANCE * wanted:
         return image.shape
     height, width = (max(1, round(side * mpp / wanted)) for side in image.shape)
+    if height * width > SCALED_PX:
+        raise ResolutionError(
+            f"{image.name} of {image.shape[0]} x {image.shape[1]} px at {mpp:g} micrometres per pixel would have "
+            f"{height} x {width} at {wanted:g}; is that its resolution?"
+        )
     return height, width
 
 
@@ -347,38 +394,45 @@ def _check_objects(ids: npt.NDArray[np.int32], name: str) -> None:
         )
 
 
-def _check_size(name: str, shape: tuple[int, int], config: TrainConfig) -> None:
-    """Raise a UsageError if the target of a patch is larger than the image, unless that was asked for."""
-    if config.patches.small_images == "refuse" and config.patches.core > min(shape):
-        stride = config.receptive.stride
-        raise UsageError(
-            f"{name} has {shape[0]} x {shape[1]} px, fewer than the patches' core of {config.patches.core}; "
-            f"[patches] core = {max(min(shape) // stride * stride, stride)} fits, or small_images = 'mirror'"
-        )
+def _check_names(fields: Sequence[Field]) -> None:
+    """Raise a UsageError if two fields go by one name."""
+    name, count = Counter(f.name for f in fields).most_common(1)[0]
+    if count > 1:
+        raise UsageError(f"{count} images are called {name}; names must differ")
 
 
 def _check_alike(fields: Sequence[Field]) -> None:
     """Raise a ChannelError unless all fields have the same channels and pixel type."""
-    kinds = {(f.channels, f.dtype): f for f in fields}
+    kinds = {(f.channels, f.dtype): f for f in reversed(fields)}
     if len(kinds) > 1:
-        first, second = list(kinds.items())[:2]
-        raise ChannelError(
-            f"{first[1].name} has {first[0][0]} x {first[0][1]}, {second[1].name} {second[0][0]} x {second[0][1]}; "
-            "all images of a training have the same channels and pixel type"
+        first, second = (
+            f"{f.name} has {c} channel{'s'[: c > 1]} of {dtype}" for (c, dtype), f in list(kinds.items())[:2]
         )
+        raise ChannelError(f"{first}, {second}; all images of a training have the same channels and pixel type")
+
+
+def _check_sizes(fields: Sequence[Field], config: TrainConfig) -> None:
+    """Raise a UsageError if the target of a patch is larger than an image, unless that was asked for."""
+    smallest = min(fields, key=lambda f: min(f.shape))
+    side, stride, core = min(smallest.shape), config.receptive.stride, config.patches.core
+    if config.patches.small_images == "mirror" or core <= side:
+        return
+    count = sum(min(f.shape) < core for f in fields)
+    fits = f"core = {side // stride * stride} fits all, or " if side >= stride else ""
+    raise UsageError(
+        f"{smallest.name} has {smallest.shape[0]} x {smallest.shape[1]} px, fewer than the patches' core of {core} "
+        f"({count} of {len(fields)} images are too small); [patches] {fits}small_images = 'mirror'"
+    )
 
 
 def _split(fields: list[Field], given: list[str | None], validation: Split, test: Split) -> list[Field]:
     """``fields`` with their splits: as given, else by pattern, else the last by share."""
     by_name = {f.name: f for f in fields}
-    if len(by_name) < len(fields):
-        twice = next(f.name for i, f in enumerate(fields) if f in fields[:i] or by_name[f.name] is not f)
-        raise UsageError(f"two images are called {twice}; names must differ")
     splits = dict(zip(by_name, given, strict=True))
     for split, wish in ((TEST, test), (VALIDATION, validation)):
         if isinstance(wish, tuple):
             for pattern in wish:
-                hits = [name for name in by_name if fnmatch(name, pattern) or fnmatch(Path(name).stem, pattern)]
+                hits = [n for n in by_name if n == pattern or fnmatch(n, pattern) or fnmatch(Path(n).stem, pattern)]
                 if not hits:
                     raise UsageError(f"[data] {split}: no image is called {pattern!r}; there are {_some(by_name)}")
                 splits.update({name: split for name in hits if splits[name] is None})

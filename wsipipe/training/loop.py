@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wsipipe.errors import TrainingError
-from wsipipe.evaluation.metrics import check_metrics
+from wsipipe.evaluation.metrics import METRICS, check_metrics
 from wsipipe.evaluation.tally import Tally
 from wsipipe.events import StepDone, TrainingDone, TrainingListener, Validated, ignore
 from wsipipe.model.bundle import BundleSpec, save_bundle
@@ -46,6 +48,8 @@ LOWER_IS_BETTER = (
     "merged_per_100",
     "split_per_100",
 )
+OFFSETS = tuple(step / 4 for step in range(-12, 13))
+"""What is added to the logit of background, one after the other, when it is calibrated."""
 SHOWN = 8
 """Rows of the sheet of validation images."""
 
@@ -74,6 +78,7 @@ class Trainer:
         self.parallel: nn.Module = self.network
         if world > 1:
             self.parallel = nn.parallel.DistributedDataParallel(self.network)
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.config.optimizer.average))
         self.optimizer = make_optimizer(self.network, self.config.optimizer)
         self.normalise = Normalise(setup.spec, self.device)
         self.precision = mixed_precision(self.device)
@@ -81,6 +86,17 @@ class Trainer:
         self.metrics = check_metrics((*LOOKED_AT, self.config.loop.select))
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
+
+    @property
+    def judged(self) -> UNet:
+        """The network with the weights that are validated and kept: the average."""
+        network: UNet = self.average.module
+        return network
+
+    @property
+    def weights(self) -> nn.Module:
+        """All weights there are: those in training, and their average."""
+        return nn.ModuleDict({"trained": self.network, "average": self.average})
 
     def run(self, listener: TrainingListener = ignore) -> None:
         """Train to the end, from wherever `progress` is."""
@@ -131,41 +147,53 @@ class Trainer:
         loss = weighted_loss(core_of(logits, self.network.receptive).float(), target, weight)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        value = float(loss.detach())
+        value = self._mean(loss.detach())
         if not math.isfinite(value):
-            self._stop(batch, value)
+            self._stop(batch, "loss", value)
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), wish.clip)
+        length = float(nn.utils.clip_grad_norm_(self.network.parameters(), wish.clip))
+        if not math.isfinite(length) and not self.scaler.is_enabled():  # a scaler leaves the step out
+            self._stop(batch, "gradient's length", length)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.average.update_parameters(self.network)
         self.progress.step += 1
         self.progress.seconds = time.monotonic() - started
         if self.rank == 0:
             listener(StepDone(self.progress.step, value, rate, self.progress.seconds, share))
 
-    def _stop(self, batch: Patch, loss: float) -> None:
-        """Save the batch whose loss is no number, and raise a TrainingError that names it."""
-        path = self.setup.folder / f"batch-of-step-{self.progress.step + 1}.safetensors"
+    def _mean(self, loss: Tensor) -> float:
+        """``loss`` of the whole batch, from that of this process's share of it."""
+        if self.world > 1:
+            loss = loss / self.world
+            torch.distributed.all_reduce(loss)
+        return float(loss)
+
+    def _stop(self, batch: Patch, what: str, value: float) -> None:
+        """Save the batch whose loss or gradient is no number, each process its share; raise a TrainingError."""
+        whose = f"-replica-{self.rank}" if self.world > 1 else ""
+        path = self.setup.folder / f"batch-of-step-{self.progress.step + 1}{whose}.safetensors"
         planes = {name: torch.from_numpy(np.ascontiguousarray(p)) for name, p in zip(Patch._fields, batch, strict=True)}
         write_whole(path, save(planes))
+        if self.world > 1:
+            torch.distributed.barrier()
         raise TrainingError(
-            f"the loss of step {self.progress.step + 1} is {loss}; its batch is in {path} (image, target, weight). "
+            f"the {what} of step {self.progress.step + 1} is {value}; its batch is in {path} (image, target, weight). "
             "Look for pixels that are not what they should be; or lower [optimizer] learning_rate or clip"
         )
 
     def _validate(self, listener: TrainingListener) -> None:
-        """Score the weights on the validation views, and keep them if they are the best so far."""
+        """Score the weights on the validation views, and keep them if they are the best so far, or none has a score."""
         views, step = self.setup.validation, self.progress.step
         scores: Scores = {}
         if views:
-            scores, sheet = score(self.network, self.setup.spec, views, self.metrics)
+            scores, sheet = score(self.judged, self.setup.spec, views, self.metrics)
         value = better(scores, self.config.loop.select) if views else float(step)
-        if not self.best or value > self.progress.best_score:
+        if not self.best or value > self.progress.best_score or self.progress.best_score == -math.inf:
             self.progress.best_score, self.progress.best_step = value, step
-            self.best = {name: t.detach().cpu().clone() for name, t in self.network.state_dict().items()}
+            self.best = {name: t.detach().cpu().clone() for name, t in self.judged.state_dict().items()}
             if views:
                 write_sheet(self.setup.folder / "validation.png", sheet)
-        self.network.train()
         listener(Validated(step, scores, self.progress.best_step, self.progress.seconds))
 
     def write_checkpoint(self) -> None:
@@ -174,7 +202,7 @@ class Trainer:
             self.setup.checkpoint,
             self.setup.fingerprint,
             self.progress,
-            self.network,
+            self.weights,
             self.best,
             self.optimizer,
             float(self.scaler.get_scale()) if self.scaler.is_enabled() else None,
@@ -183,20 +211,35 @@ class Trainer:
     def read_checkpoint(self) -> None:
         """Go back to where the checkpoint is."""
         self.progress, self.best, scale = read_checkpoint(
-            self.setup.checkpoint, self.setup.fingerprint, self.network, self.optimizer
+            self.setup.checkpoint, self.setup.fingerprint, self.weights, self.optimizer
         )
         if scale is not None and self.scaler.is_enabled():
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale})
 
+    def calibrate(self) -> float:
+        """Move the logit of background by what scores best on the validation views, the least of equals; give that."""
+        bias, sign = self.network.head.bias, -1.0 if self.network.classes == 1 else 1.0
+        assert bias is not None
+        before, best_score, best = float(bias[0]), -math.inf, 0.0
+        for moved in sorted(OFFSETS, key=abs):
+            bias.data[0] = before + sign * moved
+            scores = score(self.network, self.setup.spec, self.setup.validation, self.metrics)[0]
+            if (value := better(scores, self.config.loop.select)) > best_score:
+                best_score, best = value, moved
+        bias.data[0] = before + sign * best
+        return best
+
     def finish(self, listener: TrainingListener) -> None:
         """Write the bundle of the best weights, with their scores on the test views, or else the validation views."""
         self.network.load_state_dict(self.best)
+        moved = self.calibrate() if self.config.loop.calibrate and self.setup.validation else 0.0
         views, split = (self.setup.test, "test") if self.setup.test else (self.setup.validation, "validation")
-        scores = score(self.network, self.setup.spec, views, self.metrics)[0] if views else {}
+        scores = score(self.network, self.setup.spec, views, tuple(METRICS))[0] if views else {}
         record: dict[str, Any] = {
-            **self.setup.spec.training,
+            **without_places(self.setup.spec.training),
             "steps": self.progress.step,
             "best_step": self.progress.best_step,
+            "background_moved_by": moved,
             "scores": {"on": split, **{k: round(v, 4) if math.isfinite(v) else None for k, v in scores.items()}},
             "versions": {"wsipipe": VERSION, "torch": torch.__version__},
         }
@@ -260,6 +303,15 @@ def score(
             true = truth.classes if objects is None else objects
             shown.append(Shown(view.field.image.read(view.box), found, true))
     return tally.scores(), shown
+
+
+def without_places(record: Any) -> Any:
+    """``record``, of JSON types, with the mere names of what absolute paths lead to: they say nothing elsewhere."""
+    if isinstance(record, dict):
+        return {key: without_places(value) for key, value in record.items()}
+    if isinstance(record, list):
+        return [without_places(value) for value in record]
+    return Path(record).name if isinstance(record, str) and Path(record).is_absolute() else record
 
 
 def better(scores: Scores, metric: str) -> float:

@@ -77,7 +77,8 @@ def write_curves(path: Path, lines: Sequence[dict[str, Any]]) -> None:
         above.plot(at, losses, color="0.8", linewidth=0.7)
         window = min(SMOOTH, len(losses))
         above.plot(at[window - 1 :], np.convolve(losses, np.ones(window) / window, "valid"), color="C0")
-        above.set_yscale("log")
+        if (losses > 0).any():
+            above.set_yscale("log")
     above.set_ylabel(f"loss, and mean of {SMOOTH}")
     validations = [line for line in lines if line["kind"] == "validation"]
     for name in dict.fromkeys(name for line in validations for name in line["scores"]):

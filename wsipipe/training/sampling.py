@@ -43,11 +43,6 @@ def survey(fields: Sequence[Field], classes: int, cell: int) -> Survey:
         How many there are beside background.
     cell
         Side in pixels.
-
-    Raises
-    ------
-    LabelError
-        If fewer than two classes occur, background among them, so that there is nothing to tell apart.
     """
     rows = []
     for number, field in enumerate(fields):
@@ -59,16 +54,36 @@ def survey(fields: Sequence[Field], classes: int, cell: int) -> Survey:
                 if counts.any():
                     rows.append((number, y0, x0, *box.shape, *counts))
     table = np.array(rows, np.int64).reshape(-1, 5 + classes + 1)
-    found = Survey(table[:, 0], table[:, 1:3], table[:, 3:5], table[:, 5:])
-    there = np.flatnonzero(found.totals)
+    return Survey(table[:, 0], table[:, 1:3], table[:, 3:5], table[:, 5:])
+
+
+def check_learnable(found: Survey, fields: Sequence[Field], names: Sequence[str]) -> None:
+    """Refuse what nothing can be learnt from.
+
+    Parameters
+    ----------
+    found
+        The survey of ``fields``.
+    names
+        Of the classes 1, 2, ...
+
+    Raises
+    ------
+    LabelError
+        If fewer than two classes occur, background among them, or one that was named does not.
+    """
+    there = [name for name, count in zip(("background", *names), found.totals, strict=True) if count]
+    missing = [name for name in names if name not in there]
     if len(there) < 2:
-        what = {0: "no pixel is labelled", 1: f"every labelled pixel is of class {there}"}[len(there)]
-        names = ", ".join(f.name for f in fields[:3])
-        raise LabelError(
-            f"in the training images ({names}{' ...' if len(fields) > 3 else ''}) {what} (0 is background); a network "
-            "needs two classes to tell apart"
-        )
-    return found
+        what = f"every labelled pixel is {there[0]}" if there else "no pixel is labelled"
+        way_out = "a network needs two classes to tell apart; label them, or look at [data] labels_are"
+    elif missing:
+        what = f"no pixel is {', '.join(missing)}"
+        way_out = "take it out of [[classes]], or look at its value, and at the splits"
+    else:
+        return
+    first = ", ".join(f.name for f in fields[:3]) + (" ..." if len(fields) > 3 else "")
+    raise LabelError(f"in the {len(fields)} images to train on ({first}) {what}; {way_out}")
 
 
 @dataclass(frozen=True)

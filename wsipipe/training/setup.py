@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from wsipipe.errors import OutputError, UsageError
+from wsipipe.errors import LabelError, OutputError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.model.bundle import BACKGROUND, BundleSpec, LabelClass
 from wsipipe.training.config import TEST, TRAIN, VALIDATION, TrainConfig
 from wsipipe.training.fields import HELD_PX, Field, read_fields
 from wsipipe.training.patches import PatchMaker
-from wsipipe.training.sampling import Places, survey
+from wsipipe.training.sampling import Places, check_learnable, survey
 from wsipipe.training.weights import class_weights
 
 LOOKED_AT = 16
@@ -81,10 +81,13 @@ def prepare(config: TrainConfig, out: Path, roots: Sequence[Path]) -> Setup:
     UsageError, SlideError
         If data and settings do not fit each other; the message names the file.
     """
+    _check_free(out)
     fields = read_fields(config, roots)
+    _check_colors(fields[0], config)
     train = tuple(f for f in fields if f.split == TRAIN)
     classes, core = len(config.classes), config.patches.core
     found = survey(train, classes, max(core // 2, 1))
+    check_learnable(found, train, [c.name for c in config.classes])
     balanced = class_weights(found.totals) if config.weights.balance else np.ones(classes + 1)
     maker = PatchMaker(
         fields=train,
@@ -144,7 +147,10 @@ def views(field: Field, config: TrainConfig) -> list[View]:
     if height * width <= HELD_PX and config.data.slides == ():
         return [View(field, Box(0, height, 0, width))]
     core, step = config.patches.core, config.receptive.stride
-    places = Places(survey([field], len(config.classes), core), config.patches.balance)
+    found = survey([field], len(config.classes), core)
+    if not found.totals.any():
+        raise LabelError(f"{field.name}, of the split {field.split}, has no labelled pixel; leave it away")
+    places = Places(found, config.patches.balance)
     rng = np.random.default_rng(0)
     boxes = set()
     for _ in range(LOOKED_AT):
@@ -152,6 +158,21 @@ def views(field: Field, config: TrainConfig) -> list[View]:
         y0, x0 = (max(0, min(c, side - core)) // step * step for c, side in zip(corner, field.shape, strict=True))
         boxes.add((y0, min(y0 + core, height), x0, min(x0 + core, width)))
     return [View(field, Box(*box)) for box in sorted(boxes)]
+
+
+def _check_colors(field: Field, config: TrainConfig) -> None:
+    """Raise a UsageError if stains are to be varied of images that are not RGB."""
+    if config.augmentation.colors and field.channels != 3:
+        raise UsageError(
+            f"[augmentation] stain and restain are for RGB images, and {field.name} has {field.channels} "
+            f"channel{'s'[: field.channels > 1]}; set both to 0"
+        )
+
+
+def _check_free(out: Path) -> None:
+    """Raise a UsageError if there is something where the bundle is to be written."""
+    if out.exists():
+        raise UsageError(f"{out} is there already; give another -o, or remove it")
 
 
 def check_place(setup: Setup, *, resume: bool) -> bool:
@@ -164,8 +185,7 @@ def check_place(setup: Setup, *, resume: bool) -> bool:
     OutputError
         If the folder can not be made.
     """
-    if setup.out.exists():
-        raise UsageError(f"{setup.out} is there already; give another -o, or remove it")
+    _check_free(setup.out)
     begun = setup.checkpoint.exists()
     if begun and not resume:
         raise UsageError(

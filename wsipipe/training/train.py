@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,9 +27,11 @@ from wsipipe.training.log import Log
 from wsipipe.training.loop import Trainer
 from wsipipe.training.setup import Setup, check_place, prepare
 
-CHECKPOINT_COPIES = 8
-"""How many times the weights two checkpoints hold, the new one and the one that it replaces: the weights, the best
-ones, and the optimizer's two moments, twice."""
+CHECKPOINT_COPIES = 10
+"""How many times the weights two checkpoints hold, the new one and the one that it replaces: weights, their average,
+the best ones, and the optimizer's two moments, twice."""
+GRACE_SECONDS = 5.0
+"""How long a process that lost another one waits to hear why."""
 
 
 def train(
@@ -107,47 +113,82 @@ def other_replicas(setup: Setup, devices: tuple[str, ...], workers: int) -> Iter
         yield 1
         return
     context = multiprocessing.get_context("spawn")
+    threads = torch.get_num_threads()
+    others: list[Other] = []
     with TemporaryDirectory() as folder:
         meeting = f"file://{folder}/meeting"
-        others = [
-            context.Process(target=replica, args=(setup, devices, rank, workers, meeting))
-            for rank in range(1, len(devices))
-        ]
-        for process in others:
-            process.start()
         try:
-            join(devices, 0, meeting)
+            for rank in range(1, len(devices)):
+                news, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=replica, args=(setup, devices, rank, workers, meeting, theirs))
+                process.start()
+                theirs.close()
+                others.append(Other(process, news))
+            for other in others:
+                other.news.recv()
+            join(setup, devices, 0, meeting)
             yield len(devices)
-            for process in others:
-                process.join()
-        except RuntimeError as err:  # what torch raises when another process is gone
-            if isinstance(err, WsipipeError) or all(p.is_alive() or not p.exitcode for p in others):
-                raise
-            raise MachineError(f"a replica on one of {', '.join(devices)} died ({err}); --resume goes on") from err
+            for other in others:
+                other.process.join()
+        except (RuntimeError, EOFError) as err:  # what torch, or the pipe, raises when another process is gone
+            if not isinstance(err, WsipipeError):
+                _blame(others, devices, err)
+            raise
         finally:
-            for process in others:
-                process.terminate()
-                process.join()
+            for other in others:
+                other.process.terminate()
+                other.process.join()
+                other.news.close()
             if distributed.is_initialized():
                 distributed.destroy_process_group()
+            torch.set_num_threads(threads)
 
 
-def join(devices: tuple[str, ...], rank: int, meeting: str) -> None:
+@dataclass(frozen=True)
+class Other:
+    """Another process of a training, as the first one knows it."""
+
+    process: SpawnProcess
+    news: Connection
+    """Brings None when it begins, then the WsipipeError that ended it, if one did."""
+
+
+def _blame(others: list[Other], devices: tuple[str, ...], err: Exception) -> None:
+    """Raise what ended another process, if that is why there was ``err`` in this one."""
+    for other in others:
+        other.process.join(GRACE_SECONDS)
+        with suppress(EOFError):
+            if other.news.poll():
+                raise other.news.recv() from err
+    if any(other.process.exitcode for other in others):
+        why = str(err).partition("\n")[0] or "at its start"
+        raise MachineError(
+            f"a replica on one of {', '.join(devices)} died ({why}), perhaps for want of memory; --resume goes on from "
+            "the last checkpoint"
+        ) from err
+
+
+def join(setup: Setup, devices: tuple[str, ...], rank: int, meeting: str) -> None:
     """Make this process number ``rank`` of the group that meets at a file, with its share of the processor."""
     if is_cpu(devices):
-        torch.set_num_threads(max(torch.get_num_threads() // len(devices), 1))
+        torch.set_num_threads(max((setup.config.loop.threads or CPU_COUNT) // len(devices), 1))
     backend = "nccl" if all(d.startswith("cuda") for d in devices) else "gloo"
     distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=len(devices))
 
 
-def replica(setup: Setup, devices: tuple[str, ...], rank: int, workers: int, meeting: str) -> None:
+def replica(setup: Setup, devices: tuple[str, ...], rank: int, workers: int, meeting: str, news: Connection) -> None:
     """What every process but the first does: the same steps, on its own patches."""
-    join(devices, rank, meeting)
-    trainer = Trainer(setup, devices[rank], rank=rank, world=len(devices), workers=workers)
-    if setup.checkpoint.exists():
-        trainer.read_checkpoint()
-    trainer.run()
-    distributed.destroy_process_group()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of them; the first ends the others
+    news.send(None)
+    try:
+        join(setup, devices, rank, meeting)
+        trainer = Trainer(setup, devices[rank], rank=rank, world=len(devices), workers=workers)
+        if setup.checkpoint.exists():
+            trainer.read_checkpoint()
+        trainer.run()
+        distributed.destroy_process_group()
+    except WsipipeError as err:
+        news.send(err)
 
 
 def spare_processes(devices: tuple[str, ...]) -> int:

@@ -1,0 +1,338 @@
+"""``wsipipe train``: killed at any moment it goes on to the same bytes; whatever goes wrong is a line and a code."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.faults import files_up_to, finish, start, wait_until
+from tests.training.discs import TINY, changed, write_discs, write_toml
+from wsipipe import load_bundle
+from wsipipe.cli import cli, train
+from wsipipe.cli.train import EVERY, configured, shown, spoken, tell
+from wsipipe.errors import OutputError, TrainingError, UsageError
+from wsipipe.events import StepDone, TrainingDone, TrainingStarted, Validated
+from wsipipe.training.augment import NO_AUGMENTATION
+from wsipipe.training.config import DataConfig, TrainConfig
+from wsipipe.training.log import read_log
+
+STEPS = 150
+LONG = changed(
+    TINY,
+    augmentation=NO_AUGMENTATION,
+    network={"base_channels": 2},
+    loop={"steps": STEPS, "checkpoint_every": 7, "validate_every": 60},
+)
+
+
+class Case(NamedTuple):
+    """A configuration, and the bundle that comes of it when nothing happens."""
+
+    config: Path
+    bundle: bytes
+
+    def command(self, out: Path, *options: object) -> list[object]:
+        """The arguments of `wsipipe` that make it again."""
+        return ["train", self.config, "-o", out, "--device", "cpu", *options]
+
+
+def called(*words: object) -> Result:
+    """What ``wsipipe ...`` does, in this process; what it raises is raised."""
+    result = CliRunner().invoke(cli, list(map(str, words)))
+    if isinstance(result.exception, Exception):
+        raise result.exception
+    return result
+
+
+def made(folder: Path, **optimizer: Any) -> Case:
+    """A training of `STEPS` steps, undisturbed."""
+    case = Case(write_toml(write_discs(folder, 3) / "discs.toml", changed(LONG, optimizer=optimizer)), b"")
+    out = folder / "out" / "discs.safetensors"
+    assert called(*case.command(out)).exit_code == 0
+    return case._replace(bundle=out.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def adamw(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return made(tmp_path_factory.mktemp("adamw"))
+
+
+@pytest.fixture(scope="module")
+def sgd(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return made(tmp_path_factory.mktemp("sgd"), name="sgd", learning_rate=0.02, momentum=0.9)
+
+
+def steps_done(out: Path) -> list[int]:
+    """The steps in the log."""
+    lines = read_log(out.with_name(out.name + ".training") / "log.jsonl")
+    return [line["step"] for line in lines if line["kind"] == "step"]
+
+
+def past(step: int, out: Path) -> Callable[[], bool]:
+    """Whether the log has come so far."""
+    return lambda: max(steps_done(out), default=0) >= step
+
+
+@pytest.mark.slow
+def test_killed_three_times_ends_in_the_same_bytes(adamw: Case, tmp_path: Path) -> None:
+    rng = np.random.default_rng()  # any moment will do
+    out, said = tmp_path / "discs.safetensors", tmp_path / "said"
+    resume: list[str] = []
+    for step in sorted(rng.choice(np.arange(1, STEPS - 40), 3, replace=False)):
+        process = start(*adamw.command(out, *resume), log=said)
+        came = wait_until(past(step, out), process, lambda: rng.uniform(0.01, 0.05))
+        process.kill()
+        finish(process)
+        assert came, said.read_text()
+        assert process.returncode == -signal.SIGKILL
+        assert not out.exists()
+        resume = ["--resume"]
+    result = called(*adamw.command(out, "--resume"))
+    assert result.exit_code == 0
+    assert "from step " in result.stderr
+    assert steps_done(out) == list(range(1, STEPS + 1))
+    assert out.read_bytes() == adamw.bundle
+
+
+@pytest.mark.slow
+def test_signals_end_a_training_with_130_and_resume_goes_on(sgd: Case, tmp_path: Path) -> None:
+    out, said = tmp_path / "discs.safetensors", tmp_path / "said"
+    # A shell that starts pytest in the background has SIGINT ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for number, step, resume in ((signal.SIGTERM, 10, []), (signal.SIGINT, 60, ["--resume"])):
+            process = start(*sgd.command(out, *resume), log=said)
+            assert wait_until(past(step, out), process, lambda: 0.02), said.read_text()
+            process.send_signal(number)
+            finish(process)
+            assert process.returncode == 130, said.read_text()
+            assert said.read_text().endswith(
+                "wsipipe: interrupted; the same command with --resume goes on from the last checkpoint\n"
+            )
+            assert "Traceback" not in said.read_text()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert called(*sgd.command(out, "--resume")).exit_code == 0
+    assert out.read_bytes() == sgd.bundle
+    assert steps_done(out) == list(range(1, STEPS + 1))
+
+
+ORPHANS = pytest.mark.xfail(
+    raises=AssertionError, strict=True, reason="a process that makes patches does not see that its parent was killed"
+)
+
+
+def children_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("device", "number"),
+    [
+        ("cpu", signal.SIGTERM),
+        pytest.param("cpu,cpu", signal.SIGTERM, marks=ORPHANS),
+        pytest.param("cpu", signal.SIGKILL, marks=ORPHANS),
+    ],
+)
+def test_no_process_outlives_a_training(tmp_path: Path, device: str, number: signal.Signals) -> None:
+    config = changed(LONG, optimizer={"batch": 2}, loop={"workers": 1, "steps": 9999})
+    source = write_toml(write_discs(tmp_path, 3) / "discs.toml", config)
+    out, said = tmp_path / "b.safetensors", tmp_path / "said"
+    process = start("train", source, "-o", out, "--device", device, log=said)
+    assert wait_until(past(2, out), process, lambda: 0.05), said.read_text()
+    children = children_of(process)
+    assert len([p for p in children if "spawn_main" in " ".join(p.cmdline())]) == (3 if device == "cpu,cpu" else 1)
+    process.send_signal(number)
+    finish(process)
+    assert process.returncode == (130 if number == signal.SIGTERM else -number)
+    _, left = psutil.wait_procs(children, timeout=15)
+    for orphan in left:
+        orphan.kill()
+    assert left == []
+    assert number == signal.SIGKILL or "Traceback" not in said.read_text()
+
+
+# --- exit codes -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Path:
+    """The configuration of a training of four steps, with its images beside it."""
+    config = changed(LONG, loop={"steps": 4, "checkpoint_every": 2})
+    return write_toml(write_discs(tmp_path / "data", 2) / "short.toml", config)
+
+
+def exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> tuple[Any, str]:
+    """The exit code of ``wsipipe ...`` in this process, and the last line it says."""
+    from wsipipe.cli import main
+
+    monkeypatch.setattr("sys.argv", ["wsipipe", *map(str, words)])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return end.value.code, capsys.readouterr().err.splitlines()[-1]
+
+
+def test_exit_codes(
+    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "b.safetensors"
+    huge = changed(LONG, optimizer={"name": "sgd", "learning_rate": 1e30, "clip": 1e30, "warm_up": 0})
+    code, said = exit_code(
+        monkeypatch, capsys, "train", write_toml(short.with_name("h.toml"), huge), "-o", tmp_path / "h"
+    )
+    assert (code, said[:13]) == (1, "wsipipe: the ")
+    found = re.search(r"its batch is in (\S+) ", said)
+    assert found is not None
+    assert Path(found[1]).exists()
+    code, said = exit_code(monkeypatch, capsys, "train", short, "-o", out, "--resume")
+    assert code == 2
+    assert "leave --resume away" in said
+    with files_up_to(100):
+        code, said = exit_code(monkeypatch, capsys, "train", short, "-o", out)
+    assert code == 3
+    assert "make room" in said
+    code, said = exit_code(monkeypatch, capsys, "train", short, "-o", out)
+    assert (code, said.partition(":")[0]) == (0, str(out))
+
+
+def test_training_prints_what_it_does(short: Path, tmp_path: Path) -> None:
+    out = tmp_path / "b.safetensors"
+    result = called("train", short, "-o", out, "--seed", 3)
+    lines = result.stderr.splitlines()
+    assert result.stdout == ""
+    assert lines[0] == "1 images to train on, 1 views to validate, 0 to test; on cpu, from the beginning"
+    assert lines[1].startswith("step 4: validation pixel_error 0.")
+    assert lines[1].endswith("best so far: step 4")
+    assert lines[2].startswith(f"{out}: weights of step 4 of 4; validation pixel_error 0.")
+    assert len(lines) == 3
+    assert load_bundle(out).spec.training["settings"]["loop"]["seed"] == 3
+
+
+def test_paths_are_looked_for_in_the_folder_that_is_given_and_beside_the_configuration(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("wsipipe.training.train.train", lambda *_, roots, **__: given.append(roots))
+    called("train", short, "-o", "b")
+    called("train", short, "-o", "b", "--data", "elsewhere")
+    called("train", short.parent, "-o", "b")
+    assert given == [[short.parent], [Path("elsewhere"), short.parent], [short.parent]]
+
+
+def test_minutes_end_a_training(short: Path, tmp_path: Path) -> None:
+    out = tmp_path / "b.safetensors"
+    result = called("train", short, "-o", out, "--minutes", 0.01)
+    assert result.exit_code == 0
+    training = load_bundle(out).spec.training
+    assert training["steps"] >= 1
+    assert training["settings"]["loop"]["minutes"] == 0.01
+
+
+@pytest.mark.parametrize("error", [TrainingError("a"), OutputError("b"), UsageError("c")], ids=repr)
+def test_errors_are_passed_on(short: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("wsipipe.training.train.train", fail)
+    with pytest.raises(type(error), match=str(error)):
+        called("train", short, "-o", "x")
+
+
+# --- options and words ----------------------------------------------------------------------------------------
+
+
+def configure(source: Path, **options: Any) -> TrainConfig:
+    given = dict.fromkeys(("labels_are", "steps", "minutes", "seed")) | options
+    return configured(str(source), "models/mine.safetensors", **given)
+
+
+def test_options_go_over_the_configuration(short: Path) -> None:
+    config = configure(short, steps=9, seed=5, labels_are="components")
+    assert config == changed(
+        LONG, data={"labels_are": "components"}, loop={"steps": 9, "seed": 5, "checkpoint_every": 2}
+    )
+    assert configure(short) == changed(LONG, loop={"steps": 4, "checkpoint_every": 2})
+
+
+def test_steps_go_over_minutes_and_minutes_over_steps(short: Path) -> None:
+    timed = write_toml(short.with_name("timed.toml"), changed(LONG, loop={"minutes": 5.0}))
+    assert configure(timed).loop.minutes == 5.0
+    asked = configure(timed, steps=9).loop
+    assert (asked.steps, asked.minutes) == (9, None)
+    assert configure(short, minutes=2.0).loop.minutes == 2.0
+    with pytest.raises(UsageError, match="exclude each other"):
+        configure(short, steps=9, minutes=2.0)
+
+
+def test_folder_has_the_default_configuration(tmp_path: Path) -> None:
+    assert configure(tmp_path) == TrainConfig(DataConfig("."), name="mine")
+
+
+def test_configuration_that_can_not_be_used_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="can not be read"):
+        configure(tmp_path / "none.toml")
+    with pytest.raises(UsageError, match="labels-are"):
+        configure(tmp_path, labels_are="blobs")
+    with pytest.raises(UsageError, match="steps"):
+        configure(tmp_path, steps=0)
+
+
+EVENTS = {
+    "3 images to train on, 2 views to validate, 1 to test; on cpu, cpu, from step 7": TrainingStarted(
+        3, 2, 1, 7, ("cpu", "cpu")
+    ),
+    "step 50: loss 0.1235, 12 s, 25% done": StepDone(50, 0.12345, 1e-3, 12.3, 0.25),
+    "step 60: validation dice 0.5, f1 0.25; best so far: step 20": Validated(
+        60, {"dice": 0.5, "dice.disc": 0.5, "f1": 0.25, "pq": math.nan}, 20, 1.0
+    ),
+    "step 60: validation nothing; best so far: step 60": Validated(60, {}, 60, 1.0),
+    "b: weights of step 20 of 60; test dice 0.5": TrainingDone("b", 60, 20, "test", {"dice": 0.5}),
+}
+
+
+@pytest.mark.parametrize(("said", "event"), EVENTS.items())
+def test_events_are_spoken(said: str, event: Any) -> None:
+    assert spoken(event) == said
+
+
+def test_one_step_in_some_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for step in range(1, 2 * EVERY + 2):
+        tell(StepDone(step, 1.0, 1e-3, 1.0, 0.5))
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == [
+        f"step {EVERY}",
+        f"step {2 * EVERY}",
+    ]
+
+
+def test_terminal_has_a_bar_and_the_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with shown() as listener:
+        assert listener is not tell
+        for event in EVENTS.values():
+            listener(event)
+    said = capsys.readouterr().err
+    assert "weights of step 20 of 60; test dice 0.5" in said
+    assert "step 50, loss 0.1235" in said
+
+
+def test_page_of_the_command_names_every_option() -> None:
+    said = called("train", "--help").stdout
+    for option in train.params:
+        assert all(word in said for word in option.opts if word.startswith("-"))
+    assert json.dumps(said).count("--resume") >= 2

@@ -1,0 +1,134 @@
+"""What is validated is what a run writes: the same pixels, to the last one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+from tests.training.discs import changed, discs, made_setup, write_discs
+from wsipipe import BundleSpec, RunConfig, UNet, run
+from wsipipe.geometry.grid import Box
+from wsipipe.model.bundle import LabelClass, default_classes
+from wsipipe.model.forward import Normalise, core_of, label_values, predict_box, probabilities_of, winner
+from wsipipe.training.augment import NO_AUGMENTATION
+from wsipipe.training.config import ClassConfig
+from wsipipe.training.loop import Trainer
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype", "sigmoid", "shape", "sizes"),
+    [
+        (3, "uint8", False, (72, 91), {}),
+        (1, "uint8", True, (129, 65), {"block": 64, "tile": 32}),
+        (3, "uint16", True, (61, 60), {}),
+        (1, "uint16", False, (97, 130), {"block": 32, "tile": 16}),
+    ],
+    ids=["RGB 8 softmax", "grey 8 sigmoid", "RGB 16 sigmoid", "grey 16 softmax"],
+)
+def test_prediction_of_a_validation_image_is_what_a_run_writes(
+    tmp_path: Path, channels: int, dtype: str, sigmoid: bool, shape: tuple[int, int], sizes: dict[str, int]
+) -> None:
+    data = write_discs(tmp_path / "data", 3, shape=shape, channels=channels, dtype=dtype)
+    config = changed(
+        mpp=None,
+        classes=(ClassConfig("disc", "#123456"),),
+        augmentation=NO_AUGMENTATION,
+        network={"sigmoid": sigmoid},
+        loop={"steps": 30, "validate_every": 99, "checkpoint_every": 99},
+    )
+    trainer = Trainer(made_setup(data, config, tmp_path), "cpu")
+    trainer.run()
+    trainer.finish(lambda _: None)
+    (view,) = trainer.setup.validation
+    assert view.box == Box(0, shape[0], 0, shape[1])
+    found = predict_box(trainer.network, trainer.setup.spec, view.field.pixels_at, view.box, shape=shape)
+    assert found.shape == shape
+    assert 0.05 < (found == 1).mean() < 0.95, "there is something to be wrong about"
+    options = RunConfig(out=str(tmp_path / "run"), bundle=str(trainer.setup.out), device="cpu", **sizes)  # type: ignore[arg-type]
+    (slide,) = run([str(data / "disc-0_image.tif")], options).slides
+    assert slide.status == "done", slide.message
+    np.testing.assert_array_equal(zarr.open_array(Path(slide.store) / "0", mode="r")[:], found)
+
+
+@pytest.fixture(scope="module")
+def network() -> UNet:
+    """Depth 2, three classes, random weights that let all of them win somewhere."""
+    torch.manual_seed(1)
+    network = UNet(3, 3, base_channels=4, depth=2, convs_per_level=1).eval()
+    with torch.no_grad():
+        logits = network(torch.rand(1, 3, 106, 106) * 4 - 2)
+        network.head.bias -= logits.mean((0, 2, 3))
+    return network
+
+
+def reader(image: Any) -> Any:
+    return lambda rows, cols: image[rows[:, None], cols]
+
+
+@pytest.mark.parametrize("core", [4, 16, 64, 512])
+def test_box_is_the_same_whatever_the_tile_and_whatever_is_around(network: UNet, core: int) -> None:
+    image = discs((75, 93))[0]
+    spec, shape = BundleSpec(default_classes(3)), (75, 93)
+    whole = predict_box(network, spec, reader(image), Box(0, 75, 0, 93), shape=shape)
+    assert len(np.unique(whole)) == 3
+    for box in (Box(0, 75, 0, 93), Box(8, 75, 12, 50), Box(40, 41, 88, 93), Box(0, 9, 0, 93)):
+        part = predict_box(network, spec, reader(image), box, shape=shape, core=core)
+        np.testing.assert_array_equal(part, whole[box.slices])
+
+
+def test_box_off_the_pooling_grid_is_refused(network: UNet) -> None:
+    with pytest.raises(AssertionError, match="off the pooling grid of 4 px"):
+        predict_box(
+            network, BundleSpec(default_classes(3)), reader(discs((40, 40))[0]), Box(2, 9, 0, 9), shape=(40, 40)
+        )
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_pixels_are_normalised_as_shares_of_full_scale(dtype: str) -> None:
+    top = np.iinfo(dtype).max
+    tiles = np.random.default_rng(0).integers(0, top + 1, (2, 5, 7, 3)).astype(dtype)
+    spec = BundleSpec(default_classes(2), mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
+    seen = Normalise(spec, CPU).pixels(tiles)
+    wanted = (tiles / top - spec.mean) / spec.std
+    np.testing.assert_allclose(seen.numpy(), wanted.transpose(0, 3, 1, 2), atol=1e-5)
+    shares = torch.from_numpy((tiles / np.float32(top)).astype(np.float32)).permute(0, 3, 1, 2)
+    assert torch.equal(Normalise(spec, CPU)(shares.clone()), seen), "training and inference, to the last bit"
+
+
+def test_one_mean_serves_all_channels() -> None:
+    shares = torch.rand(1, 3, 4, 4)
+    wanted = (shares - 0.25) / 0.5
+    assert torch.equal(Normalise(BundleSpec(default_classes(2), mean=(0.25,), std=(0.5,)), CPU)(shares.clone()), wanted)
+
+
+def test_labels_are_those_of_the_classes() -> None:
+    classes = (LabelClass("a", 7, "#000000"), LabelClass("rest", 0, "#000000"), LabelClass("b", 200, "#000000"))
+    logits = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]]).T.view(1, 3, 1, 4)
+    assert label_values(BundleSpec(classes), CPU)[winner(logits)].tolist() == [[[7, 0, 200, 7]]]
+    one = BundleSpec((LabelClass("a", 9, "#000000"),))
+    assert label_values(one, CPU)[winner(torch.tensor([-1.0, 0.0, 1e-6]).view(1, 1, 1, 3))].tolist() == [[[0, 0, 9]]]
+
+
+def test_probabilities_sum_to_1_and_agree_with_the_winner() -> None:
+    logits = torch.randn(2, 3, 5, 5)
+    shares = probabilities_of(logits)
+    torch.testing.assert_close(shares.sum(1), torch.ones(2, 5, 5))
+    assert torch.equal(shares.argmax(1), winner(logits))
+    assert torch.equal(probabilities_of(logits[:, :1])[:, 0] > 0.5, winner(logits[:, :1]) == 1)
+
+
+def test_core_is_the_middle(network: UNet) -> None:
+    receptive = network.receptive
+    side = 16 + receptive.margin
+    logits = network(torch.rand(1, 3, side, side))
+    core = core_of(logits, receptive)
+    assert core.shape == (1, 3, 16, 16)
+    crop = receptive.crop
+    assert torch.equal(core, logits[..., crop : crop + 16, crop : crop + 16])
