@@ -212,7 +212,7 @@ def test_sizes_that_differ_are_refused_before_anything_is_compared(
 
 def test_labels_that_are_no_labels_are_refused(tmp_path: Path) -> None:
     good = write_store(tmp_path / "a.zarr", labels_of(0))
-    with pytest.raises(LabelError, match=r"f\.tif holds float32"):
+    with pytest.raises(LabelError, match=r"f\.tif holds 32 bit float32"):
         evaluate(good, write_tiff(tmp_path / "f.tif", labels_of(0).astype(np.float32)))
     (tmp_path / "n.tif").write_text("nothing")
     with pytest.raises(SlideError, match=r"n\.tif"):

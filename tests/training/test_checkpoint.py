@@ -81,7 +81,7 @@ def test_checkpoint_brings_everything_back(tmp_path: Path, name: str, scale: flo
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.safetensors"]
 
 
-@pytest.mark.parametrize("optimizer", [SGD, {"name": "adamw"}], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", [SGD, {"name": "adamw", "average": 0.9}], ids=["sgd", "adamw"])
 def test_trainer_goes_on_from_a_checkpoint_with_the_same_bits(tmp_path: Path, optimizer: dict[str, Any]) -> None:
     data = write_discs(tmp_path / "data", 2)
     config = changed(augmentation=NO_AUGMENTATION, optimizer=optimizer, loop={"steps": 6, "checkpoint_every": 3})
@@ -104,6 +104,7 @@ def test_trainer_goes_on_from_a_checkpoint_with_the_same_bits(tmp_path: Path, op
     assert resumed.progress.best_step == 2
     resumed.run()
     assert same(everything(whole.network, whole.optimizer), everything(resumed.network, resumed.optimizer))
+    assert same(whole.judged.state_dict(), resumed.judged.state_dict())
     assert same(whole.best, resumed.best)
     assert whole.progress.best_step == resumed.progress.best_step
 

@@ -178,6 +178,21 @@ def test_without_validation_images_the_last_weights_are_kept(folder: Path, tmp_p
     assert not (trainer.setup.folder / "validation.png").exists()
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_weights_that_are_kept_are_an_average_over_steps(folder: Path, tmp_path: Path, share: float) -> None:
+    trainer = Trainer(made_setup(folder, changed(QUICK, optimizer={"average": share}), tmp_path), "cpu")
+    wanted: list[torch.Tensor] = []
+
+    def listener(event: TrainingEvent) -> None:
+        if isinstance(event, StepDone):
+            now = trainer.network.head.weight.detach().clone()
+            wanted.append(share * wanted[-1] + (1 - share) * now if wanted else now)
+
+    trainer.run(listener)
+    torch.testing.assert_close(trainer.judged.head.weight.detach(), wanted[-1])
+    assert share or torch.equal(trainer.judged.head.weight, trainer.network.head.weight), "0 is to the last bit"
+
+
 def test_validation_changes_nothing_about_the_training(folder: Path, tmp_path: Path) -> None:
     """Dropout is on again after it, and no random number was drawn."""
     weights = []

@@ -112,7 +112,7 @@ def test_number_of_workers_changes_nothing(folder: Path, tmp_path: Path, workers
     assert begun_since(before) == []
 
 
-@pytest.mark.parametrize("optimizer", [SGD, {"name": "adamw"}], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", [SGD | {"average": 0.9}, {"name": "adamw"}], ids=["sgd", "adamw"])
 def test_training_that_breaks_is_resumed_to_the_same_bytes(
     folder: Path, tmp_path: Path, optimizer: dict[str, Any]
 ) -> None:

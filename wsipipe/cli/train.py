@@ -67,14 +67,18 @@ def configured(
 ) -> TrainConfig:
     """The configuration that ``source`` is, or the default one for a folder, with the options over it."""
     from wsipipe.errors import UsageError
-    from wsipipe.training.config import DataConfig, TrainConfig, load_config, parse_labels_are
+    from wsipipe.training.config import DataConfig, TrainConfig, WeightConfig, load_config, parse_labels_are
 
     if steps is not None and minutes is not None:
         raise UsageError("--steps and --minutes exclude each other")
     name = Path(out).name.removesuffix(".safetensors")
-    config = TrainConfig(DataConfig("."), name=name) if Path(source).is_dir() else load_config(Path(source))
-    if labels_are is not None:
-        config = replace(config, data=replace(config.data, labels_are=parse_labels_are(labels_are)))
+    are = None if labels_are is None else parse_labels_are(labels_are)
+    if Path(source).is_dir():
+        borders = WeightConfig(w0=0.0) if are == "classes" else WeightConfig()  # classes have none
+        config = TrainConfig(DataConfig(".", labels_are=are or "instances"), name=name, weights=borders)
+    else:
+        config = load_config(Path(source))
+        config = replace(config, data=replace(config.data, labels_are=are or config.data.labels_are))
     given = {"steps": steps, "minutes": minutes, "seed": seed}
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if steps is not None:

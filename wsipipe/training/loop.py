@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -78,7 +78,8 @@ class Trainer:
         self.parallel: nn.Module = self.network
         if world > 1:
             self.parallel = nn.parallel.DistributedDataParallel(self.network)
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.config.optimizer.average))
+        averaging = get_ema_multi_avg_fn(self.config.optimizer.average)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(self.network, multi_avg_fn=averaging)
         self.optimizer = make_optimizer(self.network, self.config.optimizer)
         self.normalise = Normalise(setup.spec, self.device)
         self.precision = mixed_precision(self.device)
@@ -90,8 +91,7 @@ class Trainer:
     @property
     def judged(self) -> UNet:
         """The network with the weights that are validated and kept: the average."""
-        network: UNet = self.average.module
-        return network
+        return cast("UNet", self.average.module)
 
     @property
     def weights(self) -> nn.Module:

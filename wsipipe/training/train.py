@@ -17,7 +17,7 @@ import torch
 from dask.system import CPU_COUNT  # knows affinity and cgroups
 from torch import distributed
 
-from wsipipe.errors import MachineError, UsageError, WsipipeError
+from wsipipe.errors import MachineError, OutputError, UsageError, WsipipeError
 from wsipipe.evaluation.metrics import check_metrics
 from wsipipe.events import TrainingEvent, TrainingListener, TrainingStarted, ignore
 from wsipipe.inference.devices import is_cpu, resolve_devices
@@ -91,7 +91,12 @@ def train(
             trainer.read_checkpoint()
         else:
             size = sum(p.numel() * 4 for p in trainer.network.parameters())
-            check_space(setup.folder, CHECKPOINT_COPIES * size)
+            try:
+                check_space(setup.folder, CHECKPOINT_COPIES * size)
+            except OutputError:
+                with suppress(OSError):  # it holds something already
+                    setup.folder.rmdir()
+                raise
             trainer.write_checkpoint()
         sizes = len(setup.maker.fields), len(setup.validation), len(setup.test)
         with Log(setup.log, trainer.progress.step, resume=begun) as log:
