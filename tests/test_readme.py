@@ -13,7 +13,7 @@ import wsipipe
 from tests.conftest import WriteSlide
 
 ROOT = Path(__file__).parents[1]
-CONDA_NAMES = {"torch": "pytorch"}
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
 
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_slide: WriteSlide) -> None:

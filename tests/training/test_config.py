@@ -85,6 +85,7 @@ weight_decay = 0.25
 warm_up = 7
 clip = 2.0
 batch = 4
+average = 0.99
 [loop]
 steps = 10
 minutes = 2.5
@@ -117,7 +118,7 @@ READ = TrainConfig(
     patches=PatchConfig(64, 0.25, "mirror"),
     weights=WeightConfig(False, 2.0, 1.5),
     augmentation=Augmentation(1.0, 4, False, False, 1.5, 0.2, 0.01, 0.25, 0.125, 0.5),
-    optimizer=OptimizerConfig("sgd", 0.5, 0.9, 0.25, 7, 2.0, 4),
+    optimizer=OptimizerConfig("sgd", 0.5, 0.9, 0.25, 7, 2.0, 4, 0.99),
     loop=LoopConfig(
         steps=10,
         minutes=2.5,

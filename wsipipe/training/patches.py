@@ -11,6 +11,8 @@ Patch k depends on the seed and on k alone, whoever makes it: `numpy.random.defa
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -145,6 +147,15 @@ def _begin(maker: PatchMaker) -> None:
     global _maker
     _maker = maker
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: killed, it tells nobody, and its pipes stay open here."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _make(k: int) -> Patch:
