@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.training.discs import changed, made_setup, write_discs
 from wsipipe import load_bundle
-from wsipipe.errors import TrainingError
+from wsipipe.errors import MemoryLimitError, TrainingError
 from wsipipe.evaluation.metrics import METRICS
 from wsipipe.events import StepDone, TrainingEvent, Validated
 from wsipipe.training import loop
@@ -291,3 +291,44 @@ def test_header_keeps_names_of_absolute_paths_only() -> None:
     assert loop.without_places(record) == cleaned
     relative = {"folder": "data/discs", "name": "a/b"}
     assert loop.without_places(relative) == relative
+
+
+@pytest.mark.parametrize(("sigmoid", "sign"), [(False, 1), (True, -1)])
+def test_calibration_moves_background_by_what_scores_best(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sigmoid: bool, sign: int
+) -> None:
+    config = changed(QUICK, network={"sigmoid": sigmoid}, loop={"calibrate": True})
+    trainer = Trainer(made_setup(folder, config, tmp_path), "cpu")
+    bias = trainer.network.head.bias
+    assert bias is not None
+    before = bias.detach().clone()
+
+    def scored(*_: object) -> tuple[dict[str, float], list[Any]]:
+        moved = sign * float(bias.detach()[0] - before[0])
+        return {"dice": 1 - min(abs(moved - 1.25), 3.0) / 4}, []
+
+    monkeypatch.setattr(loop, "score", scored)
+    assert trainer.calibrate() == 1.25
+    assert float(bias.detach()[0]) == pytest.approx(float(before[0]) + sign * 1.25)
+    assert torch.equal(bias.detach()[1:], before[1:])
+
+
+def test_calibration_leaves_alone_what_nothing_betters(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(made_setup(folder, changed(QUICK, loop={"calibrate": True}), tmp_path), "cpu")
+    before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    monkeypatch.setattr(loop, "score", lambda *_: ({"dice": 0.5}, []))
+    assert trainer.calibrate() == 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.network.state_dict().items())
+
+
+def test_device_without_memory_is_said_with_what_takes_less(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(loop, "weighted_loss", full)
+    with pytest.raises(MemoryLimitError, match=r"no memory for 1 patches of 54 px .*smaller \[optimizer\] batch"):
+        Trainer(made_setup(folder, QUICK, tmp_path), "cpu").run()

@@ -18,7 +18,7 @@ import torch
 from wsipipe.errors import MachineError, MemoryLimitError
 from wsipipe.geometry.network import round_up
 from wsipipe.model.bundle import Bundle
-from wsipipe.model.forward import Normalise, core_of, label_values, probabilities_of, winner
+from wsipipe.model.forward import Normalise, compute_float32, core_of, label_values, probabilities_of, winner
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Labels = npt.NDArray[np.uint8]
@@ -56,8 +56,7 @@ class Replica:
         self.probabilities = probabilities
         self.receptive = bundle.info.receptive
         self.network = deepcopy(bundle.network).to(self.device)
-        if self.device.type == "cuda":
-            torch.backends.cudnn.allow_tf32 = False  # else convolutions have 10 bits, and labels differ by GPU
+        compute_float32(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.normalise = Normalise(bundle.spec, self.device)
         self.label_values = label_values(bundle.spec, self.device)

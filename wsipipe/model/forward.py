@@ -19,6 +19,12 @@ from wsipipe.model.unet import UNet
 ReadPixels = Callable[[Indices, Indices], npt.NDArray[Any]]
 
 
+def compute_float32(device: torch.device) -> None:
+    """Have convolutions on ``device`` keep all 24 bits of float32: TF32 has 11, and then labels differ by GPU."""
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+
+
 class Normalise:
     """Pixels as a share of full scale, less the mean, over the standard deviation, per channel."""
 

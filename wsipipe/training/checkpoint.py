@@ -90,7 +90,7 @@ def read_checkpoint(
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         text = metadata[HEADER_KEY]
-        if metadata.get(CHECKSUM_KEY, wanted := checksum(text, tensors)) != wanted:
+        if metadata[CHECKSUM_KEY] != checksum(text, tensors):
             raise ValueError("its checksum is wrong")
         header = json.loads(text)
         progress, scale, written_for = Progress(**header["progress"]), header["scale"], header["fingerprint"]

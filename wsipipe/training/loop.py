@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from wsipipe.errors import TrainingError
+from wsipipe.errors import MemoryLimitError, TrainingError, WsipipeError
 from wsipipe.evaluation.metrics import METRICS, check_metrics
 from wsipipe.evaluation.tally import Tally
 from wsipipe.events import StepDone, TrainingDone, TrainingListener, Validated, ignore
+from wsipipe.inference.replica import is_out_of_memory
 from wsipipe.model.bundle import BundleSpec, save_bundle
-from wsipipe.model.forward import Normalise, core_of, predict_box
+from wsipipe.model.forward import Normalise, compute_float32, core_of, predict_box
 from wsipipe.model.unet import UNet
 from wsipipe.training.checkpoint import Progress, read_checkpoint, write_checkpoint, write_whole
 from wsipipe.training.config import OptimizerConfig
@@ -72,6 +73,7 @@ class Trainer:
     def __init__(self, setup: Setup, device: str, *, rank: int = 0, world: int = 1, workers: int = 0) -> None:
         self.setup, self.config = setup, setup.config
         self.device, self.rank, self.world, self.workers = torch.device(device), rank, world, workers
+        compute_float32(self.device)
         torch.manual_seed(self.config.loop.seed)
         self.network = UNet(**setup.architecture).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.train()
@@ -105,7 +107,7 @@ class Trainer:
         share = self._share(started)
         try:
             while share < 1:
-                self._step(next(made), share, started, listener)
+                self._attempt(next(made), share, started, listener)
                 share = self._share(started)
                 if self.rank == 0:
                     last = share >= 1
@@ -132,6 +134,20 @@ class Trainer:
             share = share.to(self.device, torch.float32)
             torch.distributed.broadcast(share, 0)
         return float(share)
+
+    def _attempt(self, batch: Patch, share: float, started: float, listener: TrainingListener) -> None:
+        """`_step`; a device without memory for it is an error that says what takes less."""
+        try:
+            self._step(batch, share, started, listener)
+        except (RuntimeError, MemoryError) as err:
+            if isinstance(err, WsipipeError) or not is_out_of_memory(err):
+                raise
+            count, _, side, _ = batch.image.shape
+            reason = str(err).partition("\n")[0]
+            raise MemoryLimitError(
+                f"device {self.device} has no memory for {count} patches of {side} px ({reason}); a smaller "
+                "[optimizer] batch, [patches] core or [network] base_channels takes less"
+            ) from err
 
     def _step(self, batch: Patch, share: float, started: float, listener: TrainingListener) -> None:
         """One batch: forward, backward, update."""
@@ -220,7 +236,7 @@ class Trainer:
         """Move the logit of background by what scores best on the validation views, the least of equals; give that."""
         bias, sign = self.network.head.bias, -1.0 if self.network.classes == 1 else 1.0
         assert bias is not None
-        before, best_score, best = float(bias[0]), -math.inf, 0.0
+        before, best_score, best = bias.data[0].item(), -math.inf, 0.0
         for moved in sorted(OFFSETS, key=abs):
             bias.data[0] = before + sign * moved
             scores = score(self.network, self.setup.spec, self.setup.validation, self.metrics)[0]

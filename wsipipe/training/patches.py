@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -147,6 +148,7 @@ def _begin(maker: PatchMaker) -> None:
     global _maker
     _maker = maker
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the first one ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
