@@ -161,7 +161,7 @@ def test_whole_number_logits_are_equal_to_the_last_bit(
 
     monkeypatch.setattr(replica, "winner", digest)
     monkeypatch.setattr(
-        replica.Replica, "label_of", property(lambda _: torch.arange(256).byte(), lambda *_: None), raising=False
+        replica.Replica, "label_values", property(lambda _: torch.arange(256).byte(), lambda *_: None), raising=False
     )
     result = wsipipe.segment(slide, bundle, block=96, tile=32, device="cpu").compute(scheduler="synchronous")
     np.testing.assert_array_equal(result, digest(logits).numpy())
