@@ -96,7 +96,7 @@ class OmeZarrReader:
         if "image-label" in attributes:
             raise SlideFormatError(f"{path.name} holds labels, such as wsipipe writes, not the pixels of a slide")
         multiscale = _multiscale(path, attributes)
-        arrays = [_array(path, dataset) for dataset in multiscale.paths]
+        arrays = [open_dataset(path, dataset) for dataset in multiscale.paths]
         for dataset, array in zip(multiscale.paths, arrays, strict=True):
             _check_array(path, dataset, array, multiscale.axes)
         warnings = [
@@ -104,7 +104,7 @@ class OmeZarrReader:
             for dataset, array in zip(multiscale.paths, arrays, strict=True)
             for warning in _missing_chunks(path, dataset, array)
         ]
-        identity = _identity(path, multiscale.paths)
+        identity = zarr_identity(path, multiscale.paths)
         shapes = [_shape(array, multiscale.axes) for array in arrays]
         if shapes != sorted(set(shapes), reverse=True):
             raise SlideFormatError(f"{path.name}: its levels do not become smaller: {shapes}")
@@ -130,9 +130,9 @@ class OmeZarrReader:
         multiscale = _multiscale(path, _attributes(path))
         if level.index >= len(multiscale.paths):
             raise SlideReadError(f"{path.name} has lost levels since it was opened; start again")
-        array = _array(path, multiscale.paths[level.index])
+        array = open_dataset(path, multiscale.paths[level.index])
         _check_array(path, multiscale.paths[level.index], array, multiscale.axes)
-        if _identity(path, multiscale.paths) != level.identity:
+        if zarr_identity(path, multiscale.paths) != level.identity:
             raise SlideReadError(f"{path.name} is not what it was when it was opened; start again")
         return array
 
@@ -175,7 +175,7 @@ def _multiscale(path: Path, attributes: Mapping[str, Any]) -> Multiscale:
         letters = "".join(str(axis["name"])[:1].lower() for axis in axes)
         if not paths:
             raise SlideFormatError(f"{path.name}: its multiscales list no datasets")
-        return Multiscale(letters, paths, _resolution(one, axes, letters))
+        return Multiscale(letters, paths, zarr_resolution(one, axes, letters))
     except SlideError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as err:
@@ -191,7 +191,7 @@ def _hint(path: Path, attributes: Mapping[str, Any]) -> str:
     return "; it is a plate, so give one of its images" if "plate" in attributes else ""
 
 
-def _resolution(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], letters: str) -> Resolution:
+def zarr_resolution(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], letters: str) -> Resolution:
     """Micrometres per pixel: the scale of the first dataset times that of the whole, in the units of the axes."""
     scales = [
         transform["scale"]
@@ -211,8 +211,8 @@ def _resolution(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], lette
     return checked(sizes[0], sizes[1], "scale in multiscales")
 
 
-def _array(path: Path, dataset: str) -> zarr.Array[Any]:
-    """The array of ``dataset``, read-only."""
+def open_dataset(path: Path, dataset: str) -> zarr.Array[Any]:
+    """The array of ``dataset``, read-only, whose chunks are checked to be whole where the codec does not."""
     folder = path / dataset
     if not folder.resolve().is_relative_to(path.resolve()):
         raise SlideFormatError(f"{path.name}: dataset {dataset!r} is outside its folder")
@@ -291,16 +291,21 @@ def _missing_chunks(path: Path, dataset: str, array: zarr.Array[Any]) -> Iterato
     SlideReadError
         If none has.
     """
-    pieces = array.shards or array.chunks
-    total = prod(-(-size // piece) for size, piece in zip(array.shape, pieces, strict=True))
-    there = sum(1 for _ in _chunks(path / dataset))
+    there, total = count_pieces(path, dataset, array)
     if not there:
         raise SlideReadError(f"{path.name} is half-written: {dataset} has no chunks; write it again")
     if there < total:
         yield f"{total - there} of {total} chunks of {dataset} have no file, and read as {array.fill_value}"
 
 
-def _identity(path: Path, datasets: tuple[str, ...]) -> str:
+def count_pieces(path: Path, dataset: str, array: zarr.Array[Any]) -> tuple[int, int]:
+    """How many shards, or chunks, of the array of ``dataset`` have a file, and how many it has room for."""
+    pieces = array.shards or array.chunks
+    total = prod(-(-size // piece) for size, piece in zip(array.shape, pieces, strict=True))
+    return sum(1 for _ in _chunks(path / dataset)), total
+
+
+def zarr_identity(path: Path, datasets: tuple[str, ...]) -> str:
     """What tells this image from another."""
     sizes = [(f"{dataset}/{name}", size) for dataset in datasets for name, size in _chunks(path / dataset)]
     return folder_identity(path, _documents(path, datasets), sizes)

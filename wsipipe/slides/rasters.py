@@ -29,11 +29,11 @@ from zarr.storage import LocalStore
 
 from wsipipe.errors import LabelError, SlideError, SlideFormatError, SlideReadError, UsageError
 from wsipipe.geometry.grid import Box
-from wsipipe.slides.identity import file_identity, folder_identity
-from wsipipe.slides.omezarr import METADATA, WholeBloscStore
+from wsipipe.slides.identity import file_identity
+from wsipipe.slides.omezarr import count_pieces, open_dataset, zarr_identity, zarr_resolution
 from wsipipe.slides.readers import READERS
 from wsipipe.slides.reading import Pixels, read_box
-from wsipipe.slides.resolution import UNITS, checked, tiff_resolution
+from wsipipe.slides.resolution import tiff_resolution
 from wsipipe.slides.slide import Level, open_slide
 from wsipipe.slides.tiles import OpenFile, TiledImage, TileStore
 
@@ -589,8 +589,8 @@ class LabelZarr:
         """See `Source.open`."""
         path = Path(self.path)
         with _damage_of(path):
-            array = _zarr_array(path, self.dataset)
-            if _zarr_identity(path, self.dataset) != self.identity:
+            array = open_dataset(path, self.dataset)
+            if zarr_identity(path, (self.dataset,)) != self.identity:
                 raise SlideReadError(f"{path.name} is not what it was when it was opened; start again")
 
         def read(box: Box) -> Pixels:
@@ -621,8 +621,8 @@ def _zarr_labels(path: Path) -> LabelRaster:
         multiscale = multiscales[0]
         axes = "".join(axis["name"][:1].lower() for axis in multiscale["axes"])
         dataset = multiscale["datasets"][0]["path"]
-        array = _zarr_array(path, dataset)
-        mpp = _zarr_mpp(multiscale, axes)
+        array = open_dataset(path, dataset)
+        mpp = zarr_resolution(multiscale, multiscale["axes"], axes).mpp
     sizes = dict(zip(axes, array.shape, strict=True)) if len(axes) == array.ndim else {}
     if not {"y", "x"} <= set(sizes) or any(sizes[axis] != 1 for axis in set(sizes) - {"y", "x"}):
         raise LabelError(
@@ -632,45 +632,8 @@ def _zarr_labels(path: Path) -> LabelRaster:
         _refuse_dtype(path, str(array.dtype))
     if "wsipipe" in attributes:
         _check_finished(path, dataset, array, attributes["wsipipe"])
-    source = LabelZarr(str(path), dataset, axes, _zarr_identity(path, dataset))
+    source = LabelZarr(str(path), dataset, axes, zarr_identity(path, (dataset,)))
     return LabelRaster(path.name, str(path), (sizes["y"], sizes["x"]), mpp, source)
-
-
-def _zarr_mpp(multiscale: dict[str, Any], axes: str) -> float | None:
-    """Micrometres per pixel of the finest dataset, if its axes have a unit of length."""
-    units = [multiscale["axes"][axes.index(axis)].get("unit") for axis in "yx"]
-    transforms = [
-        one for holder in (multiscale["datasets"][0], multiscale) for one in holder.get("coordinateTransformations", [])
-    ]
-    scales = np.array([one["scale"] for one in transforms if one["type"] == "scale"])
-    if not len(scales) or any(unit not in UNITS for unit in units):
-        return None
-    y, x = (float(scales[:, axes.index(axis)].prod()) * UNITS[unit] for axis, unit in zip("yx", units, strict=True))
-    return checked(y, x, "scale in multiscales").mpp
-
-
-def _zarr_array(path: Path, dataset: str) -> zarr.Array[Any]:
-    """The array, read-only, whose chunks are checked to be whole where the codec does not."""
-    folder = path / dataset
-    if not folder.resolve().is_relative_to(path.resolve()):
-        raise SlideFormatError(f"{path.name}: dataset {dataset!r} is outside its folder")
-    array = zarr.open_array(LocalStore(folder, read_only=True), mode="r")
-    blosc = array.compressors and "blosc" in type(array.compressors[-1]).__name__.lower()
-    if not blosc or array.shards is not None:  # a shard has a checksum of its own
-        return array
-    return zarr.open_array(WholeBloscStore(LocalStore(folder, read_only=True)), mode="r")
-
-
-def _zarr_chunks(folder: Path) -> list[tuple[str, int]]:
-    """Relative path and size of every chunk file of an array."""
-    files = (file for file in folder.rglob("*") if file.name not in METADATA and file.is_file())
-    return [(file.relative_to(folder.parent).as_posix(), file.stat().st_size) for file in files]
-
-
-def _zarr_identity(path: Path, dataset: str) -> str:
-    """What tells these labels from others."""
-    documents = [(path / dataset / name).read_bytes() for name in METADATA if (path / dataset / name).is_file()]
-    return folder_identity((path / dataset).parent, documents, _zarr_chunks(path / dataset))
 
 
 def _check_finished(path: Path, dataset: str, array: zarr.Array[Any], record: dict[str, Any]) -> None:
@@ -681,9 +644,7 @@ def _check_finished(path: Path, dataset: str, array: zarr.Array[Any], record: di
     SlideReadError
         Saying what is missing.
     """
-    pieces = array.shards or array.chunks
-    total = prod(-(-size // piece) for size, piece in zip(array.shape, pieces, strict=True))
-    there = len(_zarr_chunks(path / dataset))
+    there, total = count_pieces(path, dataset, array)
     if not record.get("complete") or there < total:
         raise SlideReadError(
             f"{path.name} is not finished: {there} of {total} blocks are there; run the same wsipipe run again"
