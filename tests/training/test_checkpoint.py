@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 from tests.faults import files_up_to
 from tests.training.discs import changed, made_setup, write_discs
 from wsipipe.errors import OutputError, TrainingError
+from wsipipe.files import write_whole
 from wsipipe.model.unet import UNet
 from wsipipe.training.augment import NO_AUGMENTATION
-from wsipipe.training.checkpoint import Progress, check_space, read_checkpoint, write_checkpoint, write_whole
+from wsipipe.training.checkpoint import Progress, check_space, read_checkpoint, write_checkpoint
 from wsipipe.training.loop import Trainer
 
 SIZES = {"in_channels": 1, "classes": 2, "base_channels": 1, "depth": 1, "convs_per_level": 1}

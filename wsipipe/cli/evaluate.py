@@ -6,14 +6,13 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsipipe.errors import OutputError, UsageError
+from wsipipe.errors import UsageError
 
 if TYPE_CHECKING:
     from wsipipe.evaluation.files import Evaluation
@@ -134,16 +133,12 @@ def write_table(table: Path, found: Evaluation) -> None:
     OutputError
         If it can not be written.
     """
+    from wsipipe.files import write_whole
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "prediction", "labels", *found.scores])
     for image in found.images:
         values = ("" if math.isnan(value) else repr(value) for value in image.scores.values())
         writer.writerow([image.name, image.prediction, image.labels, *values])
-    torn = table.with_name(f"{table.name}.{os.getpid()}.partial")
-    try:
-        torn.write_text(text.getvalue(), encoding="utf-8")
-        torn.replace(table)
-    except OSError as err:
-        torn.unlink(missing_ok=True)
-        raise OutputError(f"{table} can not be written: {err.strerror or err}") from err
+    write_whole(table, text.getvalue().encode(), way_out="give another file")

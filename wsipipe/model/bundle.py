@@ -20,7 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from wsipipe.errors import BundleError, OutputError
+from wsipipe.errors import BundleError
+from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive
 from wsipipe.model.unet import UNet
 
@@ -163,13 +164,7 @@ def save_bundle(path: str | Path, network: UNet, spec: BundleSpec) -> None:
     _check_fit(path, network.architecture, spec)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     blob = save(weights, metadata={HEADER_KEY: json.dumps(header, sort_keys=True)})
-    partial = Path(path).with_name(Path(path).name + ".partial")
-    try:
-        partial.write_bytes(blob)
-        partial.replace(path)
-    except OSError as err:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"bundle {path} can not be written: {err.strerror or err}; give another path") from err
+    write_whole(Path(path), blob, kind="bundle ", way_out="give another path")
 
 
 def save_untrained(path: str | Path, sizes: dict[str, int], *, seed: int, mpp: float | None) -> int:

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from wsipipe.errors import OutputError, TrainingError
+from wsipipe.files import MAKE_ROOM, write_whole
 
 HEADER_KEY, CHECKSUM_KEY = "wsipipe-checkpoint", "crc32"
 
@@ -135,24 +136,4 @@ def check_space(path: Path, wanted: int) -> None:
     """Raise an OutputError unless the disk under ``path`` has ``wanted`` bytes left."""
     free = shutil.disk_usage(path).free
     if free < wanted:
-        raise OutputError(
-            f"{path} has {free / 1e6:,.0f} MB left, checkpoints need {wanted / 1e6:,.0f} MB; make room, "
-            "or use another -o"
-        )
-
-
-def write_whole(path: Path, blob: bytes) -> None:
-    """Write ``blob`` to ``path``, by rename.
-
-    Raises
-    ------
-    OutputError
-        If the disk does not take it.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(blob)
-        partial.replace(path)
-    except OSError as err:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{path} can not be written: {err.strerror or err}; make room, or use another -o") from err
+        raise OutputError(f"{path} has {free / 1e6:,.0f} MB left, checkpoints need {wanted / 1e6:,.0f} MB; {MAKE_ROOM}")

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from wsipipe.errors import OutputError
 from wsipipe.events import StepDone, TrainingDone, TrainingEvent, TrainingStarted, Validated
-from wsipipe.training.checkpoint import write_whole
+from wsipipe.files import write_whole
 from wsipipe.training.pictures import write_curves
 
 KINDS = {TrainingStarted: "start", StepDone: "step", Validated: "validation", TrainingDone: "done"}

@@ -27,11 +27,12 @@ from wsipipe.errors import MemoryLimitError, TrainingError, WsipipeError
 from wsipipe.evaluation.metrics import METRICS, check_metrics
 from wsipipe.evaluation.tally import Tally
 from wsipipe.events import StepDone, TrainingDone, TrainingListener, Validated, ignore
+from wsipipe.files import write_whole
 from wsipipe.inference.replica import is_out_of_memory
 from wsipipe.model.bundle import BundleSpec, save_bundle
 from wsipipe.model.forward import Normalise, compute_float32, core_of, predict_box
 from wsipipe.model.unet import UNet
-from wsipipe.training.checkpoint import Progress, read_checkpoint, write_checkpoint, write_whole
+from wsipipe.training.checkpoint import Progress, read_checkpoint, write_checkpoint
 from wsipipe.training.config import OptimizerConfig
 from wsipipe.training.patches import Patch, batches
 from wsipipe.training.pictures import Shown, write_sheet

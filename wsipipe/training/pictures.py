@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsipipe.evaluation.outline import Image, outlined
-from wsipipe.training.checkpoint import write_whole
+from wsipipe.files import write_whole
 
 FOUND, TRUE = (255, 40, 40), (40, 255, 80)
 SIDE_PX, GAP_PX = 512, 6

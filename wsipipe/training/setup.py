@@ -185,7 +185,6 @@ def check_place(setup: Setup, *, resume: bool) -> bool:
     OutputError
         If the folder can not be made.
     """
-    _check_free(setup.out)
     begun = setup.checkpoint.exists()
     if begun and not resume:
         raise UsageError(

@@ -1,0 +1,37 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsipipe.errors import OutputError
+
+MAKE_ROOM = "make room, or use another -o"
+
+
+def write_whole(path: Path, blob: bytes, *, kind: str = "", way_out: str = MAKE_ROOM) -> None:
+    """Write ``blob`` to ``path``, by rename.
+
+    Parameters
+    ----------
+    path
+        Where to; what is there is replaced.
+    blob
+        All of it.
+    kind
+        What the message calls the file, before its path.
+    way_out
+        What the message says to do.
+
+    Raises
+    ------
+    OutputError
+        If the disk does not take it.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(blob)
+        partial.replace(path)
+    except OSError as err:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"{kind}{path} can not be written: {err.strerror or err}; {way_out}") from err
