@@ -8,7 +8,7 @@ from skimage.measure import label
 
 from wsipipe.evaluation.counts import class_of, number_objects
 from wsipipe.evaluation.objects import Components, objects
-from wsipipe.evaluation.planes import blocks
+from wsipipe.geometry.grid import boxes
 
 CLASSES = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 2))
 
@@ -39,11 +39,11 @@ def test_objects_are_those_of_scikit_image(classes: np.ndarray) -> None:
 @given(CLASSES, st.integers(1, 13))
 def test_components_of_blocks_are_those_of_the_whole(classes: np.ndarray, block_px: int) -> None:
     components, parts = Components(classes.shape[1]), np.zeros(classes.shape, np.int64)
-    for box in blocks(classes.shape, block_px):
+    for box in boxes(classes.shape, block_px):
         parts[box.slices] = components.add(box, classes[box.slices])
     whole = components.whole(parts.ravel()).reshape(parts.shape)
     at_once = Components(classes.shape[1])
-    (box,) = blocks(classes.shape, 20)
+    (box,) = boxes(classes.shape, 20)
     assert np.array_equal(whole, at_once.add(box, classes))
     assert same_partition(whole, label(classes, connectivity=1, background=0))
     assert np.array_equal(class_of(whole), classes)
@@ -51,7 +51,7 @@ def test_components_of_blocks_are_those_of_the_whole(classes: np.ndarray, block_
 
 @given(CLASSES)
 def test_objects_are_numbered_in_the_order_of_their_first_pixels(classes: np.ndarray) -> None:
-    by_position = Components(classes.shape[1]).add(next(blocks(classes.shape, 20)), classes)
+    by_position = Components(classes.shape[1]).add(next(boxes(classes.shape, 20)), classes)
     ids = objects(classes)
     for class_id in (1, 2):
         ranks = np.unique(by_position[classes == class_id], return_inverse=True)[1]

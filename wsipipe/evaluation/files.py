@@ -16,9 +16,9 @@ import numpy.typing as npt
 from wsipipe.errors import DamagedStoreError, LabelError, StoreError, UsageError
 from wsipipe.evaluation.counts import MAX_CLASSES
 from wsipipe.evaluation.metrics import DEFAULT_METRICS, Scores, check_metrics
-from wsipipe.evaluation.planes import BLOCK_PX, Labelled, Plane, blocks, check_sizes
+from wsipipe.evaluation.planes import BLOCK_PX, Labelled, Plane, check_sizes
 from wsipipe.evaluation.tally import Tally
-from wsipipe.geometry.grid import Box
+from wsipipe.geometry.grid import Box, boxes
 from wsipipe.slides.omezarr import is_zarr
 from wsipipe.slides.pairs import by_stem, matched, rasters_in, stem
 from wsipipe.slides.rasters import LabelRaster, open_label_raster
@@ -394,7 +394,7 @@ def distinct_values(raster: LabelRaster, mapped: Mapping[int, int], option: str)
         If there are more than classes can be.
     """
     found: Values = NO_VALUES
-    for box in blocks(raster.shape, BLOCK_PX):
+    for box in boxes(raster.shape, BLOCK_PX):
         found = np.union1d(found, read_values(raster, box, mapped))
         if np.count_nonzero(found) > MAX_CLASSES:
             raise UsageError(

@@ -5,7 +5,7 @@ Memory does not depend on their pixels: what grows is a row for each pair of obj
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from wsipipe.errors import UsageError
 from wsipipe.evaluation.counts import Confusion, Counts, Integers, Overlap, number_objects
 from wsipipe.evaluation.metrics import Comparison, Need
 from wsipipe.evaluation.objects import Components
-from wsipipe.geometry.grid import Box
+from wsipipe.geometry.grid import Box, boxes
 
 Mask = npt.NDArray[np.bool_]
 
@@ -111,7 +111,7 @@ def compare(
     warping = _warping(predicted, truth, classes) if "warping" in needs else None  # first, for it may be refused
     confusion = Confusion(np.zeros((classes + 1, classes + 1), np.int64))
     tables, sides = [], (_Objects(predicted), _Objects(truth))
-    for box in blocks(truth.shape, block_px):
+    for box in boxes(truth.shape, block_px):
         p, t, counted = _read_both(predicted, truth, box, classes)
         confusion += Confusion.of(_only(p.classes, counted), _only(t.classes, counted), classes)
         if "overlap" in needs:
@@ -122,13 +122,6 @@ def compare(
     parts = Overlap.total(tables)
     whole = parts.renamed(predicted=sides[0].whole(parts.predicted), truth=sides[1].whole(parts.truth))
     return Comparison(classes, confusion, whole, warping)
-
-
-def blocks(shape: tuple[int, int], block_px: int) -> Iterator[Box]:
-    """The blocks of a plane, row by row; those at its end are as small as it is."""
-    for y0 in range(0, shape[0], block_px):
-        for x0 in range(0, shape[1], block_px):
-            yield Box(y0, min(y0 + block_px, shape[0]), x0, min(x0 + block_px, shape[1]))
 
 
 def check_sizes(predicted: Plane, truth: Plane) -> None:

@@ -49,6 +49,13 @@ class Box:
         return f"[{self.y0}:{self.y1}, {self.x0}:{self.x1}]"
 
 
+def boxes(shape: tuple[int, int], side: int) -> Iterator[Box]:
+    """A plane of ``shape`` (height, width) in boxes of ``side`` px, row by row; its end cuts those that go beyond."""
+    for y0 in range(0, shape[0], side):
+        for x0 in range(0, shape[1], side):
+            yield Box(y0, min(y0 + side, shape[0]), x0, min(x0 + side, shape[1]))
+
+
 @dataclass(frozen=True)
 class Grid:
     """The plane of one slide, cut into blocks of whole cores.

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsipipe.errors import LabelError
-from wsipipe.geometry.grid import Box
+from wsipipe.geometry.grid import boxes
 from wsipipe.training.fields import Field
 
 
@@ -46,13 +46,11 @@ def survey(fields: Sequence[Field], classes: int, cell: int) -> Survey:
     """
     rows = []
     for number, field in enumerate(fields):
-        for y0 in range(0, field.shape[0], cell):
-            for x0 in range(0, field.shape[1], cell):
-                box = Box(y0, min(y0 + cell, field.shape[0]), x0, min(x0 + cell, field.shape[1]))
-                truth = field.truth.read(box)
-                counts = np.bincount(truth.classes[truth.inside], minlength=classes + 1)
-                if counts.any():
-                    rows.append((number, y0, x0, *box.shape, *counts))
+        for box in boxes(field.shape, cell):
+            truth = field.truth.read(box)
+            counts = np.bincount(truth.classes[truth.inside], minlength=classes + 1)
+            if counts.any():
+                rows.append((number, box.y0, box.x0, *box.shape, *counts))
     table = np.array(rows, np.int64).reshape(-1, 5 + classes + 1)
     return Survey(table[:, 0], table[:, 1:3], table[:, 3:5], table[:, 5:])
 

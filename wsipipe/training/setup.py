@@ -81,7 +81,8 @@ def prepare(config: TrainConfig, out: Path, roots: Sequence[Path]) -> Setup:
     UsageError, SlideError
         If data and settings do not fit each other; the message names the file.
     """
-    _check_free(out)
+    if out.exists():
+        raise UsageError(f"{out} is there already; give another -o, or remove it")
     fields = read_fields(config, roots)
     _check_colors(fields[0], config)
     train = tuple(f for f in fields if f.split == TRAIN)
@@ -167,12 +168,6 @@ def _check_colors(field: Field, config: TrainConfig) -> None:
             f"[augmentation] stain and restain are for RGB images, and {field.name} has {field.channels} "
             f"channel{'s'[: field.channels > 1]}; set both to 0"
         )
-
-
-def _check_free(out: Path) -> None:
-    """Raise a UsageError if there is something where the bundle is to be written."""
-    if out.exists():
-        raise UsageError(f"{out} is there already; give another -o, or remove it")
 
 
 def check_place(setup: Setup, *, resume: bool) -> bool:
