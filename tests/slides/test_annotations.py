@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from wsipipe.errors import LabelError, SlideReadError, UsageError
 from wsipipe.geometry.grid import Box
-from wsipipe.slides.annotations import OFF_CENTRE, REGIONS, Annotations, annotation_class_names, open_annotations
+from wsipipe.slides.annotations import OFF_CENTRE, REGIONS, Annotations, open_annotations
 
 SHAPE = (40, 50)
 Polygon = list[list[tuple[float, float]]]
@@ -215,7 +215,7 @@ DERIVED = {
 @pytest.mark.parametrize("version", CLASSIFICATIONS)
 def test_class_name_is_read_as_every_version_writes_it(tmp_path: Path, version: str) -> None:
     one = feature(square(0, 0, 4), None, classification=CLASSIFICATIONS[version])
-    assert annotation_class_names(written(tmp_path / "a.geojson", one)) == {"Tumor": 1}
+    assert whole(opened(tmp_path, one, classes=("Tumor",))).classes.max() == 1
 
 
 @pytest.mark.parametrize("version", DERIVED)
@@ -229,9 +229,9 @@ def test_collection_list_and_single_feature_are_all_read(tmp_path: Path) -> None
     for document in ({"type": "FeatureCollection", "features": [one]}, [one], one):
         path = tmp_path / "a.json"
         path.write_text(json.dumps(document))
-        assert annotation_class_names(path) == {"Tumor": 1}
+        assert whole(open_annotations(path, SHAPE, ("Tumor",))).classes.max() == 1
     path.write_text("\ufeff" + json.dumps([one]), encoding="utf-8")
-    assert annotation_class_names(path) == {"Tumor": 1}
+    assert whole(open_annotations(path, SHAPE, ("Tumor",))).classes.max() == 1
 
 
 def test_objects_within_objects_and_outlines_of_cells_are_drawn_points_lines_and_cores_are_not(tmp_path: Path) -> None:
@@ -248,15 +248,6 @@ def test_objects_within_objects_and_outlines_of_cells_are_drawn_points_lines_and
     drawn = whole(opened(tmp_path, *others, parent))
     assert (drawn.classes == 2).sum() == 36
     assert set(np.unique(drawn.instances)) == {0, 5, 6}
-
-
-def test_names_are_counted_with_regions_and_those_without(tmp_path: Path) -> None:
-    features = [feature(square(i, 0, 4), name) for i, name in enumerate(["Tumor", "ROI", None, "Tumor"])]
-    assert annotation_class_names(written(tmp_path / "a.geojson", *features)) == {
-        "ROI": 1,
-        "Tumor": 2,
-        "Unclassified": 1,
-    }
 
 
 def test_pickled_annotations_draw_the_same(tmp_path: Path) -> None:
@@ -320,7 +311,7 @@ def test_bad_file_is_refused_by_name(tmp_path: Path, what: str) -> None:
 
 def test_file_that_is_not_there_is_an_error_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(SlideReadError, match=r"none.geojson can not be opened"):
-        annotation_class_names(tmp_path / "none.geojson")
+        open_annotations(tmp_path / "none.geojson", SHAPE, ("Tumor",))
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ small_images = "mirror"
 balance = false
 w0 = 2
 sigma_px = 1.5
+ridge_px = 2.0
 [augmentation]
 elastic_px = 1
 elastic_grid = 4
@@ -116,7 +117,7 @@ READ = TrainConfig(
     classes=(ClassConfig("gland", "#00ff7f", 7), ClassConfig("fat")),
     network=NetworkConfig(8, 3, 1),
     patches=PatchConfig(64, 0.25, "mirror"),
-    weights=WeightConfig(False, 2.0, 1.5),
+    weights=WeightConfig(False, 2.0, 1.5, 2.0),
     augmentation=Augmentation(1.0, 4, False, False, 1.5, 0.2, 0.01, 0.25, 0.125, 0.5),
     optimizer=OptimizerConfig("sgd", 0.5, 0.9, 0.25, 7, 2.0, 4, 0.99),
     loop=LoopConfig(
@@ -185,6 +186,7 @@ def test_defaults_are_those_that_the_docstrings_name() -> None:
     paper = {"elastic_px": 10.0, "elastic_grid": 3}
     assert {name: getattr(config.augmentation, name) for name in paper} == paper
     assert (config.weights.w0, config.weights.sigma_px) == (10.0, 5.0)
+    assert config.weights.ridge_px == 1.5
     assert config.patches.small_images == "refuse"
     assert config.augmentation.colors is False
 
@@ -301,6 +303,18 @@ CLASSES = "[[classes]]\nname = 'a'\n[[classes]]\nname = 'b'\n"
         (OF_A_FOLDER + "[network]\nbase_channels = 0", "[network] base_channels 0 is not a positive number"),
         (OF_A_FOLDER + "[network]\nconvs_per_level = 0", "a U-Net of depth 4 with 0 convolutions per level does not"),
         (OF_A_FOLDER + "[weights]\nw0 = -1", "[weights] w0 -1.0 is not a number of 0 or more"),
+        (
+            OF_A_FOLDER + "[weights]\nridge_px = 1",
+            "[weights] ridge_px 1 is not from 1.5 to below 95: a patch has 94 px of context",
+        ),
+        (
+            OF_A_FOLDER + "[weights]\nridge_px = 95",
+            "[weights] ridge_px 95 is not from 1.5 to below 95: a patch has 94 px",
+        ),
+        (
+            OF_A_FOLDER + "[weights]\nsigma_px = 15\nridge_px = 5",
+            "[weights] sigma_px 15 looks 95 px beyond the target, where a patch has 94; at most 14, or a deeper",
+        ),
         (OF_A_FOLDER + "[weights]\nsigma_px = 0", "[weights] sigma_px 0.0 is not a positive number"),
         (
             OF_A_FOLDER + "[weights]\nsigma_px = 16",

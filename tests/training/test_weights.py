@@ -61,14 +61,14 @@ def test_a_margin_is_looked_at_and_cut(instances: Instances, reach: int, margin:
         np.testing.assert_array_equal(got, whole[window])
 
 
-@given(st.integers(0, 99), st.integers(0, 40), st.integers(0, 30), st.integers(0, 3))
-def test_the_map_of_a_crop_is_the_crop_of_the_map(seed: int, top: int, left: int, spare: int) -> None:
+@given(st.integers(0, 99), st.integers(0, 40), st.integers(0, 30), st.integers(0, 3), st.sampled_from([1.5, 2.9]))
+def test_the_map_of_a_crop_is_the_crop_of_the_map(seed: int, top: int, left: int, spare: int, ridge: float) -> None:
     whole, sigma, side = scattered((100, 90), 60, seed), 2.5, 17
-    context = reach_of(sigma) + 1 + spare  # one more, for `separated`
+    context = reach_of(sigma) + int(ridge) + spare
     size = side + 2 * context
     crop = whole[top : top + size, left : left + size]
-    got = border_weight(separated(crop), w0=10, sigma=sigma, margin=context)
-    wanted = border_weight(separated(whole), w0=10, sigma=sigma)[top:, left:][context:-context, context:-context]
+    got = border_weight(separated(crop, ridge), w0=10, sigma=sigma, margin=context)
+    wanted = border_weight(separated(whole, ridge), w0=10, sigma=sigma)[top:, left:][context:-context, context:-context]
     np.testing.assert_array_equal(got, wanted[: got.shape[0], : got.shape[1]])
     assert got.shape == (side, min(size, 90 - left) - 2 * context)
 
@@ -112,6 +112,16 @@ def test_border_weight_ends_where_it_is_said_to() -> None:
 @pytest.mark.parametrize("objects", [0, 1])
 def test_fewer_than_two_objects_have_no_border(objects: int) -> None:
     assert not border_weight(scattered((20, 30), objects, seed=1), w0=10, sigma=5).any()
+
+
+@given(LABELS, st.sampled_from([1.5, 2, 2.3, 3, 4.5]))
+def test_what_is_nearer_than_the_ridge_to_another_object_is_removed(instances: Instances, ridge: float) -> None:
+    expected = instances.copy()
+    for i in np.unique(instances[instances > 0]):
+        others = (instances != i) & (instances > 0)
+        if others.any():
+            expected[(instances == i) & (ndimage.distance_transform_edt(~others) <= ridge)] = 0
+    np.testing.assert_array_equal(separated(instances, ridge), expected)
 
 
 @given(LABELS)

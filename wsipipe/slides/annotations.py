@@ -214,20 +214,6 @@ def open_annotations(
     )
 
 
-def annotation_class_names(path: str | os.PathLike[str]) -> dict[str, int]:
-    """The names of the classes in a file, sorted, regions included, and how many objects each has.
-
-    Raises
-    ------
-    LabelError
-        If it is not GeoJSON, or holds no polygon.
-    SlideReadError
-        If it can not be opened.
-    """
-    path = Path(os.path.abspath(path))  # noqa: PTH100 - as open_slide
-    return dict(sorted(Counter(_Features.read(path).names).items()))
-
-
 @dataclass(frozen=True)
 class _Features:
     """The polygons of a file, by their coordinates."""

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 import typing
@@ -25,7 +26,7 @@ from wsipipe.geometry.network import Receptive
 from wsipipe.model.bundle import PALETTE, SIZES
 from wsipipe.slides.rasters import MAX_LABEL
 from wsipipe.training.augment import Augmentation
-from wsipipe.training.weights import reach_of
+from wsipipe.training.weights import TOUCHING, reach_of
 
 LabelsAre = Literal["instances", "components", "classes"]
 Split = float | tuple[str, ...]
@@ -123,6 +124,9 @@ class WeightConfig:
     """How much more the background counts where two objects meet."""
     sigma_px: float = 5.0
     """How near they must be for it."""
+    ridge_px: float = TOUCHING
+    """What is this near to another object becomes background, so that there is some between any two: 1.5 takes one
+    pixel of each of two objects that touch. A wider one is easier to learn, and costs the outlines a little."""
 
 
 @dataclass(frozen=True)
@@ -316,10 +320,16 @@ class TrainConfig:
         context = self.receptive.margin // 2
         if self.weights.w0 and data.labels_are == "classes" and not any(s.annotations for s in data.slides):
             yield "[weights] w0 needs objects, and labels_are 'classes' has none; set w0 = 0"
-        if self.weights.w0 and reach_of(self.weights.sigma_px) + 1 > context:
+        ridge = self.weights.ridge_px
+        if not TOUCHING <= ridge < context + 1:
             yield (
-                f"[weights] sigma_px {self.weights.sigma_px:g} looks {reach_of(self.weights.sigma_px) + 1} px beyond "
-                f"the target, where a patch has {context}; at most {(context - 1) // 6}, or a deeper [network]"
+                f"[weights] ridge_px {ridge:g} is not from {TOUCHING} to below {context + 1}: "
+                f"a patch has {context} px of context"
+            )
+        elif self.weights.w0 and (beyond := reach_of(self.weights.sigma_px) + math.floor(ridge)) > context:
+            yield (
+                f"[weights] sigma_px {self.weights.sigma_px:g} looks {beyond} px beyond the target, where a patch has "
+                f"{context}; at most {(context - math.floor(ridge)) // 6}, or a deeper [network]"
             )
 
 

@@ -96,7 +96,7 @@ class PatchMaker:
         """Target and weight (core, core) from what is known of the tile, after it was moved."""
         half = self.margin // 2
         core = np.s_[half : self.tile - half, half : self.tile - half]
-        apart = separated(instances)
+        apart = separated(instances, self.weights.ridge_px)
         target = np.where(apart == instances, classes, 0)[core].astype(np.int64)
         weight = self.class_weights[target].astype(np.float32)
         if self.weights.w0:

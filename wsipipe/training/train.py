@@ -82,10 +82,8 @@ def train(
     check_metrics((config.loop.select,))
     setup = prepare(config, out, [Path(root) for root in roots])
     begun = check_place(setup, resume=resume)
-    if is_cpu(devices):
-        torch.set_num_threads(config.loop.threads or CPU_COUNT)
     workers = config.loop.workers if config.loop.workers is not None else spare_processes(devices)
-    with other_replicas(setup, devices, workers) as world:
+    with torch_threads(threads_of(config, devices)), other_replicas(setup, devices, workers) as world:
         trainer = Trainer(setup, devices[0], world=world, workers=workers)
         if begun:
             trainer.read_checkpoint()
@@ -111,6 +109,22 @@ def train(
     setup.checkpoint.unlink()
 
 
+def threads_of(config: TrainConfig, devices: tuple[str, ...]) -> int:
+    """How many threads each of ``devices`` gets of those that the configuration, or the machine, has."""
+    return max((config.loop.threads or CPU_COUNT) // len(devices), 1) if is_cpu(devices) else torch.get_num_threads()
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch compute with ``count`` threads for as long as it lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @contextmanager
 def other_replicas(setup: Setup, devices: tuple[str, ...], workers: int) -> Iterator[int]:
     """Processes for all but the first of ``devices``, joined to this one for as long as it lasts; how many in all."""
@@ -118,7 +132,6 @@ def other_replicas(setup: Setup, devices: tuple[str, ...], workers: int) -> Iter
         yield 1
         return
     context = multiprocessing.get_context("spawn")
-    threads = torch.get_num_threads()
     others: list[Other] = []
     with TemporaryDirectory() as folder:
         meeting = f"file://{folder}/meeting"
@@ -131,7 +144,7 @@ def other_replicas(setup: Setup, devices: tuple[str, ...], workers: int) -> Iter
                 others.append(Other(process, news))
             for other in others:
                 other.news.recv()
-            join(setup, devices, 0, meeting)
+            join(devices, 0, meeting)
             yield len(devices)
             for other in others:
                 other.process.join()
@@ -146,7 +159,6 @@ def other_replicas(setup: Setup, devices: tuple[str, ...], workers: int) -> Iter
                 other.news.close()
             if distributed.is_initialized():
                 distributed.destroy_process_group()
-            torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -173,10 +185,8 @@ def _blame(others: list[Other], devices: tuple[str, ...], err: Exception) -> Non
         ) from err
 
 
-def join(setup: Setup, devices: tuple[str, ...], rank: int, meeting: str) -> None:
-    """Make this process number ``rank`` of the group that meets at a file, with its share of the processor."""
-    if is_cpu(devices):
-        torch.set_num_threads(max((setup.config.loop.threads or CPU_COUNT) // len(devices), 1))
+def join(devices: tuple[str, ...], rank: int, meeting: str) -> None:
+    """Make this process number ``rank`` of the group that meets at a file."""
     backend = "nccl" if all(d.startswith("cuda") for d in devices) else "gloo"
     distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=len(devices))
 
@@ -186,11 +196,12 @@ def replica(setup: Setup, devices: tuple[str, ...], rank: int, workers: int, mee
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of them; the first ends the others
     news.send(None)
     try:
-        join(setup, devices, rank, meeting)
-        trainer = Trainer(setup, devices[rank], rank=rank, world=len(devices), workers=workers)
-        if setup.checkpoint.exists():
-            trainer.read_checkpoint()
-        trainer.run()
+        with torch_threads(threads_of(setup.config, devices)):
+            join(devices, rank, meeting)
+            trainer = Trainer(setup, devices[rank], rank=rank, world=len(devices), workers=workers)
+            if setup.checkpoint.exists():
+                trainer.read_checkpoint()
+            trainer.run()
         distributed.destroy_process_group()
     except WsipipeError as err:
         news.send(err)

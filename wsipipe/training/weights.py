@@ -18,12 +18,15 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 Instances = npt.NDArray[np.int32]
 Keys = npt.NDArray[np.int64]
 Map = npt.NDArray[np.float32]
 
 ID_BITS = 31
+TOUCHING = 1.5
+"""Px from a pixel within which its eight neighbours are, and no other pixel."""
 FAR = np.int64(1) << 30 + ID_BITS
 """The key of no object: of id 0, and farther than any."""
 
@@ -64,16 +67,26 @@ def two_nearest(instances: Instances, reach: int, margin: int = 0) -> tuple[Map,
     return _distances(_squared(nearest), reach), _distances(other, reach)
 
 
-def separated(instances: Instances) -> Instances:
-    """``instances`` with a ridge of background wherever two objects touch, one pixel of each, int32 (y, x).
+def separated(instances: Instances, ridge: float = TOUCHING) -> Instances:
+    """``instances`` with a ridge of background between objects that are near each other, int32 (y, x).
 
-    A pixel becomes background if one of its eight neighbours belongs to another object. No two pixels of different
-    objects touch thereafter, not even by a corner, so that no connected component holds two objects. An object that
-    is one or two pixels wide there may be cut, or vanish.
+    A pixel becomes background if a pixel of another object is no farther than ``ridge``: objects that touch lose as
+    much each, those that are a little apart what the ridge is wider than the gap. An object that is too narrow there
+    may be cut, or vanish.
+
+    Parameters
+    ----------
+    instances
+        Id of the object at each pixel, int32 (y, x); 0 is background.
+    ridge
+        Distance in px, at least `TOUCHING`: no two pixels of different objects then touch, not even by a corner, and
+        no connected component holds two objects.
     """
-    highest = _around(instances, np.maximum)
+    side = np.arange(-math.floor(ridge), math.floor(ridge) + 1)
+    disc = side[:, None] ** 2 + side**2 <= ridge**2
     nothing = np.int32(np.iinfo(np.int32).max)
-    lowest = _around(np.where(instances > 0, instances, nothing), np.minimum)
+    highest = ndimage.maximum_filter(instances, footprint=disc, mode="nearest")
+    lowest = ndimage.minimum_filter(np.where(instances > 0, instances, nothing), footprint=disc, mode="nearest")
     alone = (highest == instances) & (lowest == instances)
     return np.where(alone, instances, 0).astype(np.int32, copy=False)
 
@@ -127,14 +140,6 @@ def class_weights(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     weights = np.zeros(len(counts))
     weights[present] = counts.sum() / (present.sum() * counts[present])
     return weights
-
-
-def _around(instances: Instances, extreme: np.ufunc) -> Instances:
-    """The ``extreme`` of each pixel and its eight neighbours; beyond the border the edge pixel is repeated."""
-    padded = np.pad(instances, 1, mode="edge")
-    rows = extreme(extreme(padded[:-2], padded[1:-1]), padded[2:])
-    around: Instances = extreme(extreme(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
-    return around
 
 
 def _nearest_in_columns(instances: Instances, reach: int) -> tuple[Keys, Keys]:
