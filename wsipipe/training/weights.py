@@ -24,9 +24,9 @@ Instances = npt.NDArray[np.int32]
 Keys = npt.NDArray[np.int64]
 Map = npt.NDArray[np.float32]
 
-ID_BITS = 31
 TOUCHING = 1.5
 """Px from a pixel within which its eight neighbours are, and no other pixel."""
+ID_BITS = 31
 FAR = np.int64(1) << 30 + ID_BITS
 """The key of no object: of id 0, and farther than any."""
 
