@@ -57,6 +57,7 @@ name = "fat"
 base_channels = 8
 depth = 3
 convs_per_level = 1
+dropout = 0.25
 sigmoid = false
 [patches]
 core = 64
@@ -115,7 +116,7 @@ READ = TrainConfig(
         test=0.25,
     ),
     classes=(ClassConfig("gland", "#00ff7f", 7), ClassConfig("fat")),
-    network=NetworkConfig(8, 3, 1),
+    network=NetworkConfig(8, 3, 1, 0.25),
     patches=PatchConfig(64, 0.25, "mirror"),
     weights=WeightConfig(False, 2.0, 1.5, 2.0),
     augmentation=Augmentation(1.0, 4, False, False, 1.5, 0.2, 0.01, 0.25, 0.125, 0.5),
@@ -325,6 +326,7 @@ CLASSES = "[[classes]]\nname = 'a'\n[[classes]]\nname = 'b'\n"
             "[weights] w0 needs objects, and labels_are 'classes' has none; set w",
         ),
         (OF_A_FOLDER + "[optimizer]\nweight_decay = nan", "[optimizer] weight_decay nan is not a number of 0 or more"),
+        (OF_A_FOLDER + "[network]\ndropout = 1", "[network] dropout 1.0 is not from 0 to below 1"),
         (OF_A_FOLDER + "[optimizer]\nmomentum = 1", "[optimizer] momentum 1.0 is not from 0 to below 1"),
         (OF_A_FOLDER + "[optimizer]\nwarm_up = -1", "[optimizer] warm_up -1 is not a number of 0 or more"),
         (OF_A_FOLDER + "[optimizer]\nbatch = 0", "[optimizer] batch 0 is not a positive number"),

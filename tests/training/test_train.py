@@ -19,7 +19,6 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from tests.faults import files_up_to
 from tests.training.discs import TINY, StopError, changed, made_setup, stopping_at, write_discs, write_image
@@ -322,20 +321,11 @@ def begun_since(before: set[psutil.Process]) -> list[psutil.Process]:
 # --- several devices ------------------------------------------------------------------------------------------
 
 
-def no_dropout(_dropout: nn.Dropout, x: Tensor) -> Tensor:
-    return x
-
-
 Replica = tuple[Setup, tuple[str, ...], int, int, str, Connection]
 
 
-def replica_without_dropout(*given: Any) -> None:
-    """What a spawned process does in place of `replica`; it also writes down its weights at the end."""
-    nn.Dropout.forward = no_dropout  # type: ignore[method-assign]
-    replica_that_tells(*given)
-
-
 def replica_that_tells(*given: Any) -> None:
+    """What a spawned process does in place of `replica`; it also writes down its weights at the end."""
     torch.set_num_threads(1)
     trained_to_the_end = Trainer.run
 
@@ -404,13 +394,11 @@ def two(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
 
 
 @pytest.mark.slow
-def test_two_devices_compute_what_one_computes(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two: Callable[..., Path]
-) -> None:
+def test_two_devices_compute_what_one_computes(folder: Path, tmp_path: Path, two: Callable[..., Path]) -> None:
     """Without dropout, of which each process draws its own."""
-    monkeypatch.setattr(nn.Dropout, "forward", no_dropout)
-    both = load_file(two(replica_without_dropout))
-    config = changed(QUICK, optimizer={"batch": 2} | SGD, data={"validation": 0.0})
+    without = {"dropout": 0.0}
+    both = load_file(two(replica_that_tells, network=without))
+    config = changed(QUICK, optimizer={"batch": 2} | SGD, data={"validation": 0.0}, network=without)
     trained(folder, tmp_path / "one.safetensors", config)
     one, untrained = load_file(tmp_path / "one.safetensors"), Trainer(made_setup(folder, config, tmp_path / "x"), "cpu")
     moved = {name: (one[name] - tensor).abs().max().item() for name, tensor in untrained.network.state_dict().items()}

@@ -28,6 +28,8 @@ class UNet(nn.Module):
         Number of 2x2 max poolings.
     convs_per_level
         3x3 valid convolutions, each with a ReLU, per level and side.
+    dropout
+        Share of the deepest level's outputs that a training step leaves out.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class UNet(nn.Module):
         base_channels: int = 64,
         depth: int = 4,
         convs_per_level: int = 2,
+        dropout: float = 0.5,
     ) -> None:
         super().__init__()
         self.receptive = Receptive(depth, convs_per_level)
@@ -48,13 +51,13 @@ class UNet(nn.Module):
         )
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * width, width, 2, stride=2) for width in widths[:-1])
         self.merge = nn.ModuleList(level_convs(2 * width, width, convs_per_level) for width in widths[:-1])
-        self.dropout = nn.Dropout(0.5)  # "at the end of the contracting path", section 3.1
+        self.dropout = nn.Dropout(dropout)  # "at the end of the contracting path", section 3.1
         self.head = nn.Conv2d(base_channels, classes, 1)
         self.apply(he_init)
 
     @property
     def architecture(self) -> dict[str, int]:
-        """The arguments that make this network again."""
+        """The arguments that make this network again; without dropout, which is of its training."""
         return {
             "in_channels": self.in_channels,
             "classes": self.classes,

@@ -97,6 +97,9 @@ class NetworkConfig:
     """Poolings."""
     convs_per_level: int = 2
     """3x3 valid convolutions per level and side."""
+    dropout: float = 0.5
+    """Share of the deepest level's outputs that a step leaves out. A narrow network under 0.5 learns to do without its
+    deepest level; 0: none."""
     sigmoid: bool = False
     """One sigmoid channel and binary cross entropy in place of a softmax; for one class."""
 
@@ -308,9 +311,13 @@ class TrainConfig:
                 yield f"{where} {least} is not a number of 0 or more"
         if loop.seed >= 2**63:
             yield f"[loop] seed {loop.seed} is not below 2**63"
-        for where, share in (("momentum", optimizer.momentum), ("average", optimizer.average)):
+        for where, share in (
+            ("[network] dropout", self.network.dropout),
+            ("[optimizer] momentum", optimizer.momentum),
+            ("[optimizer] average", optimizer.average),
+        ):
             if not 0 <= share < 1:
-                yield f"[optimizer] {where} {share} is not from 0 to below 1"
+                yield f"{where} {share} is not from 0 to below 1"
         if loop.workers is not None and loop.workers < 0:
             yield f"[loop] workers {loop.workers} is not 0 or more"
         for where, (lowest, highest) in (("base_channels", SIZES["base_channels"]), ("depth", SIZES["depth"])):

@@ -76,7 +76,8 @@ class Trainer:
         self.device, self.rank, self.world, self.workers = torch.device(device), rank, world, workers
         compute_float32(self.device)
         torch.manual_seed(self.config.loop.seed)
-        self.network = UNet(**setup.architecture).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = UNet(**setup.architecture, dropout=self.config.network.dropout)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.train()
         self.parallel: nn.Module = self.network
         if world > 1:
