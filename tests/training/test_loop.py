@@ -17,10 +17,19 @@ from wsipipe import load_bundle
 from wsipipe.errors import MemoryLimitError, TrainingError
 from wsipipe.evaluation.metrics import METRICS
 from wsipipe.events import StepDone, TrainingEvent, Validated
+from wsipipe.model.unet import UNet
 from wsipipe.training import loop
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.config import OptimizerConfig
-from wsipipe.training.loop import LOWER_IS_BETTER, Trainer, better, learning_rate, score, weighted_loss
+from wsipipe.training.loop import (
+    LOWER_IS_BETTER,
+    Trainer,
+    better,
+    learning_rate,
+    make_optimizer,
+    score,
+    weighted_loss,
+)
 from wsipipe.training.patches import Patch, PatchMaker
 
 QUICK = changed(augmentation=NO_AUGMENTATION)
@@ -74,6 +83,28 @@ def test_learning_rate_warms_up_and_comes_down_by_a_cosine() -> None:
 def test_learning_rate_of_sgd_stays() -> None:
     wish = OptimizerConfig("sgd", learning_rate=0.2, warm_up=2)
     assert [learning_rate(wish, step, step / 4) for step in range(4)] == [0.1, 0.2, 0.2, 0.2]
+
+
+def test_adam_moves_no_output_farther_than_those_of_the_first_level() -> None:
+    """A step of Adam has one length for every weight; with equal inputs, an output moves by that times its weights."""
+    network = UNet(3, 2, base_channels=4, depth=2)
+    wish = OptimizerConfig(learning_rate=0.5)
+    shares = {id(p): group["share"] for group in make_optimizer(network, wish).param_groups for p in group["params"]}
+    assert set(shares) == {id(p) for p in network.parameters()}
+    moves = {}
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            assert shares[id(parameter)] == 1
+        else:  # (out, in, 3, 3) of a convolution, (in, out, 2, 2) of a transposed one
+            connections = parameter.shape[0] if name.startswith("up") else parameter[0].numel()
+            moves[name] = shares[id(parameter)] * connections
+    assert moves.pop("down.0.0.weight") == 27
+    assert moves.pop("head.weight") == 4
+    assert moves.pop("up.0.weight") == 8  # of so few connections, each moves as far as it may
+    assert moves.pop("up.1.weight") == 16
+    assert set(moves.values()) == {36}
+    sgd = make_optimizer(network, OptimizerConfig("sgd", learning_rate=0.5))
+    assert [group["share"] for group in sgd.param_groups] == [1]
 
 
 @pytest.mark.parametrize("sigmoid", [False, True], ids=["softmax", "sigmoid"])

@@ -110,8 +110,11 @@ def center(skip: Tensor, like: Tensor) -> Tensor:
 def he_init(module: nn.Module) -> None:
     """Weights of standard deviation sqrt(2 / incoming connections) (He et al. 2015), biases zero."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        # A 2x2 transposed convolution of stride 2 has one incoming connection per input channel.
-        incoming = module.in_channels * (module.weight[0, 0].numel() if isinstance(module, nn.Conv2d) else 1)
-        nn.init.normal_(module.weight, std=(2 / incoming) ** 0.5)
+        nn.init.normal_(module.weight, std=(2 / incoming(module)) ** 0.5)
         assert module.bias is not None
         nn.init.zeros_(module.bias)
+
+
+def incoming(layer: nn.Conv2d | nn.ConvTranspose2d) -> int:
+    """Connections into an output of ``layer``: a 2x2 transposed convolution of stride 2 has one per input channel."""
+    return layer.in_channels * (layer.weight[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1)

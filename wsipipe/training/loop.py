@@ -31,7 +31,7 @@ from wsipipe.files import write_whole
 from wsipipe.inference.replica import is_out_of_memory
 from wsipipe.model.bundle import BundleSpec, save_bundle
 from wsipipe.model.forward import Normalise, compute_float32, core_of, predict_box
-from wsipipe.model.unet import UNet
+from wsipipe.model.unet import UNet, incoming
 from wsipipe.training.checkpoint import Progress, read_checkpoint, write_checkpoint
 from wsipipe.training.config import OptimizerConfig
 from wsipipe.training.patches import Patch, batches
@@ -156,7 +156,7 @@ class Trainer:
         step, wish = self.progress.step, self.config.optimizer
         rate = learning_rate(wish, step, share)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         torch.manual_seed(np.random.SeedSequence([self.config.loop.seed, step, self.rank]).generate_state(1)[0])
         image, target, weight = (torch.from_numpy(plane).to(self.device) for plane in batch)
         tiles = self.normalise(image.clone()).contiguous(memory_format=torch.channels_last)
@@ -266,10 +266,30 @@ class Trainer:
 
 
 def make_optimizer(network: UNet, wish: OptimizerConfig) -> torch.optim.Optimizer:
-    """SGD with momentum, as in the paper, or AdamW."""
+    """SGD with momentum, as in the paper, or AdamW; a ``share`` of the learning rate goes with each group."""
     if wish.name == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=wish.learning_rate, momentum=wish.momentum)
-    return torch.optim.AdamW(network.parameters(), lr=wish.learning_rate, weight_decay=wish.weight_decay)
+        groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "share": 1.0}]
+        return torch.optim.SGD(groups, lr=wish.learning_rate, momentum=wish.momentum)
+    groups = [{"params": [p], "share": share} for p, share in shares_under_adam(network)]
+    return torch.optim.AdamW(groups, lr=wish.learning_rate, weight_decay=wish.weight_decay)
+
+
+def shares_under_adam(network: UNet) -> list[tuple[Tensor, float]]:
+    """Each parameter with its share of the learning rate: a weight's is less, the more connections its layer has.
+
+    Adam moves every weight as far, whatever its gradient; an output of n connections then moves n times as far as one
+    of a single one. At a rate that suits the first level the outputs of the deepest would be thrown below 0, all of
+    them, within the first steps: where its ReLU passes nothing on, a level never comes back. So the weights of a layer
+    with n times the connections that a convolution of the first level has move 1 / n as far (Yang et al. 2022,
+    arXiv:2203.03466, table 3).
+    """
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    first_level = 9 * network.base_channels
+    pairs = []
+    for layer in layers:
+        assert layer.bias is not None
+        pairs += [(layer.weight, min(1.0, first_level / incoming(layer))), (layer.bias, 1.0)]
+    return pairs
 
 
 def learning_rate(wish: OptimizerConfig, step: int, share: float) -> float:
