@@ -52,6 +52,8 @@ LOWER_IS_BETTER = (
 )
 OFFSETS = tuple(step / 4 for step in range(-12, 13))
 """What is added to the logit of background, one after the other, when it is calibrated."""
+FULL_RATE = 9 * 16
+"""Connections of a layer up to which its weights have the whole learning rate: those of 3x3 pixels of 16 channels."""
 SHOWN = 8
 """Rows of the sheet of validation images."""
 
@@ -279,16 +281,15 @@ def shares_under_adam(network: UNet) -> list[tuple[Tensor, float]]:
 
     Adam moves every weight as far, whatever its gradient; an output of n connections then moves n times as far as one
     of a single one. At a rate that suits the first level the outputs of the deepest would be thrown below 0, all of
-    them, within the first steps: where its ReLU passes nothing on, a level never comes back. So the weights of a layer
-    with n times the connections that a convolution of the first level has move 1 / n as far (Yang et al. 2022,
-    arXiv:2203.03466, table 3).
+    them, within the first steps: where its ReLU passes nothing on, a level never comes back. So a weight of n times
+    `FULL_RATE` connections moves 1 / n as far (Yang et al. 2022, arXiv:2203.03466, table 3), and one rate suits
+    networks of any width and depth.
     """
-    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
-    first_level = 9 * network.base_channels
     pairs = []
-    for layer in layers:
-        assert layer.bias is not None
-        pairs += [(layer.weight, min(1.0, first_level / incoming(layer))), (layer.bias, 1.0)]
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            assert layer.bias is not None
+            pairs += [(layer.weight, min(1.0, FULL_RATE / incoming(layer))), (layer.bias, 1.0)]
     return pairs
 
 
