@@ -280,8 +280,8 @@ def shares_under_adam(network: UNet) -> list[tuple[Tensor, float]]:
     """Each parameter with its share of the learning rate: a weight's is less, the more connections its layer has.
 
     Adam moves every weight as far, whatever its gradient; an output of n connections then moves n times as far as one
-    of a single one. At a rate that suits the first level the outputs of the deepest would be thrown below 0, all of
-    them, within the first steps: where its ReLU passes nothing on, a level never comes back. So a weight of n times
+    of a single one. At a rate that suits the first level most outputs of the deepest are thrown below 0 within the
+    first steps, and where its ReLU passes nothing on, a channel never comes back. So a weight of n times
     `FULL_RATE` connections moves 1 / n as far (Yang et al. 2022, arXiv:2203.03466, table 3), and one rate suits
     networks of any width and depth.
     """
