@@ -33,7 +33,10 @@ Scores = dict[str, float]
 
 
 def pixel_error(confusion: Confusion) -> float:
-    """The share of pixels whose class is wrong, 0 to 1; NaN of no pixel (ISBI 2012)."""
+    """The share of pixels whose class is wrong, 0 to 1; NaN of no pixel.
+
+    The ISBI 2012 challenge has 1 - F of the pixels of cells under this name, which is 1 - `dice`.
+    """
     total = int(confusion.pixels.sum())
     return _ratio(total - int(confusion.pixels.trace()), total)
 

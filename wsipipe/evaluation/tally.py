@@ -19,9 +19,9 @@ class Tally:
 
     Counts of pixels and of objects are pooled over the images: pixel error, Dice, IoU, F1, PQ, AJI, SEG, merged and
     split. The adapted Rand error, the variation of information and the warping error are the mean over the images
-    that have a value, as ISBI 2012 has them by slice. An object has a partner among those of its class only; Dice,
-    IoU and PQ are the mean over the classes, and each by its name too, as in ``dice.nucleus``; what else is said of
-    objects is pooled over the classes.
+    that have a value; the program of ISBI 2012 pools the pairs of pixels of all slices for its Rand error. An object
+    has a partner among those of its class only; Dice, IoU and PQ are the mean over the classes, and each by its name
+    too, as in ``dice.nucleus``; what else is said of objects is pooled over the classes.
 
     A score without a value is NaN. Where neither prediction nor truth has an object, that is every score but the
     pixel error, which is 0; where only the prediction has, precision, F1, PQ, RQ, Dice, IoU and AJI are 0, and recall,
