@@ -118,3 +118,19 @@ def test_pairs_of_pixels_are_pooled_over_the_slices(isbi2012: ModuleType, monkey
     pairs = 100 * 99  # ordered pairs within a square; the closed gap joins the two squares of the second slice
     both, true, predicted = 3 * pairs, 3 * pairs, pairs + 200 * 199
     assert errors["adapted_rand_error"][9] == pytest.approx(1 - 2 * both / (true + predicted))
+
+
+def test_cells_grown_until_they_meet_are_parted(isbi2012: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    label = np.zeros((20, 41), np.uint16)
+    label[:, :20], label[:, 21:] = 1, 2
+    shown = np.where(label > 0, 0.92, 0.12).astype(np.float32)
+    shown[:, 17:24] = 0.22  # the membrane is seen too wide,
+    shown[8:12, 17:24] = 0.62  # and at one place weakly
+    monkeypatch.setattr(isbi2012, "averaged", lambda _, __: shown)
+    view = View(field(pixels((20, 41, 1)), label), Box(0, 20, 0, 41))
+    errors = isbi2012.scores_at(None, (view,))
+    merged, parted = np.searchsorted(isbi2012.THRESHOLDS, (0.5, 0.8))
+    assert errors["rand error, watershed"][parted] == 0
+    assert errors["adapted_rand_error"][parted] > 0.1
+    assert errors["rand error, watershed"][merged] > 0.1
+    assert not isbi2012.grown(shown, 0.99).any()

@@ -13,6 +13,11 @@ averages seven rotations. The challenge (Arganda-Carreras et al. 2015, https://d
 the probabilities at many thresholds and takes each metric's best on the test slices themselves; that is given, and,
 stricter, each metric at the threshold that was best on the validation slices. Its program (fiji/Trainable_Segmentation)
 counts pixels and pairs of pixels of all slices together; its pixel error is 1 - F of the cells' pixels, here 1 - dice.
+
+A pixel of a cell that is taken for membrane is an error to the Rand error, as if it were a cell of its own: 5 % of them
+cost 0.05 where no two cells are merged. `score` gives it once more for cells that a watershed has grown from what lies
+above the threshold until they meet; then a high threshold parts the cells, and costs none of their pixels. It takes
+scikit-image.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
+from skimage.segmentation import watershed
 from torch import Tensor
 
 from wsipipe.evaluation.tally import Tally
@@ -39,6 +45,7 @@ from wsipipe.training.setup import View, prepare
 
 CONFIG = Path(__file__).with_suffix(".toml")
 METRICS = ("pixel_error", "dice", "adapted_rand_error", "warping_error")
+ERRORS = ("pixel_error", "1 - dice", "adapted_rand_error", "rand error, watershed", "warping_error")
 THRESHOLDS = np.arange(1, 20) / 20
 
 
@@ -96,28 +103,40 @@ def score(bundle: Path, data: Path) -> None:
     setup = prepare(load_config(CONFIG), Path("not-written.safetensors"), [data])
     loaded = load_bundle(bundle)
     on_validation, on_test = (scores_at(loaded, views) for views in (setup.validation, setup.test))
-    click.echo(f"{'':20}  {'as the challenge':>16}  {'by validation':>16}")
+    click.echo(f"{'':21}  {'as the challenge':>16}  {'by validation':>16}")
     for name, values in on_test.items():
         chosen = values[int(np.nanargmin(on_validation[name]))]
-        click.echo(f"{name:20}  {np.nanmin(values):16.4g}  {chosen:16.4g}")
+        click.echo(f"{name:21}  {np.nanmin(values):16.4g}  {chosen:16.4g}")
 
 
 def scores_at(bundle: Bundle, views: tuple[View, ...]) -> dict[str, list[float]]:
     """Each error on ``views`` at all `THRESHOLDS`; pixels, and pairs of pixels, are pooled over the slices."""
-    cell = side_by_side([averaged(bundle, view) for view in views])
+    cells = [averaged(bundle, view) for view in views]
     known = [view.field.truth.read(view.box) for view in views]
     first = np.cumsum([0, *(truth.instances.max() for truth in known)])
-    classes = side_by_side([truth.classes for truth in known])
     objects = [np.where(truth.instances > 0, truth.instances + n, 0) for truth, n in zip(known, first, strict=False)]
-    instances, inside = side_by_side(objects), side_by_side([np.ones(view.field.shape, bool) for view in views])
-    errors: dict[str, list[float]] = {"pixel_error": [], "1 - dice": [], "adapted_rand_error": [], "warping_error": []}
-    for threshold in THRESHOLDS:
+    classes, instances = side_by_side([truth.classes for truth in known]), side_by_side(objects)
+    inside = side_by_side([np.ones(view.field.shape, bool) for view in views])
+
+    def scores(found: list[npt.NDArray[np.bool_]]) -> dict[str, float]:
         tally = Tally(["cell"], METRICS)
-        tally.add((cell > threshold).astype(np.uint8), classes, truth_instances=instances, inside=inside)
-        scores = tally.scores()
+        tally.add(side_by_side(found).astype(np.uint8), classes, truth_instances=instances, inside=inside)
+        return tally.scores()
+
+    errors: dict[str, list[float]] = {name: [] for name in ERRORS}
+    for threshold in THRESHOLDS:
+        cut = scores([cell > threshold for cell in cells])
+        cut["1 - dice"] = 1 - cut["dice"]
+        cut["rand error, watershed"] = scores([grown(cell, threshold) for cell in cells])["adapted_rand_error"]
         for name, values in errors.items():
-            values.append(1 - scores["dice"] if name == "1 - dice" else scores[name])
+            values.append(cut[name])
     return errors
+
+
+def grown(cell: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.bool_]:
+    """What of ``cell`` (y, x) lies above ``threshold``, grown by a watershed until lines one pixel wide part it."""
+    seeds, _ = ndimage.label(cell > threshold)
+    return np.asarray(watershed(-cell, seeds, watershed_line=True) > 0)
 
 
 def side_by_side(slices: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
