@@ -16,8 +16,8 @@ counts pixels and pairs of pixels of all slices together; its pixel error is 1 -
 
 A pixel of a cell that is taken for membrane is an error to the Rand error, as if it were a cell of its own: 5 % of them
 cost 0.05 where no two cells are merged. `score` gives it once more for cells that a watershed has grown from what lies
-above the threshold until they meet; then a high threshold parts the cells, and costs none of their pixels. It takes
-scikit-image.
+above the threshold until they meet; then a high threshold parts the cells, and costs none of their pixels. That takes
+`pip install scikit-image`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
-from skimage.segmentation import watershed
 from torch import Tensor
 
 from wsipipe.evaluation.tally import Tally
@@ -135,6 +134,8 @@ def scores_at(bundle: Bundle, views: tuple[View, ...]) -> dict[str, list[float]]
 
 def grown(cell: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.bool_]:
     """What of ``cell`` (y, x) lies above ``threshold``, grown by a watershed until lines one pixel wide part it."""
+    from skimage.segmentation import watershed  # wsipipe itself does without scikit-image
+
     seeds, _ = ndimage.label(cell > threshold)
     return np.asarray(watershed(-cell, seeds, watershed_line=True) > 0)
 
