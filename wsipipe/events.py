@@ -2,8 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Self
+
+
+@dataclass
+class Spent:
+    """Where the seconds went: those of the threads that have a block each, and those of the devices."""
+
+    read: float = 0.0
+    """Bytes from the file; of OME-Zarr, which does both in one, decoded as well."""
+    decode: float = 0.0
+    """Pixels from those bytes."""
+    wait: float = 0.0
+    """A block's thread for the network, other blocks' tiles included."""
+    write: float = 0.0
+    """Coarser levels, compression, and bytes to the store."""
+    other: float = 0.0
+    """The rest of a block's time: pixels copied and mirrored, and Python."""
+    infer: float = 0.0
+    """Of the devices: tiles copied there, the network, and labels copied back."""
+
+    @contextmanager
+    def on(self, name: str) -> Iterator[None]:
+        """Add the time within the context to ``name``."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, name, getattr(self, name) + time.perf_counter() - started)
+
+    @property
+    def threads(self) -> float:
+        """All but the devices' seconds."""
+        return self.read + self.decode + self.wait + self.write + self.other
+
+    def __iadd__(self, more: Spent) -> Self:
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(more, field.name))
+        return self
 
 
 @dataclass(frozen=True)
@@ -42,10 +82,7 @@ class BlockDone:
     """Pixels per label."""
     blank: bool
     """Whether all pixels that were read are zero."""
-    read_seconds: float
-    infer_seconds: float
-    """From the first tile submitted to the last label back, other blocks' tiles in between included."""
-    write_seconds: float
+    spent: Spent
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ def test_progress_is_plain_lines_on_stderr(run: Call, tmp_path: Path, write_slid
     assert lines[0] == "x.tif: 10 of 10 blocks to do, 0.0 MP"
     assert lines[1:-1] == [f"x.tif: {percent} %" for percent in range(10, 100, 10)]
     assert re.fullmatch(r"x\.tif: done in [\d.]+ s -> .*x\.zarr", lines[-1])
-    assert "%" not in ended.out
+    assert not set(lines) & set(ended.out.splitlines())
+    assert re.search(r"\ndevices busy \d+%; threads: (\w+ \d+%, ){5}idle \d+%; bottleneck: \w+\n", ended.out)
     assert re.fullmatch(r"x\.tif: skipped, complete -> .*x\.zarr\n", run(slide).err)
 
 
@@ -165,6 +166,10 @@ def test_json_is_one_document_and_nothing_else(run: Call, tmp_path: Path, write_
     assert (done["status"], done["blocks_computed"], done["pixels"]) == ("done", 4, 96 * 128)
     assert sum(done["labels"].values()) == 96 * 128
     assert failed["status"] == "failed"
+    assert failed["account"] is None
+    assert 0 < done["account"]["busy"] == document["account"]["busy"] <= 1
+    assert sum(done["account"]["shares"].values()) == pytest.approx(1)
+    assert done["spent"]["write"] > 0
     assert "gone.tif" in failed["message"]
     assert "x.tif: done in" in ended.err
     assert "gone.tif: FAILED: " in ended.err

@@ -11,10 +11,20 @@ import pytest
 import wsipipe
 from tests.conftest import WriteSlide
 from wsipipe.errors import MachineError
-from wsipipe.events import BlockDone, Event, RunStarted, SlideDone, SlideFailed, SlideSkipped, SlideStarted, Warned
+from wsipipe.events import (
+    BlockDone,
+    Event,
+    RunStarted,
+    SlideDone,
+    SlideFailed,
+    SlideSkipped,
+    SlideStarted,
+    Spent,
+    Warned,
+)
 from wsipipe.inference import pool
 from wsipipe.labels import store as stores
-from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, SKIPPED
+from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, SKIPPED, account
 
 Config = Callable[..., wsipipe.RunConfig]
 
@@ -45,6 +55,36 @@ def test_events_tell_the_whole_run(tmp_path: Path, write_slide: WriteSlide, conf
     again: list[Event] = []
     assert wsipipe.run(good, config(), again.append).slides[0].status == SKIPPED
     assert [type(event) for event in again] == [RunStarted, SlideSkipped]
+
+
+@pytest.mark.parametrize(
+    ("spent", "bottleneck"),
+    [
+        (Spent(read=1, decode=2, wait=8, write=1, other=4, infer=9.5), "network"),
+        (Spent(read=1, decode=5, wait=8, write=1, other=2, infer=5), "decode"),
+        (Spent(read=1, wait=15, infer=1), "idle"),
+    ],
+)
+def test_the_bottleneck_is_the_network_or_what_keeps_it_waiting(spent: Spent, bottleneck: str) -> None:
+    found = account(spent, 10, threads=2, devices=1)
+    assert found is not None
+    assert found.bottleneck == bottleneck
+    assert found.busy == spent.infer / 10
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert found.shares["decode"] == spent.decode / 20
+
+
+def test_every_second_of_a_block_is_accounted_for(tmp_path: Path, write_slide: WriteSlide, config: Config) -> None:
+    heard: list[Event] = []
+    summary = wsipipe.run([write_slide(tmp_path / "a.tif")], config(threads=1), heard.append)
+    (slide,) = summary.slides
+    blocks = [event.spent for event in heard if isinstance(event, BlockDone)]
+    for name in ("read", "decode", "wait", "write", "other", "infer"):
+        assert sum(getattr(spent, name) for spent in blocks) == pytest.approx(getattr(slide.spent, name))
+        assert getattr(slide.spent, name) > 0
+    assert slide.spent.threads <= slide.seconds
+    assert slide.spent.infer <= slide.spent.wait  # one thread waits for each tile
+    assert summary.account() == summary.account(slide)
 
 
 def _labels(store: Path) -> np.ndarray:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.real_data import data, real
 from tests.slides.made import APERIO, ome_zarr, picture, pyramid
+from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import mirror
 from wsipipe.slides.reading import read_box, read_mirrored
@@ -157,3 +158,19 @@ def test_level_is_opened_again_in_another_process(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-W", "error", "-c", code, str(tmp_path / "level")]
     assert subprocess.run(command, check=True, capture_output=True).stdout == image.tobytes()
+
+
+def test_pixels_are_the_same_whatever_memory_they_are_read_into(slide: Slide) -> None:
+    level = slide.levels[-1]
+    box = Box(0, min(level.shape[0], 70), 0, min(level.shape[1], 90))
+    expected = read_box(level, box)
+    for count in (1, expected.nbytes, expected.nbytes + 100):
+        memory = np.full(count, 77, np.uint8)
+        np.testing.assert_array_equal(read_box(level, box, memory=memory), expected)
+
+
+def test_reading_accounts_for_its_time(slide: Slide) -> None:
+    level, spent = slide.levels[-1], Spent()
+    read_box(level, Box(0, 1, 0, 1), spent=spent)
+    assert spent.read > 0
+    assert spent.threads == spent.read + spent.decode

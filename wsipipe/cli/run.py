@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from wsipipe.pipeline.look import Refused, RunPlan
-    from wsipipe.pipeline.outcome import RunSummary, SlideOutcome
+    from wsipipe.pipeline.outcome import Account, RunSummary, SlideOutcome
     from wsipipe.pipeline.plan import SlidePlan
 
 
@@ -117,7 +117,14 @@ def summary_as_json(summary: RunSummary) -> dict[str, Any]:
     from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, SKIPPED
 
     counts = {status: summary.count(status) for status in (DONE, FAILED, SKIPPED, NOT_ATTEMPTED)}
-    return {**asdict(summary), **counts, "exit_code": summary.exit_code}
+    document = {**asdict(summary), **counts, "exit_code": summary.exit_code}
+    for slide, described in zip(summary.slides, document["slides"], strict=True):
+        described["account"] = _account_as_json(summary.account(slide))
+    return document | {"account": _account_as_json(summary.account())}
+
+
+def _account_as_json(account: Account | None) -> dict[str, Any] | None:
+    return None if account is None else asdict(account)
 
 
 def summary_as_text(summary: RunSummary) -> str:
@@ -133,6 +140,9 @@ def summary_as_text(summary: RunSummary) -> str:
         f"{counts}; {pixels / 1e6:,.1f} MP in {summary.seconds:,.1f} s; "
         f"peak memory {summary.peak_bytes / 1e6:,.0f} MB (projected {summary.projected_bytes / 1e6:,.0f} MB)"
     )
+    if (account := summary.account()) is not None:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in account.shares.items())
+        lines.append(f"devices busy {account.busy:.0%}; threads: {shares}; bottleneck: {account.bottleneck}")
     return "\n".join(lines)
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import ctypes
 import os
 
-M_MMAP_THRESHOLD = -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGE_BYTES = 2**20
+KEPT_BYTES = 2**24
 
 
 def settle() -> None:
@@ -23,6 +24,8 @@ def settle() -> None:
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
     except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
         return

@@ -9,10 +9,11 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -156,14 +157,16 @@ class Pool:
             if not (jobs := wanted(jobs)):
                 continue
             try:
+                started = time.perf_counter()
                 prediction = replica.predict([job.tile for job in jobs])
+                seconds = (time.perf_counter() - started) / len(jobs)
             except BaseException as err:
                 self._queue.close(err)
                 for job in jobs:
                     job.result.set_exception(err)
             else:
                 for i, job in enumerate(jobs):
-                    job.result.set_result(prediction[i])
+                    job.result.set_result(replace(prediction[i], seconds=seconds))
 
 
 _resident: dict[PoolSpec, Pool] = {}

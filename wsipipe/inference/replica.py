@@ -32,6 +32,8 @@ class Prediction:
     """(..., y, x), uint8: the label of the most probable class; of equally probable ones the first."""
     probabilities: npt.NDArray[np.uint8] | None
     """(..., class, y, x), uint8 = round(255 p) of softmax or sigmoid; None where not asked for."""
+    seconds: float = 0.0
+    """What it took of the device's time, in a batch its share."""
 
     def __getitem__(self, i: int) -> Prediction:
         """Prediction ``i`` of a batch."""

@@ -72,6 +72,7 @@ def run(
         slides=outcomes.in_order(p.path if isinstance(p, Refused) else p.slide.path for p in plan.slides),
         seconds=time.perf_counter() - started,
         threads=plan.threads,
+        devices=len(plan.setup.devices),
         projected_bytes=max(map(plan.memory_bytes, to_do), default=plan.base_bytes),
         peak_bytes=peak_bytes(),
         stopped=stopped,

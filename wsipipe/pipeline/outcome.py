@@ -14,9 +14,12 @@ from wsipipe.events import (
     SlideFailed,
     SlideSkipped,
     SlideStarted,
+    Spent,
     Warned,
 )
 
+BUSY = 0.9
+"""From this share on it is the network that a run waits for."""
 DONE, FAILED, SKIPPED, NOT_ATTEMPTED = "done", "failed", "skipped", "not attempted"
 
 
@@ -37,13 +40,34 @@ class SlideOutcome:
     pixels: int = 0
     """Computed in this run."""
     seconds: float = 0.0
-    read_seconds: float = 0.0
-    """Summed over blocks, as the next two; blocks overlap, so the sums can exceed `seconds`."""
-    infer_seconds: float = 0.0
-    write_seconds: float = 0.0
+    spent: Spent = field(default_factory=Spent)
+    """Summed over blocks, several of which are in flight, and over devices."""
     labels: dict[int, int] = field(default_factory=dict)
     """Pixels per label, of what was computed in this run."""
     warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where the time of a slide, or of a run, went."""
+
+    busy: float
+    """Share of the devices' time in which they computed: 0 to 1."""
+    shares: dict[str, float]
+    """Of the threads' time: read, decode, wait, write and other of `Spent`; idle is without a block in hand."""
+    bottleneck: str
+    """What would have to be faster: ``network``, or the largest of `shares` but wait."""
+
+
+def account(spent: Spent, seconds: float, *, threads: int, devices: int) -> Account | None:
+    """What ``spent`` comes to in ``seconds`` of that many threads and devices; None if nothing was computed."""
+    if not spent.infer:
+        return None
+    shares = {name: getattr(spent, name) / (seconds * threads) for name in ("read", "decode", "wait", "write", "other")}
+    shares["idle"] = max(0.0, 1 - sum(shares.values()))
+    busy = spent.infer / (seconds * devices)
+    own = {name: share for name, share in shares.items() if name != "wait"}
+    return Account(busy, shares, "network" if busy >= BUSY else max(own, key=own.__getitem__))
 
 
 @dataclass(frozen=True)
@@ -55,6 +79,7 @@ class RunSummary:
     slides: tuple[SlideOutcome, ...]
     seconds: float
     threads: int
+    devices: int
     projected_bytes: int
     """The most memory that was expected."""
     peak_bytes: int
@@ -65,6 +90,15 @@ class RunSummary:
     def count(self, status: str) -> int:
         """How many slides ended as ``status``."""
         return sum(s.status == status for s in self.slides)
+
+    def account(self, slide: SlideOutcome | None = None) -> Account | None:
+        """Where the time went, of ``slide`` or of all that are done together; None if nothing was computed."""
+        spent, seconds = Spent(), 0.0
+        for one in self.slides if slide is None else (slide,):
+            if one.status == DONE:
+                spent += one.spent
+                seconds += one.seconds
+        return account(spent, seconds, threads=self.threads, devices=self.devices)
 
     @property
     def exit_code(self) -> int:
@@ -92,9 +126,7 @@ class Outcomes:
             case BlockDone():
                 slide.blocks_computed += 1
                 slide.pixels += event.pixels
-                slide.read_seconds += event.read_seconds
-                slide.infer_seconds += event.infer_seconds
-                slide.write_seconds += event.write_seconds
+                slide.spent += event.spent
                 for label, count in event.labels.items():
                     slide.labels[label] = slide.labels.get(label, 0) + count
             case SlideDone():

@@ -141,8 +141,8 @@ def _compute_blocks(plan: SlidePlan, setup: Setup, client: Client, listener: Lis
 def _store_block(work: _StoreWork, index: tuple[int, int], rows: Indices, cols: Indices) -> npt.NDArray[np.object_]:
     """Predict one block and write its shards; the block's row of statistics, as an array of one object."""
     block = predict_block(work.block, index, rows, cols)
-    started = time.perf_counter()
-    stores.write_block(work.store, index, block.prediction.labels, block.prediction.probabilities)
+    with block.spent.on("write"):
+        stores.write_block(work.store, index, block.prediction.labels, block.prediction.probabilities)
     counts = np.bincount(block.prediction.labels.ravel())
     done = BlockDone(
         slide=work.store.slide,
@@ -150,9 +150,7 @@ def _store_block(work: _StoreWork, index: tuple[int, int], rows: Indices, cols: 
         pixels=block.prediction.labels.size,
         labels={int(label): int(counts[label]) for label in counts.nonzero()[0]},
         blank=block.blank,
-        read_seconds=block.read_seconds,
-        infer_seconds=block.infer_seconds,
-        write_seconds=time.perf_counter() - started,
+        spent=block.spent,
     )
     row = np.empty((1, 1), object)
     row[0, 0] = done

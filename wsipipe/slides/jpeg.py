@@ -9,7 +9,7 @@ Source: ITU-T T.81 annex B (JPEG), ISO/IEC 15444-1 annex A (JPEG 2000).
 
 from __future__ import annotations
 
-import numpy as np
+import re
 
 JPEG_CODECS = (6, 7, 33007, 34892)
 """TIFF compressions that are JPEG, ISO/IEC 10918-1."""
@@ -19,9 +19,9 @@ START_OF_SCAN = b"\xff\xda"
 START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 END = b"\xff\xd9"
 """End of image (JPEG) and end of codestream (JPEG 2000) are the same two bytes."""
-IN_A_SCAN = np.zeros(256, bool)
-"""What may follow 0xFF in or between scans: a stuffed 0, restart markers, fill bytes, tables, the next scan."""
-IN_A_SCAN[[0x00, *range(0xD0, 0xD8), 0xFF, 0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE]] = True
+FOREIGN_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff\xc4\xcc\xda\xdb\xdc\xdd\xfe])", re.DOTALL)
+"""0xFF, and after it none of what may follow in or between scans: a stuffed 0, restart markers, fill bytes, tables,
+the next scan."""
 
 
 def what_is_missing(data: bytes, compression: int, *, headless: bool = False) -> str | None:
@@ -63,7 +63,5 @@ def _in_interval(data: bytes) -> str | None:
 
 def _foreign_marker(scan: bytes) -> str | None:
     """The first marker in ``scan`` that can not be there."""
-    values = np.frombuffer(scan, np.uint8)
-    after = values[1:][values[:-1] == 0xFF]
-    foreign = after[~IN_A_SCAN[after]]
-    return f"marker 0xFF{foreign[0]:02X} amid the JPEG data" if foreign.size else None
+    found = FOREIGN_MARKER.search(scan)
+    return f"marker 0xFF{found[1][0]:02X} amid the JPEG data" if found else None

@@ -28,6 +28,7 @@ from tifffile import TiffFile, TiffPage
 from zarr.storage import LocalStore
 
 from wsipipe.errors import LabelError, SlideError, SlideFormatError, SlideReadError, UsageError
+from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.identity import file_identity
 from wsipipe.slides.omezarr import count_pieces, open_dataset, zarr_identity, zarr_resolution
@@ -565,7 +566,7 @@ class LabelTiff:
 
         def read(box: Box) -> Pixels:
             with _reading(path, box):
-                return store.read(box.slices)
+                return store.read(box.slices, Spent())
 
         height, width = image.shape
         if prod(image.shape) * image.dtype.itemsize <= MAX_WHOLE_BYTES and image.chunks[1] >= width:

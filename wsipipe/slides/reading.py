@@ -8,15 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from wsipipe.errors import SlideReadError
+from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
 from wsipipe.slides.slide import Level
-from wsipipe.slides.tiles import TileStore
+from wsipipe.slides.tiles import Memory, TileStore
 
 Pixels = npt.NDArray[Any]
 
 
-def read_mirrored(level: Level, rows: Indices, cols: Indices) -> Pixels:
+def read_mirrored(
+    level: Level, rows: Indices, cols: Indices, *, spent: Spent | None = None, memory: Memory | None = None
+) -> Pixels:
     """The pixels at ``rows`` x ``cols``, (len(rows), len(cols), channels), in the level's dtype.
 
     ``read_mirrored(level, rows, cols)[i, j] == level[rows[i], cols[j]]``. Inside the slide, where the
@@ -28,6 +31,10 @@ def read_mirrored(level: Level, rows: Indices, cols: Indices) -> Pixels:
         Where to read.
     rows, cols
         Pixel indices within the level, int64, in any order, repeated or not.
+    spent
+        Where to add the seconds of reading and decoding.
+    memory
+        Where pixels of a TIFF may be put, if it is large enough; what is returned may then lie in it.
 
     Raises
     ------
@@ -35,7 +42,7 @@ def read_mirrored(level: Level, rows: Indices, cols: Indices) -> Pixels:
         If a tile can not be read or decoded; the message names file, level and region.
     """
     box = Box(int(rows.min()), int(rows.max()) + 1, int(cols.min()), int(cols.max()) + 1)
-    pixels = read_box(level, box)
+    pixels = read_box(level, box, spent=spent, memory=memory)
     if not _ascends(rows):
         pixels = pixels[rows - box.y0]
     if not _ascends(cols):
@@ -43,8 +50,8 @@ def read_mirrored(level: Level, rows: Indices, cols: Indices) -> Pixels:
     return pixels
 
 
-def read_box(level: Level, box: Box) -> Pixels:
-    """The pixels of ``box``, (height, width, channels), in the level's dtype.
+def read_box(level: Level, box: Box, *, spent: Spent | None = None, memory: Memory | None = None) -> Pixels:
+    """The pixels of ``box``, (height, width, channels), in the level's dtype; the rest as in `read_mirrored`.
 
     Raises
     ------
@@ -53,14 +60,15 @@ def read_box(level: Level, box: Box) -> Pixels:
     """
     assert 0 <= box.y0 < box.y1 <= level.shape[0], f"{box} is outside {level.shape}"
     assert 0 <= box.x0 < box.x1 <= level.shape[1], f"{box} is outside {level.shape}"
-    array = level.array
+    array, spent = level.array, spent or Spent()
     ys, xs = box.slices
     where = {"y": ys, "x": xs, "c": slice(0, level.channels)}
     try:
         if isinstance(array.store, TileStore):
-            pixels = array.store.read([where[axis] for axis in level.stored_axes])
+            pixels = array.store.read([where[axis] for axis in level.stored_axes], spent, memory)
         else:
-            pixels = np.asarray(array[tuple(where.get(axis, 0) for axis in level.stored_axes)])
+            with spent.on("read"):
+                pixels = np.asarray(array[tuple(where.get(axis, 0) for axis in level.stored_axes)])
     except Exception as err:  # whatever zarr, a codec or the file system raises
         raise SlideReadError(f"{level.name} can not be read at {box}: {_reason(err)}") from err
     pixels = pixels.astype(level.dtype, copy=False)  # a Zarr array may be stored in the other byte order

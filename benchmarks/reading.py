@@ -1,0 +1,98 @@
+"""Reading alone, against what imagecodecs decodes of the same tiles in as many threads.
+
+    python benchmarks/reading.py SLIDE [--block N] [--threads 1 2] [--rounds N]
+
+SLIDE is a TIFF of JPEG tiles. The bare decoder gets the bytes of each tile by `os.pread`, hands them to imagecodecs and
+lets go of the pixels; reading also checks that they are whole and puts them together to blocks with their margins.
+Both take the same blocks, in turn, in this process; what counts is the median ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+
+import imagecodecs
+import numpy as np
+
+import wsipipe
+from wsipipe.geometry.grid import Box
+from wsipipe.inference import allocator
+from wsipipe.inference.block import memory_of_thread
+from wsipipe.slides.reading import read_box
+from wsipipe.slides.slide import Level
+from wsipipe.slides.tiles import TileStore
+
+WANTED = 0.8
+MARGIN = 188
+JPEG = 7
+
+
+def decode_bare(level: Level, box: Box) -> None:
+    """Decode every tile that ``box`` meets, and throw the pixels away."""
+    store = level.array.store
+    assert isinstance(store, TileStore)
+    page, (height, width) = store.image.pages[0], level.tile
+    colours = {"colorspace": "RGB", "outcolorspace": "RGB"} if page.photometric == 2 else {}  # as the writer stored it
+    for i, j in product(range(box.y0 // height, -(-box.y1 // height)), range(box.x0 // width, -(-box.x1 // width))):
+        number = i * page.chunked[1] + j
+        data = store.file.read(page.dataoffsets[number], page.databytecounts[number])
+        imagecodecs.jpeg8_decode(data, tables=page.jpegtables, **colours)
+
+
+def read(level: Level, box: Box) -> None:
+    """Read ``box`` as a run does."""
+    height, width = box.shape
+    read_box(level, box, memory=memory_of_thread(height * width * level.channels))
+
+
+def seconds(work: Callable[[Level, Box], None], level: Level, boxes: list[Box], pool: ThreadPoolExecutor) -> float:
+    """What ``work`` takes for all ``boxes``, shared among the threads of ``pool``."""
+    started = time.perf_counter()
+    list(pool.map(lambda box: work(level, box), boxes))
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Print both speeds and their ratio, for each number of threads."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("slide")
+    parser.add_argument("--block", type=int, default=4096)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=15)
+    args = parser.parse_args()
+    allocator.settle()
+    level = wsipipe.open_slide(args.slide).levels[0]
+    assert isinstance(level.array.store, TileStore)
+    assert level.array.store.image.pages[0].compression == JPEG, "not a slide of JPEG tiles"
+    side = args.block + MARGIN
+    starts = [range(0, length - side, args.block) for length in level.shape]
+    boxes = [Box(y, y + side, x, x + side) for y, x in product(*starts)]
+    np.random.default_rng(0).shuffle(boxes)  # type: ignore[arg-type]
+    medians = []
+    for threads in args.threads:
+        ratios, speeds = [], []
+        with ThreadPoolExecutor(threads) as pool:
+            for round_ in range(-1, args.rounds):  # the first is a warm-up
+                some = [boxes[(round_ * threads + k) % len(boxes)] for k in range(threads)]
+                bare, ours = (seconds(work, level, some, pool) for work in (decode_bare, read))
+                if round_ >= 0:
+                    ratios.append(bare / ours)
+                    speeds.append((side**2 * threads / 1e6 / bare, side**2 * threads / 1e6 / ours))
+        medians.append(statistics.median(ratios))
+        low, _, high = statistics.quantiles(ratios, n=4)
+        bare, ours = (statistics.median(of) for of in zip(*speeds, strict=True))
+        print(
+            f"{threads} threads: imagecodecs {bare:.0f} MP/s, reading {ours:.0f} MP/s, "
+            f"median ratio of {args.rounds} {medians[-1]:.3f} (quartiles {low:.3f} and {high:.3f})"
+        )
+    sys.exit(0 if min(medians) >= WANTED else 1)
+
+
+if __name__ == "__main__":
+    main()
