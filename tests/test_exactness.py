@@ -24,6 +24,7 @@ from wsipipe.pipeline.config import DEFAULT_BUNDLE
 Image = np.ndarray[Any, np.dtype[np.uint8]]
 Labels = np.ndarray[Any, np.dtype[np.uint8]]
 FLOAT32_EXACT = 2**24
+ENGINES = ["torch", "openvino"]
 
 
 def write_slide(path: Path, image: Image) -> str:
@@ -92,19 +93,22 @@ PAPER_LIKE = {"base_channels": 4, "depth": 2, "convs_per_level": 2}
 SIDES = [(1, 1), (5, 3), (127, 211), (96, 96), (97, 95), (191, 193), (192, 288), (40, 401)]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("shape", SIDES, ids=str)
 @pytest.mark.parametrize(
     "sizes",
     [PAPER_LIKE, {"base_channels": 4, "depth": 3, "convs_per_level": 1}, {"base_channels": 3, "depth": 0}],
     ids=["depth 2", "depth 3", "depth 0"],
 )
-def test_segment_equals_the_whole_pass(tmp_path: Path, shape: tuple[int, int], sizes: dict[str, int]) -> None:
+def test_segment_equals_the_whole_pass(
+    tmp_path: Path, shape: tuple[int, int], sizes: dict[str, int], engine: str
+) -> None:
     image = random_image(shape)
     slide = write_slide(tmp_path / "s.tif", image)
     bundle = make_bundle(tmp_path / "b.safetensors", classes=3, **sizes)
     expected = whole_labels(bundle, image)
     for block, tile in ((96, 96), (96, 32), (192, 48), (None, None)):
-        labels = wsipipe.segment(slide, bundle, block=block, tile=tile, device="cpu")
+        labels = wsipipe.segment(slide, bundle, block=block, tile=tile, device="cpu", engine=engine)
         assert labels.shape == shape
         assert labels.dtype == np.uint8
         np.testing.assert_array_equal(labels.compute(scheduler="synchronous"), expected)
@@ -142,9 +146,10 @@ def test_segment_is_the_same_in_other_processes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(result, whole_labels(bundle, image))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("shape", [(127, 211), (193, 96), (7, 300)], ids=str)
 def test_whole_number_logits_are_equal_to_the_last_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], engine: str
 ) -> None:
     image = random_image(shape)
     slide = write_slide(tmp_path / "s.tif", image)
@@ -163,8 +168,8 @@ def test_whole_number_logits_are_equal_to_the_last_bit(
     monkeypatch.setattr(
         replica.Replica, "label_values", property(lambda _: torch.arange(256).byte(), lambda *_: None), raising=False
     )
-    result = wsipipe.segment(slide, bundle, block=96, tile=32, device="cpu").compute(scheduler="synchronous")
-    np.testing.assert_array_equal(result, digest(logits).numpy())
+    labels = wsipipe.segment(slide, bundle, block=96, tile=32, device="cpu", engine=engine)
+    np.testing.assert_array_equal(labels.compute(scheduler="synchronous"), digest(logits).numpy())
 
 
 @torch.inference_mode()
@@ -192,13 +197,14 @@ def test_cores_off_the_pooling_grid_do_not_equal_the_whole_pass() -> None:
     assert differing(core=96, margin=188) == 0.0
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("shape", [(1, 1), (97, 95), (191, 193), (192, 288), (401, 307)], ids=str)
-def test_run_writes_the_whole_pass(tmp_path: Path, shape: tuple[int, int]) -> None:
+def test_run_writes_the_whole_pass(tmp_path: Path, shape: tuple[int, int], engine: str) -> None:
     image = random_image(shape)
     slide = write_slide(tmp_path / "s.tif", image)
     bundle = make_bundle(tmp_path / "b.safetensors", classes=2, **PAPER_LIKE)
     expected = whole_labels(bundle, image)
-    config = {"bundle": bundle, "device": "cpu,cpu", "batch": 2, "threads": 3}
+    config = {"bundle": bundle, "device": "cpu,cpu", "engine": engine, "batch": 2, "threads": 3}
     for name, sizes in {"a": {}, "b": {"block": 96, "tile": 48}, "c": {"block": 96, "tile": 16}}.items():
         summary = wsipipe.run([slide], wsipipe.RunConfig(out=str(tmp_path / name), **config, **sizes))
         assert summary.exit_code == 0
@@ -213,7 +219,8 @@ def store_bytes(store: Path) -> dict[str, bytes]:
 
 @needs_data
 @pytest.mark.slow
-def test_trained_bundle_on_a_real_slide_differs_in_no_label(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_trained_bundle_on_a_real_slide_differs_in_no_label(tmp_path: Path, engine: str) -> None:
     assert DATA is not None
     path = DATA / "slides" / "CMU-1-Small-Region.svs"
     slide = wsipipe.open_slide(path)
@@ -221,5 +228,5 @@ def test_trained_bundle_on_a_real_slide_differs_in_no_label(tmp_path: Path) -> N
     assert 0.01 < (expected > 0).mean() < 0.5
     for sizes in ({"tile": 512, "block": 1024}, {}):
         out = tmp_path / str(len(sizes))
-        wsipipe.run([str(path)], wsipipe.RunConfig(out=str(out), device="cpu", **sizes))
+        wsipipe.run([str(path)], wsipipe.RunConfig(out=str(out), device="cpu", engine=engine, **sizes))
         np.testing.assert_array_equal(zarr.open_array(out / f"{slide.name}.zarr" / "0")[:], expected)

@@ -39,6 +39,7 @@ HOMES = {
     "tifffile": {"slides", "labels", "demo"},
     "imagecodecs": {"slides", "demo"},
     "click": {"cli"},
+    "openvino": {"inference"},
     "rich": {"cli"},
     "scipy": {"evaluation", "training"},
     "shapely": {"slides"},
@@ -130,7 +131,8 @@ def test_every_library_that_is_imported_is_declared() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
-    declared = {requirement.split("[")[0].split(">")[0].split("=")[0] for requirement in project["dependencies"]}
+    requirements = project["dependencies"] + project["optional-dependencies"]["openvino"]
+    declared = {requirement.split("[")[0].split(">")[0].split("=")[0] for requirement in requirements}
     imported = {dotted.split(".")[0] for module in MODULES for dotted, _ in imports(module)}
     foreign = {name.replace("_", "-") for name in imported - sys.stdlib_module_names - {"wsipipe"}}
     assert foreign <= declared

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from wsipipe.errors import MachineError, UsageError
-from wsipipe.inference.devices import is_cpu, resolve_devices
+from wsipipe.inference import devices
+from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine, threads_per_replica
 
 
 @pytest.fixture
@@ -88,3 +89,27 @@ def test_is_cpu_says_whether_the_processor_does_it_all() -> None:
     assert is_cpu(("cpu", "cpu"))
     assert not is_cpu(("cuda:0",))
     assert not is_cpu(("cpu", "cuda:0"))
+
+
+def test_openvino_computes_on_cpus_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_engine("auto", ("cpu", "cpu")) == "openvino"
+    assert resolve_engine("auto", ("cuda:0",)) == resolve_engine("auto", ("mps",)) == "torch"
+    assert resolve_engine("torch", ("cpu",)) == "torch"
+    monkeypatch.setattr(devices, "find_spec", lambda _: None)
+    assert resolve_engine("auto", ("cpu",)) == "torch"
+    with pytest.raises(MachineError, match="pip install openvino"):
+        resolve_engine("openvino", ("cpu",))
+
+
+def test_an_engine_that_can_not_be_had_is_refused() -> None:
+    with pytest.raises(UsageError, match="allowed: auto, torch, openvino"):
+        resolve_engine("onnx", ("cpu",))
+    with pytest.raises(UsageError, match="not on cuda:0; add --device cpu"):
+        resolve_engine("openvino", ("cuda:0",))
+
+
+def test_replicas_on_the_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "CPU_COUNT", 8)
+    assert threads_per_replica(("cpu",)) == 8
+    assert threads_per_replica(("cpu", "cpu", "cpu")) == 2
+    assert threads_per_replica(("cpu",) * 20) == 1

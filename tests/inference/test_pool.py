@@ -27,12 +27,6 @@ NO_BACKGROUND = (LabelClass("gland", 200, "#ff0000"), LabelClass("fat", 7, "#00f
 MakeBundle = Callable[..., Bundle]
 
 
-@pytest.fixture(autouse=True)
-def _one_core_a_replica(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles this small take longer to share between cores than to compute."""
-    monkeypatch.setattr(pools, "CPU_COUNT", 1)
-
-
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> MakeBundle:
     """``make_bundle(classes, in_channels)``: random weights whose classes all win somewhere; halo 10, grid 4 px."""
@@ -448,7 +442,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def spec_of(bundle: Bundle, **changes: Any) -> PoolSpec:
-    values = {"devices": ("cpu", "cpu"), "batch": 1, "probabilities": False} | changes
+    values = {"devices": ("cpu", "cpu"), "engine": "torch", "batch": 1, "probabilities": False} | changes
     return PoolSpec(bundle.info.path, bundle.info.sha256, **values)
 
 

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 @click.option("--tile", type=int, metavar="N", help="Core of a tile, px.  [default: 1024]")
 @click.option("--batch", type=int, default=1, show_default=True, metavar="N", help="Tiles per forward pass.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:0,cuda:1", help="Where.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="What computes on a CPU; auto: OpenVINO where it is installed.",
+)
 @click.option("--threads", type=int, metavar="N", help="Blocks in flight.  [default: 2 on a CPU, more for GPUs]")
 @click.option("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]")
 @click.option("--probabilities", is_flag=True, help="Also write each class's probability as round(255 p).")
@@ -63,6 +70,7 @@ def plan_as_json(plan: RunPlan) -> dict[str, Any]:
     return {
         "bundle": plan.setup.bundle.path,
         "devices": list(plan.setup.devices),
+        "engine": plan.setup.engine,
         "threads": plan.threads,
         "max_memory_bytes": plan.setup.limit_bytes,
         "slides": [_slide_plan_as_json(plan, slide) for slide in plan.slides],
@@ -96,7 +104,9 @@ def _slide_plan_as_json(plan: RunPlan, slide: SlidePlan | Refused) -> dict[str, 
 
 def plan_as_text(plan: RunPlan) -> str:
     """What ``--dry-run`` prints."""
-    lines = [f"{plan.setup.bundle.spec.name} on {', '.join(plan.setup.devices)}, {plan.threads} blocks in flight"]
+    setup = plan.setup
+    where = f"{', '.join(setup.devices)} by {setup.engine}"
+    lines = [f"{setup.bundle.spec.name} on {where}, {plan.threads} blocks in flight"]
     for row in [_slide_plan_as_json(plan, slide) for slide in plan.slides]:
         lines.append(f"{row['action']:8} {row['slide']}: {row['reason']}")
         if "store" in row:

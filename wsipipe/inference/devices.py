@@ -1,12 +1,16 @@
-"""Which devices there are, and what ``--device`` means."""
+"""Which devices there are, what computes on them, and what ``--device`` and ``--engine`` mean."""
 
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 
 import torch
+from dask.system import CPU_COUNT  # knows affinity and cgroups; OMP_NUM_THREADS, which dask sets to 1, does not
 
 from wsipipe.errors import MachineError, UsageError
+
+AUTO, TORCH, OPENVINO = "auto", "torch", "openvino"
 
 
 def resolve_devices(wish: str) -> tuple[str, ...]:
@@ -38,6 +42,33 @@ def resolve_devices(wish: str) -> tuple[str, ...]:
                 f"--device {wish}: there is no {name} here; there is: {there} (--device auto takes the best)"
             )
     return devices
+
+
+def resolve_engine(wish: str, devices: tuple[str, ...]) -> str:
+    """What computes on ``devices``: ``torch``, or ``openvino``, which ``auto`` takes on CPUs where it is installed.
+
+    Raises
+    ------
+    UsageError
+        If there is no such engine, or not for these devices.
+    MachineError
+        If it is not installed.
+    """
+    if wish not in (AUTO, TORCH, OPENVINO):
+        raise UsageError(f"--engine {wish} is not an engine; allowed: {AUTO}, {TORCH}, {OPENVINO}")
+    installed = find_spec(OPENVINO) is not None
+    if wish == AUTO:
+        return OPENVINO if installed and is_cpu(devices) else TORCH
+    if wish == OPENVINO and not is_cpu(devices):
+        raise UsageError(f"--engine {OPENVINO} computes on CPUs only, not on {', '.join(devices)}; add --device cpu")
+    if wish == OPENVINO and not installed:
+        raise MachineError(f"--engine {OPENVINO} is not installed; pip install openvino, or use --engine {TORCH}")
+    return wish
+
+
+def threads_per_replica(devices: tuple[str, ...]) -> int:
+    """Cores for each replica on the CPU: they share them evenly."""
+    return max(1, CPU_COUNT // max(1, devices.count("cpu")))
 
 
 def is_cpu(devices: tuple[str, ...]) -> bool:

@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import Self
 
 import torch
-from dask.system import CPU_COUNT  # knows affinity and cgroups; OMP_NUM_THREADS, which dask sets to 1, does not
 
 from wsipipe.errors import BundleError, MachineError
 from wsipipe.inference import allocator
+from wsipipe.inference.devices import threads_per_replica
 from wsipipe.inference.replica import Pixels, Prediction, Replica
 from wsipipe.model.bundle import load_bundle
 
@@ -36,6 +36,8 @@ class PoolSpec:
     """Of the bundle, so that a file replaced meanwhile is noticed."""
     devices: tuple[str, ...]
     """One replica each."""
+    engine: str
+    """What computes on them, as `wsipipe.inference.devices.resolve_engine` gives it."""
     batch: int
     """Tiles that go through the network at once, 1 or more."""
     probabilities: bool
@@ -106,11 +108,10 @@ class Pool:
     def __init__(self, replicas: Sequence[Replica], *, batch: int = 1) -> None:
         self._batch = batch
         self._queue = _Queue(2 * batch * len(replicas))
-        on_cpu = sum(replica.device.type == "cpu" for replica in replicas)
         self._threads = [
             threading.Thread(
                 target=self._work,
-                args=(replica, max(1, CPU_COUNT // max(on_cpu, 1))),
+                args=(replica,),
                 name=f"wsipipe-{replica.device}-{i}",
                 daemon=True,
             )
@@ -150,9 +151,9 @@ class Pool:
     ) -> None:
         self.close()
 
-    def _work(self, replica: Replica, cpu_threads: int) -> None:
+    def _work(self, replica: Replica) -> None:
         """One device's thread: batches until the queue is closed; the first failure closes it for all."""
-        torch.set_num_threads(cpu_threads)  # OpenMP counts them by thread: replicas on one CPU share its cores
+        torch.set_num_threads(replica.threads)  # OpenMP counts them by thread: replicas on one CPU share its cores
         while jobs := self._queue.take(self._batch):
             if not (jobs := wanted(jobs)):
                 continue
@@ -188,7 +189,16 @@ def resident_pool(spec: PoolSpec) -> Pool:
             if bundle.info.sha256 != spec.sha256:
                 raise BundleError(f"bundle {spec.bundle} was replaced while in use; start again")
             try:
-                replicas = [Replica(bundle, device, probabilities=spec.probabilities) for device in spec.devices]
+                replicas = [
+                    Replica(
+                        bundle,
+                        device,
+                        engine=spec.engine,
+                        threads=threads_per_replica(spec.devices),
+                        probabilities=spec.probabilities,
+                    )
+                    for device in spec.devices
+                ]
             except (RuntimeError, MemoryError) as err:
                 raise MachineError(
                     f"{', '.join(spec.devices)} can not take the network: {err}; use another --device"

@@ -7,6 +7,7 @@ label does not depend on the device's generation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from wsipipe.errors import MachineError, MemoryLimitError
 from wsipipe.geometry.network import round_up
+from wsipipe.inference.devices import OPENVINO, TORCH
 from wsipipe.model.bundle import Bundle
 from wsipipe.model.forward import Normalise, compute_float32, core_of, label_values, probabilities_of, winner
 
@@ -49,17 +52,32 @@ class Replica:
         As loaded; its network is copied to the device.
     device
         ``"cpu"``, ``"cuda:0"`` and the like.
+    engine
+        ``"torch"``, or on a CPU ``"openvino"``.
+    threads
+        How many cores it takes, on a CPU.
     probabilities
         Whether predictions carry them.
     """
 
-    def __init__(self, bundle: Bundle, device: str, *, probabilities: bool = False) -> None:
+    network: Callable[[Tensor], Tensor]
+    """Logits of normalised tiles, as `UNet` gives them."""
+
+    def __init__(
+        self, bundle: Bundle, device: str, *, engine: str = TORCH, threads: int = 1, probabilities: bool = False
+    ) -> None:
         self.device = torch.device(device)
         self.probabilities = probabilities
         self.receptive = bundle.info.receptive
-        self.network = deepcopy(bundle.network).to(self.device)
-        compute_float32(self.device)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.threads = threads
+        if engine == OPENVINO:
+            from wsipipe.inference.openvino import OpenVinoUNet  # an extra, and not installed everywhere
+
+            self.network = OpenVinoUNet(bundle.network, threads)
+        else:
+            compute_float32(self.device)
+            network = deepcopy(bundle.network).to(self.device)
+            self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.normalise = Normalise(bundle.spec, self.device)
         self.label_values = label_values(bundle.spec, self.device)
 
@@ -111,7 +129,7 @@ class Replica:
 
 def is_out_of_memory(err: Exception) -> bool:
     """Whether ``err`` says so; on a CPU and on mps it is a plain RuntimeError."""
-    words = ("allocate memory", "out of memory")
+    words = ("allocate memory", "out of memory", "bad_alloc")
     return isinstance(err, torch.OutOfMemoryError | MemoryError) or any(text in str(err) for text in words)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsipipe.errors import UsageError
-from wsipipe.inference.devices import is_cpu, resolve_devices
+from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.model.bundle import BundleInfo, read_bundle_info
 from wsipipe.pipeline.machine import default_limit_bytes
@@ -33,6 +33,8 @@ class RunConfig:
     """Tiles that go through the network at once."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``."""
+    engine: str = "auto"
+    """What computes there: ``torch``, or on CPUs ``openvino``, which is taken where it is installed."""
     threads: int | None = None
     """Blocks in flight: read, decoded and written at the same time."""
     max_memory_bytes: int | None = None
@@ -50,6 +52,7 @@ class Setup:
     config: RunConfig
     bundle: BundleInfo
     devices: tuple[str, ...]
+    engine: str
     limit_bytes: int
 
     @property
@@ -61,7 +64,12 @@ class Setup:
     def pool(self) -> PoolSpec:
         """The worker pool that every process of the run makes."""
         return PoolSpec(
-            self.bundle.path, self.bundle.sha256, self.devices, self.config.batch, self.config.probabilities
+            bundle=self.bundle.path,
+            sha256=self.bundle.sha256,
+            devices=self.devices,
+            engine=self.engine,
+            batch=self.config.batch,
+            probabilities=self.config.probabilities,
         )
 
 
@@ -83,4 +91,5 @@ def check_config(config: RunConfig) -> Setup:
             raise UsageError(f"--{option} {value} makes no sense; it is a positive number")
     bundle = read_bundle_info(config.bundle or DEFAULT_BUNDLE)
     limit = default_limit_bytes() if config.max_memory_bytes is None else config.max_memory_bytes
-    return Setup(config, bundle, resolve_devices(config.device), limit)
+    devices = resolve_devices(config.device)
+    return Setup(config, bundle, devices, resolve_engine(config.engine, devices), limit)

@@ -31,6 +31,7 @@ def segment(
     tile: int | None = None,
     batch: int = 1,
     device: str = "auto",
+    engine: str = "auto",
     mpp: float | None = None,
 ) -> da.Array:
     """The labels of a slide as a lazy dask array (y, x), uint8; no pixel is read until it is computed.
@@ -46,8 +47,8 @@ def segment(
         Sides in pixels of a task's block and of a tile's core.
     batch
         Tiles that go through the network at once.
-    device
-        As ``wsipipe run --device``.
+    device, engine
+        As ``wsipipe run --device`` and ``--engine``.
     mpp
         Micrometres per pixel of the slide's level 0, over what it says itself.
 
@@ -57,7 +58,9 @@ def segment(
         As `run` would report them, at once; computing may raise SlideReadError and MachineError.
     """
     source = bundle.info.path if isinstance(bundle, Bundle) else os.fspath(bundle)
-    setup = check_config(RunConfig(bundle=source, block=block, tile=tile, batch=batch, device=device, mpp=mpp))
+    setup = check_config(
+        RunConfig(bundle=source, block=block, tile=tile, batch=batch, device=device, engine=engine, mpp=mpp)
+    )
     opened = slide if isinstance(slide, Slide) else open_slide(slide)
     if mpp is not None:
         opened = with_mpp(opened, mpp)
