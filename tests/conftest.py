@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from wsipipe.inference.pool import close_resident_pools
 from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
 from wsipipe.model.unet import UNet
 
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="wsipipe-cache-")  # what is measured here is remembered nowhere
 torch.set_num_threads(1)  # tensors this small take longer to share between cores than to compute
 
 # No deadline: a machine that is busy with something else is not a failure of the code.

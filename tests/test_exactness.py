@@ -14,6 +14,7 @@ import zarr
 from dask.distributed import Client, LocalCluster
 
 import wsipipe
+from tests.faults import store_files
 from tests.real_data import DATA, needs_data
 from wsipipe.geometry.network import round_up
 from wsipipe.inference import replica
@@ -209,12 +210,8 @@ def test_run_writes_the_whole_pass(tmp_path: Path, shape: tuple[int, int], engin
         summary = wsipipe.run([slide], wsipipe.RunConfig(out=str(tmp_path / name), **config, **sizes))
         assert summary.exit_code == 0
         np.testing.assert_array_equal(zarr.open_array(tmp_path / name / "s.zarr" / "0")[:], expected)
-    files = {name: store_bytes(tmp_path / name / "s.zarr") for name in ("b", "c")}
+    files = {name: store_files(tmp_path / name / "s.zarr") for name in ("b", "c")}
     assert files["b"] == files["c"], "the tile changes speed only"
-
-
-def store_bytes(store: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 
 @needs_data

@@ -57,6 +57,24 @@ class RunStarted:
 
 
 @dataclass(frozen=True)
+class SizesChosen:
+    """What was not told is chosen."""
+
+    tile: int
+    """Side in pixels of a tile's core."""
+    batch: int
+    """Tiles that go through the network at once."""
+    block: int
+    """Side in pixels of a block of the largest slide."""
+    threads: int
+    """Blocks in flight."""
+    bare: float
+    """Pixels a second, margins included, of the bare network on one device."""
+    seconds: float
+    """What measuring took; 0 if it was measured before."""
+
+
+@dataclass(frozen=True)
 class SlideStarted:
     """A slide is segmented, or its segmentation is resumed."""
 
@@ -78,6 +96,8 @@ class BlockDone:
     index: tuple[int, int]
     """(row, column)."""
     pixels: int
+    computed: int
+    """Pixels that went through the network, margins included."""
     labels: dict[int, int]
     """Pixels per label."""
     blank: bool
@@ -173,7 +193,7 @@ class TrainingDone:
     scores: dict[str, float]
 
 
-Event = RunStarted | SlideStarted | BlockDone | SlideDone | SlideSkipped | SlideFailed | Warned
+Event = RunStarted | SizesChosen | SlideStarted | BlockDone | SlideDone | SlideSkipped | SlideFailed | Warned
 TrainingEvent = TrainingStarted | StepDone | Validated | TrainingDone
 Listener = Callable[[Event], None]
 TrainingListener = Callable[[TrainingEvent], None]

@@ -148,11 +148,19 @@ def test_progress_is_plain_lines_on_stderr(run: Call, tmp_path: Path, write_slid
     slide = write_slide(tmp_path / "x.tif", (640, 64))
     ended = run(slide)
     lines = ended.err.splitlines()
-    assert lines[0] == "x.tif: 10 of 10 blocks to do, 0.0 MP"
-    assert lines[1:-1] == [f"x.tif: {percent} %" for percent in range(10, 100, 10)]
+    assert re.fullmatch(
+        r"tile \d+, batch 1, block 64, 2 blocks in flight; bare network [\d.]+ MP/s with margins, "
+        r"(measured in [\d.]+ s|as measured before)",
+        lines[0],
+    )
+    assert lines[1] == "x.tif: 10 of 10 blocks to do, 0.0 MP"
+    assert lines[2:-1] == [f"x.tif: {percent} %" for percent in range(10, 100, 10)]
     assert re.fullmatch(r"x\.tif: done in [\d.]+ s -> .*x\.zarr", lines[-1])
     assert not set(lines) & set(ended.out.splitlines())
-    assert re.search(r"\ndevices busy \d+%; threads: (\w+ \d+%, ){5}idle \d+%; bottleneck: \w+\n", ended.out)
+    assert re.search(
+        r"\ndevices busy \d+%, \d+% of the bare network; threads: (\w+ \d+%, ){5}idle \d+%; bottleneck: \w+\n",
+        ended.out,
+    )
     assert re.fullmatch(r"x\.tif: skipped, complete -> .*x\.zarr\n", run(slide).err)
 
 

@@ -34,7 +34,7 @@ def write_store(
     for index in grid.indices():
         stores.write_block(spec, index, labels[grid.block_box(index).slices], None)
     if finished:
-        stores.publish(spec)
+        stores.publish(spec, {})
     return path
 
 

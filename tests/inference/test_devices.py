@@ -102,7 +102,7 @@ def test_openvino_computes_on_cpus_where_it_is_installed(monkeypatch: pytest.Mon
 
 
 def test_an_engine_that_can_not_be_had_is_refused() -> None:
-    with pytest.raises(UsageError, match="allowed: auto, torch, openvino"):
+    with pytest.raises(UsageError, match="allowed: auto, torch, compile, openvino"):
         resolve_engine("onnx", ("cpu",))
     with pytest.raises(UsageError, match="not on cuda:0; add --device cpu"):
         resolve_engine("openvino", ("cuda:0",))

@@ -442,7 +442,13 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def spec_of(bundle: Bundle, **changes: Any) -> PoolSpec:
-    values = {"devices": ("cpu", "cpu"), "engine": "torch", "batch": 1, "probabilities": False} | changes
+    values = {
+        "devices": ("cpu", "cpu"),
+        "engine": "torch",
+        "precision": "float32",
+        "batch": 1,
+        "probabilities": False,
+    } | changes
     return PoolSpec(bundle.info.path, bundle.info.sha256, **values)
 
 

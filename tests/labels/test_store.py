@@ -91,7 +91,7 @@ def make(spec: StoreSpec, *, seed: int = 0, probabilities: np.ndarray | None = N
     stores.prepare(spec)
     write_blocks(spec, labels, indices, probabilities)
     write_coarse(spec)
-    stores.publish(spec)
+    stores.publish(spec, {})
     return labels
 
 
@@ -159,7 +159,7 @@ def test_the_same_spec_gives_the_same_bytes_in_any_order_of_writing(tmp_path: Pa
         stores.prepare(spec)
         write_blocks(spec, labels, indices, probabilities_of(spec) if probabilities else None)
         write_coarse(spec)
-        stores.publish(spec)
+        stores.publish(spec, {})
         found.append(contents(Path(spec.path)))
     assert found[0] == found[1]
 
@@ -439,7 +439,7 @@ def test_publish_killed_between_its_steps_ends_well_when_it_is_done_again(tmp_pa
     write_blocks(spec, labels, list(spec.grid.indices()))
     write_coarse(spec)
     final, replaced = Path(spec.path), Path(spec.path + stores.REPLACED)
-    stores._write_documents(spec, complete=True)  # the steps of publish, by hand
+    stores._write_documents(spec, {})  # the steps of publish, by hand
     if steps > 1:
         final.rename(replaced)
     if steps > 2:
@@ -449,7 +449,7 @@ def test_publish_killed_between_its_steps_ends_well_when_it_is_done_again(tmp_pa
         stores.reopen(spec)
     assert read_journal(spec, spec.partial).finished
     stores.prepare(spec)
-    stores.publish(spec)
+    stores.publish(spec, {})
     assert np.array_equal(zarr.open_array(f"{spec.path}/0", mode="r")[:], labels)
     assert read_record(spec.path) is not None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["case-17.zarr"]
@@ -478,7 +478,7 @@ def test_a_finished_store_that_lost_a_shard_is_mended_to_the_same_bytes(tmp_path
     assert not record.complete
     write_blocks(spec, labels, list(journal.blocks))
     write_coarse(spec)
-    stores.publish(spec)
+    stores.publish(spec, {})
     assert contents(Path(spec.path)) == whole
 
 

@@ -10,11 +10,13 @@ import pytest
 
 import wsipipe
 from tests.conftest import WriteSlide
+from tests.faults import store_files
 from wsipipe.errors import MachineError
 from wsipipe.events import (
     BlockDone,
     Event,
     RunStarted,
+    SizesChosen,
     SlideDone,
     SlideFailed,
     SlideSkipped,
@@ -23,8 +25,9 @@ from wsipipe.events import (
     Warned,
 )
 from wsipipe.inference import pool
+from wsipipe.inference.tuning import PASSES
 from wsipipe.labels import store as stores
-from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, SKIPPED, account
+from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, SKIPPED, SlideOutcome, account
 
 Config = Callable[..., wsipipe.RunConfig]
 
@@ -42,7 +45,7 @@ def test_events_tell_the_whole_run(tmp_path: Path, write_slide: WriteSlide, conf
     heard: list[Event] = []
     summary = wsipipe.run([broken, good], config(), heard.append)
     kinds = [type(event) for event in heard]
-    assert kinds == [RunStarted, SlideFailed, SlideStarted, *[BlockDone] * 4, SlideDone]
+    assert kinds == [RunStarted, SlideFailed, SizesChosen, SlideStarted, *[BlockDone] * 4, SlideDone]
     blocks = [event for event in heard if isinstance(event, BlockDone)]
     assert {event.index for event in blocks} == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert sum(event.pixels for event in blocks) == 96 * 128
@@ -60,16 +63,18 @@ def test_events_tell_the_whole_run(tmp_path: Path, write_slide: WriteSlide, conf
 @pytest.mark.parametrize(
     ("spent", "bottleneck"),
     [
-        (Spent(read=1, decode=2, wait=8, write=1, other=4, infer=9.5), "network"),
-        (Spent(read=1, decode=5, wait=8, write=1, other=2, infer=5), "decode"),
+        (Spent(read=1, decode=2, wait=8, write=1, other=4, infer=19), "network"),
+        (Spent(read=1, decode=5, wait=8, write=1, other=2, infer=10), "decode"),
         (Spent(read=1, wait=15, infer=1), "idle"),
     ],
 )
 def test_the_bottleneck_is_the_network_or_what_keeps_it_waiting(spent: Spent, bottleneck: str) -> None:
-    found = account(spent, 10, threads=2, devices=1)
+    slide = SlideOutcome("a.tif", DONE, computed=48_000_000, seconds=10, spent=spent)
+    found = account([slide], threads=2, devices=2, bare=3e6)
     assert found is not None
+    assert found.of_bare == pytest.approx(48 / 10 / (2 * 3))
     assert found.bottleneck == bottleneck
-    assert found.busy == spent.infer / 10
+    assert found.busy == spent.infer / 20
     assert sum(found.shares.values()) == pytest.approx(1)
     assert found.shares["decode"] == spent.decode / 20
 
@@ -98,10 +103,11 @@ def test_a_machine_that_fails_ends_the_run_and_the_account_says_so(
 ) -> None:
     slides = [write_slide(tmp_path / f"{name}.tif", seed=i) for i, name in enumerate("abc")]
     load, seen = pool.Replica.predict, []
+    measured = PASSES
 
     def fails_on_the_second_slide(self: pool.Replica, tiles: list[np.ndarray]) -> object:
         seen.append(tiles)
-        if len(seen) > 4:
+        if len(seen) > measured + 4:
             raise MachineError("device cpu failed: it is on fire")
         return load(self, tiles)
 
@@ -127,7 +133,7 @@ def test_a_shard_that_rotted_is_made_again(tmp_path: Path, write_slide: WriteSli
     slide = write_slide(tmp_path / "x.tif", (96, 100))
     wsipipe.run([slide], config())
     store = tmp_path / "out" / "x.zarr"
-    whole = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    whole = store_files(store)
     edge = store / stores.shard_name("0", (1, 1))
     rotted = bytearray(edge.read_bytes())
     rotted[8] ^= 0xFF  # within a chunk, so that size and index tell nothing
@@ -137,4 +143,4 @@ def test_a_shard_that_rotted_is_made_again(tmp_path: Path, write_slide: WriteSli
     assert failed.status == FAILED
     assert "the same command makes that part again" in failed.message
     assert wsipipe.run([slide], config()).exit_code == 0
-    assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == whole
+    assert store_files(store) == whole

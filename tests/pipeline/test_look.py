@@ -76,7 +76,7 @@ def begin(plan: SlidePlan) -> StoreSpec:
 def finish(plan: SlidePlan) -> StoreSpec:
     """Make the store of ``plan`` exist, finished, without computing anything."""
     spec = complete(plan)
-    stores.publish(spec)
+    stores.publish(spec, {})
     return spec
 
 
@@ -282,7 +282,7 @@ def test_a_run_killed_while_it_published_is_finished_by_the_next(bench: Bench) -
     slide = bench.slide("x.tif")
     finish(bench.one(slide))
     spec = complete(bench.one(slide, overwrite=True))
-    stores._write_documents(spec, complete=True)
+    stores._write_documents(spec, {})
     Path(spec.path).rename(spec.path + stores.REPLACED)
     for overwrite in (False, True):
         plan = bench.one(slide, overwrite=overwrite)

@@ -17,6 +17,7 @@ from wsipipe.events import (
     Event,
     Listener,
     RunStarted,
+    SizesChosen,
     SlideDone,
     SlideFailed,
     SlideSkipped,
@@ -43,6 +44,12 @@ def columns() -> tuple[ProgressColumn, ...]:
 def spoken(event: Event) -> str | None:
     """The line that says ``event``; None for one that is only counted."""
     match event:
+        case SizesChosen():
+            how = f"measured in {event.seconds:.1f} s" if event.seconds else "as measured before"
+            return (
+                f"tile {event.tile}, batch {event.batch}, block {event.block}, {event.threads} blocks in flight; "
+                f"bare network {event.bare / 1e6:.2f} MP/s with margins, {how}"
+            )
         case SlideStarted():
             size = f"{event.pixels_to_do / 1e6:.1f} MP"
             return f"{_name(event)}: {event.blocks_to_do} of {event.blocks} blocks to do, {size}"

@@ -15,23 +15,43 @@ if TYPE_CHECKING:
     from wsipipe.pipeline.plan import SlidePlan
 
 
+def number_or_auto(text: str) -> int | None:
+    """A whole number, or None for ``auto``: it is chosen."""
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a whole number nor auto") from None
+
+
+AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N|auto"}
+
+
 @click.command()
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
 @click.option("-o", "--out", default="segmentations", show_default=True, metavar="DIR", help="Folder of the results.")
 @click.option("-m", "--model", "bundle", metavar="BUNDLE", help="Model file.  [default: nuclei in H&E, 0.5 um/px]")
 @click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0, over what the file says.")
-@click.option("--block", type=int, metavar="N", help="Unit of work and of resume, px.  [default: 4096; CPU: 2048]")
-@click.option("--tile", type=int, metavar="N", help="Core of a tile, px.  [default: 1024]")
-@click.option("--batch", type=int, default=1, show_default=True, metavar="N", help="Tiles per forward pass.")
+@click.option("--block", **AUTO, help="Unit of work and of resume, px; auto: 4096, on a CPU 2048, or what fits.")
+@click.option("--tile", **AUTO, help="Core of a tile, px; auto: the fastest that the memory takes.")
+@click.option("--batch", **AUTO, help="Tiles per forward pass; auto: the fastest that the memory takes.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:0,cuda:1", help="Where.")
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "torch", "openvino"]),
+    type=click.Choice(["auto", "torch", "compile", "openvino"]),
     default="auto",
     show_default=True,
-    help="What computes on a CPU; auto: OpenVINO where it is installed.",
+    help="What computes; auto: torch, and on CPUs OpenVINO where it is installed.",
 )
-@click.option("--threads", type=int, metavar="N", help="Blocks in flight.  [default: 2 on a CPU, more for GPUs]")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of convolutions; less than float32 is faster on GPUs, and changes some labels.",
+)
+@click.option("--threads", **AUTO, help="Blocks in flight; auto: 2 on a CPU, more for GPUs, as the memory takes.")
 @click.option("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]")
 @click.option("--probabilities", is_flag=True, help="Also write each class's probability as round(255 p).")
 @click.option("--overwrite", is_flag=True, help="Replace results that are there, once the new ones are complete.")
@@ -152,7 +172,8 @@ def summary_as_text(summary: RunSummary) -> str:
     )
     if (account := summary.account()) is not None:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in account.shares.items())
-        lines.append(f"devices busy {account.busy:.0%}; threads: {shares}; bottleneck: {account.bottleneck}")
+        speed = f"devices busy {account.busy:.0%}, {account.of_bare:.0%} of the bare network"
+        lines.append(f"{speed}; threads: {shares}; bottleneck: {account.bottleneck}")
     return "\n".join(lines)
 
 

@@ -36,6 +36,8 @@ class PredictedBlock:
 
     prediction: Prediction
     """Cut to the slide: (height, width) of the block."""
+    computed: int
+    """Pixels that went through the network, margins included."""
     blank: bool
     """Whether every pixel that was read is zero, which no scanner writes."""
     spent: Spent
@@ -101,5 +103,6 @@ def predict_block(work: BlockWork, index: tuple[int, int], rows: Indices, cols: 
     height, width = box.shape
     cut = Prediction(labels[:height, :width], None if probabilities is None else probabilities[:, :height, :width])
     blank = not pixels.any()
+    through = sum((core.shape[0] + margin) * (core.shape[1] + margin) for core in cores)
     spent.other = time.perf_counter() - started - spent.threads
-    return PredictedBlock(cut, blank, spent)
+    return PredictedBlock(cut, through, blank, spent)

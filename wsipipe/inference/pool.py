@@ -1,4 +1,4 @@
-"""The worker pool: one thread and one replica of the network per device, fed from one bounded queue.
+"""The worker pool: one replica of the network per device, and a thread or two for it, fed from one bounded queue.
 
 Whoever has pixels submits tiles; the tiles of all blocks in flight share the queue, and each device takes
 as many of one shape as its batch holds, without waiting for more. A process has one pool for one network.
@@ -16,8 +16,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
-
-import torch
 
 from wsipipe.errors import BundleError, MachineError
 from wsipipe.inference import allocator
@@ -38,6 +36,8 @@ class PoolSpec:
     """One replica each."""
     engine: str
     """What computes on them, as `wsipipe.inference.devices.resolve_engine` gives it."""
+    precision: str
+    """What convolutions compute in."""
     batch: int
     """Tiles that go through the network at once, 1 or more."""
     probabilities: bool
@@ -97,6 +97,33 @@ class _Queue:
         return self._closed_by is not None
 
 
+class _Clock:
+    """The seconds in which a device computes, for one of its lanes or for several."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._computing, self._since, self._seconds = 0, 0.0, 0.0
+
+    def start(self) -> None:
+        """A lane begins."""
+        self._tick(1)
+
+    def stop(self) -> float:
+        """A lane ended; the seconds since a lane last asked."""
+        return self._tick(-1)
+
+    def _tick(self, change: int) -> float:
+        with self._lock:
+            now = time.perf_counter()
+            if self._computing:
+                self._seconds += now - self._since
+            self._computing, self._since = self._computing + change, now
+            if change > 0:
+                return 0.0
+            seconds, self._seconds = self._seconds, 0.0
+            return seconds
+
+
 def wanted(jobs: Iterable[_Job]) -> list[_Job]:
     """Those of ``jobs`` that nobody cancelled, and that from now on nobody can."""
     return [job for job in jobs if job.result.set_running_or_notify_cancel()]
@@ -110,12 +137,11 @@ class Pool:
         self._queue = _Queue(2 * batch * len(replicas))
         self._threads = [
             threading.Thread(
-                target=self._work,
-                args=(replica,),
-                name=f"wsipipe-{replica.device}-{i}",
-                daemon=True,
+                target=self._work, args=(replica, clock), name=f"wsipipe-{replica.device}-{i}-{lane}", daemon=True
             )
             for i, replica in enumerate(replicas)
+            for clock in [_Clock()]
+            for lane in range(replica.lanes)
         ]
         for thread in self._threads:
             thread.start()
@@ -151,23 +177,53 @@ class Pool:
     ) -> None:
         self.close()
 
-    def _work(self, replica: Replica) -> None:
-        """One device's thread: batches until the queue is closed; the first failure closes it for all."""
-        torch.set_num_threads(replica.threads)  # OpenMP counts them by thread: replicas on one CPU share its cores
-        while jobs := self._queue.take(self._batch):
-            if not (jobs := wanted(jobs)):
-                continue
-            try:
-                started = time.perf_counter()
-                prediction = replica.predict([job.tile for job in jobs])
-                seconds = (time.perf_counter() - started) / len(jobs)
-            except BaseException as err:
-                self._queue.close(err)
-                for job in jobs:
-                    job.result.set_exception(err)
-            else:
-                for i, job in enumerate(jobs):
-                    job.result.set_result(replace(prediction[i], seconds=seconds))
+    def _work(self, replica: Replica, clock: _Clock) -> None:
+        """One lane of a device: batches until the queue is closed; the first failure closes it for all."""
+        with replica.lane():
+            while jobs := self._queue.take(self._batch):
+                if not (jobs := wanted(jobs)):
+                    continue
+                clock.start()
+                try:
+                    prediction = replica.predict([job.tile for job in jobs])
+                except BaseException as err:
+                    self._queue.close(err)
+                    for job in jobs:
+                        job.result.set_exception(err)
+                else:
+                    seconds = clock.stop() / len(jobs)
+                    for i, job in enumerate(jobs):
+                        job.result.set_result(replace(prediction[i], seconds=seconds))
+
+
+def load_replicas(spec: PoolSpec, devices: Sequence[str]) -> list[Replica]:
+    """A replica of the network of ``spec`` on each of ``devices``, which are some of its own.
+
+    Raises
+    ------
+    BundleError
+        If the bundle is no longer the one that the run began with.
+    MachineError
+        If a device can not take the network.
+    """
+    allocator.settle()
+    bundle = load_bundle(spec.bundle)
+    if bundle.info.sha256 != spec.sha256:
+        raise BundleError(f"bundle {spec.bundle} was replaced while in use; start again")
+    try:
+        return [
+            Replica(
+                bundle,
+                device,
+                engine=spec.engine,
+                precision=spec.precision,
+                threads=threads_per_replica(spec.devices),
+                probabilities=spec.probabilities,
+            )
+            for device in devices
+        ]
+    except (RuntimeError, MemoryError) as err:
+        raise MachineError(f"{', '.join(devices)} can not take the network: {err}; use another --device") from err
 
 
 _resident: dict[PoolSpec, Pool] = {}
@@ -179,31 +235,12 @@ def resident_pool(spec: PoolSpec) -> Pool:
 
     Raises
     ------
-    BundleError
-        If the bundle is no longer the one that the run began with.
+    BundleError, MachineError
+        As `load_replicas`.
     """
     with _resident_lock:
         if spec not in _resident or _resident[spec].closed:
-            allocator.settle()
-            bundle = load_bundle(spec.bundle)
-            if bundle.info.sha256 != spec.sha256:
-                raise BundleError(f"bundle {spec.bundle} was replaced while in use; start again")
-            try:
-                replicas = [
-                    Replica(
-                        bundle,
-                        device,
-                        engine=spec.engine,
-                        threads=threads_per_replica(spec.devices),
-                        probabilities=spec.probabilities,
-                    )
-                    for device in spec.devices
-                ]
-            except (RuntimeError, MemoryError) as err:
-                raise MachineError(
-                    f"{', '.join(spec.devices)} can not take the network: {err}; use another --device"
-                ) from err
-            _resident[spec] = Pool(replicas, batch=spec.batch)
+            _resident[spec] = Pool(load_replicas(spec, spec.devices), batch=spec.batch)
         return _resident[spec]
 
 

@@ -1,15 +1,18 @@
 """One copy of the network on one device: a batch of tiles in, labels out.
 
 Pixels travel to the device in the slide's own dtype and are normalised there; labels are chosen there and
-travel back as uint8. There is never a float map of more than one batch. Everything is float32, so that a
-label does not depend on the device's generation.
+travel back as uint8. There is never a float map of more than one batch. Unless a lower precision was asked for,
+everything is float32, so that a label does not depend on the device's generation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -19,9 +22,11 @@ from torch import Tensor
 
 from wsipipe.errors import MachineError, MemoryLimitError
 from wsipipe.geometry.network import round_up
-from wsipipe.inference.devices import OPENVINO, TORCH
+from wsipipe.inference import devices
+from wsipipe.inference.devices import COMPILE, FLOAT32, OPENVINO, TORCH
 from wsipipe.model.bundle import Bundle
 from wsipipe.model.forward import Normalise, compute_float32, core_of, label_values, probabilities_of, winner
+from wsipipe.model.unet import UNet
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Labels = npt.NDArray[np.uint8]
@@ -53,7 +58,9 @@ class Replica:
     device
         ``"cpu"``, ``"cuda:0"`` and the like.
     engine
-        ``"torch"``, or on a CPU ``"openvino"``.
+        ``"torch"``, ``"compile"``, or on a CPU ``"openvino"``.
+    precision
+        ``"float32"``, or what convolutions compute in: ``"bfloat16"``, ``"float16"``.
     threads
         How many cores it takes, on a CPU.
     probabilities
@@ -64,12 +71,22 @@ class Replica:
     """Logits of normalised tiles, as `UNet` gives them."""
 
     def __init__(
-        self, bundle: Bundle, device: str, *, engine: str = TORCH, threads: int = 1, probabilities: bool = False
+        self,
+        bundle: Bundle,
+        device: str,
+        *,
+        engine: str = TORCH,
+        precision: str = FLOAT32,
+        threads: int = 1,
+        probabilities: bool = False,
     ) -> None:
         self.device = torch.device(device)
+        self.precision = precision
         self.probabilities = probabilities
         self.receptive = bundle.info.receptive
+        self.in_channels = bundle.network.in_channels
         self.threads = threads
+        self.lanes = devices.lanes(device)
         if engine == OPENVINO:
             from wsipipe.inference.openvino import OpenVinoUNet  # an extra, and not installed everywhere
 
@@ -77,54 +94,108 @@ class Replica:
         else:
             compute_float32(self.device)
             network = deepcopy(bundle.network).to(self.device)
-            self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network = CompiledUNet(network) if engine == COMPILE else network
         self.normalise = Normalise(bundle.spec, self.device)
         self.label_values = label_values(bundle.spec, self.device)
+        self._too_large: float = inf  # pixels of a batch for which there was no memory
+        self._reason = ""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # all that was copied is there for every stream
+
+    @contextmanager
+    def lane(self) -> Iterator[None]:
+        """What a thread predicts in: on a GPU a stream of its own, on a CPU its share of the cores."""
+        if self.device.type == "cuda":
+            with torch.cuda.stream(torch.cuda.Stream(self.device)):  # type: ignore[no-untyped-call]
+                yield
+        else:
+            torch.set_num_threads(self.threads)  # OpenMP counts them by thread
+            yield
 
     def predict(self, tiles: list[Pixels]) -> Prediction:
         """The prediction for ``tiles``, each (core + margin, core + margin, channel), all of one shape.
 
         When the device has no memory for all of them, they are predicted in halves, then each tile in
-        halves on the pooling grid: slower, and the same labels.
+        halves on the pooling grid: slower, and the same labels. What did not fit is not tried again.
 
         Raises
         ------
         MemoryLimitError
             If the device has no memory for the smallest tile there is.
         """
-        try:
-            return self._forward(np.stack(tiles))
-        except (RuntimeError, MemoryError) as err:  # its traceback holds the tensors that did not fit: leave it
-            if not is_out_of_memory(err):
-                raise MachineError(f"device {self.device} failed: {err}") from err
-            reason = str(err).partition("\n")[0]
+        pixels = len(tiles) * tiles[0].shape[0] * tiles[0].shape[1]
+        if pixels < self._too_large:
+            try:
+                return self._forward(self._stack(tiles))
+            except (RuntimeError, MemoryError) as err:  # its traceback holds the tensors that did not fit: leave it
+                if not is_out_of_memory(err):
+                    raise MachineError(f"device {self.device} failed: {err}") from err
+                self._reason = str(err).partition("\n")[0]
+            self._too_large = min(self._too_large, pixels)
         if len(tiles) > 1:
             half = len(tiles) // 2
             return concatenate([self.predict(tiles[:half]), self.predict(tiles[half:])], axis=0)
-        return self._split_tile(tiles[0], reason)
+        return self._split_tile(tiles[0])
 
-    def _split_tile(self, tile: Pixels, reason: str) -> Prediction:
+    def _split_tile(self, tile: Pixels) -> Prediction:
         """One tile as two, cut between two cores along its longer side."""
         margin, axis = self.receptive.margin, int(tile.shape[1] > tile.shape[0])
         core = tile.shape[axis] - margin
         if core <= self.receptive.stride:
             raise MemoryLimitError(
-                f"device {self.device} has no memory for a tile of {tile.shape[0]} x {tile.shape[1]} px ({reason}); "
-                "use a device with more (--device)"
+                f"device {self.device} has no memory for a tile of {tile.shape[0]} x {tile.shape[1]} px "
+                f"({self._reason}); use a device with more (--device)"
             )
         cut = round_up(core // 2, self.receptive.stride)
         along = np.moveaxis(tile, axis, 0)
         halves = [np.moveaxis(half, 0, axis) for half in (along[: cut + margin], along[cut:])]
         return concatenate([self.predict([half]) for half in halves], axis=axis - 2)
 
+    def _stack(self, tiles: list[Pixels]) -> npt.NDArray[Any]:
+        """``tiles`` as one array (n, y, x, channel); for a GPU in pinned memory, which it copies by itself."""
+        if self.device.type != "cuda":
+            return np.stack(tiles)
+        dtype = torch.from_numpy(tiles[0][:1, :1]).dtype
+        pinned = torch.empty((len(tiles), *tiles[0].shape), dtype=dtype, pin_memory=True).numpy()
+        return np.stack(tiles, out=pinned)
+
     @torch.inference_mode()
     def _forward(self, tiles: npt.NDArray[Any]) -> Prediction:
         """The prediction for ``tiles`` (n, y, x, channel) in one pass."""
-        logits = core_of(self.network(self.normalise.pixels(tiles)), self.receptive)
+        pixels = self.normalise.pixels(tiles)
+        with torch.autocast(self.device.type, getattr(torch, self.precision), enabled=self.precision != FLOAT32):
+            logits = core_of(self.network(pixels), self.receptive)
+        labels = self._to_host(self.label_values[winner(logits)])
         probabilities = None
         if self.probabilities:
-            probabilities = probabilities_of(logits).mul_(255).round_().to(torch.uint8).cpu().numpy()
-        return Prediction(self.label_values[winner(logits)].cpu().numpy(), probabilities)
+            probabilities = self._to_host(probabilities_of(logits.float()).mul_(255).round_().to(torch.uint8))
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        return Prediction(labels, probabilities)
+
+    def _to_host(self, found: Tensor) -> npt.NDArray[np.uint8]:
+        """``found``, uint8, in the machine's memory; of a GPU it is there once the stream has come so far."""
+        if self.device.type != "cuda":
+            return found.cpu().numpy()
+        return torch.empty(found.shape, dtype=found.dtype, pin_memory=True).copy_(found, non_blocking=True).numpy()
+
+
+class CompiledUNet:
+    """``network`` by torch's compiler for the shapes that come often, for each takes it long; as it is for others."""
+
+    OFTEN = 3
+
+    def __init__(self, network: UNet) -> None:
+        self._network = network
+        self._compiled = torch.compile(network, dynamic=False)
+        self._met: Counter[torch.Size] = Counter()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits, as ``network`` gives them."""
+        self._met[x.shape] += 1
+        found: Tensor = self._compiled(x) if self._met[x.shape] > self.OFTEN else self._network(x)
+        return found
 
 
 def is_out_of_memory(err: Exception) -> bool:

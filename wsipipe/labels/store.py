@@ -3,13 +3,14 @@
 ::
 
     case-17.zarr/
-        zarr.json               multiscales, colours, class names; attributes.wsipipe: fingerprint, complete
+        zarr.json               multiscales, colours, class names; attributes.wsipipe: fingerprint, complete, run
         0/ 1/ 2/ ...            uint8 (y, x); one shard a block, chunks of at most 512 px
         probabilities/0/        uint8 (class, y, x) = round(255 p), where asked for
 
 While it is being made it is called ``case-17.zarr.partial``. Its metadata follow from a `StoreSpec` alone,
-byte for byte, so that mending them is writing them again. Every file appears whole, by rename (zarr's
-LocalStore does that as well), and every shard is written once, by one task.
+byte for byte, so that mending them is writing them again; only ``run``, how the run went that finished it, is
+added in the end. Every file appears whole, by rename (zarr's LocalStore does that as well), and every shard is
+written once, by one task.
 
 Source: https://ngff.openmicroscopy.org/0.5/
 """
@@ -62,6 +63,8 @@ class Fingerprint:
     """Micrometres per pixel of that level, as used; None where they are not known."""
     probabilities: bool
     """Whether probabilities are written too."""
+    precision: str = "float32"
+    """What convolutions computed in; stores of before there was a choice do not say."""
 
     def differences(self, other: Fingerprint) -> list[str]:
         """The names of the fields in which the two differ."""
@@ -167,7 +170,7 @@ def prepare(spec: StoreSpec, damaged: Iterable[str] = ()) -> None:
     OutputError
         If the disk does not take it.
     """
-    _write_documents(spec, complete=False)
+    _write_documents(spec)
     never_renamed = spec.partial.rglob("*" + PARTIAL)
     for torn in (*never_renamed, *(spec.partial / name for name in damaged)):
         torn.unlink(missing_ok=True)
@@ -248,9 +251,12 @@ def write_coarse_chunk(spec: StoreSpec, level: int, index: tuple[int, int]) -> N
         raise _output_error(spec.partial, err) from err
 
 
-def publish(spec: StoreSpec) -> None:
-    """Mark the store complete, and give it its final name; a store that had it before goes only then."""
-    _write_documents(spec, complete=True)
+def publish(spec: StoreSpec, run: dict[str, Any]) -> None:
+    """Mark the store complete, and give it its final name; a store that had it before goes only then.
+
+    What ``run`` says of the run that finished it, as JSON, stands in its attributes.
+    """
+    _write_documents(spec, run)
     final, replaced = Path(spec.path), Path(spec.path + REPLACED)
     try:
         if final.exists():
@@ -327,9 +333,9 @@ def _output_error(path: Path, err: OSError) -> OutputError:
     return OutputError(f"{path} can not be written: {err.strerror or err}; once it can, the same command resumes")
 
 
-def _write_documents(spec: StoreSpec, *, complete: bool) -> None:
+def _write_documents(spec: StoreSpec, run: dict[str, Any] | None = None) -> None:
     """Write every metadata document that is not there in just these bytes, the root's first."""
-    documents = _documents(spec, complete=complete)
+    documents = _documents(spec, run)
     try:
         for name in sorted(documents, key=lambda name: (name != ROOT, name)):
             path = spec.partial / name
@@ -342,10 +348,10 @@ def _write_documents(spec: StoreSpec, *, complete: bool) -> None:
         raise _output_error(spec.partial, err) from err
 
 
-def _documents(spec: StoreSpec, *, complete: bool) -> dict[str, bytes]:
+def _documents(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, bytes]:
     """Every metadata document of the store by its path in it, as zarr writes them."""
     memory = MemoryStore()
-    zarr.create_group(memory, attributes=_attributes(spec, complete=complete), zarr_format=3)
+    zarr.create_group(memory, attributes=_attributes(spec, run), zarr_format=3)
     if spec.fingerprint.probabilities:
         zarr.create_group(memory, path="probabilities", attributes=_probability_attributes(spec), zarr_format=3)
     for name, shape, chunks, shards in _arrays(spec):
@@ -373,7 +379,7 @@ def _arrays(spec: StoreSpec) -> Iterator[tuple[str, tuple[int, ...], tuple[int, 
         yield PROBABILITIES, (classes, *grid.shape), (1, chunk, chunk), (classes, grid.block, grid.block)
 
 
-def _attributes(spec: StoreSpec, *, complete: bool) -> dict[str, Any]:
+def _attributes(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, Any]:
     """The attributes of the root group: what viewers read, and what a later run does."""
     named = [(name, label, color) for name, label, color in spec.classes if label]
     return {
@@ -390,11 +396,12 @@ def _attributes(spec: StoreSpec, *, complete: bool) -> dict[str, Any]:
         "wsipipe": {
             "version": spec.version,
             "store_version": STORE_VERSION,
-            "complete": complete,
+            "complete": run is not None,
             "slide": spec.slide,
             "model": spec.model,
             "fingerprint": asdict(spec.fingerprint),
             "block": spec.grid.block,
+            **({} if run is None else {"run": run}),
         },
     }
 

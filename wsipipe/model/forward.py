@@ -39,7 +39,8 @@ class Normalise:
     def pixels(self, tiles: npt.NDArray[Any]) -> Tensor:
         """``tiles`` (n, y, x, channel), uint8 or uint16, normalised, (n, channel, y, x) on the device."""
         full_scale = float(np.iinfo(tiles.dtype).max)
-        on_device = torch.from_numpy(tiles).to(self.mean.device).permute(0, 3, 1, 2)  # channels last, without a copy
+        on_device = torch.from_numpy(tiles).to(self.mean.device, non_blocking=True)
+        on_device = on_device.permute(0, 3, 1, 2)  # channels last, without a copy
         return self(on_device.to(torch.float32).div_(full_scale))
 
 

@@ -13,13 +13,14 @@ from wsipipe.errors import MachineError, SlideError, WsipipeError
 from wsipipe.events import Listener, RunStarted, SlideFailed, SlideSkipped, Warned, ignore
 from wsipipe.inference.pool import release_pool
 from wsipipe.labels.store import discard_replaced
-from wsipipe.pipeline.config import RunConfig, Setup
+from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.look import Refused, RunPlan, plan_run
 from wsipipe.pipeline.machine import peak_bytes
 from wsipipe.pipeline.outcome import Outcomes, RunSummary
 from wsipipe.pipeline.plan import SKIP, SlidePlan
 from wsipipe.pipeline.scheduler import local_client
 from wsipipe.pipeline.segment import run_slide
+from wsipipe.pipeline.tune import tune
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def run(
     started = time.perf_counter()
     plan = plan_run(slides, config or RunConfig())
     outcomes = Outcomes(listener)
-    to_do = [p for p in plan.planned if p.action != SKIP]
+    to_do = plan.to_do
     outcomes(RunStarted(sum(len(p.blocks) for p in to_do), sum(p.pixels for p in to_do)))
     for slide in plan.slides:
         if isinstance(slide, Refused):
@@ -62,8 +63,11 @@ def run(
                 outcomes(SlideSkipped(slide.slide.path, slide.store.path, slide.reason))
     stopped = ""
     try:
+        if any(p.blocks for p in to_do):
+            plan, sizes = tune(plan)
+            outcomes(sizes)
         if to_do:
-            _attempt_all(to_do, plan, outcomes)
+            _attempt_all(plan, outcomes)
     except MachineError as err:
         stopped = str(err)
     return RunSummary(
@@ -73,26 +77,27 @@ def run(
         seconds=time.perf_counter() - started,
         threads=plan.threads,
         devices=len(plan.setup.devices),
-        projected_bytes=max(map(plan.memory_bytes, to_do), default=plan.base_bytes),
+        bare=plan.bare,
+        projected_bytes=max(map(plan.memory_bytes, plan.to_do), default=plan.base_bytes),
         peak_bytes=peak_bytes(),
         stopped=stopped,
     )
 
 
-def _attempt_all(slides: Sequence[SlidePlan], run: RunPlan, listener: Listener) -> None:
-    """Segment ``slides``, one after the other."""
+def _attempt_all(run: RunPlan, listener: Listener) -> None:
+    """Segment the slides of ``run``, one after the other."""
     with local_client(run.threads) as client:
         try:
-            for slide in slides:
-                _attempt(slide, run.setup, client, listener)
+            for slide in run.to_do:
+                _attempt(slide, run, client, listener)
         finally:  # before the cluster, whose threads wait for the pool
             release_pool(run.setup.pool)
 
 
-def _attempt(plan: SlidePlan, setup: Setup, client: Client, listener: Listener) -> None:
+def _attempt(plan: SlidePlan, run: RunPlan, client: Client, listener: Listener) -> None:
     """Segment one slide; whatever is wrong with it is told, and only a failing machine stops the run."""
     try:
-        run_slide(plan, setup, client, listener)
+        run_slide(plan, run, client, listener)
     except SlideError as err:
         listener(SlideFailed(plan.slide.path, str(err)))
     except MachineError as err:

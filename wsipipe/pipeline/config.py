@@ -12,12 +12,13 @@ from wsipipe.model.bundle import BundleInfo, read_bundle_info
 from wsipipe.pipeline.machine import default_limit_bytes
 
 CORE_PX, BLOCK_PX, CPU_BLOCK_PX = 1024, 4096, 2048
+"""What is taken where there is memory for it."""
 DEFAULT_BUNDLE = Path(__file__).parent.parent / "model" / "nuclei.safetensors"
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The options of `run`; what is None is chosen."""
+    """The options of `run`; what is None is chosen by memory and by measuring."""
 
     out: str = "segmentations"
     """Folder of the stores; made if it is not there."""
@@ -29,12 +30,14 @@ class RunConfig:
     """Side in pixels of the unit of work, of writing and of resume."""
     tile: int | None = None
     """Side in pixels of a tile's core."""
-    batch: int = 1
+    batch: int | None = None
     """Tiles that go through the network at once."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``."""
     engine: str = "auto"
     """What computes there: ``torch``, or on CPUs ``openvino``, which is taken where it is installed."""
+    precision: str = "float32"
+    """What convolutions compute in: ``bfloat16`` and ``float16`` are faster on GPUs, and change some labels."""
     threads: int | None = None
     """Blocks in flight: read, decoded and written at the same time."""
     max_memory_bytes: int | None = None
@@ -54,11 +57,9 @@ class Setup:
     devices: tuple[str, ...]
     engine: str
     limit_bytes: int
-
-    @property
-    def preferred_sizes(self) -> tuple[int, int]:
-        """(core, block) in pixels where the user says nothing."""
-        return CORE_PX, CPU_BLOCK_PX if is_cpu(self.devices) else BLOCK_PX
+    preferred_sizes: tuple[int, int]
+    """(core, block) in pixels where the user says nothing."""
+    batch: int
 
     @property
     def pool(self) -> PoolSpec:
@@ -68,7 +69,8 @@ class Setup:
             sha256=self.bundle.sha256,
             devices=self.devices,
             engine=self.engine,
-            batch=self.config.batch,
+            precision=self.config.precision,
+            batch=self.batch,
             probabilities=self.config.probabilities,
         )
 
@@ -92,4 +94,12 @@ def check_config(config: RunConfig) -> Setup:
     bundle = read_bundle_info(config.bundle or DEFAULT_BUNDLE)
     limit = default_limit_bytes() if config.max_memory_bytes is None else config.max_memory_bytes
     devices = resolve_devices(config.device)
-    return Setup(config, bundle, devices, resolve_engine(config.engine, devices), limit)
+    return Setup(
+        config=config,
+        bundle=bundle,
+        devices=devices,
+        engine=resolve_engine(config.engine, devices, config.precision),
+        limit_bytes=limit,
+        preferred_sizes=(CORE_PX, CPU_BLOCK_PX if is_cpu(devices) else BLOCK_PX),
+        batch=config.batch or 1,
+    )

@@ -11,10 +11,11 @@ from pathlib import Path
 from wsipipe.errors import MemoryLimitError, OutputError, SlideError, StoreError, UsageError
 from wsipipe.labels.store import PARTIAL, STORE, Record, read_record
 from wsipipe.pipeline.config import RunConfig, Setup, check_config
-from wsipipe.pipeline.machine import RUNTIME_BYTES, default_threads, loaded_bytes
+from wsipipe.pipeline.machine import RUNTIME_BYTES, default_threads, loaded_bytes, weight_bytes
 from wsipipe.pipeline.plan import SKIP, SlidePlan, plan_slide
+from wsipipe.pipeline.sizes import fit_memory
 from wsipipe.slides.find import expand
-from wsipipe.slides.slide import Slide, open_slide
+from wsipipe.slides.slide import Level, Slide, choose_level, open_slide
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,18 @@ class RunPlan:
     """Blocks in flight."""
     base_bytes: int
     """What the process takes before the first block."""
+    bare: float = 0.0
+    """Pixels a second, margins included, of the bare network on one device; 0 until it is measured."""
 
     @property
     def planned(self) -> tuple[SlidePlan, ...]:
         """The slides that are not refused."""
         return tuple(p for p in self.slides if isinstance(p, SlidePlan))
+
+    @property
+    def to_do(self) -> tuple[SlidePlan, ...]:
+        """The slides that are to be computed."""
+        return tuple(p for p in self.planned if p.action != SKIP)
 
     def memory_bytes(self, plan: SlidePlan) -> int:
         """The most that the process will take while it segments the slide of ``plan``."""
@@ -57,9 +65,11 @@ def plan_run(slides: Sequence[str | os.PathLike[str]], config: RunConfig) -> Run
     setup = check_config(config)
     _check_out(Path(config.out))
     looked = [_look(path, config.mpp) for path in expand(slides)]
-    paths = name_stores([s for s in looked if isinstance(s, Slide)], Path(config.out))
+    opened = [s for s in looked if isinstance(s, Slide)]
+    base = loaded_bytes(setup.engine) + RUNTIME_BYTES + weight_bytes(setup.bundle.path, setup.devices, setup.engine)
+    setup = fit_memory(setup, [level for s in opened if (level := _level(s, setup))], base)
+    paths = name_stores(opened, Path(config.out))
     plans = [_plan(s, paths[s.path], setup) if isinstance(s, Slide) else s for s in looked]
-    base = loaded_bytes() + RUNTIME_BYTES + Path(setup.bundle.path).stat().st_size * (1 + setup.devices.count("cpu"))
     return _within_memory(RunPlan(setup, tuple(plans), config.threads or default_threads(setup.devices), base))
 
 
@@ -79,6 +89,14 @@ def _look(path: Path, mpp: float | None) -> Slide | Refused:
         return Refused(str(path), str(err))
     except Exception as err:  # a fault of wsipipe or of a library, and of one slide only
         return Refused(str(path), f"{path.name}: unexpected {type(err).__name__}: {err}")
+
+
+def _level(slide: Slide, setup: Setup) -> Level | None:
+    """The level that is segmented; None if there is no such level, which the slide's plan reports."""
+    try:
+        return choose_level(slide, setup.bundle.spec.mpp)
+    except SlideError:
+        return None
 
 
 def _plan(slide: Slide, store: str, setup: Setup) -> SlidePlan | Refused:
@@ -149,7 +167,7 @@ def _within_memory(run: RunPlan) -> RunPlan:
         If no slide fits: the limit was given, or is what there is.
     """
     limit, at_least = run.setup.limit_bytes, replace(run, threads=run.setup.config.threads or 1)
-    need = {p.store.path: at_least.memory_bytes(p) for p in run.planned if p.action != SKIP}
+    need = {p.store.path: at_least.memory_bytes(p) for p in run.to_do}
     if need and min(need.values()) > limit:
         given = run.setup.config.max_memory_bytes is not None
         message = (
@@ -162,7 +180,7 @@ def _within_memory(run: RunPlan) -> RunPlan:
         _refuse_large(p, need.get(p.store.path, 0), limit) if isinstance(p, SlidePlan) else p for p in run.slides
     )
     run = replace(run, slides=slides)
-    while run.threads > at_least.threads and any(run.memory_bytes(p) > limit for p in run.planned if p.action != SKIP):
+    while run.threads > at_least.threads and any(run.memory_bytes(p) > limit for p in run.to_do):
         run = replace(run, threads=run.threads - 1)
     return run
 

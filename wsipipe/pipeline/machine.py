@@ -16,8 +16,8 @@ from distributed.system import MEMORY_LIMIT  # the least of machine, cgroup and 
 
 from wsipipe.errors import UsageError
 from wsipipe.geometry.grid import Grid
-from wsipipe.inference.devices import is_cpu
-from wsipipe.inference.footprint import activation_bytes
+from wsipipe.inference.devices import OPENVINO, is_cpu, lanes
+from wsipipe.inference.footprint import FLOAT32, activation_bytes
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.slides.slide import Level
 
@@ -26,6 +26,8 @@ RESERVE = 0.1
 HEAVY = ("torch", "zarr", "tifffile", "imagecodecs", "distributed")
 RUNTIME_BYTES = 192 * 2**20
 """What scheduler, codecs, oneDNN, threads' stacks and the allocator's slack add: 120 to 150 MiB where measured."""
+OPENVINO_SHARE = 1.5
+"""What OpenVINO holds, over image and tensors that are alive at once: 1.3 to 1.47, for bases 2 to 64 and depths 1 to 4."""
 UINT16 = 2
 AT_ONCE = 10
 """Pieces of a file that zarr decodes at the same time (its ``async.concurrency``)."""
@@ -55,9 +57,9 @@ def size_bytes(text: str, option: str) -> int:
         raise UsageError(f"{option} {text} is not a size; give e.g. 4GB, 500MB or 1.5GiB") from None
 
 
-def loaded_bytes() -> int:
-    """What the process takes now, with every library that a run needs loaded."""
-    for name in HEAVY:
+def loaded_bytes(engine: str) -> int:
+    """What the process takes now, with every library that a run by ``engine`` needs loaded."""
+    for name in (*HEAVY, *([OPENVINO] if engine == OPENVINO else [])):
         importlib.import_module(name)
     return int(psutil.Process().memory_info().rss)
 
@@ -105,8 +107,17 @@ def block_bytes(level: Level, grid: Grid, *, classes: int, probabilities: bool) 
     return 2 * pixels + labels + encoded + decoded + (4 * classes * labels if probabilities else 0)
 
 
+def weight_bytes(bundle: str, devices: tuple[str, ...], engine: str) -> int:
+    """What the weights take: as they are loaded, and once more for each replica on the CPU, for OpenVINO twice."""
+    copies = 2 if engine == OPENVINO else 1
+    return Path(bundle).stat().st_size * copies * (1 + devices.count("cpu"))
+
+
 def network_bytes(architecture: dict[str, int], side: int, pool: PoolSpec) -> int:
     """What the replicas of ``pool`` take of this machine's memory (not of a GPU's) for tiles of ``side`` px."""
-    pixels = UINT16 * pool.batch * side * side * architecture["in_channels"]  # the batch, as it is stacked
+    values = pool.batch * side * side * architecture["in_channels"]
+    pixels = UINT16 * values  # the batch, as it is stacked
     tensors = activation_bytes(architecture, side, pool.batch, probabilities=pool.probabilities)
-    return len(pool.devices) * pixels + pool.devices.count("cpu") * tensors
+    if pool.engine == OPENVINO:
+        tensors = int(OPENVINO_SHARE * (tensors + FLOAT32 * values))
+    return sum(map(lanes, pool.devices)) * pixels + pool.devices.count("cpu") * tensors

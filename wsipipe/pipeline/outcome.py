@@ -10,6 +10,7 @@ from wsipipe.events import (
     Event,
     Listener,
     RunStarted,
+    SizesChosen,
     SlideDone,
     SlideFailed,
     SlideSkipped,
@@ -39,6 +40,8 @@ class SlideOutcome:
     """In this run."""
     pixels: int = 0
     """Computed in this run."""
+    computed: int = 0
+    """Pixels that went through the network, margins included."""
     seconds: float = 0.0
     spent: Spent = field(default_factory=Spent)
     """Summed over blocks, several of which are in flight, and over devices."""
@@ -53,21 +56,32 @@ class Account:
 
     busy: float
     """Share of the devices' time in which they computed: 0 to 1."""
+    of_bare: float
+    """Speed over that of the bare network on as many devices, as it was measured: 1 is as fast as the network alone."""
     shares: dict[str, float]
     """Of the threads' time: read, decode, wait, write and other of `Spent`; idle is without a block in hand."""
     bottleneck: str
     """What would have to be faster: ``network``, or the largest of `shares` but wait."""
 
 
-def account(spent: Spent, seconds: float, *, threads: int, devices: int) -> Account | None:
-    """What ``spent`` comes to in ``seconds`` of that many threads and devices; None if nothing was computed."""
-    if not spent.infer:
+def account(slides: Iterable[SlideOutcome], *, threads: int, devices: int, bare: float) -> Account | None:
+    """What ``slides`` come to, on that many threads and devices; None if nothing was computed.
+
+    ``bare`` is the speed of the bare network on one device, in pixels a second.
+    """
+    spent, seconds, computed = Spent(), 0.0, 0
+    for slide in slides:
+        spent += slide.spent
+        seconds += slide.seconds
+        computed += slide.computed
+    if not computed:
         return None
     shares = {name: getattr(spent, name) / (seconds * threads) for name in ("read", "decode", "wait", "write", "other")}
     shares["idle"] = max(0.0, 1 - sum(shares.values()))
     busy = spent.infer / (seconds * devices)
     own = {name: share for name, share in shares.items() if name != "wait"}
-    return Account(busy, shares, "network" if busy >= BUSY else max(own, key=own.__getitem__))
+    bottleneck = "network" if busy >= BUSY else max(own, key=own.__getitem__)
+    return Account(busy, computed / (seconds * devices * bare), shares, bottleneck)
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,8 @@ class RunSummary:
     seconds: float
     threads: int
     devices: int
+    bare: float
+    """Pixels a second, margins included, of the bare network on one device; 0 if nothing was computed."""
     projected_bytes: int
     """The most memory that was expected."""
     peak_bytes: int
@@ -93,12 +109,8 @@ class RunSummary:
 
     def account(self, slide: SlideOutcome | None = None) -> Account | None:
         """Where the time went, of ``slide`` or of all that are done together; None if nothing was computed."""
-        spent, seconds = Spent(), 0.0
-        for one in self.slides if slide is None else (slide,):
-            if one.status == DONE:
-                spent += one.spent
-                seconds += one.seconds
-        return account(spent, seconds, threads=self.threads, devices=self.devices)
+        done = [s for s in (self.slides if slide is None else (slide,)) if s.status == DONE]
+        return account(done, threads=self.threads, devices=self.devices, bare=self.bare)
 
     @property
     def exit_code(self) -> int:
@@ -115,7 +127,7 @@ class Outcomes:
 
     def __call__(self, event: Event) -> None:
         """Take ``event`` into the account, and pass it on."""
-        if not isinstance(event, RunStarted):
+        if not isinstance(event, RunStarted | SizesChosen):
             self._note(self._by_slide.setdefault(event.slide, SlideOutcome(event.slide)), event)
         self._listener(event)
 
@@ -126,6 +138,7 @@ class Outcomes:
             case BlockDone():
                 slide.blocks_computed += 1
                 slide.pixels += event.pixels
+                slide.computed += event.computed
                 slide.spent += event.spent
                 for label, count in event.labels.items():
                     slide.labels[label] = slide.labels.get(label, 0) + count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -58,6 +58,11 @@ class SlidePlan:
     def memory_bytes(self, threads: int) -> int:
         """The most that ``threads`` blocks in flight take, beside what the process takes anyway."""
         return threads * self.block_bytes + self.network_bytes
+
+    def tiled(self, core: int, setup: Setup) -> SlidePlan:
+        """The same with tiles of ``core`` px, if they fill its blocks, and the batch of ``setup``."""
+        grid = self.grid if self.grid.block % core else replace(self.grid, core=core)
+        return replace(self, store=replace(self.store, grid=grid), network_bytes=network_need(grid, setup))
 
 
 def plan_slide(slide: Slide, path: str, setup: Setup) -> SlidePlan:
@@ -126,7 +131,12 @@ def _store_spec(slide: Slide, level: Level, path: str, setup: Setup, block: int 
         path=path,
         slide=slide.path,
         fingerprint=Fingerprint(
-            slide.identity, setup.bundle.sha256, level.index, level.mpp, setup.config.probabilities
+            slide=slide.identity,
+            bundle=setup.bundle.sha256,
+            level=level.index,
+            mpp=level.mpp,
+            probabilities=setup.config.probabilities,
+            precision=setup.config.precision,
         ),
         downsample=level.downsample,
         grid=grid_of(level, setup, block=block),
@@ -148,7 +158,7 @@ def _slide_plan(
     reopen: bool = False,
     restart: bool = False,
 ) -> SlidePlan:
-    grid, architecture = store.grid, setup.bundle.architecture
+    grid = store.grid
     every = tuple(grid.indices())
     blocks = journal.blocks if journal else every if action == SEGMENT else ()
     return SlidePlan(
@@ -161,13 +171,21 @@ def _slide_plan(
         damaged=journal.damaged if journal else (),
         reopen=reopen,
         restart=restart,
-        block_bytes=block_bytes(level, grid, classes=architecture["classes"], probabilities=setup.config.probabilities),
-        network_bytes=network_bytes(
-            architecture,
-            min(grid.core, max(*grid.computed_sides(0), *grid.computed_sides(1))) + grid.receptive.margin,
-            setup.pool,
-        ),
+        block_bytes=block_need(level, grid, setup),
+        network_bytes=network_need(grid, setup),
     )
+
+
+def block_need(level: Level, grid: Grid, setup: Setup) -> int:
+    """The bytes that one block of ``level`` holds at most."""
+    classes = setup.bundle.architecture["classes"]
+    return block_bytes(level, grid, classes=classes, probabilities=setup.config.probabilities)
+
+
+def network_need(grid: Grid, setup: Setup) -> int:
+    """The bytes of this machine's memory that the replicas hold at most."""
+    side = min(grid.core, max(*grid.computed_sides(0), *grid.computed_sides(1))) + grid.receptive.margin
+    return network_bytes(setup.bundle.architecture, side, setup.pool)
 
 
 def _usable(path: str, fingerprint: Fingerprint, *, overwrite: bool) -> Record | None:
@@ -189,6 +207,7 @@ def _usable(path: str, fingerprint: Fingerprint, *, overwrite: bool) -> Record |
         "level": f"level {old.level} (now {new.level})",
         "mpp": f"{old.mpp} micrometres per pixel (now {new.mpp})",
         "probabilities": f"{'' if old.probabilities else 'no '}probabilities",
+        "precision": f"precision {old.precision} (now {new.precision})",
     }
     raise FingerprintError(
         f"{path} was made with {', '.join(words[name] for name in old.differences(new))}; "

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -19,6 +21,8 @@ from wsipipe.labels import store as stores
 from wsipipe.model.bundle import Bundle
 from wsipipe.pipeline.config import RunConfig, Setup, check_config
 from wsipipe.pipeline.graph import lazy_labels, map_blocks
+from wsipipe.pipeline.look import RunPlan
+from wsipipe.pipeline.outcome import Outcomes, SlideOutcome, account
 from wsipipe.pipeline.plan import SlidePlan, check_channels, grid_of
 from wsipipe.slides.slide import Slide, choose_level, open_slide, with_mpp
 
@@ -29,7 +33,7 @@ def segment(
     *,
     block: int | None = None,
     tile: int | None = None,
-    batch: int = 1,
+    batch: int | None = None,
     device: str = "auto",
     engine: str = "auto",
     mpp: float | None = None,
@@ -46,7 +50,7 @@ def segment(
     block, tile
         Sides in pixels of a task's block and of a tile's core.
     batch
-        Tiles that go through the network at once.
+        Tiles that go through the network at once; None: one.
     device, engine
         As ``wsipipe run --device`` and ``--engine``.
     mpp
@@ -77,8 +81,8 @@ class _StoreWork:
     store: stores.StoreSpec
 
 
-def run_slide(plan: SlidePlan, setup: Setup, client: Client, listener: Listener) -> None:
-    """Compute the blocks of ``plan`` into its store, then its coarse levels, and publish it.
+def run_slide(plan: SlidePlan, run: RunPlan, client: Client, listener: Listener) -> None:
+    """Compute the blocks of ``plan``, one of ``run``, into its store, then its coarse levels, and publish it.
 
     Raises
     ------
@@ -94,11 +98,31 @@ def run_slide(plan: SlidePlan, setup: Setup, client: Client, listener: Listener)
     if plan.restart:
         stores.discard_partial(store)
     stores.prepare(store, plan.damaged)
-    listener(SlideStarted(path, store.path, grid.count, len(plan.blocks), plan.pixels))
-    _compute_blocks(plan, setup, client, listener)
+    outcome = Outcomes(listener)
+    outcome(SlideStarted(path, store.path, grid.count, len(plan.blocks), plan.pixels))
+    _compute_blocks(plan, run.setup, client, outcome)
     _compute_coarse_levels(store, client)
-    stores.publish(store)
+    (how_it_went,) = outcome.in_order([path])
+    how_it_went.seconds = time.perf_counter() - started
+    stores.publish(store, _history(how_it_went, run))
     listener(SlideDone(path, store.path, time.perf_counter() - started, plan.pixels))
+
+
+def _history(slide: SlideOutcome, run: RunPlan) -> dict[str, Any]:
+    """What the store keeps of the run that finished it: when, with what, and where the time went."""
+    setup = run.setup
+    spent = account([slide], threads=run.threads, devices=len(setup.devices), bare=run.bare)
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "devices": list(setup.devices),
+        "engine": setup.engine,
+        "threads": run.threads,
+        "blocks": slide.blocks_computed,
+        "pixels": slide.pixels,
+        "seconds": slide.seconds,
+        "spent": asdict(slide.spent),
+        "account": None if spent is None else asdict(spent),
+    }
 
 
 def _compute_blocks(plan: SlidePlan, setup: Setup, client: Client, listener: Listener) -> None:
@@ -151,6 +175,7 @@ def _store_block(work: _StoreWork, index: tuple[int, int], rows: Indices, cols: 
         slide=work.store.slide,
         index=index,
         pixels=block.prediction.labels.size,
+        computed=block.computed,
         labels={int(label): int(counts[label]) for label in counts.nonzero()[0]},
         blank=block.blank,
         spent=block.spent,

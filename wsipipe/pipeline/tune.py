@@ -1,0 +1,54 @@
+"""The tile and the batch of a run, by measuring those that the memory allows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from wsipipe.events import SizesChosen
+from wsipipe.inference.devices import is_cpu
+from wsipipe.inference.tuning import Size, fits_device, measure
+from wsipipe.pipeline.look import RunPlan
+from wsipipe.pipeline.sizes import CORES
+
+BATCHES = (1, 2, 4, 8, 16)
+"""To choose from on GPUs; a CPU has enough to do with one tile."""
+
+
+def tune(run: RunPlan) -> tuple[RunPlan, SizesChosen]:
+    """``run``, which has slides to compute, with the fastest tile and batch, unless it was told; and what was chosen.
+
+    Raises
+    ------
+    BundleError, MachineError
+        As the pool would.
+    """
+    setup, to_do = run.setup, run.to_do
+    config, receptive = setup.config, setup.bundle.receptive
+    planned = max(to_do, key=lambda p: p.pixels).grid
+    cores = {planned.core, *(c for c in CORES if c % receptive.stride == 0 and planned.block % c == 0)}
+    batches = (1,) if is_cpu(setup.devices) else BATCHES
+    wishes: list[Size] = [
+        (core, batch)
+        for core in (cores if config.tile is None else (planned.core,))
+        for batch in (batches if config.batch is None else (config.batch,))
+    ]
+    sizes = [size for size in wishes if _fits(run, size)] or [(planned.core, setup.batch)]
+    speeds = measure(setup.pool, receptive, sizes, to_do[0].level.dtype, pixels=sum(p.pixels for p in to_do))
+    core, batch = speeds.best(sizes)
+    bare = speeds.of((core, batch))
+    chosen = SizesChosen(core, batch, planned.block, run.threads, bare, speeds.seconds)
+    return replace(_tiled(run, (core, batch)), bare=bare), chosen
+
+
+def _tiled(run: RunPlan, size: Size) -> RunPlan:
+    """``run`` with tiles and batches of ``size`` for the slides that are to be computed."""
+    core, batch = size
+    setup = replace(run.setup, batch=batch)
+    return replace(run, setup=setup, slides=tuple(p.tiled(core, setup) if p in run.to_do else p for p in run.slides))
+
+
+def _fits(run: RunPlan, size: Size) -> bool:
+    """Whether there is memory for tiles and batches of ``size``, here and on the devices."""
+    tiled = _tiled(run, size)
+    here = all(tiled.memory_bytes(plan) <= run.setup.limit_bytes for plan in tiled.to_do)
+    return here and fits_device(tiled.setup.pool, run.setup.bundle.architecture, size)
