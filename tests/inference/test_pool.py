@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from wsipipe.errors import BundleError, MachineError, MemoryLimitError
+from wsipipe.inference import devices
 from wsipipe.inference import pool as pools
 from wsipipe.inference.pool import Pool, PoolSpec, close_resident_pools, resident_pool
 from wsipipe.inference.replica import Pixels, Prediction, Replica
@@ -364,9 +366,11 @@ class Small(Replica):
         super().__init__(bundle, "cpu", probabilities=True)
         self.error = error
         self.fitted: list[tuple[int, ...]] = []
+        self.refused: list[tuple[int, ...]] = []
 
     def _forward(self, tiles: np.ndarray) -> Prediction:
         if tiles.shape[0] * tiles.shape[1] * tiles.shape[2] > self.room:
+            self.refused.append(tiles.shape[:3])
             raise self.error("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried\nsecond line")
         self.fitted.append(tiles.shape[:3])
         return super()._forward(tiles)
@@ -404,6 +408,16 @@ def test_a_tile_that_does_not_fit_is_cut_along_its_longer_side(make_bundle: Make
     assert len(small.fitted) == 2
 
 
+def test_what_did_not_fit_is_not_tried_again(make_bundle: MakeBundle) -> None:
+    small = Small(make_bundle())
+    small.room = 2 * 62 * 62
+    tiles = [np.random.default_rng(i).integers(0, 256, (62, 62, 3), np.uint8) for i in range(4)]
+    for _ in range(3):
+        small.predict(tiles)
+    assert small.refused == [(4, 62, 62)]
+    assert [n for n, _, _ in small.fitted] == [2] * 6
+
+
 def test_memory_for_nothing_is_an_error_that_says_so_and_what_to_do(make_bundle: MakeBundle) -> None:
     bundle = make_bundle()
     small = Small(bundle)
@@ -426,6 +440,63 @@ def test_an_error_that_is_not_about_memory_is_not_taken_for_one(make_bundle: Mak
 def ungated(replica: Gated) -> Gated:
     replica.gate.release()
     return replica
+
+
+def test_two_lanes_keep_one_device_busy_and_its_time_is_counted_once(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "lanes", lambda _: 2)
+    bundle = make_bundle()
+    replica = Gated(bundle)
+    tiles = tiles_of(bundle, 8)
+    with Pool([replica], batch=1) as pool, ThreadPoolExecutor(8) as threads:
+        started = time.perf_counter()
+        waiting = [threads.submit(lambda tile: pool.submit(tile).result(PATIENCE), tile) for tile in tiles]
+        for _ in range(2):
+            assert replica.entered.acquire(timeout=PATIENCE)  # both compute at the same time
+        for _ in tiles:
+            replica.gate.release()
+        predictions = [future.result(PATIENCE) for future in waiting]
+        elapsed = time.perf_counter() - started
+    for tile, prediction in zip(tiles, predictions, strict=True):
+        assert_is(prediction, direct(bundle, tile))
+    assert 0 < sum(prediction.seconds for prediction in predictions) <= elapsed
+
+
+def test_a_lower_precision_gives_nearly_the_same_labels(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    (tile,) = [np.random.default_rng(0).integers(0, 256, (142, 142, 3), np.uint8)]
+    exact = Replica(bundle, "cpu").predict([tile]).labels
+    for precision, most in (("bfloat16", 0.05), ("float16", 0.01)):
+        labels = Replica(bundle, "cpu", precision=precision).predict([tile]).labels
+        assert labels.dtype == np.uint8
+        assert 0 < (labels != exact).mean() < most
+
+
+def test_only_shapes_that_come_often_are_compiled(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[torch.Size] = []
+
+    def compile_(network: UNet, *, dynamic: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+        assert not dynamic
+        return lambda x: (compiled.append(x.shape), network(x))[1]
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    bundle = make_bundle()
+    replica = Replica(bundle, "cpu", engine="compile")
+    often, seldom = np.zeros((42, 42, 3), np.uint8), np.zeros((26, 42, 3), np.uint8)
+    for tile in [often, seldom] * 3 + [often] * 2:
+        assert_is(replica.predict([tile])[0], direct(bundle, tile))
+    assert compiled == [(1, 3, 42, 42)] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's compiler has deprecations of its own
+def test_the_compiled_network_gives_the_same_labels(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    replica = Replica(bundle, "cpu", engine="compile")
+    for seed in range(5):
+        tile = np.random.default_rng(seed).integers(0, 256, (142, 142, 3), np.uint8)
+        assert_is(replica.predict([tile])[0], direct(bundle, tile))
 
 
 @pytest.fixture

@@ -223,7 +223,8 @@ def load_replicas(spec: PoolSpec, devices: Sequence[str]) -> list[Replica]:
             for device in devices
         ]
     except (RuntimeError, MemoryError) as err:
-        raise MachineError(f"{', '.join(devices)} can not take the network: {err}; use another --device") from err
+        reason = str(err) or "no memory"
+        raise MachineError(f"{', '.join(devices)} can not take the network: {reason}; use another --device") from err
 
 
 _resident: dict[PoolSpec, Pool] = {}

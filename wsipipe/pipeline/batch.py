@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from distributed import Client
 
-from wsipipe.errors import MachineError, SlideError, WsipipeError
+from wsipipe.errors import MachineError, MemoryLimitError, SlideError, WsipipeError
 from wsipipe.events import Listener, RunStarted, SlideFailed, SlideSkipped, Warned, ignore
 from wsipipe.inference.pool import release_pool
 from wsipipe.labels.store import discard_replaced
 from wsipipe.pipeline.config import RunConfig
-from wsipipe.pipeline.look import Refused, RunPlan, plan_run
+from wsipipe.pipeline.look import Refused, RunPlan, megabytes, plan_run
 from wsipipe.pipeline.machine import peak_bytes
 from wsipipe.pipeline.outcome import Outcomes, RunSummary
 from wsipipe.pipeline.plan import SKIP, SlidePlan
@@ -100,11 +100,20 @@ def _attempt(plan: SlidePlan, run: RunPlan, client: Client, listener: Listener) 
         run_slide(plan, run, client, listener)
     except SlideError as err:
         listener(SlideFailed(plan.slide.path, str(err)))
-    except MachineError as err:
-        listener(SlideFailed(plan.slide.path, str(err)))
-        raise
+    except (MachineError, MemoryError) as err:
+        error = err if isinstance(err, MachineError) else _no_memory(err, run)
+        listener(SlideFailed(plan.slide.path, str(error)))
+        raise error from err
     except WsipipeError:
         raise
     except Exception as err:  # a fault of wsipipe or of a library: the night goes on; the trace is logged
         log.debug("%s failed", plan.slide.path, exc_info=True)
         listener(SlideFailed(plan.slide.path, f"{plan.slide.file}: unexpected {type(err).__name__}: {err}"))
+
+
+def _no_memory(err: MemoryError, run: RunPlan) -> MemoryLimitError:
+    """What to say when the machine, not a device, has less memory than was planned with."""
+    return MemoryLimitError(
+        f"the machine has not the {megabytes(run.setup.limit_bytes)} of memory that were planned with "
+        f"({err or 'MemoryError'}); the same command resumes: give a --max-memory that is really there"
+    )

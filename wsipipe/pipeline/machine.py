@@ -27,7 +27,7 @@ HEAVY = ("torch", "zarr", "tifffile", "imagecodecs", "distributed")
 RUNTIME_BYTES = 192 * 2**20
 """What scheduler, codecs, oneDNN, threads' stacks and the allocator's slack add: 120 to 150 MiB where measured."""
 OPENVINO_SHARE = 1.5
-"""What OpenVINO holds, over image and tensors that are alive at once: 1.3 to 1.47, for bases 2 to 64 and depths 1 to 4."""
+"""What OpenVINO holds, over image and tensors alive at once: 1.3 to 1.47 for bases of 2 to 64, depths of 1 to 4."""
 UINT16 = 2
 AT_ONCE = 10
 """Pieces of a file that zarr decodes at the same time (its ``async.concurrency``)."""

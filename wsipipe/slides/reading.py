@@ -69,6 +69,8 @@ def read_box(level: Level, box: Box, *, spent: Spent | None = None, memory: Memo
         else:
             with spent.on("read"):
                 pixels = np.asarray(array[tuple(where.get(axis, 0) for axis in level.stored_axes)])
+    except MemoryError:
+        raise  # of the machine, not of the slide
     except Exception as err:  # whatever zarr, a codec or the file system raises
         raise SlideReadError(f"{level.name} can not be read at {box}: {_reason(err)}") from err
     pixels = pixels.astype(level.dtype, copy=False)  # a Zarr array may be stored in the other byte order

@@ -136,6 +136,8 @@ class TiledImage:
             raise SlideReadError(f"tile {number} is damaged: {missing}")
         try:
             pixels = page.decode(data, number, _fullsize=True, **extra)[0]
+        except MemoryError:
+            raise
         except Exception as err:  # every codec raises a class of its own
             raise SlideReadError(f"tile {number} can not be decoded: {type(err).__name__}: {err}") from err
         if pixels is None or pixels.size != self.tile_size or pixels.dtype != self.dtype:

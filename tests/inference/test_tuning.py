@@ -1,0 +1,129 @@
+"""Sizes are chosen by what was measured, within the time that there is, and it is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsipipe.geometry.network import Receptive
+from wsipipe.inference import tuning
+from wsipipe.inference.pool import PoolSpec
+from wsipipe.inference.replica import Pixels, Prediction, Replica
+from wsipipe.inference.tuning import PASSES, Size, Speeds, measure, memory, recall
+from wsipipe.model.bundle import read_bundle_info
+
+PAPER = Receptive(4, 2)
+SMALL = Receptive(2, 1)
+PROBE = (256, 1)
+
+
+@pytest.fixture
+def spec(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PoolSpec:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return PoolSpec(str(tiny_bundle), read_bundle_info(tiny_bundle).sha256, ("cpu",), "torch", "float32", 1, False)
+
+
+class Clock:
+    """The time of a device on which every pixel takes as long, and nothing else takes any."""
+
+    def __init__(self, speed: float) -> None:
+        self.now, self.speed, self.predicted = 0.0, speed, list[Size]()
+
+    def predict(self, _replica: Replica, tiles: list[Pixels]) -> Prediction:
+        side = len(tiles[0])
+        self.predicted.append((side - SMALL.margin, len(tiles)))
+        self.now += len(tiles) * side * side / self.speed
+        return Prediction(np.zeros(0, np.uint8), None)
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock(1e6)
+    monkeypatch.setattr(Replica, "predict", lambda *given: clock.predict(*given))
+    monkeypatch.setattr(tuning.time, "perf_counter", clock.perf_counter)
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("by_size", "best"),
+    [
+        ({(256, 1): 1e6, (1024, 1): 1e6, (2048, 1): 1e6}, (2048, 1)),  # fewer of its pixels are margin
+        ({(256, 1): 1e6, (1024, 1): 1e6, (2048, 1): 0.86e6}, (1024, 1)),  # about as fast, with less memory
+        ({(256, 1): 4e6, (1024, 1): 1e6}, (256, 1)),
+        ({(256, 1): 1e6}, (1024, 1)),  # there was no time for others: the plain one
+        ({(256, 1): 1e6, (256, 8): 5e6, (1024, 1): 2e6}, (256, 8)),
+    ],
+)
+def test_the_fastest_size_is_taken_and_of_like_ones_the_smallest(by_size: dict[Size, float], best: Size) -> None:
+    sizes = [(256, 1), (256, 8), (512, 1), (1024, 1), (2048, 1), (4096, 1)]
+    assert Speeds(by_size, PAPER, 0.0).best(sizes) == best
+
+
+def test_a_size_that_was_asked_for_is_taken_unmeasured() -> None:
+    speeds = Speeds({PROBE: 1e6}, PAPER, 0.0)
+    assert speeds.best([(2048, 4)]) == (2048, 4)
+    assert speeds.of((2048, 4)) == 1e6
+
+
+def test_every_size_is_measured_where_there_is_time_and_never_again(spec: PoolSpec, clock: Clock) -> None:
+    sizes = [(512, 1), (1024, 1)]
+    speeds = measure(spec, SMALL, sizes, "uint8", pixels=10**12)
+    assert clock.predicted == [size for size in (PROBE, *sizes) for _ in range(PASSES)]
+    assert speeds.by_size == {size: pytest.approx(1e6) for size in (PROBE, *sizes)}
+    assert speeds.seconds == clock.now > 0
+    assert recall(spec) == pytest.approx(speeds.by_size)
+    again = measure(spec, SMALL, sizes, "uint8", pixels=10**12)
+    assert (again.by_size, again.seconds) == (recall(spec), 0.0)
+    assert len(clock.predicted) == 9
+    measure(spec, SMALL, [*sizes, (2048, 1)], "uint8", pixels=10**12)  # three passes would take 13 seconds
+    assert len(clock.predicted) == 9
+    clock.speed = 1e8
+    other = replace(spec, probabilities=True)
+    assert measure(other, SMALL, [(2048, 1)], "uint8", pixels=10**12).of((2048, 1)) == pytest.approx(1e8)
+
+
+@pytest.mark.parametrize(("pixels", "sizes"), [(10**12, [PROBE, (512, 1)]), (10**6, [PROBE])])
+def test_measuring_ends_in_time(spec: PoolSpec, clock: Clock, pixels: int, sizes: list[Size]) -> None:
+    clock.speed = 1e6 / 2
+    measure(spec, SMALL, [(512, 1), (1024, 1), (2048, 1)], "uint8", pixels=pixels)
+    assert sorted(set(clock.predicted)) == sizes
+    later = clock.now - PASSES * (256 + SMALL.margin) ** 2 / clock.speed  # without the first, which must be
+    assert later <= tuning.MOST_SECONDS
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_memory_that_can_not_be_read_or_written_is_no_obstacle(spec: PoolSpec) -> None:
+    path = memory()
+    path.parent.mkdir(parents=True)
+    for torn in (b"", b"{", b"[]", b'{"a": 1}'):
+        path.write_bytes(torn)
+        assert recall(spec) == {}
+    measure(spec, SMALL, [], "uint8", pixels=10)
+    assert set(recall(spec)) == {PROBE}
+    path.unlink()
+    path.mkdir()  # so that nothing can be renamed to it
+    assert measure(spec, SMALL, [], "uint8", pixels=10).of(PROBE) == pytest.approx(1e6)
+
+
+def test_what_was_measured_of_one_device_or_network_says_nothing_of_another(spec: PoolSpec) -> None:
+    others = [
+        replace(spec, sha256="0" * 64),
+        replace(spec, devices=("cpu", "cpu")),
+        replace(spec, engine="openvino"),
+        replace(spec, precision="bfloat16"),
+        replace(spec, probabilities=True),
+    ]
+    assert len({tuning.key(one) for one in (spec, *others)}) == 6
+    assert tuning.key(spec) == tuning.key(replace(spec, batch=7, bundle="elsewhere"))
+
+
+def test_a_real_device_is_measured_with_tiles_that_are_not_kept(spec: PoolSpec) -> None:
+    speeds = measure(spec, SMALL, [(32, 2)], "uint16", pixels=10**9)
+    assert set(speeds.by_size) >= {PROBE}
+    assert all(speed > 0 for speed in speeds.by_size.values())
