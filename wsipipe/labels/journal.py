@@ -16,9 +16,8 @@ import google_crc32c
 import numpy as np
 
 from wsipipe.errors import OutputError
+from wsipipe.labels.shards import NOT_WRITTEN
 from wsipipe.labels.store import StoreSpec, arrays_fit, block_shards, coarse_chunks, shard_name
-
-NOT_WRITTEN = 2**64 - 1
 
 
 @dataclass(frozen=True)

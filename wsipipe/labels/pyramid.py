@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 Labels = npt.NDArray[np.uint8]
+IN_CACHE = 2**17
+"""Pixels of the coarser level that are made at once: a dozen arrays of this size stay in a processor's cache."""
 
 
 def halve(labels: Labels) -> Labels:
@@ -21,6 +23,18 @@ def halve(labels: Labels) -> Labels:
     height, width = labels.shape
     if height % 2 or width % 2:
         labels = np.pad(labels, ((0, height % 2), (0, width % 2)), mode="edge")
-    a, b, c, d = labels[0::2, 0::2], labels[0::2, 1::2], labels[1::2, 0::2], labels[1::2, 1::2]
-    rest = np.where((b == c) | (b == d), b, np.where(c == d, c, a))
-    return np.where((a == b) | (a == c) | (a == d), a, rest)
+    coarse = np.empty((len(labels) // 2, labels.shape[1] // 2), np.uint8)
+    step = max(1, IN_CACHE // coarse.shape[1])
+    for y in range(0, len(coarse), step):
+        rows = labels[2 * y : 2 * (y + step)]
+        a, b, c, d = (np.ascontiguousarray(rows[i::2, j::2]) for i in (0, 1) for j in (0, 1))
+        mode = _where(c == d, c, a)
+        mode = _where((b == c) | (b == d), b, mode)
+        coarse[y : y + step] = _where((a == b) | (a == c) | (a == d), a, mode)
+    return coarse
+
+
+def _where(chosen: npt.NDArray[np.bool_], yes: Labels, no: Labels) -> Labels:
+    """`numpy.where` by bits, which takes a quarter of its time."""
+    every_bit = chosen.view(np.uint8) * np.uint8(255)
+    return no ^ ((no ^ yes) & every_bit)

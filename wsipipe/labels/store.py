@@ -9,8 +9,8 @@
 
 While it is being made it is called ``case-17.zarr.partial``. Its metadata follow from a `StoreSpec` alone,
 byte for byte, so that mending them is writing them again; only ``run``, how the run went that finished it, is
-added in the end. Every file appears whole, by rename (zarr's LocalStore does that as well), and every shard is
-written once, by one task.
+added in the end. Every file appears whole, by rename, and every shard is written once, by one task; a block
+without objects too, in a few hundred bytes.
 
 Source: https://ngff.openmicroscopy.org/0.5/
 """
@@ -30,20 +30,18 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import ZstdCodec
-from zarr.core.array_spec import ArrayConfigParams
 from zarr.storage import MemoryStore
 
 from wsipipe.errors import DamagedStoreError, OutputError, StoreError
 from wsipipe.geometry.grid import Box, Grid
 from wsipipe.labels.pyramid import Labels, halve
+from wsipipe.labels.shards import ZSTD_LEVEL, write_shard
 
 STORE, PARTIAL, REPLACED = ".zarr", ".partial", ".replaced"
 ROOT = "zarr.json"
 PROBABILITIES = "probabilities/0"
 STORE_VERSION = 1
-ALWAYS_WRITE: ArrayConfigParams = {
-    "write_empty_chunks": True
-}  # a block without objects is a few hundred bytes, and done
+RESUMES = "once it can, the same command resumes"
 
 
 @dataclass(frozen=True)
@@ -197,22 +195,15 @@ def write_block(
     OutputError
         If the disk does not take them.
     """
-    box = spec.grid.block_box(index)
+    assert labels.shape == spec.grid.block_box(index).shape, f"{labels.shape} px are no block {index}"
     levels = [labels]
     while len(levels) < spec.grid.block_levels:
         levels.append(halve(levels[-1]))
-    try:
-        for name in block_shards(spec, index):  # zarr reads an edge shard that is there before it writes it
-            (spec.partial / name).unlink(missing_ok=True)
-        for level in range(1, len(levels)):
-            y0, x0 = box.y0 >> level, box.x0 >> level
-            here = Box(y0, y0 + levels[level].shape[0], x0, x0 + levels[level].shape[1])
-            _open(spec, str(level))[here.slices] = levels[level]
-        if probabilities is not None:
-            _open(spec, PROBABILITIES)[:, *box.slices] = probabilities
-        _open(spec, "0")[box.slices] = labels
-    except OSError as err:
-        raise _output_error(spec.partial, err) from err
+    for level in range(1, len(levels)):
+        _write_shard(spec, str(level), index, levels[level])
+    if probabilities is not None:
+        _write_shard(spec, PROBABILITIES, (0, *index), probabilities)
+    _write_shard(spec, "0", index, labels)
 
 
 def coarse_chunks(spec: StoreSpec, level: int) -> Iterator[tuple[int, int]]:
@@ -236,7 +227,8 @@ def write_coarse_chunk(spec: StoreSpec, level: int, index: tuple[int, int]) -> N
     y0, x0 = index[0] * chunk, index[1] * chunk
     box = Box(y0, min(y0 + chunk, height), x0, min(x0 + chunk, width))
     try:
-        finer = _open(spec, str(level - 1))[2 * box.y0 : 2 * box.y1, 2 * box.x0 : 2 * box.x1]
+        array = zarr.open_array(spec.partial / str(level - 1), mode="r")
+        finer = array[2 * box.y0 : 2 * box.y1, 2 * box.x0 : 2 * box.x1]
     except OSError as err:
         raise OutputError(f"{spec.partial} can not be read: {err.strerror or err}; the same command resumes") from err
     except Exception as err:  # whatever a codec raises on bytes that rotted within a chunk
@@ -245,10 +237,7 @@ def write_coarse_chunk(spec: StoreSpec, level: int, index: tuple[int, int]) -> N
             for col in range(2 * box.x0 // side, -(-2 * box.x1 // side)):
                 (spec.partial / shard_name(str(level - 1), (row, col))).unlink(missing_ok=True)
         raise DamagedStoreError(f"{spec.partial} was damaged ({err}); the same command makes that part again") from err
-    try:
-        _open(spec, str(level))[box.slices] = halve(np.asarray(finer))
-    except OSError as err:
-        raise _output_error(spec.partial, err) from err
+    _write_shard(spec, str(level), index, halve(np.asarray(finer)))
 
 
 def publish(spec: StoreSpec, run: dict[str, Any]) -> None:
@@ -325,12 +314,19 @@ def arrays_fit(spec: StoreSpec, root: Path) -> bool:
     return True
 
 
-def _open(spec: StoreSpec, name: str) -> zarr.Array[Any]:
-    return zarr.open_array(spec.partial / name, mode="r+").with_config(ALWAYS_WRITE)
+def _write_shard(spec: StoreSpec, array: str, index: tuple[int, ...], pixels: npt.NDArray[np.uint8]) -> None:
+    """Write shard ``index`` of ``array``, of which ``pixels`` are what lies within the slide."""
+    chunks, shards = next((chunks, shards) for name, _, chunks, shards in _arrays(spec) if name == array)
+    path = spec.partial / shard_name(array, index)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise _output_error(spec.partial, err) from err
+    write_shard(path, pixels, chunks, shards, way_out=RESUMES)
 
 
 def _output_error(path: Path, err: OSError) -> OutputError:
-    return OutputError(f"{path} can not be written: {err.strerror or err}; once it can, the same command resumes")
+    return OutputError(f"{path} can not be written: {err.strerror or err}; {RESUMES}")
 
 
 def _write_documents(spec: StoreSpec, run: dict[str, Any] | None = None) -> None:
@@ -362,7 +358,7 @@ def _documents(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, bytes]:
             chunks=chunks,
             shards=shards,
             dtype="uint8",
-            compressors=ZstdCodec(level=3, checksum=True),
+            compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
             fill_value=0,
             dimension_names=("c", "y", "x")[-len(shape) :],
         )

@@ -93,4 +93,4 @@ def lazy_labels(work: BlockWork) -> da.Array:
 
 
 def _labels(work: BlockWork, index: tuple[int, int], rows: Indices, cols: Indices) -> Labels:
-    return predict_block(work, index, rows, cols).prediction.labels
+    return predict_block(work, index, rows, cols).prediction.labels.copy()

@@ -170,13 +170,17 @@ def _store_block(work: _StoreWork, index: tuple[int, int], rows: Indices, cols: 
     block = predict_block(work.block, index, rows, cols)
     with block.spent.on("write"):
         stores.write_block(work.store, index, block.prediction.labels, block.prediction.probabilities)
-    counts = np.bincount(block.prediction.labels.ravel())
+    labels = block.prediction.labels
+    values = sorted({label for _, label, _ in work.store.classes} - {0})
+    counts = {value: int(np.count_nonzero(labels == value)) for value in values[1:]}
+    rest = int(np.count_nonzero(labels)) - sum(counts.values())  # of the first, which need not be looked for
+    counts = {0: labels.size - rest - sum(counts.values())} | dict.fromkeys(values[:1], rest) | counts
     done = BlockDone(
         slide=work.store.slide,
         index=index,
-        pixels=block.prediction.labels.size,
+        pixels=labels.size,
         computed=block.computed,
-        labels={int(label): int(counts[label]) for label in counts.nonzero()[0]},
+        labels={label: count for label, count in counts.items() if count},
         blank=block.blank,
         spent=block.spent,
     )

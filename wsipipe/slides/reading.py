@@ -12,7 +12,7 @@ from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
 from wsipipe.slides.slide import Level
-from wsipipe.slides.tiles import Memory, TileStore
+from wsipipe.slides.tiles import Memory, TileStore, array_in
 
 Pixels = npt.NDArray[Any]
 
@@ -34,7 +34,8 @@ def read_mirrored(
     spent
         Where to add the seconds of reading and decoding.
     memory
-        Where pixels of a TIFF may be put, if it is large enough; what is returned may then lie in it.
+        Where pixels may be put, as they are read and, behind them, as they are mirrored, if it is large enough;
+        what is returned may then lie in it.
 
     Raises
     ------
@@ -43,11 +44,8 @@ def read_mirrored(
     """
     box = Box(int(rows.min()), int(rows.max()) + 1, int(cols.min()), int(cols.max()) + 1)
     pixels = read_box(level, box, spent=spent, memory=memory)
-    if not _ascends(rows):
-        pixels = pixels[rows - box.y0]
-    if not _ascends(cols):
-        pixels = pixels[:, cols - box.x0]
-    return pixels
+    rest = None if memory is None else memory[pixels.nbytes :]
+    return _mirrored(pixels, rows - box.y0, cols - box.x0, rest)
 
 
 def read_box(level: Level, box: Box, *, spent: Spent | None = None, memory: Memory | None = None) -> Pixels:
@@ -79,9 +77,32 @@ def read_box(level: Level, box: Box, *, spent: Spent | None = None, memory: Memo
     return np.moveaxis(pixels, 0, -1) if level.axes == "cyx" else pixels
 
 
-def _ascends(indices: Indices) -> bool:
-    """Whether ``indices`` are a plain range, each one more than the one before."""
-    return bool((np.diff(indices) == 1).all())
+def _mirrored(pixels: Pixels, rows: Indices, cols: Indices, memory: Memory | None) -> Pixels:
+    """``pixels[rows][:, cols]``, of which all are taken, in ``memory`` if it is large enough.
+
+    Taking them one by one costs as much as decoding them; so what ascends is copied as it is, and only what is
+    mirrored around it is taken by index.
+    """
+    ys, xs = _ascending(rows), _ascending(cols)
+    if (ys.stop - ys.start, xs.stop - xs.start) == (len(rows), len(cols)):
+        return pixels
+    if (ys.stop - ys.start, xs.stop - xs.start) != pixels.shape[:2]:  # mirrored more than once, and small
+        return pixels[rows][:, cols]
+    mirrored = array_in(memory, (len(rows), len(cols), *pixels.shape[2:]), pixels.dtype)
+    mirrored[ys, xs] = pixels
+    for side in (slice(xs.start), slice(xs.stop, None)):
+        mirrored[ys, side] = pixels[:, cols[side]]
+    for side in (slice(ys.start), slice(ys.stop, None)):
+        mirrored[side] = mirrored[ys][rows[side]]
+    return mirrored
+
+
+def _ascending(indices: Indices) -> slice:
+    """The longest stretch of ``indices`` in which each is one more than the one before."""
+    ends = np.flatnonzero(np.append(np.diff(indices) != 1, True)) + 1
+    starts = np.append(0, ends[:-1])
+    longest = (ends - starts).argmax()
+    return slice(int(starts[longest]), int(ends[longest]))
 
 
 def _reason(err: Exception) -> str:

@@ -196,11 +196,7 @@ class TileStore(Store):
             If a tile can not be read or decoded.
         """
         image = self.image
-        shape = [part.stop - part.start for part in where]
-        count = prod(shape) * image.dtype.itemsize
-        if memory is None or memory.size < count:
-            memory = np.empty(count, np.uint8)
-        pixels = memory[:count].view(image.dtype).reshape(shape)
+        pixels = array_in(memory, tuple(part.stop - part.start for part in where), image.dtype)
         for overlaps in itertools.product(*map(_overlaps, where, image.chunks)):
             chunk, into, of = zip(*overlaps, strict=True)
             tile = self.read_tile(chunk, spent)
@@ -280,6 +276,14 @@ class TileStore(Store):
         """The document, at the root."""
         if not prefix:
             yield METADATA
+
+
+def array_in(memory: Memory | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """An array of ``shape`` at the beginning of ``memory``, if that is large enough, or in new memory."""
+    count = prod(shape) * dtype.itemsize
+    if memory is None or memory.size < count:
+        memory = np.empty(count, np.uint8)
+    return memory[:count].view(dtype).reshape(shape)
 
 
 def _overlaps(part: slice, side: int) -> list[tuple[int, slice, slice]]:

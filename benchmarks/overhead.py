@@ -1,0 +1,106 @@
+"""What all but the network costs: `run` without a network, end to end, against reading alone.
+
+    python benchmarks/overhead.py SLIDE [--block N] [--threads N] [--rounds N]
+
+In the place of the network stands a threshold on one pixel of 8 x 8, so that labels are compressed and written as ever.
+Reading alone reads the same blocks with the same margins in as many threads. Both run in this process, in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+import wsipipe
+from wsipipe.geometry.grid import Box
+from wsipipe.inference import allocator
+from wsipipe.inference.block import memory_of_thread
+from wsipipe.inference.replica import Pixels, Prediction, Replica
+from wsipipe.model.bundle import default_classes
+from wsipipe.pipeline.look import RunPlan, plan_run
+from wsipipe.slides.reading import read_box
+
+WANTED, MOST_PLANNING = 0.7, 0.01
+
+
+def threshold(replica: Replica, tiles: list[Pixels]) -> Prediction:
+    """Labels as cheap as they get, of the cores of ``tiles``: objects of 8 px and more."""
+    half = replica.receptive.margin // 2
+    labels = []
+    for tile in tiles:
+        dark = (tile[half:-half:8, half:-half:8, 0] < 128).view(np.uint8)
+        height, width = (side - 2 * half for side in tile.shape[:2])
+        labels.append(dark.repeat(8, 0).repeat(8, 1)[:height, :width])
+    return Prediction(np.stack(labels) if len(labels) > 1 else labels[0][None], None)
+
+
+def read_all(run: RunPlan) -> float:
+    """The seconds that reading every block takes, in as many threads as the run has."""
+    (plan,) = run.planned
+    grid, level = plan.grid, plan.level
+    half = grid.receptive.margin // 2
+
+    def read(index: tuple[int, int]) -> None:
+        box = grid.block_box(index)
+        (height, width), y0, x0 = grid.shape, max(0, box.y0 - half), max(0, box.x0 - half)
+        box = Box(y0, min(height, box.y1 + half), x0, min(width, box.x1 + half))
+        read_box(level, box, memory=memory_of_thread("pixels", box.shape[0] * box.shape[1] * level.channels))
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(run.threads) as threads:
+        list(threads.map(read, grid.indices()))
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Print both speeds, their ratio, what a block costs beside reading and writing, and what planning takes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("slide")
+    parser.add_argument("--block", type=int, default=4096)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    allocator.settle()
+    ratios, own, planning = [], [], []
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(Replica, "predict", threshold):
+        bundle = str(Path(folder) / "none.safetensors")
+        network = wsipipe.UNet(base_channels=1, depth=4)
+        wsipipe.save_bundle(bundle, network, wsipipe.BundleSpec(classes=default_classes(2)))
+        for round_ in range(-1, args.rounds):  # the first is a warm-up
+            config = wsipipe.RunConfig(
+                f"{folder}/{round_}", bundle, tile=1024, block=args.block, threads=args.threads, device="cpu"
+            )
+            started = time.perf_counter()
+            run = plan_run([args.slide], config)
+            planned = time.perf_counter() - started
+            reading = read_all(run)
+            slide = wsipipe.run([args.slide], config).slides[0]
+            assert slide.status == "done", slide.message
+            if round_ >= 0:
+                ratios.append(reading / slide.seconds)
+                own.append(1e3 * slide.spent.other / slide.blocks)
+                planning.append(planned / reading)
+                megapixels = slide.pixels / 1e6
+                print(
+                    f"reading {megapixels / reading:.0f} MP/s   run {megapixels / slide.seconds:.0f} MP/s   "
+                    f"{ratios[-1]:.3f}   own {own[-1]:.1f} ms a block   planning {planned * 1e3:.0f} ms",
+                    flush=True,
+                )
+    print(
+        f"{Path(args.slide).name}: run without a network / reading alone, median of {args.rounds}: "
+        f"{statistics.median(ratios):.3f}; own work {statistics.median(own):.1f} ms a block of {args.block} px; "
+        f"planning / reading {statistics.median(planning):.4f}"
+    )
+    sys.exit(0 if statistics.median(ratios) >= WANTED else 1)
+
+
+if __name__ == "__main__":
+    main()
