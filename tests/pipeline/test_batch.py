@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 import wsipipe
 from tests.conftest import WriteSlide
@@ -88,13 +90,16 @@ def test_every_second_of_a_block_is_accounted_for(tmp_path: Path, write_slide: W
         assert sum(getattr(spent, name) for spent in blocks) == pytest.approx(getattr(slide.spent, name))
         assert getattr(slide.spent, name) > 0
     assert slide.spent.threads <= slide.seconds
+    kept = zarr.open_group(slide.store, mode="r").attrs["wsipipe"]["run"]
+    assert kept["spent"] == asdict(slide.spent)
+    assert kept["account"]["bottleneck"] == summary.account(slide).bottleneck
+    assert (kept["blocks"], kept["pixels"], kept["devices"]) == (4, 96 * 128, ["cpu"])
+    assert kept["account"]["of_bare"] == slide.computed / kept["seconds"] / summary.bare
     assert slide.spent.infer <= slide.spent.wait  # one thread waits for each tile
     assert summary.account() == summary.account(slide)
 
 
 def _labels(store: Path) -> np.ndarray:
-    import zarr
-
     return np.asarray(zarr.open_array(store / "0", mode="r")[:])
 
 
