@@ -48,7 +48,8 @@ def decode_bare(level: Level, box: Box) -> None:
 def read(level: Level, box: Box) -> None:
     """Read ``box`` as a run does."""
     height, width = box.shape
-    read_box(level, box, memory=memory_of_thread("pixels", height * width * level.channels))
+    memory = memory_of_thread("pixels", height * width * level.channels)
+    read_box(level, box, into=memory.reshape(height, width, level.channels))
 
 
 def seconds(work: Callable[[Level, Box], None], level: Level, boxes: list[Box], pool: ThreadPoolExecutor) -> float:

@@ -164,9 +164,17 @@ def test_pixels_are_the_same_whatever_memory_they_are_read_into(slide: Slide) ->
     level = slide.levels[-1]
     box = Box(0, min(level.shape[0], 70), 0, min(level.shape[1], 90))
     expected = read_box(level, box)
-    for count in (1, expected.nbytes, expected.nbytes + 100):
+    rows, cols = (mirror(np.arange(-20, side), side) for side in box.shape)
+    mirrored = np.pad(expected, ((20, 0), (20, 0), (0, 0)), "symmetric")
+    for count in (1, mirrored.nbytes, mirrored.nbytes + 100):
         memory = np.full(count, 77, np.uint8)
-        np.testing.assert_array_equal(read_box(level, box, memory=memory), expected)
+        found = read_mirrored(level, rows, cols, memory=memory)
+        np.testing.assert_array_equal(found, mirrored)
+        assert np.shares_memory(found, memory) == (count >= mirrored.nbytes)
+    wide = np.zeros((expected.shape[0] + 3, expected.shape[1] + 5, expected.shape[2]), expected.dtype)
+    assert read_box(level, box, into=wide[3:, 5:]).base is wide
+    np.testing.assert_array_equal(wide[3:, 5:], expected)
+    assert not wide[:3].any()
 
 
 def test_reading_accounts_for_its_time(slide: Slide) -> None:

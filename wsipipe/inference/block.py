@@ -88,7 +88,7 @@ def predict_block(work: BlockWork, index: tuple[int, int], rows: Indices, cols: 
     started, spent = time.perf_counter(), Spent()
     rows, cols = rows[: computed[0] + margin], cols[: computed[1] + margin]
     count = len(rows) * len(cols) * work.level.channels * np.dtype(work.level.dtype).itemsize
-    memory = memory_of_thread("pixels", 2 * count)  # as read, and as mirrored
+    memory = memory_of_thread("pixels", count)
     pixels = read_mirrored(work.level, rows, cols, spent=spent, memory=memory)
     pool = resident_pool(work.pool)
     cores = list(grid.cores(computed))

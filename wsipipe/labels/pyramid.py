@@ -27,11 +27,20 @@ def halve(labels: Labels) -> Labels:
     step = max(1, IN_CACHE // coarse.shape[1])
     for y in range(0, len(coarse), step):
         rows = labels[2 * y : 2 * (y + step)]
-        a, b, c, d = (np.ascontiguousarray(rows[i::2, j::2]) for i in (0, 1) for j in (0, 1))
+        (a, b), (c, d) = (_columns(rows[i::2]) for i in (0, 1))
         mode = _where(c == d, c, a)
         mode = _where((b == c) | (b == d), b, mode)
         coarse[y : y + step] = _where((a == b) | (a == c) | (a == d), a, mode)
     return coarse
+
+
+def _columns(rows: Labels) -> tuple[Labels, Labels]:
+    """The even and the odd columns of ``rows``: two pixels as one number, of which a cast keeps the lower byte.
+
+    Taking every other column takes four times as long.
+    """
+    pairs = rows.view("<u2")
+    return pairs.astype(np.uint8), (pairs >> 8).astype(np.uint8)
 
 
 def _where(chosen: npt.NDArray[np.bool_], yes: Labels, no: Labels) -> Labels:

@@ -22,8 +22,8 @@ def read_mirrored(
 ) -> Pixels:
     """The pixels at ``rows`` x ``cols``, (len(rows), len(cols), channels), in the level's dtype.
 
-    ``read_mirrored(level, rows, cols)[i, j] == level[rows[i], cols[j]]``. Inside the slide, where the
-    indices just ascend, nothing is copied after the read.
+    ``read_mirrored(level, rows, cols)[i, j] == level[rows[i], cols[j]]``. What ascends is read into its place, and
+    what is mirrored around it is taken from there: by index alone all of it would take as long as decoding.
 
     Parameters
     ----------
@@ -34,8 +34,7 @@ def read_mirrored(
     spent
         Where to add the seconds of reading and decoding.
     memory
-        Where pixels may be put, as they are read and, behind them, as they are mirrored, if it is large enough;
-        what is returned may then lie in it.
+        Where the pixels may be put, if it is large enough; what is returned then lies in it.
 
     Raises
     ------
@@ -43,13 +42,21 @@ def read_mirrored(
         If a tile can not be read or decoded; the message names file, level and region.
     """
     box = Box(int(rows.min()), int(rows.max()) + 1, int(cols.min()), int(cols.max()) + 1)
-    pixels = read_box(level, box, spent=spent, memory=memory)
-    rest = None if memory is None else memory[pixels.nbytes :]
-    return _mirrored(pixels, rows - box.y0, cols - box.x0, rest)
+    rows, cols = rows - box.y0, cols - box.x0
+    ys, xs = _ascending(rows), _ascending(cols)
+    if (ys.stop - ys.start, xs.stop - xs.start) != box.shape:  # a slide so small that it is mirrored more than once
+        return read_box(level, box, spent=spent)[rows][:, cols]
+    pixels = array_in(memory, (len(rows), len(cols), level.channels), np.dtype(level.dtype))
+    inside = read_box(level, box, spent=spent, into=pixels[ys, xs])
+    for side in (slice(xs.start), slice(xs.stop, None)):
+        pixels[ys, side] = inside[:, cols[side]]
+    for side in (slice(ys.start), slice(ys.stop, None)):
+        pixels[side] = pixels[ys][rows[side]]
+    return pixels
 
 
-def read_box(level: Level, box: Box, *, spent: Spent | None = None, memory: Memory | None = None) -> Pixels:
-    """The pixels of ``box``, (height, width, channels), in the level's dtype; the rest as in `read_mirrored`.
+def read_box(level: Level, box: Box, *, spent: Spent | None = None, into: Pixels | None = None) -> Pixels:
+    """The pixels of ``box``, (height, width, channels), in the level's dtype; put ``into`` such an array if given.
 
     Raises
     ------
@@ -59,42 +66,21 @@ def read_box(level: Level, box: Box, *, spent: Spent | None = None, memory: Memo
     assert 0 <= box.y0 < box.y1 <= level.shape[0], f"{box} is outside {level.shape}"
     assert 0 <= box.x0 < box.x1 <= level.shape[1], f"{box} is outside {level.shape}"
     array, spent = level.array, spent or Spent()
+    pixels = np.empty((*box.shape, level.channels), level.dtype) if into is None else into
+    as_stored = {"yx": pixels[:, :, 0], "yxc": pixels, "cyx": np.moveaxis(pixels, -1, 0)}[level.axes]
     ys, xs = box.slices
     where = {"y": ys, "x": xs, "c": slice(0, level.channels)}
     try:
         if isinstance(array.store, TileStore):
-            pixels = array.store.read([where[axis] for axis in level.stored_axes], spent, memory)
+            array.store.read([where[axis] for axis in level.stored_axes], spent, as_stored)
         else:
             with spent.on("read"):
-                pixels = np.asarray(array[tuple(where.get(axis, 0) for axis in level.stored_axes)])
+                as_stored[...] = array[tuple(where.get(axis, 0) for axis in level.stored_axes)]
     except MemoryError:
         raise  # of the machine, not of the slide
     except Exception as err:  # whatever zarr, a codec or the file system raises
         raise SlideReadError(f"{level.name} can not be read at {box}: {_reason(err)}") from err
-    pixels = pixels.astype(level.dtype, copy=False)  # a Zarr array may be stored in the other byte order
-    if level.axes == "yx":
-        return pixels[:, :, np.newaxis]
-    return np.moveaxis(pixels, 0, -1) if level.axes == "cyx" else pixels
-
-
-def _mirrored(pixels: Pixels, rows: Indices, cols: Indices, memory: Memory | None) -> Pixels:
-    """``pixels[rows][:, cols]``, of which all are taken, in ``memory`` if it is large enough.
-
-    Taking them one by one costs as much as decoding them; so what ascends is copied as it is, and only what is
-    mirrored around it is taken by index.
-    """
-    ys, xs = _ascending(rows), _ascending(cols)
-    if (ys.stop - ys.start, xs.stop - xs.start) == (len(rows), len(cols)):
-        return pixels
-    if (ys.stop - ys.start, xs.stop - xs.start) != pixels.shape[:2]:  # mirrored more than once, and small
-        return pixels[rows][:, cols]
-    mirrored = array_in(memory, (len(rows), len(cols), *pixels.shape[2:]), pixels.dtype)
-    mirrored[ys, xs] = pixels
-    for side in (slice(xs.start), slice(xs.stop, None)):
-        mirrored[ys, side] = pixels[:, cols[side]]
-    for side in (slice(ys.start), slice(ys.stop, None)):
-        mirrored[side] = mirrored[ys][rows[side]]
-    return mirrored
+    return pixels
 
 
 def _ascending(indices: Indices) -> slice:
