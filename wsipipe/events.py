@@ -60,6 +60,8 @@ class RunStarted:
 class SizesChosen:
     """What was not told is chosen."""
 
+    engine: str
+    """What computes."""
     tile: int
     """Side in pixels of a tile's core."""
     batch: int

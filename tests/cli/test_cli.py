@@ -149,7 +149,7 @@ def test_progress_is_plain_lines_on_stderr(run: Call, tmp_path: Path, write_slid
     ended = run(slide)
     lines = ended.err.splitlines()
     assert re.fullmatch(
-        r"tile \d+, batch 1, block 64, 2 blocks in flight; bare network [\d.]+ MP/s with margins, "
+        r"(torch|openvino), tile \d+, batch 1, block 64, 2 blocks in flight; bare network [\d.]+ MP/s with margins, "
         r"(measured in [\d.]+ s|as measured before)",
         lines[0],
     )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.big import write_big_slide
+from wsipipe.inference.pool import PoolSpec
 from wsipipe.inference.tuning import Size, Speeds
 from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
 from wsipipe.model.unet import UNet
@@ -83,9 +84,11 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[Size, float]:
     """What measuring finds, of the sizes that it is asked for."""
     table: dict[Size, float] = {}
 
-    def measure(_spec: object, receptive: Any, wishes: Iterable[Size], _dtype: str, *, pixels: int) -> Speeds:
+    def measure(spec: PoolSpec, receptive: Any, wishes: Iterable[Size], _dtype: str, *, pixels: int) -> Speeds:
         assert pixels == 20_000**2
-        return Speeds({size: table.get(size, 1.0) for size in wishes}, receptive, 0.5)
+        factor = {"torch": 1.0, "openvino": 1.5}[spec.engine]
+        by_size = {size: factor * table.get(size, 1.0) for size in [(256, 1), *wishes]}
+        return Speeds(by_size, receptive, 0.5)
 
     monkeypatch.setattr(tune, "measure", measure)
     return table
@@ -95,7 +98,7 @@ def test_the_fastest_tile_that_fits_is_taken(plan: Callable[..., RunPlan], measu
     measured[2048, 1] = 5.0
     run, chosen = tune.tune(plan(10**12))
     assert sizes(run) == (2048, 2048, 2)
-    assert (chosen.tile, chosen.batch, chosen.block, chosen.bare, chosen.seconds) == (2048, 1, 2048, 5.0, 0.5)
+    assert (chosen.tile, chosen.batch, chosen.block, chosen.bare, chosen.seconds) == (2048, 1, 2048, 5.0, 1.0)
     assert run.bare == 5.0
     tight = plan(1000 * MB)
     assert sizes(tune.tune(tight)[0]) == (1024, 2048, 2)  # 2048 px take 1.6 GB
@@ -106,6 +109,29 @@ def test_the_fastest_tile_that_fits_is_taken(plan: Callable[..., RunPlan], measu
     (before,), (after,) = plan(10**12).planned, run.planned
     assert after.network_bytes < before.network_bytes / 4
     assert after.store == replace(before.store, grid=replace(before.grid, core=256))
+
+
+def test_the_faster_engine_is_taken_unless_it_is_told(
+    plan: Callable[..., RunPlan], measured: dict[Size, float]
+) -> None:
+    measured[1024, 1] = 3.0
+    run, chosen = tune.tune(plan(10**12, engine="auto"))
+    assert (chosen.engine, run.setup.pool.engine, chosen.bare) == ("openvino", "openvino", 4.5)
+    assert tune.tune(plan(10**12, engine="torch"))[1].engine == "torch"
+
+
+def test_torch_is_taken_where_openvino_is_slower(plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(spec: PoolSpec, receptive: Any, _sizes: object, _dtype: str, *, pixels: int) -> Speeds:
+        return Speeds({(256, 1): {"torch": 2.0, "openvino": 1.0}[spec.engine] * pixels}, receptive, 0.0)
+
+    monkeypatch.setattr(tune, "measure", measure)
+    before = plan(10**12, engine="auto")
+    assert before.setup.pool.engine == "openvino"
+    run, chosen = tune.tune(before)
+    assert (chosen.engine, run.setup.pool.engine) == ("torch", "torch")
+    assert run.to_do[0].network_bytes < before.to_do[0].network_bytes
+    told, _ = tune.tune(plan(10**12, engine="openvino"))
+    assert told.setup.pool.engine == "openvino"
 
 
 def test_batches_are_tried_on_gpus_only(

@@ -47,8 +47,8 @@ def spoken(event: Event) -> str | None:
         case SizesChosen():
             how = f"measured in {event.seconds:.1f} s" if event.seconds else "as measured before"
             return (
-                f"tile {event.tile}, batch {event.batch}, block {event.block}, {event.threads} blocks in flight; "
-                f"bare network {event.bare / 1e6:.2f} MP/s with margins, {how}"
+                f"{event.engine}, tile {event.tile}, batch {event.batch}, block {event.block}, {event.threads} blocks "
+                f"in flight; bare network {event.bare / 1e6:.2f} MP/s with margins, {how}"
             )
         case SlideStarted():
             size = f"{event.pixels_to_do / 1e6:.1f} MP"

@@ -42,7 +42,7 @@ AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N
     type=click.Choice(["auto", "torch", "compile", "openvino"]),
     default="auto",
     show_default=True,
-    help="What computes; auto: torch, and on CPUs OpenVINO where it is installed.",
+    help="What computes; auto: torch, or on CPUs OpenVINO, if it is installed and faster.",
 )
 @click.option(
     "--precision",

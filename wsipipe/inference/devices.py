@@ -48,7 +48,7 @@ def resolve_devices(wish: str) -> tuple[str, ...]:
 
 
 def resolve_engine(wish: str, devices: tuple[str, ...], precision: str = FLOAT32) -> str:
-    """What computes on ``devices``: ``torch``, or ``openvino``, which ``auto`` takes on CPUs where it is installed.
+    """What computes on ``devices``: ``torch``, or ``openvino``, where ``auto`` finds it installed, and CPUs only.
 
     ``compile`` is torch with its compiler, and never taken unasked: on a CPU it gains 5 % and takes 10 to 70 s for each
     shape of a tile.

@@ -1,11 +1,11 @@
-"""The tile and the batch of a run, by measuring those that the memory allows."""
+"""The engine, the tile and the batch of a run, by measuring those that the memory allows."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from wsipipe.events import SizesChosen
-from wsipipe.inference.devices import is_cpu
+from wsipipe.inference.devices import AUTO, OPENVINO, TORCH, is_cpu
 from wsipipe.inference.tuning import Size, fits_device, measure
 from wsipipe.pipeline.look import RunPlan
 from wsipipe.pipeline.sizes import CORES
@@ -15,7 +15,10 @@ BATCHES = (1, 2, 4, 8, 16)
 
 
 def tune(run: RunPlan) -> tuple[RunPlan, SizesChosen]:
-    """``run``, which has slides to compute, with the fastest tile and batch, unless it was told; and what was chosen.
+    """``run``, which has slides to compute, with the fastest engine, tile and batch, unless it was told; and those.
+
+    Which engine of a CPU is faster depends on the network: OpenVINO takes 0.8 of torch's time for the nuclei model, and
+    1.8 times as long for one of 2 channels.
 
     Raises
     ------
@@ -33,11 +36,24 @@ def tune(run: RunPlan) -> tuple[RunPlan, SizesChosen]:
         for batch in (batches if config.batch is None else (config.batch,))
     ]
     sizes = [size for size in wishes if _fits(run, size)] or [(planned.core, setup.batch)]
-    speeds = measure(setup.pool, receptive, sizes, to_do[0].level.dtype, pixels=sum(p.pixels for p in to_do))
+    dtype, pixels = to_do[0].level.dtype, sum(p.pixels for p in to_do)
+    engines = (OPENVINO, TORCH) if (config.engine, setup.engine) == (AUTO, OPENVINO) else (setup.engine,)
+    pools = [replace(setup.pool, engine=engine) for engine in engines]
+    probes = [measure(pool, receptive, [], dtype, pixels=pixels) for pool in pools]
+    fastest = max(range(len(pools)), key=lambda i: max(probes[i].by_size.values()))
+    speeds = measure(pools[fastest], receptive, sizes, dtype, pixels=pixels)
     core, batch = speeds.best(sizes)
-    bare = speeds.of((core, batch))
-    chosen = SizesChosen(core, batch, planned.block, run.threads, bare, speeds.seconds)
-    return replace(_tiled(run, (core, batch)), bare=bare), chosen
+    chosen = SizesChosen(
+        engine=engines[fastest],
+        tile=core,
+        batch=batch,
+        block=planned.block,
+        threads=run.threads,
+        bare=speeds.of((core, batch)),
+        seconds=speeds.seconds + sum(probe.seconds for probe in probes),
+    )
+    run = replace(run, setup=replace(setup, engine=chosen.engine), bare=chosen.bare)
+    return _tiled(run, (core, batch)), chosen
 
 
 def _tiled(run: RunPlan, size: Size) -> RunPlan:
