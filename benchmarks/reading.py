@@ -41,7 +41,7 @@ def decode_bare(level: Level, box: Box) -> None:
     colours = {"colorspace": "RGB", "outcolorspace": "RGB"} if page.photometric == 2 else {}  # as the writer stored it
     for i, j in product(range(box.y0 // height, -(-box.y1 // height)), range(box.x0 // width, -(-box.x1 // width))):
         number = i * page.chunked[1] + j
-        data = store.file.read(page.dataoffsets[number], page.databytecounts[number])
+        data = store.file.read(int(page.dataoffsets[number]), int(page.databytecounts[number]))
         imagecodecs.jpeg8_decode(data, tables=page.jpegtables, **colours)
 
 

@@ -16,7 +16,7 @@ from wsipipe.inference.pool import PoolSpec, resident_pool
 from wsipipe.inference.replica import Prediction
 from wsipipe.slides.reading import read_mirrored
 from wsipipe.slides.slide import Level
-from wsipipe.slides.tiles import Memory
+from wsipipe.slides.tiles import NONE_KEPT, Keep, Memory
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class BlockWork:
     """Where the blocks lie."""
     pool: PoolSpec
     """Who predicts."""
+    keep: Keep = NONE_KEPT
+    """Which decoded tiles stay in memory for the block to the right."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def predict_block(work: BlockWork, index: tuple[int, int], rows: Indices, cols: 
     rows, cols = rows[: computed[0] + margin], cols[: computed[1] + margin]
     count = len(rows) * len(cols) * work.level.channels * np.dtype(work.level.dtype).itemsize
     memory = memory_of_thread("pixels", count)
-    pixels = read_mirrored(work.level, rows, cols, spent=spent, memory=memory)
+    pixels = read_mirrored(work.level, rows, cols, spent=spent, memory=memory, keep=work.keep)
     pool = resident_pool(work.pool)
     cores = list(grid.cores(computed))
     with spent.on("wait"):

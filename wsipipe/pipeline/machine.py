@@ -20,6 +20,7 @@ from wsipipe.inference.devices import OPENVINO, is_cpu, lanes
 from wsipipe.inference.footprint import FLOAT32, activation_bytes
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.slides.slide import Level
+from wsipipe.slides.tiff import TiffReader
 
 RESERVE = 0.1
 """Share of the memory that a run leaves alone where no limit is given."""
@@ -29,6 +30,8 @@ RUNTIME_BYTES = 192 * 2**20
 OPENVINO_SHARE = 1.5
 """What OpenVINO holds, over image and tensors alive at once: 1.3 to 1.47 for bases of 2 to 64, depths of 1 to 4."""
 UINT16 = 2
+MOST_KEPT_BYTES = 2**27
+"""Of tiles kept for the block to the right, for each in flight: strips of slides that are up to 20 000 px wide."""
 AT_ONCE = 10
 """Pieces of a file that zarr decodes at the same time (its ``async.concurrency``)."""
 
@@ -104,7 +107,29 @@ def block_bytes(level: Level, grid: Grid, *, classes: int, probabilities: bool) 
         for whole, side, piece in zip(level.shape, (height, width), level.tile, strict=True)
     )
     decoded = min(met, AT_ONCE) * level.tile[0] * level.tile[1] * pixel
-    return 2 * pixels + labels + encoded + decoded + (4 * classes * labels if probabilities else 0)
+    kept = kept_bytes(level, grid)
+    return 2 * pixels + labels + encoded + decoded + kept + (4 * classes * labels if probabilities else 0)
+
+
+def kept_bytes(level: Level, grid: Grid) -> int:
+    """What the decoded tiles take that a block shares with the one to its right; 0 where that is too much.
+
+    A strip as wide as the slide is shared by all blocks of a row, and decoding it for each would take as many times
+    as long. What is not compressed is as well read again, and zarr keeps nothing.
+    """
+    if grid.blocks[1] == 1 or level.codec == "none" or level.reader != TiffReader.name:
+        return 0
+    pieces = prod(
+        min(-(-side // piece) + 1, -(-whole // piece))
+        for side, piece, whole in zip(
+            (max(grid.computed_sides(0)) + grid.receptive.margin, grid.receptive.margin),
+            level.tile,
+            level.shape,
+            strict=True,
+        )
+    )
+    need = pieces * level.tile[0] * level.tile[1] * level.channels * np.dtype(level.dtype).itemsize
+    return need if need <= MOST_KEPT_BYTES else 0
 
 
 def weight_bytes(bundle: str, devices: tuple[str, ...], engine: str) -> int:

@@ -12,8 +12,9 @@ from wsipipe.labels.journal import Journal, read_journal
 from wsipipe.labels.store import PARTIAL, Fingerprint, Record, StoreSpec, read_record
 from wsipipe.model.bundle import BundleInfo
 from wsipipe.pipeline.config import Setup
-from wsipipe.pipeline.machine import block_bytes, network_bytes
+from wsipipe.pipeline.machine import block_bytes, kept_bytes, network_bytes
 from wsipipe.slides.slide import Level, Slide, choose_level
+from wsipipe.slides.tiles import Keep
 from wsipipe.version import VERSION
 
 SEGMENT, RESUME, SKIP = "segment", "resume", "skip"
@@ -58,6 +59,10 @@ class SlidePlan:
     def memory_bytes(self, threads: int) -> int:
         """The most that ``threads`` blocks in flight take, beside what the process takes anyway."""
         return threads * self.block_bytes + self.network_bytes
+
+    def keep(self, threads: int) -> Keep:
+        """Which decoded tiles ``threads`` blocks in flight keep for the blocks to their right."""
+        return Keep(self.grid.receptive.margin, threads * kept_bytes(self.level, self.grid))
 
     def tiled(self, core: int, setup: Setup) -> SlidePlan:
         """The same with tiles of ``core`` px, if they fill its blocks, and the batch of ``setup``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,12 +20,15 @@ from wsipipe.geometry.mirror import Indices
 from wsipipe.inference.block import BlockWork, predict_block
 from wsipipe.labels import store as stores
 from wsipipe.model.bundle import Bundle
-from wsipipe.pipeline.config import RunConfig, Setup, check_config
+from wsipipe.pipeline.config import RunConfig, check_config
 from wsipipe.pipeline.graph import lazy_labels, map_blocks
 from wsipipe.pipeline.look import RunPlan
 from wsipipe.pipeline.outcome import Outcomes, SlideOutcome, account
 from wsipipe.pipeline.plan import SlidePlan, check_channels, grid_of
 from wsipipe.slides.slide import Slide, choose_level, open_slide, with_mpp
+
+PORTION, PORTION_PER_THREAD = 256, 8
+"""Blocks that are handed to the scheduler at once. It takes some 20 kB for each, before the first is computed."""
 
 
 def segment(
@@ -100,7 +104,7 @@ def run_slide(plan: SlidePlan, run: RunPlan, client: Client, listener: Listener)
     stores.prepare(store, plan.damaged)
     outcome = Outcomes(listener)
     outcome(SlideStarted(path, store.path, grid.count, len(plan.blocks), plan.pixels))
-    _compute_blocks(plan, run.setup, client, outcome)
+    _compute_blocks(plan, run, client, outcome)
     _compute_coarse_levels(store, client)
     (how_it_went,) = outcome.in_order([path])
     how_it_went.seconds = time.perf_counter() - started
@@ -125,18 +129,32 @@ def _history(slide: SlideOutcome, run: RunPlan) -> dict[str, Any]:
     }
 
 
-def _compute_blocks(plan: SlidePlan, setup: Setup, client: Client, listener: Listener) -> None:
-    """Have every block of ``plan`` computed and written, in one graph of one task each."""
+def _compute_blocks(plan: SlidePlan, run: RunPlan, client: Client, listener: Listener) -> None:
+    """Have every block of ``plan`` computed and written, by a graph of one task each, handed over in portions."""
     grid = plan.grid
     one_each = tuple((1,) * count for count in grid.blocks)
-    work = _StoreWork(BlockWork(plan.level, grid, setup.pool), plan.store)
-    done = map_blocks(_store_block, work, grid, chunks=one_each, dtype=object, meta=np.empty((0, 0), object))
-    keys = [(done.name, *index) for index in plan.blocks]
-    futures = client.get(dict(done.dask.cull(set(keys))), keys, sync=False) if keys else []
+    block = BlockWork(plan.level, grid, run.setup.pool, plan.keep(run.threads))
+    done = map_blocks(
+        _store_block, _StoreWork(block, plan.store), grid, chunks=one_each, dtype=object, meta=np.empty((0, 0), object)
+    )
+    keys = deque((done.name, *index) for index in plan.blocks)
+    portion = max(PORTION, PORTION_PER_THREAD * run.threads)
+    futures: set[Future[Any]] = set()
+    completed = as_completed()
     unread: list[SlideReadError] = []
     blank = len(plan.blocks) == grid.count  # else not all of it is seen
+
+    def hand_over() -> None:
+        """The next portion, once there is less than one left."""
+        if keys and len(futures) < portion:
+            some = [keys.popleft() for _ in range(min(portion, len(keys)))]
+            new = client.get(dict(done.dask.cull(set(some))), some, sync=False)
+            futures.update(new)
+            completed.update(new)
+
+    hand_over()
     try:
-        for future in as_completed(futures):
+        for future in completed:
             if future.cancelled():
                 raise MachineError("the scheduler was lost; run the same again, it resumes")
             error = future.exception()
@@ -148,12 +166,14 @@ def _compute_blocks(plan: SlidePlan, setup: Setup, client: Client, listener: Lis
                 row: BlockDone = future.result()[0, 0]
                 blank &= row.blank
                 listener(row)
+            futures.remove(future)
             future.release()
+            hand_over()
     finally:
-        client.cancel(futures)
+        client.cancel(list(futures))
     if unread:
         raise SlideReadError(
-            f"{unread[0]}; {len(unread)} of {len(keys)} blocks could not be read, the others are in "
+            f"{unread[0]}; {len(unread)} of {len(plan.blocks)} blocks could not be read, the others are in "
             f"{plan.store.partial}; mend the slide, then run the same again, with --overwrite if its file has changed"
         ) from unread[0]
     if blank:

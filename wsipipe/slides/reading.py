@@ -12,13 +12,19 @@ from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
 from wsipipe.slides.slide import Level
-from wsipipe.slides.tiles import Memory, TileStore, array_in
+from wsipipe.slides.tiles import NONE_KEPT, Keep, Memory, TileStore, array_in
 
 Pixels = npt.NDArray[Any]
 
 
 def read_mirrored(
-    level: Level, rows: Indices, cols: Indices, *, spent: Spent | None = None, memory: Memory | None = None
+    level: Level,
+    rows: Indices,
+    cols: Indices,
+    *,
+    spent: Spent | None = None,
+    memory: Memory | None = None,
+    keep: Keep = NONE_KEPT,
 ) -> Pixels:
     """The pixels at ``rows`` x ``cols``, (len(rows), len(cols), channels), in the level's dtype.
 
@@ -35,6 +41,8 @@ def read_mirrored(
         Where to add the seconds of reading and decoding.
     memory
         Where the pixels may be put, if it is large enough; what is returned then lies in it.
+    keep
+        Which decoded tiles to keep in memory for the block to the right.
 
     Raises
     ------
@@ -45,9 +53,9 @@ def read_mirrored(
     rows, cols = rows - box.y0, cols - box.x0
     ys, xs = _ascending(rows), _ascending(cols)
     if (ys.stop - ys.start, xs.stop - xs.start) != box.shape:  # a slide so small that it is mirrored more than once
-        return read_box(level, box, spent=spent)[rows][:, cols]
+        return read_box(level, box, spent=spent, keep=keep)[rows][:, cols]
     pixels = array_in(memory, (len(rows), len(cols), level.channels), np.dtype(level.dtype))
-    inside = read_box(level, box, spent=spent, into=pixels[ys, xs])
+    inside = read_box(level, box, spent=spent, into=pixels[ys, xs], keep=keep)
     for side in (slice(xs.start), slice(xs.stop, None)):
         pixels[ys, side] = inside[:, cols[side]]
     for side in (slice(ys.start), slice(ys.stop, None)):
@@ -55,8 +63,12 @@ def read_mirrored(
     return pixels
 
 
-def read_box(level: Level, box: Box, *, spent: Spent | None = None, into: Pixels | None = None) -> Pixels:
+def read_box(
+    level: Level, box: Box, *, spent: Spent | None = None, into: Pixels | None = None, keep: Keep = NONE_KEPT
+) -> Pixels:
     """The pixels of ``box``, (height, width, channels), in the level's dtype; put ``into`` such an array if given.
+
+    Decoded tiles are kept in memory for the box to the right as ``keep`` says.
 
     Raises
     ------
@@ -72,7 +84,8 @@ def read_box(level: Level, box: Box, *, spent: Spent | None = None, into: Pixels
     where = {"y": ys, "x": xs, "c": slice(0, level.channels)}
     try:
         if isinstance(array.store, TileStore):
-            array.store.read([where[axis] for axis in level.stored_axes], spent, as_stored)
+            across = level.stored_axes.index("x")
+            array.store.read([where[axis] for axis in level.stored_axes], spent, as_stored, across=across, keep=keep)
         else:
             with spent.on("read"):
                 as_stored[...] = array[tuple(where.get(axis, 0) for axis in level.stored_axes)]

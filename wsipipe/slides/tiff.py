@@ -414,11 +414,11 @@ def _probe(path: Path, image: TiledImage) -> None:
     SlideReadError
         If it can not be decoded.
     """
-    if image.tile_bytes > LARGE_TILE_BYTES:
+    if image.by_row or image.tile_bytes > LARGE_TILE_BYTES:
         return
     page = image.pages[0]
     number = next(i for i, count in enumerate(page.databytecounts) if count and page.dataoffsets[i])
-    data = OpenFile(path).read(page.dataoffsets[number], page.databytecounts[number])
+    data = OpenFile(path).read(int(page.dataoffsets[number]), int(page.databytecounts[number]))
     try:
         image.decode(page, number, data)
     except SlideReadError as err:
