@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from distributed import Client
 
 import wsipipe
 from tests.conftest import WriteSlide
@@ -29,6 +30,7 @@ from wsipipe.events import (
 from wsipipe.inference import pool
 from wsipipe.inference.tuning import PASSES
 from wsipipe.labels import store as stores
+from wsipipe.pipeline import segment
 from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, SKIPPED, SlideOutcome, account
 
 Config = Callable[..., wsipipe.RunConfig]
@@ -123,6 +125,28 @@ def test_a_machine_that_fails_ends_the_run_and_the_account_says_so(
     assert summary.exit_code == 3
     monkeypatch.undo()
     assert wsipipe.run(slides, config(tile=64)).count(DONE) == 2
+
+
+def test_the_scheduler_is_handed_a_few_blocks_at_a_time(
+    tmp_path: Path, write_slide: WriteSlide, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment, "PORTION", 3)
+    monkeypatch.setattr(segment, "PORTION_PER_THREAD", 1)
+    handed, done, most = [0], [0], [0]
+    get = Client.get
+
+    def counting(client: Client, graph: dict[str, object], keys: list[str], **options: object) -> object:
+        handed[0] += len(keys)
+        most[0] = max(most[0], handed[0] - done[0])
+        return get(client, graph, keys, **options)
+
+    def listener(event: Event) -> None:
+        done[0] += isinstance(event, BlockDone)
+
+    monkeypatch.setattr(Client, "get", counting)
+    (slide,) = wsipipe.run([write_slide(tmp_path / "x.tif", (300, 400))], config(threads=2), listener).slides
+    assert (slide.status, slide.blocks_computed, handed) == (DONE, 35, [35])
+    assert 3 <= most[0] <= 6
 
 
 def test_a_slide_of_zeros_is_warned_of(tmp_path: Path, config: Config) -> None:

@@ -7,9 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 
 from tests.big import write_big_slide
+from wsipipe.geometry.grid import Grid
+from wsipipe.geometry.network import Receptive
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.inference.tuning import Size, Speeds
 from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
@@ -17,6 +21,8 @@ from wsipipe.model.unet import UNet
 from wsipipe.pipeline import look, tune
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.look import RunPlan, plan_run
+from wsipipe.pipeline.machine import MOST_KEPT_BYTES, kept_bytes
+from wsipipe.slides.slide import open_slide
 
 BASE = 200 * 10**6
 MB = 10**6
@@ -145,3 +151,23 @@ def test_batches_are_tried_on_gpus_only(
     assert (run.setup.pool.batch, chosen.batch, chosen.tile) == (4, 4, 1024)
     run, _ = tune.tune(plan(10**12, batch=2))
     assert run.setup.pool.batch == 2
+
+
+@pytest.mark.parametrize(
+    ("layout", "kept"),
+    [
+        ({"tile": (128, 128), "compression": "deflate"}, 6 * 2),  # 512 + 40 px high meet 6 tiles, 40 px wide 2
+        ({"rowsperstrip": 64, "compression": "deflate"}, 10),  # 10 strips of 64 px, each as wide as the slide
+        ({"tile": (128, 128)}, 0),  # as well read again
+    ],
+    ids=["tiles", "strips", "uncompressed"],
+)
+def test_tiles_that_blocks_share_are_planned_for(tmp_path: Path, layout: dict[str, Any], kept: int) -> None:
+    tifffile.imwrite(tmp_path / "s.tif", np.ones((1500, 1500), np.uint8), metadata=None, **layout)
+    level = open_slide(tmp_path / "s.tif").levels[0]
+    receptive = Receptive(depth=2, convs=2)
+    assert receptive.margin == 40
+    assert kept_bytes(level, Grid(level.shape, receptive, 256, 512)) == kept * level.tile[0] * level.tile[1]
+    assert kept_bytes(level, Grid(level.shape, receptive, 256, 2048)) == 0, "there is no block to the right"
+    huge = replace(level, tile=(64, MOST_KEPT_BYTES // 64), shape=(1500, MOST_KEPT_BYTES // 64))
+    assert kept_bytes(huge, Grid(huge.shape, receptive, 256, 512)) == 0, "strips this wide do not fit"

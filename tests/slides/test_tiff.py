@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.reading import read_box
 from wsipipe.slides.slide import open_slide
+from wsipipe.slides.tiles import OpenFile
 
 
 @pytest.mark.parametrize("shape", [(200, 300), (200, 300, 3), (200, 300, 4)])
@@ -279,3 +281,60 @@ def test_flipped_bytes_in_the_directories_give_no_other_error_than_ours(tmp_path
         except SlideError as err:
             outcomes.add("refused" if "a.svs" in str(err) else f"refused namelessly: {err}")
     assert outcomes == {"reads", "refused"}
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("shape", [(70, 90), (70, 90, 3)], ids=["grey", "RGB"])
+@pytest.mark.parametrize("rows", [1, 16, 70])
+def test_uncompressed_strips_are_read_by_rows_and_columns(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    byteorder: Literal["<", ">"],
+    dtype: str,
+    shape: tuple[int, ...],
+    rows: int,
+) -> None:
+    image = picture(shape, dtype)
+    photometric = "rgb" if len(shape) == 3 else "minisblack"
+    tifffile.imwrite(
+        tmp_path / "a.tif", image, photometric=photometric, rowsperstrip=rows, metadata=None, byteorder=byteorder
+    )
+    level = open_slide(tmp_path / "a.tif").levels[0]
+    assert level.tile == (1, 90)
+    np.testing.assert_array_equal(level.array[:], image)
+    counts: list[int] = []
+    read = OpenFile.read
+
+    def counting(file: OpenFile, offset: int, count: int) -> bytes:
+        counts.append(count)
+        return read(file, offset, count)
+
+    monkeypatch.setattr(OpenFile, "read", counting)
+    pixels = read_box(level, Box(10, 50, 20, 60))
+    np.testing.assert_array_equal(pixels, image.reshape(70, 90, -1)[10:50, 20:60])
+    assert sum(counts) == pixels.nbytes, "no byte is read that is not wanted"
+
+
+def test_a_single_uncompressed_strip_of_gigabytes_is_read(tmp_path: Path) -> None:
+    """As ImageJ writes them: what is wanted of it is read, whatever its size."""
+    path, side = tmp_path / "a.tif", 40_000
+    tifffile.imwrite(path, picture((64, 64)), rowsperstrip=64, metadata=None)
+    offset, _ = tile_at(path, 0)
+    for tag, value in (("ImageWidth", side), ("ImageLength", side), ("RowsPerStrip", side)):
+        set_tag(path, tag, value)
+    set_tag(path, "StripByteCounts", side * side)
+    patch(path, offset + side * (side - 1) + 100, b"pixels")
+    os.truncate(path, offset + side * side)
+    level = open_slide(path).levels[0]
+    assert bytes(read_box(level, Box(side - 1, side, 100, 106))[0, :, 0]) == b"pixels"
+
+
+def test_an_uncompressed_strip_that_is_too_short_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture((64, 64)), rowsperstrip=64, metadata=None)
+    set_tag(path, "StripByteCounts", 64 * 40 + 10)
+    level = open_slide(path).levels[0]
+    np.testing.assert_array_equal(read_box(level, Box(0, 40, 0, 64))[:, :, 0], picture((64, 64))[:40])
+    with pytest.raises(SlideReadError, match=r"a.tif level 0 .* strip 0 ends before its row 40 does"):
+        read_box(level, Box(0, 64, 0, 64))
