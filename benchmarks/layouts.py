@@ -29,11 +29,12 @@ from wsipipe.geometry.network import Receptive
 from wsipipe.inference import allocator
 from wsipipe.inference.block import memory_of_thread
 from wsipipe.pipeline.machine import kept_bytes
+from wsipipe.slides.opened import close_all
 from wsipipe.slides.reading import read_mirrored
 from wsipipe.slides.slide import Level
 from wsipipe.slides.tiles import Keep
 
-CLIFF = 0.5
+CLIFF = 0.25
 PAPER = Receptive(depth=4, convs=2)
 CODECS = ("jpeg", "jpeg2000", "deflate", "lzw", "zstd", None)
 
@@ -67,6 +68,7 @@ def read_blocks(level: Level, block: int, threads: int) -> float:
         count = len(rows) * len(cols) * level.channels * np.dtype(level.dtype).itemsize
         read_mirrored(level, rows, cols, memory=memory_of_thread("pixels", count), keep=keep)
 
+    close_all()  # so that nothing is left of the round before
     level.array  # noqa: B018 - opened before the clock starts
     started = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:

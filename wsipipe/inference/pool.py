@@ -245,6 +245,17 @@ def resident_pool(spec: PoolSpec) -> Pool:
         return _resident[spec]
 
 
+def load_pool(spec: PoolSpec) -> None:
+    """Have this process load its pool for ``spec`` now.
+
+    Raises
+    ------
+    BundleError, MachineError
+        As `load_replicas`.
+    """
+    resident_pool(spec)
+
+
 def release_pool(spec: PoolSpec) -> None:
     """End the threads of this process's pool for ``spec``, if there is one, and let go of its weights."""
     with _resident_lock:

@@ -11,7 +11,7 @@ from distributed import Client
 
 from wsipipe.errors import MachineError, MemoryLimitError, SlideError, WsipipeError
 from wsipipe.events import Listener, RunStarted, SlideFailed, SlideSkipped, Warned, ignore
-from wsipipe.inference.pool import release_pool
+from wsipipe.inference.pool import load_pool, release_pool
 from wsipipe.labels.store import discard_replaced
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.look import Refused, RunPlan, megabytes, plan_run
@@ -88,6 +88,8 @@ def _attempt_all(run: RunPlan, listener: Listener) -> None:
     """Segment the slides of ``run``, one after the other."""
     with local_client(run.threads) as client:
         try:
+            if any(p.blocks for p in run.to_do):  # before the first slide, whose time it is not
+                client.submit(load_pool, run.setup.pool, pure=False).result()
             for slide in run.to_do:
                 _attempt(slide, run, client, listener)
         finally:  # before the cluster, whose threads wait for the pool

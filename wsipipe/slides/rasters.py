@@ -566,7 +566,7 @@ class LabelTiff:
 
         def read(box: Box) -> Pixels:
             with _reading(path, box):
-                return store.read(box.slices, Spent())
+                return store.read(box.slices, Spent(), across=1)
 
         height, width = image.shape
         if prod(image.shape) * image.dtype.itemsize <= MAX_WHOLE_BYTES and image.chunks[1] >= width:
