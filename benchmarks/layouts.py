@@ -4,8 +4,8 @@
 
 The pixels of SLIDE, nine times over, are written in each codec, as tiles of 240 px (JPEG 2000: 256) and as strips, to a
 temporary folder; MORE are read as they are. Blocks are read with their margins, and tiles kept, as a run does; whole is
-tifffile's `asarray` in as many threads. No ratio may fall off a cliff: a strip as wide as the slide, decoded for each
-block, would divide it by the number of blocks in a row.
+tifffile's `asarray` in as many threads. No ratio of what is compressed may fall off a cliff: a strip as wide as the
+slide, decoded for each block, would divide it by the number of blocks in a row.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     allocator.settle()
-    medians = []
+    compressed = [1.0]
     with tempfile.TemporaryDirectory() as folder:
         for path in [*written(args.slide, Path(folder)), *args.more]:
             level = wsipipe.open_slide(path).levels[0]
@@ -104,14 +104,16 @@ def main() -> None:
                 (decode_whole(path, args.threads), read_blocks(level, args.block, args.threads))
                 for _ in range(args.rounds)
             ]
-            medians.append(statistics.median(whole / ours for whole, ours in times))
+            ratio = statistics.median(whole / ours for whole, ours in times)
+            if level.codec != "none":  # that is copied at the speed of memory, and no decoder to compare with
+                compressed.append(ratio)
             whole, ours = (statistics.median(of) for of in zip(*times, strict=True))
             print(
                 f"{path.stem:26}{megapixels:6.1f} MP  whole {megapixels / whole:7.1f} MP/s  "
-                f"blocks {megapixels / ours:7.1f} MP/s  {medians[-1]:.2f}",
+                f"blocks {megapixels / ours:7.1f} MP/s  {ratio:.2f}",
                 flush=True,
             )
-    sys.exit(0 if min(medians) >= CLIFF else 1)
+    sys.exit(0 if min(compressed) >= CLIFF else 1)
 
 
 if __name__ == "__main__":
