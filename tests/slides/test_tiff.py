@@ -300,7 +300,7 @@ def test_uncompressed_strips_are_read_by_rows_and_columns(
 ) -> None:
     if one_by_one:
         monkeypatch.setattr(tiles, "NARROW", 0)
-    image = picture(shape, dtype)
+    image = picture(shape, dtype) ^ np.array(18, dtype)  # so that the two bytes of a pixel differ
     photometric = "rgb" if len(shape) == 3 else "minisblack"
     tifffile.imwrite(
         tmp_path / "a.tif", image, photometric=photometric, rowsperstrip=rows, metadata=None, byteorder=byteorder

@@ -297,7 +297,7 @@ class TileStore(Store):
             raise SlideReadError(f"strip {number} ends before its row {first + height} does: the file was truncated")
         stored = image.dtype.newbyteorder(page.parent.byteorder)
         shape = (height, count // image.dtype.itemsize)
-        return np.ndarray(shape, stored, data, strides=(row, stored.itemsize))
+        return np.ndarray(shape, stored, data, strides=(row, stored.itemsize)).astype(image.dtype, copy=False)
 
     def _read_strips(self, where: Sequence[slice], across: int, spent: Spent, into: npt.NDArray[Any]) -> None:
         """As `read`, of an image in uncompressed strips."""
