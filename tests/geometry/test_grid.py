@@ -245,3 +245,11 @@ def test_an_impossible_tile_alone_is_refused_by_its_option(tile: int) -> None:
 def test_an_impossible_block_alone_is_refused_by_its_option(block: int) -> None:
     with pytest.raises(GeometryError, match=rf"block {block} px .*\(--block\)"):
         Grid((1, 1), PAPER, *fit_sizes(PAPER, None, block, preferred=(1024, 2048)))
+
+
+@given(grid=st.one_of(LARGE, grids()))
+def test_coarse_passes_make_each_level_that_blocks_do_not_write_once_from_no_more_than_a_block(grid: Grid) -> None:
+    passes = list(grid.coarse_passes())
+    made = [level for levels in passes for level in levels]
+    assert made == list(range(grid.block_levels, len(grid.level_shapes)))
+    assert all(grid.chunk << len(levels) <= max(grid.block, 2 * grid.chunk) for levels in passes)

@@ -34,6 +34,12 @@ def test_halve_is_the_mode_counted_pixel_by_pixel(labels: np.ndarray) -> None:
     assert np.array_equal(coarse, brute(labels))
 
 
+@given(labels=PLANES, pair=st.tuples(st.integers(0, 255), st.integers(0, 255)))
+def test_halve_of_two_labels_is_the_mode_as_well_when_told_so(labels: np.ndarray, pair: tuple[int, int]) -> None:
+    two = np.where(labels % 2 == 1, *np.array(pair, np.uint8))
+    assert np.array_equal(halve(two, binary=True), brute(two))
+
+
 @pytest.mark.parametrize(
     ("four", "mode"),
     [

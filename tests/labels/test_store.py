@@ -79,9 +79,9 @@ def write_blocks(
 
 
 def write_coarse(spec: StoreSpec) -> None:
-    for level in range(spec.grid.block_levels, len(spec.grid.level_shapes)):
-        for index in stores.coarse_chunks(spec, level):
-            stores.write_coarse_chunk(spec, level, index)
+    for levels in spec.grid.coarse_passes():
+        for index in stores.coarse_chunks(spec, levels[-1]):
+            stores.write_coarse_chunks(spec, levels, index)
 
 
 def make(spec: StoreSpec, *, seed: int = 0, probabilities: np.ndarray | None = None) -> np.ndarray:

@@ -85,9 +85,9 @@ def complete(plan: SlidePlan) -> StoreSpec:
     spec = begin(plan)
     for index in spec.grid.indices():
         stores.write_block(spec, index, np.ones(spec.grid.block_box(index).shape, np.uint8), None)
-    for level in range(spec.grid.block_levels, len(spec.grid.level_shapes)):
-        for index in stores.coarse_chunks(spec, level):
-            stores.write_coarse_chunk(spec, level, index)
+    for levels in spec.grid.coarse_passes():
+        for index in stores.coarse_chunks(spec, levels[-1]):
+            stores.write_coarse_chunks(spec, levels, index)
     return spec
 
 

@@ -167,6 +167,16 @@ class Grid:
             shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
         return tuple(shapes)
 
+    def coarse_passes(self) -> Iterator[range]:
+        """The levels that blocks do not write, in the order in which they are made, several at once.
+
+        Each pass is made from the level before it, of which no more than a block's pixels, or two chunks square, are
+        needed for one chunk of the pass's last level.
+        """
+        step = max(1, self.block_levels - 1)
+        for first in range(self.block_levels, len(self.level_shapes), step):
+            yield range(first, min(first + step, len(self.level_shapes)))
+
     def shard(self, level: int) -> int:
         """Side in pixels of a shard of ``level``: the block's share of it, and never less than a chunk."""
         return max(self.block >> level, self.chunk)

@@ -30,7 +30,7 @@ class BlockWork:
     pool: PoolSpec
     """Who predicts."""
     keep: Keep = NONE_KEPT
-    """Which decoded tiles stay in memory for the block to the right."""
+    """Which decoded tiles stay in memory for the blocks to its left and right."""
 
 
 @dataclass(frozen=True)

@@ -10,28 +10,43 @@ import numpy as np
 import numpy.typing as npt
 
 Labels = npt.NDArray[np.uint8]
-IN_CACHE = 2**17
-"""Pixels of the coarser level that are made at once: a dozen arrays of this size stay in a processor's cache."""
+IN_CACHE = 2**18
+"""Pixels of the coarser level that are made at once: they stay in a processor's cache, and the calls are few enough for
+two threads not to wait for the interpreter's lock (15 ms for 4096 px square with 2**17, 11 ms with this)."""
 
 
-def halve(labels: Labels) -> Labels:
+def halve(labels: Labels, *, binary: bool = False) -> Labels:
     """The mode of every 2 x 2 pixels of ``labels`` (y, x), uint8; sides are halved and rounded up.
 
     Two labels twice each, or four different ones: the first in reading order. At an odd end the last row or
-    column counts twice.
+    column counts twice. ``binary`` says that no more than two labels occur, which takes half the time.
     """
     height, width = labels.shape
     if height % 2 or width % 2:
         labels = np.pad(labels, ((0, height % 2), (0, width % 2)), mode="edge")
     coarse = np.empty((len(labels) // 2, labels.shape[1] // 2), np.uint8)
-    step = max(1, IN_CACHE // coarse.shape[1])
+    step, mode = max(1, IN_CACHE // coarse.shape[1]), _mode_of_two if binary else _mode
     for y in range(0, len(coarse), step):
         rows = labels[2 * y : 2 * (y + step)]
-        (a, b), (c, d) = (_columns(rows[i::2]) for i in (0, 1))
-        mode = _where(c == d, c, a)
-        mode = _where((b == c) | (b == d), b, mode)
-        coarse[y : y + step] = _where((a == b) | (a == c) | (a == d), a, mode)
+        coarse[y : y + step] = mode(*_columns(rows[::2]), *_columns(rows[1::2]))
     return coarse
+
+
+def _mode(a: Labels, b: Labels, c: Labels, d: Labels) -> Labels:
+    """The most frequent of four labels, in reading order."""
+    mode = _where(c == d, c, a)
+    mode = _where((b == c) | (b == d), b, mode)
+    return _where((a == b) | (a == c) | (a == d), a, mode)
+
+
+def _mode_of_two(a: Labels, b: Labels, c: Labels, d: Labels) -> Labels:
+    """The same where no more than two labels occur, bit by bit: a's, if any other has it, or else if all have it."""
+    some, every = b | d, b & d
+    some |= c
+    every &= c
+    some &= a
+    some |= every
+    return some
 
 
 def _columns(rows: Labels) -> tuple[Labels, Labels]:

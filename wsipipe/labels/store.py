@@ -33,7 +33,7 @@ from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
 from wsipipe.errors import DamagedStoreError, OutputError, StoreError
-from wsipipe.geometry.grid import Box, Grid
+from wsipipe.geometry.grid import Box, Grid, boxes
 from wsipipe.labels.pyramid import Labels, halve
 from wsipipe.labels.shards import ZSTD_LEVEL, write_shard
 
@@ -94,6 +94,11 @@ class StoreSpec:
     def partial(self) -> Path:
         """Where it is while it is being made."""
         return Path(self.path + PARTIAL)
+
+    @property
+    def binary(self) -> bool:
+        """Whether no more than two labels occur in it."""
+        return len({0} | {label for _, label, _ in self.classes}) <= 2
 
     @property
     def raw_bytes(self) -> int:
@@ -198,7 +203,7 @@ def write_block(
     assert labels.shape == spec.grid.block_box(index).shape, f"{labels.shape} px are no block {index}"
     levels = [labels]
     while len(levels) < spec.grid.block_levels:
-        levels.append(halve(levels[-1]))
+        levels.append(halve(levels[-1], binary=spec.binary))
     for level in range(1, len(levels)):
         _write_shard(spec, str(level), index, levels[level])
     if probabilities is not None:
@@ -212,8 +217,17 @@ def coarse_chunks(spec: StoreSpec, level: int) -> Iterator[tuple[int, int]]:
     return ((i, j) for i in range(-(-height // spec.grid.chunk)) for j in range(-(-width // spec.grid.chunk)))
 
 
-def write_coarse_chunk(spec: StoreSpec, level: int, index: tuple[int, int]) -> None:
-    """Make one chunk, which is one shard, of a ``level`` that blocks do not write, from the level before.
+def write_coarse_chunks(spec: StoreSpec, levels: range, index: tuple[int, int]) -> None:
+    """Make chunk ``index`` of the last of ``levels``, and what it is made of in the others, from the level before.
+
+    Parameters
+    ----------
+    spec
+        Of a store whose blocks are all there.
+    levels
+        One pass of `Grid.coarse_passes`; a shard of them is one chunk.
+    index
+        (row, column) of the chunk.
 
     Raises
     ------
@@ -222,22 +236,25 @@ def write_coarse_chunk(spec: StoreSpec, level: int, index: tuple[int, int]) -> N
     OutputError
         If the disk does not take it.
     """
-    chunk = spec.grid.chunk
-    height, width = spec.grid.level_shapes[level]
-    y0, x0 = index[0] * chunk, index[1] * chunk
-    box = Box(y0, min(y0 + chunk, height), x0, min(x0 + chunk, width))
+    before, chunk = levels.start - 1, spec.grid.chunk
+    side = chunk << len(levels)
+    (height, width), (y0, x0) = spec.grid.level_shapes[before], (side * i for i in index)
+    box = Box(y0, min(y0 + side, height), x0, min(x0 + side, width))
     try:
-        array = zarr.open_array(spec.partial / str(level - 1), mode="r")
-        finer = array[2 * box.y0 : 2 * box.y1, 2 * box.x0 : 2 * box.x1]
+        labels: Labels = np.asarray(zarr.open_array(spec.partial / str(before), mode="r")[box.slices])
     except OSError as err:
         raise OutputError(f"{spec.partial} can not be read: {err.strerror or err}; the same command resumes") from err
     except Exception as err:  # whatever a codec raises on bytes that rotted within a chunk
-        side = spec.grid.shard(level - 1)
-        for row in range(2 * box.y0 // side, -(-2 * box.y1 // side)):
-            for col in range(2 * box.x0 // side, -(-2 * box.x1 // side)):
-                (spec.partial / shard_name(str(level - 1), (row, col))).unlink(missing_ok=True)
+        for part in boxes(box.shape, spec.grid.shard(before)):
+            at = (box.y0 + part.y0) // spec.grid.shard(before), (box.x0 + part.x0) // spec.grid.shard(before)
+            (spec.partial / shard_name(str(before), at)).unlink(missing_ok=True)
         raise DamagedStoreError(f"{spec.partial} was damaged ({err}); the same command makes that part again") from err
-    _write_shard(spec, str(level), index, halve(np.asarray(finer)))
+    for level in levels:
+        labels = halve(labels, binary=spec.binary)
+        across = side >> (level - before)  # of this part, in pixels of this level
+        for part in boxes(labels.shape, chunk):
+            at = (index[0] * across + part.y0) // chunk, (index[1] * across + part.x0) // chunk
+            _write_shard(spec, str(level), at, labels[part.slices])
 
 
 def publish(spec: StoreSpec, run: dict[str, Any]) -> None:

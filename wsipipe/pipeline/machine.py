@@ -31,7 +31,7 @@ OPENVINO_SHARE = 1.5
 """What OpenVINO holds, over image and tensors alive at once: 1.3 to 1.47 for bases of 2 to 64, depths of 1 to 4."""
 UINT16 = 2
 MOST_KEPT_BYTES = 2**27
-"""Of tiles kept for the block to the right, for each in flight: strips of slides that are up to 20 000 px wide."""
+"""Of tiles kept for the blocks beside, for each in flight: strips of slides that are up to 20 000 px wide."""
 AT_ONCE = 10
 """Pieces of a file that zarr decodes at the same time (its ``async.concurrency``)."""
 
@@ -112,7 +112,7 @@ def block_bytes(level: Level, grid: Grid, *, classes: int, probabilities: bool) 
 
 
 def kept_bytes(level: Level, grid: Grid) -> int:
-    """What the decoded tiles take that a block shares with the one to its right; 0 where that is too much.
+    """What the decoded tiles take that a block shares with one beside it; 0 where that is too much.
 
     A strip as wide as the slide is shared by all blocks of a row, and decoding it for each would take as many times
     as long. What is not compressed is as well read again, and zarr keeps nothing.

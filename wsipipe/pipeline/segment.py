@@ -210,10 +210,10 @@ def _store_block(work: _StoreWork, index: tuple[int, int], rows: Indices, cols: 
 
 
 def _compute_coarse_levels(store: stores.StoreSpec, client: Client) -> None:
-    """Make the levels that blocks do not write, one after the other, each from the one before."""
-    for level in range(store.grid.block_levels, len(store.grid.level_shapes)):
+    """Make the levels that blocks do not write, each pass from the level before it."""
+    for levels in store.grid.coarse_passes():
         futures: list[Future[None]] = [
-            client.submit(stores.write_coarse_chunk, store, level, index, pure=False)
-            for index in stores.coarse_chunks(store, level)
+            client.submit(stores.write_coarse_chunks, store, levels, index, pure=False)
+            for index in stores.coarse_chunks(store, levels[-1])
         ]
         client.gather(futures)

@@ -42,7 +42,7 @@ def read_mirrored(
     memory
         Where the pixels may be put, if it is large enough; what is returned then lies in it.
     keep
-        Which decoded tiles to keep in memory for the block to the right.
+        Which decoded tiles to keep in memory for the boxes to the left and right.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def read_box(
 ) -> Pixels:
     """The pixels of ``box``, (height, width, channels), in the level's dtype; put ``into`` such an array if given.
 
-    Decoded tiles are kept in memory for the box to the right as ``keep`` says.
+    Decoded tiles are kept in memory for the boxes to the left and right as ``keep`` says.
 
     Raises
     ------
