@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import tifffile
 import torch
 import zarr
 from dask.distributed import Client, LocalCluster
+from torch._dynamo.utils import counters as dynamo_counters
 
 import wsipipe
 from tests.faults import store_files
@@ -115,6 +117,19 @@ def test_segment_equals_the_whole_pass(
         np.testing.assert_array_equal(labels.compute(scheduler="synchronous"), expected)
     if min(shape) > 90:
         assert len(np.unique(expected)) > 1, "a constant result would prove nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler for CPUs needs g++, which is not installed")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, within torch.compile
+def test_compiled_the_labels_are_those_of_the_whole_pass(tmp_path: Path) -> None:
+    image = random_image((288, 288))
+    slide = write_slide(tmp_path / "s.tif", image)
+    bundle = make_bundle(tmp_path / "b.safetensors", classes=3, base_channels=3, depth=1, convs_per_level=1)
+    labels = wsipipe.segment(slide, bundle, block=96, tile=96, device="cpu", engine="compile")
+    before = dynamo_counters["stats"]["unique_graphs"]
+    np.testing.assert_array_equal(labels.compute(scheduler="synchronous"), whole_labels(bundle, image))
+    assert dynamo_counters["stats"]["unique_graphs"] > before, "of 9 tiles of one shape the last ones are compiled"
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu,cpu,cpu"])

@@ -12,7 +12,7 @@ from wsipipe.geometry.network import Receptive
 from wsipipe.inference import tuning
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.inference.replica import Pixels, Prediction, Replica
-from wsipipe.inference.tuning import PASSES, Size, Speeds, measure, memory, recall
+from wsipipe.inference.tuning import PASSES, Size, Speeds, correct, measure, memory, recall, remember
 from wsipipe.model.bundle import read_bundle_info
 
 PAPER = Receptive(4, 2)
@@ -109,6 +109,20 @@ def test_a_memory_that_can_not_be_read_or_written_is_no_obstacle(spec: PoolSpec)
     path.unlink()
     path.mkdir()  # so that nothing can be renamed to it
     assert measure(spec, SMALL, [], "uint8", pixels=10).of(PROBE) == pytest.approx(1e6)
+
+
+@pytest.mark.parametrize(("reached", "remembered"), [(150.0, 150.0), (50.0, 100.0)])
+def test_a_run_that_was_faster_than_what_was_measured_corrects_it(
+    spec: PoolSpec, reached: float, remembered: float
+) -> None:
+    remember(spec, {(256, 1): 100.0, (512, 1): 90.0})
+    correct(spec, (256, 1), reached)
+    assert recall(spec) == {(256, 1): remembered, (512, 1): 90.0}
+
+
+def test_what_was_never_measured_is_not_corrected(spec: PoolSpec) -> None:
+    correct(spec, (256, 1), 5.0)
+    assert recall(spec) == {}
 
 
 def test_what_was_measured_of_one_device_or_network_says_nothing_of_another(spec: PoolSpec) -> None:

@@ -172,6 +172,13 @@ def remember(spec: PoolSpec, speeds: dict[Size, float]) -> None:
         log.debug("speeds are not remembered: %s", err)
 
 
+def correct(spec: PoolSpec, size: Size, speed: float) -> None:
+    """Remember ``speed``, which a run reached, where less was measured: the machine was busy with something else."""
+    known = recall(spec)
+    if known and speed > known.get(size, speed):
+        remember(spec, known | {size: speed})
+
+
 def memory() -> Path:
     """The file with what was measured on this machine; it may be deleted at any time."""
     return platformdirs.user_cache_path("wsipipe") / "speeds.json"

@@ -12,6 +12,7 @@ from distributed import Client
 from wsipipe.errors import MachineError, MemoryLimitError, SlideError, WsipipeError
 from wsipipe.events import Listener, RunStarted, SlideFailed, SlideSkipped, Warned, ignore
 from wsipipe.inference.pool import load_pool, release_pool
+from wsipipe.inference.tuning import correct
 from wsipipe.labels.store import discard_replaced
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.look import Refused, RunPlan, megabytes, plan_run
@@ -70,7 +71,7 @@ def run(
             _attempt_all(plan, outcomes)
     except MachineError as err:
         stopped = str(err)
-    return RunSummary(
+    summary = RunSummary(
         out=plan.setup.config.out,
         bundle=plan.setup.bundle.path,
         slides=outcomes.in_order(p.path if isinstance(p, Refused) else p.slide.path for p in plan.slides),
@@ -82,6 +83,10 @@ def run(
         peak_bytes=peak_bytes(),
         stopped=stopped,
     )
+    spent = summary.account()
+    if spent is not None:
+        correct(plan.setup.pool, (sizes.tile, sizes.batch), spent.of_bare * plan.bare)
+    return summary
 
 
 def _attempt_all(run: RunPlan, listener: Listener) -> None:
