@@ -35,9 +35,9 @@ HOMES = {
     "safetensors": {"model", "training"},
     "dask": {"pipeline"},
     "distributed": {"pipeline"},
-    "zarr": {"slides", "labels", "demo"},
+    "zarr": {"slides", "labels", "report", "demo"},
     "tifffile": {"slides", "labels", "demo"},
-    "imagecodecs": {"slides", "demo"},
+    "imagecodecs": {"slides", "report", "demo"},
     "click": {"cli"},
     "openvino": {"inference"},
     "rich": {"cli"},
@@ -131,7 +131,8 @@ def test_every_library_that_is_imported_is_declared() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
-    requirements = project["dependencies"] + project["optional-dependencies"]["openvino"]
+    extras = project["optional-dependencies"]
+    requirements = [*project["dependencies"], *extras["openvino"], *extras["slurm"], *extras["kubernetes"]]
     declared = {requirement.split("[")[0].split(">")[0].split("=")[0] for requirement in requirements}
     imported = {dotted.split(".")[0] for module in MODULES for dotted, _ in imports(module)}
     foreign = {name.replace("_", "-") for name in imported - sys.stdlib_module_names - {"wsipipe"}}

@@ -47,6 +47,19 @@ class Spent:
 
 
 @dataclass(frozen=True)
+class ClusterReady:
+    """The workers that are to compute were found good."""
+
+    scheduler: str
+    """Its address."""
+    dashboard: str
+    """Where a browser sees what they do."""
+    workers: int
+    threads: int
+    """Blocks in flight, in all of them."""
+
+
+@dataclass(frozen=True)
 class RunStarted:
     """All slides were looked at."""
 
@@ -195,7 +208,8 @@ class TrainingDone:
     scores: dict[str, float]
 
 
-Event = RunStarted | SizesChosen | SlideStarted | BlockDone | SlideDone | SlideSkipped | SlideFailed | Warned
+OfSlide = SlideStarted | BlockDone | SlideDone | SlideSkipped | SlideFailed | Warned
+Event = ClusterReady | RunStarted | SizesChosen | OfSlide
 TrainingEvent = TrainingStarted | StepDone | Validated | TrainingDone
 Listener = Callable[[Event], None]
 TrainingListener = Callable[[TrainingEvent], None]

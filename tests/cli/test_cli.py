@@ -175,7 +175,10 @@ def test_json_is_one_document_and_nothing_else(run: Call, tmp_path: Path, write_
     assert sum(done["labels"].values()) == 96 * 128
     assert failed["status"] == "failed"
     assert failed["account"] is None
-    assert 0 < done["account"]["busy"] == document["account"]["busy"] <= 1
+    assert 0 < document["account"]["busy"] <= 1
+    assert done["account"]["busy"] * done["seconds"] == pytest.approx(
+        document["account"]["busy"] * document["computing_seconds"]
+    )
     assert sum(done["account"]["shares"].values()) == pytest.approx(1)
     assert done["spent"]["write"] > 0
     assert "gone.tif" in failed["message"]

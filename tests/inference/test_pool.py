@@ -514,7 +514,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 def spec_of(bundle: Bundle, **changes: Any) -> PoolSpec:
     values = {
-        "devices": ("cpu", "cpu"),
+        "device": "cpu,cpu",
         "engine": "torch",
         "precision": "float32",
         "batch": 1,

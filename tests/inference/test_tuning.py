@@ -23,7 +23,7 @@ PROBE = (256, 1)
 @pytest.fixture
 def spec(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PoolSpec:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return PoolSpec(str(tiny_bundle), read_bundle_info(tiny_bundle).sha256, ("cpu",), "torch", "float32", 1, False)
+    return PoolSpec(str(tiny_bundle), read_bundle_info(tiny_bundle).sha256, "cpu", "torch", "float32", 1, False)
 
 
 class Clock:
@@ -128,7 +128,7 @@ def test_what_was_never_measured_is_not_corrected(spec: PoolSpec) -> None:
 def test_what_was_measured_of_one_device_or_network_says_nothing_of_another(spec: PoolSpec) -> None:
     others = [
         replace(spec, sha256="0" * 64),
-        replace(spec, devices=("cpu", "cpu")),
+        replace(spec, device="cpu,cpu"),
         replace(spec, engine="openvino"),
         replace(spec, precision="bfloat16"),
         replace(spec, probabilities=True),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from wsipipe.events import (
 from wsipipe.inference import pool
 from wsipipe.inference.tuning import PASSES
 from wsipipe.labels import store as stores
-from wsipipe.pipeline import segment
+from wsipipe.pipeline import batch
 from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, SKIPPED, SlideOutcome, account
 
 Config = Callable[..., wsipipe.RunConfig]
@@ -74,7 +75,7 @@ def test_events_tell_the_whole_run(tmp_path: Path, write_slide: WriteSlide, conf
 )
 def test_the_bottleneck_is_the_network_or_what_keeps_it_waiting(spent: Spent, bottleneck: str) -> None:
     slide = SlideOutcome("a.tif", DONE, computed=48_000_000, seconds=10, spent=spent)
-    found = account([slide], threads=2, devices=2, bare=3e6)
+    found = account([slide], seconds=10, threads=2, devices=2, bare=3e6)
     assert found is not None
     assert found.of_bare == pytest.approx(48 / 10 / (2 * 3))
     assert found.bottleneck == bottleneck
@@ -95,10 +96,29 @@ def test_every_second_of_a_block_is_accounted_for(tmp_path: Path, write_slide: W
     kept = zarr.open_group(slide.store, mode="r").attrs["wsipipe"]["run"]
     assert kept["spent"] == asdict(slide.spent)
     assert (kept["blocks"], kept["pixels"], kept["devices"]) == (4, 96 * 128, ["cpu"])
-    until_then = replace(slide, seconds=kept["seconds"])
-    assert kept["account"] == asdict(account([until_then], threads=1, devices=1, bare=summary.bare))
+    spent = account([slide], seconds=kept["seconds"], threads=1, devices=1, bare=summary.bare)
+    assert kept["account"] == asdict(spent)
     assert slide.spent.infer <= slide.spent.wait  # one thread waits for each tile
-    assert summary.account() == summary.account(slide)
+    over_all = summary.account()
+    assert over_all is not None
+    assert over_all.busy == pytest.approx(slide.spent.infer / summary.computing_seconds)
+
+
+def test_the_store_says_how_many_pixels_have_each_label_those_of_an_earlier_run_too(
+    tmp_path: Path, write_slide: WriteSlide, config: Config
+) -> None:
+    slide = write_slide(tmp_path / "a.tif")
+    store = Path(str(wsipipe.run([slide], config()).slides[0].store))
+    labels = _labels(store)
+    expected = {str(label): int(count) for label, count in enumerate(np.bincount(labels.ravel())) if count}
+    assert _run_of(store)["labels"] == expected
+    (store / "0" / "c" / "1" / "0").unlink()
+    (again,) = wsipipe.run([slide], config()).slides
+    assert (again.blocks_computed, _run_of(store)["labels"]) == (1, expected)
+
+
+def _run_of(store: Path) -> dict[str, Any]:
+    return dict(zarr.open_group(store, mode="r").attrs["wsipipe"]["run"])
 
 
 def _labels(store: Path) -> np.ndarray:
@@ -119,7 +139,8 @@ def test_a_machine_that_fails_ends_the_run_and_the_account_says_so(
         return load(self, tiles)
 
     monkeypatch.setattr(pool.Replica, "predict", fails_on_the_second_slide)
-    summary = wsipipe.run(slides, config(tile=64))
+    monkeypatch.setattr(batch, "IN_HAND_PER_THREAD", 1)  # so that no slide begins before the one before is done
+    summary = wsipipe.run(slides, config(tile=64, threads=1))
     assert [slide.status for slide in summary.slides] == [DONE, FAILED, NOT_ATTEMPTED]
     assert "on fire" in summary.stopped
     assert summary.exit_code == 3
@@ -130,8 +151,7 @@ def test_a_machine_that_fails_ends_the_run_and_the_account_says_so(
 def test_the_scheduler_is_handed_a_few_blocks_at_a_time(
     tmp_path: Path, write_slide: WriteSlide, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segment, "PORTION", 3)
-    monkeypatch.setattr(segment, "PORTION_PER_THREAD", 1)
+    monkeypatch.setattr(batch, "IN_HAND_PER_THREAD", 3)
     handed, done, most = [0], [0], [0]
     get = Client.get
 
@@ -147,6 +167,18 @@ def test_the_scheduler_is_handed_a_few_blocks_at_a_time(
     (slide,) = wsipipe.run([write_slide(tmp_path / "x.tif", (300, 400))], config(threads=2), listener).slides
     assert (slide.status, slide.blocks_computed, handed) == (DONE, 35, [35])
     assert 3 <= most[0] <= 6
+
+
+def test_the_next_slide_begins_before_the_last_blocks_of_the_one_before_are_done(
+    tmp_path: Path, write_slide: WriteSlide, config: Config
+) -> None:
+    slides = [write_slide(tmp_path / f"{name}.tif", (200, 200), seed=i) for i, name in enumerate("ab")]
+    heard: list[Event] = []
+    summary = wsipipe.run(slides, config(threads=2), heard.append)
+    assert [slide.status for slide in summary.slides] == [DONE, DONE]
+    begun = next(i for i, e in enumerate(heard) if isinstance(e, SlideStarted) and e.slide == str(slides[1]))
+    ended = next(i for i, e in enumerate(heard) if isinstance(e, SlideDone) and e.slide == str(slides[0]))
+    assert begun < ended
 
 
 def test_a_slide_of_zeros_is_warned_of(tmp_path: Path, config: Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from wsipipe.events import (
     BlockDone,
+    ClusterReady,
     Event,
     Listener,
     RunStarted,
@@ -44,6 +46,11 @@ def columns() -> tuple[ProgressColumn, ...]:
 def spoken(event: Event) -> str | None:
     """The line that says ``event``; None for one that is only counted."""
     match event:
+        case ClusterReady():
+            return (
+                f"{event.workers} workers with {event.threads} blocks in flight at {event.scheduler}; "
+                f"dashboard: {event.dashboard}"
+            )
         case SizesChosen():
             how = f"measured in {event.seconds:.1f} s" if event.seconds else "as measured before"
             return (
@@ -72,15 +79,17 @@ class Lines:
     """Plain lines: every event that is more than a count, and each tenth of a slide."""
 
     def __init__(self) -> None:
-        self._blocks = self._done = 0
+        self._blocks: dict[str, int] = {}
+        self._done: Counter[str] = Counter()
 
     def __call__(self, event: Event) -> None:
         """Say ``event``."""
         if isinstance(event, SlideStarted):
-            self._blocks, self._done = event.blocks_to_do, 0
+            self._blocks[event.slide] = event.blocks_to_do
         if isinstance(event, BlockDone):
-            self._done += 1
-            tenth, before = (10 * done // self._blocks for done in (self._done, self._done - 1))
+            self._done[event.slide] += 1
+            done, blocks = self._done[event.slide], self._blocks[event.slide]
+            tenth, before = (10 * count // blocks for count in (done, done - 1))
             if before < tenth < 10:
                 click.echo(f"{Path(event.slide).name}: {10 * tenth} %", err=True)
         elif (line := spoken(event)) is not None:
@@ -88,12 +97,13 @@ class Lines:
 
 
 class Bars:
-    """Two bars, one over all slides and one for the current one; the lines scroll above."""
+    """Two bars, one over all slides and one for the slide that was begun last; the lines scroll above."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._all = bars.add_task("all slides", total=None)
         self._slide = bars.add_task("", total=None, visible=False)
+        self._current = ""
 
     def __call__(self, event: Event) -> None:
         """Show ``event``."""
@@ -101,12 +111,14 @@ class Bars:
             case RunStarted():
                 self._bars.update(self._all, total=event.pixels)
             case SlideStarted():
+                self._current = event.slide
                 self._bars.reset(
                     self._slide, total=event.pixels_to_do, description=Path(event.slide).name, visible=True
                 )
             case BlockDone():
                 self._bars.advance(self._all, event.pixels)
-                self._bars.advance(self._slide, event.pixels)
+                if event.slide == self._current:
+                    self._bars.advance(self._slide, event.pixels)
         if (line := spoken(event)) is not None:
             self._bars.console.print(line, markup=False, highlight=False)
 

@@ -25,6 +25,14 @@ def number_or_auto(text: str) -> int | None:
         raise click.BadParameter(f"{text!r} is neither a whole number nor auto") from None
 
 
+def least_and_most(text: str) -> tuple[int, int]:
+    """``MIN:MAX``, two whole numbers."""
+    least, _, most = text.partition(":")
+    if not (least.isdecimal() and most.isdecimal() and int(least) <= int(most) and int(most) > 0):
+        raise click.BadParameter(f"{text!r} is not MIN:MAX, such as 1:20")
+    return int(least), int(most)
+
+
 AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N|auto"}
 
 
@@ -55,10 +63,21 @@ AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N
 @click.option("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]")
 @click.option("--probabilities", is_flag=True, help="Also write each class's probability as round(255 p).")
 @click.option("--overwrite", is_flag=True, help="Replace results that are there, once the new ones are complete.")
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Compute with the workers of this dask scheduler: tcp://host:8786."
+)
+@click.option("--cluster", metavar="KIND[:N]", help="Start N workers: local, slurm or kubernetes.")
+@click.option("--adapt", type=least_and_most, metavar="MIN:MAX", help="As many workers as there is work for.")
+@click.option("--cluster-config", metavar="FILE", help="TOML: what the cluster is started with (queue, walltime, ...).")
 @click.option("--dry-run", is_flag=True, help="Read headers only, and say what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 def run(
-    slides: tuple[str, ...], dry_run: bool, as_json: bool, max_memory: str | None, **options: Any
+    slides: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+    max_memory: str | None,
+    cluster_config: str | None,
+    **options: Any,
 ) -> None:  # click gives the rest by name, as RunConfig takes them
     """Segment SLIDE... (files, folders, patterns) into DIR/<slide's name>.zarr.
 
@@ -67,12 +86,13 @@ def run(
     """
     from wsipipe.cli.progress import progress
     from wsipipe.pipeline.batch import run as run_slides
-    from wsipipe.pipeline.config import RunConfig
+    from wsipipe.pipeline.config import RunConfig, read_cluster_options
     from wsipipe.pipeline.look import plan_run
     from wsipipe.pipeline.machine import size_bytes
 
     limit = None if max_memory is None else size_bytes(max_memory, "--max-memory")
-    config = RunConfig(max_memory_bytes=limit, **options)
+    given = {} if cluster_config is None else read_cluster_options(Path(cluster_config))
+    config = RunConfig(max_memory_bytes=limit, cluster_options=given, **options)
     if dry_run:
         plan = plan_run(slides, config)
         click.echo(json.dumps(plan_as_json(plan), indent=2) if as_json else plan_as_text(plan))

@@ -83,9 +83,9 @@ def lanes(device: str) -> int:
     return 2 if device.startswith("cuda") else 1
 
 
-def threads_per_replica(devices: tuple[str, ...]) -> int:
-    """Cores for each replica on the CPU: they share them evenly."""
-    return max(1, CPU_COUNT // max(1, devices.count("cpu")))
+def threads_per_replica(devices: tuple[str, ...], processes: int = 1) -> int:
+    """Cores for each replica on the CPU: they share them evenly, with those of other ``processes`` on this machine."""
+    return max(1, CPU_COUNT // max(1, devices.count("cpu") * processes))
 
 
 def is_cpu(devices: tuple[str, ...]) -> bool:

@@ -19,7 +19,7 @@ from typing import Self
 
 from wsipipe.errors import BundleError, MachineError
 from wsipipe.inference import allocator
-from wsipipe.inference.devices import threads_per_replica
+from wsipipe.inference.devices import resolve_devices, threads_per_replica
 from wsipipe.inference.replica import Pixels, Prediction, Replica
 from wsipipe.model.bundle import load_bundle
 
@@ -32,8 +32,8 @@ class PoolSpec:
     """Path of the bundle."""
     sha256: str
     """Of the bundle, so that a file replaced meanwhile is noticed."""
-    devices: tuple[str, ...]
-    """One replica each."""
+    device: str
+    """What each process makes its `devices` of, as ``--device`` says it."""
     engine: str
     """What computes on them, as `wsipipe.inference.devices.resolve_engine` gives it."""
     precision: str
@@ -42,6 +42,18 @@ class PoolSpec:
     """Tiles that go through the network at once, 1 or more."""
     probabilities: bool
     """Whether predictions carry them."""
+    processes: int = 1
+    """How many of them share the cores of one machine."""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Those of this process: one replica each."""
+        return resolve_devices(self.device)
+
+    @property
+    def threads(self) -> int:
+        """Cores for each replica on the CPU."""
+        return threads_per_replica(self.devices, self.processes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +219,7 @@ def load_replicas(spec: PoolSpec, devices: Sequence[str]) -> list[Replica]:
         If a device can not take the network.
     """
     allocator.settle()
-    bundle = load_bundle(spec.bundle)
+    bundle = load_bundle(sent_bundles.get(spec.sha256, spec.bundle))
     if bundle.info.sha256 != spec.sha256:
         raise BundleError(f"bundle {spec.bundle} was replaced while in use; start again")
     try:
@@ -217,7 +229,7 @@ def load_replicas(spec: PoolSpec, devices: Sequence[str]) -> list[Replica]:
                 device,
                 engine=spec.engine,
                 precision=spec.precision,
-                threads=threads_per_replica(spec.devices),
+                threads=spec.threads,
                 probabilities=spec.probabilities,
             )
             for device in devices
@@ -227,6 +239,8 @@ def load_replicas(spec: PoolSpec, devices: Sequence[str]) -> list[Replica]:
         raise MachineError(f"{', '.join(devices)} can not take the network: {reason}; use another --device") from err
 
 
+sent_bundles: dict[str, str] = {}
+"""Where this process finds bundles that were sent to it, by their sha256: it does not see the path that others do."""
 _resident: dict[PoolSpec, Pool] = {}
 _resident_lock = threading.Lock()
 

@@ -23,7 +23,7 @@ import torch
 from wsipipe.errors import OutputError
 from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive, round_up
-from wsipipe.inference.devices import OPENVINO, TORCH, lanes, threads_per_replica
+from wsipipe.inference.devices import OPENVINO, TORCH, lanes
 from wsipipe.inference.footprint import activation_bytes
 from wsipipe.inference.pool import PoolSpec, load_replicas
 from wsipipe.inference.replica import Replica
@@ -190,7 +190,7 @@ def key(spec: PoolSpec) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {processor()}"
     library = OPENVINO if spec.engine == OPENVINO else TORCH
     engine = f"{spec.engine} {version(library)} {spec.precision}"
-    shared = f"{threads_per_replica(spec.devices)} of {spec.devices.count(spec.devices[0])}"
+    shared = f"{spec.threads} of {spec.devices.count(spec.devices[0])}"
     return f"{name}, {shared}, {engine}, {'probabilities, ' if spec.probabilities else ''}{spec.sha256}"
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from math import prod
@@ -211,6 +212,28 @@ def write_block(
     _write_shard(spec, "0", index, labels)
 
 
+def label_counts(spec: StoreSpec, labels: Labels) -> dict[int, int]:
+    """Pixels of each label that occurs in ``labels``, which are some of the store's."""
+    values = sorted({label for _, label, _ in spec.classes} - {0})
+    counts = {value: int(np.count_nonzero(labels == value)) for value in values[1:]}
+    rest = int(np.count_nonzero(labels)) - sum(counts.values())  # of the first, which need not be looked for
+    counts = {0: labels.size - rest - sum(counts.values())} | dict.fromkeys(values[:1], rest) | counts
+    return {label: count for label, count in counts.items() if count}
+
+
+def count_labels(spec: StoreSpec, index: tuple[int, int]) -> Counter[int]:
+    """Pixels of each label in block ``index``, which was written before.
+
+    Raises
+    ------
+    DamagedStoreError
+        If it can not be read; its shard is gone then, to be made again.
+    OutputError
+        If the disk fails.
+    """
+    return Counter(label_counts(spec, _read(spec, 0, spec.grid.block_box(index))))
+
+
 def coarse_chunks(spec: StoreSpec, level: int) -> Iterator[tuple[int, int]]:
     """The (row, column) of every chunk of a ``level`` that blocks do not write."""
     height, width = spec.grid.level_shapes[level]
@@ -240,21 +263,35 @@ def write_coarse_chunks(spec: StoreSpec, levels: range, index: tuple[int, int]) 
     side = chunk << len(levels)
     (height, width), (y0, x0) = spec.grid.level_shapes[before], (side * i for i in index)
     box = Box(y0, min(y0 + side, height), x0, min(x0 + side, width))
-    try:
-        labels: Labels = np.asarray(zarr.open_array(spec.partial / str(before), mode="r")[box.slices])
-    except OSError as err:
-        raise OutputError(f"{spec.partial} can not be read: {err.strerror or err}; the same command resumes") from err
-    except Exception as err:  # whatever a codec raises on bytes that rotted within a chunk
-        for part in boxes(box.shape, spec.grid.shard(before)):
-            at = (box.y0 + part.y0) // spec.grid.shard(before), (box.x0 + part.x0) // spec.grid.shard(before)
-            (spec.partial / shard_name(str(before), at)).unlink(missing_ok=True)
-        raise DamagedStoreError(f"{spec.partial} was damaged ({err}); the same command makes that part again") from err
+    labels = _read(spec, before, box)
     for level in levels:
         labels = halve(labels, binary=spec.binary)
         across = side >> (level - before)  # of this part, in pixels of this level
         for part in boxes(labels.shape, chunk):
             at = (index[0] * across + part.y0) // chunk, (index[1] * across + part.x0) // chunk
             _write_shard(spec, str(level), at, labels[part.slices])
+
+
+def _read(spec: StoreSpec, level: int, box: Box) -> Labels:
+    """The pixels of ``box``, which is whole shards, of ``level`` of the unfinished store.
+
+    Raises
+    ------
+    DamagedStoreError
+        If they can not be read; the shards in question are gone then, to be made again.
+    OutputError
+        If the disk fails.
+    """
+    try:
+        return np.asarray(zarr.open_array(spec.partial / str(level), mode="r")[box.slices])
+    except OSError as err:
+        raise OutputError(f"{spec.partial} can not be read: {err.strerror or err}; the same command resumes") from err
+    except Exception as err:  # whatever a codec raises on bytes that rotted within a chunk
+        side = spec.grid.shard(level)
+        for part in boxes(box.shape, side):
+            at = (box.y0 + part.y0) // side, (box.x0 + part.x0) // side
+            (spec.partial / shard_name(str(level), at)).unlink(missing_ok=True)
+        raise DamagedStoreError(f"{spec.partial} was damaged ({err}); the same command makes that part again") from err
 
 
 def publish(spec: StoreSpec, run: dict[str, Any]) -> None:

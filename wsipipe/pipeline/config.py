@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from wsipipe.errors import UsageError
 from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine
@@ -46,6 +49,35 @@ class RunConfig:
     """Also write the probability of each class."""
     overwrite: bool = False
     """Replace stores that are there, once the new one is complete."""
+    scheduler: str | None = None
+    """Address of a dask scheduler whose workers compute, ``tcp://host:8786``."""
+    cluster: str | None = None
+    """Workers to start for this run: ``local``, ``slurm`` or ``kubernetes``, with ``:N`` how many."""
+    adapt: tuple[int, int] | None = None
+    """How few and how many workers there are to be, as there is work."""
+    cluster_options: Mapping[str, Any] = field(default_factory=dict)
+    """What the cluster is started with, as its class in dask-jobqueue or dask-kubernetes takes it."""
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether other processes compute than this one."""
+        return self.scheduler is not None or self.cluster is not None
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where blocks are computed: processes that are alike, or the least of what each of them has."""
+
+    devices: tuple[str, ...]
+    """Of one process."""
+    engine: str
+    """What computes there."""
+    limit_bytes: int
+    """The most memory that one process may take."""
+    processes: int = 1
+    """How many there are."""
+    per_machine: int = 1
+    """How many of them share a machine."""
 
 
 @dataclass(frozen=True)
@@ -54,29 +86,47 @@ class Setup:
 
     config: RunConfig
     bundle: BundleInfo
-    devices: tuple[str, ...]
+    site: Site
     engine: str
-    limit_bytes: int
+    """What computes, of what the site has."""
     preferred_sizes: tuple[int, int]
     """(core, block) in pixels where the user says nothing."""
     batch: int
 
     @property
+    def devices(self) -> tuple[str, ...]:
+        """Of one process."""
+        return self.site.devices
+
+    @property
+    def limit_bytes(self) -> int:
+        """The most memory that one process may take."""
+        return self.site.limit_bytes
+
+    @property
     def pool(self) -> PoolSpec:
-        """The worker pool that every process of the run makes."""
+        """The worker pool that each process of the run makes."""
         return PoolSpec(
             bundle=self.bundle.path,
             sha256=self.bundle.sha256,
-            devices=self.devices,
+            device=self.config.device,
             engine=self.engine,
             precision=self.config.precision,
             batch=self.batch,
             probabilities=self.config.probabilities,
+            processes=self.site.per_machine,
         )
 
 
-def check_config(config: RunConfig) -> Setup:
+def check_config(config: RunConfig, site: Site | None = None) -> Setup:
     """``config`` with its bundle read, its devices found and its numbers checked.
+
+    Parameters
+    ----------
+    config
+        What was asked for.
+    site
+        Where it is to be computed; None: in this process.
 
     Raises
     ------
@@ -92,14 +142,41 @@ def check_config(config: RunConfig) -> Setup:
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"--{option} {value} makes no sense; it is a positive number")
     bundle = read_bundle_info(config.bundle or DEFAULT_BUNDLE)
-    limit = default_limit_bytes() if config.max_memory_bytes is None else config.max_memory_bytes
-    devices = resolve_devices(config.device)
+    site = site or this_process(config)
     return Setup(
         config=config,
         bundle=bundle,
-        devices=devices,
-        engine=resolve_engine(config.engine, devices, config.precision),
-        limit_bytes=limit,
-        preferred_sizes=(CORE_PX, CPU_BLOCK_PX if is_cpu(devices) else BLOCK_PX),
+        site=site,
+        engine=site.engine,
+        preferred_sizes=(CORE_PX, CPU_BLOCK_PX if is_cpu(site.devices) else BLOCK_PX),
         batch=config.batch or 1,
     )
+
+
+def this_process(config: RunConfig) -> Site:
+    """What this process has of what ``config`` asks for.
+
+    Raises
+    ------
+    UsageError, MachineError
+        If there is no such device or engine here.
+    """
+    devices = resolve_devices(config.device)
+    limit = default_limit_bytes() if config.max_memory_bytes is None else config.max_memory_bytes
+    return Site(devices, resolve_engine(config.engine, devices, config.precision), limit)
+
+
+def read_cluster_options(path: Path) -> dict[str, Any]:
+    """What the TOML file at ``path`` says that a cluster is to be started with.
+
+    Raises
+    ------
+    UsageError
+        If it can not be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as err:
+        raise UsageError(f"--cluster-config {path} can not be read: {err.strerror}") from err
+    except ValueError as err:  # tomllib's, and of bytes that are no text
+        raise UsageError(f"--cluster-config {path} is not TOML: {err}") from err

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wsipipe.errors import MemoryLimitError, OutputError, SlideError, StoreError, UsageError
 from wsipipe.labels.store import PARTIAL, STORE, Record, read_record
-from wsipipe.pipeline.config import RunConfig, Setup, check_config
+from wsipipe.pipeline.config import RunConfig, Setup, Site, check_config
 from wsipipe.pipeline.machine import RUNTIME_BYTES, default_threads, loaded_bytes, weight_bytes
 from wsipipe.pipeline.plan import SKIP, SlidePlan, plan_slide
 from wsipipe.pipeline.sizes import fit_memory
@@ -33,9 +33,9 @@ class RunPlan:
     setup: Setup
     slides: tuple[SlidePlan | Refused, ...]
     threads: int
-    """Blocks in flight."""
+    """Blocks in flight in one process."""
     base_bytes: int
-    """What the process takes before the first block."""
+    """What a process takes before the first block."""
     bare: float = 0.0
     """Pixels a second, margins included, of the bare network on one device; 0 until it is measured."""
 
@@ -49,20 +49,30 @@ class RunPlan:
         """The slides that are to be computed."""
         return tuple(p for p in self.planned if p.action != SKIP)
 
+    @property
+    def all_threads(self) -> int:
+        """Blocks in flight in all processes."""
+        return self.threads * self.setup.site.processes
+
+    @property
+    def all_devices(self) -> int:
+        """Devices of all processes."""
+        return len(self.setup.devices) * self.setup.site.processes
+
     def memory_bytes(self, plan: SlidePlan) -> int:
-        """The most that the process will take while it segments the slide of ``plan``."""
+        """The most that a process will take while it segments the slide of ``plan``."""
         return self.base_bytes + plan.memory_bytes(self.threads)
 
 
-def plan_run(slides: Sequence[str | os.PathLike[str]], config: RunConfig) -> RunPlan:
-    """What `run` would do: reads headers only, writes nothing.
+def plan_run(slides: Sequence[str | os.PathLike[str]], config: RunConfig, site: Site | None = None) -> RunPlan:
+    """What `run` would do at ``site``, by default in this process: reads headers only, writes nothing.
 
     Raises
     ------
     UsageError, BundleError, MachineError
         If nothing can be done for any slide, whatever the slides.
     """
-    setup = check_config(config)
+    setup = check_config(config, site)
     _check_out(Path(config.out))
     looked = [_look(path, config.mpp) for path in expand(slides)]
     opened = [s for s in looked if isinstance(s, Slide)]

@@ -138,11 +138,11 @@ def weight_bytes(bundle: str, devices: tuple[str, ...], engine: str) -> int:
     return Path(bundle).stat().st_size * copies * (1 + devices.count("cpu"))
 
 
-def network_bytes(architecture: dict[str, int], side: int, pool: PoolSpec) -> int:
-    """What the replicas of ``pool`` take of this machine's memory (not of a GPU's) for tiles of ``side`` px."""
+def network_bytes(architecture: dict[str, int], side: int, pool: PoolSpec, devices: tuple[str, ...]) -> int:
+    """What replicas of ``pool`` on ``devices`` take of the machine's memory (not a GPU's) for tiles of ``side`` px."""
     values = pool.batch * side * side * architecture["in_channels"]
     pixels = UINT16 * values  # the batch, as it is stacked
     tensors = activation_bytes(architecture, side, pool.batch, probabilities=pool.probabilities)
     if pool.engine == OPENVINO:
         tensors = int(OPENVINO_SHARE * (tensors + FLOAT32 * values))
-    return sum(map(lanes, pool.devices)) * pixels + pool.devices.count("cpu") * tensors
+    return sum(map(lanes, devices)) * pixels + devices.count("cpu") * tensors

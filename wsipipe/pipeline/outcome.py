@@ -9,8 +9,7 @@ from wsipipe.events import (
     BlockDone,
     Event,
     Listener,
-    RunStarted,
-    SizesChosen,
+    OfSlide,
     SlideDone,
     SlideFailed,
     SlideSkipped,
@@ -64,15 +63,16 @@ class Account:
     """What would have to be faster: ``network``, or the largest of `shares` but wait."""
 
 
-def account(slides: Iterable[SlideOutcome], *, threads: int, devices: int, bare: float) -> Account | None:
-    """What ``slides`` come to, on that many threads and devices; None if nothing was computed.
+def account(
+    slides: Iterable[SlideOutcome], *, seconds: float, threads: int, devices: int, bare: float
+) -> Account | None:
+    """What ``slides`` come to, in ``seconds`` on that many threads and devices; None if nothing was computed.
 
     ``bare`` is the speed of the bare network on one device, in pixels a second.
     """
-    spent, seconds, computed = Spent(), 0.0, 0
+    spent, computed = Spent(), 0
     for slide in slides:
         spent += slide.spent
-        seconds += slide.seconds
         computed += slide.computed
     if not computed:
         return None
@@ -93,7 +93,11 @@ class RunSummary:
     slides: tuple[SlideOutcome, ...]
     seconds: float
     threads: int
+    """Blocks in flight, in all processes."""
     devices: int
+    """Of all processes."""
+    computing_seconds: float
+    """From the first block to the last slide's end."""
     bare: float
     """Pixels a second, margins included, of the bare network on one device; 0 if nothing was computed."""
     projected_bytes: int
@@ -108,9 +112,14 @@ class RunSummary:
         return sum(s.status == status for s in self.slides)
 
     def account(self, slide: SlideOutcome | None = None) -> Account | None:
-        """Where the time went, of ``slide`` or of all that are done together; None if nothing was computed."""
-        done = [s for s in (self.slides if slide is None else (slide,)) if s.status == DONE]
-        return account(done, threads=self.threads, devices=self.devices, bare=self.bare)
+        """Where the time went, of ``slide`` or of all together; None if nothing was computed.
+
+        Slides overlap: while the last blocks of one are computed the next one has begun.
+        """
+        slides, seconds = (self.slides, self.computing_seconds) if slide is None else ((slide,), slide.seconds)
+        if not seconds:
+            return None
+        return account(slides, seconds=seconds, threads=self.threads, devices=self.devices, bare=self.bare)
 
     @property
     def exit_code(self) -> int:
@@ -127,11 +136,11 @@ class Outcomes:
 
     def __call__(self, event: Event) -> None:
         """Take ``event`` into the account, and pass it on."""
-        if not isinstance(event, RunStarted | SizesChosen):
+        if isinstance(event, OfSlide):
             self._note(self._by_slide.setdefault(event.slide, SlideOutcome(event.slide)), event)
         self._listener(event)
 
-    def _note(self, slide: SlideOutcome, event: Event) -> None:
+    def _note(self, slide: SlideOutcome, event: OfSlide) -> None:
         match event:
             case SlideStarted():
                 slide.store, slide.blocks = event.store, event.blocks

@@ -190,7 +190,7 @@ def block_need(level: Level, grid: Grid, setup: Setup) -> int:
 def network_need(grid: Grid, setup: Setup) -> int:
     """The bytes of this machine's memory that the replicas hold at most."""
     side = min(grid.core, max(*grid.computed_sides(0), *grid.computed_sides(1))) + grid.receptive.margin
-    return network_bytes(setup.bundle.architecture, side, setup.pool)
+    return network_bytes(setup.bundle.architecture, side, setup.pool, setup.devices)
 
 
 def _usable(path: str, fingerprint: Fingerprint, *, overwrite: bool) -> Record | None:

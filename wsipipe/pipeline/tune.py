@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from wsipipe.events import SizesChosen
 from wsipipe.inference.devices import AUTO, OPENVINO, TORCH, is_cpu
-from wsipipe.inference.tuning import Size, fits_device, measure
+from wsipipe.inference.tuning import Size, Speeds, fits_device, measure
 from wsipipe.pipeline.look import RunPlan
 from wsipipe.pipeline.sizes import CORES
 
@@ -14,7 +16,16 @@ BATCHES = (1, 2, 4, 8, 16)
 """To choose from on GPUs; a CPU has enough to do with one tile."""
 
 
-def tune(run: RunPlan) -> tuple[RunPlan, SizesChosen]:
+Ask = Callable[..., Any]
+"""Has a function called where the blocks are computed, and gives its result."""
+
+
+def ask_here(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """The result of ``function``, called in this process."""
+    return function(*args, **options)
+
+
+def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
     """``run``, which has slides to compute, with the fastest engine, tile and batch, unless it was told; and those.
 
     Which engine of a CPU is faster depends on the network: OpenVINO takes 0.8 of torch's time for the nuclei model, and
@@ -35,13 +46,13 @@ def tune(run: RunPlan) -> tuple[RunPlan, SizesChosen]:
         for core in (cores if config.tile is None else (planned.core,))
         for batch in (batches if config.batch is None else (config.batch,))
     ]
-    sizes = [size for size in wishes if _fits(run, size)] or [(planned.core, setup.batch)]
+    sizes = [size for size in wishes if _fits(run, size, ask)] or [(planned.core, setup.batch)]
     dtype, pixels = to_do[0].level.dtype, sum(p.pixels for p in to_do)
     engines = (OPENVINO, TORCH) if (config.engine, setup.engine) == (AUTO, OPENVINO) else (setup.engine,)
     pools = [replace(setup.pool, engine=engine) for engine in engines]
-    probes = [measure(pool, receptive, [], dtype, pixels=pixels) for pool in pools]
+    probes: list[Speeds] = [ask(measure, pool, receptive, [], dtype, pixels=pixels) for pool in pools]
     fastest = max(range(len(pools)), key=lambda i: max(probes[i].by_size.values()))
-    speeds = measure(pools[fastest], receptive, sizes, dtype, pixels=pixels)
+    speeds: Speeds = ask(measure, pools[fastest], receptive, sizes, dtype, pixels=pixels)
     core, batch = speeds.best(sizes)
     chosen = SizesChosen(
         engine=engines[fastest],
@@ -63,8 +74,8 @@ def _tiled(run: RunPlan, size: Size) -> RunPlan:
     return replace(run, setup=setup, slides=tuple(p.tiled(core, setup) if p in run.to_do else p for p in run.slides))
 
 
-def _fits(run: RunPlan, size: Size) -> bool:
+def _fits(run: RunPlan, size: Size, ask: Ask) -> bool:
     """Whether there is memory for tiles and batches of ``size``, here and on the devices."""
     tiled = _tiled(run, size)
     here = all(tiled.memory_bytes(plan) <= run.setup.limit_bytes for plan in tiled.to_do)
-    return here and fits_device(tiled.setup.pool, run.setup.bundle.architecture, size)
+    return here and bool(ask(fits_device, tiled.setup.pool, run.setup.bundle.architecture, size))

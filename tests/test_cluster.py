@@ -1,0 +1,280 @@
+"""Workers in other processes: the same bytes, whoever computes; what can not do the work is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.faults import (
+    PATIENCE_SECONDS,
+    assert_same_bytes,
+    finish,
+    picture,
+    shards,
+    start,
+    summary,
+    wait_until,
+    write_bundle,
+    write_slide,
+    wsipipe,
+)
+from wsipipe.errors import UsageError
+from wsipipe.pipeline.cluster import parse_cluster
+
+KILL_ROUNDS = int(os.environ.get("WSIPIPE_KILL_ROUNDS", "4"))
+SMALL = ("--block", 128, "--tile", 128, "--device", "cpu")
+
+
+@dataclass
+class Dask:
+    """A scheduler, and plain ``dask worker`` processes, on loopback."""
+
+    folder: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    address: str = ""
+
+    def start_scheduler(self) -> None:
+        """Start it, on the port that it had before if it ran already."""
+        file = self.folder / "scheduler.json"
+        file.unlink(missing_ok=True)
+        port = self.address.rpartition(":")[2] or "0"
+        options = ["--host", "127.0.0.1", "--port", port, "--dashboard-address", "127.0.0.1:0"]
+        process = self._start("scheduler", "dask_scheduler", *options, "--scheduler-file", str(file))
+        wait_until(lambda: file.exists() and file.stat().st_size > 0, process)  # type: ignore[arg-type]
+        self.address = json.loads(file.read_text())["address"]
+
+    def start_worker(
+        self, name: str, *options: str, before: tuple[str, ...] = (), **settings: str
+    ) -> subprocess.Popen[bytes]:
+        """Start one, of one thread."""
+        given = ["--nthreads", "1", "--name", name, "--dashboard-address", "127.0.0.1:0", "--no-dashboard", *options]
+        local = ["--local-directory", str(self.folder / name)]
+        return self._start(name, "dask_worker", self.address, *given, *local, before=before, **settings)
+
+    def _start(
+        self, name: str, program: str, *arguments: str, before: tuple[str, ...] = (), **settings: str
+    ) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [*before, sys.executable, "-m", f"distributed.cli.{program}", *arguments],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.settings, **settings},
+                start_new_session=True,  # a nanny and its worker are ended together
+            )
+        return self.processes[name]
+
+    def kill(self, name: str) -> None:
+        """End a process, and the worker of a nanny with it, as a power cut would."""
+        process = self.processes.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def dask_cluster(folder: Path, *, workers: int = 0, **settings: str) -> Iterator[Dask]:
+    folder.mkdir(exist_ok=True)
+    dask = Dask(folder, settings)
+    try:
+        dask.start_scheduler()
+        for i in range(workers):
+            dask.start_worker(f"worker-{i}")
+        yield dask
+    finally:
+        for name in list(dask.processes):
+            dask.kill(name)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two slides, a bundle, and in ``out`` the stores that this process makes."""
+    folder = tmp_path_factory.mktemp("made")
+    write_slide(folder / "a.tif", picture((500, 700)))
+    write_slide(folder / "b.tif", picture((300, 260), seed=1))
+    write_bundle(folder / "b.safetensors")
+    ended = run(folder, folder / "out")
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+def command(made: Path, out: Path, *options: object) -> list[object]:
+    return ["run", made / "a.tif", made / "b.tif", "-m", made / "b.safetensors", "-o", out, *SMALL, "--json", *options]
+
+
+def run(made: Path, out: Path, *options: object) -> subprocess.CompletedProcess[str]:
+    return wsipipe(*command(made, out, *options))
+
+
+def assert_same_stores(made: Path, out: Path) -> None:
+    for name in ("a.zarr", "b.zarr"):
+        assert_same_bytes(out / name, made / "out" / name)
+
+
+def test_local_workers_make_the_same_bytes(made: Path, tmp_path: Path) -> None:
+    ended = run(made, tmp_path, "--cluster", "local:2", "--threads", 1)
+    assert ended.returncode == 0, ended.stderr
+    assert summary(ended.stdout)["threads"] == 2
+    assert "2 workers with 2 blocks in flight at tcp://127.0.0.1:" in ended.stderr
+    assert "dashboard: http://127.0.0.1:" in ended.stderr
+    assert_same_stores(made, tmp_path)
+
+
+def test_plain_dask_workers_make_the_same_bytes(made: Path, tmp_path: Path) -> None:
+    with dask_cluster(tmp_path / "dask", workers=2) as dask:
+        ended = run(made, tmp_path / "out", "--scheduler", dask.address)
+        assert ended.returncode == 0, ended.stderr
+        assert_same_stores(made, tmp_path / "out")
+        again = summary(run(made, tmp_path / "out", "--scheduler", dask.address).stdout)
+        assert again["skipped"] == 2, "the workers are still there, and all is done"
+
+
+def test_a_bundle_that_workers_do_not_see_is_sent_and_a_slide_that_they_do_not_see_is_refused(
+    made: Path, tmp_path: Path
+) -> None:
+    def hidden(folder: Path) -> tuple[str, ...]:
+        return ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs none "{folder}" && exec "$0" "$@"')
+
+    bundles = tmp_path / "bundles"
+    bundles.mkdir()
+    if subprocess.run([*hidden(bundles), "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no permission for a mount namespace, which hides a folder from a process")
+    bundle = bundles / "b.safetensors"
+    bundle.write_bytes((made / "b.safetensors").read_bytes())
+    slides = [made / "a.tif", made / "b.tif"]
+    with dask_cluster(tmp_path / "dask") as dask:
+        dask.start_worker("blind", before=hidden(bundles))
+        given = ["-m", bundle, *SMALL, "--json", "--scheduler", dask.address]
+        ended = wsipipe("run", *slides, "-o", tmp_path / "out", *given)
+        assert ended.returncode == 0, ended.stderr
+        assert_same_stores(made, tmp_path / "out")
+        hers = write_slide(bundles / "c.tif", picture((200, 200)))
+        refused = wsipipe("run", hers, "-o", tmp_path / "out", *given)
+        assert refused.returncode == 3
+        assert f"does not see {hers}" in refused.stderr
+        assert not (tmp_path / "out" / "c.zarr.partial").exists(), "nothing was begun"
+
+
+def test_a_worker_with_another_version_is_refused_by_name(made: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "zarr-2.18.0.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: zarr\nVersion: 2.18.0\n")
+    with dask_cluster(tmp_path / "dask") as dask:
+        dask.start_worker("old", PYTHONPATH=str(other.parent))
+        refused = run(made, tmp_path / "out", "--scheduler", dask.address)
+    assert refused.returncode == 3
+    assert "worker tcp://127.0.0.1:" in refused.stderr
+    assert "has zarr 2.18.0 (here " in refused.stderr
+    assert not list((tmp_path / "out").glob("*"))
+
+
+DEADLY = """
+import os, signal
+from wsipipe.pipeline import job
+
+if not hasattr(job, "harmless"):  # a preload may be loaded twice
+    job.harmless = job.predict_block
+
+def deadly(work, index, rows, cols):
+    if index == (1, 2) and work.level.path.endswith("a.tif"):
+        with open({deaths!r}, "a") as file:
+            file.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return job.harmless(work, index, rows, cols)
+
+job.predict_block = deadly
+"""
+
+
+def test_a_block_that_kills_its_workers_is_set_aside_and_named_and_all_others_are_done(
+    made: Path, tmp_path: Path
+) -> None:
+    preload = tmp_path / "deadly.py"
+    preload.write_text(DEADLY.format(deaths=str(tmp_path / "deaths")))
+    with dask_cluster(tmp_path / "dask", DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="2") as dask:
+        dask.start_worker("worker", "--preload", str(preload))
+        ended = run(made, tmp_path / "out", "--scheduler", dask.address)
+    document = summary(ended.stdout)
+    assert ended.returncode == 1, ended.stderr
+    assert (document["done"], document["failed"]) == (1, 1)
+    failed = document["slides"][0]
+    assert "the worker died each time that it computed (1, 2): 1 set aside" in failed["message"]
+    assert failed["blocks_computed"] == failed["blocks"] - 1 == 23
+    assert_same_bytes(tmp_path / "out" / "b.zarr", made / "out" / "b.zarr")
+    assert len((tmp_path / "deaths").read_text()) == 6, "three times among others, and three times alone"
+    mended = run(made, tmp_path / "out")
+    assert summary(mended.stdout)["slides"][0]["blocks_computed"] == 1
+    assert_same_stores(made, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_killed_at_random_whoever_it_is_the_same_command_ends_in_the_same_bytes(made: Path, tmp_path: Path) -> None:
+    """Workers, the scheduler, the client, or all of them at once; each block that was written stays as it is."""
+    rng, out = random.Random(KILL_ROUNDS), tmp_path / "out"
+    slide = write_slide(tmp_path / "large.tif", picture((1100, 1500), seed=2))
+    options = ["run", slide, "-m", made / "b.safetensors", *SMALL]
+    assert wsipipe(*options, "-o", tmp_path / "undisturbed").returncode == 0
+    blocks = len(shards(tmp_path / "undisturbed" / "large.zarr"))
+    begun, survived = out / "large.zarr.partial", 0
+    with dask_cluster(tmp_path / "dask", workers=2) as dask:
+        for round_ in range(KILL_ROUNDS):
+            before = shards(begun) if begun.exists() else {}
+            process = start(*options, "-o", out, "--scheduler", dask.address, "--json", log=tmp_path / "log")
+            wanted = len(before) + rng.randint(0, max(1, (blocks - len(before)) // (KILL_ROUNDS - round_)))
+            wait_until(lambda count=wanted: begun.exists() and len(shards(begun)) >= count, process)  # type: ignore[misc]
+            victims = rng.choice([["worker-0"], ["scheduler"], ["client"], ["worker-0", "worker-1", "scheduler"]])
+            for victim in victims:
+                if victim != "client":
+                    dask.kill(victim)
+            if victims == ["worker-0"]:
+                dask.start_worker("worker-0")
+                survived += finish(process) != "" and process.returncode == 0
+            else:
+                process.send_signal(signal.SIGKILL)
+                process.communicate(timeout=PATIENCE_SECONDS)
+                if "scheduler" in victims:
+                    dask.start_scheduler()
+                for name in ("worker-0", "worker-1"):
+                    if name not in dask.processes:
+                        dask.start_worker(name)
+            after = shards(begun if begun.exists() else out / "large.zarr")
+            assert {name: after[name] for name in before} == before, "a block that was written is not computed again"
+            if not begun.exists():
+                break
+        ended = wsipipe(*options, "-o", out, "--scheduler", dask.address, "--json")
+    assert ended.returncode == 0, ended.stderr
+    assert_same_bytes(out / "large.zarr", tmp_path / "undisturbed" / "large.zarr")
+
+
+@pytest.mark.parametrize("text", ["", "local:", "local:0", "local:x", "slurm:-1", "ssh", "Local"])
+def test_what_is_no_cluster_is_refused(text: str) -> None:
+    if text == "local:":
+        assert parse_cluster(text) == ("local", None)
+        return
+    with pytest.raises(UsageError, match="allowed: local, slurm, kubernetes"):
+        parse_cluster(text)
+
+
+def test_a_scheduler_that_is_not_there_is_an_environment_error(made: Path, tmp_path: Path) -> None:
+    started = time.monotonic()
+    refused = run(made, tmp_path, "--scheduler", "tcp://127.0.0.1:9")
+    assert refused.returncode == 3
+    assert "no scheduler answers at tcp://127.0.0.1:9" in refused.stderr
+    assert time.monotonic() - started < PATIENCE_SECONDS
+
+
+def test_a_scheduler_and_a_cluster_at_once_are_refused(made: Path, tmp_path: Path) -> None:
+    refused = run(made, tmp_path, "--scheduler", "tcp://127.0.0.1:9", "--cluster", "local:2")
+    assert refused.returncode == 2
+    assert "give one only" in refused.stderr

@@ -1,0 +1,219 @@
+"""One slide on its way: its blocks, then what is made from them, then its name."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from distributed import Client, Future
+from distributed.scheduler import KilledWorker
+
+from wsipipe.errors import MachineError, SlideError, SlideReadError
+from wsipipe.events import BlockDone, Listener, SlideDone, SlideStarted, Warned
+from wsipipe.geometry.mirror import Indices
+from wsipipe.inference.block import BlockWork, predict_block
+from wsipipe.labels import store as stores
+from wsipipe.pipeline.graph import map_blocks
+from wsipipe.pipeline.look import RunPlan
+from wsipipe.pipeline.outcome import Outcomes, SlideOutcome, account
+from wsipipe.pipeline.plan import SlidePlan
+
+Index = tuple[int, int]
+Futures = list[Future[Any]]
+
+
+@dataclass(frozen=True)
+class _StoreWork:
+    """What every task that writes a block knows."""
+
+    block: BlockWork
+    store: stores.StoreSpec
+
+
+class Job:
+    """The slide of ``plan``, one of ``run``, on its way into its store through the workers of ``client``.
+
+    Raises
+    ------
+    WsipipeError
+        If the store can not be begun.
+    """
+
+    def __init__(self, plan: SlidePlan, run: RunPlan, client: Client, listener: Listener) -> None:
+        self.plan = plan
+        self.over = False
+        self._run, self._client, self._outcome = run, client, Outcomes(listener)
+        self._started = time.perf_counter()
+        if plan.reopen:
+            stores.reopen(plan.store)
+        if plan.restart:
+            stores.discard_partial(plan.store)
+        stores.prepare(plan.store, plan.damaged)
+        grid = plan.grid
+        block = BlockWork(plan.level, grid, run.setup.pool, plan.keep(run.threads))
+        self._blocks = map_blocks(
+            _store_block,
+            _StoreWork(block, plan.store),
+            grid,
+            chunks=tuple((1,) * count for count in grid.blocks),
+            dtype=object,
+            meta=np.empty((0, 0), object),
+        )
+        self._todo = deque(plan.blocks)
+        self._suspects: list[Index] = []
+        self._alone = False
+        self._lost: list[Index] = []
+        self._unread: list[SlideReadError] = []
+        self._labels: Counter[int] = Counter()
+        self._blank = len(plan.blocks) == grid.count  # else not all of it is seen
+        self._in_flight: set[Future[Any]] = set()
+        self._rest = self._after_blocks()
+        self._outcome(SlideStarted(plan.slide.path, plan.store.path, grid.count, len(plan.blocks), plan.pixels))
+
+    def more(self, most: int) -> Futures:
+        """Up to ``most`` blocks, handed over; once all are done what is made from them, and then nothing: it is over.
+
+        Raises
+        ------
+        SlideReadError
+            If blocks could not be read; all others are in the unfinished store, and the message says where.
+        SlideError
+            If blocks were lost with the workers that computed them.
+        WsipipeError
+            If the store can not be written.
+        """
+        futures: Futures = []
+        if self._todo:
+            futures = self._hand_over([self._todo.popleft() for _ in range(min(most, len(self._todo)))])
+        elif self._suspects and not self._in_flight:
+            self._alone = True  # so that no other block of the slide can be the cause
+            futures = self._hand_over([self._suspects.pop()])
+        while not (futures or self._in_flight or self._todo or self._suspects or self.over):
+            futures = next(self._rest, [])
+        self._in_flight.update(futures)
+        return futures
+
+    def take(self, future: Future[Any]) -> None:
+        """Take what became of ``future``, one of this job's, into the account.
+
+        Raises
+        ------
+        MachineError
+            If the scheduler was lost, or a worker's device or disk failed; what was done stays.
+        Exception
+            Whatever else the task raised, but for what is wrong with the slide's file.
+        """
+        self._in_flight.discard(future)
+        if future.cancelled():
+            raise MachineError("the scheduler was lost; run the same again, it resumes")
+        error = future.exception()
+        if isinstance(error, SlideReadError):
+            self._unread.append(error)
+        elif isinstance(error, KilledWorker):
+            _, i, j = cast(tuple[str, int, int], future.key)
+            (self._lost if self._alone else self._suspects).append((i, j))
+        elif error is not None:
+            raise error
+        elif isinstance(result := future.result(), Counter):
+            self._labels += result
+        elif result is not None:
+            row: BlockDone = result[0, 0]
+            self._blank &= row.blank
+            self._labels.update(row.labels)
+            self._outcome(row)
+        future.release()
+
+    def cancel(self) -> set[Future[Any]]:
+        """Take back what is in flight, and give it."""
+        in_flight, self._in_flight = self._in_flight, set()
+        self._client.cancel(list(in_flight))
+        return in_flight
+
+    def _hand_over(self, blocks: list[Index]) -> Futures:
+        keys = [(self._blocks.name, *index) for index in blocks]
+        futures: Futures = self._client.get(dict(self._blocks.dask.cull(set(keys))), keys, sync=False)
+        return futures
+
+    def _after_blocks(self) -> Iterator[Futures]:
+        """What is to be done once the blocks are: a round of tasks each, and in the end the store's name."""
+        self._raise_if_incomplete()
+        plan, client = self.plan, self._client
+        if self._blank:
+            self._outcome(
+                Warned(
+                    plan.slide.path,
+                    "every pixel that was read is zero, which no scanner writes; the file may be half-written",
+                )
+            )
+        done_before = set(plan.grid.indices()).difference(plan.blocks)
+        yield [client.submit(stores.count_labels, plan.store, index, pure=False) for index in done_before]
+        for levels in plan.grid.coarse_passes():
+            yield [
+                client.submit(stores.write_coarse_chunks, plan.store, levels, index, pure=False)
+                for index in stores.coarse_chunks(plan.store, levels[-1])
+            ]
+        seconds = time.perf_counter() - self._started
+        (how_it_went,) = self._outcome.in_order([plan.slide.path])
+        how_it_went.seconds = seconds
+        stores.publish(plan.store, _history(how_it_went, self._run, self._labels))
+        self._outcome(SlideDone(plan.slide.path, plan.store.path, seconds, plan.pixels))
+        self.over = True
+
+    def _raise_if_incomplete(self) -> None:
+        plan = self.plan
+        left = f"of {len(plan.blocks)} blocks, the others are in {plan.store.partial}"
+        if self._unread:
+            raise SlideReadError(
+                f"{self._unread[0]}; {len(self._unread)} could not be read {left}; "
+                "mend the slide, then run the same again, with --overwrite if its file has changed"
+            ) from self._unread[0]
+        if self._lost:
+            named = ", ".join(map(str, sorted(self._lost)))
+            raise SlideError(
+                f"{plan.slide.file}: the worker died each time that it computed {named}: {len(self._lost)} set aside "
+                f"{left}; look into the workers' logs, give them more memory, then run the same again"
+            )
+
+
+def _history(slide: SlideOutcome, run: RunPlan, labels: Counter[int]) -> dict[str, Any]:
+    """What the store keeps of the run that finished it: when, with what, where the time went, and what was found."""
+    spent = account([slide], seconds=slide.seconds, threads=run.all_threads, devices=run.all_devices, bare=run.bare)
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "devices": list(run.setup.devices),
+        "processes": run.setup.site.processes,
+        "engine": run.setup.engine,
+        "threads": run.threads,
+        "blocks": slide.blocks_computed,
+        "pixels": slide.pixels,
+        "seconds": slide.seconds,
+        "spent": asdict(slide.spent),
+        "account": None if spent is None else asdict(spent),
+        "labels": {str(label): labels[label] for label in sorted(labels)},
+    }
+
+
+def _store_block(work: _StoreWork, index: Index, rows: Indices, cols: Indices) -> npt.NDArray[np.object_]:
+    """Predict one block and write its shards; the block's row of statistics, as an array of one object."""
+    block = predict_block(work.block, index, rows, cols)
+    labels = block.prediction.labels
+    with block.spent.on("write"):
+        stores.write_block(work.store, index, labels, block.prediction.probabilities)
+    done = BlockDone(
+        slide=work.store.slide,
+        index=index,
+        pixels=labels.size,
+        computed=block.computed,
+        labels=stores.label_counts(work.store, labels),
+        blank=block.blank,
+        spent=block.spent,
+    )
+    row = np.empty((1, 1), object)
+    row[0, 0] = done
+    return row
