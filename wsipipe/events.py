@@ -141,6 +141,24 @@ class SlideSkipped:
 
 
 @dataclass(frozen=True)
+class SlideTaken:
+    """Another runner has the slide, and is alive."""
+
+    slide: str
+    store: str
+    holder: str
+
+
+@dataclass(frozen=True)
+class SlideLeft:
+    """The run ended before the slide did, in good order; it is resumed the next time."""
+
+    slide: str
+    store: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class SlideFailed:
     """A slide could not be segmented, or not wholly; the others go on."""
 
@@ -208,7 +226,7 @@ class TrainingDone:
     scores: dict[str, float]
 
 
-OfSlide = SlideStarted | BlockDone | SlideDone | SlideSkipped | SlideFailed | Warned
+OfSlide = SlideStarted | BlockDone | SlideDone | SlideSkipped | SlideTaken | SlideLeft | SlideFailed | Warned
 Event = ClusterReady | RunStarted | SizesChosen | OfSlide
 TrainingEvent = TrainingStarted | StepDone | Validated | TrainingDone
 Listener = Callable[[Event], None]

@@ -35,3 +35,17 @@ def write_whole(path: Path, blob: bytes, *, kind: str = "", way_out: str = MAKE_
     except OSError as err:
         partial.unlink(missing_ok=True)
         raise OutputError(f"{kind}{path} can not be written: {err.strerror or err}; {way_out}") from err
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder ``path``, and those above it, unless it is there.
+
+    Raises
+    ------
+    OutputError
+        If the disk does not take it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise OutputError(f"{path} can not be made: {err.strerror or err}; {MAKE_ROOM}") from err

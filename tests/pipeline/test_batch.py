@@ -31,7 +31,7 @@ from wsipipe.events import (
 from wsipipe.inference import pool
 from wsipipe.inference.tuning import PASSES
 from wsipipe.labels import store as stores
-from wsipipe.pipeline import batch
+from wsipipe.pipeline import flow
 from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, SKIPPED, SlideOutcome, account
 
 Config = Callable[..., wsipipe.RunConfig]
@@ -139,7 +139,7 @@ def test_a_machine_that_fails_ends_the_run_and_the_account_says_so(
         return load(self, tiles)
 
     monkeypatch.setattr(pool.Replica, "predict", fails_on_the_second_slide)
-    monkeypatch.setattr(batch, "IN_HAND_PER_THREAD", 1)  # so that no slide begins before the one before is done
+    monkeypatch.setattr(flow, "IN_HAND_PER_THREAD", 1)  # so that no slide begins before the one before is done
     summary = wsipipe.run(slides, config(tile=64, threads=1))
     assert [slide.status for slide in summary.slides] == [DONE, FAILED, NOT_ATTEMPTED]
     assert "on fire" in summary.stopped
@@ -151,7 +151,7 @@ def test_a_machine_that_fails_ends_the_run_and_the_account_says_so(
 def test_the_scheduler_is_handed_a_few_blocks_at_a_time(
     tmp_path: Path, write_slide: WriteSlide, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "IN_HAND_PER_THREAD", 3)
+    monkeypatch.setattr(flow, "IN_HAND_PER_THREAD", 3)
     handed, done, most = [0], [0], [0]
     get = Client.get
 

@@ -18,12 +18,15 @@ from wsipipe.events import (
     ClusterReady,
     Event,
     Listener,
+    OfSlide,
     RunStarted,
     SizesChosen,
     SlideDone,
     SlideFailed,
+    SlideLeft,
     SlideSkipped,
     SlideStarted,
+    SlideTaken,
     Warned,
 )
 
@@ -64,6 +67,10 @@ def spoken(event: Event) -> str | None:
             return f"{_name(event)}: done in {event.seconds:.1f} s -> {event.store}"
         case SlideSkipped():
             return f"{_name(event)}: skipped, {event.reason} -> {event.store}"
+        case SlideTaken():
+            return f"{_name(event)}: taken by {event.holder}"
+        case SlideLeft():
+            return f"{_name(event)}: open, {event.reason}"
         case SlideFailed():
             return f"{_name(event)}: FAILED: {event.error}"
         case Warned():
@@ -71,7 +78,7 @@ def spoken(event: Event) -> str | None:
     return None
 
 
-def _name(event: SlideStarted | SlideDone | SlideSkipped | SlideFailed | Warned) -> str:
+def _name(event: OfSlide) -> str:
     return Path(event.slide).name
 
 

@@ -164,9 +164,9 @@ def plan_as_text(plan: RunPlan) -> str:
 
 def summary_as_json(summary: RunSummary) -> dict[str, Any]:
     """What ``--json`` prints."""
-    from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, SKIPPED
+    from wsipipe.pipeline.outcome import STATUSES
 
-    counts = {status: summary.count(status) for status in (DONE, FAILED, SKIPPED, NOT_ATTEMPTED)}
+    counts = {status: summary.count(status) for status in STATUSES}
     document = {**asdict(summary), **counts, "exit_code": summary.exit_code}
     for slide, described in zip(summary.slides, document["slides"], strict=True):
         described["account"] = _account_as_json(summary.account(slide))
@@ -179,13 +179,13 @@ def _account_as_json(account: Account | None) -> dict[str, Any] | None:
 
 def summary_as_text(summary: RunSummary) -> str:
     """One line a slide, and one over all."""
-    from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, SKIPPED
+    from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, OPEN, SKIPPED, TAKEN
 
     lines = [_outcome_as_text(slide) for slide in summary.slides]
     pixels = sum(slide.pixels for slide in summary.slides)
     counts = ", ".join(f"{summary.count(status)} {status}" for status in (DONE, SKIPPED, FAILED))
-    if left := summary.count(NOT_ATTEMPTED):
-        counts += f", {left} {NOT_ATTEMPTED}"
+    rare = [(status, summary.count(status)) for status in (TAKEN, OPEN, NOT_ATTEMPTED)]
+    counts += "".join(f", {count} {status}" for status, count in rare if count)
     lines.append(
         f"{counts}; {pixels / 1e6:,.1f} MP in {summary.seconds:,.1f} s; "
         f"peak memory {summary.peak_bytes / 1e6:,.0f} MB (projected {summary.projected_bytes / 1e6:,.0f} MB)"

@@ -202,9 +202,8 @@ class Workers:
         return max(fact.threads for fact in self._facts.values())
 
     def check_paths(self, slides: Sequence[str], out: str) -> None:
-        """Raise a MachineError unless every worker sees ``slides``, and the folder ``out``, which is made."""
+        """Raise a MachineError unless every worker sees ``slides`` and the folder ``out``."""
         try:
-            Path(out).mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=out, prefix=".seen-") as token:
                 self._refuse_blind([*slides, token.name])
         except OSError as err:

@@ -12,8 +12,10 @@ from wsipipe.events import (
     OfSlide,
     SlideDone,
     SlideFailed,
+    SlideLeft,
     SlideSkipped,
     SlideStarted,
+    SlideTaken,
     Spent,
     Warned,
 )
@@ -21,6 +23,8 @@ from wsipipe.events import (
 BUSY = 0.9
 """From this share on it is the network that a run waits for."""
 DONE, FAILED, SKIPPED, NOT_ATTEMPTED = "done", "failed", "skipped", "not attempted"
+TAKEN, OPEN = "taken", "open"
+STATUSES = (DONE, FAILED, SKIPPED, NOT_ATTEMPTED, TAKEN, OPEN)
 
 
 @dataclass
@@ -29,7 +33,8 @@ class SlideOutcome:
 
     slide: str
     status: str = NOT_ATTEMPTED
-    """``done``, ``failed``, ``skipped`` or ``not attempted``: the machine failed before."""
+    """``done``, ``failed``, ``skipped``, ``taken``: by another runner, ``open``: the time was up, or ``not attempted``: the
+    machine failed before."""
     store: str | None = None
     message: str = ""
     """Why it failed or was skipped."""
@@ -106,6 +111,8 @@ class RunSummary:
     """The most that the process held."""
     stopped: str = ""
     """What failed the machine, so that the run ended early; empty if nothing did."""
+    ended: str = ""
+    """Why it ended early in good order; empty if it did not."""
 
     def count(self, status: str) -> int:
         """How many slides ended as ``status``."""
@@ -155,6 +162,10 @@ class Outcomes:
                 slide.status, slide.seconds = DONE, event.seconds
             case SlideSkipped():
                 slide.status, slide.store, slide.message = SKIPPED, event.store, event.reason
+            case SlideTaken():
+                slide.status, slide.store, slide.message = TAKEN, event.store, event.holder
+            case SlideLeft():
+                slide.status, slide.store, slide.message = OPEN, event.store, event.reason
             case SlideFailed():
                 slide.status, slide.message = FAILED, event.error
             case Warned():
