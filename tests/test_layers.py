@@ -17,13 +17,14 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"
 # From the ground up. A layer may import those below it, and itself where it is one folder.
 LAYERS = [
     {"errors", "events", "version"},
-    {"files"},
+    {"files", "tables"},
     {"geometry"},
     {"slides", "labels"},
     {"model", "tissue", "evaluation"},
     {"inference", "report", "export"},
     {"training"},
     {"pipeline", "demo"},
+    {"nightly"},
     {"cli"},
     {"__main__"},
 ]

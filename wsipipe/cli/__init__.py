@@ -18,6 +18,7 @@ from wsipipe.cli.demo import demo
 from wsipipe.cli.evaluate import evaluate
 from wsipipe.cli.info import info
 from wsipipe.cli.model import model
+from wsipipe.cli.nightly import nightly
 from wsipipe.cli.run import run
 from wsipipe.cli.train import train
 from wsipipe.errors import BundleError, MachineError, UsageError, WsipipeError
@@ -32,7 +33,7 @@ def cli() -> None:
     """Segment gigapixel whole-slide images with a U-Net: exact at tile borders, resumable, in flat memory."""
 
 
-for command in (run, train, evaluate, info, model, demo):
+for command in (run, nightly, train, evaluate, info, model, demo):
     cli.add_command(command)
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from wsipipe.errors import OutputError
 from wsipipe.events import (
     BlockDone,
     ClusterReady,
@@ -101,6 +106,43 @@ class Lines:
                 click.echo(f"{Path(event.slide).name}: {10 * tenth} %", err=True)
         elif (line := spoken(event)) is not None:
             click.echo(line, err=True)
+
+
+class JsonLines:
+    """Every event as a JSON object, with its name and the time, added to a file as it happens; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Self:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a", encoding="utf-8")
+        except OSError as err:
+            raise OutputError(f"log {self._path} can not be written: {err.strerror}; give another") from err
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __call__(self, event: Event) -> None:
+        """Write ``event``."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        row = {"time": at, "event": type(event).__name__, **asdict(event)}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+
+class Both:
+    """Two listeners as one."""
+
+    def __init__(self, first: Listener, second: Listener) -> None:
+        self._first, self._second = first, second
+
+    def __call__(self, event: Event) -> None:
+        """Tell ``event`` to both."""
+        self._first(event)
+        self._second(event)
 
 
 class Bars:

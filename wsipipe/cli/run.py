@@ -86,12 +86,13 @@ def run(
     """
     from wsipipe.cli.progress import progress
     from wsipipe.pipeline.batch import run as run_slides
-    from wsipipe.pipeline.config import RunConfig, read_cluster_options
+    from wsipipe.pipeline.config import RunConfig
     from wsipipe.pipeline.look import plan_run
     from wsipipe.pipeline.machine import size_bytes
+    from wsipipe.tables import read_toml
 
     limit = None if max_memory is None else size_bytes(max_memory, "--max-memory")
-    given = {} if cluster_config is None else read_cluster_options(Path(cluster_config))
+    given = {} if cluster_config is None else read_toml(Path(cluster_config))[0]
     config = RunConfig(max_memory_bytes=limit, cluster_options=given, **options)
     if dry_run:
         plan = plan_run(slides, config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,19 +163,3 @@ def this_process(config: RunConfig) -> Site:
     devices = resolve_devices(config.device)
     limit = default_limit_bytes() if config.max_memory_bytes is None else config.max_memory_bytes
     return Site(devices, resolve_engine(config.engine, devices, config.precision), limit)
-
-
-def read_cluster_options(path: Path) -> dict[str, Any]:
-    """What the TOML file at ``path`` says that a cluster is to be started with.
-
-    Raises
-    ------
-    UsageError
-        If it can not be read, or is not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as err:
-        raise UsageError(f"--cluster-config {path} can not be read: {err.strerror}") from err
-    except ValueError as err:  # tomllib's, and of bytes that are no text
-        raise UsageError(f"--cluster-config {path} is not TOML: {err}") from err

@@ -33,8 +33,8 @@ class SlideOutcome:
 
     slide: str
     status: str = NOT_ATTEMPTED
-    """``done``, ``failed``, ``skipped``, ``taken``: by another runner, ``open``: the time was up, or ``not attempted``: the
-    machine failed before."""
+    """One of `STATUSES`: ``taken`` by another runner, ``open`` when the time was up, ``not attempted`` as the machine
+    failed before."""
     store: str | None = None
     message: str = ""
     """Why it failed or was skipped."""

@@ -13,18 +13,16 @@ from __future__ import annotations
 import json
 import math
 import re
-import tomllib
-import typing
 from collections.abc import Iterator
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
 from typing import Any, Literal
 
 from wsipipe.errors import UsageError
 from wsipipe.geometry.network import Receptive
 from wsipipe.model.bundle import PALETTE, SIZES
 from wsipipe.slides.rasters import MAX_LABEL
+from wsipipe.tables import parse_table, parse_value, read_toml
 from wsipipe.training.augment import Augmentation
 from wsipipe.training.weights import TOUCHING, reach_of
 
@@ -349,12 +347,7 @@ def load_config(path: Path) -> TrainConfig:
     UsageError
         If it can not be read, has a key that is not known, or a value of the wrong kind.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows write a mark first
-    except OSError as err:
-        raise UsageError(f"{path} can not be read: {err.strerror or err}") from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise UsageError(f"{path} is not a TOML file: {err}") from err
+    document, _ = read_toml(path)
     try:
         return config_of(document)
     except UsageError as err:
@@ -369,61 +362,9 @@ def config_of(document: dict[str, Any]) -> TrainConfig:
     UsageError
         If it has a key that is not known, or a value of the wrong kind; the message names table and key.
     """
-    return _parse_table(TrainConfig, document, "")  # type: ignore[no-any-return]
+    return parse_table(TrainConfig, document)  # type: ignore[no-any-return]
 
 
 def parse_labels_are(text: str) -> LabelsAre:
     """``text`` as `DataConfig.labels_are`; a UsageError if it is none."""
-    return _parse(LabelsAre, text, "--labels-are")  # type: ignore[no-any-return]
-
-
-def _parse_table(kind: Any, value: Any, path: str, *, listed: bool = False) -> Any:
-    """``value``, the TOML table at the dotted ``path``, as the dataclass ``kind``."""
-    here = f"[[{path}]]" if listed else f"[{path}]" if path else "the configuration"
-    if not isinstance(value, dict):
-        raise UsageError(f"{path} is {value!r}; a table is allowed, {here}")
-    kinds, known = typing.get_type_hints(kind), {f.name: f for f in fields(kind)}
-    if unknown := sorted(set(value) - set(known)):
-        raise UsageError(f"{here} has {', '.join(unknown)}, which is not known; allowed: {', '.join(known)}")
-    needed = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
-    if missing := [name for name in needed if name not in value]:
-        raise UsageError(f"{here} lacks {', '.join(missing)}")
-    parsed = {}
-    for name, one in value.items():
-        below = f"{path}.{name}" if path else name
-        (element, *_) = typing.get_args(kinds[name]) or (None,)
-        if is_dataclass(kinds[name]):
-            parsed[name] = _parse_table(kinds[name], one, below)
-        elif is_dataclass(element):
-            if not isinstance(one, list):
-                raise UsageError(f"{below} is {one!r}; a list of tables is allowed, [[{below}]]")
-            parsed[name] = tuple(_parse_table(element, entry, below, listed=True) for entry in one)
-        else:
-            parsed[name] = _parse(kinds[name], one, f"{here} {name}" if path else name)
-    return kind(**parsed)
-
-
-def _parse(kind: Any, value: Any, where: str) -> Any:
-    """``value``, as tomllib gives it, as a ``kind``: a plain type, some of them, or a tuple of one."""
-    for one in typing.get_args(kind) if typing.get_origin(kind) in (UnionType, typing.Union) else (kind,):
-        if typing.get_origin(one) is Literal and value in typing.get_args(one):
-            return value
-        if typing.get_origin(one) is tuple and isinstance(value, list):
-            return tuple(_parse(typing.get_args(one)[0], entry, where) for entry in value)
-        if one is float and type(value) is int:
-            return float(value)
-        if type(value) is one:
-            return value
-    raise UsageError(f"{where} is {value!r}; allowed: {_said(kind)}")
-
-
-def _said(kind: Any) -> str:
-    """A type, as people call it."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return ", ".join(map(repr, arguments))
-    if origin is tuple:
-        return f"a list of {_said(arguments[0])}"
-    if origin in (UnionType, typing.Union):
-        return " or ".join(_said(one) for one in arguments if one is not NoneType)
-    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
+    return parse_value(LabelsAre, text, "--labels-are")  # type: ignore[no-any-return]

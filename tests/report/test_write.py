@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.report.html_check import Seen
+from tests.report.nights import HOSTILE, night, slides_of_all_kinds, write_pyramid, write_store
+from wsipipe.errors import OutputError
+from wsipipe.report import write
+from wsipipe.report.night import DONE, FAILED, SKIPPED, SlideReport, read_history, read_report
+from wsipipe.report.picture import Look
+from wsipipe.report.write import look_at_all, write_report
+
+
+def pictures(page: Path) -> list[str]:
+    return [a["src"] or "" for name, a in Seen(page.read_text()).elements if name == "img"]
+
+
+def test_report_is_a_page_json_and_a_line_of_the_history(tmp_path: Path) -> None:
+    slide = write_pyramid(tmp_path / "a.tif", [np.full((100, 80, 3), 255, np.uint8)])
+    store = write_store(tmp_path / "a.zarr", slide, np.full((100, 80), 7, np.uint8))
+    report = night(SlideReport(str(slide), DONE, store=store), SlideReport("/in/b.tif", FAILED, "torn"))
+    out = tmp_path / "out/deep"
+    assert write_report(report, out) == out / "report.html"
+    assert sorted(file.name for file in out.iterdir()) == ["history.jsonl", "report.html", "report.json"]
+    assert read_report(out / "report.json") == report
+    assert read_history(out / "history.jsonl") == (report.summary,)
+    (picture,) = pictures(out / "report.html")
+    assert picture.startswith("data:image/jpeg;base64,/9j/")
+    assert "0.00200 mm²" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_report_of_hostile_texts_is_written_and_read_back(tmp_path: Path, text: str) -> None:
+    report = night(*slides_of_all_kinds(text), host=text, command=text, stopped=text)
+    page = write_report(report, tmp_path)
+    write_report(replace(report, started="2026-11-23T22:00:00+00:00"), tmp_path)
+    assert read_report(tmp_path / "report.json").slides == report.slides
+    assert len(read_history(tmp_path / "history.jsonl")) == 2
+    Seen(page.read_bytes().decode())
+
+
+def test_a_run_of_wsipipe_is_shown(tmp_path: Path, tiny_bundle: Path, write_slide: Callable[..., Path]) -> None:
+    from wsipipe.pipeline.batch import run
+    from wsipipe.pipeline.config import RunConfig
+
+    slide = write_slide(tmp_path / "case.tif", (96, 128))
+    summary = run([slide], RunConfig(out=str(tmp_path / "out"), bundle=str(tiny_bundle), device="cpu", engine="torch"))
+    (outcome,) = summary.slides
+    assert outcome.store is not None
+    report = night(
+        SlideReport(outcome.slide, DONE, store=outcome.store, pixels=outcome.pixels, seconds=outcome.seconds)
+    )
+    (found,) = look_at_all(report).values()
+    assert found.notes == ()
+    assert found.shape == (96, 128)
+    assert found.model == "tiny"
+    assert sum(c.pixels for c in found.classes) == sum(n for label, n in outcome.labels.items() if label)
+    assert all(c.exact and c.mm2 == pytest.approx(c.pixels * 0.25e-6) for c in found.classes)
+    assert len(pictures(write_report(report, tmp_path / "report"))) == 1
+
+
+def test_slides_that_are_gone_lose_no_report(tmp_path: Path) -> None:
+    report = night(
+        SlideReport("/nowhere/a.tif", DONE, store="/nowhere/a.zarr"),
+        SlideReport(os.fsdecode(b"/nowhere/\xff.tif"), SKIPPED, store=os.fsdecode(b"/nowhere/\xff.zarr")),
+        SlideReport("s3://bucket/a.tif", DONE, store="nowhere://bucket/a.zarr"),
+        SlideReport("/in/\0.tif", DONE, store="/out/\0.zarr"),
+    )
+    text = Seen(write_report(report, tmp_path).read_text()).text
+    assert text.count("the store can not be read") == 4
+
+
+def test_only_finished_stores_are_looked_at_and_those_of_this_night_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(write, "look", lambda slide, _store: seen.append(slide) or Look())
+    monkeypatch.setattr(write, "MAX_PICTURES", 3)
+    slides = [
+        SlideReport("old 1", SKIPPED, store="x"),
+        SlideReport("bad", FAILED, store="x"),
+        SlideReport("new 1", DONE, store="x"),
+        SlideReport("no store", DONE),
+        SlideReport("old 2", SKIPPED, store="x"),
+        SlideReport("new 2", DONE, store="x"),
+    ]
+    looks = look_at_all(night(*slides))
+    assert seen == ["new 1", "new 2", "old 1"]
+    assert sorted(looks) == [0, 2, 4, 5]
+    assert "this page has 3 of others" in looks[4].notes[0]
+
+
+def test_json_and_history_are_there_before_the_first_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(_slide: str, _store: str) -> Look:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(write, "look", killed)
+    report = night(SlideReport("a", DONE, store="x"))
+    with pytest.raises(KeyboardInterrupt):
+        write_report(report, tmp_path)
+    assert read_report(tmp_path / "report.json") == report
+    assert read_history(tmp_path / "history.jsonl") == (report.summary,)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_page_that_can_not_be_written_leaves_the_one_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_report(night(host="first"), tmp_path)
+    before = (tmp_path / "report.html").read_bytes()
+    write_bytes = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if path.name.startswith("report.html"):
+            write_bytes(path, data[: len(data) // 2])
+            raise OSError(28, "No space left on device")
+        return write_bytes(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"report\.html can not be written: No space left"):
+        write_report(night(host="second"), tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == before
+    assert json.loads((tmp_path / "report.json").read_text())["host"] == "second"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_folder_that_is_a_file_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(OutputError, match="can not be made"):
+        write_report(night(), tmp_path / "out")
+
+
+def test_a_thousand_pictures_make_a_page_that_can_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jpeg = np.random.default_rng(0).bytes(20_000)
+    monkeypatch.setattr(write, "look", lambda _slide, _store: Look(jpeg, (240, 320)))
+    page = write_report(night(*[SlideReport(f"/in/{i}.tif", DONE, store="x") for i in range(1000)]), tmp_path)
+    assert 26e6 < page.stat().st_size < 30e6

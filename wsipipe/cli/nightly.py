@@ -1,0 +1,70 @@
+"""``wsipipe nightly``: everything that is to be done, once."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from wsipipe.nightly.night import Found, Projection
+    from wsipipe.report.night import NightReport
+
+
+@click.command()
+@click.argument("config", metavar="CONFIG.toml")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, with projected hours, space and memory.")
+@click.option("--metrics", metavar="FILE", help="For node-exporter's textfile collector, over what CONFIG says.")
+def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
+    """Segment all that is new in the inboxes that CONFIG.toml names, write a report, and end; made for a timer.
+
+    Exit code: 0 all well, 1 some slides failed, 2 CONFIG is wrong, 3 the environment, 130 interrupted: the next night
+    resumes.
+    """
+    from dataclasses import replace
+
+    from wsipipe.cli.progress import Both, JsonLines, progress
+    from wsipipe.nightly.config import read_night
+    from wsipipe.nightly.night import project, run_night
+
+    night = read_night(Path(config))
+    if metrics is not None:
+        night = replace(night, config=replace(night.config, metrics=str(Path(metrics).absolute())))
+    if dry_run:
+        click.echo(projection_as_text(*project(night, time.time())))
+        return
+    with ExitStack() as stack:
+        listener = stack.enter_context(progress())
+        if night.config.log is not None:
+            listener = Both(listener, stack.enter_context(JsonLines(Path(night.place(night.config.log)))))
+        report = run_night(night, listener)
+    click.echo(report_as_text(report))
+    click.echo(f"report: {night.report / 'report.html'}")
+    click.get_current_context().exit(report.exit_code)
+
+
+def report_as_text(report: NightReport) -> str:
+    """A line for each slide that is not done, one over all, and why it ended early."""
+    from wsipipe.report.night import DONE, SKIPPED
+    from wsipipe.report.words import headline
+
+    lines = [
+        f"{s.status:9} {Path(s.slide).name}: {s.message}" for s in report.slides if s.status not in (DONE, SKIPPED)
+    ]
+    lines += [f"ended early: {report.stopped}"] if report.stopped else []
+    return "\n".join([*lines, headline(report)])
+
+
+def projection_as_text(found: Found, projections: list[Projection]) -> str:
+    """What ``--dry-run`` prints."""
+    from wsipipe.cli.run import plan_as_text
+
+    lines = [f"{row.status:9} {row.slide}: {row.message}" for row in found.left]
+    for projection in projections:
+        lines.append(plan_as_text(projection.plan))
+        hours = "not measured yet" if projection.hours is None else f"{projection.hours:.1f} h"
+        lines.append(f"projected: {hours}; results at most {projection.output_bytes / 1e9:,.1f} GB before compression")
+    return "\n".join(lines) if lines else "nothing is to be done"

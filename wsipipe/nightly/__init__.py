@@ -1,0 +1,1 @@
+"""Nights: one pass over everything that is to be done, made for a timer."""

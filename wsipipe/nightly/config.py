@@ -1,0 +1,254 @@
+"""What a night is to do: the tables of a TOML file, checked whole before anything runs.
+
+::
+
+    inbox = ["/scans/*.svs"]    out = "/segmentations"    until = "06:30"
+    [run]                       device = "cuda"           as the options of `wsipipe run`
+    [cluster]                   kind = "slurm"            workers = 8
+    [[slides]]                  match = "*_20x*.tif"      mpp = 0.5
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from wsipipe.errors import BundleError, UsageError, WsipipeError
+from wsipipe.model.bundle import read_bundle_info
+from wsipipe.pipeline.cluster import parse_cluster
+from wsipipe.pipeline.config import RunConfig, check_config
+from wsipipe.pipeline.machine import size_bytes
+from wsipipe.tables import Place, TableError, line_of, parse_table, read_toml
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """Options of `wsipipe run`, under their names there."""
+
+    device: str = "auto"
+    engine: str = "auto"
+    precision: str = "float32"
+    tile: int | None = None
+    block: int | None = None
+    batch: int | None = None
+    threads: int | None = None
+    max_memory: str | None = None
+    probabilities: bool = False
+
+
+@dataclass(frozen=True)
+class ClusterTable:
+    """Who computes, if not this process."""
+
+    scheduler: str | None = None
+    """Address of a dask scheduler that is there."""
+    kind: str | None = None
+    """What to start: ``local``, ``slurm`` or ``kubernetes``."""
+    workers: int | None = None
+    adapt: tuple[int, ...] | None = None
+    """The least and the most workers."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What the cluster is started with."""
+
+
+@dataclass(frozen=True)
+class SlideTable:
+    """What is said of the slides of one pattern; the first that matches counts."""
+
+    match: str
+    """Of the file's name, or of its whole path: ``*_20x*.tif``."""
+    mpp: float | None = None
+    """Micrometres per pixel of level 0, over what the file says."""
+    model: str | None = None
+    """Another bundle."""
+
+
+@dataclass(frozen=True)
+class NightConfig:
+    """A night; paths are relative to its file."""
+
+    inbox: tuple[str, ...]
+    """Folders, files or patterns of slides. Nothing in them is ever written, moved or deleted."""
+    out: str
+    """Folder of the stores."""
+    report: str | None = None
+    """Folder of ``report.html``, ``report.json`` and ``history.jsonl``; by default ``reports`` in ``out``."""
+    model: str | None = None
+    """Bundle; by default the nuclei model."""
+    until: str | None = None
+    """When it ends, ``06:30``: no block is begun that would not be done by then."""
+    duration: str | None = None
+    """Or how long it is, ``8h``."""
+    retries: int = 3
+    """Nights after which a slide that failed in each of them is set aside."""
+    reserve: str = "1GB"
+    """What stays free on the disk of ``out``."""
+    settle: str = "5m"
+    """For how long a file must have been left alone: until then it is still being copied."""
+    metrics: str | None = None
+    """File for the textfile collector of Prometheus' node exporter."""
+    webhook: str | None = None
+    """Where the outcome is posted to as JSON."""
+    log: str | None = None
+    """File to which every event is added, one JSON object a line."""
+    run: RunTable = field(default_factory=RunTable)
+    cluster: ClusterTable = field(default_factory=ClusterTable)
+    slides: tuple[SlideTable, ...] = ()
+
+
+@dataclass(frozen=True)
+class Night:
+    """A night that was checked."""
+
+    config: NightConfig
+    path: Path
+    """Of its file."""
+    digest: str
+    """Of its text (sha256): another one gives slides that were set aside another chance."""
+    settle_seconds: float
+    reserve_bytes: int
+
+    def place(self, text: str) -> str:
+        """A path of the configuration, absolute."""
+        return str(self.path.parent / text)
+
+    @property
+    def report(self) -> Path:
+        """Folder of the reports."""
+        return Path(self.place(self.config.report or f"{self.config.out}/reports"))
+
+    def ends(self, now: float) -> float | None:
+        """When it is to end, in seconds since the epoch, if it begins ``now``; None if nothing says so."""
+        if self.config.duration is not None:
+            return now + seconds_of(self.config.duration)
+        if self.config.until is None:
+            return None
+        hour, minute = clock_of(self.config.until)
+        start = datetime.fromtimestamp(now)
+        end = start.replace(hour=hour, minute=minute, second=0, microsecond=0)
+        return (end if end > start else end + timedelta(days=1)).timestamp()
+
+    def options(self, slide: Path) -> RunConfig:
+        """How ``slide`` is to be run."""
+        one = next(
+            (t for t in self.config.slides if any(fnmatchcase(n, t.match) for n in (slide.name, str(slide)))), None
+        )
+        return self.run_config(one)
+
+    def run_config(self, slides: SlideTable | None = None) -> RunConfig:
+        """How the slides of one table are to be run, or those of none."""
+        table, cluster = self.config.run, self.config.cluster
+        model = (slides and slides.model) or self.config.model
+        count = "" if cluster.workers is None else f":{cluster.workers}"
+        given = asdict(table)
+        limit = given.pop("max_memory")
+        return RunConfig(
+            out=self.place(self.config.out),
+            bundle=None if model is None else self.place(model),
+            mpp=slides.mpp if slides else None,
+            max_memory_bytes=None if limit is None else size_bytes(limit, "max_memory"),
+            scheduler=cluster.scheduler,
+            cluster=None if cluster.kind is None else cluster.kind + count,
+            adapt=None if cluster.adapt is None else (cluster.adapt[0], cluster.adapt[1]),
+            cluster_options=cluster.options,
+            **given,
+        )
+
+
+def read_night(path: Path) -> Night:
+    """The night that the TOML file at ``path`` describes.
+
+    Raises
+    ------
+    UsageError
+        If it can not be read, or something in it makes no sense; all of it is named, each with its line.
+    """
+    path = path.absolute()
+    document, text = read_toml(path)
+    try:
+        config: NightConfig = parse_table(NightConfig, document)
+        night = Night(config, path, hashlib.sha256(text.encode()).hexdigest(), 0.0, 0)
+        problems = list(_problems(night))
+    except TableError as err:
+        problems = err.problems
+    if problems:
+        raise UsageError("\n".join(f"{path.name}:{line_of(text, place)}: {message}" for place, message in problems))
+    return replace(night, settle_seconds=seconds_of(config.settle), reserve_bytes=size_bytes(config.reserve, "reserve"))
+
+
+def _problems(night: Night) -> Iterator[tuple[Place, str]]:
+    """What makes no sense in it."""
+    config = night.config
+    checks: list[tuple[Place, Any]] = [
+        (("until",), lambda: config.until is None or clock_of(config.until)),
+        (("duration",), lambda: config.duration is None or seconds_of(config.duration)),
+        (("settle",), lambda: seconds_of(config.settle)),
+        (("reserve",), lambda: size_bytes(config.reserve, "reserve")),
+        (("run", "max_memory"), lambda: night.run_config()),
+        (("cluster", "kind"), lambda: config.cluster.kind is None or parse_cluster(config.cluster.kind)),
+        (("model",), lambda: config.model is None or read_bundle_info(night.place(config.model))),
+    ]
+    checks += [
+        (("slides", i, "model"), lambda model=one.model: model is None or read_bundle_info(night.place(model)))
+        for i, one in enumerate(config.slides)
+    ]
+    failed = False
+    for place, check in checks:
+        try:
+            check()
+        except (UsageError, BundleError) as err:
+            failed = True
+            yield place, str(err)
+    if not config.inbox:
+        yield ("inbox",), "inbox names no folder, file or pattern"
+    for text in config.inbox:
+        root = Path(night.place(text if not glob.has_magic(text) else re.split(r"[*?\[]", text)[0].rpartition("/")[0]))
+        if not root.exists():
+            yield ("inbox",), f"inbox {text}: there is no {root}"
+    if config.until is not None and config.duration is not None:
+        yield ("duration",), "until and duration both say when it ends; give one"
+    if config.retries < 1:
+        yield ("retries",), f"retries {config.retries} is not 1 or more"
+    if config.webhook is not None and not config.webhook.startswith(("http://", "https://")):
+        yield ("webhook",), f"webhook {config.webhook} is no http:// or https:// address"
+    cluster = config.cluster
+    if cluster.scheduler is not None and cluster.kind is not None:
+        yield ("cluster", "kind"), "[cluster] scheduler is one that is there, kind starts one; give one"
+    if cluster.adapt is not None and not (
+        len(cluster.adapt) == 2 and 0 <= cluster.adapt[0] <= max(cluster.adapt[1], 1)
+    ):
+        yield ("cluster", "adapt"), f"[cluster] adapt {list(cluster.adapt)} is not [least, most]"
+    if cluster.workers is not None and cluster.workers < 1:
+        yield ("cluster", "workers"), f"[cluster] workers {cluster.workers} is not 1 or more"
+    for i, one in enumerate(config.slides):
+        if one.mpp is not None and not 0 < one.mpp < float("inf"):
+            yield ("slides", i, "mpp"), f"[[slides]] mpp {one.mpp} is not a positive number"
+    if not failed and not night.run_config().on_cluster:
+        try:
+            check_config(night.run_config())
+        except WsipipeError as err:
+            yield ("run",), str(err)
+
+
+def clock_of(text: str) -> tuple[int, int]:
+    """Hour and minute of ``06:30``; a UsageError if it is no time of the day."""
+    match = re.fullmatch(r"(\d{1,2}):(\d{2})", text)
+    if not match or int(match[1]) > 23 or int(match[2]) > 59:
+        raise UsageError(f"until {text!r} is no time of the day, such as 06:30")
+    return int(match[1]), int(match[2])
+
+
+def seconds_of(text: str) -> float:
+    """Seconds in ``8h``, ``90m`` or ``1h30m``; a UsageError if it is no duration."""
+    if not re.fullmatch(r"(\d+[smh])+", text):
+        raise UsageError(f"{text!r} is no duration, such as 8h, 90m or 1h30m")
+    return float(sum(int(number) * UNITS[unit] for number, unit in re.findall(r"(\d+)([smh])", text)))

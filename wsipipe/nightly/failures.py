@@ -1,0 +1,85 @@
+"""Slides that failed: what, in how many nights, until the file or the configuration changes.
+
+One small JSON file each, in ``OUT/.failed``: runners on several machines share them with the stores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from wsipipe.files import make_folder, write_whole
+
+FOLDER = ".failed"
+SAME_NIGHT_SECONDS = 4 * 3600
+"""Failures this close to the first of them count as one: two runners share a night."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What is known of one slide that failed."""
+
+    slide: str
+    version: tuple[int, int]
+    """Size and time of last change of the file: another file has not failed yet."""
+    config: str
+    """Digest of the night's configuration: with another one it has not failed yet."""
+    attempts: int
+    """Nights in which it failed."""
+    message: str
+    """Why, the last time."""
+    at: float
+    """When, the last time that counted."""
+
+
+class Failures:
+    """Those of the slides whose stores are in ``out``, under the configuration of ``digest``."""
+
+    def __init__(self, out: Path, digest: str) -> None:
+        self._folder, self._digest = out / FOLDER, digest
+
+    def of(self, slide: Path) -> Failure | None:
+        """What is known of ``slide`` as it is now, if it failed."""
+        try:
+            row = json.loads(self._file(slide).read_bytes())
+            failure = Failure(**row | {"version": tuple(row["version"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        same = (failure.version, failure.config) == (version_of(slide), self._digest)
+        return failure if same else None
+
+    def add(self, slide: Path, message: str, now: float) -> Failure:
+        """Note that ``slide`` failed ``now``, and say how often it has.
+
+        Raises
+        ------
+        OutputError
+            If the disk does not take it.
+        """
+        known = self.of(slide)
+        attempts, at = (known.attempts, known.at) if known else (0, float("-inf"))
+        if abs(now - at) > SAME_NIGHT_SECONDS:
+            attempts, at = attempts + 1, now
+        failure = Failure(str(slide), version_of(slide), self._digest, attempts, message, at)
+        make_folder(self._folder)
+        write_whole(self._file(slide), json.dumps(asdict(failure)).encode())
+        return failure
+
+    def forget(self, slide: Path) -> None:
+        """Note that ``slide`` did not fail."""
+        self._file(slide).unlink(missing_ok=True)
+
+    def _file(self, slide: Path) -> Path:
+        return self._folder / f"{hashlib.sha256(os.fsencode(slide)).hexdigest()[:16]}.json"
+
+
+def version_of(slide: Path) -> tuple[int, int]:
+    """Size and time of last change, in ns, of the file, or of the folder; zeros where there is none."""
+    try:
+        there = slide.stat()
+    except OSError:
+        return 0, 0
+    return there.st_size, there.st_mtime_ns

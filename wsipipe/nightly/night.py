@@ -1,0 +1,279 @@
+"""A night: what is in the inboxes, what is to be done with each slide, and the report of what became of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from wsipipe.errors import UsageError, WsipipeError
+from wsipipe.events import Listener, Warned, ignore
+from wsipipe.inference.tuning import recall
+from wsipipe.model.bundle import read_bundle_info
+from wsipipe.nightly.config import Night
+from wsipipe.nightly.failures import Failures, version_of
+from wsipipe.pipeline import outcome as outcomes
+from wsipipe.pipeline.batch import run
+from wsipipe.pipeline.config import RunConfig
+from wsipipe.pipeline.flow import Limits
+from wsipipe.pipeline.look import RunPlan, plan_run
+from wsipipe.pipeline.outcome import RunSummary
+from wsipipe.report import night as reports
+from wsipipe.report.metrics import write_metrics
+from wsipipe.report.night import NightReport, SlideReport
+from wsipipe.report.webhook import post
+from wsipipe.report.write import write_report
+from wsipipe.slides.find import expand
+from wsipipe.version import VERSION
+
+UNREADABLE_FACTOR = 12
+"""A file that can not be opened is still being copied until it was left alone for so many times ``settle``."""
+LOOK_SECONDS = 2.0
+"""Between two looks at each file."""
+STATUS = {
+    outcomes.DONE: reports.DONE,
+    outcomes.FAILED: reports.FAILED,
+    outcomes.SKIPPED: reports.SKIPPED,
+    outcomes.TAKEN: reports.TAKEN,
+    outcomes.OPEN: reports.OPEN,
+    outcomes.NOT_ATTEMPTED: reports.OPEN,
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Slides that are run with the same options, in the order in which they were found."""
+
+    config: RunConfig
+    slides: dict[Path, tuple[int, int]]
+    """Each with the size and time of change that its file had."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is in the inboxes."""
+
+    groups: tuple[Group, ...]
+    """What is to be done."""
+    left: tuple[SlideReport, ...]
+    """What is not, and why: set aside, or still being copied in."""
+
+
+def run_night(
+    night: Night,
+    listener: Listener = ignore,
+    *,
+    clock: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+) -> NightReport:
+    """One pass over everything that ``night`` says is to be done; its report is written in any case.
+
+    Parameters
+    ----------
+    night
+        As it was read.
+    listener
+        Is told what happens.
+    clock, sleep
+        Seconds since the epoch, and how to let some pass.
+
+    Raises
+    ------
+    OutputError
+        If the report can not be written.
+    KeyboardInterrupt
+        If it was interrupted; the report says so.
+    """
+    started, ends = clock(), night.ends(clock())
+    found = look(night, clock())
+    limits = Limits(until=ends, reserve_bytes=night.reserve_bytes, stay=True, clock=clock, sleep=sleep)
+    rows, stopped, code = list(found.left), "", 0
+    sleep(LOOK_SECONDS if found.groups else 0)  # what changes meanwhile is being copied in
+    try:
+        for group in found.groups:
+            slides, why, group_code = _run_group(night, group, listener, limits)
+            rows += slides
+            stopped, code = stopped or why, max(code, group_code)
+    except KeyboardInterrupt:
+        told = {row.slide for row in rows}
+        stopped, code = "it was interrupted; the next night resumes", 130
+        rows += [
+            SlideReport(str(slide), reports.OPEN, stopped)
+            for group in found.groups
+            for slide in group.slides
+            if str(slide) not in told
+        ]
+        raise
+    finally:
+        report = NightReport(
+            started=_iso(started),
+            finished=_iso(clock()),
+            host=platform.node(),
+            version=VERSION,
+            command=str(night.path),
+            slides=tuple(rows),
+            stopped=stopped,
+            exit_code=code,
+        )
+        tell(night, report, listener)
+    return report
+
+
+def tell(night: Night, report: NightReport, listener: Listener) -> None:
+    """Write the report and the metrics, and post the outcome; what can not be posted is said.
+
+    Raises
+    ------
+    OutputError
+        If a file can not be written.
+    """
+    page = write_report(report, night.report)
+    if night.config.metrics is not None:
+        write_metrics(report, Path(night.place(night.config.metrics)))
+    if night.config.webhook is not None:
+        problem = post(night.config.webhook, report, path=str(page))
+        if problem:
+            listener(Warned(night.config.webhook, problem))
+
+
+def look(night: Night, now: float) -> Found:
+    """What is in the inboxes of ``night``, each slide once; files are looked at, none is opened."""
+    failures = Failures(Path(night.place(night.config.out)), night.digest)
+    groups: dict[tuple[str | None, float | None], Group] = {}
+    left: list[SlideReport] = []
+    for slide in slides_in(night):
+        quiet = seconds_left_alone(slide, now)
+        failure = failures.of(slide)
+        if failure is not None and failure.attempts >= night.config.retries:
+            nights = "one night" if failure.attempts == 1 else f"{failure.attempts} nights"
+            message = (
+                f"failed in {nights}, and is tried again once its file or {night.path.name} changes: {failure.message}"
+            )
+            left.append(SlideReport(str(slide), reports.SET_ASIDE, message, attempts=failure.attempts))
+        elif quiet < night.settle_seconds:
+            message = f"changed {quiet:.0f} s ago, so it may still be copied in; it waits for the next night"
+            left.append(SlideReport(str(slide), reports.WAITING, message))
+        else:
+            config = night.options(slide)
+            groups.setdefault((config.bundle, config.mpp), Group(config, {})).slides[slide] = version_of(slide)
+    return Found(tuple(groups.values()), tuple(left))
+
+
+def slides_in(night: Night) -> list[Path]:
+    """The slides in the inboxes, each once; an inbox that is empty has none."""
+    found: dict[str, Path] = {}
+    for text in night.config.inbox:
+        try:
+            slides = expand([night.place(text)])
+        except UsageError:  # nothing matches: an empty night
+            continue
+        for slide in slides:
+            found.setdefault(os.path.realpath(slide), slide)
+    return list(found.values())
+
+
+def seconds_left_alone(slide: Path, now: float) -> float:
+    """How long nothing of ``slide``, a file or a folder, was changed; 0 for one that is gone again.
+
+    The time of a file's entry counts as well as that of its content, which copying tools set to the original's. Times
+    in the future are those of another clock, and say nothing.
+    """
+    try:
+        entries = [slide, *slide.iterdir()] if slide.is_dir() else [slide]
+        times = [max(there.st_mtime, there.st_ctime) for there in (entry.stat() for entry in entries)]
+    except OSError:
+        return 0.0
+    latest = max(times)
+    return now - latest if latest <= now else float("inf")
+
+
+def _run_group(night: Night, group: Group, listener: Listener, limits: Limits) -> tuple[list[SlideReport], str, int]:
+    """What became of the slides of one group, why it ended early, and its exit code."""
+    rows = []
+    steady = []
+    for slide, version in group.slides.items():
+        if version_of(slide) == version:
+            steady.append(slide)
+        else:
+            rows.append(
+                SlideReport(str(slide), reports.WAITING, "it is still being copied in; the next night takes it")
+            )
+    if not steady:
+        return rows, "", 0
+    try:
+        summary = run(steady, group.config, listener, limits=limits)
+    except WsipipeError as err:
+        return rows + [SlideReport(str(slide), reports.OPEN, str(err)) for slide in steady], str(err), 3
+    rows += _rows(night, summary, limits.clock())
+    failed = any(row.status == reports.FAILED for row in rows)
+    return rows, summary.stopped or summary.ended, 3 if summary.stopped else int(failed)
+
+
+def _rows(night: Night, summary: RunSummary, now: float) -> Iterator[SlideReport]:
+    """A row of the report for each slide of a run; failures are noted, and those that are none any more forgotten."""
+    failures = Failures(Path(summary.out), night.digest)
+    bundle = read_bundle_info(summary.bundle)
+    for slide in summary.slides:
+        path, status, message, attempts = Path(slide.slide), STATUS[slide.status], slide.message, 0
+        never_opened = slide.status == outcomes.FAILED and slide.store is None
+        if summary.stopped and slide.message == summary.stopped:  # not the slide's fault
+            status = reports.OPEN
+        elif never_opened and seconds_left_alone(path, now) < UNREADABLE_FACTOR * night.settle_seconds:
+            status, message = reports.WAITING, f"it can not be opened, and was changed lately: {message}"
+        elif status == reports.FAILED:
+            attempts = failures.add(path, message, now).attempts
+        elif status in (reports.DONE, reports.SKIPPED):
+            failures.forget(path)
+        spent = summary.account(slide)
+        yield SlideReport(
+            slide=slide.slide,
+            status=status,
+            message=message if status != reports.DONE else "",
+            store=slide.store,
+            seconds=slide.seconds,
+            pixels=slide.pixels,
+            bottleneck="" if spent is None else spent.bottleneck,
+            warnings=tuple(slide.warnings),
+            attempts=attempts,
+            model=bundle.spec.name,
+            bundle_sha256=bundle.sha256,
+        )
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What one group of slides would take."""
+
+    plan: RunPlan
+    hours: float | None
+    """By the speed that was measured before; None where none was."""
+    output_bytes: int
+    """The most, before compression."""
+
+
+def project(night: Night, now: float) -> tuple[Found, list[Projection]]:
+    """What ``night`` would do if it began ``now``: headers are read, nothing is written.
+
+    Raises
+    ------
+    WsipipeError
+        As `plan_run` would.
+    """
+    found = look(night, now)
+    return found, [_project(plan_run(list(group.slides), group.config)) for group in found.groups]
+
+
+def _project(plan: RunPlan) -> Projection:
+    to_do = plan.to_do
+    through = sum(p.pixels * ((p.grid.core + p.grid.receptive.margin) / p.grid.core) ** 2 for p in to_do)
+    speeds = recall(plan.setup.pool)
+    hours = through / max(speeds.values()) / plan.all_devices / 3600 if speeds else None
+    return Projection(plan, hours, sum(p.store.raw_bytes for p in to_do))
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

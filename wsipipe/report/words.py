@@ -1,0 +1,92 @@
+"""How a report words things: text from outside made visible, and numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+from wsipipe.report.night import DONE, FAILED, OPEN, SET_ASIDE, STATUSES, NightReport
+
+BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""What changes the direction of the text after it, so that ``fdp.exe`` may look like ``exe.pdf``."""
+EXIT_CODES = {
+    0: "no slide failed",
+    1: "some slides failed",
+    2: "the command or its configuration is wrong",
+    3: "the machine failed",
+    130: "interrupted",
+}
+
+
+def shown(text: str) -> str:
+    r"""``text`` with all that can not be seen, or is no Unicode, as Python's escape of it; line ends and tabs stay.
+
+    Control characters, line separators, marks that turn the direction of text, and the lone surrogates of
+    `os.fsdecode`. What this gives can be encoded and printed anywhere: ``"a\x1b.tif"`` is ``"a\\x1b.tif"``.
+    """
+    if text.isprintable():  # nearly all, pictures of 27 kB among them
+        return text
+    return "".join(_escaped(c) if _unseen(c) else c for c in text)
+
+
+def _unseen(c: str) -> bool:
+    return c in BIDI or (c not in "\n\t" and unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"})
+
+
+def _escaped(c: str) -> str:
+    return c.encode("unicode_escape").decode()
+
+
+def shortened(text: str, length: int) -> str:
+    """``text``, or its beginning and end if it has more than ``length`` characters."""
+    if len(text) <= length:
+        return text
+    end = length // 3
+    return f"{text[: length - end - 1]}…{text[-end:]}"
+
+
+def headline(report: NightReport) -> str:
+    """The night in a few words: ``38 done, 1 failed, 1 set aside``."""
+    told = {status: n for status, n in report.counts.items() if status in (DONE, FAILED, SET_ASIDE, OPEN)}
+    return ", ".join(f"{n} {status}" for status, n in told.items() if n or status == DONE)
+
+
+def aside(report: NightReport) -> str:
+    """What the headline leaves out: slides that nobody has to do anything about."""
+    told = {status: n for status, n in report.counts.items() if status not in (DONE, FAILED, SET_ASIDE, OPEN)}
+    return ", ".join(f"{n} {status} ({STATUSES[status]})" for status, n in told.items() if n)
+
+
+def duration(seconds: float) -> str:
+    """``8 h 12 min``, ``12 min 5 s``, ``8.1 s``."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min"
+
+
+def amount(pixels: float) -> str:
+    """``3.15 MP``, ``12.3 GP``; ``3.15 MP/s`` with "/s" behind it."""
+    for size, unit in ((1e12, "TP"), (1e9, "GP"), (1e6, "MP")):
+        if pixels >= size:
+            return f"{three_digits(pixels / size)} {unit}"
+    return f"{three_digits(pixels / 1e6)} MP"
+
+
+def area(mm2: float) -> str:
+    """``0.125 mm²``, and ``62 µm²`` where that would be nearly nothing."""
+    return f"{three_digits(mm2)} mm²" if mm2 >= 1e-3 or not mm2 else f"{three_digits(mm2 * 1e6)} µm²"
+
+
+def three_digits(number: float) -> str:
+    """``number``, not below 0, with three digits that count, and thousands apart: ``0.0412``, ``3.15``, ``1,230``."""
+    if not number or not math.isfinite(number):
+        return "0" if not number else "unknown"
+    rounded = float(f"{number:.3g}")
+    decimals = max(0, 2 - math.floor(math.log10(rounded)))
+    return f"{number:,.{min(decimals, 6)}f}"

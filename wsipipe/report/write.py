@@ -1,0 +1,56 @@
+"""The report of a night on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsipipe.errors import OutputError
+from wsipipe.files import MAKE_ROOM, write_whole
+from wsipipe.report.night import (
+    DONE,
+    SKIPPED,
+    NightReport,
+    append_history,
+    read_history,
+    report_as_json,
+)
+from wsipipe.report.page import page
+from wsipipe.report.picture import Look, look
+
+JSON, PAGE, HISTORY = "report.json", "report.html", "history.jsonl"
+MAX_PICTURES = 1000
+"""Of a page, which has 27 MB of them then; slides that were done in this night come first."""
+
+
+def write_report(report: NightReport, folder: Path) -> Path:
+    """Write ``report`` into ``folder``: JSON, a line of the history, and the page; the page's path.
+
+    Each is whole or not there, and what programs read is written first: no picture can lose it.
+
+    Raises
+    ------
+    OutputError
+        If the disk does not take it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise OutputError(f"{folder} can not be made: {err.strerror or err}; {MAKE_ROOM}") from err
+    write_whole(folder / JSON, report_as_json(report))
+    append_history(folder / HISTORY, report.summary)
+    text = page(report, look_at_all(report), read_history(folder / HISTORY))
+    write_whole(folder / PAGE, text.encode())
+    return folder / PAGE
+
+
+def look_at_all(report: NightReport) -> dict[int, Look]:
+    """What there is to see of the slides whose stores are finished, by their place in ``report``."""
+    finished = [
+        (i, slide.slide, slide.store)
+        for status in (DONE, SKIPPED)
+        for i, slide in enumerate(report.slides)
+        if slide.status == status and slide.store is not None
+    ]
+    left_out = Look(notes=(f"no picture: this page has {MAX_PICTURES} of others",))
+    seen = {i: look(slide, store) for i, slide, store in finished[:MAX_PICTURES]}
+    return seen | {i: left_out for i, _, _ in finished[MAX_PICTURES:]}

@@ -1,0 +1,147 @@
+"""TOML files as frozen dataclasses: what is wrong with one is said all at once, each with its line."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import typing
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal
+
+from wsipipe.errors import UsageError
+
+Place = tuple[str | int, ...]
+"""Where in a document: keys, and numbers within lists of tables."""
+
+
+class TableError(UsageError):
+    """A document that is not what it should be; the message is that of the first of its problems."""
+
+    def __init__(self, problems: list[tuple[Place, str]]) -> None:
+        super().__init__(problems[0][1])
+        self.problems = problems
+
+    def __reduce__(self) -> tuple[type[TableError], tuple[list[tuple[Place, str]]]]:
+        return TableError, (self.problems,)
+
+
+def read_toml(path: Path) -> tuple[dict[str, Any], str]:
+    """The document in the TOML file at ``path``, and its text.
+
+    Raises
+    ------
+    UsageError
+        If it can not be read, or is not TOML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # editors of Windows write a mark first
+        return tomllib.loads(text), text
+    except OSError as err:
+        raise UsageError(f"{path} can not be read: {err.strerror or err}") from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise UsageError(f"{path} is not a TOML file: {err}") from err
+
+
+def line_of(text: str, place: Place) -> int:
+    """The line, from 1, of ``text`` at which ``place`` is, or the nearest table or key around it that stands there."""
+    current: Place = ()
+    found, seen = 1, dict[str, int]()
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]", line):
+            names = tuple(name.strip(" \"'") for name in header[2].split("."))
+            current = names
+            if header[1] == "[[":
+                seen[header[2]] = seen.get(header[2], -1) + 1
+                current = (*names, seen[header[2]])
+            if current == place[: len(current)]:
+                found = number
+        elif key := re.match(r"\s*[\"\']?([\w-]+)[\"\']?\s*=", line):
+            at = (*current, key[1])
+            if at == place[: len(at)]:
+                found = number
+    return found
+
+
+def parse_table(kind: Any, value: Any, place: Place = (), *, listed: bool = False) -> Any:
+    """``value``, the TOML table at ``place``, as the dataclass ``kind``.
+
+    Raises
+    ------
+    TableError
+        If it has keys that are not known, lacks some, or has values of the wrong kind; all of them are named.
+    """
+    path = ".".join(str(part) for part in place if isinstance(part, str))
+    here = f"[[{path}]]" if listed else f"[{path}]" if path else "the configuration"
+    if not isinstance(value, dict):
+        raise TableError([(place, f"{path} is {value!r}; a table is allowed, {here}")])
+    kinds, known = typing.get_type_hints(kind), {f.name: f for f in fields(kind)}
+    problems: list[tuple[Place, str]] = []
+    if unknown := sorted(set(value) - set(known)):
+        message = f"{here} has {', '.join(unknown)}, which is not known; allowed: {', '.join(known)}"
+        problems.append(((*place, unknown[0]), message))
+    needed = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in needed if name not in value]:
+        problems.append((place, f"{here} lacks {', '.join(missing)}"))
+    parsed = {}
+    for name, one in value.items():
+        if name in known:
+            try:
+                parsed[name] = _parse_key(kinds[name], one, (*place, name), f"{here} {name}" if path else name)
+            except TableError as err:
+                problems += err.problems
+            except UsageError as err:
+                problems.append(((*place, name), str(err)))
+    if problems:
+        raise TableError(problems)
+    return kind(**parsed)
+
+
+def _parse_key(kind: Any, value: Any, place: Place, where: str) -> Any:
+    """``value`` of the key at ``place``: a table, a list of tables, or what `parse_value` takes."""
+    (element, *_) = typing.get_args(kind) or (None,)
+    if is_dataclass(kind):
+        return parse_table(kind, value, place)
+    if is_dataclass(element):
+        if not isinstance(value, list):
+            path = ".".join(map(str, place))
+            raise UsageError(f"{path} is {value!r}; a list of tables is allowed, [[{path}]]")
+        return tuple(parse_table(element, entry, (*place, i), listed=True) for i, entry in enumerate(value))
+    return parse_value(kind, value, where)
+
+
+def parse_value(kind: Any, value: Any, where: str) -> Any:
+    """``value``, as tomllib gives it, as a ``kind``: a plain type, some of them, or a tuple of one.
+
+    Raises
+    ------
+    UsageError
+        If it is none; the message names ``where``.
+    """
+    for one in typing.get_args(kind) if typing.get_origin(kind) in (UnionType, typing.Union) else (kind,):
+        if typing.get_origin(one) is Literal and value in typing.get_args(one):
+            return value
+        if typing.get_origin(one) is tuple and isinstance(value, list):
+            return tuple(parse_value(typing.get_args(one)[0], entry, where) for entry in value)
+        if typing.get_origin(one) is dict and isinstance(value, dict):
+            return value
+        if one is float and type(value) is int:
+            return float(value)
+        if type(value) is one:
+            return value
+    raise UsageError(f"{where} is {value!r}; allowed: {_said(kind)}")
+
+
+def _said(kind: Any) -> str:
+    """A type, as people call it."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return ", ".join(map(repr, arguments))
+    if origin is tuple:
+        return f"a list of {_said(arguments[0])}"
+    if origin is dict:
+        return "a table"
+    if origin in (UnionType, typing.Union):
+        return " or ".join(_said(one) for one in arguments if one is not NoneType)
+    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
