@@ -20,7 +20,7 @@ from wsipipe.events import BlockDone, Event, Listener, SlideFailed, SlideLeft, S
 from wsipipe.labels.lease import LEASE, Holder, Lease, Leases
 from wsipipe.pipeline.job import Job
 from wsipipe.pipeline.look import RunPlan, megabytes
-from wsipipe.pipeline.plan import SKIP, SlidePlan, plan_slide
+from wsipipe.pipeline.plan import SEGMENT, SKIP, SlidePlan, plan_slide
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class Flow:
         self._expected = run.threads / (run.bare * len(run.setup.devices)) if run.bare else 0.0
         self._slowest = 0.0  # seconds a pixel of a block that was computed
         self._why = ""
+        self._full = ""  # the same, if it is for want of space
 
     def attempt_all(self) -> str:
         """Segment each slide, and say why it ended before all were attempted, or nothing.
@@ -95,12 +96,15 @@ class Flow:
                         with self._attempting(job.plan):
                             job.take(future)
                         self._hand_over()
-            for plan in [*(job.plan for job in self._jobs), *self._waiting]:
+            left = [*(job.plan for job in self._jobs), *self._waiting]
+            for plan in left:
                 self._listener(SlideLeft(plan.slide.path, plan.store.path, self._why))
             for plan, holder in self._held.values():
                 self._listener(SlideTaken(plan.slide.path, plan.store.path, str(holder)))
-            if self._no_space():
-                raise OutputError(self._why)
+            if not left and not self._held:
+                return ""
+            if self._full:
+                raise OutputError(self._full)
             return self._why
         finally:
             for job, lease in self._jobs.items():
@@ -109,15 +113,20 @@ class Flow:
 
     def _in_hand(self) -> bool:
         """Whether something is in flight; waits for slides that others have, as long as that may be of use."""
+        alive = set()  # those whose lease was renewed since this began to wait
         while not self._owner and not self._why and self._held:
-            alive = set()
             for path, (plan, holder) in list(self._held.items()):
                 del self._held[path]
                 self._begin(plan)
                 if path in self._held and self._held[path][1] not in (holder, None):
-                    alive.add(path)  # it has renewed its lease
+                    alive.add(path)
+                if self._owner:
+                    break  # the next ones are for whoever has nothing to do
             if self._held and not self._owner:
-                if not self._limits.stay and alive == self._held.keys():
+                if not self._limits.stay and alive >= self._held.keys():
+                    break
+                if self._limits.until is not None and self._limits.clock() >= self._limits.until:
+                    self._why = self._time_is_up()
                     break
                 self._limits.sleep(LOOK_SECONDS)
         return bool(self._owner)
@@ -151,17 +160,18 @@ class Flow:
 
     def _as_it_is_now(self, plan: SlidePlan) -> SlidePlan:
         """``plan`` anew, for another runner may have worked on it since."""
-        if not (plan.store.partial.exists() or Path(plan.store.path).exists()):
+        if plan.action == SEGMENT and not (plan.store.partial.exists() or Path(plan.store.path).exists()):
             return plan
         return plan_slide(plan.slide, plan.store.path, self._run.setup).tiled(plan.grid.core, self._run.setup)
 
     def _room(self, plan: SlidePlan) -> int:
         """How many blocks of ``plan`` the workers are to be given now: none while they have half of what they may."""
-        threads = self._count_threads()
+        threads = max(1, self._count_threads())  # what waits for workers has the cluster start some
         most = IN_HAND_PER_THREAD * threads
         if 2 * len(self._owner) > most:
             return 0
-        self._why = self._why or self._no_space()
+        self._full = self._full or self._no_space()
+        self._why = self._why or self._full
         if self._why:
             return 0
         if self._limits.until is not None:
@@ -170,9 +180,13 @@ class Flow:
             left = self._limits.until - self._limits.clock()
             most = min(most, threads * int(left / seconds)) if seconds else most
             if most < 1 and not self._owner:
-                at = datetime.fromtimestamp(self._limits.until).strftime("%H:%M")
-                self._why = f"no block would end before {at}; what is open is resumed the next time"
+                self._why = self._time_is_up()
         return max(0, most - len(self._owner))
+
+    def _time_is_up(self) -> str:
+        assert self._limits.until is not None
+        at = datetime.fromtimestamp(self._limits.until).strftime("%H:%M")
+        return f"no block would end before {at}; what is open is resumed the next time"
 
     def _no_space(self) -> str:
         """What to say where the disk has less than the reserve free; else nothing."""

@@ -136,6 +136,8 @@ class Job:
         return in_flight
 
     def _hand_over(self, blocks: list[Index]) -> Futures:
+        if not blocks:
+            return []
         keys = [(self._blocks.name, *index) for index in blocks]
         futures: Futures = self._client.get(dict(self._blocks.dask.cull(set(keys))), keys, sync=False)
         return futures

@@ -1,0 +1,165 @@
+"""What two workers gain over one, and what handing a block to a worker costs.
+
+    python benchmarks/cluster.py scaling SLIDE [-m BUNDLE] [--mpp F] [--rounds N]
+    python benchmarks/cluster.py overhead SLIDE [--sleep SECONDS] [--workers N...]
+
+Scaling: plain ``dask worker`` processes of one thread, each on a core of its own; one, then two, the same slide.
+Overhead: workers that sleep instead of computing, all in this process; what a block takes beyond its sleep, and how
+many blocks a second one scheduler and one client can keep going.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import dask
+import numpy as np
+from distributed import Client, Scheduler, SpecCluster, Worker
+
+import wsipipe
+from wsipipe.events import Spent
+from wsipipe.inference.block import PredictedBlock
+from wsipipe.inference.replica import Prediction
+from wsipipe.pipeline import job
+from wsipipe.pipeline.cluster import OWN
+from wsipipe.pipeline.config import DEFAULT_BUNDLE
+from wsipipe.pipeline.flow import Flow
+from wsipipe.pipeline.look import plan_run
+
+WANTED = 1.8
+
+
+@contextmanager
+def workers_on_cores(count: int) -> Iterator[str]:
+    """The address of a scheduler with ``count`` workers, each bound to a core."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "scheduler.json"
+        cores = sorted(os.sched_getaffinity(0))
+        programs = [["dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]]
+        programs += [
+            ["dask_worker", "--nthreads", "1", "--no-dashboard", "--local-directory", f"{folder}/{i}"]
+            for i in range(count)
+        ]
+        started = []
+        try:
+            for i, (program, *options) in enumerate(programs):
+                command = [sys.executable, "-m", f"distributed.cli.{program}", *options, "--scheduler-file", str(file)]
+                bound = ["taskset", "-c", str(cores[(i - 1) % len(cores)])] if i else []
+                started.append(
+                    subprocess.Popen(
+                        [*bound, *command],
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                        start_new_session=True,
+                    )
+                )
+            while not file.exists() or not file.read_text():
+                time.sleep(0.1)
+            address = json.loads(file.read_text())["address"]
+            with Client(address) as client:
+                client.wait_for_workers(count, timeout=60)
+            yield address
+        finally:
+            for process in started:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def scaling(args: argparse.Namespace) -> bool:
+    """Print the speed of one and of two workers, and whether the ratio is what it should be."""
+    ratios = []
+    for _ in range(args.rounds):
+        speeds = []
+        for count in (1, 2):
+            with workers_on_cores(count) as address, tempfile.TemporaryDirectory() as out:
+                config = wsipipe.RunConfig(
+                    out, args.model, mpp=args.mpp, tile=512, block=512, engine="torch", device="cpu", scheduler=address
+                )
+                summary = wsipipe.run([args.slide], config)
+            assert not summary.exit_code, summary
+            speeds.append(summary.slides[0].pixels / 1e6 / summary.computing_seconds)
+        ratios.append(speeds[1] / speeds[0])
+        print(f"one worker {speeds[0]:.3f} MP/s   two workers {speeds[1]:.3f} MP/s   {ratios[-1]:.2f}", flush=True)
+    median = statistics.median(ratios)
+    print(f"{Path(args.slide).name}: two workers / one worker, median of {args.rounds}: {median:.2f}")
+    return median >= WANTED
+
+
+def simulated(count: int) -> SpecCluster:
+    """A cluster of ``count`` workers within this process; those of a `LocalCluster` would share one thread."""
+    workers = {
+        i: {"cls": Worker, "options": {"nthreads": 1, "memory_limit": 0, "executor": ThreadPoolExecutor(1)}}
+        for i in range(count)
+    }
+    scheduler = {"cls": Scheduler, "options": {"protocol": "inproc://", "dashboard": False}}
+    return SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL)
+
+
+def overhead(args: argparse.Namespace) -> bool:
+    """Print for each number of workers what a block takes beyond its sleep."""
+    labels = np.zeros((1, 1), np.uint8)
+    slept = PredictedBlock(Prediction(labels, None), 1, False, Spent())
+
+    def sleeps(*_: Any) -> PredictedBlock:
+        time.sleep(args.sleep)
+        return slept
+
+    def no_more(slide: job.Job) -> Iterator[list[Any]]:
+        slide.over = True
+        yield []
+
+    for count in args.workers:
+        with tempfile.TemporaryDirectory() as out, dask.config.set(OWN):
+            run = plan_run([args.slide], wsipipe.RunConfig(out, device="cpu", block=4096, mpp=args.mpp))
+            with (
+                simulated(count) as cluster,
+                Client(cluster) as client,
+                mock.patch.object(job, "predict_block", sleeps),
+                mock.patch.object(job.stores, "write_block"),
+                mock.patch.object(job.Job, "_after_blocks", no_more),
+            ):
+                blocks = run.to_do[0].grid.count
+                cpu, started = time.process_time(), time.perf_counter()
+                Flow(run, client, lambda _: None, lambda count=count: count).attempt_all()
+                taken, cpu = time.perf_counter() - started, time.process_time() - cpu
+        ideal = -(-blocks // count) * args.sleep
+        print(
+            f"{count:3} workers, {blocks} blocks of {args.sleep:g} s: {taken:6.2f} s, ideal {ideal:6.2f} s; "
+            f"{1e3 * (taken - ideal) * count / blocks:5.1f} ms of a worker's time a block, "
+            f"{1e3 * cpu / blocks:4.1f} ms of processor time, {blocks / taken:6.1f} blocks a second",
+            flush=True,
+        )
+    return True
+
+
+def main() -> None:
+    """Do what the first argument says."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["scaling", "overhead"])
+    parser.add_argument("slide")
+    parser.add_argument("-m", "--model", default=str(DEFAULT_BUNDLE))
+    parser.add_argument("--mpp", type=float)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sleep", type=float, default=1.0)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 8, 64])
+    args = parser.parse_args()
+    sys.exit(0 if {"scaling": scaling, "overhead": overhead}[args.what](args) else 1)
+
+
+if __name__ == "__main__":
+    main()
