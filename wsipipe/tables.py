@@ -6,6 +6,7 @@ import re
 import tomllib
 import typing
 from dataclasses import MISSING, fields, is_dataclass
+from itertools import takewhile
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from wsipipe.errors import UsageError
 
 Place = tuple[str | int, ...]
 """Where in a document: keys, and numbers within lists of tables."""
+KEY = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
+DOTTED = rf"\s*({KEY}(?:\s*\.\s*{KEY})*)\s*"
 
 
 class TableError(UsageError):
@@ -47,21 +50,25 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
 def line_of(text: str, place: Place) -> int:
     """The line, from 1, of ``text`` at which ``place`` is, or the nearest table or key around it that stands there."""
     current: Place = ()
-    found, seen = 1, dict[str, int]()
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]", line):
-            names = tuple(name.strip(" \"'") for name in header[2].split("."))
-            current = names
+    found, most, seen = 1, 0, dict[str, int]()
+    for number, line in enumerate(text.split("\n"), 1):
+        if header := re.match(rf"\s*(\[\[?){DOTTED}\]\]?\s*(?:#|$)", line):
+            at = current = _names(header[2])
             if header[1] == "[[":
                 seen[header[2]] = seen.get(header[2], -1) + 1
-                current = (*names, seen[header[2]])
-            if current == place[: len(current)]:
-                found = number
-        elif key := re.match(r"\s*[\"\']?([\w-]+)[\"\']?\s*=", line):
-            at = (*current, key[1])
-            if at == place[: len(at)]:
-                found = number
+                at = current = (*current, seen[header[2]])
+        elif key := re.match(rf"{DOTTED}=", line):
+            at = (*current, *_names(key[1]))
+        else:
+            continue
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(at, place, strict=False)))
+        if shared > most:
+            found, most = number, shared
     return found
+
+
+def _names(dotted: str) -> Place:
+    return tuple(name.strip("\"'") for name in re.findall(KEY, dotted))
 
 
 def parse_table(kind: Any, value: Any, place: Place = (), *, listed: bool = False) -> Any:
@@ -107,8 +114,21 @@ def _parse_key(kind: Any, value: Any, place: Place, where: str) -> Any:
         if not isinstance(value, list):
             path = ".".join(map(str, place))
             raise UsageError(f"{path} is {value!r}; a list of tables is allowed, [[{path}]]")
-        return tuple(parse_table(element, entry, (*place, i), listed=True) for i, entry in enumerate(value))
+        return _parse_tables(element, value, place)
     return parse_value(kind, value, where)
+
+
+def _parse_tables(kind: Any, tables: list[Any], place: Place) -> tuple[Any, ...]:
+    """The list of ``tables`` at ``place``, each as a ``kind``; what is wrong with any of them is said at once."""
+    parsed, problems = [], list[tuple[Place, str]]()
+    for i, entry in enumerate(tables):
+        try:
+            parsed.append(parse_table(kind, entry, (*place, i), listed=True))
+        except TableError as err:
+            problems += err.problems
+    if problems:
+        raise TableError(problems)
+    return tuple(parsed)
 
 
 def parse_value(kind: Any, value: Any, where: str) -> Any:

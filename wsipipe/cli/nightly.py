@@ -29,6 +29,7 @@ def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
     from wsipipe.cli.progress import Both, JsonLines, progress
     from wsipipe.nightly.config import read_night
     from wsipipe.nightly.night import project, run_night
+    from wsipipe.report.words import shown
 
     night = read_night(Path(config))
     if metrics is not None:
@@ -42,29 +43,30 @@ def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
             listener = Both(listener, stack.enter_context(JsonLines(Path(night.place(night.config.log)))))
         report = run_night(night, listener)
     click.echo(report_as_text(report))
-    click.echo(f"report: {night.report / 'report.html'}")
+    click.echo(shown(f"report: {night.report / 'report.html'}"))
     click.get_current_context().exit(report.exit_code)
 
 
 def report_as_text(report: NightReport) -> str:
     """A line for each slide that is not done, one over all, and why it ended early."""
     from wsipipe.report.night import DONE, SKIPPED
-    from wsipipe.report.words import headline
+    from wsipipe.report.words import headline, shown
 
     lines = [
         f"{s.status:9} {Path(s.slide).name}: {s.message}" for s in report.slides if s.status not in (DONE, SKIPPED)
     ]
     lines += [f"ended early: {report.stopped}"] if report.stopped else []
-    return "\n".join([*lines, headline(report)])
+    return shown("\n".join([*lines, headline(report)]))
 
 
 def projection_as_text(found: Found, projections: list[Projection]) -> str:
     """What ``--dry-run`` prints."""
     from wsipipe.cli.run import plan_as_text
+    from wsipipe.report.words import shown
 
     lines = [f"{row.status:9} {row.slide}: {row.message}" for row in found.left]
     for projection in projections:
         lines.append(plan_as_text(projection.plan))
         hours = "not measured yet" if projection.hours is None else f"{projection.hours:.1f} h"
         lines.append(f"projected: {hours}; results at most {projection.output_bytes / 1e9:,.1f} GB before compression")
-    return "\n".join(lines) if lines else "nothing is to be done"
+    return shown("\n".join(lines)) if lines else "nothing is to be done"

@@ -13,17 +13,20 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from wsipipe.errors import BundleError, UsageError, WsipipeError
+from wsipipe.errors import BundleError, MachineError, UsageError
+from wsipipe.geometry.grid import Grid, fit_sizes
+from wsipipe.inference.devices import TORCH
 from wsipipe.model.bundle import read_bundle_info
-from wsipipe.pipeline.cluster import parse_cluster
-from wsipipe.pipeline.config import RunConfig, check_config
+from wsipipe.pipeline.cluster import KINDS
+from wsipipe.pipeline.config import BLOCK_PX, CORE_PX, DEFAULT_BUNDLE, RunConfig, Site, check_config
 from wsipipe.pipeline.machine import size_bytes
 from wsipipe.tables import Place, TableError, line_of, parse_table, read_toml
 
@@ -153,12 +156,13 @@ class Night:
         limit = given.pop("max_memory")
         return RunConfig(
             out=self.place(self.config.out),
+            renew=True,
             bundle=None if model is None else self.place(model),
             mpp=slides.mpp if slides else None,
             max_memory_bytes=None if limit is None else size_bytes(limit, "max_memory"),
             scheduler=cluster.scheduler,
             cluster=None if cluster.kind is None else cluster.kind + count,
-            adapt=None if cluster.adapt is None else (cluster.adapt[0], cluster.adapt[1]),
+            adapt=cast(tuple[int, int] | None, cluster.adapt),
             cluster_options=cluster.options,
             **given,
         )
@@ -182,32 +186,28 @@ def read_night(path: Path) -> Night:
         problems = err.problems
     if problems:
         raise UsageError("\n".join(f"{path.name}:{line_of(text, place)}: {message}" for place, message in problems))
-    return replace(night, settle_seconds=seconds_of(config.settle), reserve_bytes=size_bytes(config.reserve, "reserve"))
+    return replace(night, settle_seconds=seconds_of(config.settle), reserve_bytes=_reserve_bytes(config))
 
 
 def _problems(night: Night) -> Iterator[tuple[Place, str]]:
     """What makes no sense in it."""
     config = night.config
-    checks: list[tuple[Place, Any]] = [
+    checks: list[tuple[Place, Callable[[], object]]] = [
         (("until",), lambda: config.until is None or clock_of(config.until)),
         (("duration",), lambda: config.duration is None or seconds_of(config.duration)),
         (("settle",), lambda: seconds_of(config.settle)),
-        (("reserve",), lambda: size_bytes(config.reserve, "reserve")),
+        (("reserve",), lambda: _reserve_bytes(config)),
         (("run", "max_memory"), lambda: night.run_config()),
-        (("cluster", "kind"), lambda: config.cluster.kind is None or parse_cluster(config.cluster.kind)),
         (("model",), lambda: config.model is None or read_bundle_info(night.place(config.model))),
+        *(
+            (("slides", i, "model"), partial(read_bundle_info, night.place(one.model)))
+            for i, one in enumerate(config.slides)
+            if one.model is not None
+        ),
     ]
-    checks += [
-        (("slides", i, "model"), lambda model=one.model: model is None or read_bundle_info(night.place(model)))
-        for i, one in enumerate(config.slides)
-    ]
-    failed = False
-    for place, check in checks:
-        try:
-            check()
-        except (UsageError, BundleError) as err:
-            failed = True
-            yield place, str(err)
+    problems = list(_failing(checks))
+    yield from problems
+    yield from _cluster_problems(config.cluster)
     if not config.inbox:
         yield ("inbox",), "inbox names no folder, file or pattern"
     for text in config.inbox:
@@ -219,24 +219,60 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
     if config.retries < 1:
         yield ("retries",), f"retries {config.retries} is not 1 or more"
     if config.webhook is not None and not config.webhook.startswith(("http://", "https://")):
-        yield ("webhook",), f"webhook {config.webhook} is no http:// or https:// address"
-    cluster = config.cluster
-    if cluster.scheduler is not None and cluster.kind is not None:
+        yield ("webhook",), "webhook is no http:// or https:// address"
+    for i, one in enumerate(config.slides):
+        if one.mpp is not None and not 0 < one.mpp < float("inf"):
+            yield ("slides", i, "mpp"), f"[[slides]] mpp {one.mpp} is not a positive number"
+    if not problems:
+        yield from _failing([(("run",), lambda: _check_run(night.run_config()))])
+        size = "block" if config.run.tile is None else "tile"
+        models = dict.fromkeys([night.run_config().bundle, *(night.run_config(one).bundle for one in config.slides)])
+        yield from _failing([(("run", size), partial(_check_sizes, model, config.run)) for model in models])
+
+
+def _failing(checks: Iterable[tuple[Place, Callable[[], object]]]) -> Iterator[tuple[Place, str]]:
+    """What those of ``checks`` say that fail; that the machine is not as it should be is no fault of a file."""
+    for place, check in checks:
+        try:
+            check()
+        except MachineError:
+            continue
+        except (UsageError, BundleError) as err:
+            yield place, str(err)
+
+
+def _cluster_problems(cluster: ClusterTable) -> Iterator[tuple[Place, str]]:
+    if cluster.kind is not None and cluster.kind not in KINDS:
+        yield ("cluster", "kind"), f"[cluster] kind {cluster.kind!r} is no cluster; allowed: {', '.join(KINDS)}"
+    if cluster.kind is not None and cluster.scheduler is not None:
         yield ("cluster", "kind"), "[cluster] scheduler is one that is there, kind starts one; give one"
+    for name in ("workers", "adapt", "options"):
+        if getattr(cluster, name) and cluster.kind is None:
+            yield ("cluster", name), f"[cluster] {name} is for a cluster that is started; add kind"
     if cluster.adapt is not None and not (
-        len(cluster.adapt) == 2 and 0 <= cluster.adapt[0] <= max(cluster.adapt[1], 1)
+        len(cluster.adapt) == 2 and 0 <= cluster.adapt[0] <= cluster.adapt[1] and cluster.adapt[1] > 0
     ):
         yield ("cluster", "adapt"), f"[cluster] adapt {list(cluster.adapt)} is not [least, most]"
     if cluster.workers is not None and cluster.workers < 1:
         yield ("cluster", "workers"), f"[cluster] workers {cluster.workers} is not 1 or more"
-    for i, one in enumerate(config.slides):
-        if one.mpp is not None and not 0 < one.mpp < float("inf"):
-            yield ("slides", i, "mpp"), f"[[slides]] mpp {one.mpp} is not a positive number"
-    if not failed and not night.run_config().on_cluster:
-        try:
-            check_config(night.run_config())
-        except WsipipeError as err:
-            yield ("run",), str(err)
+
+
+def _check_run(config: RunConfig) -> None:
+    """Raise what a run would; what workers elsewhere have is not known yet."""
+    check_config(config, Site(("cpu",), TORCH, 0) if config.on_cluster else None)
+
+
+def _check_sizes(model: str | None, table: RunTable) -> None:
+    """Raise a GeometryError unless the network of the bundle ``model`` can have the sizes of ``table``."""
+    receptive = read_bundle_info(model or DEFAULT_BUNDLE).receptive
+    Grid((1, 1), receptive, *fit_sizes(receptive, table.tile, table.block, preferred=(CORE_PX, BLOCK_PX)))
+
+
+def _reserve_bytes(config: NightConfig) -> int:
+    reserve = size_bytes(config.reserve, "reserve")
+    if reserve < 0:
+        raise UsageError(f"reserve {config.reserve} is less than nothing")
+    return reserve
 
 
 def clock_of(text: str) -> tuple[int, int]:

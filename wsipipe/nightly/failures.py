@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,16 +72,31 @@ class Failures:
 
     def forget(self, slide: Path) -> None:
         """Note that ``slide`` did not fail."""
-        self._file(slide).unlink(missing_ok=True)
+        with suppress(OSError):  # as good as always there is none
+            self._file(slide).unlink()
 
     def _file(self, slide: Path) -> Path:
         return self._folder / f"{hashlib.sha256(os.fsencode(slide)).hexdigest()[:16]}.json"
 
 
 def version_of(slide: Path) -> tuple[int, int]:
-    """Size and time of last change, in ns, of the file, or of the folder; zeros where there is none."""
+    """Size and time of last change, in ns, of the file, or of all in the folder; zeros where there is none."""
     try:
-        there = slide.stat()
+        stats = list(stats_of(slide))
     except OSError:
         return 0, 0
-    return there.st_size, there.st_mtime_ns
+    return sum(there.st_size for there in stats), max(there.st_mtime_ns for there in stats)
+
+
+def stats_of(slide: Path) -> Iterator[os.stat_result]:
+    """Of the file, or of the folder and of each file and folder in it; of a link that leads nowhere its own.
+
+    Raises
+    ------
+    OSError
+        If it is gone, or one of them goes meanwhile.
+    """
+    yield slide.stat() if slide.exists() else slide.lstat()
+    for folder, folders, files in os.walk(slide):
+        for name in (*folders, *files):
+            yield Path(folder, name).lstat()

@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wsipipe.errors import UsageError, WsipipeError
+from wsipipe.errors import BundleError, MachineError, OutputError, UsageError, WsipipeError
 from wsipipe.events import Listener, Warned, ignore
 from wsipipe.inference.tuning import recall
-from wsipipe.model.bundle import read_bundle_info
+from wsipipe.model.bundle import BundleInfo, read_bundle_info
 from wsipipe.nightly.config import Night
-from wsipipe.nightly.failures import Failures, version_of
+from wsipipe.nightly.failures import Failures, stats_of, version_of
 from wsipipe.pipeline import outcome as outcomes
 from wsipipe.pipeline.batch import run
-from wsipipe.pipeline.config import RunConfig
+from wsipipe.pipeline.config import DEFAULT_BUNDLE, RunConfig
 from wsipipe.pipeline.flow import Limits
 from wsipipe.pipeline.look import RunPlan, plan_run
-from wsipipe.pipeline.outcome import RunSummary
+from wsipipe.pipeline.outcome import Outcomes, SlideOutcome
 from wsipipe.report import night as reports
 from wsipipe.report.metrics import write_metrics
 from wsipipe.report.night import NightReport, SlideReport
@@ -49,6 +49,7 @@ class Group:
     """Slides that are run with the same options, in the order in which they were found."""
 
     config: RunConfig
+    bundle: BundleInfo
     slides: dict[Path, tuple[int, int]]
     """Each with the size and time of change that its file had."""
 
@@ -88,25 +89,22 @@ def run_night(
     KeyboardInterrupt
         If it was interrupted; the report says so.
     """
-    started, ends = clock(), night.ends(clock())
-    found = look(night, clock())
+    started, ends, heard = clock(), night.ends(clock()), Outcomes(listener)
     limits = Limits(until=ends, reserve_bytes=night.reserve_bytes, stay=True, clock=clock, sleep=sleep)
-    rows, stopped, code = list(found.left), "", 0
-    sleep(LOOK_SECONDS if found.groups else 0)  # what changes meanwhile is being copied in
+    groups: tuple[Group, ...] = ()
+    rows: list[SlideReport] = []
+    stopped, code = "", 0
     try:
-        for group in found.groups:
-            slides, why, group_code = _run_group(night, group, listener, limits)
+        found = look(night, started)
+        groups, rows = found.groups, list(found.left)
+        sleep(LOOK_SECONDS if groups else 0)  # what changes meanwhile is being copied in
+        for group in groups:
+            slides, why, group_code = _run_group(night, group, heard, limits)
             rows += slides
             stopped, code = stopped or why, max(code, group_code)
-    except KeyboardInterrupt:
-        told = {row.slide for row in rows}
-        stopped, code = "it was interrupted; the next night resumes", 130
-        rows += [
-            SlideReport(str(slide), reports.OPEN, stopped)
-            for group in found.groups
-            for slide in group.slides
-            if str(slide) not in told
-        ]
+    except BaseException as err:
+        stopped, code = _why(err), _exit_code(err)
+        rows += _rest(night, groups, rows, heard, Stop(clock(), stopped))
         raise
     finally:
         report = NightReport(
@@ -137,7 +135,7 @@ def tell(night: Night, report: NightReport, listener: Listener) -> None:
     if night.config.webhook is not None:
         problem = post(night.config.webhook, report, path=str(page))
         if problem:
-            listener(Warned(night.config.webhook, problem))
+            listener(Warned(str(night.path), problem))  # the address may have a secret in it
 
 
 def look(night: Night, now: float) -> Found:
@@ -159,7 +157,10 @@ def look(night: Night, now: float) -> Found:
             left.append(SlideReport(str(slide), reports.WAITING, message))
         else:
             config = night.options(slide)
-            groups.setdefault((config.bundle, config.mpp), Group(config, {})).slides[slide] = version_of(slide)
+            key = config.bundle, config.mpp
+            if key not in groups:
+                groups[key] = Group(config, read_bundle_info(config.bundle or DEFAULT_BUNDLE), {})
+            groups[key].slides[slide] = version_of(slide)
     return Found(tuple(groups.values()), tuple(left))
 
 
@@ -183,65 +184,109 @@ def seconds_left_alone(slide: Path, now: float) -> float:
     in the future are those of another clock, and say nothing.
     """
     try:
-        entries = [slide, *slide.iterdir()] if slide.is_dir() else [slide]
-        times = [max(there.st_mtime, there.st_ctime) for there in (entry.stat() for entry in entries)]
+        latest = max(max(there.st_mtime, there.st_ctime) for there in stats_of(slide))
     except OSError:
         return 0.0
-    latest = max(times)
     return now - latest if latest <= now else float("inf")
 
 
-def _run_group(night: Night, group: Group, listener: Listener, limits: Limits) -> tuple[list[SlideReport], str, int]:
+@dataclass(frozen=True)
+class Stop:
+    """When a group of slides ended, and why before they were all attempted."""
+
+    at: float
+    """In seconds since the epoch."""
+    why: str = ""
+    """Empty if they were."""
+
+
+def _run_group(night: Night, group: Group, heard: Outcomes, limits: Limits) -> tuple[list[SlideReport], str, int]:
     """What became of the slides of one group, why it ended early, and its exit code."""
-    rows = []
-    steady = []
+    rows, steady = [], []
     for slide, version in group.slides.items():
         if version_of(slide) == version:
             steady.append(slide)
         else:
-            rows.append(
-                SlideReport(str(slide), reports.WAITING, "it is still being copied in; the next night takes it")
-            )
+            message = "it is still being copied in; the next night takes it"
+            rows.append(SlideReport(str(slide), reports.WAITING, message))
     if not steady:
         return rows, "", 0
     try:
-        summary = run(steady, group.config, listener, limits=limits)
+        summary = run(steady, group.config, heard, limits=limits)
     except WsipipeError as err:
-        return rows + [SlideReport(str(slide), reports.OPEN, str(err)) for slide in steady], str(err), 3
-    rows += _rows(night, summary, limits.clock())
+        return rows + _rest(night, (group,), rows, heard, Stop(limits.clock(), str(err))), str(err), _exit_code(err)
+    stop = Stop(limits.clock(), summary.stopped or summary.ended)
+    for outcome in summary.slides:
+        spent = summary.account(outcome)
+        row = _row(night, group, outcome, heard, stop)
+        rows.append(replace(row, bottleneck="" if spent is None else spent.bottleneck))
     failed = any(row.status == reports.FAILED for row in rows)
-    return rows, summary.stopped or summary.ended, 3 if summary.stopped else int(failed)
+    return rows, stop.why, 3 if summary.stopped else int(failed)
 
 
-def _rows(night: Night, summary: RunSummary, now: float) -> Iterator[SlideReport]:
-    """A row of the report for each slide of a run; failures are noted, and those that are none any more forgotten."""
-    failures = Failures(Path(summary.out), night.digest)
-    bundle = read_bundle_info(summary.bundle)
-    for slide in summary.slides:
-        path, status, message, attempts = Path(slide.slide), STATUS[slide.status], slide.message, 0
-        never_opened = slide.status == outcomes.FAILED and slide.store is None
-        if summary.stopped and slide.message == summary.stopped:  # not the slide's fault
-            status = reports.OPEN
-        elif never_opened and seconds_left_alone(path, now) < UNREADABLE_FACTOR * night.settle_seconds:
-            status, message = reports.WAITING, f"it can not be opened, and was changed lately: {message}"
-        elif status == reports.FAILED:
-            attempts = failures.add(path, message, now).attempts
-        elif status in (reports.DONE, reports.SKIPPED):
-            failures.forget(path)
-        spent = summary.account(slide)
-        yield SlideReport(
-            slide=slide.slide,
-            status=status,
-            message=message if status != reports.DONE else "",
-            store=slide.store,
-            seconds=slide.seconds,
-            pixels=slide.pixels,
-            bottleneck="" if spent is None else spent.bottleneck,
-            warnings=tuple(slide.warnings),
-            attempts=attempts,
-            model=bundle.spec.name,
-            bundle_sha256=bundle.sha256,
-        )
+def _rest(
+    night: Night, groups: Iterable[Group], rows: Iterable[SlideReport], heard: Outcomes, stop: Stop
+) -> list[SlideReport]:
+    """What became of the slides of ``groups`` that ``rows`` do not tell of, as far as was heard."""
+    told = {row.slide for row in rows}
+    return [
+        _row(night, group, heard.in_order([str(slide)])[0], heard, stop)
+        for group in groups
+        for slide in group.slides
+        if str(slide) not in told
+    ]
+
+
+def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop: Stop) -> SlideReport:
+    """The row of the report for ``slide``; a failure is noted, and one that is none any more forgotten."""
+    failures = Failures(Path(group.config.out), night.digest)
+    path, status, message, attempts = Path(slide.slide), STATUS[slide.status], slide.message, 0
+    never_opened = slide.status == outcomes.FAILED and slide.store is None
+    if stop.why and slide.message == stop.why:  # not the slide's fault
+        status = reports.OPEN
+    elif never_opened and seconds_left_alone(path, stop.at) < UNREADABLE_FACTOR * night.settle_seconds:
+        status, message = reports.WAITING, f"changed lately, so it may still be copied in: {message}"
+    elif status == reports.FAILED:
+        attempts = _count(failures, path, message, stop.at, heard)
+    elif status in (reports.DONE, reports.SKIPPED):
+        failures.forget(path)
+    if status == reports.OPEN:
+        message = message or stop.why
+    return SlideReport(
+        slide=slide.slide,
+        status=status,
+        message=message if status != reports.DONE else "",
+        store=slide.store,
+        seconds=slide.seconds,
+        pixels=slide.pixels,
+        warnings=tuple(slide.warnings),
+        attempts=attempts,
+        model=group.bundle.spec.name,
+        bundle_sha256=group.bundle.sha256,
+    )
+
+
+def _count(failures: Failures, slide: Path, message: str, now: float, listener: Listener) -> int:
+    """In how many nights ``slide`` failed, with this one; where that can not be kept it is said, and is the first."""
+    try:
+        return failures.add(slide, message, now).attempts
+    except OutputError as err:
+        listener(Warned(str(slide), f"that it failed is not remembered: {err}"))
+        return 1
+
+
+def _why(err: BaseException) -> str:
+    """Why a night ended that ``err`` ended."""
+    if isinstance(err, KeyboardInterrupt):
+        return "it was interrupted; the next night resumes"
+    return str(err) if isinstance(err, WsipipeError) else f"unexpected {type(err).__name__}: {err}"
+
+
+def _exit_code(err: BaseException) -> int:
+    """That of a night that ``err`` ended."""
+    if isinstance(err, KeyboardInterrupt):
+        return 130
+    return 3 if isinstance(err, MachineError) else 2 if isinstance(err, UsageError | BundleError) else 1
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ class RunConfig:
     """Also write the probability of each class."""
     overwrite: bool = False
     """Replace stores that are there, once the new one is complete."""
+    renew: bool = False
+    """Replace those of another file, other weights or other options, and keep the others: what a night does."""
     scheduler: str | None = None
     """Address of a dask scheduler whose workers compute, ``tcp://host:8786``."""
     cluster: str | None = None

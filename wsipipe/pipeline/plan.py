@@ -113,14 +113,15 @@ def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePla
     store_of = partial(_store_spec, slide, level, path, setup)
     fingerprint = store_of(None).fingerprint
     plan = partial(_slide_plan, slide, level, setup)
-    final = _usable(path, fingerprint, overwrite=config.overwrite)
+    usable = partial(_usable, fingerprint=fingerprint, overwrite=config.overwrite or config.renew)
+    final = usable(path)
     journal = None
     if final is not None and not config.overwrite:
         store = store_of(final.block)
         journal = read_journal(store, Path(path))
         if final.complete and journal.finished:
             return plan(store, SKIP, "complete")
-    begun = _usable(unfinished, fingerprint, overwrite=config.overwrite)
+    begun = usable(unfinished)
     if begun is not None and not (config.overwrite and config.block not in (None, begun.block)):
         store = store_of(begun.block)
         return plan(store, RESUME, "", read_journal(store, Path(unfinished)))
@@ -193,7 +194,7 @@ def network_need(grid: Grid, setup: Setup) -> int:
     return network_bytes(setup.bundle.architecture, side, setup.pool, setup.devices)
 
 
-def _usable(path: str, fingerprint: Fingerprint, *, overwrite: bool) -> Record | None:
+def _usable(path: str, *, fingerprint: Fingerprint, overwrite: bool) -> Record | None:
     """The store at ``path`` if it is of ``fingerprint``; if it is not it is refused, or as good as not there."""
     try:
         record = read_record(path)
