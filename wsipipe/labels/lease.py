@@ -125,8 +125,9 @@ class Lease:
         Once lost, always lost. Nothing is read here: it is as quick as a look at the clock. After `release` it says
         whether the lease had been lost before that.
         """
-        if not self._lost and not self._released:
-            self._lost = self._clock() - self._renewed > self.holder.patience - self.beat_seconds
+        overdue = self._clock() - self._renewed > self.holder.patience - self.beat_seconds
+        if overdue and not self._released:
+            self._lost = True  # and never False, for the thread may have found it True meanwhile
         return self._lost
 
     def renew(self) -> None:
