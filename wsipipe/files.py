@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 from wsipipe.errors import OutputError
@@ -28,7 +29,7 @@ def write_whole(path: Path, blob: bytes, *, kind: str = "", way_out: str = MAKE_
     OutputError
         If the disk does not take it.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")  # no two writers share it
     try:
         partial.write_bytes(blob)
         partial.replace(path)

@@ -9,7 +9,7 @@ folder=$(realpath -m "${1:?usage: start.sh FOLDER}")
 here=$(dirname "$(realpath "$0")")
 trap 'echo "start.sh: no Slurm; see the logs in $folder" >&2; "$here/stop.sh" "$folder"' ERR
 
-if ! command -v munged slurmctld slurmd >/dev/null; then
+if ! { command -v munged && command -v slurmctld && command -v slurmd; } >/dev/null; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq >&2
     apt-get install -qq --no-install-recommends munge slurm-wlm >&2

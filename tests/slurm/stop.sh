@@ -3,7 +3,14 @@
 set -uo pipefail
 folder=$(realpath -m "${1:?usage: stop.sh FOLDER}")
 
-SLURM_CONF=$folder/slurm.conf scancel --quiet --full --partition=test 2>/dev/null
+export SLURM_CONF=$folder/slurm.conf
+if [ -e "$folder/slurmctld.pid" ]; then
+    scancel --quiet --partition=test
+    for _ in $(seq 100); do
+        [ -n "$(squeue --noheader 2>/dev/null)" ] || break
+        sleep 0.1
+    done
+fi
 for name in slurmd slurmctld munged; do
     pid=$(cat "$folder/$name.pid" 2>/dev/null) || continue
     kill "$pid" 2>/dev/null

@@ -78,14 +78,17 @@ def connect(config: RunConfig) -> Iterator[Client]:
     assert config.cluster is not None
     kind, count = parse_cluster(config.cluster)
     with dask.config.set(OWN), _start(kind, count, config) as cluster, _client(cluster) as client:
-        if config.adapt is not None:
-            cluster.adapt(minimum=config.adapt[0], maximum=config.adapt[1])
-        elif kind != LOCAL:
-            cluster.scale(count or 1)
+        least, most = config.adapt or (count or 1, count or 1)
+        if kind == SLURM or config.adapt is not None:
+            # At least one: of none, the run would wait for a worker, and the cluster for work. Slurm by `adapt` in any
+            # case, for `scale` does not replace a job that reached its walltime or was preempted.
+            cluster.adapt(minimum=max(1, least), maximum=most)
+        elif kind == KUBERNETES:
+            cluster.scale(most)
         if kind == LOCAL:
             _wait(client, 1, "look into their logs")
         else:
-            client.wait_for_workers(1)  # in a queue for as long as it takes
+            _wait_in_queue(client, cluster)
         yield client
 
 
@@ -109,9 +112,9 @@ def _start(kind: str, count: int | None, config: RunConfig) -> AbstractContextMa
         if kind == LOCAL:
             return local_cluster(count, config)
         if kind == SLURM:
-            from dask_jobqueue import SLURMCluster
+            from wsipipe.pipeline.slurm import slurm_cluster
 
-            return SLURMCluster(**options)  # type: ignore[no-any-return]
+            return slurm_cluster(options)
         from dask_kubernetes.operator import KubeCluster
 
         return KubeCluster(**options)  # type: ignore[no-any-return]
@@ -153,6 +156,16 @@ def _wait(client: Client, count: int, way_out: str) -> None:
         client.wait_for_workers(count, timeout=PATIENCE_SECONDS)
     except TimeoutError as err:
         raise MachineError(f"no worker came within {PATIENCE_SECONDS} s; {way_out}") from err
+
+
+def _wait_in_queue(client: Client, cluster: Any) -> None:
+    """Wait for the first worker for as long as it takes, unless the queue refused its job."""
+    while True:
+        try:
+            return client.wait_for_workers(1, timeout=1)
+        except TimeoutError as err:
+            if refusal := getattr(cluster, "refusal", ""):
+                raise MachineError(f"the job of a worker was refused: {refusal}; see --cluster-config") from err
 
 
 class Workers:
@@ -216,7 +229,7 @@ class Workers:
             for new in [address for address in addresses if address not in self._facts]:
                 try:
                     self._look([new])
-                except MachineError as err:
+                except (MachineError, OSError) as err:  # OSError: it went at once
                     logging.getLogger(__name__).warning("%s; it is sent away", err)
                     self.client.retire_workers([new])
             self._facts = {address: fact for address, fact in self._facts.items() if address in addresses}
@@ -224,7 +237,10 @@ class Workers:
 
     def load(self, spec: PoolSpec) -> None:
         """Have every worker load the network."""
-        loading = [self.client.submit(load_pool, spec, workers=[w], pure=False) for w in self._facts]
+        loading = [
+            self.client.submit(load_pool, spec, workers=[w], allow_other_workers=True, pure=False)  # it may have gone
+            for w in self._facts
+        ]
         self.client.gather(loading)
 
     def release(self, spec: PoolSpec) -> None:

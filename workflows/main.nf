@@ -1,0 +1,31 @@
+// nextflow run workflows/main.nf --slides '/data/inbox/*.svs' --out /data/segmentations -process.executor=slurm
+//
+// A job a slide. Stores are written where they are to be, not in the job's work folder, where the next job would not
+// find what an interrupted one has done.
+params.slides = 'slides/*.tif'
+params.out = 'segmentations'
+params.options = ''
+
+process segment {
+    cpus 8
+    memory 32.GB
+    // 3: the environment, such as a GPU that another has. 130, 137, 143: preempted, or out of time. The next resumes.
+    errorStrategy { task.exitStatus in [3, 130, 137, 143] ? 'retry' : 'ignore' }
+    maxRetries 3
+
+    input:
+    val slide
+
+    output:
+    val "${file(params.out)}/${slide.baseName}.zarr"
+
+    script:
+    def memory = task.memory.toMega().intdiv(10) * 9
+    """
+    wsipipe run '${slide}' -o '${file(params.out)}' --max-memory ${memory}MiB ${params.options}
+    """
+}
+
+workflow {
+    segment(channel.fromPath(params.slides)).view()
+}
