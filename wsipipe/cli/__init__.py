@@ -56,6 +56,7 @@ def main() -> NoReturn:
         click.echo(f"wsipipe: {err}", err=True)
         if "--json" in sys.argv:
             click.echo(json.dumps({"error": str(err), "exit_code": code}))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is done and told: what comes now is too late to interrupt it
     sys.exit(code)
 
 

@@ -334,7 +334,8 @@ def look_around(config: RunConfig, bundle: BundleInfo, dask_worker: Worker) -> W
     """What the worker that calls it has."""
     site, limit = this_process(config), dask_worker.memory_manager.memory_limit
     if config.max_memory_bytes is None and limit:
-        site = replace(site, limit_bytes=int(limit * (1 - RESERVE)))
+        pauses = dask_worker.memory_manager.memory_pause_fraction or 1.0  # beyond that it takes no more tasks
+        site = replace(site, limit_bytes=int(limit * min(pauses, 1 - RESERVE)))
     try:
         sees_bundle = read_bundle_info(bundle.path).sha256 == bundle.sha256
     except BundleError:

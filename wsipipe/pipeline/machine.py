@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import resource
 import sys
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
@@ -38,7 +39,25 @@ AT_ONCE = 10
 
 def default_limit_bytes() -> int:
     """What a run may take where ``--max-memory`` does not say: what is ours, less a reserve."""
-    return int(MEMORY_LIMIT * (1 - RESERVE))
+    return int(min([MEMORY_LIMIT, *cgroup_limits()]) * (1 - RESERVE))
+
+
+def cgroup_limits(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """The limits, bytes, of this process's cgroup and of those around it, such as a batch job's or a service's.
+
+    distributed looks at the root only. A line of ``own`` is ``0::/system.slice/x`` (version 2) or ``4:memory:/slurm/y``
+    (version 1): cgroups(7).
+    """
+    lines = own.read_text().splitlines() if own.exists() else []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers in ("", "memory"):
+            base, name = (root, "memory.max") if not controllers else (root / "memory", "memory.limit_in_bytes")
+            group = base / path.lstrip("/")
+            for folder in (group, *group.parents):
+                if folder.is_relative_to(base) and (folder / name).is_file():
+                    text = (folder / name).read_text().strip()
+                    if text.isdecimal():  # else "max"
+                        yield int(text)
 
 
 def default_threads(devices: tuple[str, ...]) -> int:
