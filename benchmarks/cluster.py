@@ -3,7 +3,8 @@
     python benchmarks/cluster.py scaling SLIDE [-m BUNDLE] [--mpp F] [--rounds N]
     python benchmarks/cluster.py overhead SLIDE [--sleep SECONDS] [--workers N...]
 
-Scaling: plain ``dask worker`` processes of one thread, each on a core of its own; one, then two, the same slide.
+Scaling: plain ``dask worker`` processes of one thread, each on a core of its own; one, then two, the same slide. Beside
+it what the machine gives: the bare network in one process, and in two at once.
 Overhead: workers that sleep instead of computing, all in this process; what a block takes beyond its sleep, and how
 many blocks a second one scheduler and one client can keep going.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import operator
 import os
 import signal
 import statistics
@@ -80,10 +82,36 @@ def workers_on_cores(count: int) -> Iterator[str]:
                 process.wait()
 
 
+def bare(count: int, seconds: float = 8.0) -> float:
+    """Tiles a second of the bare network in ``count`` processes, each bound to a core."""
+    cores = sorted(os.sched_getaffinity(0))
+    command = [sys.executable, "-c", BARE.format(bundle=str(DEFAULT_BUNDLE), seconds=seconds)]
+    started = [
+        subprocess.Popen(["taskset", "-c", str(cores[i % len(cores)]), *command], stdout=subprocess.PIPE)
+        for i in range(count)
+    ]
+    return sum(float(process.communicate()[0]) for process in started)
+
+
+BARE = """
+import time, numpy, torch, wsipipe
+from wsipipe.inference.replica import Replica
+replica, tile = Replica(wsipipe.load_bundle({bundle!r}), "cpu", threads=1), numpy.full((700, 700, 3), 99, numpy.uint8)
+with replica.lane():
+    replica.predict([tile])
+    started, tiles = time.perf_counter(), 0
+    while time.perf_counter() - started < {seconds}:
+        replica.predict([tile])
+        tiles += 1
+    print(tiles / (time.perf_counter() - started))
+"""
+
+
 def scaling(args: argparse.Namespace) -> bool:
     """Print the speed of one and of two workers, and whether the ratio is what it should be."""
-    ratios = []
+    ratios, ceilings = [], []
     for _ in range(args.rounds):
+        ceilings.append(bare(2) / bare(1))
         speeds = []
         for count in (1, 2):
             with workers_on_cores(count) as address, tempfile.TemporaryDirectory() as out:
@@ -94,9 +122,16 @@ def scaling(args: argparse.Namespace) -> bool:
             assert not summary.exit_code, summary
             speeds.append(summary.slides[0].pixels / 1e6 / summary.computing_seconds)
         ratios.append(speeds[1] / speeds[0])
-        print(f"one worker {speeds[0]:.3f} MP/s   two workers {speeds[1]:.3f} MP/s   {ratios[-1]:.2f}", flush=True)
+        print(
+            f"one worker {speeds[0]:.3f} MP/s   two workers {speeds[1]:.3f} MP/s   {ratios[-1]:.2f}   "
+            f"two bare networks over one {ceilings[-1]:.2f}",
+            flush=True,
+        )
     median = statistics.median(ratios)
-    print(f"{Path(args.slide).name}: two workers / one worker, median of {args.rounds}: {median:.2f}")
+    print(
+        f"{Path(args.slide).name}: two workers / one worker, median of {args.rounds}: {median:.2f}; "
+        f"of what two bare networks are to one: {statistics.median(map(operator.truediv, ratios, ceilings)):.2f}"
+    )
     return median >= WANTED
 
 
