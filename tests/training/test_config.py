@@ -27,7 +27,9 @@ from wsipipe.training.config import (
     parse_labels_are,
 )
 
-WORKFLOWS = sorted((Path(__file__).parents[2] / "workflows").rglob("*.toml"))
+WORKFLOWS = sorted(
+    path for path in (Path(__file__).parents[2] / "workflows").rglob("*.toml") if path.name != "night.toml"
+)
 
 EVERY_KEY = """
 name = "glands"

@@ -145,6 +145,8 @@ def _slide_plan_as_json(plan: RunPlan, slide: SlidePlan | Refused) -> dict[str, 
 
 def plan_as_text(plan: RunPlan) -> str:
     """What ``--dry-run`` prints."""
+    from wsipipe.report.words import shown
+
     setup = plan.setup
     where = f"{', '.join(setup.devices)} by {setup.engine}"
     lines = [f"{setup.bundle.spec.name} on {where}, {plan.threads} blocks in flight"]
@@ -160,7 +162,7 @@ def plan_as_text(plan: RunPlan) -> str:
                 f"memory at most {row['projected_memory_bytes'] / 1e6:,.0f} MB"
             )
         lines += [f"         warning: {warning}" for warning in row.get("warnings", [])]
-    return "\n".join(lines)
+    return shown("\n".join(lines))
 
 
 def summary_as_json(summary: RunSummary) -> dict[str, Any]:
@@ -181,6 +183,7 @@ def _account_as_json(account: Account | None) -> dict[str, Any] | None:
 def summary_as_text(summary: RunSummary) -> str:
     """One line a slide, and one over all."""
     from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, OPEN, SKIPPED, TAKEN
+    from wsipipe.report.words import shown
 
     lines = [_outcome_as_text(slide) for slide in summary.slides]
     pixels = sum(slide.pixels for slide in summary.slides)
@@ -195,7 +198,7 @@ def summary_as_text(summary: RunSummary) -> str:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in account.shares.items())
         speed = f"devices busy {account.busy:.0%}, {account.of_bare:.0%} of the bare network"
         lines.append(f"{speed}; threads: {shares}; bottleneck: {account.bottleneck}")
-    return "\n".join(lines)
+    return shown("\n".join(lines))
 
 
 def _outcome_as_text(slide: SlideOutcome) -> str:

@@ -1,0 +1,269 @@
+"""The command `wsipipe nightly`: what it says, writes and posts, and its exit code."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conftest import WriteSlide
+from tests.nightly.nights import SMALL, events, listing, log_rows, statuses, write_night
+from wsipipe.cli import cli, main
+from wsipipe.nightly import night as nights
+from wsipipe.report.night import read_report
+
+
+@contextmanager
+def web_service(answer: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A service on loopback that answers so; its address, and what was posted to it."""
+    posted: list[dict[str, Any]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(answer)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/secret", posted
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, write_slide: WriteSlide, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with two slides of 4 blocks in ``in``, and a third that is none."""
+    monkeypatch.setattr(nights, "LOOK_SECONDS", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for i, name in enumerate("ab"):
+        write_slide(tmp_path / "in" / f"{name}.tif", (128, 128), seed=i)
+    (tmp_path / "in" / "c.tif").write_text("no slide")
+    shutil.copy(tiny_bundle, tmp_path / "tiny.safetensors")
+    return tmp_path
+
+
+def nightly(folder: Path, *options: object, **keys: Any) -> Result:
+    """`wsipipe nightly` of the slides in ``folder``."""
+    given = {"inbox": ["in"], "out": "out", "model": "tiny.safetensors", "settle": "0s"} | keys
+    path = write_night(folder / "night.toml", tables=given.pop("tables", SMALL), **given)
+    return CliRunner().invoke(cli, ["nightly", str(path), *map(str, options)])
+
+
+def ended(result: Result) -> int:
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code
+
+
+def test_it_says_what_is_not_done_and_where_the_report_is_and_its_exit_code_tells_of_failures(folder: Path) -> None:
+    result = nightly(folder)
+    assert ended(result) == 1
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("failed    c.tif: c.tif ")
+    assert lines[1:] == ["2 done, 1 failed", f"report: {folder / 'out' / 'reports' / 'report.html'}"]
+    assert "a.tif: done in " in result.stderr
+    assert {path.name for path in (folder / "out" / "reports").iterdir()} == {
+        "history.jsonl",
+        "report.html",
+        "report.json",
+    }
+    (folder / "in" / "c.tif").unlink()
+    result = nightly(folder)
+    assert (ended(result), result.stdout.splitlines()[0]) == (0, "0 done")
+    assert set(statuses(folder / "out" / "reports").values()) == {"skipped"}
+
+
+def test_the_outcome_is_posted_to_the_webhook(folder: Path) -> None:
+    with web_service(204) as (url, posted):
+        assert ended(nightly(folder, webhook=url)) == 1
+    (message,) = posted
+    assert message["text"].endswith(": 2 done, 1 failed")
+    assert (message["exit_code"], message["counts"]["done"], message["stopped"]) == (1, 2, "")
+    assert message["command"] == str(folder / "night.toml")
+    assert [slide["slide"] for slide in message["failed"]] == [str(folder / "in" / "c.tif")]
+    assert message["report"] == str(folder / "out" / "reports" / "report.html")
+
+
+def test_a_webhook_that_fails_changes_neither_the_exit_code_nor_the_report(folder: Path) -> None:
+    (folder / "in" / "c.tif").unlink()
+    with web_service(403) as (url, posted):
+        result = nightly(folder, webhook=url, log="log.jsonl")
+    assert ended(result) == 0
+    assert len(posted) == 1
+    said = "webhook http://127.0.0.1: it answered 403 Forbidden"
+    assert said in result.stderr
+    report = read_report(folder / "out" / "reports" / "report.json")
+    assert (report.exit_code, report.stopped, statuses(report)) == (0, "", {"a.tif": "done", "b.tif": "done"})
+    assert result.stdout.splitlines()[0] == "2 done"
+    assert events(log_rows(folder / "log.jsonl"), "Warned")[-1]["message"] == said
+    assert "secret" not in result.output
+
+
+def metric(path: Path, name: str, **labels: str) -> float:
+    (value,) = [
+        sample.value
+        for family in text_string_to_metric_families(path.read_text())
+        for sample in family.samples
+        if sample.name == f"wsipipe_{name}" and labels.items() <= sample.labels.items()
+    ]
+    return value
+
+
+def test_metrics_go_to_the_file_of_the_configuration_or_of_the_command_line(folder: Path) -> None:
+    nightly(folder, metrics="metrics/night.prom")
+    path = folder / "metrics" / "night.prom"
+    assert metric(path, "slides", status="done") == 2
+    assert metric(path, "slides", status="failed") == metric(path, "night_exit_code") == 1
+    assert metric(path, "night_pixels") == 2 * 128 * 128
+    path.unlink()
+    other = folder / "other.prom"
+    nightly(folder, "--metrics", other, metrics="metrics/night.prom")
+    assert metric(other, "slides", status="skipped") == 2
+    assert not path.exists()
+
+
+def test_the_log_is_one_json_object_a_line_night_after_night(folder: Path) -> None:
+    nightly(folder, log="logs/night.jsonl")
+    first = log_rows(folder / "logs" / "night.jsonl")
+    kinds = [row["event"] for row in first]
+    assert kinds.count("BlockDone") == 8
+    assert kinds.count("SlideDone") == 2
+    assert {"RunStarted", "SizesChosen", "SlideStarted", "SlideFailed"} <= set(kinds)
+    assert all(row["time"] > "2025" for row in first)
+    nightly(folder, log="logs/night.jsonl")
+    both = log_rows(folder / "logs" / "night.jsonl")
+    assert both[: len(first)] == first
+    assert [row["event"] for row in both[len(first) :]].count("SlideSkipped") == 2
+
+
+def test_names_that_are_no_unicode_are_told_and_logged(folder: Path, write_slide: WriteSlide) -> None:
+    hostile = os.fsdecode(b"caf\xe9 \x1b[31m\xff.tif")
+    write_slide(folder / "in" / hostile)
+    (folder / "in" / f"broken {hostile}").write_text("no slide")
+    result = nightly(folder, log="log.jsonl", metrics="m.prom")
+    assert ended(result) == 1
+    assert r"failed    broken caf\udce9 \x1b[31m\udcff.tif: " in result.stdout
+    assert statuses(folder / "out" / "reports")[hostile] == "done"
+    done = {Path(row["slide"]).name for row in events(log_rows(folder / "log.jsonl"), "SlideDone")}
+    assert done == {"a.tif", "b.tif", hostile}
+    assert ended(nightly(folder, "--dry-run")) == 0
+
+
+def test_a_dry_run_writes_nothing_and_says_what_would_be_done(folder: Path, write_slide: WriteSlide) -> None:
+    big = write_slide(folder / "in" / "big.tif", (4096, 4096))
+    os.utime(big, (1, 1))
+    options = {"metrics": "m.prom", "log": "log.jsonl", "webhook": "http://127.0.0.1:9/never", "reserve": "1TB"}
+    before = listing(folder)
+    result = nightly(folder, "--dry-run", "--metrics", folder / "n.prom", **options)
+    after = listing(folder)
+    for changed in (str(folder), str(folder / "night.toml")):  # which the test wrote
+        before.pop(changed, None), after.pop(changed)
+    assert after == before
+    assert ended(result) == 0
+    said = result.stdout
+    for name, blocks in (("a", 4), ("b", 4), ("big", 4096)):
+        assert f"{folder}/in/{name}.tif" in said
+        assert f"-> {folder}/out/{name}.zarr" in said
+        assert f"{blocks} of {blocks} blocks of 64 px" in said
+    assert "c.tif" in said
+    assert "memory at most" in said
+    assert "projected: not measured yet; results at most 0.0 GB before compression" in said
+
+    big.unlink()
+    nightly(folder)
+    result = nightly(folder, "--dry-run")
+    assert "0 of 4 blocks" in result.stdout
+    assert "complete" in result.stdout
+    assert "projected: 0.0 h; results at most 0.0 GB" in result.stdout
+
+
+def test_a_dry_run_projects_hours_and_space_from_what_was_measured(folder: Path, write_slide: WriteSlide) -> None:
+    nightly(folder)
+    big = write_slide(folder / "in" / "big.tif", (8192, 8192))
+    (memory,) = (folder / "cache").rglob("speeds.json")
+    table = json.loads(memory.read_text())
+    (key,) = table
+    speed = 8192 * 8192 / 3600  # an hour on one device for the pixels alone
+    table[key] = [[core, batch, speed] for core, batch, _ in table[key]]
+    memory.write_text(json.dumps(table))
+    result = nightly(folder, "--dry-run")
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("projected")]
+    hours = float(line.split()[1])
+    with_margins = ((64 + 20) / 64) ** 2  # the margin of the tiny bundle
+    assert hours == pytest.approx(with_margins / 2, abs=0.05), "on two devices"
+    pyramid = 8192 * 8192 * (1 + 1 / 4 + 1 / 16 + 1 / 64 + 1 / 256)
+    assert line.endswith(f"results at most {pyramid / 1e9:.1f} GB before compression")
+    big.unlink()
+
+
+def test_a_dry_run_says_what_waits_and_what_is_set_aside(folder: Path) -> None:
+    nightly(folder, retries=1)
+    result = nightly(folder, "--dry-run", retries=1)
+    assert f"set aside {folder}/in/c.tif: failed in one night, and is tried again once " in result.stdout
+    (folder / "in" / "d.tif").write_text("more")
+    result = nightly(folder, "--dry-run", settle="1h")
+    assert f"waiting   {folder}/in/d.tif: changed " in result.stdout
+    (folder / "in" / "d.tif").unlink()
+
+
+def test_a_dry_run_of_an_empty_inbox(folder: Path) -> None:
+    for path in (folder / "in").iterdir():
+        path.unlink()
+    result = nightly(folder, "--dry-run")
+    assert (ended(result), result.stdout) == (0, "nothing is to be done\n")
+    assert not (folder / "out").exists()
+
+
+def test_below_the_reserve_it_exits_with_3_and_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
+    result = nightly(folder, reserve="1GB")
+    assert ended(result) == 3
+    assert "ended early: " in result.stdout
+    assert "less than the 1000MB that are to stay; make room" in result.stdout
+    assert statuses(folder / "out" / "reports") == {"a.tif": "open", "b.tif": "open", "c.tif": "failed"}
+    monkeypatch.undo()
+    assert statuses_after_another_night(folder) == {"a.tif": "done", "b.tif": "done", "c.tif": "failed"}
+
+
+def statuses_after_another_night(folder: Path) -> dict[str, str]:
+    nightly(folder)
+    return statuses(folder / "out" / "reports")
+
+
+def test_a_configuration_that_is_wrong_is_refused_before_anything_is_done_with_exit_code_2(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = listing(folder / "in")
+    tables = "[run]\ndevise = 'cpu'\n\n[[slides]]\nmpp = 0.5\n"
+    path = write_night(folder / "night.toml", inbox=["in"], out="out", tables=tables)
+    monkeypatch.setattr("sys.argv", ["wsipipe", "nightly", str(path)])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("wsipipe: night.toml:4: [run] has devise, which is not known; ")
+    assert said[1:] == ["night.toml:6: [[slides]] lacks match"]
+    assert listing(folder / "in") == before
+    assert not (folder / "out").exists()

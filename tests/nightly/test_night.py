@@ -1,0 +1,568 @@
+"""Nights in real life: broken slides, slides that are still copied in, weights that change, a disk that fills up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tifffile
+
+import wsipipe
+from tests.conftest import WriteSlide
+from tests.faults import assert_same_bytes, files, picture, write_bundle
+from tests.faults import write_slide as write_pyramid
+from tests.nightly.nights import (
+    DAY,
+    HOUR,
+    SMALL,
+    Clock,
+    blocks_take,
+    listing,
+    night_of,
+    rows,
+    set_age,
+    statuses,
+)
+from wsipipe.errors import MachineError, UsageError, WsipipeError
+from wsipipe.events import BlockDone, Event, SlideDone, SlideFailed, SlideStarted, Warned
+from wsipipe.labels.lease import Leases
+from wsipipe.model.bundle import read_bundle_info
+from wsipipe.nightly.config import Night, read_night
+from wsipipe.nightly.failures import version_of
+from wsipipe.nightly.night import run_night, seconds_left_alone, slides_in
+from wsipipe.pipeline import flow
+from wsipipe.pipeline.outcome import RunSummary
+from wsipipe.report import write
+from wsipipe.report.night import NightReport, moment, read_history, read_report
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of three classes for slides of 0.5 micrometres per pixel."""
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "small.safetensors")
+
+
+class Nights:
+    """One night after the other, a day apart."""
+
+    def __init__(self, night: Night) -> None:
+        self.night, self.clock = night, Clock()
+        self.heard: list[Event] = []
+        self.also: Callable[[Event], object] = lambda _: None
+
+    def run(self, between_looks: Callable[[], object] = lambda: None) -> NightReport:
+        """The next night; ``between_looks`` happens between the two looks at the files."""
+        self.clock.now += DAY
+        self.heard.clear()
+        slept: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            if not slept:
+                between_looks()
+            slept.append(seconds)
+            self.clock.sleep(seconds)
+
+        def listener(event: Event) -> None:
+            self.heard.append(event)
+            self.also(event)
+
+        report = run_night(self.night, listener, clock=self.clock, sleep=sleep)
+        assert report == read_report(self.night.report / "report.json")
+        return report
+
+    def of(self, kind: type[Event], name: str = "slide") -> list[str]:
+        """What events of one kind were of, by file name."""
+        return [Path(getattr(event, name)).name for event in self.heard if isinstance(event, kind)]
+
+
+GOOD = [f"a/good-{i:02}.tif" for i in range(27)]
+
+
+def fill(folder: Path, write_slide: WriteSlide) -> None:
+    """Forty slides, in two folders, as a scanner and its users leave them."""
+    for i, name in enumerate(GOOD):
+        write_slide(folder / name, (96, 128), seed=i)
+    write_slide(folder / "a/twin.tif", seed=100)
+    write_slide(folder / "b/twin.tif", seed=101)
+    write_slide(folder / "a/no-mpp.tif", mpp=None)
+    write_slide(folder / "b/x_20x_1.tif", mpp=None, seed=102)
+    write_slide(folder / "a/cut.tif", (200, 200))
+    os.truncate(folder / "a/cut.tif", (folder / "a/cut.tif").stat().st_size // 2)
+    rotten = write_pyramid(folder / "a/rotten.tif", picture((300, 560)))
+    with rotten.open("r+b") as file:  # within a tile that is compressed
+        file.seek(rotten.stat().st_size // 3)
+        file.write(bytes(2000))
+    (folder / "a/notes.tif").write_text("slides of Monday\n")
+    (folder / "b/empty.tif").touch()
+    write_slide(folder / "b/copying.tif", seed=103)
+    write_slide(folder / "b/growing.tif", seed=104)
+    (folder / "b/half.tif").write_bytes(b"II*\0 and what is to come")
+    write_slide(folder / "b/huge.tif", (700, 900), seed=105)
+    write_slide(folder / "b/black.tif", seed=106)
+    resolution = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(
+        folder / "b/black.tif", np.zeros((90, 90, 3), np.uint8), photometric="rgb", metadata=None, **resolution
+    )
+    (folder / "b/readme.txt").write_text("no slide")
+
+
+FAILED = {"a/no-mpp.tif", "a/cut.tif", "a/rotten.tif", "a/notes.tif", "b/empty.tif"}
+MINUTE = 60
+
+
+@pytest.mark.slow
+def test_nights_over_forty_slides_tell_the_truth_and_do_what_is_left(
+    tmp_path: Path, bundle: Path, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "MAX_PICTURES", 1)  # they take longer than these slides
+    inbox, out = tmp_path / "in", tmp_path / "out"
+    fill(inbox, write_slide)
+    tables = SMALL + "[[slides]]\nmatch = '*_20x*'\nmpp = 0.5\n"
+    nights = Nights(night_of(tmp_path, bundle, inbox=["in/a", "in/b"], tables=tables, retries=2))
+    clock = nights.clock
+    clock.now += DAY
+    set_age(inbox / "b/copying.tif", MINUTE, clock)
+    set_age(inbox / "b/half.tif", 30 * MINUTE, clock)
+    clock.now -= DAY
+    before = listing(inbox)
+
+    def grow() -> None:
+        with (inbox / "b/growing.tif").open("ab") as file:
+            file.write(bytes(100))
+        set_age(inbox / "b/growing.tif", DAY, clock)
+
+    def unchanged() -> bool:
+        now = listing(inbox)
+        return {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)} <= {
+            str(inbox / "b/growing.tif")
+        }
+
+    # --- the first night
+    report = nights.run(grow)
+    told = rows(report, parts=2)
+    assert len(told) == 40
+    by_status = {status: {name for name, row in told.items() if row.status == status} for status in report.counts}
+    done = set(told) - FAILED - {"b/copying.tif", "b/growing.tif", "b/half.tif"}
+    assert by_status["done"] == done
+    assert by_status["failed"] == FAILED
+    assert by_status["waiting"] == {"b/copying.tif", "b/growing.tif", "b/half.tif"}
+    assert (report.exit_code, report.stopped) == (1, "")
+    assert "--mpp" in told["a/no-mpp.tif"].message
+    assert "cut.tif" in told["a/cut.tif"].message
+    assert "could not be read" in told["a/rotten.tif"].message
+    assert "changed 60 s ago" in told["b/copying.tif"].message
+    assert "still being copied in" in told["b/growing.tif"].message
+    assert "changed lately, so it may still be copied in: half.tif " in told["b/half.tif"].message
+    assert all(told[name].attempts == (name in FAILED) for name in told)
+    assert all(told[name].message == "" for name in done)
+    assert "every pixel that was read is zero" in told["b/black.tif"].warnings[0]
+    assert told["b/huge.tif"].pixels == 700 * 900
+    assert len([event for event in nights.heard if isinstance(event, BlockDone) and "huge" in event.slide]) == 165
+    stores = {name: Path(str(told[name].store)) for name in done}
+    assert len(set(stores.values())) == len(done)
+    assert all(Path(row.slide).is_file() for row in told.values())
+    assert {path.name for path in out.glob("*.zarr")} == {path.name for path in stores.values()}
+    assert stores["b/twin.tif"] != stores["a/twin.tif"]
+    assert {path.name for path in out.iterdir() if path.name not in {s.name for s in stores.values()}} == {
+        ".failed",
+        "reports",
+        "rotten.zarr.partial",
+    }
+    for name in ("a/twin.tif", "b/twin.tif", "b/huge.tif"):  # as each comes out alone
+        config = replace(nights.night.run_config(), out=str(tmp_path / "alone" / name))
+        alone = Path(str(wsipipe.run([inbox / name], config).slides[0].store))
+        if stores[name].name == alone.name:
+            assert_same_bytes(stores[name], alone)
+        assert files(stores[name] / "0") == files(alone / "0")
+    assert unchanged()
+    made = {name: listing(store) for name, store in stores.items()}
+
+    # --- the second: what is left
+    report = nights.run()
+    told = rows(report, parts=2)
+    late = {"b/copying.tif", "b/growing.tif"}
+    failed = FAILED | {"b/half.tif"}
+    assert {name: row.status for name, row in told.items()} == (
+        dict.fromkeys(done, "skipped") | dict.fromkeys(late, "done") | dict.fromkeys(failed, "failed")
+    )
+    assert sorted(nights.of(SlideDone)) == ["copying.tif", "growing.tif"]
+    assert {name: listing(store) for name, store in stores.items()} == made
+    assert {name: told[name].attempts for name in failed} == dict.fromkeys(FAILED, 2) | {"b/half.tif": 1}
+    assert unchanged()
+
+    # --- the third and the fourth: what failed in two nights is set aside
+    report = nights.run()
+    told = rows(report, parts=2)
+    assert {name for name, row in told.items() if row.status == "set aside"} == FAILED
+    assert {name: row.attempts for name, row in told.items() if row.status == "failed"} == {"b/half.tif": 2}
+    assert nights.of(SlideFailed) == ["half.tif"], "what is set aside is not tried"
+    assert "--mpp" in told["a/no-mpp.tif"].message
+    assert told["a/no-mpp.tif"].message.startswith("failed in 2 nights, and is tried again once its file or night.toml")
+    report = nights.run()
+    assert (report.counts["set aside"], report.counts["failed"], report.counts["skipped"]) == (6, 0, 34)
+    assert report.exit_code == 0, "nothing failed in this night"
+    assert nights.of(SlideStarted) == []
+
+    # --- a file is mended, then the configuration is changed
+    write_slide(inbox / "a/cut.tif", (200, 200))
+    report = nights.run()
+    told = rows(report, parts=2)
+    assert (told["a/cut.tif"].status, report.counts["set aside"]) == ("done", 5)
+    with nights.night.path.open("a") as file:
+        file.write("# and now?\n")
+    nights.night = read_night(nights.night.path)
+    told = rows(nights.run(), parts=2)
+    assert {name: row.attempts for name, row in told.items() if row.status == "failed"} == dict.fromkeys(
+        FAILED - {"a/cut.tif"} | {"b/half.tif"}, 1
+    )
+    assert [night.counts["done"] for night in read_history(nights.night.report / "history.jsonl")][:2] == [32, 2]
+    assert len(read_history(nights.night.report / "history.jsonl")) == 6
+
+
+# --- weights and files that change ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def inbox(tmp_path: Path, write_slide: WriteSlide) -> Path:
+    """Three slides, of 4, 16 and 4 blocks."""
+    for i, (name, side) in enumerate({"a": 128, "b": 256, "c": 128}.items()):
+        write_slide(tmp_path / "in" / f"{name}.tif", (side, side), seed=i)
+    return tmp_path / "in"
+
+
+def test_new_weights_mean_again_and_the_old_store_stays_until_the_new_one_is_complete(
+    tmp_path: Path, inbox: Path, bundle: Path
+) -> None:
+    weights = shutil.copy(bundle, tmp_path / "weights.safetensors")
+    nights = Nights(night_of(tmp_path, weights))
+    assert set(statuses(nights.run()).values()) == {"done"}
+    stores = {name: tmp_path / "out" / f"{name}.zarr" for name in "abc"}
+    old = {name: listing(store) for name, store in stores.items()}
+    assert set(statuses(nights.run()).values()) == {"skipped"}, "unchanged ones mean skip"
+    assert {name: listing(store) for name, store in stores.items()} == old
+
+    other = write_bundle(tmp_path / "other.safetensors", seed=1)
+    shutil.copy(other, weights)  # at the same path
+    seen = []
+
+    def first_block(event: Event) -> None:
+        if isinstance(event, BlockDone):
+            seen.append(listing(stores[Path(event.slide).stem]) == old[Path(event.slide).stem])
+
+    nights.also = first_block
+    report = nights.run()
+    assert set(statuses(report).values()) == {"done"}
+    assert report.exit_code == 0
+    assert len(seen) == 24
+    assert all(seen), "the old one is there while the new one is made"
+    config = replace(nights.night.run_config(), out=str(tmp_path / "undisturbed"), bundle=str(other))
+    wsipipe.run([inbox], config)
+    for name, store in stores.items():
+        assert_same_bytes(store, tmp_path / "undisturbed" / f"{name}.zarr")
+    nights.also = lambda _: None
+    assert set(statuses(nights.run()).values()) == {"skipped"}
+
+
+def test_a_slide_that_was_scanned_again_is_done_again(
+    tmp_path: Path, inbox: Path, bundle: Path, write_slide: WriteSlide
+) -> None:
+    nights = Nights(night_of(tmp_path, bundle))
+    nights.run()
+    made = {name: listing(tmp_path / "out" / f"{name}.zarr") for name in "abc"}
+    write_slide(inbox / "a.tif", (128, 128), seed=77)
+    report = nights.run()
+    assert statuses(report) == {"a.tif": "done", "b.tif": "skipped", "c.tif": "skipped"}
+    assert report.exit_code == 0
+    for name in "bc":
+        assert listing(tmp_path / "out" / f"{name}.zarr") == made[name]
+    wsipipe.run([inbox / "a.tif"], replace(nights.night.run_config(), out=str(tmp_path / "undisturbed")))
+    assert_same_bytes(tmp_path / "out" / "a.zarr", tmp_path / "undisturbed" / "a.zarr")
+
+
+def test_what_was_begun_with_other_weights_is_begun_anew_and_a_store_that_can_not_be_read_is_made_again(
+    tmp_path: Path, inbox: Path, bundle: Path
+) -> None:
+    other = write_bundle(tmp_path / "other.safetensors", seed=1)
+    out = tmp_path / "out"
+    wsipipe.run([inbox], replace(night_of(tmp_path, other).run_config(), out=str(out)))
+    (out / "a.zarr").rename(out / "a.zarr.partial")
+    root = out / "a.zarr.partial" / "zarr.json"
+    root.write_text(root.read_text().replace('"complete": true', '"complete": false'))
+    (out / "a.zarr.partial" / "0/c/0/0").unlink()
+    (out / "b.zarr" / "zarr.json").write_bytes(b"{")
+    nights = Nights(night_of(tmp_path, bundle))
+    report = nights.run()
+    assert set(statuses(report).values()) == {"done"}
+    assert len(nights.of(BlockDone)) == 24
+    wsipipe.run([inbox], replace(nights.night.run_config(), out=str(tmp_path / "undisturbed")))
+    for name in "abc":
+        assert_same_bytes(out / f"{name}.zarr", tmp_path / "undisturbed" / f"{name}.zarr")
+
+
+def test_something_else_in_the_place_of_a_store_is_refused_and_left_alone(
+    tmp_path: Path, inbox: Path, bundle: Path
+) -> None:
+    mine = tmp_path / "out" / "a.zarr" / "notes.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    before = listing(inbox, mine.parent)
+    report = Nights(night_of(tmp_path, bundle)).run()
+    assert statuses(report) == {"a.tif": "failed", "b.tif": "done", "c.tif": "done"}
+    assert "a.zarr is in the way" in rows(report)["a.tif"].message
+    assert listing(inbox, mine.parent) == before
+
+
+# --- time and space -------------------------------------------------------------------------------------------
+
+
+def test_a_night_ends_in_time_and_the_next_ones_resume(
+    tmp_path: Path, inbox: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """24 blocks of 100 s each, in nights of 1000 s: of which two go into the second look at the files."""
+    nights = Nights(night_of(tmp_path, bundle, tables=SMALL.replace("threads = 2", "threads = 1"), duration="1000s"))
+    margin = read_bundle_info(str(bundle)).receptive.margin
+    blocks_take(100, 64 + margin, monkeypatch)
+    ends: list[float] = []
+
+    def time_passes(event: Event) -> None:
+        if isinstance(event, BlockDone):
+            nights.clock.now += 100
+            ends.append(nights.clock())
+
+    nights.also = time_passes
+    for blocks, wanted in (
+        (9, {"a.tif": "done", "b.tif": "open", "c.tif": "open"}),
+        (9, {"a.tif": "skipped", "b.tif": "open", "c.tif": "open"}),
+        (6, {"a.tif": "skipped", "b.tif": "done", "c.tif": "done"}),
+    ):
+        ends.clear()
+        report = nights.run()
+        assert (statuses(report), len(ends)) == (wanted, blocks)
+        until = moment(report.started).timestamp() + 1000
+        assert max(ends) <= until
+        assert report.exit_code == 0
+        ended_early = "open" in wanted.values()
+        assert ("no block would end before" in report.stopped) == ended_early
+        assert all("no block would end before" in row.message for row in report.slides if row.status == "open")
+        assert rows(report)["b.tif"].pixels == 64 * 64 * len([s for s in nights.of(BlockDone) if s == "b.tif"])
+    monkeypatch.undo()
+    wsipipe.run([inbox], replace(nights.night.run_config(), out=str(tmp_path / "undisturbed")))
+    for name in "abc":
+        assert_same_bytes(tmp_path / "out" / f"{name}.zarr", tmp_path / "undisturbed" / f"{name}.zarr")
+
+
+@pytest.mark.usefixtures("inbox")
+def test_a_night_stops_below_the_reserve_says_so_and_the_next_one_resumes(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights = Nights(night_of(tmp_path, bundle, reserve="2GB"))
+    free = [3 * 10**9]
+
+    def disk_fills(event: Event) -> None:
+        if isinstance(event, SlideDone):
+            free[0] = 10**9
+
+    nights.also = disk_fills
+    monkeypatch.setattr(flow, "IN_HAND_PER_THREAD", 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    report = nights.run()
+    assert report.exit_code == 3
+    assert "has 1000MB free, less than the 2000MB that are to stay; make room" in report.stopped
+    assert statuses(report) == {"a.tif": "done", "b.tif": "open", "c.tif": "open"}
+    assert all(report.stopped == row.message for row in report.slides if row.status == "open")
+    assert not (tmp_path / "out" / ".failed").exists(), "no slide failed"
+    done = len(nights.of(BlockDone))
+    assert 4 <= done < 24
+    monkeypatch.undo()
+    nights.also = lambda _: None
+    report = nights.run()
+    assert statuses(report) == {"a.tif": "skipped", "b.tif": "done", "c.tif": "done"}
+    assert len(nights.of(BlockDone)) == 24 - done
+    assert report.exit_code == 0
+
+
+# --- what ends a night ----------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_night_tells_what_was_done_and_the_next_one_resumes(
+    tmp_path: Path, inbox: Path, bundle: Path, write_slide: WriteSlide
+) -> None:
+    (inbox / "0.tif").write_text("no slide")
+    write_slide(inbox / "d_20x.tif", mpp=None)
+    nights = Nights(night_of(tmp_path, bundle, tables=SMALL + "[[slides]]\nmatch = '*_20x*'\nmpp = 0.5\n"))
+
+    def interrupted(event: Event) -> None:
+        if isinstance(event, SlideDone):
+            raise KeyboardInterrupt
+
+    nights.also = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        nights.run()
+    report = read_report(nights.night.report / "report.json")
+    why = "it was interrupted; the next night resumes"
+    assert (report.exit_code, report.stopped) == (130, why)
+    left = ["b.tif", "c.tif", "d_20x.tif"]
+    assert statuses(report) == dict.fromkeys(left, "open") | {"0.tif": "failed", "a.tif": "done"}
+    told = rows(report)
+    assert (told["0.tif"].attempts, told["a.tif"].pixels, told["a.tif"].model) == (1, 128 * 128, "small")
+    assert {told[name].message for name in left} == {why}
+    assert not list((tmp_path / "out").glob("*.lease*"))
+    nights.also = lambda _: None
+    report = nights.run()
+    assert statuses(report) == dict.fromkeys(left, "done") | {"0.tif": "failed", "a.tif": "skipped"}
+    assert rows(report)["0.tif"].attempts == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "why"),
+    [
+        (MachineError("the GPU fell off the bus"), 3, "the GPU fell off the bus"),
+        (UsageError("max_memory is too little"), 2, "max_memory is too little"),
+        (ZeroDivisionError("by zero"), 1, "unexpected ZeroDivisionError: by zero"),
+    ],
+)
+def test_whatever_goes_wrong_with_one_group_of_slides_the_report_tells_of_all(
+    tmp_path: Path,
+    inbox: Path,
+    bundle: Path,
+    write_slide: WriteSlide,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    code: int,
+    why: str,
+) -> None:
+    write_slide(inbox / "a_20x.tif", mpp=None)  # so that its group is the second
+    nights = Nights(night_of(tmp_path, bundle, tables=SMALL + "[[slides]]\nmatch = '*_20x*'\nmpp = 0.5\n"))
+
+    def run_but_for(slides: list[Path], config: wsipipe.RunConfig, *given: object, **options: object) -> RunSummary:
+        if config.mpp is not None:
+            raise error
+        return wsipipe.run(slides, config, *given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("wsipipe.nightly.night.run", run_but_for)
+    with nullcontext() if isinstance(error, WsipipeError) else pytest.raises(type(error)):
+        nights.run()
+    report = read_report(nights.night.report / "report.json")
+    assert (report.exit_code, report.stopped) == (code, why)
+    assert statuses(report) == {"a.tif": "done", "b.tif": "done", "c.tif": "done", "a_20x.tif": "open"}
+    assert rows(report)["a_20x.tif"].message == why
+    assert not (tmp_path / "out" / ".failed").exists()
+
+
+@pytest.mark.usefixtures("inbox")
+def test_a_night_that_is_interrupted_before_it_began_is_told_too(tmp_path: Path, bundle: Path) -> None:
+    nights = Nights(night_of(tmp_path, bundle))
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        nights.run(interrupted)
+    report = read_report(nights.night.report / "report.json")
+    assert (report.exit_code, statuses(report)) == (130, dict.fromkeys(["a.tif", "b.tif", "c.tif"], "open"))
+
+
+@pytest.mark.usefixtures("inbox")
+def test_a_device_that_is_gone_is_told_as_the_machines_fault(tmp_path: Path, bundle: Path) -> None:
+    nights = Nights(night_of(tmp_path, bundle, tables=SMALL.replace("cpu,cpu", "cuda:77")))
+    report = nights.run()
+    assert report.exit_code == 3
+    assert "there is no cuda:77 here" in report.stopped
+    assert {(row.status, row.message) for row in report.slides} == {("open", report.stopped)}
+    assert not (tmp_path / "out" / ".failed").exists()
+
+
+def test_an_empty_inbox_is_an_empty_night(tmp_path: Path, bundle: Path) -> None:
+    (tmp_path / "in").mkdir()
+    nights = Nights(night_of(tmp_path, bundle, inbox=["in", "in/*.svs"]))
+    report = nights.run()
+    assert (report.slides, report.exit_code, report.stopped) == ((), 0, "")
+    assert (nights.night.report / "report.html").exists()
+
+
+def test_failures_that_can_not_be_remembered_do_not_end_the_night(tmp_path: Path, inbox: Path, bundle: Path) -> None:
+    (inbox / "broken.tif").write_text("no slide")
+    nights = Nights(night_of(tmp_path, bundle))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".failed").touch()  # a file, so that no folder can be made there
+    report = nights.run()
+    assert statuses(report) == {"a.tif": "done", "b.tif": "done", "c.tif": "done", "broken.tif": "failed"}
+    assert report.exit_code == 1
+    assert [e.slide for e in nights.heard if isinstance(e, Warned) and "is not remembered" in e.message] == [
+        str(inbox / "broken.tif")
+    ]
+
+
+@pytest.mark.usefixtures("inbox")
+def test_a_slide_that_another_runner_does_not_let_go_of_is_told_taken(tmp_path: Path, bundle: Path) -> None:
+    nights = Nights(night_of(tmp_path, bundle, duration="10m"))
+    (tmp_path / "out").mkdir()
+    with Leases().take(tmp_path / "out" / "b.zarr.lease") as lease:  # type: ignore[union-attr]
+        report = nights.run()
+        assert statuses(report) == {"a.tif": "done", "b.tif": "taken", "c.tif": "done"}
+        assert str(lease.holder) in rows(report)["b.tif"].message
+        assert report.exit_code == 0
+    assert statuses(nights.run()) == {"a.tif": "skipped", "b.tif": "done", "c.tif": "skipped"}
+
+
+# --- slides that are still copied in --------------------------------------------------------------------------
+
+
+def test_a_slide_that_is_a_folder_is_left_alone_only_if_all_in_it_is(tmp_path: Path) -> None:
+    clock = Clock()
+    slide = tmp_path / "slide.zarr"
+    deep = slide / "0" / "c" / "3"
+    deep.mkdir(parents=True)
+    chunk = deep / "4"
+    chunk.write_bytes(b"1234")
+    for path in (chunk, deep, deep.parent, slide / "0", slide):
+        set_age(path, 2 * HOUR, clock)
+    before = version_of(slide)
+    assert seconds_left_alone(slide, clock()) == pytest.approx(2 * HOUR)
+    set_age(chunk, 100, clock)
+    assert seconds_left_alone(slide, clock()) == pytest.approx(100)
+    assert version_of(slide) != before
+    set_age(chunk, 2 * HOUR, clock)
+    assert version_of(slide) == before
+    (deep / "5").write_bytes(b"5")
+    set_age(deep, 2 * HOUR, clock)
+    set_age(deep / "5", 2 * HOUR, clock)
+    assert version_of(slide) != before, "there is one more"
+
+
+def test_copying_tools_that_set_the_time_to_the_originals_do_not_fool_it(tmp_path: Path) -> None:
+    path = tmp_path / "slide.tif"
+    path.write_bytes(b"1234")
+    os.utime(path, (1e9, 1e9))
+    now = path.stat().st_ctime
+    assert seconds_left_alone(path, now + 7) == pytest.approx(7)
+    os.utime(path, (now + 50, now + 50))
+    assert seconds_left_alone(path, now + 7) == float("inf"), "another machine's clock"
+    assert seconds_left_alone(tmp_path / "gone", now) == 0
+
+
+def test_a_link_that_leads_nowhere_is_tried_and_told(tmp_path: Path, inbox: Path, bundle: Path) -> None:
+    (inbox / "link.tif").symlink_to(tmp_path / "gone.tif")
+    report = Nights(night_of(tmp_path, bundle)).run()
+    assert rows(report)["link.tif"].status == "failed"
+    assert report.exit_code == 1
+
+
+def test_a_slide_in_two_inboxes_or_by_two_names_is_done_once(tmp_path: Path, inbox: Path, bundle: Path) -> None:
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "other.tif").symlink_to(inbox / "a.tif")
+    night = night_of(tmp_path, bundle, inbox=["in", "in/*.tif", "links", "in/../in/b.tif"])
+    assert [path.name for path in slides_in(night)] == ["a.tif", "b.tif", "c.tif"]
+
+
+def test_a_slide_that_goes_between_the_looks_is_no_failure(tmp_path: Path, inbox: Path, bundle: Path) -> None:
+    report = Nights(night_of(tmp_path, bundle)).run((inbox / "a.tif").unlink)
+    assert statuses(report) == {"a.tif": "waiting", "b.tif": "done", "c.tif": "done"}
+    assert report.exit_code == 0
