@@ -10,7 +10,7 @@ from wsipipe.errors import OutputError
 MAKE_ROOM = "make room, or use another -o"
 
 
-def write_whole(path: Path, blob: bytes, *, kind: str = "", way_out: str = MAKE_ROOM) -> None:
+def write_whole(path: Path, blob: bytes, *, kind: str = "", way_out: str = MAKE_ROOM, shared: bool = False) -> None:
     """Write ``blob`` to ``path``, by rename.
 
     Parameters
@@ -23,13 +23,15 @@ def write_whole(path: Path, blob: bytes, *, kind: str = "", way_out: str = MAKE_
         What the message calls the file, before its path.
     way_out
         What the message says to do.
+    shared
+        Whether several processes may write it at the same time; what a kill leaves is then not replaced by the next.
 
     Raises
     ------
     OutputError
         If the disk does not take it.
     """
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")  # no two writers share it
+    partial = path.with_name(path.name + (f".{secrets.token_hex(4)}" if shared else "") + ".partial")
     try:
         partial.write_bytes(blob)
         partial.replace(path)

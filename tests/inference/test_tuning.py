@@ -139,5 +139,5 @@ def test_what_was_measured_of_one_device_or_network_says_nothing_of_another(spec
 
 def test_a_real_device_is_measured_with_tiles_that_are_not_kept(spec: PoolSpec) -> None:
     speeds = measure(spec, SMALL, [(32, 2)], "uint16", pixels=10**9)
-    assert set(speeds.by_size) >= {PROBE}
+    assert (32, 2) in speeds.by_size
     assert all(speed > 0 for speed in speeds.by_size.values())

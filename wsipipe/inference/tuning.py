@@ -167,7 +167,7 @@ def remember(spec: PoolSpec, speeds: dict[Size, float]) -> None:
     table[key(spec)] = [[core, batch, round(speed)] for (core, batch), speed in sorted(speeds.items())]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(table, indent=1).encode())
+        write_whole(path, json.dumps(table, indent=1).encode(), shared=True)
     except (OSError, OutputError) as err:
         log.debug("speeds are not remembered: %s", err)
 

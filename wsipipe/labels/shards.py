@@ -54,7 +54,7 @@ def write_shard(
         offset += len(data)
     table = index.tobytes()
     checksum = google_crc32c.value(table).to_bytes(4, "little")
-    write_whole(path, b"".join([*parts, table, checksum]), way_out=way_out)
+    write_whole(path, b"".join([*parts, table, checksum]), way_out=way_out, shared=True)
 
 
 def _whole(piece: npt.NDArray[np.uint8], chunks: tuple[int, ...]) -> npt.NDArray[np.uint8]:

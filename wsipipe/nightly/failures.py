@@ -67,7 +67,7 @@ class Failures:
             attempts, at = attempts + 1, now
         failure = Failure(str(slide), version_of(slide), self._digest, attempts, message, at)
         make_folder(self._folder)
-        write_whole(self._file(slide), json.dumps(asdict(failure)).encode())
+        write_whole(self._file(slide), json.dumps(asdict(failure)).encode(), shared=True)
         return failure
 
     def forget(self, slide: Path) -> None:

@@ -198,6 +198,8 @@ class Workers:
         """
         self._look(self._addresses())
         facts = list(self._facts.values())
+        if not facts:
+            raise MachineError(f"all workers of {self.address} went as they were asked; see their logs")
         hosts = Counter(fact.host for fact in facts)
         first = facts[0].site
         engines = {fact.site.engine for fact in facts}
@@ -256,8 +258,9 @@ class Workers:
         return sorted(self.client.scheduler_info(n_workers=-1)["workers"])
 
     def _run(self, function: Callable[..., Any], *args: Any, workers: Sequence[str]) -> Mapping[str, Any]:
+        """What ``function`` gives in each of ``workers`` that is still there."""
         found: Mapping[str, Any] = self.client.run(function, *args, workers=list(workers), on_error="return")
-        return found
+        return {address: result for address, result in found.items() if not isinstance(result, OSError)}
 
     def _look(self, addresses: Sequence[str]) -> None:
         """Find out what the workers at ``addresses`` have; send the bundle to those that do not see it."""

@@ -169,17 +169,17 @@ class Job:
 
     def _raise_if_incomplete(self) -> None:
         plan = self.plan
-        left = f"of {len(plan.blocks)} blocks, the others are in {plan.store.partial}"
+        count, others = len(plan.blocks), f"the others are in {plan.store.partial}"
         if self._unread:
             raise SlideReadError(
-                f"{self._unread[0]}; {len(self._unread)} could not be read {left}; "
+                f"{self._unread[0]}; {len(self._unread)} of {count} blocks could not be read, {others}; "
                 "mend the slide, then run the same again, with --overwrite if its file has changed"
             ) from self._unread[0]
         if self._lost:
             named = ", ".join(map(str, sorted(self._lost)))
             raise SlideError(
-                f"{plan.slide.file}: the worker died each time that it computed {named}: {len(self._lost)} set aside "
-                f"{left}; look into the workers' logs, give them more memory, then run the same again"
+                f"{plan.slide.file}: the worker died each time that it computed {named}: {len(self._lost)} of {count} "
+                f"blocks set aside, {others}; look into the workers' logs, give them more memory, then run the same again"
             )
 
 

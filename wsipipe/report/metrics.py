@@ -41,7 +41,7 @@ def write_metrics(report: NightReport, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise OutputError(f"{path.parent} can not be made: {err.strerror or err}; {MAKE_ROOM}") from err
-    write_whole(path, metrics(report).encode())
+    write_whole(path, metrics(report).encode(), shared=True)
 
 
 def metrics(report: NightReport) -> str:

@@ -36,10 +36,10 @@ def write_report(report: NightReport, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise OutputError(f"{folder} can not be made: {err.strerror or err}; {MAKE_ROOM}") from err
-    write_whole(folder / JSON, report_as_json(report))
+    write_whole(folder / JSON, report_as_json(report), shared=True)
     append_history(folder / HISTORY, report.summary)
     text = page(report, look_at_all(report), read_history(folder / HISTORY))
-    write_whole(folder / PAGE, text.encode())
+    write_whole(folder / PAGE, text.encode(), shared=True)
     return folder / PAGE
 
 
