@@ -179,7 +179,8 @@ class Job:
             named = ", ".join(map(str, sorted(self._lost)))
             raise SlideError(
                 f"{plan.slide.file}: the worker died each time that it computed {named}: {len(self._lost)} of {count} "
-                f"blocks set aside, {others}; look into the workers' logs, give them more memory, then run the same again"
+                f"blocks set aside, {others}; look into the workers' logs, give them more memory, "
+                "then run the same again"
             )
 
 
