@@ -139,6 +139,7 @@ def test_a_machine_that_fails_ends_the_run_and_the_account_says_so(
         return load(self, tiles)
 
     monkeypatch.setattr(pool.Replica, "predict", fails_on_the_second_slide)
+    monkeypatch.setattr(flow, "IN_HAND", 1)
     monkeypatch.setattr(flow, "IN_HAND_PER_THREAD", 1)  # so that no slide begins before the one before is done
     summary = wsipipe.run(slides, config(tile=64, threads=1))
     assert [slide.status for slide in summary.slides] == [DONE, FAILED, NOT_ATTEMPTED]
@@ -151,6 +152,7 @@ def test_a_machine_that_fails_ends_the_run_and_the_account_says_so(
 def test_the_scheduler_is_handed_a_few_blocks_at_a_time(
     tmp_path: Path, write_slide: WriteSlide, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(flow, "IN_HAND", 1)
     monkeypatch.setattr(flow, "IN_HAND_PER_THREAD", 3)
     handed, done, most = [0], [0], [0]
     get = Client.get
