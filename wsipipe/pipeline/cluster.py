@@ -40,7 +40,7 @@ LOOK_SECONDS = 5.0
 DEATHS = 2
 """How many workers a block may survive: with the third it is set aside."""
 OWN = {**QUIET, "distributed.scheduler.work-stealing": True, "distributed.scheduler.allowed-failures": DEATHS}
-"""Settings of a scheduler that this process starts; without stealing 64 workers took twice as long."""
+"""Settings of a scheduler that this process starts; without stealing 64 workers took 1.5 times as long."""
 
 
 @dataclass(frozen=True)
