@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,9 @@ from tests.faults import (
     wsipipe,
 )
 from wsipipe.errors import UsageError
-from wsipipe.pipeline.cluster import parse_cluster
+from wsipipe.pipeline.batch import run as run_slides
+from wsipipe.pipeline.config import RunConfig, parse_cluster
+from wsipipe.pipeline.look import plan_run
 
 KILL_ROUNDS = int(os.environ.get("WSIPIPE_KILL_ROUNDS", "4"))
 SMALL = ("--block", 128, "--tile", 128, "--device", "cpu")
@@ -258,13 +261,32 @@ def test_killed_at_random_whoever_it_is_the_same_command_ends_in_the_same_bytes(
     assert_same_bytes(out / "large.zarr", tmp_path / "undisturbed" / "large.zarr")
 
 
-@pytest.mark.parametrize("text", ["", "local:", "local:0", "local:x", "slurm:-1", "ssh", "Local"])
+@pytest.mark.parametrize(
+    ("text", "said"), [("local", ("local", None)), ("local:", ("local", None)), ("slurm:40", ("slurm", 40))]
+)
+def test_what_a_cluster_is_and_how_many(text: str, said: tuple[str, int | None]) -> None:
+    assert parse_cluster(text) == said
+
+
+@pytest.mark.parametrize("text", ["", "local:0", "local:x", "slurm:-1", "ssh", "Local"])
 def test_what_is_no_cluster_is_refused(text: str) -> None:
-    if text == "local:":
-        assert parse_cluster(text) == ("local", None)
-        return
     with pytest.raises(UsageError, match="allowed: local, slurm, kubernetes"):
         parse_cluster(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"adapt": (0, 2)}, "--adapt is for a cluster that is started"),
+        ({"cluster_options": {"queue": "gpu"}}, "--cluster-config is for --cluster slurm and kubernetes"),
+        ({"cluster": "local", "cluster_options": {"queue": "gpu"}}, "--cluster-config is for --cluster slurm"),
+        ({"cluster": "ssh"}, "allowed: local, slurm, kubernetes"),
+    ],
+)
+def test_what_would_be_of_no_use_is_refused_by_a_run_and_a_dry_run(options: dict[str, Any], message: str) -> None:
+    for of_run in (run_slides, plan_run):
+        with pytest.raises(UsageError, match=message):
+            of_run(["slide.tif"], RunConfig(**options))
 
 
 def test_a_scheduler_that_is_not_there_is_an_environment_error(made: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import yaml
 from tests.faults import PATIENCE_SECONDS, SCRIPT, assert_same_bytes, picture, write_bundle, write_slide
 from wsipipe import RunConfig, run
 from wsipipe.nightly.config import Night, read_night
-from wsipipe.pipeline.cluster import parse_cluster
+from wsipipe.pipeline.config import parse_cluster
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = ROOT / "workflows"

@@ -25,8 +25,7 @@ from wsipipe.errors import BundleError, MachineError, UsageError
 from wsipipe.geometry.grid import Grid, fit_sizes
 from wsipipe.inference.devices import TORCH
 from wsipipe.model.bundle import read_bundle_info
-from wsipipe.pipeline.cluster import KINDS
-from wsipipe.pipeline.config import BLOCK_PX, CORE_PX, DEFAULT_BUNDLE, RunConfig, Site, check_config
+from wsipipe.pipeline.config import BLOCK_PX, CORE_PX, DEFAULT_BUNDLE, KINDS, RunConfig, Site, check_config
 from wsipipe.pipeline.machine import size_bytes
 from wsipipe.tables import Place, TableError, line_of, parse_table, read_toml
 

@@ -93,7 +93,7 @@ def _run(
     try:
         if to_do:
             make_folder(Path(config.out))
-        if workers is not None and to_do:
+        if to_do and workers is not None:
             workers.check_paths([p.slide.path for p in to_do], config.out)
         if any(p.blocks for p in to_do):
             plan, sizes = tune(plan, ask_here if workers is None else workers.ask)

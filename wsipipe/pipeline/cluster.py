@@ -25,12 +25,20 @@ from wsipipe.errors import BundleError, MachineError, OutputError, UsageError, W
 from wsipipe.inference.devices import resolve_devices
 from wsipipe.inference.pool import PoolSpec, load_pool, release_pool, sent_bundles
 from wsipipe.model.bundle import BundleInfo, read_bundle_info
-from wsipipe.pipeline.config import DEFAULT_BUNDLE, RunConfig, Site, this_process
+from wsipipe.pipeline.config import (
+    DEFAULT_BUNDLE,
+    KUBERNETES,
+    LOCAL,
+    SLURM,
+    RunConfig,
+    Site,
+    check_cluster,
+    parse_cluster,
+    this_process,
+)
 from wsipipe.pipeline.machine import RESERVE, default_threads
 from wsipipe.pipeline.scheduler import QUIET
 
-LOCAL, SLURM, KUBERNETES = "local", "slurm", "kubernetes"
-KINDS = (LOCAL, SLURM, KUBERNETES)
 SAME = ("wsipipe", "zarr")
 """Packages of which a worker has to have the version that is here: it reads and writes the same stores."""
 PATIENCE_SECONDS = 60
@@ -66,11 +74,8 @@ def connect(config: RunConfig) -> Iterator[Client]:
     MachineError
         If it is not there, or has no workers.
     """
+    check_cluster(config)
     if config.scheduler is not None:
-        if config.cluster is not None or config.adapt is not None:
-            raise UsageError(
-                "--scheduler names a cluster that is there; --cluster and --adapt start one: give one only"
-            )
         with _client(config.scheduler) as client:
             _wait(client, 1, f"start one there: dask worker {config.scheduler}")
             yield client
@@ -90,20 +95,6 @@ def connect(config: RunConfig) -> Iterator[Client]:
         else:
             _wait_in_queue(client, cluster)
         yield client
-
-
-def parse_cluster(text: str) -> tuple[str, int | None]:
-    """The kind and the number of workers that ``--cluster`` says: ``local``, ``local:2``, ``slurm:40``.
-
-    Raises
-    ------
-    UsageError
-        If it is not one.
-    """
-    kind, _, count = text.partition(":")
-    if kind not in KINDS or (count and not (count.isdecimal() and int(count) > 0)):
-        raise UsageError(f"--cluster {text} is no cluster; allowed: {', '.join(KINDS)}, or with a number: {LOCAL}:2")
-    return kind, int(count) if count else None
 
 
 def _start(kind: str, count: int | None, config: RunConfig) -> AbstractContextManager[Any]:
@@ -231,7 +222,7 @@ class Workers:
             for new in [address for address in addresses if address not in self._facts]:
                 try:
                     self._look([new])
-                except (MachineError, OSError) as err:  # OSError: it went at once
+                except MachineError as err:
                     logging.getLogger(__name__).warning("%s; it is sent away", err)
                     self.client.retire_workers([new])
             self._facts = {address: fact for address, fact in self._facts.items() if address in addresses}

@@ -15,6 +15,9 @@ from wsipipe.pipeline.machine import default_limit_bytes
 
 CORE_PX, BLOCK_PX, CPU_BLOCK_PX = 1024, 4096, 2048
 """What is taken where there is memory for it."""
+LOCAL, SLURM, KUBERNETES = "local", "slurm", "kubernetes"
+KINDS = (LOCAL, SLURM, KUBERNETES)
+"""Of clusters that a run starts."""
 DEFAULT_BUNDLE = Path(__file__).parent.parent / "model" / "nuclei.safetensors"
 
 
@@ -132,7 +135,7 @@ def check_config(config: RunConfig, site: Site | None = None) -> Setup:
     Raises
     ------
     UsageError
-        If a number is out of range.
+        If a number is out of range, or there is no such cluster.
     BundleError
         If the bundle can not be used.
     MachineError
@@ -142,6 +145,7 @@ def check_config(config: RunConfig, site: Site | None = None) -> Setup:
         value = getattr(config, option)
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"--{option} {value} makes no sense; it is a positive number")
+    check_cluster(config)
     bundle = read_bundle_info(config.bundle or DEFAULT_BUNDLE)
     site = site or this_process(config)
     return Setup(
@@ -152,6 +156,31 @@ def check_config(config: RunConfig, site: Site | None = None) -> Setup:
         preferred_sizes=(CORE_PX, CPU_BLOCK_PX if is_cpu(site.devices) else BLOCK_PX),
         batch=config.batch or 1,
     )
+
+
+def parse_cluster(text: str) -> tuple[str, int | None]:
+    """The kind and the number of workers that ``--cluster`` says: ``local``, ``local:2``, ``slurm:40``.
+
+    Raises
+    ------
+    UsageError
+        If it is not one.
+    """
+    kind, _, count = text.partition(":")
+    if kind not in KINDS or (count and not (count.isdecimal() and int(count) > 0)):
+        raise UsageError(f"--cluster {text} is no cluster; allowed: {', '.join(KINDS)}, or with a number: {LOCAL}:2")
+    return kind, int(count) if count else None
+
+
+def check_cluster(config: RunConfig) -> None:
+    """Raise a UsageError unless what ``config`` says of a cluster makes sense, and all of it is of use."""
+    if config.scheduler is not None and (config.cluster is not None or config.adapt is not None):
+        raise UsageError("--scheduler names a cluster that is there; --cluster and --adapt start one: give one only")
+    kind = None if config.cluster is None else parse_cluster(config.cluster)[0]
+    if config.adapt is not None and kind is None:
+        raise UsageError(f"--adapt is for a cluster that is started; add --cluster {SLURM}, or another")
+    if config.cluster_options and kind not in (SLURM, KUBERNETES):
+        raise UsageError(f"--cluster-config is for --cluster {SLURM} and {KUBERNETES}; add one of them")
 
 
 def this_process(config: RunConfig) -> Site:

@@ -121,7 +121,7 @@ class Flow:
             for path, (plan, holder) in list(self._held.items()):
                 del self._held[path]
                 self._begin(plan)
-                if path in self._held and self._held[path][1] not in (holder, None):
+                if path in self._held and self._held[path][1] != holder:
                     alive.add(path)
                 if self._owner:
                     break  # the next ones are for whoever has nothing to do

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wsipipe.errors import OutputError
-from wsipipe.files import MAKE_ROOM, write_whole
+from wsipipe.files import make_folder, write_whole
 from wsipipe.report.night import (
     DONE,
     SKIPPED,
@@ -32,10 +31,7 @@ def write_report(report: NightReport, folder: Path) -> Path:
     OutputError
         If the disk does not take it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise OutputError(f"{folder} can not be made: {err.strerror or err}; {MAKE_ROOM}") from err
+    make_folder(folder)
     write_whole(folder / JSON, report_as_json(report), shared=True)
     append_history(folder / HISTORY, report.summary)
     text = page(report, look_at_all(report), read_history(folder / HISTORY))
