@@ -257,8 +257,9 @@ def _cluster_problems(cluster: ClusterTable) -> Iterator[tuple[Place, str]]:
 
 
 def _check_run(config: RunConfig) -> None:
-    """Raise what a run would; what workers elsewhere have is not known yet."""
-    check_config(config, Site(("cpu",), TORCH, 0) if config.on_cluster else None)
+    """Raise what a run would say of the rest; what workers elsewhere have is not known yet."""
+    site = Site(("cpu",), TORCH, 0) if config.on_cluster else None
+    check_config(replace(config, scheduler=None, cluster=None, adapt=None, cluster_options={}), site)
 
 
 def _check_sizes(model: str | None, table: RunTable) -> None:
