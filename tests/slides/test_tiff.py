@@ -15,7 +15,7 @@ from wsipipe.geometry.grid import Box
 from wsipipe.slides import tiles
 from wsipipe.slides.reading import read_box
 from wsipipe.slides.slide import open_slide
-from wsipipe.slides.tiles import OpenFile
+from wsipipe.slides.source import OpenFile
 
 
 @pytest.mark.parametrize("shape", [(200, 300), (200, 300, 3), (200, 300, 4)])

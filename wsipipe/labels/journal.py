@@ -3,12 +3,14 @@
 A shard appears whole, by rename, and the one of level 0 is the last that a block writes; so a block is done
 if its shards are there. A machine that lost power can still leave a short file under a final name, hence
 each shard's size and the checksum of its index are looked at. To resume is to list shards.
+
+In a bucket every object is whole: that it is there says all, and one request tells of a thousand of them.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +18,12 @@ import google_crc32c
 import numpy as np
 
 from wsipipe.errors import OutputError
+from wsipipe.files import Location
 from wsipipe.labels.shards import NOT_WRITTEN
 from wsipipe.labels.store import StoreSpec, arrays_fit, block_shards, coarse_chunks, shard_name
+from wsipipe.urls import Url
+
+MISSING, WHOLE, DAMAGED = "missing", "whole", "damaged"
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Journal:
         return self.arrays_fit and not self.blocks and not self.coarse_missing
 
 
-def read_journal(spec: StoreSpec, root: Path) -> Journal:
+def read_journal(spec: StoreSpec, root: Location) -> Journal:
     """What is still to be done in the store at ``root``; nothing is changed.
 
     Parameters
@@ -54,15 +60,15 @@ def read_journal(spec: StoreSpec, root: Path) -> Journal:
     OutputError
         If a file of it may not be read.
     """
-    todo, damaged = [], []
+    todo, damaged, state_of = [], [], _states(root)
     for index in spec.grid.indices():
-        states = {name: _state(root / name, chunks) for name, chunks in block_shards(spec, index).items()}
-        damaged += [name for name, state in states.items() if state == "damaged"]
-        if set(states.values()) != {"whole"}:
+        states = {name: state_of(name, chunks) for name, chunks in block_shards(spec, index).items()}
+        damaged += [name for name, state in states.items() if state == DAMAGED]
+        if set(states.values()) != {WHOLE}:
             todo.append(index)
-    coarse = {name: _state(root / name, 1) for name in _coarse_shards(spec)}
-    damaged += [name for name, state in coarse.items() if state == "damaged"]
-    coarse_missing = sum(state != "whole" for state in coarse.values())
+    coarse = {name: state_of(name, 1) for name in _coarse_shards(spec)}
+    damaged += [name for name, state in coarse.items() if state == DAMAGED]
+    coarse_missing = sum(state != WHOLE for state in coarse.values())
     return Journal(tuple(todo), tuple(damaged), coarse_missing, arrays_fit(spec, root))
 
 
@@ -72,8 +78,19 @@ def _coarse_shards(spec: StoreSpec) -> Iterator[str]:
             yield shard_name(str(level), index)
 
 
+def _states(root: Location) -> Callable[[str, int], str]:
+    """What gives the state of a shard, by its name in the store at ``root`` and its number of chunks."""
+    if not isinstance(root, Url):
+        return lambda name, chunks: _state(root / name, chunks)
+    try:
+        there = {name for name, _ in root.files()}
+    except OSError as err:
+        raise OutputError(f"{root} can not be listed: {err.strerror or err}") from err
+    return lambda name, _: WHOLE if name in there else MISSING
+
+
 def _state(path: Path, chunks: int) -> str:
-    """``missing``, ``whole`` or ``damaged``: the index fits its checksum, and the file ends where it says.
+    """Of one shard on a disk: whole if the index fits its checksum, and the file ends where it says.
 
     A shard is its chunks, then for each chunk offset and length (uint64, all ones where not written), then
     the CRC32C of that (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/).
@@ -83,16 +100,16 @@ def _state(path: Path, chunks: int) -> str:
         with path.open("rb") as file:
             size = file.seek(0, 2)
             if size < index_bytes:
-                return "damaged"
+                return DAMAGED
             file.seek(size - index_bytes)
             index = file.read()
     except FileNotFoundError:
-        return "missing"
+        return MISSING
     except OSError as err:
         raise OutputError(f"{path} can not be read: {err.strerror or err}") from err
     if struct.pack("<I", google_crc32c.value(index[:-4])) != index[-4:]:
-        return "damaged"
+        return DAMAGED
     table = np.frombuffer(index[:-4], "<u8").reshape(-1, 2)
     written = table[table[:, 0] != NOT_WRITTEN]
     end = int(written.sum(axis=1).max(initial=0))
-    return "whole" if end == size - index_bytes else "damaged"
+    return WHOLE if end == size - index_bytes else DAMAGED

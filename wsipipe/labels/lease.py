@@ -25,7 +25,12 @@ too, from before its last beat, which is earlier than anybody can have read that
 anybody may take it, even if it can reach no disk to look. What it began to write before, and is still writing, nobody
 can call back: that is the window, and the beat between the two is what there is for it to pass.
 
-Sources: POSIX ``rename()``; RFC 1813 section 3.3.14, RENAME. Bazaar's ``LockDir`` claims in the same way.
+In a bucket a lease is one object, ``case-17.zarr.lease``: claimed, renewed and taken from the dead by writing it on the
+condition that it is not there, or is what was read. Only its removal has no condition: one that comes late can take
+the lease of the next holder, who then finds it gone at the next beat.
+
+Sources: POSIX ``rename()``; RFC 1813 section 3.3.14, RENAME. Bazaar's ``LockDir`` claims in the same way. RFC 9110
+section 13.1, If-Match and If-None-Match, which S3, Google and Azure know.
 """
 
 from __future__ import annotations
@@ -38,15 +43,16 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from wsipipe.errors import OutputError, UsageError
-from wsipipe.files import MAKE_ROOM
+from wsipipe.files import MAKE_ROOM, Location
+from wsipipe.urls import Url
 
 LEASE = ".lease"
 PATIENCE_SECONDS, BEAT_SECONDS = 60.0, 10.0
@@ -110,9 +116,8 @@ class Lease:
     Also a context manager, which releases it. A process forked from this one does not hold it.
     """
 
-    def __init__(self, path: Path, holder: Holder, beat: float, clock: Clock) -> None:
+    def __init__(self, path: Location, holder: Holder, beat: float, clock: Clock) -> None:
         self.path, self.holder, self.beat_seconds = path, holder, beat
-        self._file = path / _file_name(holder.token)
         self._clock = clock
         self._renewed = clock()
         self._beats = holder.beat
@@ -138,38 +143,100 @@ class Lease:
         # Counted before it is written: a beat that failed half-way and one that follows it must not look alike, or
         # those who wait would see one beat where this process has counted two.
         self._beats += 1
-        try:
-            with self._file.open("r+b", buffering=0) as file:  # "r+": what is gone does not come back
-                file.write(replace(self.holder, beat=self._beats).written())
-        except OSError as err:
-            if err.errno in GONE | NOT_FREE:
+        with suppress(OSError):
+            if self._beat(replace(self.holder, beat=self._beats).written()):
+                self._renewed = began
+            else:
                 self._lost = True
-        else:
-            self._renewed = began
 
     def release(self) -> None:
         """Give it back, if it is still this process's, and leave no file; again is nothing."""
         if self._released or os.getpid() != self.holder.pid:
             return
         _HEART.remove(self)
-        if not self.lost:
-            self._sweep()
-        self._released = True
+        lost, self._released = self.lost, True
+        self._give_back(lost=lost)
+
+    def _beat(self, content: bytes) -> bool:
+        """Write ``content`` over the last beat; whether that was still there.
+
+        Raises
+        ------
+        OSError
+            If it could not be written, or that not be told.
+        """
+        assert isinstance(self.path, Path)
+        try:
+            with (self.path / _file_name(self.holder.token)).open("r+b", buffering=0) as file:
+                file.write(content)  # "r+": what is gone does not come back
+        except OSError as err:
+            if err.errno in GONE | NOT_FREE:
+                return False
+            raise
+        return True
+
+    def _give_back(self, *, lost: bool) -> None:
+        assert isinstance(self.path, Path)
+        if not lost:
+            self._sweep(self.path)
         _discard(self.path, self.holder.token)
 
-    def _sweep(self) -> None:
+    @staticmethod
+    def _sweep(path: Path) -> None:
         """Remove claims of killed processes; one of a living process can not succeed now, and `_claim` looks."""
-        claim = re.compile(re.escape(self.path.name) + r"\.([0-9a-f]{16})")
+        claim = re.compile(re.escape(path.name) + r"\.([0-9a-f]{16})")
         with suppress(OSError):
-            for match in map(claim.fullmatch, [other.name for other in self.path.parent.iterdir()]):
+            for match in map(claim.fullmatch, [other.name for other in path.parent.iterdir()]):
                 if match:
-                    _discard(self.path.with_name(match[0]), match[1])
+                    _discard(path.with_name(match[0]), match[1])
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, at: TracebackType | None) -> None:
         self.release()
+
+
+class BucketLease(Lease):
+    """A lease that is one object of a bucket, ``e_tag`` what was written last."""
+
+    def __init__(self, url: Url, holder: Holder, beat: float, clock: Clock) -> None:
+        super().__init__(url, holder, beat, clock)
+        self._url, self._e_tag = url, ""
+
+    def claim(self, e_tag: str | None) -> bool:
+        """Write it, if ``e_tag`` is what is there now, or if it is None and nothing is; whether that was so.
+
+        Raises
+        ------
+        OSError
+            If it could not be written, or that not be told.
+        """
+        return self._write(self.holder.written(), e_tag)
+
+    def _beat(self, content: bytes) -> bool:
+        return self._write(content, self._e_tag) or (self._is_mine() and self._write(content, self._e_tag))
+
+    def _write(self, content: bytes, e_tag: str | None) -> bool:
+        written = self._url.put_if(content, e_tag)
+        if written is None:  # or it was, and the answer was lost
+            there = self._url.read_tagged()
+            written = there[1] if there is not None and there[0] == content else None
+        self._e_tag = self._e_tag if written is None else written
+        return written is not None
+
+    def _is_mine(self) -> bool:
+        """Whether what is there is an earlier beat of this lease, of which the answer was lost."""
+        there = self._url.read_tagged()
+        if there is None or Holder.read(there[0]).token != self.holder.token:
+            return False
+        self._e_tag = there[1]
+        return True
+
+    def _give_back(self, *, lost: bool) -> None:
+        with suppress(OSError):
+            if not lost and self._is_mine():
+                self._url.unlink(missing_ok=True)
 
 
 class Leases:
@@ -206,9 +273,9 @@ class Leases:
                 f"give at least {3 * beat:g} s"
             )
         self._patience, self._beat, self._clock = float(patience), beat, clock
-        self._seen: dict[Path, dict[Path, tuple[bytes, float]]] = {}  # lease: its files: (content, since when)
+        self._seen: dict[Location, dict[Location, tuple[bytes, float]]] = {}  # lease: its files: (content, since when)
 
-    def take(self, path: Path) -> Lease | Holder:
+    def take(self, path: Location) -> Lease | Holder:
         """The lease at ``path`` if it is free, or its holder known to be dead; else who has it. Does not wait.
 
         Parameters
@@ -222,20 +289,38 @@ class Leases:
             If its folder can not be read or written.
         """
         for _ in range(LOOKS):
-            asked = self._clock()
-            contents = _look(path)
-            holder = self._living(path, contents, asked)
-            if holder:
-                return holder
-            for file in contents:
-                _evict(path, file)
-            lease = self._claim(path)
-            if lease:
-                _HEART.add(lease)
-                return lease
+            taken = self._attempt_in_bucket(path) if isinstance(path, Url) else self._attempt(path)
+            if isinstance(taken, Lease):
+                _HEART.add(taken)
+            if taken is not None:
+                return taken
         return UNREADABLE
 
-    def _living(self, path: Path, contents: dict[Path, bytes], asked: float) -> Holder | None:
+    def _attempt(self, path: Path) -> Lease | Holder | None:
+        """As `take`; None if another was faster."""
+        asked = self._clock()
+        contents = _look(path)
+        holder = self._living(path, contents, asked)
+        if holder:
+            return holder
+        for file in contents:
+            _evict(path, file)
+        return self._claim(path)
+
+    def _attempt_in_bucket(self, url: Url) -> Lease | Holder | None:
+        """As `_attempt`."""
+        asked = self._clock()
+        try:
+            there = url.read_tagged()
+            holder = self._living(url, {} if there is None else {url: there[0]}, asked)
+            if holder:
+                return holder
+            lease = BucketLease(url, _this_process(secrets.token_hex(8), self._patience), self._beat, self._clock)
+            return lease if lease.claim(None if there is None else there[1]) else None
+        except OSError as err:
+            raise OutputError(f"{url} can not be written: {err.strerror or err}; {MAKE_ROOM}") from err
+
+    def _living(self, path: Location, contents: Mapping[Any, bytes], asked: float) -> Holder | None:
         """Who of those in ``contents``, read since ``asked``, may be alive."""
         # Of the first read its end counts, of the last its beginning: a disk that hangs makes nobody dead.
         seen, now = self._seen.pop(path, {}), self._clock()

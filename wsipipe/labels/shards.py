@@ -8,14 +8,12 @@ Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 from numcodecs import Zstd
 
-from wsipipe.files import write_whole
+from wsipipe.files import Location, write_whole
 
 ZSTD_LEVEL = 3
 NOT_WRITTEN = 2**64 - 1
@@ -23,7 +21,7 @@ NOT_WRITTEN = 2**64 - 1
 
 
 def write_shard(
-    path: Path, pixels: npt.NDArray[np.uint8], chunks: tuple[int, ...], shards: tuple[int, ...], *, way_out: str
+    path: Location, pixels: npt.NDArray[np.uint8], chunks: tuple[int, ...], shards: tuple[int, ...], *, way_out: str
 ) -> None:
     """Write one shard, by rename.
 

@@ -7,7 +7,8 @@
         0/ 1/ 2/ ...            uint8 (y, x); one shard a block, chunks of at most 512 px
         probabilities/0/        uint8 (class, y, x) = round(255 p), where asked for
 
-While it is being made it is called ``case-17.zarr.partial``. Its metadata follow from a `StoreSpec` alone,
+While it is being made it is called ``case-17.zarr.partial``; in a bucket, where nothing is renamed, it is copied from there
+to its name in the end, the root's document last. Its metadata follow from a `StoreSpec` alone,
 byte for byte, so that mending them is writing them again; only ``run``, how the run went that finished it, is
 added in the end. Every file appears whole, by rename, and every shard is written once, by one task; a block
 without objects too, in a few hundred bytes.
@@ -18,10 +19,10 @@ Source: https://ngff.openmicroscopy.org/0.5/
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from math import prod
 from pathlib import Path
@@ -34,9 +35,11 @@ from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
 from wsipipe.errors import DamagedStoreError, OutputError, StoreError
+from wsipipe.files import Location, locate, make_folder, move_folder, remove_folder, write_whole, zarr_store
 from wsipipe.geometry.grid import Box, Grid, boxes
 from wsipipe.labels.pyramid import Labels, halve
 from wsipipe.labels.shards import ZSTD_LEVEL, write_shard
+from wsipipe.urls import Url
 
 STORE, PARTIAL, REPLACED = ".zarr", ".partial", ".replaced"
 ROOT = "zarr.json"
@@ -92,9 +95,9 @@ class StoreSpec:
     """Of wsipipe."""
 
     @property
-    def partial(self) -> Path:
+    def partial(self) -> Location:
         """Where it is while it is being made."""
-        return Path(self.path + PARTIAL)
+        return locate(self.path + PARTIAL)
 
     @property
     def binary(self) -> bool:
@@ -121,7 +124,7 @@ class Record:
     """Whether it says of itself that it is finished."""
 
 
-def read_record(path: str | Path) -> Record | None:
+def read_record(path: str) -> Record | None:
     """What the store at ``path`` says of itself, or None if there is nothing.
 
     Raises
@@ -131,7 +134,7 @@ def read_record(path: str | Path) -> Record | None:
     StoreError
         If what is there is not a store of wsipipe.
     """
-    root = Path(path) / ROOT
+    root = locate(path) / ROOT
     try:
         attributes = json.loads(root.read_bytes())["attributes"]["wsipipe"]
         if attributes["store_version"] > STORE_VERSION:
@@ -139,9 +142,8 @@ def read_record(path: str | Path) -> Record | None:
         fingerprint = Fingerprint(**attributes["fingerprint"])
         return Record(attributes["slide"], fingerprint, attributes["block"], attributes["complete"])
     except FileNotFoundError:
-        left = list(Path(path).iterdir()) if Path(path).is_dir() else []
-        if all(file.name.startswith(ROOT) and file.name.endswith(PARTIAL) for file in left):
-            return None  # not there, or its writer was killed before the first rename
+        if _is_debris(path):
+            return None
         raise StoreError(
             f"{path} is in the way: it is not a store that wsipipe made; move it, or use another -o"
         ) from None
@@ -157,6 +159,15 @@ def read_record(path: str | Path) -> Record | None:
         raise StoreError(f"{path} is in the way: it is a file; move it, or use another -o") from err
     except OSError as err:
         raise OutputError(f"{root} can not be read: {err.strerror}") from err
+
+
+def _is_debris(path: str) -> bool:
+    """Whether there is nothing at ``path``, or what a writer left that was killed before there was a root's document."""
+    folder = locate(path)
+    if isinstance(folder, Url):  # killed while it copied from the unfinished store to its name, or removed either
+        return not folder.is_dir() or path.endswith(PARTIAL) or (locate(path + PARTIAL) / ROOT).is_file()
+    left = list(folder.iterdir()) if folder.is_dir() else []
+    return all(file.name.startswith(ROOT) and file.name.endswith(PARTIAL) for file in left)
 
 
 def prepare(spec: StoreSpec, damaged: Iterable[str] = ()) -> None:
@@ -175,7 +186,7 @@ def prepare(spec: StoreSpec, damaged: Iterable[str] = ()) -> None:
         If the disk does not take it.
     """
     _write_documents(spec)
-    never_renamed = spec.partial.rglob("*" + PARTIAL)
+    never_renamed = [] if isinstance(spec.partial, Url) else spec.partial.rglob("*" + PARTIAL)
     for torn in (*never_renamed, *(spec.partial / name for name in damaged)):
         torn.unlink(missing_ok=True)
 
@@ -283,7 +294,7 @@ def _read(spec: StoreSpec, level: int, box: Box) -> Labels:
         If the disk fails.
     """
     try:
-        return np.asarray(zarr.open_array(spec.partial / str(level), mode="r")[box.slices])
+        return np.asarray(zarr.open_array(zarr_store(spec.partial / str(level)), mode="r")[box.slices])
     except OSError as err:
         raise OutputError(f"{spec.partial} can not be read: {err.strerror or err}; the same command resumes") from err
     except Exception as err:  # whatever a codec raises on bytes that rotted within a chunk
@@ -300,13 +311,15 @@ def publish(spec: StoreSpec, run: dict[str, Any]) -> None:
     What ``run`` says of the run that finished it, as JSON, stands in its attributes.
     """
     _write_documents(spec, run)
-    final, replaced = Path(spec.path), Path(spec.path + REPLACED)
+    final, replaced = locate(spec.path), Path(spec.path + REPLACED)
     try:
-        if final.exists():
+        if isinstance(final, Url):
+            remove_folder(final, root=ROOT)
+        elif final.exists():
             if replaced.exists():
                 shutil.rmtree(replaced)
             final.rename(replaced)
-        spec.partial.rename(final)
+        move_folder(spec.partial, final, root=ROOT)
     except OSError as err:
         raise _output_error(final, err) from err
     discard_replaced(spec)
@@ -314,25 +327,23 @@ def publish(spec: StoreSpec, run: dict[str, Any]) -> None:
 
 def discard_replaced(spec: StoreSpec) -> None:
     """Remove what is left of a store that was replaced, if a kill just then left anything."""
-    shutil.rmtree(spec.path + REPLACED, ignore_errors=True)
+    if not isinstance(locate(spec.path), Url):  # in a bucket it goes before the new one comes
+        shutil.rmtree(spec.path + REPLACED, ignore_errors=True)
 
 
 def reopen(spec: StoreSpec) -> None:
     """Take a finished store back to unfinished, so that what was found missing in it can be made again."""
     discard_partial(spec)  # at most what a writer left that was killed before its first rename
     try:
-        Path(spec.path).rename(spec.partial)
+        move_folder(locate(spec.path), spec.partial, root=ROOT)
     except OSError as err:
         raise _output_error(spec.partial, err) from err
 
 
 def discard_partial(spec: StoreSpec) -> None:
-    """Remove an unfinished store; the root's document last, for without it nobody knows whose the rest is."""
+    """Remove an unfinished store."""
     try:
-        for entry in spec.partial.glob("*/"):
-            shutil.rmtree(entry)
-        if spec.partial.exists():
-            shutil.rmtree(spec.partial)
+        remove_folder(spec.partial, root=ROOT)
     except OSError as err:
         raise _output_error(spec.partial, err) from err
 
@@ -354,15 +365,15 @@ def shard_name(array: str, index: tuple[int, ...]) -> str:
     return "/".join([array, "c", *map(str, index)])
 
 
-def arrays_fit(spec: StoreSpec, root: Path) -> bool:
+def arrays_fit(spec: StoreSpec, root: Location) -> bool:
     """Whether every array of the store at ``root`` opens, and has the shape, shards and chunks it should."""
     try:
         for name, shape, chunks, shards in _arrays(spec):
-            array = zarr.open_array(root / name, mode="r")
+            array = zarr.open_array(zarr_store(root / name), mode="r")
             if (array.shape, array.chunks, array.shards) != (shape, chunks, shards):
                 return False
         if spec.fingerprint.probabilities:
-            zarr.open_group(root / "probabilities", mode="r")
+            zarr.open_group(zarr_store(root / "probabilities"), mode="r")
     except Exception:  # zarr raises all sorts on what is no metadata
         return False
     return True
@@ -372,30 +383,32 @@ def _write_shard(spec: StoreSpec, array: str, index: tuple[int, ...], pixels: np
     """Write shard ``index`` of ``array``, of which ``pixels`` are what lies within the slide."""
     chunks, shards = next((chunks, shards) for name, _, chunks, shards in _arrays(spec) if name == array)
     path = spec.partial / shard_name(array, index)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise _output_error(spec.partial, err) from err
+    make_folder(path.parent, way_out=RESUMES)
     write_shard(path, pixels, chunks, shards, way_out=RESUMES)
 
 
-def _output_error(path: Path, err: OSError) -> OutputError:
+def _output_error(path: Location, err: OSError) -> OutputError:
     return OutputError(f"{path} can not be written: {err.strerror or err}; {RESUMES}")
 
 
 def _write_documents(spec: StoreSpec, run: dict[str, Any] | None = None) -> None:
     """Write every metadata document that is not there in just these bytes, the root's first."""
     documents = _documents(spec, run)
+    for name in sorted(documents, key=lambda name: (name != ROOT, name)):
+        path = spec.partial / name
+        if not _holds(path, documents[name]):
+            make_folder(path.parent, way_out=RESUMES)
+            write_whole(path, documents[name], way_out=RESUMES, shared=True)
+
+
+def _holds(path: Location, blob: bytes) -> bool:
+    """Whether the file at ``path`` is just ``blob``."""
     try:
-        for name in sorted(documents, key=lambda name: (name != ROOT, name)):
-            path = spec.partial / name
-            if not path.exists() or path.read_bytes() != documents[name]:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                torn = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-                torn.write_bytes(documents[name])
-                torn.replace(path)
+        return path.read_bytes() == blob
+    except FileNotFoundError:
+        return False
     except OSError as err:
-        raise _output_error(spec.partial, err) from err
+        raise OutputError(f"{path} can not be read: {err.strerror or err}; {RESUMES}") from err
 
 
 def _documents(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, bytes]:

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from distributed import Client
 
 from wsipipe.errors import MachineError
 from wsipipe.events import ClusterReady, Listener, RunStarted, SlideFailed, SlideSkipped, Warned, ignore
-from wsipipe.files import make_folder
+from wsipipe.files import locate, make_folder
 from wsipipe.inference.pool import load_pool, release_pool
 from wsipipe.inference.tuning import correct
 from wsipipe.labels.store import discard_replaced
@@ -92,7 +91,7 @@ def _run(
     stopped, ended, computing_seconds, sizes = "", "", 0.0, None
     try:
         if to_do:
-            make_folder(Path(config.out))
+            make_folder(locate(config.out))
         if to_do and workers is not None:
             workers.check_paths([p.slide.path for p in to_do], config.out)
         if any(p.blocks for p in to_do):

@@ -6,13 +6,12 @@ A worker needs no start of its own: a plain ``dask worker`` in an environment wi
 from __future__ import annotations
 
 import logging
-import os
 import platform
-import tempfile
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from distributed import Client, Nanny, Scheduler, SpecCluster, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from wsipipe.errors import BundleError, MachineError, OutputError, UsageError, WsipipeError
+from wsipipe.files import locate
 from wsipipe.inference.devices import resolve_devices
 from wsipipe.inference.pool import PoolSpec, load_pool, release_pool, sent_bundles
 from wsipipe.model.bundle import BundleInfo, read_bundle_info
@@ -209,11 +209,15 @@ class Workers:
 
     def check_paths(self, slides: Sequence[str], out: str) -> None:
         """Raise a MachineError unless every worker sees ``slides`` and the folder ``out``."""
+        token = locate(out) / f".seen-{secrets.token_hex(4)}"
         try:
-            with tempfile.NamedTemporaryFile(dir=out, prefix=".seen-") as token:
-                self._refuse_blind([*slides, token.name])
+            token.write_bytes(b"")
+            self._refuse_blind([*slides, str(token)])
         except OSError as err:
             raise OutputError(f"-o {out} can not be written: {err.strerror}; give another -o") from err
+        finally:
+            with suppress(OSError):
+                token.unlink()
 
     def count_threads(self) -> int:
         """Threads of all workers now; those that came since are looked at, and sent away if they can not do it."""
@@ -278,7 +282,7 @@ class Workers:
                 more = f", and {len(unseen) - 1} more" if len(unseen) > 1 else ""
                 raise MachineError(
                     f"worker {address} on {self._facts[address].host} does not see {unseen[0]}{more}; "
-                    "slides and results have to be in a folder that all workers share"
+                    "slides and results have to be in a folder that all workers share, or in a bucket that they may read and write"
                 )
 
 
@@ -340,4 +344,11 @@ def look_around(config: RunConfig, bundle: BundleInfo, dask_worker: Worker) -> W
 
 def paths_not_seen(paths: Sequence[str]) -> list[str]:
     """Which of ``paths`` are not there for the worker that calls it."""
-    return [path for path in paths if not os.path.exists(path)]  # noqa: PTH110 - a path may be any string
+    return [path for path in paths if not _sees(path)]
+
+
+def _sees(path: str) -> bool:
+    try:
+        return locate(path).exists()
+    except (OSError, ValueError):  # it may not look, or a path that is none
+        return False

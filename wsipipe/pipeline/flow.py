@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from distributed import Client, Future, as_completed
 
 from wsipipe.errors import MachineError, MemoryLimitError, OutputError, SlideError, WsipipeError
 from wsipipe.events import BlockDone, Event, Listener, SlideFailed, SlideLeft, SlideSkipped, SlideTaken
+from wsipipe.files import locate
 from wsipipe.labels.lease import LEASE, Holder, Lease, Leases
 from wsipipe.pipeline.job import Job
 from wsipipe.pipeline.look import RunPlan, megabytes
 from wsipipe.pipeline.plan import SEGMENT, SKIP, SlidePlan, plan_slide
+from wsipipe.urls import Url
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ class Flow:
     def _begin(self, plan: SlidePlan) -> None:
         """Begin with the slide of ``plan``, unless another runner has it, or has done it since."""
         with self._attempting(plan):
-            lease = self._leases.take(Path(plan.store.path + LEASE))
+            lease = self._leases.take(locate(plan.store.path + LEASE))
             if isinstance(lease, Holder):
                 self._held[plan.slide.path] = plan, lease
                 return
@@ -167,7 +168,7 @@ class Flow:
 
     def _as_it_is_now(self, plan: SlidePlan) -> SlidePlan:
         """``plan`` anew, for another runner may have worked on it since."""
-        if plan.action == SEGMENT and not (plan.store.partial.exists() or Path(plan.store.path).exists()):
+        if plan.action == SEGMENT and not (plan.store.partial.exists() or locate(plan.store.path).exists()):
             return plan
         return plan_slide(plan.slide, plan.store.path, self._run.setup).tiled(plan.grid.core, self._run.setup)
 
@@ -198,8 +199,10 @@ class Flow:
 
     def _no_space(self) -> str:
         """What to say where the disk has less than the reserve free; else nothing."""
-        out, reserve = self._run.setup.config.out, self._limits.reserve_bytes
-        free = shutil.disk_usage(out).free if reserve else 0
+        out, reserve = locate(self._run.setup.config.out), self._limits.reserve_bytes
+        if not reserve or isinstance(out, Url):  # a bucket is never full
+            return ""
+        free = shutil.disk_usage(out).free
         if free >= reserve:
             return ""
         return f"{out} has {megabytes(free)} free, less than the {megabytes(reserve)} that are to stay; make room"

@@ -6,9 +6,9 @@ import hashlib
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from wsipipe.errors import MemoryLimitError, OutputError, SlideError, StoreError, UsageError
+from wsipipe.files import Location, locate
 from wsipipe.labels.store import PARTIAL, STORE, Record, read_record
 from wsipipe.pipeline.config import RunConfig, Setup, Site, check_config
 from wsipipe.pipeline.machine import RUNTIME_BYTES, default_threads, loaded_bytes, weight_bytes
@@ -16,6 +16,7 @@ from wsipipe.pipeline.plan import SKIP, SlidePlan, plan_slide
 from wsipipe.pipeline.sizes import fit_memory
 from wsipipe.slides.find import expand
 from wsipipe.slides.slide import Level, Slide, choose_level, open_slide
+from wsipipe.urls import Url
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,21 @@ def plan_run(slides: Sequence[str | os.PathLike[str]], config: RunConfig, site: 
         If nothing can be done for any slide, whatever the slides.
     """
     setup = check_config(config, site)
-    _check_out(Path(config.out))
+    _check_out(locate(config.out))
     looked = [_look(path, config.mpp) for path in expand(slides)]
     opened = [s for s in looked if isinstance(s, Slide)]
     base = loaded_bytes(setup.engine) + RUNTIME_BYTES + weight_bytes(setup.bundle.path, setup.devices, setup.engine)
     setup = fit_memory(setup, [level for s in opened if (level := _level(s, setup))], base)
-    paths = name_stores(opened, Path(config.out))
+    paths = name_stores(opened, locate(config.out))
     plans = [_plan(s, paths[s.path], setup) if isinstance(s, Slide) else s for s in looked]
     return _within_memory(RunPlan(setup, tuple(plans), config.threads or default_threads(setup.devices), base))
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Location) -> None:
     """Raise an OutputError unless ``out`` is a folder that can be written, or can be made one."""
+    if isinstance(out, Url):
+        _check_bucket(out)
+        return
     there = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
     if os.path.isfile(there):  # noqa: PTH113 - Path.is_file raises where os.path says no
         raise OutputError(f"-o {out}: {there} is a file, not a folder; give another -o")
@@ -92,7 +96,17 @@ def _check_out(out: Path) -> None:
         raise OutputError(f"-o {out}: no permission to write in {there}; give another -o")
 
 
-def _look(path: Path, mpp: float | None) -> Slide | Refused:
+def _check_bucket(out: Url) -> None:
+    """Raise an OutputError unless ``out`` is in a bucket that can be reached."""
+    if not out.lists:
+        raise OutputError(f"-o {out}: a web server takes no results; give a folder, or a bucket: s3://bucket/folder")
+    try:
+        out.is_dir()
+    except OSError as err:
+        raise OutputError(f"-o {out}: {err.strerror}; see that there is such a bucket, and who one is there") from err
+
+
+def _look(path: Location, mpp: float | None) -> Slide | Refused:
     try:
         return open_slide(path, mpp=mpp)
     except SlideError as err:
@@ -116,7 +130,7 @@ def _plan(slide: Slide, store: str, setup: Setup) -> SlidePlan | Refused:
         return Refused(slide.path, str(err))
 
 
-def name_stores(slides: Sequence[Slide], out: Path) -> dict[str, str]:
+def name_stores(slides: Sequence[Slide], out: Location) -> dict[str, str]:
     """The path of each slide's store, by the slide's path.
 
     It is ``out/<slide's name>.zarr``, unless that is another slide's, of this run or an earlier one; then it is
@@ -141,7 +155,7 @@ def name_stores(slides: Sequence[Slide], out: Path) -> dict[str, str]:
     return named
 
 
-def _candidates(slide: Slide, out: Path) -> tuple[str, str]:
+def _candidates(slide: Slide, out: Location) -> tuple[str, str]:
     digest = hashlib.sha256(os.fsencode(slide.path)).hexdigest()[:8]
     return str(out / f"{slide.name}{STORE}"), str(out / f"{slide.name}-{digest}{STORE}")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from wsipipe.errors import ChannelError, DamagedStoreError, FingerprintError
+from wsipipe.files import locate
 from wsipipe.geometry.grid import Grid, fit_sizes
 from wsipipe.labels.journal import Journal, read_journal
 from wsipipe.labels.store import PARTIAL, Fingerprint, Record, StoreSpec, read_record
@@ -118,17 +118,18 @@ def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePla
     journal = None
     if final is not None and not config.overwrite:
         store = store_of(final.block)
-        journal = read_journal(store, Path(path))
+        journal = read_journal(store, locate(path))
         if final.complete and journal.finished:
             return plan(store, SKIP, "complete")
     begun = usable(unfinished)
     if begun is not None and not (config.overwrite and config.block not in (None, begun.block)):
         store = store_of(begun.block)
-        return plan(store, RESUME, "", read_journal(store, Path(unfinished)))
+        return plan(store, RESUME, "", read_journal(store, locate(unfinished)))
     if journal is not None:
         return plan(store, RESUME, "", journal, reopen=True)
     store = store_of(None)
-    return plan(store, SEGMENT, "replaces the one that is there" if Path(path).exists() else "new", restart=True)
+    replaces = locate(path).exists()
+    return plan(store, SEGMENT, "replaces the one that is there" if replaces else "new", restart=True)
 
 
 def _store_spec(slide: Slide, level: Level, path: str, setup: Setup, block: int | None) -> StoreSpec:

@@ -5,48 +5,73 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from wsipipe.errors import UsageError
+from wsipipe.files import Location, absolute, locate
 from wsipipe.slides.omezarr import is_labels, is_zarr
+from wsipipe.urls import Url
 
 SUFFIXES = (".svs", ".svslide", ".tif", ".tiff", ".ndpi", ".scn", ".bif", ".btf", ".tf2", ".tf8", ".qptiff", ".zarr")
 """What a slide in a folder may be called, in lower case; a file that is named itself may be called anything."""
 
 
-def expand(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+def expand(paths: Sequence[str | os.PathLike[str] | Location]) -> list[Location]:
     """The slides that ``paths`` name, each once, in the order given.
 
     A pattern gives the files that match it, sorted; a folder that is not itself an OME-Zarr slide
     gives the slides in it, sorted. A plain path that does not exist is kept, so that it is reported
-    as one failed slide and the others go on.
+    as one failed slide and the others go on. In a URL only the name, after the last slash, may be a pattern.
 
     Raises
     ------
     UsageError
         If a pattern matches nothing, or a folder holds no slide or can not be listed.
     """
-    found: dict[str, Path] = {}
-    for text in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        for path in _matching(os.fspath(text)):
+    found: dict[str, Location] = {}
+    for text in [paths] if isinstance(paths, str | os.PathLike | Url) else paths:
+        for path in _matching(text):
             for slide in _slides_in(path):
-                found.setdefault(os.path.realpath(slide), slide)
+                found.setdefault(str(slide) if isinstance(slide, Url) else os.path.realpath(slide), slide)
     return list(found.values())
 
 
-def _matching(text: str) -> list[Path]:
-    """The paths that ``text`` stands for, absolute: itself, or what matches it as a pattern."""
+def _matching(given: str | os.PathLike[str] | Location) -> Sequence[Location]:
+    """The paths that ``given`` stands for, absolute: itself, or what matches it as a pattern."""
+    here = locate(given)
+    if isinstance(here, Url):
+        return _matching_urls(here)
+    text = os.fspath(here)
     names = [text]
     # A file may have brackets in its name, and then it is no pattern.
     if glob.has_magic(text) and not os.path.lexists(text):
         names = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not names:
             raise UsageError(f"nothing matches {text}; check the folder and the suffix")
-    return [Path(os.path.abspath(name)) for name in names]  # noqa: PTH100 - Path.absolute keeps ".."
+    return [absolute(name) for name in names]
 
 
-def _slides_in(path: Path) -> list[Path]:
+def _matching_urls(url: Url) -> list[Url]:
+    if not glob.has_magic(url.name) or url.is_file():
+        return [url]
+    found = sorted(other for other in _listed(url.parent) if fnmatchcase(other.name, url.name))
+    if not found:
+        raise UsageError(f"nothing matches {url}; check the folder and the suffix")
+    return found
+
+
+def _listed(folder: Url) -> list[Url]:
+    try:
+        return list(folder.iterdir())
+    except OSError as err:
+        raise UsageError(f"folder {folder} can not be listed: {err.strerror}") from err
+
+
+def _slides_in(path: Location) -> Sequence[Location]:
     """``path`` itself, or if it is an ordinary folder the slides in it."""
+    if isinstance(path, Url):
+        return _slides_behind(path)
     if not os.path.isdir(path) or is_zarr(path):  # noqa: PTH112 - Path.is_dir raises where it may not look
         return [path]
     try:
@@ -56,6 +81,29 @@ def _slides_in(path: Path) -> list[Path]:
     if not slides:
         raise UsageError(f"folder {path} holds no slide; wsipipe looks for {' '.join(SUFFIXES)}")
     return slides
+
+
+def _slides_behind(url: Url) -> list[Url]:
+    """As `_slides_in`; what can not be reached is kept, to be reported as a slide that can not be opened."""
+    if url.suffix.lower() in SUFFIXES or not url.lists:
+        return [url]
+    try:
+        if url.is_file() or is_zarr(url) or not url.is_dir():
+            return [url]
+    except OSError:
+        return [url]
+    slides = sorted(
+        other
+        for other in _listed(url)
+        if other.suffix.lower() in SUFFIXES and not other.name.startswith(".") and not _is_labels_behind(other)
+    )
+    if not slides:
+        raise UsageError(f"folder {url} holds no slide; wsipipe looks for {' '.join(SUFFIXES)}")
+    return slides
+
+
+def _is_labels_behind(url: Url) -> bool:
+    return url.suffix.lower() == ".zarr" and is_labels(url)
 
 
 def _looks_like_slide(path: Path) -> bool:

@@ -4,31 +4,50 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from functools import lru_cache
+
+from wsipipe.files import Location
+from wsipipe.slides.source import RemoteFile, Source, open_source
+from wsipipe.urls import Url
 
 WINDOWS = 16
-WINDOW_BYTES = 64 * 1024
+WINDOW_BYTES = 4096
 
 
-def file_identity(path: Path) -> str:
-    """sha256 of the file's size and of 16 evenly spaced windows of 64 KiB, the first and last bytes among them."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        digest = hashlib.sha256(f"{size}\n".encode())
-        for i in range(WINDOWS):
-            file.seek(max(size - WINDOW_BYTES, 0) * i // (WINDOWS - 1))
-            digest.update(file.read(WINDOW_BYTES))
+def file_identity(path: Location) -> str:
+    """sha256 of the file's size and of 16 evenly spaced windows of 4 KiB, the first and last bytes among them.
+
+    The same file has the same identity on a disk and behind a URL.
+    """
+    if isinstance(path, Url):
+        return _identity_behind(path, RemoteFile(path).version)
+    return _identity(open_source(path))
+
+
+def _identity(source: Source) -> str:
+    most = max(source.size - WINDOW_BYTES, 0)
+    offsets = [most * i // (WINDOWS - 1) for i in range(WINDOWS)]
+    ahead = source.ahead(offsets, [min(WINDOW_BYTES, source.size)] * WINDOWS) if source.size else {}
+    digest = hashlib.sha256(f"{source.size}\n".encode())
+    for offset in offsets:
+        digest.update(ahead[offset] if offset in ahead else source.read(offset, WINDOW_BYTES))
     return digest.hexdigest()
 
 
-def folder_identity(folder: Path, documents: Iterable[bytes], sizes: Sequence[tuple[str, int]]) -> str:
-    """sha256 of metadata documents, of the (relative path, size) of all chunk files, and of 16 of these themselves."""
+@lru_cache(maxsize=1024)
+def _identity_behind(url: Url, version: str) -> str:  # noqa: ARG001 - another version is looked at again
+    return _identity(open_source(url))
+
+
+def folder_identity(folder: Location, documents: Iterable[bytes], sizes: Sequence[tuple[str, int]]) -> str:
+    """sha256 of metadata documents, of the (relative path, size) of chunk files, and of the middles of 16 of these."""
     digest = hashlib.sha256()
     for document in documents:
         digest.update(hashlib.sha256(document).digest())
     sizes = sorted(sizes)
     for name, size in sizes:
         digest.update(f"{name}\0{size}\n".encode())
-    for i in sorted({(len(sizes) - 1) * i // (WINDOWS - 1) for i in range(WINDOWS)}):
-        digest.update(file_identity(folder / sizes[i][0]).encode())
+    for i in sorted({(len(sizes) - 1) * i // (WINDOWS - 1) for i in range(WINDOWS)}) if sizes else ():
+        name, size = sizes[i]
+        digest.update(open_source(folder / name).read(max(size - WINDOW_BYTES, 0) // 2, WINDOW_BYTES))
     return digest.hexdigest()

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore, WrapperStore
+from zarr.abc.store import Store
+from zarr.storage import WrapperStore
 
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
-from wsipipe.slides.identity import folder_identity
+from wsipipe.files import Location, files_in, locate, zarr_store
+from wsipipe.slides.identity import WINDOWS, folder_identity
 from wsipipe.slides.resolution import UNITS, Resolution, checked
 from wsipipe.slides.slide import Level, Slide
+from wsipipe.urls import Url
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
@@ -32,12 +35,15 @@ MAX_CHUNK_BYTES = 2**30
 """A chunk that needs more than this once decoded is refused: every block would need it."""
 
 
-def is_zarr(path: Path) -> bool:
+def is_zarr(path: Location) -> bool:
     """Whether ``path`` is a Zarr folder of either version."""
-    return any(os.path.isfile(path / name) for name in ("zarr.json", ".zgroup", ".zarray"))  # noqa: PTH113
+    names = ("zarr.json", ".zgroup", ".zarray")
+    if isinstance(path, Url):
+        return any((path / name).is_file() for name in names)
+    return any(os.path.isfile(path / name) for name in names)  # noqa: PTH113 - Path.is_file raises where it may not look
 
 
-def is_labels(path: Path) -> bool:
+def is_labels(path: Location) -> bool:
     """Whether the Zarr folder says that it holds labels, as those that wsipipe writes do."""
     try:
         return "image-label" in _attributes(path)
@@ -45,7 +51,7 @@ def is_labels(path: Path) -> bool:
         return False
 
 
-class WholeBloscStore(WrapperStore[LocalStore]):
+class WholeBloscStore(WrapperStore[Store]):
     """Chunks that Blosc compressed, and that are all there.
 
     Blosc reads as many bytes as the header of a chunk says, through numcodecs and beyond the end of a truncated
@@ -53,7 +59,7 @@ class WholeBloscStore(WrapperStore[LocalStore]):
     """
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """As `LocalStore.get`.
+        """As `Store.get`.
 
         Raises
         ------
@@ -86,11 +92,11 @@ class OmeZarrReader:
 
     name = "ome-zarr"
 
-    def recognises(self, path: Path) -> bool:
+    def recognises(self, path: Location) -> bool:
         """Whether it is a Zarr folder."""
         return is_zarr(path)
 
-    def open(self, path: Path) -> Slide:
+    def open(self, path: Location) -> Slide:
         """See `Reader.open`."""
         attributes = _attributes(path)
         if "image-label" in attributes:
@@ -126,7 +132,7 @@ class OmeZarrReader:
 
     def open_array(self, level: Level) -> zarr.Array[Any]:
         """See `Reader.open_array`."""
-        path = Path(level.path)
+        path = locate(level.path)
         multiscale = _multiscale(path, _attributes(path))
         if level.index >= len(multiscale.paths):
             raise SlideReadError(f"{path.name} has lost levels since it was opened; start again")
@@ -137,7 +143,7 @@ class OmeZarrReader:
         return array
 
 
-def _attributes(path: Path) -> dict[str, Any]:
+def _attributes(path: Location) -> dict[str, Any]:
     """The OME attributes of the folder: those under ``ome`` in Zarr 3, all of them in Zarr 2."""
     name = next((name for name in ("zarr.json", ".zattrs") if (path / name).is_file()), None)
     if name is None:
@@ -152,7 +158,7 @@ def _attributes(path: Path) -> dict[str, Any]:
     return attributes
 
 
-def _multiscale(path: Path, attributes: Mapping[str, Any]) -> Multiscale:
+def _multiscale(path: Location, attributes: Mapping[str, Any]) -> Multiscale:
     """The one multiscale image of the folder.
 
     Raises
@@ -184,7 +190,7 @@ def _multiscale(path: Path, attributes: Mapping[str, Any]) -> Multiscale:
         ) from err
 
 
-def _hint(path: Path, attributes: Mapping[str, Any]) -> str:
+def _hint(path: Location, attributes: Mapping[str, Any]) -> str:
     """Where the image may be, if the folder is of a kind that holds several."""
     if "bioformats2raw.layout" in attributes or is_zarr(path / "0"):
         return f"; its images are the folders in it, e.g. {path.name}/0"
@@ -211,24 +217,31 @@ def zarr_resolution(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], l
     return checked(sizes[0], sizes[1], "scale in multiscales")
 
 
-def open_dataset(path: Path, dataset: str) -> zarr.Array[Any]:
+def open_dataset(path: Location, dataset: str) -> zarr.Array[Any]:
     """The array of ``dataset``, read-only, whose chunks are checked to be whole where the codec does not."""
-    folder = path / dataset
-    if not folder.resolve().is_relative_to(path.resolve()):
+    if not _is_within(path, dataset):
         raise SlideFormatError(f"{path.name}: dataset {dataset!r} is outside its folder")
-    if not folder.is_dir():
+    folder = path / dataset
+    if not is_zarr(folder):
         raise SlideReadError(f"{path.name} is half-written: there is no array {dataset}; write it again")
     try:
-        array = zarr.open_array(LocalStore(folder, read_only=True), mode="r")
+        array = zarr.open_array(zarr_store(folder), mode="r")
         blosc = array.compressors and "blosc" in type(array.compressors[-1]).__name__.lower()
         if not blosc or array.shards is not None:  # a shard has a checksum of its own
             return array
-        return zarr.open_array(WholeBloscStore(LocalStore(folder, read_only=True)), mode="r")
+        return zarr.open_array(WholeBloscStore(zarr_store(folder)), mode="r")
     except Exception as err:  # zarr raises all sorts on damaged metadata
         raise SlideReadError(f"{path.name}: array {dataset} can not be opened ({type(err).__name__}: {err})") from err
 
 
-def _check_array(path: Path, dataset: str, array: zarr.Array[Any], axes: str) -> None:
+def _is_within(path: Location, dataset: str) -> bool:
+    """Whether the folder of ``dataset`` is one of those in ``path``."""
+    if isinstance(path, Url):
+        return not {"", ".", ".."} & set(dataset.split("/"))
+    return (path / dataset).resolve().is_relative_to(path.resolve())
+
+
+def _check_array(path: Location, dataset: str, array: zarr.Array[Any], axes: str) -> None:
     """Refuse what is not one plane of grey, colour or channels."""
     if len(axes) != array.ndim:
         raise SlideFormatError(f"{path.name}: array {dataset} of shape {array.shape} has not the axes {axes}")
@@ -260,7 +273,7 @@ def _shape(array: zarr.Array[Any], axes: str) -> tuple[int, int]:
 
 
 def _level(
-    path: Path, index: int, identity: str, array: zarr.Array[Any], multiscale: Multiscale, largest: tuple[int, int]
+    path: Location, index: int, identity: str, array: zarr.Array[Any], multiscale: Multiscale, largest: tuple[int, int]
 ) -> Level:
     """What is said of one level."""
     axes, mpp = multiscale.axes, multiscale.resolution.mpp
@@ -283,7 +296,7 @@ def _level(
     )
 
 
-def _missing_chunks(path: Path, dataset: str, array: zarr.Array[Any]) -> Iterator[str]:
+def _missing_chunks(path: Location, dataset: str, array: zarr.Array[Any]) -> Iterator[str]:
     """A warning, if some chunks of ``dataset`` have no file: that is allowed, and it is what a broken copy looks like.
 
     Raises
@@ -298,27 +311,45 @@ def _missing_chunks(path: Path, dataset: str, array: zarr.Array[Any]) -> Iterato
         yield f"{total - there} of {total} chunks of {dataset} have no file, and read as {array.fill_value}"
 
 
-def count_pieces(path: Path, dataset: str, array: zarr.Array[Any]) -> tuple[int, int]:
+def count_pieces(path: Location, dataset: str, array: zarr.Array[Any]) -> tuple[int, int]:
     """How many shards, or chunks, of the array of ``dataset`` have a file, and how many it has room for."""
-    pieces = array.shards or array.chunks
-    total = prod(-(-size // piece) for size, piece in zip(array.shape, pieces, strict=True))
+    total = prod(_pieces(array))
+    if isinstance(path, Url) and not path.lists:
+        return total, total
     return sum(1 for _ in _chunks(path / dataset)), total
 
 
-def zarr_identity(path: Path, datasets: tuple[str, ...]) -> str:
+def _pieces(array: zarr.Array[Any]) -> tuple[int, ...]:
+    """How many shards, or chunks, it has room for along each axis."""
+    pieces = array.shards or array.chunks
+    return tuple(-(-size // piece) for size, piece in zip(array.shape, pieces, strict=True))
+
+
+def zarr_identity(path: Location, datasets: tuple[str, ...]) -> str:
     """What tells this image from another."""
-    sizes = [(f"{dataset}/{name}", size) for dataset in datasets for name, size in _chunks(path / dataset)]
+    sizes = [(f"{dataset}/{name}", size) for dataset in datasets for name, size in _sizes(path / dataset)]
     return folder_identity(path, _documents(path, datasets), sizes)
 
 
-def _chunks(folder: Path) -> Iterator[tuple[str, int]]:
+def _sizes(folder: Location) -> Iterator[tuple[str, int]]:
+    """As `_chunks`; of a web server, which does not list, of some that lie evenly in the array."""
+    if not isinstance(folder, Url) or folder.lists:
+        yield from _chunks(folder)
+        return
+    array = zarr.open_array(zarr_store(folder), mode="r")
+    pieces = _pieces(array)
+    for number in sorted({(prod(pieces) - 1) * i // (WINDOWS - 1) for i in range(WINDOWS)}):
+        name = array.metadata.encode_chunk_key(tuple(map(int, np.unravel_index(number, pieces))))
+        with suppress(FileNotFoundError):
+            yield name, int((folder / name).head()["size"])
+
+
+def _chunks(folder: Location) -> Iterator[tuple[str, int]]:
     """Relative path and size of every chunk file of an array."""
-    for file in folder.rglob("*"):
-        if file.name not in METADATA and file.is_file():
-            yield file.relative_to(folder).as_posix(), file.stat().st_size
+    return ((name, size) for name, size in files_in(folder) if name.rpartition("/")[2] not in METADATA)
 
 
-def _documents(path: Path, datasets: tuple[str, ...]) -> Iterator[bytes]:
+def _documents(path: Location, datasets: tuple[str, ...]) -> Iterator[bytes]:
     """The metadata documents of the image and its arrays."""
     for folder in (path, *(path / dataset for dataset in datasets)):
         for name in METADATA:
@@ -326,7 +357,7 @@ def _documents(path: Path, datasets: tuple[str, ...]) -> Iterator[bytes]:
                 yield (folder / name).read_bytes()
 
 
-def _stem(path: Path) -> str:
+def _stem(path: Location) -> str:
     """The folder's name without ``.zarr`` and ``.ome.zarr``; of a numbered image, after that of its collection."""
     if path.suffix == "" and path.parent.suffix == ".zarr":
         return f"{_stem(path.parent)}-{path.name}"

@@ -36,7 +36,8 @@ from wsipipe.slides.readers import READERS
 from wsipipe.slides.reading import Pixels, read_box
 from wsipipe.slides.resolution import tiff_resolution
 from wsipipe.slides.slide import Level, open_slide
-from wsipipe.slides.tiles import OpenFile, TiledImage, TileStore
+from wsipipe.slides.source import OpenFile
+from wsipipe.slides.tiles import TiledImage, TileStore
 
 PNG = "png"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wsipipe.errors import ResolutionError, SlideError, SlideFormatError, SlideReadError, UsageError
+from wsipipe.files import Location, absolute, files_in, locate
+from wsipipe.slides.source import open_source
 
 if TYPE_CHECKING:
     import zarr
@@ -27,7 +29,7 @@ class Level:
     """One resolution of a slide, opened when its pixels are first wanted."""
 
     path: str
-    """The slide's file or folder, absolute."""
+    """The slide's file or folder: absolute, or a URL."""
     reader: str
     """Name of the reader that opens it."""
     index: int
@@ -77,7 +79,7 @@ class Slide:
     """One slide file, or one OME-Zarr folder, and what it says of itself."""
 
     path: str
-    """Absolute."""
+    """Absolute, or a URL."""
     name: str
     """File name without its suffixes."""
     reader: str
@@ -109,11 +111,11 @@ class Reader(Protocol):
     name: str
     """As `Level.reader` says it."""
 
-    def recognises(self, path: Path) -> bool:
+    def recognises(self, path: Location) -> bool:
         """Whether ``path`` looks like this format; a look at its first bytes, no more."""
         ...
 
-    def open(self, path: Path) -> Slide:
+    def open(self, path: Location) -> Slide:
         """Read what the slide says of itself.
 
         Raises
@@ -134,13 +136,13 @@ class Reader(Protocol):
         ...
 
 
-def open_slide(path: str | os.PathLike[str], *, mpp: float | None = None) -> Slide:
+def open_slide(path: str | os.PathLike[str] | Location, *, mpp: float | None = None) -> Slide:
     """Open a slide; nothing but its description, and a tile to try, is read.
 
     Parameters
     ----------
     path
-        A TIFF file of any kind, or an OME-Zarr folder.
+        A TIFF file of any kind, or an OME-Zarr folder, or the URL of one.
     mpp
         Micrometres per pixel of level 0, instead of those in the file.
 
@@ -157,9 +159,9 @@ def open_slide(path: str | os.PathLike[str], *, mpp: float | None = None) -> Sli
 
     if mpp is not None and not 0 < mpp < float("inf"):
         raise UsageError(f"--mpp {mpp} is not a positive number of micrometres per pixel, such as 0.25")
-    path = Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps "..", so that one file had two names
+    path = absolute(path)
     try:
-        if path.stat() and not (path.is_file() or path.is_dir()):
+        if isinstance(path, Path) and path.stat() and not (path.is_file() or path.is_dir()):
             raise SlideFormatError(f"{path.name} is neither a file nor a folder; a pipe or device can not be a slide")
         for reader in READERS:
             if reader.recognises(path):
@@ -209,7 +211,7 @@ def describe(slide: Slide) -> dict[str, Any]:
     names = ("index", "shape", "downsample", "mpp", "axes", "channels", "dtype", "tile", "codec")
     document = asdict(slide)
     levels = [{name: level[name] for name in names} for level in document.pop("levels")]
-    return _plain(document | {"bytes": _bytes_of(Path(slide.path)), "levels": levels})  # type: ignore[no-any-return]
+    return _plain(document | {"bytes": _bytes_of(locate(slide.path)), "levels": levels})  # type: ignore[no-any-return]
 
 
 def _plain(value: Any) -> Any:
@@ -219,16 +221,14 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def _bytes_of(path: Path) -> int:
+def _bytes_of(path: Location) -> int:
     """Size of a file, or of all files of a folder."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+    return open_source(path).size if path.is_file() else sum(size for _, size in files_in(path))
 
 
-def _what_it_is(path: Path) -> str:
+def _what_it_is(path: Location) -> str:
     """Why no reader knows the file, to follow its name."""
     if path.is_dir():
         return "is a folder that is not an OME-Zarr image"
-    with path.open("rb") as file:
-        start = file.read(16)
+    start = open_source(path).read(0, 16)
     return f"is not a slide (its first bytes are {start!r})" if start else "is empty (0 bytes)"

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,14 @@ import zarr
 from tifffile import TiffFile, TiffPage
 
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
+from wsipipe.files import Location, locate
 from wsipipe.slides.identity import file_identity
 from wsipipe.slides.jpeg import JPEG_CODECS
 from wsipipe.slides.resolution import tiff_resolution
 from wsipipe.slides.slide import Level, Slide
-from wsipipe.slides.tiles import OpenFile, TiledImage, TileStore
+from wsipipe.slides.source import RemoteFile, as_file, open_source
+from wsipipe.slides.tiles import TiledImage, TileStore
+from wsipipe.urls import Url
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs is found and reported here, by file name
 
@@ -77,14 +79,11 @@ class TiffReader:
 
     name = "tiff"
 
-    def recognises(self, path: Path) -> bool:
+    def recognises(self, path: Location) -> bool:
         """Whether it is a file that begins as TIFF does."""
-        if path.is_dir():
-            return False
-        with path.open("rb") as file:
-            return file.read(4) in MAGIC
+        return not path.is_dir() and open_source(path).read(0, 4) in MAGIC
 
-    def open(self, path: Path) -> Slide:
+    def open(self, path: Location) -> Slide:
         """See `Reader.open`."""
         with _tifffile(path) as tiff:
             found = _find(path, tiff)
@@ -111,19 +110,19 @@ class TiffReader:
 
     def open_array(self, level: Level) -> zarr.Array[Any]:
         """See `Reader.open_array`."""
-        path = Path(level.path)
+        path = locate(level.path)
         if file_identity(path) != level.identity:
             raise SlideReadError(f"{path.name} is not the file that it was when it was opened; start again")
         with _tifffile(path) as tiff:
             image = _find(path, tiff).images[level.index]
-        return zarr.open_array(TileStore(OpenFile(path), image), mode="r", zarr_format=3)
+        return zarr.open_array(TileStore(open_source(path), image), mode="r", zarr_format=3)
 
 
 @contextmanager
-def _tifffile(path: Path) -> Iterator[TiffFile]:
+def _tifffile(path: Location) -> Iterator[TiffFile]:
     """The file as tifffile sees it; whatever goes wrong with that is a SlideError."""
     try:
-        with TiffFile(path, _multifile=False) as tiff:
+        with TiffFile(as_file(RemoteFile(path)) if isinstance(path, Url) else path, _multifile=False) as tiff:
             yield tiff
     except (SlideError, OSError):
         raise
@@ -131,7 +130,7 @@ def _tifffile(path: Path) -> Iterator[TiffFile]:
         raise SlideFormatError(f"{path.name} is a damaged TIFF ({type(err).__name__}: {err}); {WAY_OUT}") from err
 
 
-def _find(path: Path, tiff: TiffFile) -> Found:
+def _find(path: Location, tiff: TiffFile) -> Found:
     """Levels and associated images of the file, checked.
 
     Raises
@@ -169,7 +168,7 @@ def _find(path: Path, tiff: TiffFile) -> Found:
     return Found(tuple(images), series, tuple(associated), tuple(warnings))
 
 
-def _pages(path: Path, tiff: TiffFile) -> list[TiffPage]:
+def _pages(path: Location, tiff: TiffFile) -> list[TiffPage]:
     """The pages of the main chain of directories, each with its tags."""
     pages: list[TiffPage] = []
     offsets: set[int] = set()
@@ -190,7 +189,7 @@ def _pages(path: Path, tiff: TiffFile) -> list[TiffPage]:
     return pages
 
 
-def _levels_of_pages(path: Path, tiff: TiffFile, pages: list[TiffPage]) -> tuple[list[TiledImage], list[str]]:
+def _levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage]) -> tuple[list[TiledImage], list[str]]:
     """Levels and names of associated images, from the pages of a plain TIFF or SVS and from their SubIFDs."""
     base = max(pages, key=_area)
     _refuse_stack(path, tiff, base)
@@ -216,7 +215,7 @@ def _levels_of_pages(path: Path, tiff: TiffFile, pages: list[TiffPage]) -> tuple
     return [TiledImage((page,), ycc) for page in levels], associated
 
 
-def _refuse_stack(path: Path, tiff: TiffFile, base: TiffPage) -> None:
+def _refuse_stack(path: Location, tiff: TiffFile, base: TiffPage) -> None:
     """Refuse a file whose single directory stands for several images, as ImageJ and tifffile write them."""
     if not {"imagej", "shaped"} & tiff.flags:
         return
@@ -288,7 +287,7 @@ def _associated_name(page: TiffPage) -> str:
     return f"{named or 'image'} {_size(page)}"
 
 
-def _levels_of_series(path: Path, tiff: TiffFile) -> tuple[list[TiledImage], int, list[str]]:
+def _levels_of_series(path: Location, tiff: TiffFile) -> tuple[list[TiledImage], int, list[str]]:
     """Levels, number of their series, and names of associated images, where tifffile knows the format."""
     series = list(tiff.series)
     sizes = [prod(one.shape) for one in series]
@@ -304,7 +303,7 @@ def _levels_of_series(path: Path, tiff: TiffFile) -> tuple[list[TiledImage], int
     return levels, chosen, [f"{other.name or 'image'} {_size(other.keyframe)}" for other in others]
 
 
-def _image_of_series(path: Path, level: tifffile.TiffPageSeries) -> TiledImage:
+def _image_of_series(path: Location, level: tifffile.TiffPageSeries) -> TiledImage:
     """One level of one of tifffile's series: a page, or one page per channel.
 
     Raises
@@ -324,7 +323,7 @@ def _image_of_series(path: Path, level: tifffile.TiffPageSeries) -> TiledImage:
     )
 
 
-def _refuse_series(path: Path, axes: str, shape: tuple[int, ...]) -> Any:
+def _refuse_series(path: Location, axes: str, shape: tuple[int, ...]) -> Any:
     """Raise the error for a series that is not one image."""
     sizes = ", ".join(f"{axis} {size}" for axis, size in zip(axes, shape, strict=True))
     raise SlideFormatError(
@@ -333,7 +332,7 @@ def _refuse_series(path: Path, axes: str, shape: tuple[int, ...]) -> Any:
     )
 
 
-def _check_kind(path: Path, page: TiffPage) -> None:
+def _check_kind(path: Location, page: TiffPage) -> None:
     """Refuse pixels that are not grey, RGB or RGBA of 8 or 16 bit, upright, whatever the file's layout.
 
     Raises
@@ -368,7 +367,7 @@ def _check_kind(path: Path, page: TiffPage) -> None:
             raise SlideFormatError(f"{path.name} has {tag} {value}; wsipipe reads {allowed}; {CONVERT}")
 
 
-def _count_empty(path: Path, image: TiledImage, file_bytes: int) -> tuple[int, int]:
+def _count_empty(path: Location, image: TiledImage, file_bytes: int) -> tuple[int, int]:
     """How many of the tiles have no data, and how many there are; nothing is read or allocated for it.
 
     Raises
@@ -406,7 +405,7 @@ def _count_empty(path: Path, image: TiledImage, file_bytes: int) -> tuple[int, i
     return empty, total
 
 
-def _probe(path: Path, image: TiledImage) -> None:
+def _probe(path: Location, image: TiledImage) -> None:
     """Decode one tile, so that a file which can not be decoded is found before work is planned on it.
 
     Raises
@@ -418,14 +417,14 @@ def _probe(path: Path, image: TiledImage) -> None:
         return
     page = image.pages[0]
     number = next(i for i, count in enumerate(page.databytecounts) if count and page.dataoffsets[i])
-    data = OpenFile(path).read(int(page.dataoffsets[number]), int(page.databytecounts[number]))
+    data = open_source(path).read(int(page.dataoffsets[number]), int(page.databytecounts[number]))
     try:
         image.decode(page, number, data)
     except SlideReadError as err:
         raise SlideReadError(f"{path.name} can not be decoded: {err} ({_codec(page)}); {WAY_OUT}") from err
 
 
-def _level(path: Path, index: int, identity: str, image: TiledImage, base: TiledImage, mpp: float | None) -> Level:
+def _level(path: Location, index: int, identity: str, image: TiledImage, base: TiledImage, mpp: float | None) -> Level:
     """What is said of one level."""
     page, largest = image.pages[0], base.pages[0]
     downsample = (largest.imagelength / page.imagelength + largest.imagewidth / page.imagewidth) / 2
@@ -452,7 +451,7 @@ def _codec(page: TiffPage) -> str:
     return str(getattr(page.compression, "name", page.compression)).lower()
 
 
-def _stem(path: Path) -> str:
+def _stem(path: Location) -> str:
     """The file's name without its suffix, and without ``.ome`` before it."""
     stem = path.stem
     return stem[:-4] if stem.lower().endswith(".ome") else stem

@@ -3,7 +3,7 @@
 tifffile's own Zarr store decodes with the same functions, but hands out what can not be right: libjpeg
 fills the rest of a truncated tile with grey and OpenJPEG with whatever, both without an error; a
 tile missing from the offsets reads as zeros; one lock serialises all reads. So this store checks that every
-tile is whole before and after it is decoded, and reads with `os.pread`, which needs no lock.
+tile is whole before and after it is decoded, and reads from a `Source`, which needs no lock.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ import asyncio
 import itertools
 import json
 import math
-import os
 import sys
 import threading
 import time
-import weakref
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -33,6 +30,7 @@ from zarr.abc.store import ByteRequest, Store
 from wsipipe.errors import SlideReadError
 from wsipipe.events import Spent
 from wsipipe.slides.jpeg import what_is_missing
+from wsipipe.slides.source import Source
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -45,24 +43,6 @@ ONE_READ_BYTES, NARROW = 2**20, 16
 """Uncompressed rows are read together up to so many bytes, unless less than 1 / `NARROW` of them is wanted."""
 Memory = npt.NDArray[np.uint8]
 """Bytes to read pixels into, one axis."""
-
-
-class OpenFile:
-    """A file descriptor that is closed with the last reference to it, and can be read by many threads at once."""
-
-    def __init__(self, path: Path) -> None:
-        self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-        self.close = weakref.finalize(self, os.close, self.fd)
-
-    def read(self, offset: int, count: int) -> bytes:
-        """``count`` bytes from ``offset``; fewer only at the end of the file."""
-        data = os.pread(self.fd, count, offset)
-        while 0 < len(data) < count:  # a network file system may give less than asked for
-            more = os.pread(self.fd, count - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-        return data
 
 
 @dataclass(frozen=True)
@@ -183,6 +163,7 @@ class Keep:
 
 
 NONE_KEPT = Keep(0, 0)
+NOTHING: Mapping[int, bytes] = {}
 Tile = npt.NDArray[Any] | None
 """Decoded pixels, or None for one that the file left out."""
 
@@ -232,6 +213,9 @@ class KeptTiles:
         with self._lock:
             self._bytes -= self._tiles.pop(key, (None, 0))[1]
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._tiles
+
     def __len__(self) -> int:
         return len(self._tiles)
 
@@ -244,7 +228,7 @@ KEPT = KeptTiles()
 class TileStore(Store):
     """The Zarr store, read-only, that gives the tiles of one `TiledImage`."""
 
-    def __init__(self, file: OpenFile, image: TiledImage) -> None:
+    def __init__(self, file: Source, image: TiledImage) -> None:
         super().__init__(read_only=True)
         self.file, self.image = file, image
         self._number = next(_numbers)
@@ -255,8 +239,10 @@ class TileStore(Store):
     def __reduce__(self) -> NoReturn:
         raise TypeError("an open file can not be pickled; pickle the Level and open it again")
 
-    def read_tile(self, chunk: tuple[int, ...], spent: Spent) -> Tile:
+    def read_tile(self, chunk: tuple[int, ...], spent: Spent, ahead: Mapping[int, bytes] = NOTHING) -> Tile:
         """The pixels of ``chunk``, or None if the file says that it left the tile out; adds its time to ``spent``.
+
+        Its data are taken from ``ahead``, which has them by their offset, if they are there.
 
         Raises
         ------
@@ -271,7 +257,7 @@ class TileStore(Store):
         if offset == 0 or count == 0:
             return None
         started = time.perf_counter()
-        data = self.file.read(offset, count)
+        data = ahead[offset] if offset in ahead else self.file.read(offset, count)
         read = time.perf_counter()
         spent.read += read - started
         if len(data) < count:
@@ -350,18 +336,27 @@ class TileStore(Store):
         start, end = where[across].start, where[across].stop
         before = start + keep.overlap_px if start > 0 else 0
         behind = end - keep.overlap_px if end < image.shape[across] else math.inf
-        for overlaps in itertools.product(*map(_overlaps, where, image.chunks)):
-            chunk, here, of = zip(*overlaps, strict=True)
+        overlaps = [tuple(zip(*each, strict=True)) for each in itertools.product(*map(_overlaps, where, image.chunks))]
+        with spent.on("read"):
+            ahead = self._fetch([chunk for chunk, _, _ in overlaps])
+        for chunk, here, of in overlaps:
             first = chunk[across] * image.chunks[across]
             shared = first < before or first + image.chunks[across] > behind
             tile = KEPT.get(
                 (self._number, chunk),
-                partial(self.read_tile, chunk, spent),
+                partial(self.read_tile, chunk, spent, ahead),
                 size=image.tile_bytes,
                 most=keep.most_bytes if shared else 0,
             )
             pixels[here] = image.fill if tile is None else tile.reshape(image.chunks)[of]
         return pixels
+
+    def _fetch(self, chunks: Iterable[tuple[int, ...]]) -> Mapping[int, bytes]:
+        """The data of those of ``chunks`` that are not kept, by their offset, where it is quicker to ask for all at once."""
+        places = [self.image.locate(chunk) for chunk in chunks if (self._number, chunk) not in KEPT]
+        wanted = {int(page.dataoffsets[number]): int(page.databytecounts[number]) for page, number in places}
+        there = [(offset, count) for offset, count in wanted.items() if offset and count]
+        return self.file.ahead([offset for offset, _ in there], [count for _, count in there])
 
     def metadata(self) -> bytes:
         """The document ``zarr.json`` of the array."""

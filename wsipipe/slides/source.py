@@ -1,0 +1,134 @@
+"""The bytes of a slide's file, on a disk or behind a URL, for many threads at once."""
+
+from __future__ import annotations
+
+import io
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from wsipipe.files import Location
+from wsipipe.urls import Url
+
+WINDOW_BYTES = 2**15
+"""What is fetched at once of a file's description, which lies here and there in it."""
+MOST_WINDOWS = 256
+"""Kept in memory, 8 MiB: a file is opened when it is planned, and again in each process that reads it."""
+
+
+class Source(Protocol):
+    """A file that was opened."""
+
+    size: int
+    """In bytes."""
+
+    def read(self, offset: int, count: int) -> bytes:
+        """``count`` bytes from ``offset``; fewer only at the end of the file.
+
+        Raises
+        ------
+        OSError
+            If they can not be read.
+        """
+        ...
+
+    def ahead(self, offsets: Sequence[int], counts: Sequence[int]) -> Mapping[int, bytes]:
+        """The bytes that will be wanted, by their offset, where it is quicker to have them at once; else nothing."""
+        ...
+
+
+def open_source(path: Location) -> Source:
+    """The file at ``path``.
+
+    Raises
+    ------
+    OSError
+        If it is not there, or can not be read.
+    """
+    return RemoteFile(path) if isinstance(path, Url) else OpenFile(path)
+
+
+class OpenFile:
+    """A file descriptor that is closed with the last reference to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        self.close = weakref.finalize(self, os.close, self.fd)
+        self.size = os.fstat(self.fd).st_size
+
+    def read(self, offset: int, count: int) -> bytes:
+        """See `Source.read`."""
+        data = os.pread(self.fd, count, offset)
+        while 0 < len(data) < count:  # a network file system may give less than asked for
+            more = os.pread(self.fd, count - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def ahead(self, offsets: Sequence[int], counts: Sequence[int]) -> Mapping[int, bytes]:  # noqa: ARG002
+        """Nothing: the system reads ahead."""
+        return {}
+
+
+class RemoteFile:
+    """A file behind a URL, as it was when it was opened; its parts are asked for by range requests."""
+
+    def __init__(self, url: Url) -> None:
+        head = url.head()
+        self.url, self.size = url, int(head["size"])
+        self.version = f"{head['e_tag']} {head['last_modified']} {self.size}"
+        """Another one is another file."""
+
+    def read(self, offset: int, count: int) -> bytes:
+        """See `Source.read`."""
+        count = min(count, self.size - offset)
+        return self.url.read_ranges([offset], [count])[0] if count > 0 else b""
+
+    def ahead(self, offsets: Sequence[int], counts: Sequence[int]) -> Mapping[int, bytes]:
+        """See `Source.ahead`: several requests at a time, and one for ranges that are close."""
+        return dict(zip(offsets, self.url.read_ranges(offsets, counts), strict=True))
+
+
+def as_file(source: RemoteFile) -> io.BufferedReader:
+    """``source`` for those who seek and read in it."""
+    return io.BufferedReader(_Windows(source), WINDOW_BYTES)
+
+
+class _Windows(io.RawIOBase):
+    def __init__(self, source: RemoteFile) -> None:
+        self._source, self._at = source, 0
+        self.name = source.url.name
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        number, start = divmod(self._at, WINDOW_BYTES)
+        if self._at >= self._source.size:
+            return 0
+        data = _window(self._source.url, self._source.version, number)[start : start + len(buffer)]
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+@lru_cache(maxsize=MOST_WINDOWS)
+def _window(url: Url, version: str, number: int) -> bytes:
+    """``WINDOW_BYTES`` of the file that ``version`` tells from those that were at ``url`` before."""
+    size = int(version.rpartition(" ")[2])
+    start = number * WINDOW_BYTES
+    return url.read_ranges([start], [min(WINDOW_BYTES, size - start)])[0]
