@@ -17,7 +17,8 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"
 # From the ground up. A layer may import those below it, and itself where it is one folder.
 LAYERS = [
     {"errors", "events", "version"},
-    {"files", "tables"},
+    {"tables", "urls"},
+    {"files"},
     {"geometry"},
     {"slides", "labels"},
     {"model", "tissue", "evaluation"},
@@ -36,7 +37,8 @@ HOMES = {
     "safetensors": {"model", "training"},
     "dask": {"pipeline"},
     "distributed": {"pipeline"},
-    "zarr": {"slides", "labels", "report", "demo"},
+    "zarr": {"files", "slides", "labels", "report", "demo"},
+    "obstore": {"urls"},
     "tifffile": {"slides", "labels", "demo"},
     "imagecodecs": {"slides", "report", "demo"},
     "click": {"cli"},

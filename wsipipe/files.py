@@ -21,9 +21,11 @@ MAKE_ROOM = "make room, or use another -o"
 COPIES = 16
 """Objects of a bucket that are copied at the same time."""
 Location = Path | Url
+Named = str | os.PathLike[str] | Url
+"""What a user names a file or folder by."""
 
 
-def locate(text: str | os.PathLike[str] | Url) -> Location:
+def locate(text: Named) -> Location:
     """Where ``text`` is: a path, also that of a ``file://``, or a URL.
 
     Raises
@@ -36,10 +38,15 @@ def locate(text: str | os.PathLike[str] | Url) -> Location:
     return Path(unquote(urlsplit(str(text)).path)) if str(text).startswith("file://") else Url(str(text))
 
 
-def absolute(text: str | os.PathLike[str] | Url) -> Location:
+def absolute(text: Named) -> Location:
     """As `locate`, a path from the root and without ``..``, so that a file has one name; links are left alone."""
     here = locate(text)
     return here if isinstance(here, Url) else Path(os.path.abspath(here))  # noqa: PTH100 - Path.absolute keeps ".."
+
+
+def one_name(here: Location) -> str:
+    """What all names of one file have in common: the path without links, or the URL."""
+    return str(here) if isinstance(here, Url) else os.path.realpath(here)
 
 
 def write_whole(path: Location, blob: bytes, *, kind: str = "", way_out: str = MAKE_ROOM, shared: bool = False) -> None:

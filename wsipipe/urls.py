@@ -154,6 +154,10 @@ class Url:
         OSError
             If that can not be told.
         """
+        return ((row["path"], row["size"]) for row in self.rows())
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """As `files`: ``path``, after this one, ``size`` and ``last_modified`` of each."""
         import obstore
 
         if not self.lists:
@@ -163,7 +167,7 @@ class Url:
             for chunk in obstore.list(self._host, prefix=self._key or None):
                 for row in chunk:
                     if row["path"].startswith(start):
-                        yield row["path"].removeprefix(start), row["size"]
+                        yield {**row, "path": row["path"].removeprefix(start)}
 
     def iterdir(self) -> Iterator[Url]:
         """What is in this folder; those within it too."""
@@ -220,9 +224,7 @@ class Url:
         if not starts:
             return []
         with self._as_os_error():
-            found = obstore.get_ranges(
-                self._host, self._key, starts=starts, lengths=counts, coalesce=COALESCE_BYTES
-            )
+            found = obstore.get_ranges(self._host, self._key, starts=starts, lengths=counts, coalesce=COALESCE_BYTES)
             return list(map(bytes, found))
 
     def write_bytes(self, blob: bytes) -> None:
@@ -239,9 +241,9 @@ class Url:
             again(lambda: obstore.put(self._host, self._key, blob))
 
     def put_if(self, blob: bytes, e_tag: str | None) -> str | None:
-        """Put ``blob`` there if ``e_tag`` is what is there now, or if it is None and nothing is; its new e_tag, or None.
+        """Put ``blob`` there if ``e_tag`` is what is there now, or None and nothing is; the new e_tag, or None.
 
-        It is None too where an answer was lost, and the ``blob`` that is there is this one: look.
+        It is None too where the ``blob`` was put there, and the answer was lost.
 
         Raises
         ------
@@ -305,9 +307,9 @@ class Url:
 
 @lru_cache(maxsize=256)
 def connect(url: str, seconds: float) -> ObjectStore:
-    """All that is below ``url``, whose requests take ``seconds`` at most; one of each in a process, for its connections.
+    """All that is below ``url``, whose requests take ``seconds`` at most: one in a process, for its connections.
 
-    Requests that only read are made again by it.
+    It makes requests again that only read.
     """
     from obstore.store import from_url
 

@@ -7,11 +7,11 @@
         0/ 1/ 2/ ...            uint8 (y, x); one shard a block, chunks of at most 512 px
         probabilities/0/        uint8 (class, y, x) = round(255 p), where asked for
 
-While it is being made it is called ``case-17.zarr.partial``; in a bucket, where nothing is renamed, it is copied from there
-to its name in the end, the root's document last. Its metadata follow from a `StoreSpec` alone,
-byte for byte, so that mending them is writing them again; only ``run``, how the run went that finished it, is
-added in the end. Every file appears whole, by rename, and every shard is written once, by one task; a block
-without objects too, in a few hundred bytes.
+While it is being made it is called ``case-17.zarr.partial``; in a bucket, where nothing is renamed, it is copied from
+there to its name in the end, the root's document last. Its metadata follow from a `StoreSpec` alone, byte for byte, so
+that mending them is writing them again; only ``run``, how the run went that finished it, is added in the end. Every
+file appears whole, by rename or as an object, and every shard is written once, by one task; a block without objects
+too, in a few hundred bytes.
 
 Source: https://ngff.openmicroscopy.org/0.5/
 """
@@ -22,7 +22,6 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from math import prod
 from pathlib import Path
@@ -162,7 +161,7 @@ def read_record(path: str) -> Record | None:
 
 
 def _is_debris(path: str) -> bool:
-    """Whether there is nothing at ``path``, or what a writer left that was killed before there was a root's document."""
+    """Whether there is nothing at ``path``, or what a writer left that was killed before the root's document."""
     folder = locate(path)
     if isinstance(folder, Url):  # killed while it copied from the unfinished store to its name, or removed either
         return not folder.is_dir() or path.endswith(PARTIAL) or (locate(path + PARTIAL) / ROOT).is_file()

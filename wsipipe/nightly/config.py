@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from wsipipe.errors import BundleError, MachineError, UsageError
+from wsipipe.files import Location, locate
 from wsipipe.geometry.grid import Grid, fit_sizes
 from wsipipe.inference.devices import TORCH
 from wsipipe.model.bundle import read_bundle_info
 from wsipipe.pipeline.config import BLOCK_PX, CORE_PX, DEFAULT_BUNDLE, KINDS, RunConfig, Site, check_config
 from wsipipe.pipeline.machine import size_bytes
 from wsipipe.tables import Place, TableError, line_of, parse_table, read_toml
+from wsipipe.urls import is_url
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -79,9 +81,9 @@ class NightConfig:
     """A night; paths are relative to its file."""
 
     inbox: tuple[str, ...]
-    """Folders, files or patterns of slides. Nothing in them is ever written, moved or deleted."""
+    """Folders, files or patterns of slides, or their URLs. Nothing in them is ever written, moved or deleted."""
     out: str
-    """Folder of the stores."""
+    """Folder of the stores, or its URL."""
     report: str | None = None
     """Folder of ``report.html``, ``report.json`` and ``history.jsonl``; by default ``reports`` in ``out``."""
     model: str | None = None
@@ -120,13 +122,13 @@ class Night:
     reserve_bytes: int
 
     def place(self, text: str) -> str:
-        """A path of the configuration, absolute."""
-        return str(self.path.parent / text)
+        """A path of the configuration, absolute, or a URL."""
+        return text if is_url(text) else str(self.path.parent / text)
 
     @property
-    def report(self) -> Path:
+    def report(self) -> Location:
         """Folder of the reports."""
-        return Path(self.place(self.config.report or f"{self.config.out}/reports"))
+        return locate(self.place(self.config.report or f"{self.config.out.rstrip('/')}/reports"))
 
     def ends(self, now: float) -> float | None:
         """When it is to end, in seconds since the epoch, if it begins ``now``; None if nothing says so."""
@@ -139,7 +141,7 @@ class Night:
         end = start.replace(hour=hour, minute=minute, second=0, microsecond=0)
         return (end if end > start else end + timedelta(days=1)).timestamp()
 
-    def options(self, slide: Path) -> RunConfig:
+    def options(self, slide: Location) -> RunConfig:
         """How ``slide`` is to be run."""
         one = next(
             (t for t in self.config.slides if any(fnmatchcase(n, t.match) for n in (slide.name, str(slide)))), None
@@ -210,9 +212,10 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
     if not config.inbox:
         yield ("inbox",), "inbox names no folder, file or pattern"
     for text in config.inbox:
-        root = Path(night.place(text if not glob.has_magic(text) else re.split(r"[*?\[]", text)[0].rpartition("/")[0]))
-        if not root.exists():
-            yield ("inbox",), f"inbox {text}: there is no {root}"
+        yield from ((("inbox",), problem) for problem in _inbox_problems(night, text))
+    for name in ("metrics", "log"):
+        if is_url(getattr(config, name) or ""):
+            yield (name,), f"{name} is a file of this machine, not a URL"
     if config.until is not None and config.duration is not None:
         yield ("duration",), "until and duration both say when it ends; give one"
     if config.retries < 1:
@@ -227,6 +230,19 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
         size = "block" if config.run.tile is None else "tile"
         models = dict.fromkeys([night.run_config().bundle, *(night.run_config(one).bundle for one in config.slides)])
         yield from _failing([(("run", size), partial(_check_sizes, model, config.run)) for model in models])
+
+
+def _inbox_problems(night: Night, text: str) -> Iterator[str]:
+    """Why nothing can be found in an inbox."""
+    plain = text if not glob.has_magic(text) else re.split(r"[*?\[]", text)[0].rpartition("/")[0]
+    try:
+        root = locate(night.place(plain))
+        if not (root.exists() if isinstance(root, Path) else root.is_dir() or not root.lists or root.is_file()):
+            yield f"inbox {text}: there is no {root}"
+    except UsageError as err:
+        yield str(err)
+    except OSError as err:
+        yield f"inbox {text} can not be reached: {err.strerror or err}"
 
 
 def _failing(checks: Iterable[tuple[Place, Callable[[], object]]]) -> Iterator[tuple[Place, str]]:

@@ -13,7 +13,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from wsipipe.files import make_folder, write_whole
+from wsipipe.files import Location, make_folder, write_whole
+from wsipipe.urls import Url
 
 FOLDER = ".failed"
 SAME_NIGHT_SECONDS = 4 * 3600
@@ -40,10 +41,10 @@ class Failure:
 class Failures:
     """Those of the slides whose stores are in ``out``, under the configuration of ``digest``."""
 
-    def __init__(self, out: Path, digest: str) -> None:
+    def __init__(self, out: Location, digest: str) -> None:
         self._folder, self._digest = out / FOLDER, digest
 
-    def of(self, slide: Path) -> Failure | None:
+    def of(self, slide: Location) -> Failure | None:
         """What is known of ``slide`` as it is now, if it failed."""
         try:
             row = json.loads(self._file(slide).read_bytes())
@@ -53,7 +54,7 @@ class Failures:
         same = (failure.version, failure.config) == (version_of(slide), self._digest)
         return failure if same else None
 
-    def add(self, slide: Path, message: str, now: float) -> Failure:
+    def add(self, slide: Location, message: str, now: float) -> Failure:
         """Note that ``slide`` failed ``now``, and say how often it has.
 
         Raises
@@ -70,25 +71,36 @@ class Failures:
         write_whole(self._file(slide), json.dumps(asdict(failure)).encode(), shared=True)
         return failure
 
-    def forget(self, slide: Path) -> None:
+    def forget(self, slide: Location) -> None:
         """Note that ``slide`` did not fail."""
         with suppress(OSError):  # as good as always there is none
             self._file(slide).unlink()
 
-    def _file(self, slide: Path) -> Path:
-        return self._folder / f"{hashlib.sha256(os.fsencode(slide)).hexdigest()[:16]}.json"
+    def _file(self, slide: Location) -> Location:
+        return self._folder / f"{hashlib.sha256(os.fsencode(str(slide))).hexdigest()[:16]}.json"
 
 
-def version_of(slide: Path) -> tuple[int, int]:
+@dataclass(frozen=True)
+class Stat:
+    """What is known of a file or folder without a look into it."""
+
+    size: int
+    modified_ns: int
+    """When its content changed, as copying tools set it, too."""
+    changed: float
+    """When it, or its entry, changed, in seconds since the epoch."""
+
+
+def version_of(slide: Location) -> tuple[int, int]:
     """Size and time of last change, in ns, of the file, or of all in the folder; zeros where there is none."""
     try:
         stats = list(stats_of(slide))
     except OSError:
         return 0, 0
-    return sum(there.st_size for there in stats), max(there.st_mtime_ns for there in stats)
+    return sum(there.size for there in stats), max(there.modified_ns for there in stats)
 
 
-def stats_of(slide: Path) -> Iterator[os.stat_result]:
+def stats_of(slide: Location) -> Iterator[Stat]:
     """Of the file, or of the folder and of each file and folder in it; of a link that leads nowhere its own.
 
     Raises
@@ -96,7 +108,16 @@ def stats_of(slide: Path) -> Iterator[os.stat_result]:
     OSError
         If it is gone, or one of them goes meanwhile.
     """
-    yield slide.stat() if slide.exists() else slide.lstat()
+    if isinstance(slide, Url):
+        for row in [slide.head()] if slide.is_file() else list(slide.rows()) or [slide.head()]:
+            at = row["last_modified"].timestamp()
+            yield Stat(row["size"], round(at * 1e9), at)
+        return
+    yield _stat(slide.stat() if slide.exists() else slide.lstat())
     for folder, folders, files in os.walk(slide):
         for name in (*folders, *files):
-            yield Path(folder, name).lstat()
+            yield _stat(Path(folder, name).lstat())
+
+
+def _stat(there: os.stat_result) -> Stat:
+    return Stat(there.st_size, there.st_mtime_ns, max(there.st_mtime, there.st_ctime))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Iterable
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from wsipipe.errors import BundleError, MachineError, OutputError, UsageError, WsipipeError
 from wsipipe.events import Listener, Warned, ignore
+from wsipipe.files import Location, locate, one_name
 from wsipipe.inference.tuning import recall
 from wsipipe.model.bundle import BundleInfo, read_bundle_info
 from wsipipe.nightly.config import Night
@@ -50,7 +50,7 @@ class Group:
 
     config: RunConfig
     bundle: BundleInfo
-    slides: dict[Path, tuple[int, int]]
+    slides: dict[Location, tuple[int, int]]
     """Each with the size and time of change that its file had."""
 
 
@@ -140,7 +140,7 @@ def tell(night: Night, report: NightReport, listener: Listener) -> None:
 
 def look(night: Night, now: float) -> Found:
     """What is in the inboxes of ``night``, each slide once; files are looked at, none is opened."""
-    failures = Failures(Path(night.place(night.config.out)), night.digest)
+    failures = Failures(locate(night.place(night.config.out)), night.digest)
     groups: dict[tuple[str | None, float | None], Group] = {}
     left: list[SlideReport] = []
     for slide in slides_in(night):
@@ -164,27 +164,27 @@ def look(night: Night, now: float) -> Found:
     return Found(tuple(groups.values()), tuple(left))
 
 
-def slides_in(night: Night) -> list[Path]:
+def slides_in(night: Night) -> list[Location]:
     """The slides in the inboxes, each once; an inbox that is empty has none."""
-    found: dict[str, Path] = {}
+    found: dict[str, Location] = {}
     for text in night.config.inbox:
         try:
             slides = expand([night.place(text)])
         except UsageError:  # nothing matches: an empty night
             continue
         for slide in slides:
-            found.setdefault(os.path.realpath(slide), slide)
+            found.setdefault(one_name(slide), slide)
     return list(found.values())
 
 
-def seconds_left_alone(slide: Path, now: float) -> float:
+def seconds_left_alone(slide: Location, now: float) -> float:
     """How long nothing of ``slide``, a file or a folder, was changed; 0 for one that is gone again.
 
     The time of a file's entry counts as well as that of its content, which copying tools set to the original's. Times
     in the future are those of another clock, and say nothing.
     """
     try:
-        latest = max(max(there.st_mtime, there.st_ctime) for there in stats_of(slide))
+        latest = max(there.changed for there in stats_of(slide))
     except OSError:
         return 0.0
     return now - latest if latest <= now else float("inf")
@@ -239,8 +239,8 @@ def _rest(
 
 def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop: Stop) -> SlideReport:
     """The row of the report for ``slide``; a failure is noted, and one that is none any more forgotten."""
-    failures = Failures(Path(group.config.out), night.digest)
-    path, status, message, attempts = Path(slide.slide), STATUS[slide.status], slide.message, 0
+    failures = Failures(locate(group.config.out), night.digest)
+    path, status, message, attempts = locate(slide.slide), STATUS[slide.status], slide.message, 0
     never_opened = slide.status == outcomes.FAILED and slide.store is None
     if stop.why and slide.message == stop.why:  # not the slide's fault
         status = reports.OPEN
@@ -266,7 +266,7 @@ def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop:
     )
 
 
-def _count(failures: Failures, slide: Path, message: str, now: float, listener: Listener) -> int:
+def _count(failures: Failures, slide: Location, message: str, now: float, listener: Listener) -> int:
     """In how many nights ``slide`` failed, with this one; where that can not be kept it is said, and is the first."""
     try:
         return failures.add(slide, message, now).attempts

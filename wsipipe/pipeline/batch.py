@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from distributed import Client
 
 from wsipipe.errors import MachineError
 from wsipipe.events import ClusterReady, Listener, RunStarted, SlideFailed, SlideSkipped, Warned, ignore
-from wsipipe.files import locate, make_folder
+from wsipipe.files import Named, locate, make_folder
 from wsipipe.inference.pool import load_pool, release_pool
 from wsipipe.inference.tuning import correct
 from wsipipe.labels.store import discard_replaced
@@ -28,18 +27,18 @@ from wsipipe.pipeline.tune import ask_here, tune
 
 
 def run(
-    slides: Sequence[str | os.PathLike[str]],
+    slides: Sequence[Named],
     config: RunConfig | None = None,
     listener: Listener = ignore,
     *,
     limits: Limits = NO_LIMITS,
 ) -> RunSummary:
-    """Segment ``slides`` (files, folders, patterns) into ``config.out``; slides that are done are skipped.
+    """Segment ``slides`` (files, folders, patterns, URLs) into ``config.out``; slides that are done are skipped.
 
     Parameters
     ----------
     slides
-        Paths of slides, of folders of slides, or patterns.
+        Paths or URLs of slides, of folders of slides, or patterns.
     config
         What to use and where to write.
     listener
@@ -63,7 +62,7 @@ def run(
 
 
 def _run(
-    slides: Sequence[str | os.PathLike[str]],
+    slides: Sequence[Named],
     config: RunConfig,
     outcomes: Outcomes,
     workers: Workers | None,

@@ -282,7 +282,7 @@ class Workers:
                 more = f", and {len(unseen) - 1} more" if len(unseen) > 1 else ""
                 raise MachineError(
                     f"worker {address} on {self._facts[address].host} does not see {unseen[0]}{more}; "
-                    "slides and results have to be in a folder that all workers share, or in a bucket that they may read and write"
+                    "slides and results have to be in a folder that all workers share, or in a bucket"
                 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from wsipipe.errors import MemoryLimitError, OutputError, SlideError, StoreError, UsageError
-from wsipipe.files import Location, locate
+from wsipipe.files import Location, Named, locate
 from wsipipe.labels.store import PARTIAL, STORE, Record, read_record
 from wsipipe.pipeline.config import RunConfig, Setup, Site, check_config
 from wsipipe.pipeline.machine import RUNTIME_BYTES, default_threads, loaded_bytes, weight_bytes
@@ -65,7 +65,7 @@ class RunPlan:
         return self.base_bytes + plan.memory_bytes(self.threads)
 
 
-def plan_run(slides: Sequence[str | os.PathLike[str]], config: RunConfig, site: Site | None = None) -> RunPlan:
+def plan_run(slides: Sequence[Named], config: RunConfig, site: Site | None = None) -> RunPlan:
     """What `run` would do at ``site``, by default in this process: reads headers only, writes nothing.
 
     Raises

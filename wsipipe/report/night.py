@@ -15,10 +15,11 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from wsipipe.errors import OutputError, UsageError
+from wsipipe.files import Location
+from wsipipe.urls import Url
 
 DONE, FAILED, SKIPPED, SET_ASIDE = "done", "failed", "skipped", "set aside"
 WAITING, TAKEN, OPEN = "waiting", "taken", "open"
@@ -182,7 +183,7 @@ def report_as_json(report: NightReport) -> bytes:
     return (json.dumps(plain(document), indent=2) + "\n").encode()
 
 
-def read_report(path: Path) -> NightReport:
+def read_report(path: Location) -> NightReport:
     """The report that `report_as_json` wrote to ``path``.
 
     Raises
@@ -206,7 +207,7 @@ def read_report(path: Path) -> NightReport:
         raise UsageError(f"{path} is not the report of a night ({type(err).__name__}: {err})") from err
 
 
-def append_history(path: Path, night: NightSummary) -> None:
+def append_history(path: Location, night: NightSummary) -> None:
     """Add the line of ``night`` to the file at ``path``; what stands there stays, a line that a crash tore too.
 
     Raises
@@ -216,6 +217,9 @@ def append_history(path: Path, night: NightSummary) -> None:
     """
     line = json.dumps(plain(asdict(night))).encode() + b"\n"
     try:
+        if isinstance(path, Url):
+            _append_behind(path, line)
+            return
         with path.open("a+b", buffering=0) as file:
             end = file.seek(0, 2)
             file.seek(max(0, end - 1))
@@ -225,7 +229,15 @@ def append_history(path: Path, night: NightSummary) -> None:
         raise OutputError(f"{path} can not be written: {err.strerror or err}; make room, or use another -o") from err
 
 
-def read_history(path: Path) -> tuple[NightSummary, ...]:
+def _append_behind(url: Url, line: bytes) -> None:
+    """Write all of it again, unless another wrote meanwhile; then what that one wrote too."""
+    written = None
+    while written is None:
+        before, e_tag = url.read_tagged() or (b"", None)
+        written = "" if before.endswith(line) else url.put_if(before + line, e_tag)
+
+
+def read_history(path: Location) -> tuple[NightSummary, ...]:
     """The nights of the file at ``path``, from old to new, without lines that a crash tore.
 
     A night that was reported again is there once, as it was told last.

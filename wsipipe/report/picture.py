@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, prod
-from pathlib import Path
 from typing import Any, TypeVar
 
 import imagecodecs
@@ -25,6 +24,7 @@ import numpy.typing as npt
 import zarr
 
 from wsipipe.errors import SlideFormatError, StoreError, WsipipeError
+from wsipipe.files import locate, zarr_store
 from wsipipe.geometry.grid import Box, boxes
 from wsipipe.slides.reading import read_box
 from wsipipe.slides.slide import Level, Slide, open_slide
@@ -160,7 +160,7 @@ def _try(make: Callable[[], T], failure: str, notes: list[str]) -> T | None:
 
 def _open(store: str) -> _Store:
     """Read the metadata of ``store``; raises all sorts on what is no store."""
-    group = zarr.open_group(store if "://" in store else Path(store), mode="r")
+    group = zarr.open_group(zarr_store(locate(store)), mode="r")
     ours: Any = group.attrs["wsipipe"]
     label: Any = group.attrs["ome"]
     colors = {row["label-value"]: bytes(row["rgba"][:3]).hex() for row in label["image-label"]["colors"]}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from wsipipe.files import make_folder, write_whole
+from wsipipe.files import Location, make_folder, write_whole
 from wsipipe.report.night import (
     DONE,
     SKIPPED,
@@ -21,7 +19,7 @@ MAX_PICTURES = 1000
 """Of a page, which has 27 MB of them then; slides that were done in this night come first."""
 
 
-def write_report(report: NightReport, folder: Path) -> Path:
+def write_report(report: NightReport, folder: Location) -> Location:
     """Write ``report`` into ``folder``: JSON, a line of the history, and the page; the page's path.
 
     Each is whole or not there, and what programs read is written first: no picture can lose it.

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from wsipipe.errors import UsageError
-from wsipipe.files import Location, absolute, locate
+from wsipipe.files import Location, Named, absolute, locate, one_name
 from wsipipe.slides.omezarr import is_labels, is_zarr
 from wsipipe.urls import Url
 
@@ -17,7 +17,7 @@ SUFFIXES = (".svs", ".svslide", ".tif", ".tiff", ".ndpi", ".scn", ".bif", ".btf"
 """What a slide in a folder may be called, in lower case; a file that is named itself may be called anything."""
 
 
-def expand(paths: Sequence[str | os.PathLike[str] | Location]) -> list[Location]:
+def expand(paths: Sequence[Named]) -> list[Location]:
     """The slides that ``paths`` name, each once, in the order given.
 
     A pattern gives the files that match it, sorted; a folder that is not itself an OME-Zarr slide
@@ -33,11 +33,11 @@ def expand(paths: Sequence[str | os.PathLike[str] | Location]) -> list[Location]
     for text in [paths] if isinstance(paths, str | os.PathLike | Url) else paths:
         for path in _matching(text):
             for slide in _slides_in(path):
-                found.setdefault(str(slide) if isinstance(slide, Url) else os.path.realpath(slide), slide)
+                found.setdefault(one_name(slide), slide)
     return list(found.values())
 
 
-def _matching(given: str | os.PathLike[str] | Location) -> Sequence[Location]:
+def _matching(given: Named) -> Sequence[Location]:
     """The paths that ``given`` stands for, absolute: itself, or what matches it as a pattern."""
     here = locate(given)
     if isinstance(here, Url):

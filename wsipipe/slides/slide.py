@@ -6,13 +6,12 @@ at the first use of `Level.array`.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wsipipe.errors import ResolutionError, SlideError, SlideFormatError, SlideReadError, UsageError
-from wsipipe.files import Location, absolute, files_in, locate
+from wsipipe.files import Location, Named, absolute, files_in, locate
 from wsipipe.slides.source import open_source
 
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ class Reader(Protocol):
         ...
 
 
-def open_slide(path: str | os.PathLike[str] | Location, *, mpp: float | None = None) -> Slide:
+def open_slide(path: Named, *, mpp: float | None = None) -> Slide:
     """Open a slide; nothing but its description, and a tile to try, is read.
 
     Parameters

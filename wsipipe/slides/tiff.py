@@ -81,7 +81,7 @@ class TiffReader:
 
     def recognises(self, path: Location) -> bool:
         """Whether it is a file that begins as TIFF does."""
-        return not path.is_dir() and open_source(path).read(0, 4) in MAGIC
+        return path.is_file() and open_source(path).read(0, 4) in MAGIC
 
     def open(self, path: Location) -> Slide:
         """See `Reader.open`."""

@@ -352,7 +352,7 @@ class TileStore(Store):
         return pixels
 
     def _fetch(self, chunks: Iterable[tuple[int, ...]]) -> Mapping[int, bytes]:
-        """The data of those of ``chunks`` that are not kept, by their offset, where it is quicker to ask for all at once."""
+        """The data of those of ``chunks`` that are not kept, by their offset, where all at once are quicker to have."""
         places = [self.image.locate(chunk) for chunk in chunks if (self._number, chunk) not in KEPT]
         wanted = {int(page.dataoffsets[number]): int(page.databytecounts[number]) for page, number in places}
         there = [(offset, count) for offset, count in wanted.items() if offset and count]

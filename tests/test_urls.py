@@ -1,0 +1,454 @@
+"""Slides and results behind URLs: the same bytes as on a disk, whatever the bucket does."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+import wsipipe
+from tests.faults import PATIENCE_SECONDS, picture, start, store_files, summary, write_bundle, write_slide
+from tests.faults import wsipipe as command
+from tests.nightly.nights import Clock, night_of, rows, statuses
+from tests.servers import BUCKET, Proxy, Web, download, environment, s3_server, settings, upload
+from tests.slides.made import ome_zarr
+from tests.test_cluster import dask_cluster
+from wsipipe import urls
+from wsipipe.errors import OutputError, SlideReadError, UsageError
+from wsipipe.files import locate
+from wsipipe.geometry.grid import Box
+from wsipipe.labels.lease import BucketLease, Holder, Lease, Leases
+from wsipipe.nightly.night import run_night
+from wsipipe.report.night import read_history, read_report
+from wsipipe.slides.find import expand
+from wsipipe.slides.reading import read_box
+from wsipipe.urls import Url
+
+SMALL: tuple[object, ...] = ("--block", 128, "--tile", 128, "--device", "cpu")
+ROOT = f"s3://{BUCKET}"
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with s3_server() as port:
+        yield port
+
+
+@pytest.fixture(autouse=True)
+def _bucket(port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process knows the bucket, and forgets what is in it after each test."""
+    urls.connect.cache_clear()
+    for name, value in settings(port).items():
+        monkeypatch.setenv(name, value)
+    yield
+    Url(ROOT).remove([name for name, _ in Url(ROOT).files()])
+    urls.connect.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two slides, a bundle, and in ``out`` the stores that come from files."""
+    folder = tmp_path_factory.mktemp("made")
+    write_slide(folder / "a.tif", picture((500, 700)))
+    write_slide(folder / "b.tif", picture((300, 260), seed=1))
+    write_bundle(folder / "b.safetensors")
+    slides = [folder / "a.tif", folder / "b.tif"]
+    ended = command("run", *slides, "-m", folder / "b.safetensors", "-o", folder / "out", *SMALL)
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+@pytest.fixture
+def slides(made: Path) -> str:
+    """The folder of the slides, in the bucket."""
+    for name in ("a.tif", "b.tif"):
+        upload(made / name, f"{ROOT}/slides/{name}")
+    return f"{ROOT}/slides"
+
+
+def assert_same_but_for_the_name(store: Path, reference: Path, slide: str) -> None:
+    """That both stores hold the same bytes, but that the first is of ``slide``."""
+    found, wanted = store_files(store), store_files(reference)
+    root = json.loads(found["zarr.json"])
+    assert root["attributes"]["wsipipe"]["slide"] == slide
+    root["attributes"]["wsipipe"]["slide"] = json.loads(wanted["zarr.json"])["attributes"]["wsipipe"]["slide"]
+    found["zarr.json"] = json.dumps(root).encode()
+    assert sorted(found) == sorted(wanted)
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+def assert_all_there(made: Path, out: str, slides: str, tmp_path: Path) -> None:
+    there = {name.partition("/")[0] for name, _ in Url(out).files()}
+    assert there == {"a.zarr", "b.zarr"}, "no unfinished store, and no lease, is left"
+    for name in "ab":
+        store = download(f"{out}/{name}.zarr", tmp_path / "downloaded" / f"{name}.zarr")
+        assert_same_but_for_the_name(store, made / "out" / f"{name}.zarr", f"{slides}/{name}.tif")
+
+
+def test_a_bucket_as_source_and_target_gives_the_same_bytes(made: Path, slides: str, port: int, tmp_path: Path) -> None:
+    given = ["run", slides, "-m", made / "b.safetensors", "-o", f"{ROOT}/out/", *SMALL, "--json"]
+    ended = command(*given, env=environment(port))
+    assert ended.returncode == 0, ended.stderr
+    assert summary(ended.stdout)["done"] == 2
+    assert_all_there(made, f"{ROOT}/out", slides, tmp_path)
+    again = summary(command(*given, env=environment(port)).stdout)
+    assert again["skipped"] == 2, "done is what the listing of its shards says"
+
+
+def test_workers_elsewhere_read_and_write_the_bucket(made: Path, slides: str, port: int, tmp_path: Path) -> None:
+    with dask_cluster(tmp_path / "dask", workers=2, **settings(port)) as dask:
+        given = ["-m", made / "b.safetensors", "-o", f"{ROOT}/out", *SMALL, "--scheduler", dask.address]
+        ended = command("run", f"{slides}/*.tif", *given, env=environment(port))
+        assert ended.returncode == 0, ended.stderr
+        assert_all_there(made, f"{ROOT}/out", slides, tmp_path)
+
+
+def test_workers_that_do_not_know_the_bucket_are_found_out_before_anything_begins(
+    made: Path, slides: str, port: int, tmp_path: Path
+) -> None:
+    with dask_cluster(tmp_path / "dask", workers=1, AWS_ENDPOINT_URL="http://127.0.0.1:9") as dask:
+        given = ["-m", made / "b.safetensors", "-o", f"{ROOT}/out", *SMALL, "--scheduler", dask.address]
+        ended = command("run", slides, *given, env=environment(port))
+    assert ended.returncode == 3
+    assert f"does not see {slides}/a.tif" in ended.stderr
+    assert not list(Url(f"{ROOT}/out").files())
+
+
+RUN = """
+import sys
+from wsipipe import urls
+urls.REQUEST_SECONDS = 1.0
+from wsipipe.cli import main
+del sys.argv[1]  # the name of the program
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_bucket_that_fails_and_stalls_changes_nothing_nor_do_kills(
+    made: Path, slides: str, port: int, tmp_path: Path
+) -> None:
+    """One request in twenty is refused, not answered, or done and not answered; and the run is killed three times."""
+    script, out, done = tmp_path / "patient.py", f"{ROOT}/out", 0
+    script.write_text(RUN)
+    proxy = Proxy(port)
+    given: list[object] = ["-m", made / "b.safetensors", "-o", out, *SMALL, "--json"]
+    with proxy.serve() as troubled:
+        patient: dict[str, Any] = {"before": (sys.executable, str(script)), "env": environment(troubled)}
+        for round_ in range(4):
+            before = written(out)
+            process = start("run", slides, *given, log=tmp_path / "log", **patient)
+            if round_ < 3:
+                while len(written(out)) < len(before) + 6 and process.poll() is None:
+                    pass
+                process.send_signal(signal.SIGKILL)
+            stdout, _ = process.communicate(timeout=PATIENCE_SECONDS)
+            after = written(out)
+            assert {name: after[name] for name in before if name in after} == {
+                name: at for name, at in before.items() if name in after
+            }, "a shard that was written is not written again"
+            done += len(after.keys() - before.keys())
+        assert process.returncode == 0, stdout + (tmp_path / "log").read_text()
+    assert len(proxy.troubled) == 3, "all kinds of trouble came"
+    assert_all_there(made, out, slides, tmp_path)
+
+
+def written(out: str) -> dict[str, Any]:
+    """When each shard of level 0 was written, of stores that are not finished."""
+    rows = Url(out).rows()
+    return {r["path"]: r["e_tag"] for r in rows if ".partial/0/c/" in r["path"]}
+
+
+STEPS = ("write_bytes", "copy", "remove")
+"""All that changes something in a bucket, but for leases."""
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_killed_at_any_step_of_publishing_a_store_is_whole_or_not_there_and_the_next_run_ends_alike(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, replaced: bool
+) -> None:
+    slide, out = write_slide(tmp_path / "a.tif", picture((60, 100))), f"{ROOT}/out"
+    config = wsipipe.RunConfig(out=out, bundle=str(tiny_bundle), block=64, tile=64, device="cpu")
+    wsipipe.run([slide], config)
+    wanted = store_files(download(f"{out}/a.zarr", tmp_path / "wanted"))
+    done, steps = False, 0
+    if replaced:
+        config = wsipipe.RunConfig(**{**vars(config), "overwrite": True})
+    while not done:
+        if not replaced:
+            Url(out).remove([name for name, _ in Url(out).files()])
+        with monkeypatch.context() as patch:
+            cut = Cut(steps)
+            for name in STEPS:
+                patch.setattr(Url, name, cut.before(getattr(Url, name)))
+            try:
+                wsipipe.run([slide], config)
+                done = True
+            except Killed:
+                steps += 1
+        Url(f"{out}/a.zarr.lease").unlink(missing_ok=True)  # that of a process that is really dead is taken over
+        there = {name for name, _ in Url(f"{out}/a.zarr").files()}
+        if "zarr.json" in there:
+            assert there == wanted.keys(), "what has its root's document is whole"
+        summary = wsipipe.run([slide], wsipipe.RunConfig(**{**vars(config), "overwrite": False}))
+        assert summary.exit_code == 0, summary
+        assert store_files(download(f"{out}/a.zarr", tmp_path / "made" / str(steps))) == wanted
+    assert steps > 3 * len(STEPS)
+
+
+class Killed(BaseException):
+    """What ends a process, seen from within."""
+
+
+class Cut:
+    """All goes well until so many steps were taken, blocks aside; from then on nothing is done."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def before(self, step: Any) -> Any:
+        def taken(*args: Any, **options: Any) -> Any:
+            self.left -= not threading.current_thread().name.startswith("Dask")
+            if self.left < 0:
+                raise Killed
+            return step(*args, **options)
+
+        return taken
+
+
+# Leases in a bucket.
+
+
+class FakeClock:
+    """A clock that stands still but where a test moves it."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heartbeats are those that the test asks for."""
+
+    class NoThread:
+        def add(self, lease: Lease) -> None: ...
+
+        def remove(self, lease: Lease) -> None: ...
+
+    monkeypatch.setattr("wsipipe.labels.lease._HEART", NoThread())
+
+
+LEASE = Url(f"{ROOT}/case-17.zarr.lease")
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_a_slide_in_a_bucket_is_taken_by_one_and_free_again_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsipipe.labels.lease._machine", lambda: "")
+    clock = FakeClock()
+    first = Leases(clock=clock).take(LEASE)
+    assert isinstance(first, BucketLease)
+    assert isinstance(Leases(clock=clock).take(LEASE), Holder)
+    first.release()
+    assert not LEASE.is_file()
+    assert isinstance(Leases(clock=clock).take(LEASE), BucketLease)
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_a_dead_holder_loses_its_lease_in_a_bucket_and_a_living_one_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsipipe.labels.lease._machine", lambda: "")
+    clock = FakeClock()
+    held, others = Leases(clock=clock).take(LEASE), Leases(clock=clock)
+    assert isinstance(held, BucketLease)
+    for _ in range(20):
+        clock.now += 50
+        held.renew()
+        assert isinstance(others.take(LEASE), Holder)
+    assert not held.lost
+    clock.now += 59
+    assert isinstance(others.take(LEASE), Holder)
+    clock.now += 2
+    taken = others.take(LEASE)
+    assert isinstance(taken, BucketLease)
+    assert held.lost
+    held.release()
+    assert LEASE.is_file(), "it is the other's"
+    taken.renew()
+    assert not taken.lost
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_a_holder_whose_lease_was_taken_over_finds_out_at_its_next_beat() -> None:
+    held = Leases().take(LEASE)
+    assert isinstance(held, BucketLease)
+    LEASE.write_bytes(Holder("b", "", 1, 1, "another", 60.0).written())
+    held.renew()
+    assert held.lost
+    held.release()
+    assert LEASE.is_file()
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_an_answer_that_is_lost_loses_no_lease_in_a_bucket(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write is done and not answered, so that it is made again and finds itself there."""
+    monkeypatch.setattr(urls, "REQUEST_SECONDS", 0.3)
+
+    class Silent(Proxy):
+        def trouble(self) -> str:
+            self.requests += 1
+            return "done, and not answered" if self.requests in {2, 6} else ""
+
+    with Silent(port).serve() as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent}")
+        urls.connect.cache_clear()
+        held = Leases().take(LEASE)
+        assert isinstance(held, BucketLease)
+        held.renew()
+        held.renew()
+        assert not held.lost
+
+
+def test_of_many_that_want_a_lease_in_a_bucket_one_gets_it() -> None:
+    for _ in range(5):
+        with ThreadPoolExecutor(8) as pool:
+            taken = list(pool.map(lambda _: Leases().take(LEASE), range(8)))
+        (lease,) = (one for one in taken if isinstance(one, BucketLease))
+        lease.release()
+
+
+# What can not be.
+
+
+def test_a_url_of_another_kind_is_refused_with_those_that_can_be_read() -> None:
+    with pytest.raises(UsageError, match=r"ftp://host/a\.tif is no URL that can be read; allowed: file://, s3://"):
+        expand(["ftp://host/a.tif"])
+    with pytest.raises(UsageError, match=r"has an empty part, or \.\. in it"):
+        Url("s3://lab/a/../b")
+
+
+def test_a_file_url_is_the_path_of_the_file(made: Path) -> None:
+    assert expand([f"file://{made}/a.tif"]) == [made / "a.tif"]
+    assert locate("file:///a%20b") == Path("/a b")
+
+
+def test_a_web_server_takes_no_results(made: Path) -> None:
+    with pytest.raises(OutputError, match="a web server takes no results; give a folder, or a bucket"):
+        wsipipe.run([made / "a.tif"], wsipipe.RunConfig(out="https://127.0.0.1:9/out"))
+
+
+def test_a_bucket_that_is_not_there_is_an_environment_error(made: Path) -> None:
+    with pytest.raises(OutputError, match=r"-o s3://nowhere/out: .*see that there is such a bucket"):
+        wsipipe.run([made / "a.tif"], wsipipe.RunConfig(out="s3://nowhere/out"))
+
+
+def test_a_slide_that_is_not_in_the_bucket_fails_and_the_others_go_on(made: Path, slides: str) -> None:
+    config = wsipipe.RunConfig(out=f"{ROOT}/out", bundle=str(made / "b.safetensors"), block=128, tile=128, device="cpu")
+    summary = wsipipe.run([f"{slides}/gone.tif", f"{slides}/b.tif"], config)
+    assert [slide.status for slide in summary.slides] == ["failed", "done"]
+    assert f"gone.tif can not be opened: no such file ({slides}/gone.tif)" in summary.slides[0].message
+
+
+def test_what_is_in_the_way_in_a_bucket_is_not_overwritten(made: Path) -> None:
+    Url(f"{ROOT}/out/a.zarr/notes.txt").write_bytes(b"mine")
+    config = wsipipe.RunConfig(out=f"{ROOT}/out", bundle=str(made / "b.safetensors"), device="cpu")
+    summary = wsipipe.run([made / "a.tif"], config)
+    assert "is in the way: it is not a store that wsipipe made" in summary.slides[0].message
+    assert Url(f"{ROOT}/out/a.zarr/notes.txt").read_bytes() == b"mine"
+
+
+# Web servers.
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "zlib"])
+def test_a_tiff_on_a_web_server_is_read_by_ranges(tmp_path: Path, compression: str) -> None:
+    image = picture((3000, 4000))
+    tifffile.imwrite(
+        tmp_path / "a.tif", image, tile=(240, 240), compression=compression, photometric="rgb", metadata=None
+    )
+    box = Box(500, 2800, 300, 3700)
+    level = wsipipe.open_slide(tmp_path / "a.tif").levels[0]
+    wanted = read_box(level, box)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        counts = np.reshape(tiff.pages.first.databytecounts, (13, 17))
+    held = counts[500 // 240 : -(-2800 // 240), 300 // 240 : -(-3700 // 240)].sum()
+    web = Web(tmp_path)
+    with web.serve() as address:
+        slide = wsipipe.open_slide(f"{address}/a.tif")
+        assert slide.identity == wsipipe.open_slide(tmp_path / "a.tif").identity
+        np.testing.assert_array_equal(read_box(slide.levels[0], box), wanted)
+    assert not web.whole
+    assert held <= sum(web.sent.values()) <= 1.3 * held
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_an_ome_zarr_on_a_web_server_is_read_chunk_by_chunk(tmp_path: Path, version: str) -> None:
+    image = np.moveaxis(picture((600, 700)), -1, 0)
+    ome_zarr(tmp_path / "a.zarr", [image, image[:, ::2, ::2]], "cyx", version)
+    box = Box(100, 500, 150, 690)
+    wanted = read_box(wsipipe.open_slide(tmp_path / "a.zarr").levels[0], box)
+    level = tmp_path / "a.zarr" / "0"
+    chunks = [level.joinpath(*parts) for parts in chunk_parts(version, box)]
+    held = sum(chunk.stat().st_size for chunk in chunks)
+    web = Web(tmp_path)
+    with web.serve() as address:
+        slide = wsipipe.open_slide(f"{address}/a.zarr")
+        np.testing.assert_array_equal(read_box(slide.levels[0], box), wanted)
+    assert held <= sum(web.sent.values()) <= 1.3 * held
+
+
+def chunk_parts(version: str, box: Box) -> list[tuple[str, ...]]:
+    """Where the chunks of 64 px, one channel each, are that ``box`` meets."""
+    rows, cols = range(box.y0 // 64, -(-box.y1 // 64)), range(box.x0 // 64, -(-box.x1 // 64))
+    parts = [(str(c), str(i), str(j)) for c in range(3) for i in rows for j in cols]
+    return [("c", *part) for part in parts] if version == "0.5" else [(".".join(part),) for part in parts]
+
+
+def test_a_file_that_changes_behind_its_url_is_noticed(tmp_path: Path) -> None:
+    write_slide(tmp_path / "a.tif", picture((100, 90)))
+    with Web(tmp_path).serve() as address:
+        level = wsipipe.open_slide(f"{address}/a.tif").levels[0]
+        write_slide(tmp_path / "a.tif", picture((100, 90), seed=5))
+        with pytest.raises(SlideReadError, match=r"a\.tif is not the file that it was"):
+            _ = level.array
+
+
+def test_an_ome_zarr_in_a_bucket_is_the_same_as_on_a_disk(tmp_path: Path) -> None:
+    image = np.moveaxis(picture((300, 200)), -1, 0)
+    here = ome_zarr(tmp_path / "a.zarr", [image], "cyx")
+    upload(here, f"{ROOT}/in/a.zarr")
+    (there,) = expand([f"{ROOT}/in"])
+    slide = wsipipe.open_slide(there)
+    assert slide.identity == wsipipe.open_slide(here).identity
+    np.testing.assert_array_equal(read_box(slide.levels[0], Box(0, 300, 0, 200)), np.moveaxis(image, 0, -1))
+
+
+# Nights.
+
+
+def test_a_night_from_a_bucket_into_a_bucket(made: Path, slides: str, tmp_path: Path) -> None:
+    upload(made / "b.tif", f"{slides}/torn.tif")
+    torn = (made / "b.tif").read_bytes()[:5000]
+    Url(f"{slides}/torn.tif").write_bytes(torn)
+    night = night_of(tmp_path, made / "b.safetensors", inbox=[slides], out=f"{ROOT}/out")
+    clock = Clock()
+    report = run_night(night, clock=clock, sleep=clock.sleep)
+    assert statuses(report) == {"a.tif": "done", "b.tif": "done", "torn.tif": "failed"}
+    told = read_report(Url(f"{ROOT}/out/reports/report.json"))
+    assert told == report
+    assert b"data:image" in Url(f"{ROOT}/out/reports/report.html").read_bytes()
+    clock.now += 24 * 3600
+    again = run_night(night, clock=clock, sleep=clock.sleep)
+    assert statuses(again) == {"a.tif": "skipped", "b.tif": "skipped", "torn.tif": "failed"}
+    assert rows(again)["torn.tif"].attempts == 2
+    assert len(read_history(Url(f"{ROOT}/out/reports/history.jsonl"))) == 2
+    assert {name.split("/")[0] for name, _ in Url(slides).files()} == {"a.tif", "b.tif", "torn.tif"}
