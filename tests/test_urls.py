@@ -452,3 +452,23 @@ def test_a_night_from_a_bucket_into_a_bucket(made: Path, slides: str, tmp_path: 
     assert rows(again)["torn.tif"].attempts == 2
     assert len(read_history(Url(f"{ROOT}/out/reports/history.jsonl"))) == 2
     assert {name.split("/")[0] for name, _ in Url(slides).files()} == {"a.tif", "b.tif", "torn.tif"}
+
+
+def test_an_inbox_that_can_not_be_listed_is_told_and_the_others_go_on(
+    made: Path, slides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(made / "b.tif", f"{ROOT}/other/b.tif")
+    night = night_of(tmp_path, made / "b.safetensors", inbox=[f"{ROOT}/other", slides], out="out")
+
+    def forbidden(url: Url) -> Iterator[Url]:
+        if str(url) == slides:
+            raise PermissionError(13, "no permission", slides)
+        return listed(url)
+
+    listed = Url.iterdir
+    monkeypatch.setattr(Url, "iterdir", forbidden)
+    clock = Clock()
+    report = run_night(night, clock=clock, sleep=clock.sleep)
+    assert statuses(report) == {"b.tif": "done", "slides": "failed"}
+    assert "can not be listed: no permission" in rows(report)["slides"].message
+    assert report.exit_code == 1

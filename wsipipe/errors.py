@@ -20,6 +20,10 @@ class UsageError(WsipipeError, ValueError):
     """What was asked for is not possible: an option, a size, a combination of them (exit code 2)."""
 
 
+class NothingFoundError(UsageError):
+    """A pattern that nothing matches, or a folder without a slide: for who looks every night, no fault."""
+
+
 class GeometryError(UsageError):
     """A side, core, block or margin that the network or the store can not have."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wsipipe.errors import BundleError, MachineError, OutputError, UsageError, WsipipeError
+from wsipipe.errors import BundleError, MachineError, NothingFoundError, OutputError, UsageError, WsipipeError
 from wsipipe.events import Listener, Warned, ignore
 from wsipipe.files import Location, locate, one_name
 from wsipipe.inference.tuning import recall
@@ -61,7 +61,7 @@ class Found:
     groups: tuple[Group, ...]
     """What is to be done."""
     left: tuple[SlideReport, ...]
-    """What is not, and why: set aside, or still being copied in."""
+    """What is not, and why: set aside, still being copied in, or in an inbox that can not be listed."""
 
 
 def run_night(
@@ -97,6 +97,7 @@ def run_night(
     try:
         found = look(night, started)
         groups, rows = found.groups, list(found.left)
+        code = int(any(row.status == reports.FAILED for row in rows))
         sleep(LOOK_SECONDS if groups else 0)  # what changes meanwhile is being copied in
         for group in groups:
             slides, why, group_code = _run_group(night, group, heard, limits)
@@ -143,7 +144,9 @@ def look(night: Night, now: float) -> Found:
     failures = Failures(locate(night.place(night.config.out)), night.digest)
     groups: dict[tuple[str | None, float | None], Group] = {}
     left: list[SlideReport] = []
-    for slide in slides_in(night):
+    slides, closed = slides_in(night)
+    left += [SlideReport(inbox, reports.FAILED, message) for inbox, message in closed.items()]
+    for slide in slides:
         quiet = seconds_left_alone(slide, now)
         failure = failures.of(slide)
         if failure is not None and failure.attempts >= night.config.retries:
@@ -164,17 +167,19 @@ def look(night: Night, now: float) -> Found:
     return Found(tuple(groups.values()), tuple(left))
 
 
-def slides_in(night: Night) -> list[Location]:
-    """The slides in the inboxes, each once; an inbox that is empty has none."""
+def slides_in(night: Night) -> tuple[list[Location], dict[str, str]]:
+    """The slides in the inboxes, each once; and by their names those that can not be listed, and why."""
     found: dict[str, Location] = {}
+    closed: dict[str, str] = {}
     for text in night.config.inbox:
         try:
-            slides = expand([night.place(text)])
-        except UsageError:  # nothing matches: an empty night
+            for slide in expand([night.place(text)]):
+                found.setdefault(one_name(slide), slide)
+        except NothingFoundError:  # it is empty
             continue
-        for slide in slides:
-            found.setdefault(one_name(slide), slide)
-    return list(found.values())
+        except UsageError as err:
+            closed[night.place(text)] = str(err)
+    return list(found.values()), closed
 
 
 def seconds_left_alone(slide: Location, now: float) -> float:

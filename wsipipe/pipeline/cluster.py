@@ -22,7 +22,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from wsipipe.errors import BundleError, MachineError, OutputError, UsageError, WsipipeError
 from wsipipe.files import locate
-from wsipipe.inference.devices import resolve_devices
+from wsipipe.inference.devices import is_cpu, resolve_devices
 from wsipipe.inference.pool import PoolSpec, load_pool, release_pool, sent_bundles
 from wsipipe.model.bundle import BundleInfo, read_bundle_info
 from wsipipe.pipeline.config import (
@@ -178,9 +178,10 @@ class Workers:
         self._facts: dict[str, WorkerFacts] = {}
         self._looked = float("-inf")
         self._sent = False
+        self._seen: list[str] = []  # by all workers, and by those that come later
 
     def site(self) -> Site:
-        """What every worker has: the devices of one, the least memory of all.
+        """What every worker has: the least memory of all, and devices of the kind that takes most of it.
 
         Raises
         ------
@@ -192,7 +193,7 @@ class Workers:
         if not facts:
             raise MachineError(f"all workers of {self.address} went as they were asked; see their logs")
         hosts = Counter(fact.host for fact in facts)
-        first = facts[0].site
+        first = next((fact for fact in facts if is_cpu(fact.site.devices)), facts[0]).site
         engines = {fact.site.engine for fact in facts}
         return Site(
             devices=first.devices,
@@ -212,7 +213,8 @@ class Workers:
         token = locate(out) / f".seen-{secrets.token_hex(4)}"
         try:
             token.write_bytes(b"")
-            self._refuse_blind([*slides, str(token)])
+            self._refuse_blind([*slides, str(token)], list(self._facts))
+            self._seen = [*slides[:1], out]
         except OSError as err:
             raise OutputError(f"-o {out} can not be written: {err.strerror}; give another -o") from err
         finally:
@@ -226,6 +228,7 @@ class Workers:
             for new in [address for address in addresses if address not in self._facts]:
                 try:
                     self._look([new])
+                    self._refuse_blind(self._seen, [new])
                 except MachineError as err:
                     logging.getLogger(__name__).warning("%s; it is sent away", err)
                     self.client.retire_workers([new])
@@ -274,8 +277,8 @@ class Workers:
                 self.client.register_plugin(SentBundle(self._bundle.sha256, blob))
                 self._sent = True
 
-    def _refuse_blind(self, paths: Sequence[str]) -> None:
-        for address, unseen in self._run(paths_not_seen, list(paths), workers=list(self._facts)).items():
+    def _refuse_blind(self, paths: Sequence[str], workers: Sequence[str]) -> None:
+        for address, unseen in self._run(paths_not_seen, list(paths), workers=workers).items():
             if isinstance(unseen, BaseException):
                 raise unseen
             if unseen:

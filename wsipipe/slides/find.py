@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from wsipipe.errors import UsageError
+from wsipipe.errors import NothingFoundError, UsageError
 from wsipipe.files import Location, Named, absolute, locate, one_name
 from wsipipe.slides.omezarr import is_labels, is_zarr
 from wsipipe.urls import Url
@@ -26,8 +26,10 @@ def expand(paths: Sequence[Named]) -> list[Location]:
 
     Raises
     ------
+    NothingFoundError
+        If a pattern matches nothing, or a folder holds no slide.
     UsageError
-        If a pattern matches nothing, or a folder holds no slide or can not be listed.
+        If a folder can not be listed.
     """
     found: dict[str, Location] = {}
     for text in [paths] if isinstance(paths, str | os.PathLike | Url) else paths:
@@ -48,7 +50,7 @@ def _matching(given: Named) -> Sequence[Location]:
     if glob.has_magic(text) and not os.path.lexists(text):
         names = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not names:
-            raise UsageError(f"nothing matches {text}; check the folder and the suffix")
+            raise NothingFoundError(f"nothing matches {text}; check the folder and the suffix")
     return [absolute(name) for name in names]
 
 
@@ -57,7 +59,7 @@ def _matching_urls(url: Url) -> list[Url]:
         return [url]
     found = sorted(other for other in _listed(url.parent) if fnmatchcase(other.name, url.name))
     if not found:
-        raise UsageError(f"nothing matches {url}; check the folder and the suffix")
+        raise NothingFoundError(f"nothing matches {url}; check the folder and the suffix")
     return found
 
 
@@ -79,7 +81,7 @@ def _slides_in(path: Location) -> Sequence[Location]:
     except OSError as err:
         raise UsageError(f"folder {path} can not be listed: {err.strerror}") from err
     if not slides:
-        raise UsageError(f"folder {path} holds no slide; wsipipe looks for {' '.join(SUFFIXES)}")
+        raise NothingFoundError(f"folder {path} holds no slide; wsipipe looks for {' '.join(SUFFIXES)}")
     return slides
 
 
@@ -98,7 +100,7 @@ def _slides_behind(url: Url) -> list[Url]:
         if other.suffix.lower() in SUFFIXES and not other.name.startswith(".") and not _is_labels_behind(other)
     )
     if not slides:
-        raise UsageError(f"folder {url} holds no slide; wsipipe looks for {' '.join(SUFFIXES)}")
+        raise NothingFoundError(f"folder {url} holds no slide; wsipipe looks for {' '.join(SUFFIXES)}")
     return slides
 
 
