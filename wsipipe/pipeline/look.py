@@ -12,10 +12,10 @@ from wsipipe.errors import MemoryLimitError, OutputError, SlideError, StoreError
 from wsipipe.labels.store import PARTIAL, STORE, Record, read_record
 from wsipipe.pipeline.config import RunConfig, Setup, Site, check_config
 from wsipipe.pipeline.machine import RUNTIME_BYTES, default_threads, loaded_bytes, weight_bytes
-from wsipipe.pipeline.plan import SKIP, SlidePlan, plan_slide
+from wsipipe.pipeline.plan import SKIP, SlidePlan, level_of, plan_slide
 from wsipipe.pipeline.sizes import fit_memory
 from wsipipe.slides.find import expand
-from wsipipe.slides.slide import Level, Slide, choose_level, open_slide
+from wsipipe.slides.slide import Level, Slide, open_slide
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _look(path: Path, mpp: float | None) -> Slide | Refused:
 def _level(slide: Slide, setup: Setup) -> Level | None:
     """The level that is segmented; None if there is no such level, which the slide's plan reports."""
     try:
-        return choose_level(slide, setup.bundle.spec.mpp)
+        return level_of(slide, setup)
     except SlideError:
         return None
 

@@ -17,7 +17,7 @@ from zarr.storage import LocalStore, WrapperStore
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.slides.identity import folder_identity
 from wsipipe.slides.resolution import UNITS, Resolution, checked
-from wsipipe.slides.slide import Level, Slide
+from wsipipe.slides.slide import Level, Slide, downsample_of
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
@@ -265,7 +265,7 @@ def _level(
     """What is said of one level."""
     axes, mpp = multiscale.axes, multiscale.resolution.mpp
     shape = _shape(array, axes)
-    downsample = (largest[0] / shape[0] + largest[1] / shape[1]) / 2
+    downsample = downsample_of(largest, shape)
     return Level(
         path=str(path),
         reader=OmeZarrReader.name,

@@ -25,7 +25,7 @@ from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.slides.identity import file_identity
 from wsipipe.slides.jpeg import JPEG_CODECS
 from wsipipe.slides.resolution import tiff_resolution
-from wsipipe.slides.slide import Level, Slide
+from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.slides.tiles import OpenFile, TiledImage, TileStore
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs is found and reported here, by file name
@@ -427,15 +427,16 @@ def _probe(path: Path, image: TiledImage) -> None:
 
 def _level(path: Path, index: int, identity: str, image: TiledImage, base: TiledImage, mpp: float | None) -> Level:
     """What is said of one level."""
-    page, largest = image.pages[0], base.pages[0]
-    downsample = (largest.imagelength / page.imagelength + largest.imagewidth / page.imagewidth) / 2
+    page = image.pages[0]
+    finest, shape = ((int(one.pages[0].imagelength), int(one.pages[0].imagewidth)) for one in (base, image))
+    downsample = downsample_of(finest, shape)
     axes = {2: "yx", 3: "cyx" if len(image.pages) > 1 or page.planarconfig == 2 else "yxc"}[len(image.shape)]
     return Level(
         path=str(path),
         reader=TiffReader.name,
         index=index,
         identity=identity,
-        shape=(int(page.imagelength), int(page.imagewidth)),
+        shape=shape,
         downsample=downsample,
         mpp=None if mpp is None else mpp * downsample,
         axes=axes,

@@ -28,7 +28,7 @@ from wsipipe.geometry.mirror import Indices
 from wsipipe.slides.annotations import Annotated, open_annotations
 from wsipipe.slides.pairs import pairs_in
 from wsipipe.slides.rasters import LabelRaster, Raster, open_label_raster, open_raster, raster_of
-from wsipipe.slides.slide import MPP_TOLERANCE, choose_level, open_slide
+from wsipipe.slides.slide import choose_level, open_slide
 from wsipipe.training.config import SPLITS, TEST, TRAIN, VALIDATION, AnnotatedSlide, Split, TrainConfig
 
 Pixels = npt.NDArray[Any]
@@ -36,6 +36,8 @@ HELD_PX = 2**24
 """Images up to this size are held in memory."""
 SCALED_PX = 2**28
 """An image that would be larger once scaled has a wrong resolution."""
+MPP_TOLERANCE = 0.05
+"""An image held in memory whose mpp is this near to the wanted one, as a share of it, is taken as it is."""
 PIECES = 4.0
 """If the numbers of a raster lie in so many pieces each, they are classes, not objects."""
 
