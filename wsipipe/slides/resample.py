@@ -27,6 +27,8 @@ SLIVER = 1e-6
 """Less of a pixel than this, at the end of an axis, is a rounding error of ``shrink`` and no pixel."""
 ROWS = 8
 """So many are averaged at once: of 4096 px, with what they are made of, they fit into the cache."""
+FEW = 0.1
+"""A tap that no more of the columns need than this share is added to those alone: 4.1 to 3.7 ns a pixel at 2.0145."""
 STRIP_BYTES = 2**20
 """What is read at once of a file whose tiles or strips are small."""
 
@@ -103,11 +105,15 @@ class Averaging:
         width, self._stored = len(cols) * channels, (stop - start) * channels
         channel = np.arange(channels)
         first = (cols.first - start)[:, None] * channels + channel
-        self._taps = [
-            (np.minimum(first + k * channels, self._stored - channels + channel).ravel(), weights)
-            for k, weights in enumerate(np.repeat(cols.weights, channels, axis=0).T.copy())
-            if weights.any()
-        ]
+        self._every: list[tuple[Indices, Floats]] = []
+        self._few: list[tuple[Indices, Indices, Floats]] = []  # the last taps: who needs one needs those before it
+        for k, weights in enumerate(np.repeat(cols.weights, channels, axis=0).T.copy()):
+            at = np.minimum(first + k * channels, self._stored - channels + channel).ravel()
+            some = np.flatnonzero(weights)
+            if k == 0 or len(some) > FEW * width:
+                self._every.append((at, weights))
+            else:
+                self._few.append((some, at[some], weights[some]))
         self._source = np.empty((math.ceil(ROWS * shrink) + taps(shrink), self._stored), np.float32)
         self._rows, self._row = np.empty((ROWS, self._stored), np.float32), np.empty(self._stored, np.float32)
         self._sum, self._tap = np.empty((ROWS, width), np.float32), np.empty((ROWS, width), np.float32)
@@ -150,10 +156,14 @@ class Averaging:
 
     def _over_columns(self, rows: Floats) -> Floats:
         """(rows, values) of the columns that are made."""
-        total, tap = self._sum[: len(rows)], self._tap[: len(rows)]
-        for k, (at, weights) in enumerate(self._taps):
-            out = tap if k else total
-            np.multiply(np.take(rows, at, axis=1, out=out, mode="clip"), weights, out=out)
-            if k:
-                np.add(total, tap, out=total)
+
+        def weighted(at: Indices, weights: Floats, out: Floats) -> Floats:
+            return np.multiply(np.take(rows, at, axis=1, out=out, mode="clip"), weights, out=out)
+
+        first, *others = self._every
+        total = weighted(*first, out=self._sum[: len(rows)])
+        for at, weights in others:
+            np.add(total, weighted(at, weights, out=self._tap[: len(rows)]), out=total)
+        for some, at, weights in self._few:
+            total[:, some] += rows[:, at] * weights
         return total
