@@ -122,6 +122,7 @@ class OmeZarrReader:
             identity=identity,
             associated=(),
             warnings=(*warnings, *multiscale.resolution.warnings),
+            readings=multiscale.resolution.readings,
         )
 
     def open_array(self, level: Level) -> zarr.Array[Any]:

@@ -25,6 +25,27 @@ MAX_UPSAMPLE = 1.1
 """No level is enlarged by more than this unless one asks for it."""
 MPP_PLAUSIBLE = 20.0
 """No slide is scanned this coarsely, µm/px; libvips writes 1000 for an untagged TIFF, and 72 dpi is 353."""
+STATED, TAGS, HINT = "stated", "tags", "magnification"
+"""Kinds of a `Reading`, the most trusted first."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one place of a file says of the size of its pixels."""
+
+    source: str
+    """Where it was read."""
+    y: float
+    """Micrometres per pixel from row to row; of a magnification those that it stands for."""
+    x: float
+    """From column to column."""
+    kind: str = STATED
+    """``stated`` by a scanner or in OME's words, ``tags`` of the file format, or a ``magnification``."""
+
+    @property
+    def mpp(self) -> float:
+        """The mean of both."""
+        return (self.y + self.x) / 2
 
 
 @dataclass(frozen=True)
@@ -122,6 +143,8 @@ class Slide:
     """Label, macro and thumbnail images that were found and are not used."""
     warnings: tuple[str, ...]
     """What is odd about it."""
+    readings: tuple[Reading, ...] = ()
+    """All that it says of the size of its pixels, used or not."""
 
     @property
     def file(self) -> str:
@@ -266,7 +289,9 @@ def describe(slide: Slide) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` with tuples as lists, as JSON has them."""
+    """``value`` as JSON has it: tuples are lists, and what is no number is null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

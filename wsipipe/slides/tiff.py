@@ -24,7 +24,7 @@ from tifffile import TiffFile, TiffPage
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.slides.identity import file_identity
 from wsipipe.slides.jpeg import JPEG_CODECS
-from wsipipe.slides.resolution import tiff_resolution
+from wsipipe.slides.resolution import tiff_downsamples, tiff_resolution
 from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.slides.tiles import OpenFile, TiledImage, TileStore
 
@@ -89,12 +89,16 @@ class TiffReader:
         with _tifffile(path) as tiff:
             found = _find(path, tiff)
             resolution = tiff_resolution(tiff, found.images[0].pages[0], found.series)
+            stated = tiff_downsamples(tiff)
             vendor = next((VENDORS[flag] for flag in VENDORS if flag in tiff.flags), "generic")
         identity = file_identity(path)
         _probe(path, found.images[0])
+        shapes = [_shape(image.pages[0]) for image in found.images]
+        numbers = [image.pages[0].index for image in found.images]
+        downsamples = [stated.get(n) or downsample_of(shapes[0], of) for n, of in zip(numbers, shapes, strict=True)]
         levels = tuple(
-            _level(path, index, identity, image, found.images[0], resolution.mpp)
-            for index, image in enumerate(found.images)
+            _level(path, index, identity, image, downsample=down, mpp=resolution.mpp)
+            for index, (image, down) in enumerate(zip(found.images, downsamples, strict=True))
         )
         return Slide(
             path=str(path),
@@ -107,6 +111,7 @@ class TiffReader:
             identity=identity,
             associated=found.associated,
             warnings=found.warnings + resolution.warnings,
+            readings=resolution.readings,
         )
 
     def open_array(self, level: Level) -> zarr.Array[Any]:
@@ -238,6 +243,11 @@ def _subpages(page: TiffPage) -> list[TiffPage]:
 def _area(page: TiffPage) -> int:
     """Pixels of the image."""
     return int(page.imagelength) * int(page.imagewidth)
+
+
+def _shape(page: TiffPage) -> tuple[int, int]:
+    """(height, width) of the image."""
+    return int(page.imagelength), int(page.imagewidth)
 
 
 def _size(page: TiffPage) -> str:
@@ -425,18 +435,16 @@ def _probe(path: Path, image: TiledImage) -> None:
         raise SlideReadError(f"{path.name} can not be decoded: {err} ({_codec(page)}); {WAY_OUT}") from err
 
 
-def _level(path: Path, index: int, identity: str, image: TiledImage, base: TiledImage, mpp: float | None) -> Level:
+def _level(path: Path, index: int, identity: str, image: TiledImage, *, downsample: float, mpp: float | None) -> Level:
     """What is said of one level."""
     page = image.pages[0]
-    finest, shape = ((int(one.pages[0].imagelength), int(one.pages[0].imagewidth)) for one in (base, image))
-    downsample = downsample_of(finest, shape)
     axes = {2: "yx", 3: "cyx" if len(image.pages) > 1 or page.planarconfig == 2 else "yxc"}[len(image.shape)]
     return Level(
         path=str(path),
         reader=TiffReader.name,
         index=index,
         identity=identity,
-        shape=shape,
+        shape=_shape(page),
         downsample=downsample,
         mpp=None if mpp is None else mpp * downsample,
         axes=axes,
