@@ -41,6 +41,7 @@ AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N
 @click.option("-o", "--out", default="segmentations", show_default=True, metavar="DIR", help="Folder of the results.")
 @click.option("-m", "--model", "bundle", metavar="BUNDLE", help="Model file.  [default: nuclei in H&E, 0.5 um/px]")
 @click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0, over what the file says.")
+@click.option("--slides-table", metavar="FILE", help="CSV with the columns slide, mpp: as --mpp, slide by slide.")
 @click.option(
     "--max-upsample",
     type=float,

@@ -32,6 +32,8 @@ class RunConfig:
     """Model bundle; None: the nuclei model that comes with wsipipe."""
     mpp: float | None = None
     """Micrometres per pixel of the slides' finest level, over what the files say."""
+    slides_table: str | None = None
+    """CSV file of what is said of single slides, over ``mpp`` and over what the files say (`wsipipe.slides.table`)."""
     max_upsample: float = MAX_UPSAMPLE
     """How much a slide that is coarser than the bundle may be enlarged."""
     block: int | None = None

@@ -15,7 +15,8 @@ from wsipipe.pipeline.machine import RUNTIME_BYTES, default_threads, loaded_byte
 from wsipipe.pipeline.plan import SKIP, SlidePlan, level_of, plan_slide
 from wsipipe.pipeline.sizes import fit_memory
 from wsipipe.slides.find import expand
-from wsipipe.slides.slide import Level, Slide, open_slide
+from wsipipe.slides.slide import Level, Slide, open_slide, with_mpp
+from wsipipe.slides.table import SlidesTable, read_slides_table
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def plan_run(slides: Sequence[str | os.PathLike[str]], config: RunConfig, site: 
     """
     setup = check_config(config, site)
     _check_out(Path(config.out))
-    looked = [_look(path, config.mpp) for path in expand(slides)]
+    table = None if config.slides_table is None else read_slides_table(Path(config.slides_table))
+    looked = [_look(path, config.mpp, table) for path in expand(slides)]
     opened = [s for s in looked if isinstance(s, Slide)]
     base = loaded_bytes(setup.engine) + RUNTIME_BYTES + weight_bytes(setup.bundle.path, setup.devices, setup.engine)
     setup = fit_memory(setup, [level for s in opened if (level := _level(s, setup))], base)
@@ -92,9 +94,11 @@ def _check_out(out: Path) -> None:
         raise OutputError(f"-o {out}: no permission to write in {there}; give another -o")
 
 
-def _look(path: Path, mpp: float | None) -> Slide | Refused:
+def _look(path: Path, mpp: float | None, table: SlidesTable | None) -> Slide | Refused:
     try:
-        return open_slide(path, mpp=mpp)
+        slide = open_slide(path, mpp=mpp)
+        said = None if table is None else table.row(path).mpp
+        return slide if table is None or said is None else with_mpp(slide, said, f"given in {table.name}")
     except SlideError as err:
         return Refused(str(path), str(err))
     except Exception as err:  # a fault of wsipipe or of a library, and of one slide only

@@ -227,7 +227,7 @@ def _usable(path: str, *, fingerprint: Fingerprint, overwrite: bool) -> Record |
         "mpp": f"{old.mpp} micrometres per pixel (now {new.mpp})",
         "probabilities": f"{'' if old.probabilities else 'no '}probabilities",
         "precision": f"precision {old.precision} (now {new.precision})",
-        "shrink": f"that shrunk by {old.shrink:.4g} (now {new.shrink:.4g})",
+        "shrink": f"the level shrunk by {old.shrink:.5g} (now {new.shrink:.5g})",
     }
     raise FingerprintError(
         f"{path} was made with {', '.join(words[name] for name in old.differences(new))}; "
