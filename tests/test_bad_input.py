@@ -215,7 +215,7 @@ def test_what_is_no_slide_for_this_bundle_fails_by_itself(
         "empty.svs": "empty.svs is empty (0 bytes)",
         "folder.zarr": "folder.zarr ",
         "grey.tif": "grey.tif has 1 channel (grey), bundle 'half' takes 3 channels (RGB); use a bundle",
-        "coarse.tif": "coarse.tif has no level within 5% of 0.5 micrometres per pixel (level 0: 2, level 1: 4); ",
+        "coarse.tif": "coarse.tif is coarser than 0.5 micrometres per pixel (level 0: 2, level 1: 4): level 0 would",
         "unsaid.tif": "unsaid.tif has no micrometres per pixel (ResolutionUnit tag is 1, no unit of length); give",
         "pipe.tif": "pipe.tif is neither a file nor a folder",
     }

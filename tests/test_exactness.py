@@ -18,11 +18,14 @@ from torch._dynamo.utils import counters as dynamo_counters
 import wsipipe
 from tests.faults import store_files
 from tests.real_data import DATA, needs_data
+from wsipipe.geometry.grid import Box
 from wsipipe.geometry.network import round_up
 from wsipipe.inference import replica
 from wsipipe.inference.pool import close_resident_pools
 from wsipipe.model.bundle import default_classes
 from wsipipe.pipeline.config import DEFAULT_BUNDLE
+from wsipipe.slides.reading import read_box
+from wsipipe.slides.slide import choose_level
 
 Image = np.ndarray[Any, np.dtype[np.uint8]]
 Labels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -35,7 +38,7 @@ def write_slide(path: Path, image: Image) -> str:
     return str(path)
 
 
-def make_bundle(path: Path, **sizes: int) -> str:
+def make_bundle(path: Path, *, mpp: float | None = None, **sizes: int) -> str:
     """A bundle whose weights, and so whose logits, are whole numbers, and whose labels are balanced."""
     generator = torch.Generator().manual_seed(sum(sizes.values()))
     network = wsipipe.UNet(**sizes).eval()
@@ -48,7 +51,7 @@ def make_bundle(path: Path, **sizes: int) -> str:
         logits = network(pixels[..., :side, :side])
         network.head.bias -= logits.mean((0, 2, 3)).round()
     # mean 0 and std 1/255 give back the pixel, see whole_numbers()
-    spec = wsipipe.BundleSpec(classes=default_classes(network.classes), mean=(0.0,), std=(1 / 255,))
+    spec = wsipipe.BundleSpec(classes=default_classes(network.classes), mpp=mpp, mean=(0.0,), std=(1 / 255,))
     wsipipe.save_bundle(path, network, spec)
     return str(path)
 
@@ -186,6 +189,39 @@ def test_whole_number_logits_are_equal_to_the_last_bit(
     )
     labels = wsipipe.segment(slide, bundle, block=96, tile=32, device="cpu", engine=engine)
     np.testing.assert_array_equal(labels.compute(scheduler="synchronous"), digest(logits).numpy())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("mpp", [0.2482, 0.25, 0.53, 0.06], ids=lambda mpp: f"{mpp} to 0.5")
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (193, 96), (331, 403)], ids=str)
+def test_a_resampled_slide_equals_the_whole_pass_over_it(
+    tmp_path: Path, mpp: float, shape: tuple[int, int], engine: str
+) -> None:
+    image = np.kron(random_image(shape), np.ones((2, 2, 1), np.uint8))[: shape[0], : shape[1]]
+    slide = write_slide(tmp_path / "s.tif", image)
+    bundle = make_bundle(tmp_path / "b.safetensors", classes=3, mpp=0.5, **PAPER_LIKE)
+    level = choose_level(wsipipe.open_slide(slide, mpp=mpp), 0.5)
+    assert level.mpp == 0.5
+    expected = whole_labels(bundle, read_box(level, Box(0, level.shape[0], 0, level.shape[1])))
+    for block, tile in ((96, 96), (96, 32), (192, 48), (None, None)):
+        labels = wsipipe.segment(slide, bundle, block=block, tile=tile, device="cpu", engine=engine, mpp=mpp)
+        np.testing.assert_array_equal(labels.compute(scheduler="synchronous"), expected)
+    if min(level.shape) > 90:
+        assert len(np.unique(expected)) > 1, "a constant result would prove nothing"
+
+
+def test_run_writes_the_whole_pass_over_a_resampled_slide(tmp_path: Path) -> None:
+    slide = write_slide(tmp_path / "s.tif", random_image((401, 307)))
+    bundle = make_bundle(tmp_path / "b.safetensors", classes=2, mpp=0.5, **PAPER_LIKE)
+    level = choose_level(wsipipe.open_slide(slide, mpp=0.2482), 0.5)
+    expected = whole_labels(bundle, read_box(level, Box(0, level.shape[0], 0, level.shape[1])))
+    config = {"bundle": bundle, "device": "cpu,cpu", "batch": 2, "threads": 3, "mpp": 0.2482}
+    for name, sizes in {"a": {}, "b": {"block": 96, "tile": 48}, "c": {"block": 96, "tile": 16}}.items():
+        summary = wsipipe.run([slide], wsipipe.RunConfig(out=str(tmp_path / name), **config, **sizes))
+        assert summary.exit_code == 0
+        np.testing.assert_array_equal(zarr.open_array(tmp_path / name / "s.zarr" / "0")[:], expected)
+    files = {name: store_files(tmp_path / name / "s.zarr") for name in ("b", "c")}
+    assert files["b"] == files["c"], "the tile changes speed only"
 
 
 @torch.inference_mode()

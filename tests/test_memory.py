@@ -6,12 +6,14 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.big import write_big_slide
+from wsipipe.model.bundle import load_bundle, save_bundle
 
 SCRIPT = str(Path(sys.executable).with_name("wsipipe"))
 
@@ -23,14 +25,19 @@ def run_json(*arguments: object) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_peak_memory_is_flat_and_below_the_projection(tmp_path: Path, tiny_bundle: Path) -> None:
-    peaks = {}
+@pytest.mark.parametrize("shrink", [1.0, 2.0])
+def test_peak_memory_is_flat_and_below_the_projection(tmp_path: Path, tiny_bundle: Path, shrink: float) -> None:
+    """Of a slide as it is, and of one that is averaged: as many pixels of labels of twice as fine a slide."""
+    peaks, bundle = {}, load_bundle(tiny_bundle)
+    save_bundle(tmp_path / "b.safetensors", bundle.network, replace(bundle.spec, mpp=0.5))
     for side in (2048, 8192):
-        slide, out = write_big_slide(tmp_path / f"{side}.zarr", side), tmp_path / "out"
-        options = ("-m", tiny_bundle, "-o", out, "--block", 1024, "--tile", 512)
+        slide = write_big_slide(tmp_path / f"{side}.zarr", round(side * shrink), mpp=0.5 / shrink)
+        out = tmp_path / "out"
+        options = ("-m", tmp_path / "b.safetensors", "-o", out, "--block", 1024, "--tile", 512)
         (planned,) = run_json(slide, *options, "--dry-run")["slides"]
         assert not out.exists() or not (out / f"{side}.zarr").exists()
         summary = run_json(slide, *options)
+        assert planned["shrink"] == shrink
         assert summary["slides"][0]["pixels"] == side * side
         assert summary["peak_bytes"] <= planned["projected_memory_bytes"]
         peaks[side] = summary["peak_bytes"]

@@ -22,7 +22,7 @@ class Spent:
     write: float = 0.0
     """Coarser levels, compression, and bytes to the store."""
     other: float = 0.0
-    """The rest of a block's time: pixels copied and mirrored, and Python."""
+    """The rest of a block's time: pixels averaged, copied and mirrored, and Python."""
     infer: float = 0.0
     """Of the devices: tiles copied there, the network, and labels copied back."""
 

@@ -1,10 +1,12 @@
-"""TOML files as frozen dataclasses: what is wrong with one is said all at once, each with its line."""
+"""What users write: TOML files as frozen dataclasses, what is wrong with one said at once, and CSV files row by row."""
 
 from __future__ import annotations
 
+import csv
 import re
 import tomllib
 import typing
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -165,3 +167,57 @@ def _said(kind: Any) -> str:
     if origin in (UnionType, typing.Union):
         return " or ".join(_said(one) for one in arguments if one is not NoneType)
     return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
+
+
+def read_csv(table: Path, needed: tuple[str, ...], beside: tuple[str, ...]) -> list[tuple[str, dict[str, str]]]:
+    """Where each row of ``table`` is that is not empty, as messages call it, and its cells by column.
+
+    Raises
+    ------
+    UsageError
+        If it can not be read, has no rows, lacks columns or cells that are ``needed``, or has columns other than those
+        and those ``beside``.
+    """
+    try:
+        reader = csv.reader(table.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True)
+        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
+    except OSError as err:
+        raise UsageError(f"table {table} can not be read: {err.strerror or err}") from err
+    except (UnicodeDecodeError, csv.Error) as err:
+        raise UsageError(f"table {table} is not CSV in UTF-8: {err}") from err
+    columns = lines[0][1] if lines else []
+    if not set(needed) <= set(columns) <= {*needed, *beside} or len(set(columns)) < len(columns):
+        raise UsageError(
+            f"table {table} has the columns {', '.join(map(repr, columns)) or 'none'}; needed: {', '.join(needed)}; "
+            f"allowed beside them: {', '.join(beside)}; separated by commas"
+        )
+    if len(lines) == 1:
+        raise UsageError(f"table {table} has no row below its columns")
+    rows = []
+    for number, cells in lines[1:]:
+        where = f"{table} line {number}"
+        if len(cells) > len(columns):
+            raise UsageError(f"{where} has {len(cells)} cells for {len(columns)} columns; quote what has a comma")
+        row = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
+        if not all(row[name] for name in needed):
+            raise UsageError(f"{where} lacks {' or '.join(f'an {n}' if n[0] in 'aeiou' else f'a {n}' for n in needed)}")
+        rows.append((where, row))
+    return rows
+
+
+def positive(cells: Mapping[str, str], column: str, where: str) -> float | None:
+    """The number in ``column`` of a row, or None where there is nothing.
+
+    Raises
+    ------
+    UsageError
+        If it is no positive number.
+    """
+    text = cells.get(column)
+    try:
+        value = float(text) if text else None
+    except ValueError:
+        value = -1.0
+    if value is not None and not 0 < value < float("inf"):
+        raise UsageError(f"{where} has the {column} {text!r}; it is a positive number such as 0.5, or nothing")
+    return value

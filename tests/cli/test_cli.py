@@ -212,6 +212,24 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run: Call, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_says_what_is_brought_to_the_resolution_of_the_model(
+    call: Call, tmp_path: Path, write_slide: WriteSlide
+) -> None:
+    fine, coarse = (write_slide(tmp_path / f"{mpp}.tif", (300, 500), mpp=mpp) for mpp in (0.2482, 0.53))
+    (tmp_path / "slides.csv").write_text("slide,mpp\n0.53.tif,0.625\n")
+    given = ("run", fine, coarse, "-o", tmp_path / "out", "--device", "cpu", "--block", 1024, "--dry-run")
+    out = call(*given).out
+    assert "level 0 shrunk to 0.5 um/px (XResolution and YResolution tags)" in out
+    assert "level 0 enlarged to 0.5 um/px (XResolution and YResolution tags)" in out
+    assert "149 x 249 px" in out
+    out = call(*given, "--slides-table", tmp_path / "slides.csv", "--max-upsample", 1.25).out
+    assert "level 0 enlarged to 0.5 um/px (given in slides.csv)" in out
+    assert "375 x 625 px" in out
+    refused = call(*given, "--slides-table", tmp_path / "slides.csv").out
+    assert "0.53.tif is coarser than 0.5 micrometres per pixel (level 0: 0.625)" in refused
+    assert call(*given, "--max-upsample", 0.5).code == 2
+
+
 def test_what_a_dry_run_says_of_memory_is_enough_to_run(run: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
     slide = write_slide(tmp_path / "x.tif")
     run(slide, "--dry-run")  # loads what there is to load

@@ -202,7 +202,7 @@ def test_options_of_the_tables_are_those_of_a_run(path: Path) -> None:
     path.write_text(
         GOOD
         + "[run]\ndevice = 'cpu'\nengine = 'torch'\ntile = 64\nblock = 128\nbatch = 2\nthreads = 3\n"
-        + "max_memory = '2GB'\nprobabilities = true\n"
+        + "max_memory = '2GB'\nprobabilities = true\nmax_upsample = 2\n"
         + "[cluster]\nkind = 'slurm'\nworkers = 4\nadapt = [1, 4]\n[cluster.options]\nqueue = 'night'\n"
     )
     config = read_night(path).run_config()
@@ -217,6 +217,7 @@ def test_options_of_the_tables_are_those_of_a_run(path: Path) -> None:
         threads=3,
         max_memory_bytes=2 * 10**9,
         probabilities=True,
+        max_upsample=2.0,
         cluster="slurm:4",
         adapt=(1, 4),
         cluster_options={"queue": "night"},

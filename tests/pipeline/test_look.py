@@ -326,17 +326,65 @@ def test_every_slide_is_looked_at_and_the_bad_ones_say_why(bench: Bench) -> None
         assert words in error
 
 
-def test_a_slide_without_resolution_is_refused_by_a_bundle_that_wants_one(bench: Bench) -> None:
+@pytest.fixture
+def picky(bench: Bench) -> str:
+    """A bundle that wants 0.5 µm/px."""
     torch.manual_seed(0)
-    picky = bench.folder / "picky.safetensors"
-    save_bundle(picky, UNet(3, 2, 2, 2, 1), BundleSpec(default_classes(2), mpp=0.5))
+    path = bench.folder / "picky.safetensors"
+    save_bundle(path, UNet(3, 2, 2, 2, 1), BundleSpec(default_classes(2), mpp=0.5))
+    return str(path)
+
+
+def test_a_slide_without_resolution_is_refused_by_a_bundle_that_wants_one(bench: Bench, picky: str) -> None:
     with_mpp, without = bench.slide("with.tif"), bench.slide("without.tif", mpp=None)
-    plans = bench.plan(without, with_mpp, bundle=str(picky)).slides
+    plans = bench.plan(without, with_mpp, bundle=picky).slides
     assert isinstance(plans[0], Refused)
     assert "give --mpp" in plans[0].error
     assert isinstance(plans[1], SlidePlan)
-    assert bench.one(without, bundle=str(picky), mpp=0.5).level.mpp == 0.5
+    assert bench.one(without, bundle=picky, mpp=0.5).level.mpp == 0.5
     assert bench.one(without).level.mpp is None  # the tiny bundle does not care
+
+
+def test_a_slide_is_planned_at_the_resolution_of_the_bundle(bench: Bench, picky: str) -> None:
+    slide = bench.slide("x.tif", shape=(200, 300), mpp=0.2482)
+    plan = bench.one(slide, bundle=picky)
+    assert (plan.level.index, plan.level.mpp, plan.grid.shape) == (0, 0.5, (100, 149))
+    assert plan.store.fingerprint.shrink == pytest.approx(2.0145, abs=1e-4)
+    assert plan.store.downsample == plan.level.downsample == plan.level.shrink
+    assert bench.one(slide).grid.shape == (200, 300), "the tiny bundle does not care"
+    assert plan.keep(2).overlap_px == plan.grid.receptive.margin
+    assert plan.block_bytes > bench.one(slide).block_bytes / 4
+
+
+def test_stores_of_another_shrink_are_told_apart(bench: Bench, picky: str) -> None:
+    slide = bench.slide("x.tif", shape=(200, 300), mpp=0.25)
+    finish(bench.one(slide, bundle=picky))
+    assert "was made with the level shrunk by 2 (now 2.0145);" in bench.refusal(slide, bundle=picky, mpp=0.2482)
+    assert bench.one(slide, bundle=picky).action == SKIP
+
+
+def test_no_more_is_enlarged_than_is_allowed(bench: Bench, picky: str) -> None:
+    slide = bench.slide("x.tif", mpp=0.9)
+    assert "--max-upsample" in bench.refusal(slide, bundle=picky)
+    plan = bench.one(slide, bundle=picky, max_upsample=2.0)
+    assert plan.level.shrink == pytest.approx(0.5 / 0.9, rel=1e-5)
+    assert plan.level.mpp == 0.5
+
+
+def test_a_table_says_the_resolution_of_single_slides(bench: Bench, picky: str) -> None:
+    a, b, c = (bench.slide(f"{name}.tif", seed=i, mpp=0.5) for i, name in enumerate("abc"))
+    table = bench.folder / "slides.csv"
+    table.write_text("slide,mpp\na.tif,0.25\nb.tif,\n")
+    plans = bench.plan(a, b, c, bundle=picky, slides_table=str(table), mpp=1 / 3).planned
+    assert [(p.slide.mpp, p.slide.mpp_source) for p in plans] == [
+        (0.25, "given in slides.csv"),
+        (1 / 3, "given"),
+        (1 / 3, "given"),
+    ]
+    assert [p.store.mpp_source for p in plans] == [p.slide.mpp_source for p in plans]
+    assert [p.level.mpp for p in plans] == [0.5] * 3
+    with pytest.raises(UsageError, match=r"none.csv can not be read"):
+        bench.plan(a, slides_table=str(bench.folder / "none.csv"))
 
 
 def test_planning_writes_nothing(bench: Bench) -> None:
@@ -366,6 +414,8 @@ def test_planning_writes_nothing(bench: Bench) -> None:
         ({"threads": -1}, UsageError, "--threads -1"),
         ({"mpp": float("nan")}, UsageError, "--mpp nan"),
         ({"mpp": 0.0}, UsageError, "--mpp 0"),
+        ({"max_upsample": 0.99}, UsageError, "--max-upsample 0.99"),
+        ({"max_upsample": float("nan")}, UsageError, "--max-upsample nan"),
         ({"device": "tpu"}, UsageError, "'tpu' is not a device"),
         ({"device": "cuda:99"}, MachineError, "there is no cuda:99"),
     ],

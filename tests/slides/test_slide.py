@@ -9,7 +9,7 @@ import pytest
 from tests.real_data import data, needs_data
 from tests.slides.made import APERIO, picture, pyramid
 from wsipipe.errors import ResolutionError, SlideFormatError, SlideReadError, UsageError
-from wsipipe.slides.slide import choose_level, describe, open_slide
+from wsipipe.slides.slide import choose_level, describe, downsample_of, open_slide
 
 
 @pytest.fixture
@@ -19,10 +19,62 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "case.svs"
 
 
-@pytest.mark.parametrize(("wanted", "index"), [(None, 0), (0.5, 0), (0.48, 0), (1.0, 1), (1.04, 1), (2.0, 2)])
-def test_level_within_five_percent_is_chosen(path: Path, wanted: float | None, index: int) -> None:
+@pytest.mark.parametrize(("wanted", "index"), [(None, 0), (0.5, 0), (0.495, 0), (1.0, 1), (1.007, 1), (2.0, 2)])
+def test_level_within_one_percent_is_taken_as_it_is(path: Path, wanted: float | None, index: int) -> None:
     slide = open_slide(path)
     assert choose_level(slide, wanted) == slide.levels[index]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index", "shape"),
+    [
+        (0.48, 0, (267, 267)),  # enlarged
+        (0.52, 0, (246, 246)),
+        (0.90, 0, (142, 142)),  # level 1 would have to be enlarged by 1.109
+        (0.91, 1, (141, 141)),
+        (1.04, 1, (123, 123)),
+        (499.0, 2, (1, 1)),
+    ],
+)
+def test_the_level_that_needs_least_is_brought_to_the_wanted_mpp(
+    path: Path, wanted: float, index: int, shape: tuple[int, int]
+) -> None:
+    slide = open_slide(path)
+    level = choose_level(slide, wanted)
+    assert level.mpp == wanted
+    assert level.stored == slide.levels[index]
+    assert level.shrink == pytest.approx(wanted / (0.499 * 2**index))
+    assert level.downsample == pytest.approx(wanted / 0.499)
+    assert level.shape == shape
+
+
+@pytest.mark.parametrize(
+    ("finest", "shape", "downsample"),
+    [
+        ((2967, 2221), (1483, 1110), 2.0),
+        ((2967, 2221), (1484, 1111), 2.0),
+        ((100_001, 100_003), (6250, 6251), 16.0),
+        ((2967, 2221), (989, 740), 3.0),
+        ((1000, 1000), (700, 700), 10 / 7),
+        ((1000, 1000), (503, 503), 1000 / 503),
+        ((1000, 2000), (500, 1010), (2 + 200 / 101) / 2),
+    ],
+)
+def test_downsample_is_whole_where_sides_are_cut_or_filled_up_to_whole_pixels(
+    finest: tuple[int, int], shape: tuple[int, int], downsample: float
+) -> None:
+    assert downsample_of(finest, shape) == pytest.approx(downsample, rel=1e-12)
+
+
+def test_no_level_is_enlarged_where_a_finer_one_can_be_shrunk(path: Path) -> None:
+    slide = open_slide(path)
+    assert choose_level(slide, 0.9, 5.0).index == 0
+    assert choose_level(slide, 0.91, 1.0).index == 0
+    assert choose_level(slide, 0.48, 1.04).shrink < 1
+    assert choose_level(slide, 0.1, 5.0).shrink == pytest.approx(0.1 / 0.499)
+    assert choose_level(slide, 0.495, 1.0) == slide.levels[0], "as it is, it is not enlarged"
+    with pytest.raises(ResolutionError, match=r"enlarged 1.04 times, allowed is 1;"):
+        choose_level(slide, 0.48, 1.0)
 
 
 def test_nearest_of_two_near_levels_is_chosen(tmp_path: Path) -> None:
@@ -35,9 +87,14 @@ def test_nearest_of_two_near_levels_is_chosen(tmp_path: Path) -> None:
     assert choose_level(near, 1.01).index == 0
 
 
-def test_no_level_near_enough_names_every_levels_mpp(path: Path) -> None:
-    with pytest.raises(ResolutionError, match=r"within 5% of 0.25 .*level 0: 0.499, level 1: 0.998, level 2: 1.996"):
+def test_a_slide_that_is_too_coarse_says_what_it_has_and_what_to_do(path: Path) -> None:
+    with pytest.raises(ResolutionError) as caught:
         choose_level(open_slide(path), 0.25)
+    assert str(caught.value) == (
+        "case.svs is coarser than 0.25 micrometres per pixel (level 0: 0.499, level 1: 0.998, level 2: 1.996): level 0 "
+        "would have to be enlarged 1.996 times, allowed is 1.1; use a model trained at what the slide has, correct "
+        "level 0 with --mpp if it is wrong, or allow it with --max-upsample"
+    )
 
 
 def test_missing_mpp_says_why_and_what_to_do(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from wsipipe.errors import ChannelError, LabelError, ResolutionError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import mirror
 from wsipipe.slides import rasters
+from wsipipe.slides.reading import read_box
+from wsipipe.slides.slide import choose_level, open_slide
 from wsipipe.training import fields
 from wsipipe.training.config import AnnotatedSlide, ClassConfig, DataConfig, TrainConfig
 from wsipipe.training.fields import Field, HeldImage, one_image, read_fields, resized
@@ -489,6 +491,21 @@ def test_labels_of_a_slide_may_be_of_a_coarser_level(slide: Path, down: int) -> 
     np.testing.assert_array_equal(field.truth.read(whole(field)).instances, expected)
     part = Box(33, 71, 5, 6)
     np.testing.assert_array_equal(field.truth.read(part).instances, expected[part.slices])
+
+
+def test_a_slide_is_trained_on_as_a_run_would_read_it(slide: Path) -> None:
+    tifffile.imwrite(slide / "l.tif", squares((100, 130)))
+    geojson(slide / "s.geojson", polygon("object", 40, 64, 16, 96))
+    level = choose_level(open_slide(slide / "s.tif"), 0.8)
+    for given in ({"labels": "l.tif"}, {"annotations": "s.geojson"}):
+        field = one(at_place(plain(mpp=0.8), slides=(AnnotatedSlide("s.tif", **given),)), slide)
+        assert field.shape == level.shape == (63, 82)
+        np.testing.assert_array_equal(image_of(field), read_box(level, whole(field)))
+        classes = field.truth.read(whole(field)).classes
+        assert classes.shape == level.shape
+    rows, cols = np.nonzero(classes)
+    found = rows.min(), rows.max() + 1, cols.min(), cols.max() + 1
+    assert found == (25, 40, 10, 60), "40 px of 0.5 are 25 of 0.8"
 
 
 def test_labels_of_part_of_a_slide_are_refused(slide: Path) -> None:

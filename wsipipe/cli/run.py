@@ -41,6 +41,15 @@ AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N
 @click.option("-o", "--out", default="segmentations", show_default=True, metavar="DIR", help="Folder of the results.")
 @click.option("-m", "--model", "bundle", metavar="BUNDLE", help="Model file.  [default: nuclei in H&E, 0.5 um/px]")
 @click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0, over what the file says.")
+@click.option("--slides-table", metavar="FILE", help="CSV with the columns slide, mpp: as --mpp, slide by slide.")
+@click.option(
+    "--max-upsample",
+    type=float,
+    default=1.1,
+    show_default=True,
+    metavar="F",
+    help="How much a slide that is coarser than the model may be enlarged.",
+)
 @click.option("--block", **AUTO, help="Unit of work and of resume, px; auto: 4096, on a CPU 2048, or what fits.")
 @click.option("--tile", **AUTO, help="Core of a tile, px; auto: the fastest that the memory takes.")
 @click.option("--batch", **AUTO, help="Tiles per forward pass; auto: the fastest that the memory takes.")
@@ -130,6 +139,7 @@ def _slide_plan_as_json(plan: RunPlan, slide: SlidePlan | Refused) -> dict[str, 
         "reason": slide.reason,
         "store": slide.store.path,
         "level": slide.level.index,
+        "shrink": slide.level.shrink,
         "mpp": slide.level.mpp,
         "mpp_source": slide.slide.mpp_source,
         "height": height,
@@ -155,7 +165,8 @@ def plan_as_text(plan: RunPlan) -> str:
         if "store" in row:
             mpp = f"{row['mpp']:.4g} um/px ({row['mpp_source']})" if row["mpp"] else "resolution not known"
             to_do = f"{row['blocks_to_do']} of {row['blocks']} blocks of {row['block']} px"
-            lines.append(f"         level {row['level']}, {mpp}; {to_do}")
+            shrunk = "" if row["shrink"] == 1 else f" {'shrunk' if row['shrink'] > 1 else 'enlarged'} to"
+            lines.append(f"         level {row['level']}{shrunk or ','} {mpp}; {to_do}")
             lines.append(
                 f"         -> {row['store']}, {row['height']} x {row['width']} px, "
                 f"at most {row['output_bytes_at_most'] / 1e6:,.1f} MB before compression; "

@@ -61,11 +61,13 @@ class Fingerprint:
     level: int
     """The level of the slide that is segmented."""
     mpp: float | None
-    """Micrometres per pixel of that level, as used; None where they are not known."""
+    """Micrometres per pixel that are segmented; None where they are not known."""
     probabilities: bool
     """Whether probabilities are written too."""
     precision: str = "float32"
     """What convolutions computed in; stores of before there was a choice do not say."""
+    shrink: float = 1.0
+    """How many pixels of that level one of the store's spans; stores of before levels were averaged do not say."""
 
     def differences(self, other: Fingerprint) -> list[str]:
         """The names of the fields in which the two differ."""
@@ -83,7 +85,7 @@ class StoreSpec:
     fingerprint: Fingerprint
     """What its labels follow from."""
     downsample: float
-    """Of the level that is segmented."""
+    """How many pixels of the slide's finest level one of its own spans."""
     grid: Grid
     """Blocks, chunks and levels."""
     classes: tuple[tuple[str, int, str], ...]
@@ -92,6 +94,8 @@ class StoreSpec:
     """Name of the bundle."""
     version: str
     """Of wsipipe."""
+    mpp_source: str = ""
+    """Where the slide's micrometres per pixel were read, or who gave them."""
 
     @property
     def partial(self) -> Location:
@@ -462,6 +466,7 @@ def _attributes(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, Any]:
             "slide": spec.slide,
             "model": spec.model,
             "fingerprint": asdict(spec.fingerprint),
+            "mpp_source": spec.mpp_source,
             "block": spec.grid.block,
             **({} if run is None else {"run": run}),
         },

@@ -28,6 +28,7 @@ from wsipipe.inference.devices import TORCH
 from wsipipe.model.bundle import read_bundle_info
 from wsipipe.pipeline.config import BLOCK_PX, CORE_PX, DEFAULT_BUNDLE, KINDS, RunConfig, Site, check_config
 from wsipipe.pipeline.machine import size_bytes
+from wsipipe.slides.slide import MAX_UPSAMPLE
 from wsipipe.tables import Place, TableError, line_of, parse_table, read_toml
 from wsipipe.urls import is_url
 
@@ -47,6 +48,7 @@ class RunTable:
     threads: int | None = None
     max_memory: str | None = None
     probabilities: bool = False
+    max_upsample: float = MAX_UPSAMPLE
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.model.bundle import BundleInfo, read_bundle_info
 from wsipipe.pipeline.machine import default_limit_bytes
+from wsipipe.slides.slide import MAX_UPSAMPLE
 
 CORE_PX, BLOCK_PX, CPU_BLOCK_PX = 1024, 4096, 2048
 """What is taken where there is memory for it."""
@@ -31,6 +32,10 @@ class RunConfig:
     """Model bundle; None: the nuclei model that comes with wsipipe."""
     mpp: float | None = None
     """Micrometres per pixel of the slides' finest level, over what the files say."""
+    slides_table: str | None = None
+    """CSV file of what is said of single slides, over ``mpp`` and over what the files say (`wsipipe.slides.table`)."""
+    max_upsample: float = MAX_UPSAMPLE
+    """How much a slide that is coarser than the bundle may be enlarged."""
     block: int | None = None
     """Side in pixels of the unit of work, of writing and of resume."""
     tile: int | None = None
@@ -145,6 +150,8 @@ def check_config(config: RunConfig, site: Site | None = None) -> Setup:
         value = getattr(config, option)
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"--{option} {value} makes no sense; it is a positive number")
+    if not 1 <= config.max_upsample < float("inf"):
+        raise UsageError(f"--max-upsample {config.max_upsample} makes no sense; it is 1 (never enlarged) or more")
     check_cluster(config)
     bundle = read_bundle_info(config.bundle or DEFAULT_BUNDLE)
     site = site or this_process(config)

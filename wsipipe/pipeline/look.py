@@ -6,16 +6,18 @@ import hashlib
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from wsipipe.errors import MemoryLimitError, OutputError, SlideError, StoreError, UsageError
 from wsipipe.files import Location, Named, locate
 from wsipipe.labels.store import PARTIAL, STORE, Record, read_record
 from wsipipe.pipeline.config import RunConfig, Setup, Site, check_config
 from wsipipe.pipeline.machine import RUNTIME_BYTES, default_threads, loaded_bytes, weight_bytes
-from wsipipe.pipeline.plan import SKIP, SlidePlan, plan_slide
+from wsipipe.pipeline.plan import SKIP, SlidePlan, level_of, plan_slide
 from wsipipe.pipeline.sizes import fit_memory
 from wsipipe.slides.find import expand
-from wsipipe.slides.slide import Level, Slide, choose_level, open_slide
+from wsipipe.slides.slide import Level, Slide, open_slide, with_mpp
+from wsipipe.slides.table import SlidesTable, read_slides_table
 from wsipipe.urls import Url
 
 
@@ -75,7 +77,8 @@ def plan_run(slides: Sequence[Named], config: RunConfig, site: Site | None = Non
     """
     setup = check_config(config, site)
     _check_out(locate(config.out))
-    looked = [_look(path, config.mpp) for path in expand(slides)]
+    table = None if config.slides_table is None else read_slides_table(Path(config.slides_table))
+    looked = [_look(path, config.mpp, table) for path in expand(slides)]
     opened = [s for s in looked if isinstance(s, Slide)]
     base = loaded_bytes(setup.engine) + RUNTIME_BYTES + weight_bytes(setup.bundle.path, setup.devices, setup.engine)
     setup = fit_memory(setup, [level for s in opened if (level := _level(s, setup))], base)
@@ -106,9 +109,11 @@ def _check_bucket(out: Url) -> None:
         raise OutputError(f"-o {out}: {err.strerror}; see that there is such a bucket, and who one is there") from err
 
 
-def _look(path: Location, mpp: float | None) -> Slide | Refused:
+def _look(path: Location, mpp: float | None, table: SlidesTable | None) -> Slide | Refused:
     try:
-        return open_slide(path, mpp=mpp)
+        slide = open_slide(path, mpp=mpp)
+        said = None if table is None else table.row(path).mpp
+        return slide if table is None or said is None else with_mpp(slide, said, f"given in {table.name}")
     except SlideError as err:
         return Refused(str(path), str(err))
     except Exception as err:  # a fault of wsipipe or of a library, and of one slide only
@@ -118,7 +123,7 @@ def _look(path: Location, mpp: float | None) -> Slide | Refused:
 def _level(slide: Slide, setup: Setup) -> Level | None:
     """The level that is segmented; None if there is no such level, which the slide's plan reports."""
     try:
-        return choose_level(slide, setup.bundle.spec.mpp)
+        return level_of(slide, setup)
     except SlideError:
         return None
 

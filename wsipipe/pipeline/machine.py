@@ -20,6 +20,8 @@ from wsipipe.geometry.grid import Grid
 from wsipipe.inference.devices import OPENVINO, is_cpu, lanes
 from wsipipe.inference.footprint import FLOAT32, activation_bytes
 from wsipipe.inference.pool import PoolSpec
+from wsipipe.slides.reading import averaging_bytes
+from wsipipe.slides.resample import stored_side
 from wsipipe.slides.slide import Level
 from wsipipe.slides.tiff import TiffReader
 
@@ -102,7 +104,7 @@ def peak_bytes() -> int:
 
 
 def block_bytes(level: Level, grid: Grid, *, classes: int, probabilities: bool) -> int:
-    """What one block in flight holds at most: its pixels as read and as mirrored, its labels, what is written.
+    """What one block in flight holds at most: its pixels as read, averaged and mirrored, its labels, what is written.
 
     Parameters
     ----------
@@ -121,13 +123,14 @@ def block_bytes(level: Level, grid: Grid, *, classes: int, probabilities: bool) 
     pixels = (height + margin) * (width + margin) * pixel
     labels = height * width
     encoded = 2 * height * width  # labels of all levels, and the shard as it is put together
+    averaged = averaging_bytes(level, (height + margin, width + margin))
     met = prod(
-        1 if piece >= whole else -(-(side + margin) // piece) + 1
-        for whole, side, piece in zip(level.shape, (height, width), level.tile, strict=True)
+        1 if piece >= whole else -(-stored_side(side + margin, level.shrink) // piece) + 1
+        for whole, side, piece in zip(level.stored.shape, (height, width), level.tile, strict=True)
     )
     decoded = min(met, AT_ONCE) * level.tile[0] * level.tile[1] * pixel
     kept = kept_bytes(level, grid)
-    return 2 * pixels + labels + encoded + decoded + kept + (4 * classes * labels if probabilities else 0)
+    return 2 * pixels + averaged + labels + encoded + decoded + kept + (4 * classes * labels if probabilities else 0)
 
 
 def kept_bytes(level: Level, grid: Grid) -> int:
@@ -139,11 +142,11 @@ def kept_bytes(level: Level, grid: Grid) -> int:
     if grid.blocks[1] == 1 or level.codec == "none" or level.reader != TiffReader.name:
         return 0
     pieces = prod(
-        min(-(-side // piece) + 1, -(-whole // piece))
+        min(-(-stored_side(side, level.shrink) // piece) + 1, -(-whole // piece))
         for side, piece, whole in zip(
             (max(grid.computed_sides(0)) + grid.receptive.margin, grid.receptive.margin),
             level.tile,
-            level.shape,
+            level.stored.shape,
             strict=True,
         )
     )

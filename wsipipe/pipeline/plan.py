@@ -80,9 +80,20 @@ def plan_slide(slide: Slide, path: str, setup: Setup) -> SlidePlan:
     GeometryError
         If the sizes asked for are impossible.
     """
-    level = choose_level(slide, setup.bundle.spec.mpp)
+    level = level_of(slide, setup)
     check_channels(slide, level, setup.bundle)
     return _plan_store(slide, level, path, setup)
+
+
+def level_of(slide: Slide, setup: Setup) -> Level:
+    """The level of ``slide`` that is segmented, at the micrometres per pixel of the bundle.
+
+    Raises
+    ------
+    ResolutionError
+        If there is none.
+    """
+    return choose_level(slide, setup.bundle.spec.mpp, setup.config.max_upsample)
 
 
 def check_channels(slide: Slide, level: Level, bundle: BundleInfo) -> None:
@@ -144,12 +155,14 @@ def _store_spec(slide: Slide, level: Level, path: str, setup: Setup, block: int 
             mpp=level.mpp,
             probabilities=setup.config.probabilities,
             precision=setup.config.precision,
+            shrink=level.shrink,
         ),
         downsample=level.downsample,
         grid=grid_of(level, setup, block=block),
         classes=tuple((c.name, c.label, c.color) for c in setup.bundle.spec.classes),
         model=setup.bundle.spec.name,
         version=VERSION,
+        mpp_source=slide.mpp_source,
     )
 
 
@@ -215,6 +228,7 @@ def _usable(path: str, *, fingerprint: Fingerprint, overwrite: bool) -> Record |
         "mpp": f"{old.mpp} micrometres per pixel (now {new.mpp})",
         "probabilities": f"{'' if old.probabilities else 'no '}probabilities",
         "precision": f"precision {old.precision} (now {new.precision})",
+        "shrink": f"the level shrunk by {old.shrink:.5g} (now {new.shrink:.5g})",
     }
     raise FingerprintError(
         f"{path} was made with {', '.join(words[name] for name in old.differences(new))}; "

@@ -10,8 +10,8 @@ from wsipipe.inference.block import BlockWork
 from wsipipe.model.bundle import Bundle
 from wsipipe.pipeline.config import RunConfig, check_config
 from wsipipe.pipeline.graph import lazy_labels
-from wsipipe.pipeline.plan import check_channels, grid_of
-from wsipipe.slides.slide import Slide, choose_level, open_slide, with_mpp
+from wsipipe.pipeline.plan import check_channels, grid_of, level_of
+from wsipipe.slides.slide import MAX_UPSAMPLE, Slide, open_slide, with_mpp
 
 
 def segment(
@@ -24,6 +24,7 @@ def segment(
     device: str = "auto",
     engine: str = "auto",
     mpp: float | None = None,
+    max_upsample: float = MAX_UPSAMPLE,
 ) -> da.Array:
     """The labels of a slide as a lazy dask array (y, x), uint8; no pixel is read until it is computed.
 
@@ -42,6 +43,8 @@ def segment(
         As ``wsipipe run --device`` and ``--engine``.
     mpp
         Micrometres per pixel of the slide's level 0, over what it says itself.
+    max_upsample
+        How much a slide that is coarser than the bundle may be enlarged.
 
     Raises
     ------
@@ -50,11 +53,20 @@ def segment(
     """
     source = bundle.info.path if isinstance(bundle, Bundle) else os.fspath(bundle)
     setup = check_config(
-        RunConfig(bundle=source, block=block, tile=tile, batch=batch, device=device, engine=engine, mpp=mpp)
+        RunConfig(
+            bundle=source,
+            block=block,
+            tile=tile,
+            batch=batch,
+            device=device,
+            engine=engine,
+            mpp=mpp,
+            max_upsample=max_upsample,
+        )
     )
     opened = slide if isinstance(slide, Slide) else open_slide(slide)
     if mpp is not None:
         opened = with_mpp(opened, mpp)
-    level = choose_level(opened, setup.bundle.spec.mpp)
+    level = level_of(opened, setup)
     check_channels(opened, level, setup.bundle)
     return lazy_labels(BlockWork(level, grid_of(level, setup), setup.pool))

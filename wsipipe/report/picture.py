@@ -103,6 +103,8 @@ class _Store:
     """The identity of the slide's file."""
     level: int
     """Of the slide."""
+    shrink: float
+    """How many pixels of that level one of the labels' spans."""
     mpp: float | None
     counts: dict[int, int]
     """Pixels per label; empty if it does not say."""
@@ -174,6 +176,7 @@ def _open(store: str) -> _Store:
         bundle=str(fingerprint["bundle"]),
         slide=str(fingerprint["slide"]),
         level=int(fingerprint["level"]),
+        shrink=float(fingerprint.get("shrink", 1.0)),
         mpp=None if mpp is None else float(mpp),
         counts={int(value): int(count) for value, count in counts.items()},
         classes=tuple((names[value], int(value), f"#{colors[value]}") for value in names),
@@ -256,7 +259,8 @@ def _slide_image(slide: str, store: _Store, shape: tuple[int, int]) -> Image:
     opened = open_slide(slide)
     if opened.identity != store.slide:
         raise SlideFormatError("the slide's file is not the one that was segmented")
-    if store.level >= len(opened.levels) or opened.levels[store.level].shape != store.shapes[0]:
+    levels = opened.levels[store.level : store.level + 1]
+    if not any(level.shrunk(store.shrink).shape == store.shapes[0] for level in levels):
         raise SlideFormatError(f"the labels are not those of level {store.level}")
     level, extent = choose_source(opened, store.level, shape)
     return as_rgb(averaged_plane(level, extent, shape), level.dtype)

@@ -19,7 +19,7 @@ from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.files import Location, files_in, locate, zarr_store
 from wsipipe.slides.identity import WINDOWS, folder_identity
 from wsipipe.slides.resolution import UNITS, Resolution, checked
-from wsipipe.slides.slide import Level, Slide
+from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.urls import Url
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ class OmeZarrReader:
             identity=identity,
             associated=(),
             warnings=(*warnings, *multiscale.resolution.warnings),
+            readings=multiscale.resolution.readings,
         )
 
     def open_array(self, level: Level) -> zarr.Array[Any]:
@@ -278,7 +279,7 @@ def _level(
     """What is said of one level."""
     axes, mpp = multiscale.axes, multiscale.resolution.mpp
     shape = _shape(array, axes)
-    downsample = (largest[0] / shape[0] + largest[1] / shape[1]) / 2
+    downsample = downsample_of(largest, shape)
     return Level(
         path=str(path),
         reader=OmeZarrReader.name,

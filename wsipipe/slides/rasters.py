@@ -378,7 +378,7 @@ class SlideLevel:
         """See `Source.open`; decoded whole if it is small, and laid out in strips or in one piece."""
         level = self.level
         size = prod(level.shape) * level.channels * np.dtype(level.dtype).itemsize
-        if size <= MAX_WHOLE_BYTES and level.tile[1] >= level.shape[1]:
+        if size <= MAX_WHOLE_BYTES and level.tile[1] >= level.stored.shape[1]:
             return _keep(read_box(level, _whole(level.shape)))
         return Opened(lambda box: read_box(level, box), 0)
 

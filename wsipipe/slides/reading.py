@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from wsipipe.errors import SlideReadError
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
+from wsipipe.slides.resample import Averaging, Means, means, stored_side, strip_rows, strips, taps
 from wsipipe.slides.slide import Level
 from wsipipe.slides.tiles import NONE_KEPT, Keep, Memory, TileStore, array_in
 
@@ -68,7 +70,8 @@ def read_box(
 ) -> Pixels:
     """The pixels of ``box``, (height, width, channels), in the level's dtype; put ``into`` such an array if given.
 
-    Decoded tiles are kept in memory for the boxes to the left and right as ``keep`` says.
+    Decoded tiles are kept in memory for the boxes to the left and right as ``keep`` says. Of a level that is shrunk, as
+    many stored rows are held as one of its tiles is high.
 
     Raises
     ------
@@ -77,8 +80,58 @@ def read_box(
     """
     assert 0 <= box.y0 < box.y1 <= level.shape[0], f"{box} is outside {level.shape}"
     assert 0 <= box.x0 < box.x1 <= level.shape[1], f"{box} is outside {level.shape}"
-    array, spent = level.array, spent or Spent()
+    spent = spent or Spent()
     pixels = np.empty((*box.shape, level.channels), level.dtype) if into is None else into
+    if level.shrunk_from is None:
+        _read_stored(level, box, spent, pixels, keep)
+    else:
+        _read_averaged(level, box, spent, pixels, keep)
+    return pixels
+
+
+def _read_averaged(level: Level, box: Box, spent: Spent, pixels: Pixels, keep: Keep) -> None:
+    """As `read_box`, of a level that is shrunk: strip by strip of the stored one, each tile decoded once."""
+    stored, shrink = level.stored, level.shrink
+    rows = means(box.y0, box.y1, shrink, stored.shape[0])
+    cols = means(box.x0, box.x1, shrink, stored.shape[1])
+    (y0, y1), (x0, x1) = rows.stored, cols.stored
+    keep = replace(keep, overlap_px=stored_side(keep.overlap_px, shrink))
+    height = strip_rows(stored.tile[0], (x1 - x0) * _pixel_bytes(level))
+    strip = np.empty((min(height, y1 - y0) + taps(shrink), x1 - x0, level.channels), level.dtype)
+    averaging, stops = Averaging(cols, level.channels, shrink), rows.stops
+    done = held = 0  # rows that are made, and stored rows at the beginning of the strip
+    for start, stop in strips(y0, y1, height):
+        _read_stored(stored, Box(start, stop, x0, x1), spent, strip[held : held + stop - start], keep)
+        top, held = start - held, held + stop - start
+        ready = int(np.searchsorted(stops, stop, side="right"))
+        some = rows[done:ready]
+        if ready > done:
+            averaging.average(strip[:held], Means(some.first - top, some.weights), pixels[done:ready])
+        done = ready
+        shared = held if done == len(rows) else int(rows.first[done]) - top
+        strip[: held - shared] = strip[shared:held].copy()
+        held -= shared
+
+
+def averaging_bytes(level: Level, shape: tuple[int, int]) -> int:
+    """What `read_box` holds at most beside a box of ``shape``, in bytes: something where ``level`` is shrunk.
+
+    zarr gives what it reads of a strip as an array of its own.
+    """
+    if level.shrunk_from is None:
+        return 0
+    height, width = (min(stored_side(n, level.shrink), m) for n, m in zip(shape, level.stored.shape, strict=True))
+    rows = min(strip_rows(level.tile[0], width * _pixel_bytes(level)), height) + taps(level.shrink)
+    return 2 * rows * width * _pixel_bytes(level) + Averaging.held_bytes(shape[1], level.channels, level.shrink)
+
+
+def _pixel_bytes(level: Level) -> int:
+    return level.channels * np.dtype(level.dtype).itemsize
+
+
+def _read_stored(level: Level, box: Box, spent: Spent, pixels: Pixels, keep: Keep) -> None:
+    """As `read_box`, of a level that is in the file as it is."""
+    array = level.array
     as_stored = {"yx": pixels[:, :, 0], "yxc": pixels, "cyx": np.moveaxis(pixels, -1, 0)}[level.axes]
     ys, xs = box.slices
     where = {"y": ys, "x": xs, "c": slice(0, level.channels)}
@@ -93,7 +146,6 @@ def read_box(
         raise  # of the machine, not of the slide
     except Exception as err:  # whatever zarr, a codec or the file system raises
         raise SlideReadError(f"{level.name} can not be read at {box}: {_reason(err)}") from err
-    return pixels
 
 
 def _ascending(indices: Indices) -> slice:

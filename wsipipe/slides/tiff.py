@@ -24,8 +24,8 @@ from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.files import Location, locate
 from wsipipe.slides.identity import file_identity
 from wsipipe.slides.jpeg import JPEG_CODECS
-from wsipipe.slides.resolution import tiff_resolution
-from wsipipe.slides.slide import Level, Slide
+from wsipipe.slides.resolution import tiff_downsamples, tiff_resolution
+from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.slides.source import RemoteFile, as_file, open_source
 from wsipipe.slides.tiles import TiledImage, TileStore
 from wsipipe.urls import Url
@@ -88,12 +88,16 @@ class TiffReader:
         with _tifffile(path) as tiff:
             found = _find(path, tiff)
             resolution = tiff_resolution(tiff, found.images[0].pages[0], found.series)
+            stated = tiff_downsamples(tiff)
             vendor = next((VENDORS[flag] for flag in VENDORS if flag in tiff.flags), "generic")
         identity = file_identity(path)
         _probe(path, found.images[0])
+        shapes = [_shape(image.pages[0]) for image in found.images]
+        numbers = [image.pages[0].index for image in found.images]
+        downsamples = [stated.get(n) or downsample_of(shapes[0], of) for n, of in zip(numbers, shapes, strict=True)]
         levels = tuple(
-            _level(path, index, identity, image, found.images[0], resolution.mpp)
-            for index, image in enumerate(found.images)
+            _level(path, index, identity, image, downsample=down, mpp=resolution.mpp)
+            for index, (image, down) in enumerate(zip(found.images, downsamples, strict=True))
         )
         return Slide(
             path=str(path),
@@ -106,6 +110,7 @@ class TiffReader:
             identity=identity,
             associated=found.associated,
             warnings=found.warnings + resolution.warnings,
+            readings=resolution.readings,
         )
 
     def open_array(self, level: Level) -> zarr.Array[Any]:
@@ -237,6 +242,11 @@ def _subpages(page: TiffPage) -> list[TiffPage]:
 def _area(page: TiffPage) -> int:
     """Pixels of the image."""
     return int(page.imagelength) * int(page.imagewidth)
+
+
+def _shape(page: TiffPage) -> tuple[int, int]:
+    """(height, width) of the image."""
+    return int(page.imagelength), int(page.imagewidth)
 
 
 def _size(page: TiffPage) -> str:
@@ -424,17 +434,18 @@ def _probe(path: Location, image: TiledImage) -> None:
         raise SlideReadError(f"{path.name} can not be decoded: {err} ({_codec(page)}); {WAY_OUT}") from err
 
 
-def _level(path: Location, index: int, identity: str, image: TiledImage, base: TiledImage, mpp: float | None) -> Level:
+def _level(
+    path: Location, index: int, identity: str, image: TiledImage, *, downsample: float, mpp: float | None
+) -> Level:
     """What is said of one level."""
-    page, largest = image.pages[0], base.pages[0]
-    downsample = (largest.imagelength / page.imagelength + largest.imagewidth / page.imagewidth) / 2
+    page = image.pages[0]
     axes = {2: "yx", 3: "cyx" if len(image.pages) > 1 or page.planarconfig == 2 else "yxc"}[len(image.shape)]
     return Level(
         path=str(path),
         reader=TiffReader.name,
         index=index,
         identity=identity,
-        shape=(int(page.imagelength), int(page.imagewidth)),
+        shape=_shape(page),
         downsample=downsample,
         mpp=None if mpp is None else mpp * downsample,
         axes=axes,

@@ -6,7 +6,6 @@ A field goes to the processes that make patches by pickling.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections import Counter
@@ -28,7 +27,8 @@ from wsipipe.geometry.mirror import Indices
 from wsipipe.slides.annotations import Annotated, open_annotations
 from wsipipe.slides.pairs import pairs_in
 from wsipipe.slides.rasters import LabelRaster, Raster, open_label_raster, open_raster, raster_of
-from wsipipe.slides.slide import MPP_TOLERANCE, choose_level, open_slide
+from wsipipe.slides.slide import choose_level, open_slide
+from wsipipe.tables import positive, read_csv
 from wsipipe.training.config import SPLITS, TEST, TRAIN, VALIDATION, AnnotatedSlide, Split, TrainConfig
 
 Pixels = npt.NDArray[Any]
@@ -36,6 +36,8 @@ HELD_PX = 2**24
 """Images up to this size are held in memory."""
 SCALED_PX = 2**28
 """An image that would be larger once scaled has a wrong resolution."""
+MPP_TOLERANCE = 0.05
+"""An image held in memory whose mpp is this near to the wanted one, as a share of it, is taken as it is."""
 PIECES = 4.0
 """If the numbers of a raster lie in so many pieces each, they are classes, not objects."""
 
@@ -213,49 +215,14 @@ def _pairs_of_folder(folder: Path) -> Iterator[Pair]:
 
 def _pairs_of_table(table: Path) -> Iterator[Pair]:
     """The rows of a CSV file; an image goes by its file name, or by its path if two files have one name."""
-    rows = _rows(table)
+    rows = read_csv(table, ("image", "label"), ("mpp", "split"))
     names = [Path(row["image"]).name for _, row in rows]
     for (where, row), name in zip(rows, names, strict=True):
         if row.get("split") and row["split"] not in SPLITS:
             raise UsageError(f"{where} has the split {row['split']!r}; allowed: {', '.join(SPLITS)}, or nothing")
-        try:
-            mpp = float(row["mpp"]) if row.get("mpp") else None
-        except ValueError:
-            mpp = -1.0
-        if mpp is not None and not 0 < mpp < float("inf"):
-            raise UsageError(f"{where} has the mpp {row['mpp']!r}; it is a positive number such as 0.5, or nothing")
+        mpp = positive(row, "mpp", where)
         name = name if len(set(names)) == len(names) else row["image"]
         yield Pair(name, table.parent / row["image"], table.parent / row["label"], mpp, row.get("split") or None)
-
-
-def _rows(table: Path) -> list[tuple[str, dict[str, str]]]:
-    """Where each row of a table is that is not empty, as messages call it, and its cells by column."""
-    try:
-        reader = csv.reader(table.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True)
-        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
-    except OSError as err:
-        raise UsageError(f"table {table} can not be read: {err.strerror or err}") from err
-    except (UnicodeDecodeError, csv.Error) as err:
-        raise UsageError(f"table {table} is not CSV in UTF-8: {err}") from err
-    columns = lines[0][1] if lines else []
-    needed, allowed = {"image", "label"}, {"image", "label", "mpp", "split"}
-    if not needed <= set(columns) <= allowed or len(set(columns)) < len(columns):
-        raise UsageError(
-            f"table {table} has the columns {', '.join(map(repr, columns)) or 'none'}; needed: image, label; "
-            "allowed beside them: mpp, split; separated by commas"
-        )
-    if len(lines) == 1:
-        raise UsageError(f"table {table} has no row below its columns")
-    rows = []
-    for number, cells in lines[1:]:
-        where = f"{table} line {number}"
-        if len(cells) > len(columns):
-            raise UsageError(f"{where} has {len(cells)} cells for {len(columns)} columns; quote what has a comma")
-        row = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
-        if not row["image"] or not row["label"]:
-            raise UsageError(f"{where} lacks an image or a label")
-        rows.append((where, row))
-    return rows
 
 
 def _pair_field(pair: Pair, config: TrainConfig) -> Field:

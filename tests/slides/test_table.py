@@ -1,0 +1,53 @@
+"""A table says of single slides what they do not, or not rightly, say themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wsipipe.errors import UsageError
+from wsipipe.slides.table import SlideRow, read_slides_table
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "slides.csv"
+    path.write_text(text)
+    return path
+
+
+def test_a_slide_is_found_by_its_path_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "slide, mpp\na.svs, 0.25\nold/a.svs, 0.5\nb.svs,\n\n/elsewhere/c.svs, 1\n"
+    table = read_slides_table(write(tmp_path, text))
+    assert table.row(tmp_path / "a.svs").mpp == 0.25
+    assert table.row("/anywhere/a.svs").mpp == 0.25
+    assert table.row(tmp_path / "old" / "a.svs").mpp == 0.5
+    assert table.row(tmp_path / "b.svs") == SlideRow("b.svs", None)
+    assert table.row("/elsewhere/c.svs").mpp == 1.0
+    assert table.row(tmp_path / "c.svs").mpp is None
+    monkeypatch.chdir(tmp_path)
+    assert table.row("old/../old/a.svs").mpp == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has the columns none; needed: slide; allowed beside them: mpp"),
+        ("slide,mpp", "has no row"),
+        ("slide,mpp,stain\na.svs,1,HE", "has the columns 'slide', 'mpp', 'stain'; needed: slide; allowed beside"),
+        ("mpp\n1", "needed: slide"),
+        ("slide,mpp\na.svs,0", r"line 2 has the mpp '0'; it is a positive number"),
+        ("slide,mpp\na.svs,x", r"line 2 has the mpp 'x'; it is a positive number"),
+        ("slide,mpp\na.svs,1,2", r"line 2 has 3 cells for 2 columns"),
+        ("slide,mpp\n,1", r"line 2 lacks a slide"),
+        ("slide,mpp\na.svs,1\nb.svs,1\na.svs,2", r"line 4 names a.svs, as one before does"),
+    ],
+)
+def test_a_table_that_makes_no_sense_says_where(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_slides_table(write(tmp_path, text))
+
+
+def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"gone.csv can not be read: No such file"):
+        read_slides_table(tmp_path / "gone.csv")
