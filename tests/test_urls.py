@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,22 @@ import pytest
 import tifffile
 
 import wsipipe
-from tests.faults import PATIENCE_SECONDS, picture, start, store_files, summary, write_bundle, write_slide
+from tests.faults import (
+    PATIENCE_SECONDS,
+    picture,
+    shards,
+    start,
+    store_files,
+    summary,
+    wait_until,
+    write_bundle,
+    write_slide,
+)
 from tests.faults import wsipipe as command
 from tests.nightly.nights import Clock, night_of, rows, statuses
 from tests.servers import BUCKET, Proxy, Web, download, environment, s3_server, settings, upload
 from tests.slides.made import ome_zarr
-from tests.test_cluster import dask_cluster
+from tests.test_cluster import KILL_ROUNDS, dask_cluster
 from wsipipe import urls
 from wsipipe.errors import OutputError, SlideReadError, UsageError
 from wsipipe.files import locate
@@ -137,35 +149,44 @@ main()
 def test_a_bucket_that_fails_and_stalls_changes_nothing_nor_do_kills(
     made: Path, slides: str, port: int, tmp_path: Path
 ) -> None:
-    """One request in twenty is refused, not answered, or done and not answered; and the run is killed three times."""
-    script, out, done = tmp_path / "patient.py", f"{ROOT}/out", 0
+    """One request in twenty is refused, not answered, or done and not answered; and the run is killed several times."""
+    script, out, proxy = tmp_path / "patient.py", f"{ROOT}/out", Proxy(port)
     script.write_text(RUN)
-    proxy = Proxy(port)
-    given: list[object] = ["-m", made / "b.safetensors", "-o", out, *SMALL, "--json"]
+    blocks = sum(len(shards(made / "out" / name)) for name in ("a.zarr", "b.zarr"))
+
+    def begin(port: int) -> subprocess.Popen[str]:
+        given: list[object] = [slides, "-m", made / "b.safetensors", "-o", out, *SMALL]
+        before = (sys.executable, str(script))
+        return start("run", *given, log=tmp_path / "log", before=before, env=environment(port))
+
     with proxy.serve() as troubled:
-        patient: dict[str, Any] = {"before": (sys.executable, str(script)), "env": environment(troubled)}
-        for round_ in range(4):
+        for round_ in range(KILL_ROUNDS):
             before = written(out)
-            process = start("run", slides, *given, log=tmp_path / "log", **patient)
-            if round_ < 3:
-                while len(written(out)) < len(before) + 6 and process.poll() is None:
-                    pass
-                process.send_signal(signal.SIGKILL)
-            stdout, _ = process.communicate(timeout=PATIENCE_SECONDS)
+            least = len(before) + (blocks - len(before)) // (KILL_ROUNDS - round_ + 1)
+            process = begin(troubled)
+            assert wait_until(partial(has_blocks, out, least), process)
+            process.send_signal(signal.SIGKILL)
+            process.communicate(timeout=PATIENCE_SECONDS)
             after = written(out)
-            assert {name: after[name] for name in before if name in after} == {
-                name: at for name, at in before.items() if name in after
-            }, "a shard that was written is not written again"
-            done += len(after.keys() - before.keys())
-        assert process.returncode == 0, stdout + (tmp_path / "log").read_text()
+            named = {name for name in before if before[name][0] != after[name][0]}  # copied: their store was finished
+            assert all(after[name] == before[name] for name in before.keys() - named), "written again"
+        process = begin(troubled)
+        process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, (tmp_path / "log").read_text()
     assert len(proxy.troubled) == 3, "all kinds of trouble came"
     assert_all_there(made, out, slides, tmp_path)
 
 
-def written(out: str) -> dict[str, Any]:
-    """When each shard of level 0 was written, of stores that are not finished."""
-    rows = Url(out).rows()
-    return {r["path"]: r["e_tag"] for r in rows if ".partial/0/c/" in r["path"]}
+def written(out: str) -> dict[str, tuple[bool, Any]]:
+    """Of each shard of level 0 by its name, whether its store has its own, and when it was written."""
+    rows = [row for row in Url(out).rows() if "/0/c/" in row["path"]]
+    rows.sort(key=lambda row: ".partial" not in row["path"])
+    return {row["path"].replace(".partial", ""): (".partial" in row["path"], row["last_modified"]) for row in rows}
+
+
+def has_blocks(out: str, least: int) -> bool:
+    """Whether so many blocks are there."""
+    return len(written(out)) >= least
 
 
 STEPS = ("write_bytes", "copy", "remove")
