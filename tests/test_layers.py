@@ -42,7 +42,7 @@ HOMES = {
     "click": {"cli"},
     "openvino": {"inference"},
     "rich": {"cli"},
-    "scipy": {"evaluation", "training"},
+    "scipy": {"tissue", "evaluation", "training"},
     "shapely": {"slides"},
     "matplotlib": {"training"},
 }

@@ -17,7 +17,7 @@ import numpy as np
 
 from wsipipe.errors import OutputError
 from wsipipe.labels.shards import NOT_WRITTEN
-from wsipipe.labels.store import StoreSpec, arrays_fit, block_shards, coarse_chunks, shard_name
+from wsipipe.labels.store import StoreSpec, arrays_fit, block_shards, coarse_chunks, shard_name, tissue_shards
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,15 @@ class Journal:
     """Shards that are there, and not whole: their paths within the store."""
     coarse_missing: int
     """Shards of the levels made at the end that are missing or damaged."""
+    tissue_missing: bool
+    """Whether the tissue mask, where there is to be one, is missing or damaged."""
     arrays_fit: bool
     """Whether the metadata of every array are there, and say what they should."""
 
     @property
     def finished(self) -> bool:
         """Whether nothing is to be done."""
-        return self.arrays_fit and not self.blocks and not self.coarse_missing
+        return self.arrays_fit and not (self.blocks or self.coarse_missing or self.tissue_missing)
 
 
 def read_journal(spec: StoreSpec, root: Path) -> Journal:
@@ -63,7 +65,10 @@ def read_journal(spec: StoreSpec, root: Path) -> Journal:
     coarse = {name: _state(root / name, 1) for name in _coarse_shards(spec)}
     damaged += [name for name, state in coarse.items() if state == "damaged"]
     coarse_missing = sum(state != "whole" for state in coarse.values())
-    return Journal(tuple(todo), tuple(damaged), coarse_missing, arrays_fit(spec, root))
+    tissue = tissue_shards(spec)
+    tissue_missing = any(_state(root / name, chunks) != "whole" for name, chunks in tissue.items())
+    damaged += tissue if tissue_missing else []  # all of its levels are made at once
+    return Journal(tuple(todo), tuple(damaged), coarse_missing, tissue_missing, arrays_fit(spec, root))
 
 
 def _coarse_shards(spec: StoreSpec) -> Iterator[str]:

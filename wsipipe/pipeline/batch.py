@@ -26,6 +26,7 @@ from wsipipe.pipeline.outcome import Outcomes, RunSummary
 from wsipipe.pipeline.plan import SKIP
 from wsipipe.pipeline.scheduler import local_client
 from wsipipe.pipeline.tune import ask_here, tune
+from wsipipe.tissue.given import is_file
 
 
 def run(
@@ -94,7 +95,8 @@ def _run(
         if to_do:
             make_folder(Path(config.out))
         if to_do and workers is not None:
-            workers.check_paths([p.slide.path for p in to_do], config.out)
+            given = [str(Path(config.tissue).absolute())] if is_file(config.tissue) else []
+            workers.check_paths([*(p.slide.path for p in to_do), *given], config.out)
         if any(p.blocks for p in to_do):
             plan, sizes = tune(plan, ask_here if workers is None else workers.ask)
             outcomes(sizes)

@@ -16,6 +16,7 @@ from wsipipe.pipeline.plan import SKIP, SlidePlan, plan_slide
 from wsipipe.pipeline.sizes import fit_memory
 from wsipipe.slides.find import expand
 from wsipipe.slides.slide import Level, Slide, choose_level, open_slide
+from wsipipe.tissue.given import is_file
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,10 @@ def plan_run(slides: Sequence[str | os.PathLike[str]], config: RunConfig, site: 
     """
     setup = check_config(config, site)
     _check_out(Path(config.out))
-    looked = [_look(path, config.mpp) for path in expand(slides)]
+    paths_of_slides = expand(slides)
+    if is_file(config.tissue) and len(paths_of_slides) > 1:
+        raise UsageError(f"--tissue {config.tissue} is the mask of one slide; {len(paths_of_slides)} are given")
+    looked = [_look(path, config.mpp) for path in paths_of_slides]
     opened = [s for s in looked if isinstance(s, Slide)]
     base = loaded_bytes(setup.engine) + RUNTIME_BYTES + weight_bytes(setup.bundle.path, setup.devices, setup.engine)
     setup = fit_memory(setup, [level for s in opened if (level := _level(s, setup))], base)

@@ -115,7 +115,7 @@ def averaged_plane(
 
 
 def _piece(level: Level, width: int) -> tuple[int, int]:
-    """(rows, columns) to read at once: whole tiles, up to `BAND_BYTES`, or one that is more; of a huge one a few rows."""
+    """(rows, columns) to read at once: whole tiles, as many as `BAND_BYTES` hold, or one; of a huge one a few rows."""
     a_pixel = level.channels * np.dtype(level.dtype).itemsize
     tile = level.tile[0], min(level.tile[1], width)
     if prod(tile) * a_pixel > 2 * BAND_BYTES:
