@@ -46,7 +46,7 @@ class SlidePlan:
     block_bytes: int
     """What one block in flight holds at most."""
     tissue_bytes: int
-    """What finding its tissue holds at most, in place of a block."""
+    """What one task that looks for its tissue holds at most."""
     network_bytes: int
     """What the replicas hold at most, in this machine's memory."""
 
@@ -63,7 +63,7 @@ class SlidePlan:
 
     def memory_bytes(self, threads: int) -> int:
         """The most that ``threads`` blocks in flight take, beside what the process takes anyway."""
-        return in_flight_bytes(threads, self.block_bytes, self.tissue_bytes) + self.network_bytes
+        return threads * max(self.block_bytes, self.tissue_bytes) + self.network_bytes
 
     def keep(self, threads: int) -> Keep:
         """Which decoded tiles ``threads`` blocks in flight keep for the blocks to their right."""
@@ -205,13 +205,8 @@ def tissue_shape(level: Level, setup: Setup) -> tuple[int, int] | None:
 
 
 def tissue_need(level: Level, setup: Setup) -> int:
-    """The bytes that finding the tissue of ``level`` holds at most."""
+    """The bytes that a task which looks for the tissue of ``level`` holds at most."""
     return 0 if setup.config.tissue == OFF else find_bytes(level)
-
-
-def in_flight_bytes(threads: int, block_bytes: int, tissue_bytes: int) -> int:
-    """What ``threads`` tasks hold at most: blocks, and tissue is looked for on one slide at a time."""
-    return (threads - 1) * block_bytes + max(block_bytes, tissue_bytes)
 
 
 def block_need(level: Level, grid: Grid, setup: Setup) -> int:

@@ -21,12 +21,13 @@ from typing import Any
 from wsipipe.errors import OutputError, UsageError
 
 DONE, FAILED, SKIPPED, SET_ASIDE = "done", "failed", "skipped", "set aside"
-WAITING, TAKEN, OPEN = "waiting", "taken", "open"
+WAITING, TAKEN, OPEN, NO_TISSUE = "waiting", "taken", "open", "no tissue"
 STATUSES = {
     DONE: "segmented this night",
     FAILED: "could not be segmented, or not wholly",
     SET_ASIDE: "failed in too many nights, not tried any more",
     OPEN: "time was up; the next night resumes",
+    NO_TISSUE: "nothing was found to segment; complete all the same",
     WAITING: "still being copied in",
     TAKEN: "with another runner",
     SKIPPED: "done before",
@@ -51,6 +52,8 @@ class SlideReport:
     """That it took in this night."""
     pixels: int = 0
     """Computed in this night."""
+    skipped: int = 0
+    """Of `pixels`, those in tiles of glass, which did not go through the network."""
     bottleneck: str = ""
     """What would have to be faster; empty where that is not known."""
     warnings: tuple[str, ...] = ()

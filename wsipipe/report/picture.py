@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +25,11 @@ import numpy.typing as npt
 import zarr
 
 from wsipipe.errors import SlideFormatError, StoreError, WsipipeError
+from wsipipe.evaluation.outline import OUTLINE
 from wsipipe.geometry.grid import boxes
 from wsipipe.slides.plane import Image, as_rgb, averaged_plane, choose_source
-from wsipipe.slides.slide import open_slide
+from wsipipe.slides.slide import Level, Slide, open_slide
+from wsipipe.tissue.mask import TissueMask
 
 SIDE_PX = 320
 """Long side of a thumbnail."""
@@ -39,6 +41,10 @@ COUNTED_PX = 2**22
 """Pixels of a level of labels that are counted where the store does not say how many there are."""
 JPEG_LEVELS, JPEG_BYTES = (85, 75, 65, 55, 45), 20_000
 """The first of these qualities that gives so few bytes is taken, so that 1000 of them make a page of 27 MB."""
+PREVIEW_PX = 1600
+"""Long side of a picture of what is to be looked at."""
+LEFT_OUT = 160
+"""The grey that what is not looked at is mixed with."""
 PAPER = 238
 """The ground where there is no picture of the slide."""
 
@@ -263,3 +269,26 @@ def _encoded(image: Image) -> bytes:
         if len(jpeg) <= JPEG_BYTES:
             break
     return jpeg
+
+
+def tissue_picture(slide: Slide, level: Level, mask: TissueMask, *, side: int = PREVIEW_PX) -> Image:
+    """``level`` of ``slide`` as RGB, at most ``side`` px, with what ``mask`` leaves out paler, and its outline.
+
+    Raises
+    ------
+    SlideError
+        If pixels can not be read.
+    """
+    height, width = level.shape
+    scale = max(1.0, max(height, width) / side)
+    shape = max(1, round(height / scale)), max(1, round(width / scale))
+    source, extent = choose_source(slide, level.index, shape, most_bytes=inf)
+    image = as_rgb(averaged_plane(source, extent, shape), level.dtype)
+    rows, cols = (
+        np.minimum((2 * np.arange(n) + 1) * cells // (2 * n), cells - 1)
+        for n, cells in zip(shape, mask.cells.shape, strict=True)
+    )
+    inside = mask.cells[rows][:, cols]
+    image[~inside] = image[~inside] // 2 + LEFT_OUT // 2
+    image[inner_edge(inside)] = OUTLINE
+    return image

@@ -19,7 +19,7 @@ from wsipipe.geometry.grid import Box
 from wsipipe.slides.reading import read_box
 from wsipipe.slides.slide import Level, Slide
 
-BAND_BYTES = 4 * 2**20
+BAND_BYTES = 2**20
 """What is read of it at once, unless a row of tiles is more."""
 
 Plane = npt.NDArray[np.float32]

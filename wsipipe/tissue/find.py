@@ -37,6 +37,8 @@ ENOUGH = 0.01
 NOISE = 6.0
 """Standard deviations that what is kept differs by from the ground, and at least `LEAST` of the full scale."""
 LEAST = 0.02
+LIGHTEST = 10.0
+"""What has less darkness in all than so many black pixels of the level is no nucleus: these have 100 px, or more."""
 COLOURED, TINTED = 0.08, 0.15
 """A stain has so much saturation, as a share of the full scale, or of its darkness."""
 SIGMA = 1.4826
@@ -45,6 +47,8 @@ GROUND, PEAK = 2.0, 99.9
 """Percentiles that stand for the ground, and for full scale where that is not known."""
 UINT8_LEAST = 0.01
 """Of the full scale, that what is kept is above the ground where the full scale is known."""
+FINER = 2
+"""A level is seen that has so many pixels as cells, or more, along each side."""
 PART_PX = 2**26
 """Pixels of a level that are read in one part, at least a row of cells: 0.4 s."""
 TIES = 2**-10
@@ -75,46 +79,55 @@ def find_tissue(slide: Slide, level: Level, *, halo: int) -> tuple[TissueMask, s
 
 
 def find_bytes(level: Level) -> int:
-    """What `see` and `mask_of` hold at most for a mask of ``level``."""
-    return prod(mask_shape(level.shape)) * (40 + 8 * level.channels) + 10 * BAND_BYTES
+    """What `see` or `mask_of` holds at most for a mask of ``level``: measured, 14 to 38 bytes a cell, and 10 bands."""
+    return prod(mask_shape(level.shape)) * (28 + 6 * level.channels) + 12 * BAND_BYTES
 
 
 def parts(slide: Slide, level: Level) -> list[range]:
     """The rows of cells that `see` is to be called for, so that each call reads at most `PART_PX`."""
     shape = mask_shape(level.shape)
-    _, (height, width) = choose_source(slide, level.index, shape, most_bytes=inf)
+    _, (height, width) = _source(slide, level)
     rows = max(1, int(PART_PX / (ceil(width) * height / shape[0])))
     return [range(first, min(first + rows, shape[0])) for first in range(0, shape[0], rows)]
 
 
+def _source(slide: Slide, level: Level) -> tuple[Level, tuple[float, float]]:
+    """Where to see ``level``, and how many of its (rows, columns) span it."""
+    rows, cols = mask_shape(level.shape)
+    return choose_source(slide, level.index, (FINER * rows, FINER * cols), most_bytes=inf)
+
+
 def see(slide: Slide, level: Level, part: range) -> Plane:
-    """The rows ``part`` of cells over ``level``, (y, x, channel), in its dtype: the mean of each.
+    """The rows ``part`` of cells over ``level``, (y, x, channel), in its dtype: their means, 0 only where all is.
 
     Raises
     ------
     SlideReadError
         If pixels can not be read or decoded.
     """
-    shape = mask_shape(level.shape)
-    source, extent = choose_source(slide, level.index, shape, most_bytes=inf)
-    plane = averaged_plane(source, extent, shape, part)
+    plane = averaged_plane(*_source(slide, level), mask_shape(level.shape), part)
+    something = plane > 0
     plane += np.float32(0.5 + TIES)
-    return plane.astype(level.dtype)  # which cuts off what is behind the point
+    rounded: Plane = np.maximum(plane.astype(level.dtype), something)  # a cast cuts off what is behind the point
+    return rounded
 
 
 def mask_of(planes: list[Plane], level: Level, *, halo: int) -> tuple[TissueMask, str]:
     """As `find_tissue`, of what `see` gave for each part."""
-    tissue, how = tissue_in(np.concatenate(planes))
+    cell_px = prod(level.shape) / prod(mask_shape(level.shape))
+    tissue, how = tissue_in(np.concatenate(planes), cell_px)
     return TissueMask(widened(tissue, level.shape, halo), level.shape), how
 
 
-def tissue_in(plane: Plane) -> tuple[Mask, str]:
+def tissue_in(plane: Plane, cell_px: float) -> tuple[Mask, str]:
     """Where ``plane`` shows tissue, bool (y, x), and by what it was told: brightfield, fluorescence or blank.
 
     Parameters
     ----------
     plane
         (y, x, channel), uint8 or uint16: a slide at a low level.
+    cell_px
+        How many pixels of the level that is to be segmented one of these has.
     """
     colors = plane[..., :3] if plane.shape[2] == 4 else plane
     brightest = colors.max(2)
@@ -124,12 +137,12 @@ def tissue_in(plane: Plane) -> tuple[Mask, str]:
     full = 255.0 if eight_bits else float(np.percentile(brightest, PEAK))
     scanned = brightest > 0
     if colors.shape[2] in (1, 3) and np.median(brightest[scanned]) >= DIM * full:
-        return _in_brightfield(colors, full), BRIGHTFIELD
+        return _in_brightfield(colors, full, cell_px), BRIGHTFIELD
     channels = [_above_ground(colors[..., i], UINT8_LEAST * 255 * eight_bits) for i in range(colors.shape[2])]
     return np.any(channels, axis=0), FLUORESCENCE
 
 
-def _in_brightfield(colors: Plane, full: float) -> Mask:
+def _in_brightfield(colors: Plane, full: float, cell_px: float) -> Mask:
     """What is no glass."""
     low = colors.min(2)
     dark, saturation = full - low.astype(np.float32), (colors.max(2) - low).astype(np.float32)
@@ -141,7 +154,7 @@ def _in_brightfield(colors: Plane, full: float) -> Mask:
     for values in (dark, saturation):
         values -= np.median(values[glass])
     kept = scanned & (_beyond(dark, glass, full) | _beyond(saturation, glass, full))
-    return _without_dirt(kept, dark, saturation, full)
+    return _without_dirt(kept, dark / full, saturation / full, cell_px)
 
 
 def _beyond(values: Values, ground: Mask, full: float) -> Mask:
@@ -150,15 +163,19 @@ def _beyond(values: Values, ground: Mask, full: float) -> Mask:
     return beyond
 
 
-def _without_dirt(kept: Mask, darker: Values, tinted: Values, full: float) -> Mask:
-    """``kept`` without its parts that have no colour: dust, bubbles, the coverslip's edge; all of it if none has."""
+def _without_dirt(kept: Mask, darker: Values, tinted: Values, cell_px: float) -> Mask:
+    """``kept`` without its parts that are less than a nucleus, or, if any part has colour, that have none.
+
+    These are dust, bubbles, and the coverslip's edge. What is ``darker`` and ``tinted`` is by shares of the full scale.
+    """
     parts, count = ndimage.label(kept, np.ones((3, 3)))
     every = np.arange(count + 1)
     most = np.asarray(ndimage.maximum(tinted, parts, every))
     tint, darkness = (ndimage.sum_labels(values, parts, every) for values in (tinted, darker))
-    stained: Mask = (most > COLOURED * full) | (tint > TINTED * darkness)
-    stained[0] = False
-    clean: Mask = stained[parts] if stained.any() else kept
+    enough = darkness * cell_px >= LIGHTEST
+    enough[0] = False
+    stained = enough & ((most > COLOURED) | (tint > TINTED * darkness))
+    clean: Mask = (stained if stained.any() else enough)[parts]
     return clean
 
 

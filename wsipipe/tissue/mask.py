@@ -21,8 +21,8 @@ from wsipipe.geometry.grid import Box
 
 CELL_PX = 8
 """Side in pixels of the level of a cell, or more: half a nucleus at 0.5 micrometres per pixel."""
-MOST_CELLS = 2**21
-"""Of a mask: a slide of 11 585 px square has so many of `CELL_PX`."""
+MOST_CELLS = 2**20
+"""Of a mask: a slide of 8192 px square has so many of `CELL_PX`."""
 HOLE_PX = 256
 """Holes whose area is at most the square of this, px, are looked at like what is around them."""
 
