@@ -28,7 +28,8 @@ BRIGHTFIELD, FLUORESCENCE, BLANK = "brightfield", "fluorescence", "blank"
 ALGORITHM = 1
 """Of this version; a change that finds another mask counts it up, for masks decide labels."""
 DIM = 0.3
-"""Share of the full scale: where half of the pixels are below it, light is signal and not glass."""
+"""Share of the full scale: where half of the pixels are below it, light is signal and not glass; of 16 bits, of what
+lies between `GROUND` and `PEAK`, for nobody says where these begin and end."""
 BRIGHT, COLOURLESS, FLAT = 0.75, 0.08, 0.02
 """Shares of the full scale: glass has at least the first in each channel, channels that differ by no more than the
 second, and neighbours that differ by no more than the third."""
@@ -45,8 +46,6 @@ SIGMA = 1.4826
 """A standard deviation of the normal distribution, by the median of what is off its middle."""
 GROUND, PEAK = 2.0, 99.9
 """Percentiles that stand for the ground, and for full scale where that is not known."""
-UINT8_LEAST = 0.01
-"""Of the full scale, that what is kept is above the ground where the full scale is known."""
 FINER = 2
 """A level is seen that has so many pixels as cells, or more, along each side."""
 PART_PX = 2**26
@@ -134,11 +133,11 @@ def tissue_in(plane: Plane, cell_px: float) -> tuple[Mask, str]:
     if not brightest.any():
         return np.zeros(brightest.shape, bool), BLANK
     eight_bits = plane.dtype == np.uint8
-    full = 255.0 if eight_bits else float(np.percentile(brightest, PEAK))
-    scanned = brightest > 0
-    if colors.shape[2] in (1, 3) and np.median(brightest[scanned]) >= DIM * full:
+    scanned = brightest[brightest > 0]
+    low, full = (0.0, 255.0) if eight_bits else np.percentile(scanned, (GROUND, PEAK)).tolist()
+    if colors.shape[2] in (1, 3) and np.median(scanned) >= low + DIM * (full - low):
         return _in_brightfield(colors, full, cell_px), BRIGHTFIELD
-    channels = [_above_ground(colors[..., i], UINT8_LEAST * 255 * eight_bits) for i in range(colors.shape[2])]
+    channels = [_above_ground(colors[..., i], 255.0 * eight_bits) for i in range(colors.shape[2])]
     return np.any(channels, axis=0), FLUORESCENCE
 
 
@@ -146,20 +145,22 @@ def _in_brightfield(colors: Plane, full: float, cell_px: float) -> Mask:
     """What is no glass."""
     low = colors.min(2)
     dark, saturation = full - low.astype(np.float32), (colors.max(2) - low).astype(np.float32)
+    dark /= full
+    saturation /= full
     scanned: Mask = (colors > 0).any(2) & (low < full)  # black or white through and through is what was not scanned
     flat = ndimage.maximum_filter(low, 3) - ndimage.minimum_filter(low, 3) <= FLAT * full
-    glass = scanned & flat & (dark <= (1 - BRIGHT) * full) & (saturation <= COLOURLESS * full)
+    glass = scanned & flat & (dark <= 1 - BRIGHT) & (saturation <= COLOURLESS)
     if glass.sum() < ENOUGH * scanned.sum():
         return scanned
     for values in (dark, saturation):
         values -= np.median(values[glass])
-    kept = scanned & (_beyond(dark, glass, full) | _beyond(saturation, glass, full))
-    return _without_dirt(kept, dark / full, saturation / full, cell_px)
+    kept = scanned & (_beyond(dark, glass) | _beyond(saturation, glass))
+    return _without_dirt(kept, dark, saturation, cell_px)
 
 
-def _beyond(values: Values, ground: Mask, full: float) -> Mask:
+def _beyond(values: Values, ground: Mask) -> Mask:
     """Which of ``values``, whose median over ``ground`` is 0, are above its noise."""
-    beyond: Mask = values > max(NOISE * SIGMA * float(np.median(np.abs(values[ground]))), LEAST * full)
+    beyond: Mask = values > max(NOISE * SIGMA * float(np.median(np.abs(values[ground]))), LEAST)
     return beyond
 
 
@@ -179,12 +180,12 @@ def _without_dirt(kept: Mask, darker: Values, tinted: Values, cell_px: float) ->
     return clean
 
 
-def _above_ground(values: Plane, least: float) -> Mask:
-    """What of one channel is brighter than its ground."""
+def _above_ground(values: Plane, full: float) -> Mask:
+    """What of one channel is brighter than its ground; ``full`` is its full scale, or 0 where that is not known."""
     values = values.astype(np.float32)
     ground, peak = np.percentile(values, (GROUND, PEAK))
     dark = values[:, 1:] <= np.median(values)
     steps = np.abs(np.diff(values, axis=1))[dark]
     noise = SIGMA * float(np.median(steps)) / 2**0.5 if steps.size else 0.0
-    mask: Mask = values > ground + max(NOISE * noise, LEAST * (peak - ground), least)
+    mask: Mask = values > ground + max(NOISE * noise, LEAST * max(peak - ground, full))
     return mask
