@@ -85,7 +85,7 @@ def test_polygons_are_in_pixels_of_level_0_whatever_their_classes(tmp_path: Path
 
 def test_a_mask_of_another_form_is_refused(tmp_path: Path, level: Level) -> None:
     path = save(tmp_path / "m.png", np.ones((30, 20), np.uint8))
-    with pytest.raises(LabelError, match="30 x 20 px, and does not have the form of s.tif level 0, 160 x 240 px"):
+    with pytest.raises(LabelError, match=r"30 x 20 px, and does not have the form of s\.tif level 0, 160 x 240 px"):
         given_shape(path, level)
     thumbnail = save(tmp_path / "n.png", np.ones((7, 10), np.uint8))  # 6.67 x 10
     assert given_shape(thumbnail, level) == (7, 10)
@@ -110,5 +110,5 @@ def test_the_identity_of_a_file_is_its_content(tmp_path: Path) -> None:
     assert tissue_identity(str(tmp_path / "m.png")) == sha256(b"abc").hexdigest()
     assert tissue_identity("off") == "off"
     assert tissue_identity("auto").startswith("auto ")
-    with pytest.raises(UsageError, match="--tissue nowhere.png can not be read: No such file"):
+    with pytest.raises(UsageError, match=r"--tissue nowhere\.png can not be read: No such file"):
         tissue_identity("nowhere.png")

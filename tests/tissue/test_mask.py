@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from fractions import Fraction
 from math import ceil
 
 import numpy as np
@@ -14,9 +15,13 @@ SIDES = st.tuples(st.integers(1, 60), st.integers(1, 60))
 
 
 def by_pixel(mask: TissueMask) -> np.ndarray:
-    """Which pixels are in, one by one."""
+    """Which pixels are in: those whose middle is in a cell that is."""
     (height, width), (rows, cols) = mask.plane, mask.cells.shape
-    return np.array([[mask.cells[y * rows // height, x * cols // width] for x in range(width)] for y in range(height)])
+    ys, xs = (
+        [next(i for i in range(count) if Fraction(i + 1, count) > Fraction(2 * at + 1, 2 * size)) for at in range(size)]
+        for count, size in ((rows, height), (cols, width))
+    )
+    return mask.cells[np.ix_(ys, xs)]
 
 
 @given(plane=SIDES, shape=SIDES, seed=st.integers(0, 99), data=st.data())

@@ -2,7 +2,7 @@
 
 ::
 
-    plane   |0    |1    |2    |3    |4    |5    |     H rows of pixels: r lies in cell r * h // H
+    plane   |0    |1    |2    |3    |4    |5    |     H rows of pixels: the middle of r is in cell (2r + 1) h // 2H
     mask    |0             |1             |           h rows of cells
 
 By these numbers, of the whole plane, each pixel is in or out whatever block or tile it is computed in.
@@ -75,7 +75,7 @@ class TissueMask:
             pixels[..., y0:y1, outside[cell]] = 0
 
     def _cell(self, axis: int, at: int) -> int:
-        return at * len(self.cells if axis == 0 else self.cells.T) // self.plane[axis]
+        return (2 * at + 1) * len(self.cells if axis == 0 else self.cells.T) // (2 * self.plane[axis])
 
 
 def widened(cells: Mask, plane: tuple[int, int], halo: int) -> Mask:
