@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -11,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from wsipipe.events import Spent
-from wsipipe.geometry.grid import Box, Grid
+from wsipipe.geometry.grid import Box, Grid, boxes
 from wsipipe.geometry.mirror import Indices
+from wsipipe.geometry.network import round_up
 from wsipipe.inference.pool import PoolSpec, resident_pool
 from wsipipe.inference.replica import Labels, Prediction
 from wsipipe.slides.reading import read_mirrored
@@ -53,6 +55,8 @@ class PredictedBlock:
 
 SPARSE = 64
 """Every so many pixels are looked at first: where one of them is not zero, the others need not be looked at."""
+LEAST_PART_PX = 256
+"""Of a core: smaller tiles are mostly margin. With quarters 8 % less of a skin biopsy goes through the network."""
 _kept = threading.local()
 
 
@@ -73,7 +77,7 @@ def predict_block(
 ) -> PredictedBlock:
     """Block ``index`` of the slide, from the pixel indices of its mirror-padded tile.
 
-    What ``mask`` leaves out is 0. Only cores that it meets are computed, and only what these need is read.
+    What ``mask`` leaves out is 0. Only what it meets of the cores is computed, and only what this needs is read.
 
     Parameters
     ----------
@@ -98,9 +102,9 @@ def predict_block(
     box, margin = grid.block_box(index), grid.receptive.margin
     sides = grid.computed_sides(0)[index[0]], grid.computed_sides(1)[index[1]]
     every = list(grid.cores(sides))
-    cores = [core for core in every if mask is None or mask.meets(_on_slide(core, box))]
+    cores = every if mask is None else list(_met(every, grid, box, mask))
     labels = memory_of_thread("labels", prod(sides)).reshape(sides)
-    if len(cores) < len(every):
+    if cores != every:
         labels[...] = 0
     blank, probabilities = False, None
     if cores:
@@ -154,6 +158,15 @@ def _compute(
     return not pixels[::SPARSE, ::SPARSE].any() and not pixels.any(), probabilities
 
 
+def _met(cores: list[Box], grid: Grid, block: Box, mask: TissueMask) -> Iterator[Box]:
+    """What ``mask`` meets of each of ``cores``, to quarters of a core's side: these are cores, too."""
+    step = round_up(max(grid.core // 4, LEAST_PART_PX), grid.receptive.stride)
+    for core in cores:
+        parts = [_moved(part, core.y0, core.x0) for part in boxes(core.shape, step)]
+        if met := [part for part in parts if mask.meets(_on_slide(part, block))]:
+            yield _around(met)
+
+
 def _around(cores: list[Box]) -> Box:
     """The smallest box that holds ``cores``."""
     return Box(
@@ -164,7 +177,11 @@ def _around(cores: list[Box]) -> Box:
     )
 
 
+def _moved(box: Box, y: int, x: int) -> Box:
+    return Box(box.y0 + y, box.y1 + y, box.x0 + x, box.x1 + x)
+
+
 def _on_slide(core: Box, block: Box) -> Box:
     """The pixels of the slide in ``core``, which is relative to the origin of ``block`` and may go beyond it."""
-    y0, x0 = block.y0 + core.y0, block.x0 + core.x0
-    return Box(y0, min(block.y0 + core.y1, block.y1), x0, min(block.x0 + core.x1, block.x1))
+    moved = _moved(core, block.y0, block.x0)
+    return Box(moved.y0, min(moved.y1, block.y1), moved.x0, min(moved.x1, block.x1))
