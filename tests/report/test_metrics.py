@@ -62,7 +62,7 @@ def test_no_text_breaks_the_metrics(text: str) -> None:
     report = night(*slides_of_all_kinds(text), host=text, stopped=text)
     report = replace(report, version=text)
     found = samples(metrics(report))
-    assert len(found) == 16
+    assert len(found) == 17
     metrics(report).encode()
 
 

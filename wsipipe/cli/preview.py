@@ -17,13 +17,11 @@ import click
 )
 def preview(slide: str, out: str | None, bundle: str | None, mpp: float | None, tissue: str) -> None:
     """Draw SLIDE small, with the outline of what `run` would look at, and say what share of it that is."""
-    import imagecodecs
-
     from wsipipe.errors import UsageError
     from wsipipe.files import write_whole
     from wsipipe.model.bundle import read_bundle_info
     from wsipipe.pipeline.config import DEFAULT_BUNDLE
-    from wsipipe.report.picture import tissue_picture
+    from wsipipe.report.picture import tissue_png
     from wsipipe.slides.slide import choose_level, open_slide
     from wsipipe.tissue.find import find_tissue
     from wsipipe.tissue.given import OFF, given_mask, is_file
@@ -37,5 +35,5 @@ def preview(slide: str, out: str | None, bundle: str | None, mpp: float | None, 
     else:
         mask, how = find_tissue(opened, level, halo=model.receptive.halo)
     path = Path(out or f"{opened.name}.png")
-    write_whole(path, bytes(imagecodecs.png_encode(tissue_picture(opened, level, mask))), kind="picture ")
+    write_whole(path, tissue_png(opened, level, mask), kind="picture ")
     click.echo(f"{opened.file}: {mask.share:.1%} of level {level.index} is to be looked at ({how}): {path}")

@@ -52,8 +52,6 @@ class SlideReport:
     """That it took in this night."""
     pixels: int = 0
     """Computed in this night."""
-    skipped: int = 0
-    """Of `pixels`, those in tiles of glass, which did not go through the network."""
     bottleneck: str = ""
     """What would have to be faster; empty where that is not known."""
     warnings: tuple[str, ...] = ()
@@ -63,6 +61,8 @@ class SlideReport:
     """Name of the bundle."""
     bundle_sha256: str = ""
     """Of the bundle's file."""
+    skipped: int = 0
+    """Of `pixels`, those in tiles of glass, which did not go through the network."""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

@@ -271,8 +271,8 @@ def _encoded(image: Image) -> bytes:
     return jpeg
 
 
-def tissue_picture(slide: Slide, level: Level, mask: TissueMask, *, side: int = PREVIEW_PX) -> Image:
-    """``level`` of ``slide`` as RGB, at most ``side`` px, with what ``mask`` leaves out paler, and its outline.
+def tissue_png(slide: Slide, level: Level, mask: TissueMask, *, side: int = PREVIEW_PX) -> bytes:
+    """``level`` of ``slide`` as a PNG of at most ``side`` px, what ``mask`` leaves out greyed, and its outline.
 
     Raises
     ------
@@ -291,4 +291,4 @@ def tissue_picture(slide: Slide, level: Level, mask: TissueMask, *, side: int = 
     inside = mask.cells[rows][:, cols]
     image[~inside] = image[~inside] // 2 + LEFT_OUT // 2
     image[inner_edge(inside)] = OUTLINE
-    return image
+    return bytes(imagecodecs.png_encode(image))
