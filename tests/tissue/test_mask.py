@@ -64,6 +64,8 @@ def test_small_holes_are_closed_and_large_ones_are_not() -> None:
     cells = np.ones((100, 150), bool)
     cells[10 : 10 + side, 10 : 10 + side] = False
     cells[10 : 10 + side, 80 : 81 + side] = False
+    cells[60:70, :8] = False
     wide = widened(cells, (800, 1200), 0)
-    assert wide[:, :75].all()
+    assert wide[:60, :75].all()
+    assert not wide[60:70, :8].any(), "it goes on beyond the slide"
     assert not wide[10 : 10 + side, 80 : 81 + side].any()

@@ -27,9 +27,9 @@ STATUSES = {
     FAILED: "could not be segmented, or not wholly",
     SET_ASIDE: "failed in too many nights, not tried any more",
     OPEN: "time was up; the next night resumes",
-    NO_TISSUE: "nothing was found to segment; complete all the same",
     WAITING: "still being copied in",
     TAKEN: "with another runner",
+    NO_TISSUE: "nothing was found to segment; complete all the same",
     SKIPPED: "done before",
 }
 """What can become of a slide, and what that means, in the order in which it is told."""

@@ -24,7 +24,7 @@ CELL_PX = 8
 MOST_CELLS = 2**20
 """Of a mask: a slide of 8192 px square has so many of `CELL_PX`."""
 HOLE_PX = 256
-"""Holes whose area is at most the square of this, px, are looked at like what is around them."""
+"""Holes whose area is at most the square of this, px, are looked at like the tissue that surrounds them."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -94,6 +94,8 @@ def widened(cells: Mask, plane: tuple[int, int], halo: int) -> Mask:
     holes, count = ndimage.label(~cells)
     areas = np.bincount(holes.ravel(), minlength=count + 1) * prod(sides)
     small = areas <= HOLE_PX**2
+    for edge in (holes[0], holes[-1], holes[:, 0], holes[:, -1]):
+        small[edge] = False  # what goes on beyond the slide is no hole
     small[0] = False
     reach = [2 * ceil(halo / side) + 1 for side in sides]
     wide: Mask = ndimage.maximum_filter(cells | small[holes], reach, mode="constant", cval=False)
