@@ -326,14 +326,17 @@ def test_slide_with_a_broken_tile_fails_and_goes_on_once_it_is_mended(
     assert_same_bytes(out / "case.zarr", tmp_path / "undisturbed" / "case.zarr")
 
 
+@pytest.mark.parametrize(("tissue", "status"), [("auto", "no tissue"), ("off", "done")])
 @pytest.mark.parametrize("compression", [None, "zlib"])
-def test_slide_that_is_all_zero_is_warned_of(tmp_path: Path, bundle: Path, compression: str | None) -> None:
+def test_slide_that_is_all_zero_is_warned_of(
+    tmp_path: Path, bundle: Path, compression: str | None, tissue: str, status: str
+) -> None:
     slide = tmp_path / "black.tif"
     tifffile.imwrite(
         slide, np.zeros((600, 500, 3), np.uint8), photometric="rgb", tile=(256, 256), compression=compression
     )
-    black = outcomes(tmp_path / "out", bundle, [slide], block=256)["black.tif"]
-    assert black.status == "done"
+    black = outcomes(tmp_path / "out", bundle, [slide], block=256, tissue=tissue)["black.tif"]
+    assert black.status == status
     assert [w for w in black.warnings if "zero" in w]
 
 
@@ -342,8 +345,10 @@ def test_slide_that_is_not_all_zero_is_not_warned_of(tmp_path: Path, bundle: Pat
     pixels[599, 499, 2] = 1
     slide = tmp_path / "dark.tif"
     tifffile.imwrite(slide, pixels, photometric="rgb", tile=(256, 256), compression="zlib")
-    dark = outcomes(tmp_path / "out", bundle, [slide], block=256)["dark.tif"]
+    dark = outcomes(tmp_path / "off", bundle, [slide], block=256, tissue="off")["dark.tif"]
     assert (dark.status, dark.warnings) == ("done", [])
+    (warning,) = outcomes(tmp_path / "auto", bundle, [slide], block=256)["dark.tif"].warnings
+    assert "no tissue was found" in warning
 
 
 # --- the model and the machine --------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ def test_run_writes_the_whole_pass_over_a_resampled_slide(tmp_path: Path) -> Non
     bundle = make_bundle(tmp_path / "b.safetensors", classes=2, mpp=0.5, **PAPER_LIKE)
     level = choose_level(wsipipe.open_slide(slide, mpp=0.2482), 0.5)
     expected = whole_labels(bundle, read_box(level, Box(0, level.shape[0], 0, level.shape[1])))
-    config = {"bundle": bundle, "device": "cpu,cpu", "batch": 2, "threads": 3, "mpp": 0.2482}
+    config = {"bundle": bundle, "device": "cpu,cpu", "batch": 2, "threads": 3, "mpp": 0.2482, "tissue": "off"}
     for name, sizes in {"a": {}, "b": {"block": 96, "tile": 48}, "c": {"block": 96, "tile": 16}}.items():
         summary = wsipipe.run([slide], wsipipe.RunConfig(out=str(tmp_path / name), **config, **sizes))
         assert summary.exit_code == 0
@@ -256,7 +256,7 @@ def test_run_writes_the_whole_pass(tmp_path: Path, shape: tuple[int, int], engin
     slide = write_slide(tmp_path / "s.tif", image)
     bundle = make_bundle(tmp_path / "b.safetensors", classes=2, **PAPER_LIKE)
     expected = whole_labels(bundle, image)
-    config = {"bundle": bundle, "device": "cpu,cpu", "engine": engine, "batch": 2, "threads": 3}
+    config = {"bundle": bundle, "device": "cpu,cpu", "engine": engine, "batch": 2, "threads": 3, "tissue": "off"}
     for name, sizes in {"a": {}, "b": {"block": 96, "tile": 48}, "c": {"block": 96, "tile": 16}}.items():
         summary = wsipipe.run([slide], wsipipe.RunConfig(out=str(tmp_path / name), **config, **sizes))
         assert summary.exit_code == 0
@@ -276,5 +276,5 @@ def test_trained_bundle_on_a_real_slide_differs_in_no_label(tmp_path: Path, engi
     assert 0.01 < (expected > 0).mean() < 0.5
     for sizes in ({"tile": 512, "block": 1024}, {}):
         out = tmp_path / str(len(sizes))
-        wsipipe.run([str(path)], wsipipe.RunConfig(out=str(out), device="cpu", engine=engine, **sizes))
+        wsipipe.run([str(path)], wsipipe.RunConfig(out=str(out), device="cpu", engine=engine, tissue="off", **sizes))
         np.testing.assert_array_equal(zarr.open_array(out / f"{slide.name}.zarr" / "0")[:], expected)

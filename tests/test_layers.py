@@ -44,7 +44,7 @@ HOMES = {
     "click": {"cli"},
     "openvino": {"inference"},
     "rich": {"cli"},
-    "scipy": {"evaluation", "training"},
+    "scipy": {"tissue", "evaluation", "training"},
     "shapely": {"slides"},
     "matplotlib": {"training"},
 }

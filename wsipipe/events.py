@@ -104,6 +104,17 @@ class SlideStarted:
 
 
 @dataclass(frozen=True)
+class TissueFound:
+    """It is known where on a slide there is something to look at."""
+
+    slide: str
+    how: str
+    """``brightfield``, ``fluorescence``, ``blank``, ``given`` or ``found before``."""
+    share: float
+    """Of the slide: 0 to 1."""
+
+
+@dataclass(frozen=True)
 class BlockDone:
     """One block's shards are on disk."""
 
@@ -113,10 +124,12 @@ class BlockDone:
     pixels: int
     computed: int
     """Pixels that went through the network, margins included."""
+    skipped: int
+    """Pixels in tiles that did not, for they are of glass."""
     labels: dict[int, int]
     """Pixels per label."""
     blank: bool
-    """Whether all pixels that were read are zero."""
+    """Whether pixels were read, and all of them are zero."""
     spent: Spent
 
 
@@ -129,6 +142,16 @@ class SlideDone:
     seconds: float
     pixels: int
     """Pixels computed in this run."""
+
+
+@dataclass(frozen=True)
+class SlideEmpty:
+    """A slide's store is complete, and has its name, but there is no tissue on the slide: all of it is 0."""
+
+    slide: str
+    store: str
+    seconds: float
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -226,7 +249,18 @@ class TrainingDone:
     scores: dict[str, float]
 
 
-OfSlide = SlideStarted | BlockDone | SlideDone | SlideSkipped | SlideTaken | SlideLeft | SlideFailed | Warned
+OfSlide = (
+    SlideStarted
+    | TissueFound
+    | BlockDone
+    | SlideDone
+    | SlideEmpty
+    | SlideSkipped
+    | SlideTaken
+    | SlideLeft
+    | SlideFailed
+    | Warned
+)
 Event = ClusterReady | RunStarted | SizesChosen | OfSlide
 TrainingEvent = TrainingStarted | StepDone | Validated | TrainingDone
 Listener = Callable[[Event], None]

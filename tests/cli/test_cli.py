@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
 import wsipipe
 from tests.conftest import WriteSlide
+from tests.tissue.drawn import disc, glass, on_glass
 from wsipipe import cli
 from wsipipe.cli import main
 from wsipipe.errors import UsageError
+from wsipipe.evaluation.outline import OUTLINE
 from wsipipe.model.bundle import load_bundle
 from wsipipe.pipeline.machine import size_bytes
 
@@ -154,7 +158,8 @@ def test_progress_is_plain_lines_on_stderr(run: Call, tmp_path: Path, write_slid
         lines[0],
     )
     assert lines[1] == "x.tif: 10 of 10 blocks to do, 0.0 MP"
-    assert lines[2:-1] == [f"x.tif: {percent} %" for percent in range(10, 100, 10)]
+    assert lines[2] == "x.tif: 100% is to be looked at (brightfield)"
+    assert lines[3:-1] == [f"x.tif: {percent} %" for percent in range(10, 100, 10)]
     assert re.fullmatch(r"x\.tif: done in [\d.]+ s -> .*x\.zarr", lines[-1])
     assert not set(lines) & set(ended.out.splitlines())
     assert re.search(
@@ -511,3 +516,47 @@ def test_demo_into_a_file_is_exit_code_3(call: Call, tmp_path: Path) -> None:
     ended = call("demo", tmp_path / "file")
     assert (ended.code, ended.out) == (3, "")
     assert "give another DIR" in ended.err
+
+
+def test_preview_draws_what_would_be_looked_at(call: Call, tmp_path: Path, tiny_bundle: Path) -> None:
+    where = disc((150, 150), 60, (400, 600))
+    slide = tmp_path / "x.tif"
+    tifffile.imwrite(slide, on_glass(where), photometric="rgb", tile=(64, 64), metadata=None)
+    ended = call("preview", slide, "-m", tiny_bundle, "-o", tmp_path / "x.png")
+    assert ended.code == 0
+    share = re.fullmatch(r"x\.tif: ([\d.]+)% of level 0 is to be looked at \(brightfield\): .*x\.png\n", ended.out)
+    assert share
+    assert where.mean() < float(share[1]) / 100 < 2.2 * where.mean()
+    image = imagecodecs.png_decode((tmp_path / "x.png").read_bytes())
+    assert image.shape == (400, 600, 3)
+    outline = (image == OUTLINE).all(2)
+    assert not outline[where].any()
+    assert outline[150, 210:250].sum() == outline[150, 50:90].sum() == 1
+    assert np.abs(image[where].astype(int) - on_glass(where)[where]).max() == 0
+    assert (image[300:] < 220).all()
+
+
+def test_preview_of_what_is_everywhere_is_refused(call: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
+    ended = call("preview", write_slide(tmp_path / "x.tif"), "--tissue", "off")
+    assert ended.code == 2
+    assert "nothing to preview" in ended.err
+
+
+def test_what_was_skipped_is_told(run: Call, tmp_path: Path) -> None:
+    slide = tmp_path / "x.tif"
+    tifffile.imwrite(slide, on_glass(disc((150, 150), 60, (400, 600))), photometric="rgb", tile=(64, 64), metadata=None)
+    ended = run(slide, "--json")
+    (told,) = json.loads(ended.out)["slides"]
+    assert 0.5 < told["skipped"] / told["pixels"] < 0.95
+    assert told["tissue_by"] == "brightfield"
+    assert "skipped as glass), " in run(slide, "--overwrite").out
+
+
+def test_without_tissue_the_exit_code_is_0_and_the_slide_is_not_done(run: Call, tmp_path: Path) -> None:
+    slide = tmp_path / "x.tif"
+    tifffile.imwrite(slide, glass((200, 300)), photometric="rgb", tile=(64, 64), metadata=None)
+    ended = run(slide)
+    assert ended.code == 0
+    assert re.search(r"^no tissue x\.tif -> .*x\.zarr: no tissue was found", ended.out, re.MULTILINE)
+    assert "0 done, 0 skipped, 0 failed, 1 no tissue; " in ended.out
+    assert "x.tif: warning: no tissue was found" in ended.err

@@ -15,7 +15,7 @@ RUN: list[Event] = [
     RunStarted(blocks=20, pixels=20_000_000),
     SlideFailed("slides/bad[1].tif", "bad[1].tif is a damaged TIFF"),
     SlideStarted("slides/good.tif", "out/good.zarr", blocks=20, blocks_to_do=20, pixels_to_do=20_000_000),
-    *(BlockDone("slides/good.tif", (0, i), 1_000_000, 1_200_000, {0: 1_000_000}, False, Spent()) for i in range(20)),
+    *(BlockDone("slides/good.tif", (0, i), 1_000_000, 1_200_000, 0, {0: 1_000_000}, False, Spent()) for i in range(20)),
     SlideDone("slides/good.tif", "out/good.zarr", seconds=12.0, pixels=20_000_000),
 ]
 

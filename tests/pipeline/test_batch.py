@@ -26,6 +26,7 @@ from wsipipe.events import (
     SlideSkipped,
     SlideStarted,
     Spent,
+    TissueFound,
     Warned,
 )
 from wsipipe.inference import pool
@@ -50,7 +51,7 @@ def test_events_tell_the_whole_run(tmp_path: Path, write_slide: WriteSlide, conf
     heard: list[Event] = []
     summary = wsipipe.run([broken, good], config(), heard.append)
     kinds = [type(event) for event in heard]
-    assert kinds == [RunStarted, SlideFailed, SizesChosen, SlideStarted, *[BlockDone] * 4, SlideDone]
+    assert kinds == [RunStarted, SlideFailed, SizesChosen, SlideStarted, TissueFound, *[BlockDone] * 4, SlideDone]
     blocks = [event for event in heard if isinstance(event, BlockDone)]
     assert {event.index for event in blocks} == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert sum(event.pixels for event in blocks) == 96 * 128

@@ -39,7 +39,7 @@ class Bench:
         return self.write(self.folder / name, **content)
 
     def plan(self, *slides: Path, **config: Any) -> RunPlan:
-        values = {"out": str(self.out), "bundle": str(self.bundle), "device": "cpu", "block": 64}
+        values = {"out": str(self.out), "bundle": str(self.bundle), "device": "cpu", "block": 64, "tissue": "off"}
         return plan_run([str(s) for s in slides], RunConfig(**(values | config)))
 
     def one(self, *slides: Path, **config: Any) -> SlidePlan:

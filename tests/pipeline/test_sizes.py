@@ -45,7 +45,8 @@ def plan(tmp_path: Path, slide: Path, bundle: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(look, "loaded_bytes", lambda _: BASE - look.RUNTIME_BYTES)
 
     def plan(limit: int, **config: Any) -> RunPlan:
-        values = {"out": str(tmp_path / "out"), "bundle": str(bundle), "device": "cpu", "engine": "torch"} | config
+        values = {"out": str(tmp_path / "out"), "bundle": str(bundle), "device": "cpu", "engine": "torch"}
+        values |= {"tissue": "off"} | config
         run = plan_run([str(slide)], RunConfig(max_memory_bytes=limit, **values))
         assert all(run.memory_bytes(p) <= limit for p in run.to_do)
         return run

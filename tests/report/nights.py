@@ -13,7 +13,18 @@ from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.network import Receptive
 from wsipipe.labels import store as stores
 from wsipipe.labels.store import Fingerprint, StoreSpec
-from wsipipe.report.night import DONE, FAILED, OPEN, SET_ASIDE, SKIPPED, TAKEN, WAITING, NightReport, SlideReport
+from wsipipe.report.night import (
+    DONE,
+    FAILED,
+    NO_TISSUE,
+    OPEN,
+    SET_ASIDE,
+    SKIPPED,
+    TAKEN,
+    WAITING,
+    NightReport,
+    SlideReport,
+)
 from wsipipe.slides.slide import open_slide
 
 SHA = "640fa0a2bc630b359b599091fb3edf61a1215c073d5f60d936ae580b9fc35aa3"
@@ -58,6 +69,7 @@ def slides_of_all_kinds(text: str = "") -> tuple[SlideReport, ...]:
             attempts=1,
             model=text or "nuclei",
             bundle_sha256=SHA,
+            skipped=1_048_576,
         ),
         SlideReport("/in/case-2.tif", FAILED, text or "case-2.tif is truncated", seconds=2.0, attempts=2),
         SlideReport("/in/case-3.tif", SET_ASIDE, text or "case-3.tif has no mpp; give --mpp", attempts=3),
@@ -65,6 +77,7 @@ def slides_of_all_kinds(text: str = "") -> tuple[SlideReport, ...]:
         SlideReport("https://host/case-5.tif?a=1&b=2", WAITING, text or "it grows"),
         SlideReport("/in/case-6.tif", TAKEN, text or "by gpu-04"),
         SlideReport("/in/case-7.tif", SKIPPED, text or "done before", store=f"/out/{text or 'case-7'}.zarr"),
+        SlideReport("/in/case-8.tif", NO_TISSUE, store="/out/case-8.zarr", warnings=(text or "no tissue was found",)),
     )
 
 

@@ -4,7 +4,7 @@ import json
 import tracemalloc
 from dataclasses import replace
 from fractions import Fraction
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 
 import imagecodecs
@@ -17,7 +17,9 @@ from tests.report.nights import CLASSES, SHA, disc, write_pyramid, write_store
 from tests.slides.made import ome_zarr
 from wsipipe.errors import SlideFormatError
 from wsipipe.report import picture
-from wsipipe.report.picture import as_rgb, averaged, averaged_plane, choose_source, inner_edge, look
+from wsipipe.report.picture import inner_edge, look
+from wsipipe.slides import plane as planes
+from wsipipe.slides.plane import as_rgb, averaged, averaged_plane, choose_source
 from wsipipe.slides.slide import Level, open_slide
 
 Sides = tuple[int, int]
@@ -73,8 +75,11 @@ def test_plane_is_averaged_over_areas_however_it_is_cut_into_bands(
 ) -> None:
     image = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
     slide = open_slide(write_pyramid(tmp_path / "a.tif", [image], tile=(16, 16)))
-    monkeypatch.setattr(picture, "BAND_BYTES", band_bytes)
+    monkeypatch.setattr(planes, "BAND_BYTES", band_bytes)
     found = averaged_plane(slide.levels[0], extent, small)
+    parts = [range(i, min(i + 3, small[0])) for i in range(0, small[0], 3)]
+    in_parts = np.concatenate([averaged_plane(slide.levels[0], extent, small, part) for part in parts])
+    assert np.allclose(in_parts, found, rtol=0, atol=1e-4)
     wanted = image.astype(float)
     for axis, (reach, parts) in enumerate(zip(extent, small, strict=True)):
         fine = wanted.repeat(2 * parts, axis).take(range(round(2 * reach) * parts), axis)
@@ -174,7 +179,7 @@ def test_another_file_of_that_name_is_not_shown_as_the_slide(tmp_path: Path) -> 
 def test_a_level_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slide, store = made(tmp_path, downs=(1,))
     monkeypatch.setattr(picture, "MAX_LEVEL_BYTES", 300 * 500 * 3 - 1)
-    monkeypatch.setattr(picture, "read_box", pytest.fail)
+    monkeypatch.setattr(planes, "read_box", pytest.fail)
     found = look(str(slide), store)
     assert found.jpeg
     assert "its coarsest level has 300 x 500 px of 3 x uint8" in found.notes[0]
@@ -246,22 +251,21 @@ def test_what_philips_fills_up_is_left_out(tmp_path: Path) -> None:
         (64, 64),
     ]
     for level in slide.levels:
-        assert picture.span(level, whole, filled=True) == (2**level.index,) * 2
-        source, extent = choose_source(replace(slide, levels=(whole, level)), 0, (1, 1))
+        assert planes.span(level, whole, filled=True) == (2**level.index,) * 2
+        source, extent = choose_source(replace(slide, levels=(whole, level)), 0, (1, 1), most_bytes=inf)
         assert extent == pytest.approx((1216 / 2**level.index, 1600 / 2**level.index))
         averaged = averaged_plane(source, extent, (38, 50))
         assert np.allclose(averaged[: 1200 // 32, : 1590 // 32], 1)
         assert averaged.mean() == pytest.approx(1200 * 1590 / (1216 * 1600), abs=0.02)
-    assert picture.span(slide.levels[2], whole, filled=False) is None
+    assert planes.span(slide.levels[2], whole, filled=False) is None
 
 
 def test_levels_that_do_not_lie_over_the_finest_are_not_used(tmp_path: Path) -> None:
     images = [np.zeros(side, np.uint8) + 1 for side in [(400, 600), (200, 300), (100, 100)]]
     slide = open_slide(ome_zarr(tmp_path / "a.ome.zarr", images, "yx"))
     assert len(slide.levels) == 3
-    assert choose_source(slide, 0, (10, 10))[0].index == 1
-    with pytest.raises(SlideFormatError, match="lies over the finest"):
-        choose_source(slide, 2, (10, 10))
+    assert choose_source(slide, 0, (10, 10), most_bytes=inf)[0].index == 1
+    assert choose_source(slide, 2, (10, 10), most_bytes=inf) == (slide.levels[2], (100.0, 100.0))
 
 
 @pytest.mark.parametrize(
@@ -270,19 +274,15 @@ def test_levels_that_do_not_lie_over_the_finest_are_not_used(tmp_path: Path) -> 
 def test_source_is_the_coarsest_level_that_has_the_pixels(tmp_path: Path, wanted: Sides, index: int) -> None:
     images = [np.full((200 // d, 300 // d, 3), 255, np.uint8) for d in (1, 2, 4)]
     slide = open_slide(write_pyramid(tmp_path / "a.tif", images))
-    assert choose_source(slide, 0, wanted)[0].index == index
+    assert choose_source(slide, 0, wanted, most_bytes=inf)[0].index == index
 
 
-def test_the_finest_readable_level_is_the_source_where_none_has_the_pixels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_finest_readable_level_is_the_source_where_none_has_the_pixels(tmp_path: Path) -> None:
     images = [np.full((512 // d, 512 // d, 3), 255, np.uint8) for d in (1, 4, 8)]
     slide = open_slide(write_pyramid(tmp_path / "a.tif", images))
-    monkeypatch.setattr(picture, "MAX_LEVEL_BYTES", 128 * 128 * 3)
-    assert choose_source(slide, 0, (320, 320))[0].index == 1
-    monkeypatch.setattr(picture, "MAX_LEVEL_BYTES", 64 * 64 * 3 - 1)
+    assert choose_source(slide, 0, (320, 320), most_bytes=128 * 128 * 3)[0].index == 1
     with pytest.raises(SlideFormatError, match="coarsest level has 64 x 64 px"):
-        choose_source(slide, 0, (320, 320))
+        choose_source(slide, 0, (320, 320), most_bytes=64 * 64 * 3 - 1)
 
 
 @pytest.mark.parametrize(
@@ -332,8 +332,8 @@ def test_a_thumbnail_of_tissue_is_small_enough_for_a_thousand(tmp_path: Path) ->
 def test_a_level_is_read_whole_tiles_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slide = open_slide(write_pyramid(tmp_path / "a.tif", [np.zeros((300, 200, 3), np.uint8)], tile=(64, 64)))
     seen: list[Level | int] = []
-    read_box = picture.read_box
-    monkeypatch.setattr(picture, "read_box", lambda level, box: seen.append(box.y0) or read_box(level, box))
-    monkeypatch.setattr(picture, "BAND_BYTES", 130 * 200 * 3)
+    read_box = planes.read_box
+    monkeypatch.setattr(planes, "read_box", lambda level, box: seen.append(box.y0) or read_box(level, box))
+    monkeypatch.setattr(planes, "BAND_BYTES", 130 * 200 * 3)
     averaged_plane(slide.levels[0], (300.0, 200.0), (30, 20))
     assert seen == [0, 128, 256]

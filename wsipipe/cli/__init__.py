@@ -19,6 +19,7 @@ from wsipipe.cli.evaluate import evaluate
 from wsipipe.cli.info import info
 from wsipipe.cli.model import model
 from wsipipe.cli.nightly import nightly
+from wsipipe.cli.preview import preview
 from wsipipe.cli.run import run
 from wsipipe.cli.train import train
 from wsipipe.errors import BundleError, MachineError, UsageError, WsipipeError
@@ -33,7 +34,7 @@ def cli() -> None:
     """Segment gigapixel whole-slide images with a U-Net: exact at tile borders, resumable, in flat memory."""
 
 
-for command in (run, nightly, train, evaluate, info, model, demo):
+for command in (run, nightly, train, evaluate, info, preview, model, demo):
     cli.add_command(command)
 
 

@@ -53,7 +53,9 @@ def report_as_text(report: NightReport) -> str:
     from wsipipe.report.words import headline, shown
 
     lines = [
-        f"{s.status:9} {Path(s.slide).name}: {s.message}" for s in report.slides if s.status not in (DONE, SKIPPED)
+        f"{s.status:9} {Path(s.slide).name}: {s.message or '; '.join(s.warnings)}"
+        for s in report.slides
+        if s.status not in (DONE, SKIPPED)
     ]
     lines += [f"ended early: {report.stopped}"] if report.stopped else []
     return shown("\n".join([*lines, headline(report)]))

@@ -27,11 +27,13 @@ from wsipipe.events import (
     RunStarted,
     SizesChosen,
     SlideDone,
+    SlideEmpty,
     SlideFailed,
     SlideLeft,
     SlideSkipped,
     SlideStarted,
     SlideTaken,
+    TissueFound,
     Warned,
 )
 
@@ -68,6 +70,10 @@ def spoken(event: Event) -> str | None:
         case SlideStarted():
             size = f"{event.pixels_to_do / 1e6:.1f} MP"
             return f"{_name(event)}: {event.blocks_to_do} of {event.blocks} blocks to do, {size}"
+        case TissueFound():
+            return f"{_name(event)}: {event.share:.0%} is to be looked at ({event.how})"
+        case SlideEmpty():
+            return f"{_name(event)}: no tissue, complete in {event.seconds:.1f} s -> {event.store}"
         case SlideDone():
             return f"{_name(event)}: done in {event.seconds:.1f} s -> {event.store}"
         case SlideSkipped():

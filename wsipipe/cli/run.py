@@ -70,6 +70,9 @@ AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N
 )
 @click.option("--threads", **AUTO, help="Blocks in flight; auto: 2 on a CPU, more for GPUs, as the memory takes.")
 @click.option("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]")
+@click.option(
+    "--tissue", default="auto", show_default=True, metavar="auto|off|FILE", help="Look at tissue only; FILE: a mask."
+)
 @click.option("--probabilities", is_flag=True, help="Also write each class's probability as round(255 p).")
 @click.option("--overwrite", is_flag=True, help="Replace results that are there, once the new ones are complete.")
 @click.option(
@@ -144,6 +147,7 @@ def _slide_plan_as_json(plan: RunPlan, slide: SlidePlan | Refused) -> dict[str, 
         "mpp_source": slide.slide.mpp_source,
         "height": height,
         "width": width,
+        "tissue": plan.setup.tissue,
         "block": slide.grid.block,
         "blocks": slide.grid.count,
         "blocks_to_do": len(slide.blocks),
@@ -193,13 +197,13 @@ def _account_as_json(account: Account | None) -> dict[str, Any] | None:
 
 def summary_as_text(summary: RunSummary) -> str:
     """One line a slide, and one over all."""
-    from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, OPEN, SKIPPED, TAKEN
+    from wsipipe.pipeline.outcome import DONE, FAILED, NO_TISSUE, NOT_ATTEMPTED, OPEN, SKIPPED, TAKEN
     from wsipipe.report.words import shown
 
     lines = [_outcome_as_text(slide) for slide in summary.slides]
     pixels = sum(slide.pixels for slide in summary.slides)
     counts = ", ".join(f"{summary.count(status)} {status}" for status in (DONE, SKIPPED, FAILED))
-    rare = [(status, summary.count(status)) for status in (TAKEN, OPEN, NOT_ATTEMPTED)]
+    rare = [(status, summary.count(status)) for status in (NO_TISSUE, TAKEN, OPEN, NOT_ATTEMPTED)]
     counts += "".join(f", {count} {status}" for status, count in rare if count)
     lines.append(
         f"{counts}; {pixels / 1e6:,.1f} MP in {summary.seconds:,.1f} s; "
@@ -217,4 +221,7 @@ def _outcome_as_text(slide: SlideOutcome) -> str:
         where = f" -> {slide.store}" if slide.store else ""
         return f"{slide.status:8} {Path(slide.slide).name}{where}: {slide.message}"
     speed = slide.pixels / 1e6 / slide.seconds if slide.seconds else 0.0
-    return f"{slide.status:8} {Path(slide.slide).name} -> {slide.store}  {slide.pixels / 1e6:,.1f} MP, {speed:.2f} MP/s"
+    size = f"{slide.pixels / 1e6:,.1f} MP"
+    if slide.skipped:
+        size += f" ({slide.skipped / slide.pixels:.0%} skipped as glass)"
+    return f"{slide.status:8} {Path(slide.slide).name} -> {slide.store}  {size}, {speed:.2f} MP/s"

@@ -20,7 +20,7 @@ import numpy as np
 from wsipipe.errors import OutputError
 from wsipipe.files import Location
 from wsipipe.labels.shards import NOT_WRITTEN
-from wsipipe.labels.store import StoreSpec, arrays_fit, block_shards, coarse_chunks, shard_name
+from wsipipe.labels.store import StoreSpec, arrays_fit, block_shards, coarse_chunks, shard_name, tissue_shards
 from wsipipe.urls import Url
 
 MISSING, WHOLE, DAMAGED = "missing", "whole", "damaged"
@@ -36,13 +36,15 @@ class Journal:
     """Shards that are there, and not whole: their paths within the store."""
     coarse_missing: int
     """Shards of the levels made at the end that are missing or damaged."""
+    tissue_missing: bool
+    """Whether the tissue mask, where there is to be one, is missing or damaged."""
     arrays_fit: bool
     """Whether the metadata of every array are there, and say what they should."""
 
     @property
     def finished(self) -> bool:
         """Whether nothing is to be done."""
-        return self.arrays_fit and not self.blocks and not self.coarse_missing
+        return self.arrays_fit and not (self.blocks or self.coarse_missing or self.tissue_missing)
 
 
 def read_journal(spec: StoreSpec, root: Location) -> Journal:
@@ -69,7 +71,10 @@ def read_journal(spec: StoreSpec, root: Location) -> Journal:
     coarse = {name: state_of(name, 1) for name in _coarse_shards(spec)}
     damaged += [name for name, state in coarse.items() if state == DAMAGED]
     coarse_missing = sum(state != WHOLE for state in coarse.values())
-    return Journal(tuple(todo), tuple(damaged), coarse_missing, arrays_fit(spec, root))
+    tissue = tissue_shards(spec)
+    tissue_missing = any(state_of(name, chunks) != WHOLE for name, chunks in tissue.items())
+    damaged += tissue if tissue_missing else []  # all of its levels are made at once
+    return Journal(tuple(todo), tuple(damaged), coarse_missing, tissue_missing, arrays_fit(spec, root))
 
 
 def _coarse_shards(spec: StoreSpec) -> Iterator[str]:

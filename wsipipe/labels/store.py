@@ -6,6 +6,7 @@
         zarr.json               multiscales, colours, class names; attributes.wsipipe: fingerprint, complete, run
         0/ 1/ 2/ ...            uint8 (y, x); one shard a block, chunks of at most 512 px
         probabilities/0/        uint8 (class, y, x) = round(255 p), where asked for
+        tissue/0/ 1/ ...        uint8 (y, x): the cells that were looked at, unless all was; an image-label, too
 
 While it is being made it is called ``case-17.zarr.partial``; in a bucket, where nothing is renamed, it is copied from
 there to its name in the end, the root's document last. Its metadata follow from a `StoreSpec` alone, byte for byte, so
@@ -35,7 +36,8 @@ from zarr.storage import MemoryStore
 
 from wsipipe.errors import DamagedStoreError, OutputError, StoreError
 from wsipipe.files import Location, locate, make_folder, move_folder, remove_folder, write_whole, zarr_store
-from wsipipe.geometry.grid import Box, Grid, boxes
+from wsipipe.geometry.grid import CHUNK_PX, Box, Grid, boxes
+from wsipipe.geometry.network import round_up
 from wsipipe.labels.pyramid import Labels, halve
 from wsipipe.labels.shards import ZSTD_LEVEL, write_shard
 from wsipipe.urls import Url
@@ -43,6 +45,9 @@ from wsipipe.urls import Url
 STORE, PARTIAL, REPLACED = ".zarr", ".partial", ".replaced"
 ROOT = "zarr.json"
 PROBABILITIES = "probabilities/0"
+TISSUE = "tissue"
+TISSUE_CLASS = ("tissue", 1, "#28ff50")
+"""Name, label and colour of what is looked at."""
 STORE_VERSION = 1
 RESUMES = "once it can, the same command resumes"
 
@@ -68,6 +73,8 @@ class Fingerprint:
     """What convolutions computed in; stores of before there was a choice do not say."""
     shrink: float = 1.0
     """How many pixels of that level one of the store's spans; stores of before levels were averaged do not say."""
+    tissue: str = "off"
+    """Where it was looked: everywhere, in the tissue that a version of the algorithm found, or in a file (sha256)."""
 
     def differences(self, other: Fingerprint) -> list[str]:
         """The names of the fields in which the two differ."""
@@ -96,6 +103,8 @@ class StoreSpec:
     """Of wsipipe."""
     mpp_source: str = ""
     """Where the slide's micrometres per pixel were read, or who gave them."""
+    tissue: tuple[int, int] | None = None
+    """(rows, columns) of cells of the tissue mask; None where there is none."""
 
     @property
     def partial(self) -> Location:
@@ -125,6 +134,8 @@ class Record:
     """Side in pixels of its blocks."""
     complete: bool
     """Whether it says of itself that it is finished."""
+    tissue_share: float | None
+    """What of it was looked at, as the run says that finished it."""
 
 
 def read_record(path: str) -> Record | None:
@@ -143,7 +154,8 @@ def read_record(path: str) -> Record | None:
         if attributes["store_version"] > STORE_VERSION:
             raise StoreError(f"{path} was made by a newer wsipipe ({attributes['version']}); use that, or another -o")
         fingerprint = Fingerprint(**attributes["fingerprint"])
-        return Record(attributes["slide"], fingerprint, attributes["block"], attributes["complete"])
+        share = ((attributes.get("run") or {}).get("tissue") or {}).get("share")
+        return Record(attributes["slide"], fingerprint, attributes["block"], attributes["complete"], share)
     except FileNotFoundError:
         if _is_debris(path):
             return None
@@ -226,6 +238,41 @@ def write_block(
     _write_shard(spec, "0", index, labels)
 
 
+def write_tissue(spec: StoreSpec, cells: npt.NDArray[np.bool_]) -> None:
+    """Write the tissue mask of a store that was prepared, its finest level last.
+
+    Raises
+    ------
+    OutputError
+        If the disk does not take it.
+    """
+    assert cells.shape == spec.tissue, f"{cells.shape} cells are no mask of {spec.tissue}"
+    levels = [cells.astype(np.uint8)]
+    while len(levels) < len(_tissue_shapes(spec)):
+        levels.append(halve(levels[-1], binary=True))
+    for level in reversed(range(len(levels))):
+        _write_shard(spec, f"{TISSUE}/{level}", (0, 0), levels[level])
+
+
+def has_tissue(spec: StoreSpec) -> bool:
+    """Whether the unfinished store has its tissue mask."""
+    return (spec.partial / shard_name(f"{TISSUE}/0", (0, 0))).exists()
+
+
+def read_tissue(spec: StoreSpec) -> npt.NDArray[np.bool_]:
+    """The cells of the tissue mask of the unfinished store.
+
+    Raises
+    ------
+    DamagedStoreError
+        If they can not be read; they are gone then, to be made again.
+    OutputError
+        If the disk fails.
+    """
+    assert spec.tissue is not None
+    return _read(spec, f"{TISSUE}/0", Box(0, spec.tissue[0], 0, spec.tissue[1]), max(spec.tissue)).astype(bool)
+
+
 def label_counts(spec: StoreSpec, labels: Labels) -> dict[int, int]:
     """Pixels of each label that occurs in ``labels``, which are some of the store's."""
     values = sorted({label for _, label, _ in spec.classes} - {0})
@@ -245,7 +292,7 @@ def count_labels(spec: StoreSpec, index: tuple[int, int]) -> Counter[int]:
     OutputError
         If the disk fails.
     """
-    return Counter(label_counts(spec, _read(spec, 0, spec.grid.block_box(index))))
+    return Counter(label_counts(spec, _read(spec, "0", spec.grid.block_box(index), spec.grid.block)))
 
 
 def coarse_chunks(spec: StoreSpec, level: int) -> Iterator[tuple[int, int]]:
@@ -277,7 +324,7 @@ def write_coarse_chunks(spec: StoreSpec, levels: range, index: tuple[int, int]) 
     side = chunk << len(levels)
     (height, width), (y0, x0) = spec.grid.level_shapes[before], (side * i for i in index)
     box = Box(y0, min(y0 + side, height), x0, min(x0 + side, width))
-    labels = _read(spec, before, box)
+    labels = _read(spec, str(before), box, spec.grid.shard(before))
     for level in levels:
         labels = halve(labels, binary=spec.binary)
         across = side >> (level - before)  # of this part, in pixels of this level
@@ -286,8 +333,8 @@ def write_coarse_chunks(spec: StoreSpec, levels: range, index: tuple[int, int]) 
             _write_shard(spec, str(level), at, labels[part.slices])
 
 
-def _read(spec: StoreSpec, level: int, box: Box) -> Labels:
-    """The pixels of ``box``, which is whole shards, of ``level`` of the unfinished store.
+def _read(spec: StoreSpec, array: str, box: Box, side: int) -> Labels:
+    """The pixels of ``box``, which is whole shards of ``side`` px, of ``array`` of the unfinished store.
 
     Raises
     ------
@@ -297,14 +344,13 @@ def _read(spec: StoreSpec, level: int, box: Box) -> Labels:
         If the disk fails.
     """
     try:
-        return np.asarray(zarr.open_array(zarr_store(spec.partial / str(level)), mode="r")[box.slices])
+        return np.asarray(zarr.open_array(zarr_store(spec.partial / array), mode="r")[box.slices])
     except OSError as err:
         raise OutputError(f"{spec.partial} can not be read: {err.strerror or err}; the same command resumes") from err
     except Exception as err:  # whatever a codec raises on bytes that rotted within a chunk
-        side = spec.grid.shard(level)
         for part in boxes(box.shape, side):
             at = (box.y0 + part.y0) // side, (box.x0 + part.x0) // side
-            (spec.partial / shard_name(str(level), at)).unlink(missing_ok=True)
+            (spec.partial / shard_name(array, at)).unlink(missing_ok=True)
         raise DamagedStoreError(f"{spec.partial} was damaged ({err}); the same command makes that part again") from err
 
 
@@ -363,6 +409,25 @@ def block_shards(spec: StoreSpec, index: tuple[int, int]) -> dict[str, int]:
     return shards
 
 
+def tissue_shards(spec: StoreSpec) -> dict[str, int]:
+    """As `block_shards`, of the tissue mask: a shard for each level."""
+    sides = [_tissue_side(shape) for shape in _tissue_shapes(spec)]
+    return {shard_name(f"{TISSUE}/{i}", (0, 0)): (side // CHUNK_PX) ** 2 for i, side in enumerate(sides)}
+
+
+def _tissue_shapes(spec: StoreSpec) -> list[tuple[int, int]]:
+    """(rows, columns) of each level of the tissue mask, until one chunk holds it; none where there is no mask."""
+    shapes = [] if spec.tissue is None else [spec.tissue]
+    while shapes and max(shapes[-1]) > CHUNK_PX:
+        shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
+    return shapes
+
+
+def _tissue_side(shape: tuple[int, int]) -> int:
+    """Side of the one shard of a level of the tissue mask."""
+    return round_up(max(shape), CHUNK_PX)
+
+
 def shard_name(array: str, index: tuple[int, ...]) -> str:
     """The path within the store of shard ``index`` of ``array``."""
     return "/".join([array, "c", *map(str, index)])
@@ -377,6 +442,8 @@ def arrays_fit(spec: StoreSpec, root: Location) -> bool:
                 return False
         if spec.fingerprint.probabilities:
             zarr.open_group(zarr_store(root / "probabilities"), mode="r")
+        if spec.tissue is not None:
+            zarr.open_group(zarr_store(root / TISSUE), mode="r")
     except Exception:  # zarr raises all sorts on what is no metadata
         return False
     return True
@@ -420,6 +487,8 @@ def _documents(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, bytes]:
     zarr.create_group(memory, attributes=_attributes(spec, run), zarr_format=3)
     if spec.fingerprint.probabilities:
         zarr.create_group(memory, path="probabilities", attributes=_probability_attributes(spec), zarr_format=3)
+    if spec.tissue is not None:
+        zarr.create_group(memory, path=TISSUE, attributes={"ome": _tissue_attributes(spec)}, zarr_format=3)
     for name, shape, chunks, shards in _arrays(spec):
         zarr.create_array(
             memory,
@@ -443,21 +512,17 @@ def _arrays(spec: StoreSpec) -> Iterator[tuple[str, tuple[int, ...], tuple[int, 
     if spec.fingerprint.probabilities:
         classes = len(spec.classes)
         yield PROBABILITIES, (classes, *grid.shape), (1, chunk, chunk), (classes, grid.block, grid.block)
+    for level, shape in enumerate(_tissue_shapes(spec)):
+        yield f"{TISSUE}/{level}", shape, (CHUNK_PX, CHUNK_PX), (_tissue_side(shape),) * 2
 
 
 def _attributes(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, Any]:
     """The attributes of the root group: what viewers read, and what a later run does."""
-    named = [(name, label, color) for name, label, color in spec.classes if label]
     return {
         "ome": {
             "version": "0.5",
             "multiscales": [_multiscale(spec, levels=len(spec.grid.level_shapes), axes="yx")],
-            "image-label": {
-                "colors": [
-                    {"label-value": label, "rgba": [*bytes.fromhex(color[1:]), 255]} for _, label, color in named
-                ],
-                "properties": [{"label-value": label, "class": name} for name, label, _ in named],
-            },
+            "image-label": _image_label(spec.classes),
         },
         "wsipipe": {
             "version": spec.version,
@@ -473,6 +538,21 @@ def _attributes(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
+def _image_label(classes: Iterable[tuple[str, int, str]]) -> dict[str, Any]:
+    named = [(name, label, color) for name, label, color in classes if label]
+    return {
+        "colors": [{"label-value": label, "rgba": [*bytes.fromhex(color[1:]), 255]} for _, label, color in named],
+        "properties": [{"label-value": label, "class": name} for name, label, _ in named],
+    }
+
+
+def _tissue_attributes(spec: StoreSpec) -> dict[str, Any]:
+    assert spec.tissue is not None
+    cell = spec.grid.shape[0] / spec.tissue[0], spec.grid.shape[1] / spec.tissue[1]
+    multiscale = _multiscale(spec, levels=len(_tissue_shapes(spec)), axes="yx", sides=cell)
+    return {"version": "0.5", "multiscales": [multiscale], "image-label": _image_label([TISSUE_CLASS])}
+
+
 def _probability_attributes(spec: StoreSpec) -> dict[str, Any]:
     names = [name for name, _, _ in spec.classes]
     return {
@@ -481,23 +561,25 @@ def _probability_attributes(spec: StoreSpec) -> dict[str, Any]:
     }
 
 
-def _multiscale(spec: StoreSpec, *, levels: int, axes: str) -> dict[str, Any]:
-    """One multiscale: pixel (0, 0) of the slide's finest level is the origin, and a scale is what a pixel measures."""
+def _multiscale(spec: StoreSpec, *, levels: int, axes: str, sides: tuple[float, float] = (1.0, 1.0)) -> dict[str, Any]:
+    """One multiscale: pixel (0, 0) of the slide's finest level is the origin, and a scale is what a pixel measures.
+
+    Its finest level has pixels of ``sides``, in pixels of the level that is segmented.
+    """
     mpp, known = spec.fingerprint.mpp or 1.0, spec.fingerprint.mpp is not None
     space = {"type": "space", "unit": "micrometer"} if known else {"type": "space"}
-    channel = [1.0] * axes.count("c")
+    channels = axes.count("c")
     datasets = []
     for level in range(levels):
-        finest = spec.downsample * 2**level  # pixels of the slide's finest level in one of this
+        scale = [mpp * side * 2**level for side in sides]
+        finest = [spec.downsample * side * 2**level for side in sides]  # pixels of the slide's finest level in one
+        origin = [(count - 1) / 2 * mpp / spec.downsample for count in finest]
         datasets.append(
             {
                 "path": str(level),
                 "coordinateTransformations": [
-                    {"type": "scale", "scale": [*channel, mpp * 2**level, mpp * 2**level]},
-                    {
-                        "type": "translation",
-                        "translation": [*(0.0 for _ in channel), *[(finest - 1) / 2 * mpp / spec.downsample] * 2],
-                    },
+                    {"type": "scale", "scale": [1.0] * channels + scale},
+                    {"type": "translation", "translation": [0.0] * channels + origin},
                 ],
             }
         )

@@ -30,6 +30,7 @@ from wsipipe.pipeline.config import BLOCK_PX, CORE_PX, DEFAULT_BUNDLE, KINDS, Ru
 from wsipipe.pipeline.machine import size_bytes
 from wsipipe.slides.slide import MAX_UPSAMPLE
 from wsipipe.tables import Place, TableError, line_of, parse_table, read_toml
+from wsipipe.tissue.given import AUTO, OFF, is_file
 from wsipipe.urls import is_url
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -47,6 +48,7 @@ class RunTable:
     batch: int | None = None
     threads: int | None = None
     max_memory: str | None = None
+    tissue: str = AUTO
     probabilities: bool = False
     max_upsample: float = MAX_UPSAMPLE
 
@@ -220,6 +222,11 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
             yield (name,), f"{name} is a file of this machine, not a URL"
     if config.until is not None and config.duration is not None:
         yield ("duration",), "until and duration both say when it ends; give one"
+    if is_file(config.run.tissue):
+        message = (
+            f"[run] tissue {config.run.tissue!r} is neither {AUTO!r} nor {OFF!r}; the mask of a file is of one slide"
+        )
+        yield ("run", "tissue"), message
     if config.retries < 1:
         yield ("retries",), f"retries {config.retries} is not 1 or more"
     if config.webhook is not None and not config.webhook.startswith(("http://", "https://")):

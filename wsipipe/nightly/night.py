@@ -41,6 +41,7 @@ STATUS = {
     outcomes.TAKEN: reports.TAKEN,
     outcomes.OPEN: reports.OPEN,
     outcomes.NOT_ATTEMPTED: reports.OPEN,
+    outcomes.NO_TISSUE: reports.NO_TISSUE,
 }
 
 
@@ -253,17 +254,18 @@ def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop:
         status, message = reports.WAITING, f"changed lately, so it may still be copied in: {message}"
     elif status == reports.FAILED:
         attempts = _count(failures, path, message, stop.at, heard)
-    elif status in (reports.DONE, reports.SKIPPED):
+    elif status in (reports.DONE, reports.SKIPPED, reports.NO_TISSUE):
         failures.forget(path)
     if status == reports.OPEN:
         message = message or stop.why
     return SlideReport(
         slide=slide.slide,
         status=status,
-        message=message if status != reports.DONE else "",
+        message=message if status not in (reports.DONE, reports.NO_TISSUE) else "",
         store=slide.store,
         seconds=slide.seconds,
         pixels=slide.pixels,
+        skipped=slide.skipped,
         warnings=tuple(slide.warnings),
         attempts=attempts,
         model=group.bundle.spec.name,

@@ -11,7 +11,7 @@ from distributed import Client
 
 from wsipipe.errors import MachineError
 from wsipipe.events import ClusterReady, Listener, RunStarted, SlideFailed, SlideSkipped, Warned, ignore
-from wsipipe.files import Named, locate, make_folder
+from wsipipe.files import Named, absolute, locate, make_folder
 from wsipipe.inference.pool import load_pool, release_pool
 from wsipipe.inference.tuning import correct
 from wsipipe.labels.store import discard_replaced
@@ -24,6 +24,7 @@ from wsipipe.pipeline.outcome import Outcomes, RunSummary
 from wsipipe.pipeline.plan import SKIP
 from wsipipe.pipeline.scheduler import local_client
 from wsipipe.pipeline.tune import ask_here, tune
+from wsipipe.tissue.given import is_file
 
 
 def run(
@@ -92,7 +93,8 @@ def _run(
         if to_do:
             make_folder(locate(config.out))
         if to_do and workers is not None:
-            workers.check_paths([p.slide.path for p in to_do], config.out)
+            given = [str(absolute(config.tissue))] if is_file(config.tissue) else []
+            workers.check_paths([*(p.slide.path for p in to_do), *given], config.out)
         if any(p.blocks for p in to_do):
             plan, sizes = tune(plan, ask_here if workers is None else workers.ask)
             outcomes(sizes)

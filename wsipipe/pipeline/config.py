@@ -13,6 +13,7 @@ from wsipipe.inference.pool import PoolSpec
 from wsipipe.model.bundle import BundleInfo, read_bundle_info
 from wsipipe.pipeline.machine import default_limit_bytes
 from wsipipe.slides.slide import MAX_UPSAMPLE
+from wsipipe.tissue.given import tissue_identity
 
 CORE_PX, BLOCK_PX, CPU_BLOCK_PX = 1024, 4096, 2048
 """What is taken where there is memory for it."""
@@ -52,6 +53,8 @@ class RunConfig:
     """Blocks in flight: read, decoded and written at the same time."""
     max_memory_bytes: int | None = None
     """The most memory that this process may take; None: what the cgroup or the machine has, less a reserve."""
+    tissue: str = "auto"
+    """Where to look: in the tissue that is found (``auto``), everywhere (``off``), or the path of a mask."""
     probabilities: bool = False
     """Also write the probability of each class."""
     overwrite: bool = False
@@ -101,6 +104,8 @@ class Setup:
     preferred_sizes: tuple[int, int]
     """(core, block) in pixels where the user says nothing."""
     batch: int
+    tissue: str
+    """What decides the tissue mask, as the fingerprint says it."""
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -162,6 +167,7 @@ def check_config(config: RunConfig, site: Site | None = None) -> Setup:
         engine=site.engine,
         preferred_sizes=(CORE_PX, CPU_BLOCK_PX if is_cpu(site.devices) else BLOCK_PX),
         batch=config.batch or 1,
+        tissue=tissue_identity(config.tissue),
     )
 
 

@@ -139,8 +139,12 @@ class Flow:
         """Give the workers what they have room for, of the slides that are begun, then of the next."""
         for job in tuple(self._jobs):
             self._more_of(job)
-        while self._waiting and self._runs_short() and self._room(self._waiting[0]):
+        while self._waiting and self._runs_short() and self._room(self._waiting[0]) and not self._looking():
             self._begin(self._waiting.popleft())
+
+    def _looking(self) -> bool:
+        """Whether it is not known yet what is to be done on the slide that was begun last."""
+        return any(job.looking for job in self._jobs)
 
     def _runs_short(self) -> bool:
         """Whether the slides that are begun will not keep the workers busy for long."""
@@ -208,7 +212,7 @@ class Flow:
         return f"{out} has {megabytes(free)} free, less than the {megabytes(reserve)} that are to stay; make room"
 
     def _hear(self, event: Event) -> None:
-        if isinstance(event, BlockDone):
+        if isinstance(event, BlockDone) and event.computed:
             self._slowest = max(self._slowest, event.spent.threads / event.computed)
         self._listener(event)
 

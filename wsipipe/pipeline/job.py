@@ -15,7 +15,7 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from wsipipe.errors import MachineError, SlideError, SlideReadError
-from wsipipe.events import BlockDone, Listener, SlideDone, SlideStarted, Warned
+from wsipipe.events import BlockDone, Listener, SlideDone, SlideEmpty, SlideStarted, TissueFound, Warned
 from wsipipe.geometry.mirror import Indices
 from wsipipe.inference.block import BlockWork, predict_block
 from wsipipe.labels import store as stores
@@ -23,9 +23,12 @@ from wsipipe.pipeline.graph import map_blocks
 from wsipipe.pipeline.look import RunPlan
 from wsipipe.pipeline.outcome import Outcomes, SlideOutcome, account
 from wsipipe.pipeline.plan import SlidePlan
+from wsipipe.pipeline.tissue import Looked, look, resident_mask
+from wsipipe.tissue.find import BLANK
 
 Index = tuple[int, int]
 Futures = list[Future[Any]]
+NOTHING = "no tissue was found, so nothing was segmented; if there is some, look everywhere: --tissue off --overwrite"
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,16 @@ class Job:
         self._unread: list[SlideReadError] = []
         self._labels: Counter[int] = Counter()
         self._blank = len(plan.blocks) == grid.count  # else not all of it is seen
+        self.looking = plan.store.tissue is not None
+        self._looked: Looked | None = None
         self._in_flight: set[Future[Any]] = set()
         self._rest = self._after_blocks()
         self._outcome(SlideStarted(plan.slide.path, plan.store.path, grid.count, len(plan.blocks), plan.pixels))
 
     def more(self, most: int) -> Futures:
         """Up to ``most`` blocks, handed over; once all are done what is made from them, and then nothing: it is over.
+
+        Where only tissue is looked at, it is looked for before.
 
         Raises
         ------
@@ -89,12 +96,15 @@ class Job:
             If the store can not be written.
         """
         futures: Futures = []
-        if self._todo:
+        if self.looking:
+            if most and not self._in_flight:
+                futures = [look(self.plan, self._run.setup.config.tissue, self._client)]
+        elif self._todo:
             futures = self._hand_over([self._todo.popleft() for _ in range(min(most, len(self._todo)))])
         elif self._suspects and not self._in_flight:
             self._alone = True  # so that no other block of the slide can be the cause
             futures = self._hand_over([self._suspects.pop()])
-        while not (futures or self._in_flight or self._todo or self._suspects or self.over):
+        while not (futures or self.looking or self._in_flight or self._todo or self._suspects or self.over):
             futures = next(self._rest, [])
         self._in_flight.update(futures)
         return futures
@@ -113,7 +123,9 @@ class Job:
         if future.cancelled():
             raise MachineError("the scheduler was lost; run the same again, it resumes")
         error = future.exception()
-        if isinstance(error, SlideReadError):
+        if self.looking:
+            self._take_look(future, error)
+        elif isinstance(error, SlideReadError):
             self._unread.append(error)
         elif isinstance(error, KilledWorker):
             _, i, j = cast(tuple[str, int, int], future.key)
@@ -124,10 +136,27 @@ class Job:
             self._labels += result
         elif result is not None:
             row: BlockDone = result[0, 0]
-            self._blank &= row.blank
+            self._blank &= row.blank or not row.computed
             self._labels.update(row.labels)
             self._outcome(row)
         future.release()
+
+    def _take_look(self, future: Future[Any], error: BaseException | None) -> None:
+        """Take into the account where there is tissue."""
+        plan = self.plan
+        if isinstance(error, SlideReadError):
+            raise SlideReadError(f"{error}; mend the slide, or look everywhere: --tissue off") from error
+        if isinstance(error, KilledWorker):
+            raise SlideError(
+                f"{plan.slide.file}: the worker died each time that it looked for tissue; look into the workers' logs, "
+                "give them more memory, then run the same again"
+            ) from error
+        if error is not None:
+            raise error
+        looked: Looked = future.result()
+        self._looked, self.looking = looked, False
+        self._blank &= looked.share > 0 or looked.how == BLANK
+        self._outcome(TissueFound(plan.slide.path, looked.how, looked.share))
 
     def cancel(self) -> set[Future[Any]]:
         """Take back what is in flight, and give it."""
@@ -164,7 +193,11 @@ class Job:
         (how_it_went,) = self._outcome.in_order([plan.slide.path])
         how_it_went.seconds = seconds
         stores.publish(plan.store, _history(how_it_went, self._run, self._labels))
-        self._outcome(SlideDone(plan.slide.path, plan.store.path, seconds, plan.pixels))
+        if self._looked is not None and not self._looked.share:
+            self._outcome(Warned(plan.slide.path, NOTHING))
+            self._outcome(SlideEmpty(plan.slide.path, plan.store.path, seconds, NOTHING))
+        else:
+            self._outcome(SlideDone(plan.slide.path, plan.store.path, seconds, plan.pixels))
         self.over = True
 
     def _raise_if_incomplete(self) -> None:
@@ -195,6 +228,8 @@ def _history(slide: SlideOutcome, run: RunPlan, labels: Counter[int]) -> dict[st
         "threads": run.threads,
         "blocks": slide.blocks_computed,
         "pixels": slide.pixels,
+        "skipped": slide.skipped,
+        "tissue": None if slide.tissue_share is None else {"share": slide.tissue_share, "how": slide.tissue_by},
         "seconds": slide.seconds,
         "spent": asdict(slide.spent),
         "account": None if spent is None else asdict(spent),
@@ -204,15 +239,19 @@ def _history(slide: SlideOutcome, run: RunPlan, labels: Counter[int]) -> dict[st
 
 def _store_block(work: _StoreWork, index: Index, rows: Indices, cols: Indices) -> npt.NDArray[np.object_]:
     """Predict one block and write its shards; the block's row of statistics, as an array of one object."""
-    block = predict_block(work.block, index, rows, cols)
-    labels = block.prediction.labels
+    mask = None if work.store.tissue is None else resident_mask(work.store)
+    block = predict_block(work.block, index, rows, cols, mask)
+    labels, probabilities = block.prediction.labels, block.prediction.probabilities
+    if probabilities is None and work.store.fingerprint.probabilities:  # no tile of the block was computed
+        probabilities = np.zeros((len(work.store.classes), *labels.shape), np.uint8)
     with block.spent.on("write"):
-        stores.write_block(work.store, index, labels, block.prediction.probabilities)
+        stores.write_block(work.store, index, labels, probabilities)
     done = BlockDone(
         slide=work.store.slide,
         index=index,
         pixels=labels.size,
         computed=block.computed,
+        skipped=block.skipped,
         labels=stores.label_counts(work.store, labels),
         blank=block.blank,
         spent=block.spent,

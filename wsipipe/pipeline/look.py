@@ -18,6 +18,7 @@ from wsipipe.pipeline.sizes import fit_memory
 from wsipipe.slides.find import expand
 from wsipipe.slides.slide import Level, Slide, open_slide, with_mpp
 from wsipipe.slides.table import SlidesTable, read_slides_table
+from wsipipe.tissue.given import is_file
 from wsipipe.urls import Url
 
 
@@ -78,7 +79,10 @@ def plan_run(slides: Sequence[Named], config: RunConfig, site: Site | None = Non
     setup = check_config(config, site)
     _check_out(locate(config.out))
     table = None if config.slides_table is None else read_slides_table(Path(config.slides_table))
-    looked = [_look(path, config.mpp, table) for path in expand(slides)]
+    paths_of_slides = expand(slides)
+    if is_file(config.tissue) and len(paths_of_slides) > 1:
+        raise UsageError(f"--tissue {config.tissue} is the mask of one slide; {len(paths_of_slides)} are given")
+    looked = [_look(path, config.mpp, table) for path in paths_of_slides]
     opened = [s for s in looked if isinstance(s, Slide)]
     base = loaded_bytes(setup.engine) + RUNTIME_BYTES + weight_bytes(setup.bundle.path, setup.devices, setup.engine)
     setup = fit_memory(setup, [level for s in opened if (level := _level(s, setup))], base)

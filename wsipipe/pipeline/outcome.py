@@ -11,20 +11,22 @@ from wsipipe.events import (
     Listener,
     OfSlide,
     SlideDone,
+    SlideEmpty,
     SlideFailed,
     SlideLeft,
     SlideSkipped,
     SlideStarted,
     SlideTaken,
     Spent,
+    TissueFound,
     Warned,
 )
 
 BUSY = 0.9
 """From this share on it is the network that a run waits for."""
 DONE, FAILED, SKIPPED, NOT_ATTEMPTED = "done", "failed", "skipped", "not attempted"
-TAKEN, OPEN = "taken", "open"
-STATUSES = (DONE, FAILED, SKIPPED, NOT_ATTEMPTED, TAKEN, OPEN)
+TAKEN, OPEN, NO_TISSUE = "taken", "open", "no tissue"
+STATUSES = (DONE, FAILED, SKIPPED, NOT_ATTEMPTED, TAKEN, OPEN, NO_TISSUE)
 
 
 @dataclass
@@ -34,7 +36,7 @@ class SlideOutcome:
     slide: str
     status: str = NOT_ATTEMPTED
     """One of `STATUSES`: ``taken`` by another runner, ``open`` when the time was up, ``not attempted`` as the machine
-    failed before."""
+    failed before, ``no tissue`` if there was nothing to segment."""
     store: str | None = None
     message: str = ""
     """Why it failed or was skipped."""
@@ -46,6 +48,12 @@ class SlideOutcome:
     """Computed in this run."""
     computed: int = 0
     """Pixels that went through the network, margins included."""
+    skipped: int = 0
+    """Of `pixels`, those in tiles that did not go through it, for they are of glass."""
+    tissue_share: float | None = None
+    """Of the slide, where there is tissue, or what is to be looked at: 0 to 1; None where that was not asked."""
+    tissue_by: str = ""
+    """How that was told, such as ``brightfield``."""
     seconds: float = 0.0
     spent: Spent = field(default_factory=Spent)
     """Summed over blocks, several of which are in flight, and over devices."""
@@ -151,15 +159,20 @@ class Outcomes:
         match event:
             case SlideStarted():
                 slide.store, slide.blocks = event.store, event.blocks
+            case TissueFound():
+                slide.tissue_share, slide.tissue_by = event.share, event.how
             case BlockDone():
                 slide.blocks_computed += 1
                 slide.pixels += event.pixels
+                slide.skipped += event.skipped
                 slide.computed += event.computed
                 slide.spent += event.spent
                 for label, count in event.labels.items():
                     slide.labels[label] = slide.labels.get(label, 0) + count
             case SlideDone():
                 slide.status, slide.seconds = DONE, event.seconds
+            case SlideEmpty():
+                slide.status, slide.seconds, slide.message = NO_TISSUE, event.seconds, event.reason
             case SlideSkipped():
                 slide.status, slide.store, slide.message = SKIPPED, event.store, event.reason
             case SlideTaken():

@@ -15,6 +15,9 @@ from wsipipe.pipeline.config import Setup
 from wsipipe.pipeline.machine import block_bytes, kept_bytes, network_bytes
 from wsipipe.slides.slide import Level, Slide, choose_level
 from wsipipe.slides.tiles import Keep
+from wsipipe.tissue.find import find_bytes
+from wsipipe.tissue.given import OFF, given_shape, is_file
+from wsipipe.tissue.mask import mask_shape
 from wsipipe.version import VERSION
 
 SEGMENT, RESUME, SKIP = "segment", "resume", "skip"
@@ -42,6 +45,8 @@ class SlidePlan:
     """Whether an unfinished store is thrown away first."""
     block_bytes: int
     """What one block in flight holds at most."""
+    tissue_bytes: int
+    """What one task that looks for its tissue holds at most."""
     network_bytes: int
     """What the replicas hold at most, in this machine's memory."""
 
@@ -58,7 +63,7 @@ class SlidePlan:
 
     def memory_bytes(self, threads: int) -> int:
         """The most that ``threads`` blocks in flight take, beside what the process takes anyway."""
-        return threads * self.block_bytes + self.network_bytes
+        return threads * max(self.block_bytes, self.tissue_bytes) + self.network_bytes
 
     def keep(self, threads: int) -> Keep:
         """Which decoded tiles ``threads`` blocks in flight keep for the blocks to their right."""
@@ -131,7 +136,7 @@ def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePla
         store = store_of(final.block)
         journal = read_journal(store, locate(path))
         if final.complete and journal.finished:
-            return plan(store, SKIP, "complete")
+            return plan(store, SKIP, "complete, no tissue was found" if final.tissue_share == 0 else "complete")
     begun = usable(unfinished)
     if begun is not None and not (config.overwrite and config.block not in (None, begun.block)):
         store = store_of(begun.block)
@@ -156,6 +161,7 @@ def _store_spec(slide: Slide, level: Level, path: str, setup: Setup, block: int 
             probabilities=setup.config.probabilities,
             precision=setup.config.precision,
             shrink=level.shrink,
+            tissue=setup.tissue,
         ),
         downsample=level.downsample,
         grid=grid_of(level, setup, block=block),
@@ -163,6 +169,7 @@ def _store_spec(slide: Slide, level: Level, path: str, setup: Setup, block: int 
         model=setup.bundle.spec.name,
         version=VERSION,
         mpp_source=slide.mpp_source,
+        tissue=tissue_shape(level, setup),
     )
 
 
@@ -192,8 +199,28 @@ def _slide_plan(
         reopen=reopen,
         restart=restart,
         block_bytes=block_need(level, grid, setup),
+        tissue_bytes=tissue_need(level, setup),
         network_bytes=network_need(grid, setup),
     )
+
+
+def tissue_shape(level: Level, setup: Setup) -> tuple[int, int] | None:
+    """(rows, columns) of cells of the tissue mask of ``level``; None where there is to be none.
+
+    Raises
+    ------
+    SlideError
+        If the mask that was given is not one of this slide.
+    """
+    tissue = setup.config.tissue
+    if tissue == OFF:
+        return None
+    return given_shape(tissue, level) if is_file(tissue) else mask_shape(level.shape)
+
+
+def tissue_need(level: Level, setup: Setup) -> int:
+    """The bytes that a task which looks for the tissue of ``level`` holds at most."""
+    return 0 if setup.config.tissue == OFF else find_bytes(level)
 
 
 def block_need(level: Level, grid: Grid, setup: Setup) -> int:
@@ -229,6 +256,7 @@ def _usable(path: str, *, fingerprint: Fingerprint, overwrite: bool) -> Record |
         "probabilities": f"{'' if old.probabilities else 'no '}probabilities",
         "precision": f"precision {old.precision} (now {new.precision})",
         "shrink": f"the level shrunk by {old.shrink:.5g} (now {new.shrink:.5g})",
+        "tissue": f"tissue {old.tissue} (now {new.tissue})",
     }
     raise FingerprintError(
         f"{path} was made with {', '.join(words[name] for name in old.differences(new))}; "

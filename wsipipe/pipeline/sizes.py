@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from wsipipe.pipeline.config import Setup
 from wsipipe.pipeline.machine import default_threads
-from wsipipe.pipeline.plan import block_need, grid_of, network_need
+from wsipipe.pipeline.plan import block_need, grid_of, network_need, tissue_need
 from wsipipe.slides.slide import Level
 
 CORES = (256, 512, 1024, 2048, 4096)
@@ -31,7 +31,8 @@ def fit_memory(setup: Setup, levels: Sequence[Level], base_bytes: int) -> Setup:
 
     def need(level: Level, wish: Setup, threads: int) -> int:
         grid = grid_of(level, wish)
-        return base_bytes + threads * block_need(level, grid, wish) + network_need(grid, wish)
+        a_task = max(block_need(level, grid, wish), tissue_need(level, wish))
+        return base_bytes + threads * a_task + network_need(grid, wish)
 
     least = [level for level in levels if need(level, *wishes[-1]) <= setup.limit_bytes]
     fitting = (wish for wish, t in wishes if all(need(level, wish, t) <= setup.limit_bytes for level in least))

@@ -22,7 +22,7 @@ from wsipipe.files import Location
 from wsipipe.urls import Url
 
 DONE, FAILED, SKIPPED, SET_ASIDE = "done", "failed", "skipped", "set aside"
-WAITING, TAKEN, OPEN = "waiting", "taken", "open"
+WAITING, TAKEN, OPEN, NO_TISSUE = "waiting", "taken", "open", "no tissue"
 STATUSES = {
     DONE: "segmented this night",
     FAILED: "could not be segmented, or not wholly",
@@ -30,6 +30,7 @@ STATUSES = {
     OPEN: "time was up; the next night resumes",
     WAITING: "still being copied in",
     TAKEN: "with another runner",
+    NO_TISSUE: "nothing was found to segment; complete all the same",
     SKIPPED: "done before",
 }
 """What can become of a slide, and what that means, in the order in which it is told."""
@@ -61,6 +62,8 @@ class SlideReport:
     """Name of the bundle."""
     bundle_sha256: str = ""
     """Of the bundle's file."""
+    skipped: int = 0
+    """Of `pixels`, those in tiles of glass, which did not go through the network."""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from wsipipe.report.night import (
     DONE,
     FAILED,
+    NO_TISSUE,
     OPEN,
     SET_ASIDE,
     SKIPPED,
@@ -36,7 +37,16 @@ POLICY = (
     f"style-src 'sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'"
 )
 """What a browser is told to let the page do: show pictures that are in it, in the one style that is its own."""
-TONES = {DONE: "good", FAILED: "bad", SET_ASIDE: "warn", OPEN: "warn", WAITING: "soft", TAKEN: "soft", SKIPPED: "soft"}
+TONES = {
+    DONE: "good",
+    FAILED: "bad",
+    SET_ASIDE: "warn",
+    OPEN: "warn",
+    WAITING: "soft",
+    TAKEN: "soft",
+    SKIPPED: "soft",
+    NO_TISSUE: "soft",
+}
 ATTENTION = (FAILED, SET_ASIDE, OPEN)
 """What stands before everything else."""
 VERDICTS = {"good": "✓", "warn": "●", "bad": "✗"}
@@ -105,7 +115,7 @@ def page(report: NightReport, looks: Mapping[int, Look], history: Sequence[Night
     """
     parts = {
         status: _section(status, report, numbers, looks)
-        for status in (*ATTENTION, DONE, WAITING, TAKEN, SKIPPED)
+        for status in (*ATTENTION, DONE, NO_TISSUE, WAITING, TAKEN, SKIPPED)
         if (numbers := [i for i, slide in enumerate(report.slides) if slide.status == status])
     }
     first, then = (
@@ -191,7 +201,7 @@ def _section(status: str, report: NightReport, numbers: Sequence[int], looks: Ma
     what = element("small", f" · {STATUSES[status]}")
     if status in (WAITING, TAKEN):
         inside = _list(slide for slide, _ in slides)
-    elif status in (DONE, SKIPPED):
+    elif status in (DONE, NO_TISSUE, SKIPPED):
         slides.sort(key=lambda pair: not pair[0].warnings)
         inside = element("div", *(_card(slide, found, report.version) for slide, found in slides), class_="cards")
     else:
@@ -283,7 +293,8 @@ def _speed(slide: SlideReport) -> list[str]:
         return [duration(slide.seconds)] if slide.seconds else []
     speed = f"{three_digits(slide.pixels_per_second / 1e6)} MP/s"
     limit = f"bottleneck: {slide.bottleneck}" if slide.bottleneck else ""
-    return [amount(slide.pixels), duration(slide.seconds), speed, limit]
+    glass = f"{slide.skipped / slide.pixels:.0%} skipped as glass" if slide.skipped else ""
+    return [amount(slide.pixels), glass, duration(slide.seconds), speed, limit]
 
 
 def _weights(slide: SlideReport, found: Look | None) -> list[Html | str]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, prod
+from math import inf, prod
 from typing import Any, TypeVar
 
 import imagecodecs
@@ -24,30 +24,30 @@ import numpy.typing as npt
 import zarr
 
 from wsipipe.errors import SlideFormatError, StoreError, WsipipeError
+from wsipipe.evaluation.outline import OUTLINE
 from wsipipe.files import locate, zarr_store
-from wsipipe.geometry.grid import Box, boxes
-from wsipipe.slides.reading import read_box
+from wsipipe.geometry.grid import boxes
+from wsipipe.slides.plane import Image, as_rgb, averaged_plane, choose_source
 from wsipipe.slides.slide import Level, Slide, open_slide
+from wsipipe.tissue.mask import TissueMask
 
 SIDE_PX = 320
 """Long side of a thumbnail."""
 MAX_LEVEL_BYTES = 48 * 2**20
 """Of the level of a slide that a thumbnail is made from: 16 megapixels of RGB."""
-MAX_SIDE_PX = 2**16
-"""Long side of that level."""
 MAX_LABELS_PX = 2**24
 """Pixels of the level of labels that a thumbnail is made from; ours have no more than 1024 x 1024."""
-BAND_BYTES = 4 * 2**20
-"""What is read of it at once, unless a row of tiles is more."""
 COUNTED_PX = 2**22
 """Pixels of a level of labels that are counted where the store does not say how many there are."""
 JPEG_LEVELS, JPEG_BYTES = (85, 75, 65, 55, 45), 20_000
 """The first of these qualities that gives so few bytes is taken, so that 1000 of them make a page of 27 MB."""
+PREVIEW_PX = 1600
+"""Long side of a picture of what is to be looked at."""
+LEFT_OUT = 160
+"""The grey that what is not looked at is mixed with."""
 PAPER = 238
 """The ground where there is no picture of the slide."""
 
-Plane = npt.NDArray[np.float32]
-Image = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
@@ -262,106 +262,8 @@ def _slide_image(slide: str, store: _Store, shape: tuple[int, int]) -> Image:
     levels = opened.levels[store.level : store.level + 1]
     if not any(level.shrunk(store.shrink).shape == store.shapes[0] for level in levels):
         raise SlideFormatError(f"the labels are not those of level {store.level}")
-    level, extent = choose_source(opened, store.level, shape)
+    level, extent = choose_source(opened, store.level, shape, most_bytes=MAX_LEVEL_BYTES)
     return as_rgb(averaged_plane(level, extent, shape), level.dtype)
-
-
-def choose_source(slide: Slide, segmented: int, shape: tuple[int, int]) -> tuple[Level, tuple[float, float]]:
-    """The level to make a thumbnail of ``shape`` from, and how many of its (rows, columns) level ``segmented`` spans.
-
-    The coarsest that has the pixels, or the finest below that; of those that lie over the finest level as a pyramid
-    does, and are small enough to read.
-
-    Raises
-    ------
-    SlideFormatError
-        If there is none.
-    """
-    filled = slide.vendor == "philips"
-    whole = span(slide.levels[segmented], slide.levels[0], filled=filled)
-    found = []
-    for level in slide.levels:
-        of_finest = span(level, slide.levels[0], filled=filled)
-        if whole is not None and of_finest is not None and _readable(level):
-            reach = (n * w / f for n, w, f in zip(slide.levels[segmented].shape, whole, of_finest, strict=True))
-            y, x = (min(r, float(n)) for r, n in zip(reach, level.shape, strict=True))
-            found.append((level, (y, x)))
-    if not found:
-        level = slide.levels[-1]
-        raise SlideFormatError(
-            f"its coarsest level has {level.shape[0]:,} x {level.shape[1]:,} px of {level.channels} x {level.dtype}; "
-            f"{MAX_LEVEL_BYTES // 2**20} MiB of a level that lies over the finest are read at most"
-        )
-    enough = [pair for pair in found if all(n >= wanted for n, wanted in zip(pair[1], shape, strict=True))]
-    return enough[-1] if enough else found[0]
-
-
-def _readable(level: Level) -> bool:
-    """Whether the level, and each piece that its file decodes at once, is small enough."""
-    a_pixel = level.channels * np.dtype(level.dtype).itemsize
-    most = max(prod(level.shape), prod(level.tile)) * a_pixel
-    return most <= MAX_LEVEL_BYTES and max(level.shape) <= MAX_SIDE_PX
-
-
-def span(level: Level, finest: Level, *, filled: bool) -> tuple[float, float] | None:
-    """How many (rows, columns) of ``finest`` one of ``level`` spans; None if that does not follow from their shapes.
-
-    Of a pyramid both sides follow from one downsample, give or take a pixel. Philips' scanners have levels of powers of
-    two, each ``filled`` up to whole tiles: at the right and at the bottom there is more than a slide.
-    """
-    for downsample in (2**n for n in range(16 * filled)):
-        tiles = (ceil(n / downsample / t) for n, t in zip(finest.shape, level.tile, strict=True))
-        if tuple(n * t for n, t in zip(tiles, level.tile, strict=True)) == level.shape:
-            return float(downsample), float(downsample)
-    sides = list(zip(finest.shape, level.shape, strict=True))
-    if max(whole / (n + 1) for whole, n in sides) > min(whole / max(n - 1, 0.5) for whole, n in sides):
-        return None
-    y, x = (whole / n for whole, n in sides)
-    return y, x
-
-
-def averaged_plane(level: Level, extent: tuple[float, float], shape: tuple[int, int]) -> Plane:
-    """The first ``extent`` (rows, columns) of ``level`` at ``shape``, (y, x, channels): the means over areas.
-
-    It is read in bands of whole rows of tiles, so that memory does not depend on the level.
-    """
-    height, width = ceil(extent[0]), ceil(extent[1])
-    a_row = width * level.channels * np.dtype(level.dtype).itemsize
-    rows = max(1, BAND_BYTES // a_row)
-    rows = max(rows // level.tile[0], 1) * level.tile[0] if level.tile[0] * a_row <= 2 * BAND_BYTES else rows
-    tall = extent[0] / shape[0]
-    total = np.zeros((*shape, level.channels), np.float32)
-    for y0 in range(0, height, rows):
-        y1 = min(y0 + rows, height)
-        band = read_box(level, Box(y0, y1, 0, width))
-        for i in range(int(y0 / tall), min(ceil(y1 / tall), shape[0])):
-            first, last = max(y0, int(i * tall)), min(y1, ceil((i + 1) * tall))
-            if first < last:
-                at = np.arange(first, last)
-                shares = (np.minimum(at + 1, (i + 1) * tall) - np.maximum(at, i * tall)).clip(0)
-                row = np.tensordot(shares.astype(np.float32), band[first - y0 : last - y0], 1)
-                total[i] += averaged(row, extent[1], shape[1]) / tall
-    return total
-
-
-def averaged(values: Plane, extent: float, parts: int) -> npt.NDArray[np.float64]:
-    """The means of ``values`` (n, channels) over ``parts`` equal stretches of the first ``extent`` of them."""
-    sums = np.concatenate([np.zeros((1, values.shape[1])), values.cumsum(0, np.float64)])
-    ends = np.linspace(0, extent, parts + 1)
-    whole = np.minimum(ends.astype(int), len(values) - 1)
-    at_ends = sums[whole] + (ends - whole)[:, None] * values[whole]
-    means: npt.NDArray[np.float64] = np.diff(at_ends, axis=0) / (extent / parts)
-    return means
-
-
-def as_rgb(plane: Plane, dtype: str) -> Image:
-    """A plane (y, x, channels) for the eye: 3 or 4 channels are RGB, others their mean; 16 bits up to the brightest."""
-    channels = plane.shape[-1]
-    colors = plane[..., :3] if channels in (3, 4) else plane.mean(-1, keepdims=True).repeat(3, -1)
-    if np.dtype(dtype).itemsize > 1:
-        colors = colors * (255 / max(float(colors.max()), 1.0))
-    rgb: Image = colors.round().clip(0, 255).astype(np.uint8)
-    return rgb
 
 
 def _encoded(image: Image) -> bytes:
@@ -371,3 +273,26 @@ def _encoded(image: Image) -> bytes:
         if len(jpeg) <= JPEG_BYTES:
             break
     return jpeg
+
+
+def tissue_png(slide: Slide, level: Level, mask: TissueMask, *, side: int = PREVIEW_PX) -> bytes:
+    """``level`` of ``slide`` as a PNG of at most ``side`` px, what ``mask`` leaves out greyed, and its outline.
+
+    Raises
+    ------
+    SlideError
+        If pixels can not be read.
+    """
+    height, width = level.shape
+    scale = max(1.0, max(height, width) / side)
+    shape = max(1, round(height / scale)), max(1, round(width / scale))
+    source, extent = choose_source(slide, level.index, shape, most_bytes=inf)
+    image = as_rgb(averaged_plane(source, extent, shape), level.dtype)
+    rows, cols = (
+        np.minimum((2 * np.arange(n) + 1) * cells // (2 * n), cells - 1)
+        for n, cells in zip(shape, mask.cells.shape, strict=True)
+    )
+    inside = mask.cells[rows][:, cols]
+    image[~inside] = image[~inside] // 2 + LEFT_OUT // 2
+    image[inner_edge(inside)] = OUTLINE
+    return bytes(imagecodecs.png_encode(image))

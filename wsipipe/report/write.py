@@ -5,6 +5,7 @@ from __future__ import annotations
 from wsipipe.files import Location, make_folder, write_whole
 from wsipipe.report.night import (
     DONE,
+    NO_TISSUE,
     SKIPPED,
     NightReport,
     append_history,
@@ -41,7 +42,7 @@ def look_at_all(report: NightReport) -> dict[int, Look]:
     """What there is to see of the slides whose stores are finished, by their place in ``report``."""
     finished = [
         (i, slide.slide, slide.store)
-        for status in (DONE, SKIPPED)
+        for status in (DONE, NO_TISSUE, SKIPPED)
         for i, slide in enumerate(report.slides)
         if slide.status == status and slide.store is not None
     ]

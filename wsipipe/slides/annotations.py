@@ -193,8 +193,9 @@ def open_annotations(
     features = _Features.read(path)
     outlines = set(regions) - set(classes) - set(background)
     _check_names(path.name, features.names, classes, background, outlines)
-    polygons = features.polygons(downsample)
-    _check_outside(path.name, polygons, shape, downsample)
+    both = downsample, downsample
+    polygons = features.polygons(both)
+    _check_outside(path.name, polygons, shape, both)
     is_region = np.array([name in outlines for name in features.names])
     # A stable sort of the negative area, so that of the same area the later one is on top.
     order = np.argsort(-shapely.area(polygons), kind="stable")
@@ -212,6 +213,31 @@ def open_annotations(
         instance_ids=instance_ids,
         regions=_shapes(polygons[looked_at]),
     )
+
+
+def open_outlines(path: str | os.PathLike[str], shape: tuple[int, int], *, downsample: tuple[float, float]) -> Shapes:
+    """The polygons of a file of GeoJSON, as `open_annotations` takes them, whatever their classes.
+
+    Parameters
+    ----------
+    path
+        A FeatureCollection, a list of Features, or a single Feature.
+    shape
+        (height, width) of the pixels that they are to be drawn into.
+    downsample
+        Pixels of level 0 that one of these spans, (down, across).
+
+    Raises
+    ------
+    LabelError
+        If it is not GeoJSON, or holds no polygon, one that is no polygon, or polygons of which most are outside.
+    SlideReadError
+        If it can not be opened.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - as open_slide
+    polygons = _Features.read(path).polygons(downsample)
+    _check_outside(path.name, polygons, shape, downsample)
+    return _shapes(polygons)
 
 
 @dataclass(frozen=True)
@@ -262,12 +288,12 @@ class _Features:
             )
         return found
 
-    def polygons(self, downsample: float) -> npt.NDArray[np.object_]:
-        """A valid geometry for each object, in pixels of a level."""
+    def polygons(self, downsample: tuple[float, float]) -> npt.NDArray[np.object_]:
+        """A valid geometry for each object, in pixels that span so many of level 0, (down, across)."""
         rings = [ring for parts in self.parts for part in parts for ring in part]
         part_of_ring = _numbered(len(part) for parts in self.parts for part in parts)
         object_of_part = _numbered(len(parts) for parts in self.parts)
-        points = np.concatenate(rings) / downsample
+        points = np.concatenate(rings) / downsample[::-1]
         closed = shapely.linearrings(points, indices=_numbered(map(len, rings)))
         polygons = shapely.polygons(closed, indices=part_of_ring)
         polygons = shapely.multipolygons(polygons, indices=object_of_part)
@@ -453,7 +479,9 @@ def _check_names(file: str, names: Iterable[str], classes: Names, background: Na
     )
 
 
-def _check_outside(file: str, polygons: npt.NDArray[np.object_], shape: tuple[int, int], downsample: float) -> None:
+def _check_outside(
+    file: str, polygons: npt.NDArray[np.object_], shape: tuple[int, int], downsample: tuple[float, float]
+) -> None:
     """Refuse annotations most of which are beyond the slide.
 
     Raises
@@ -464,9 +492,10 @@ def _check_outside(file: str, polygons: npt.NDArray[np.object_], shape: tuple[in
     bounds = shapely.bounds(polygons)
     outside = (bounds[:, :2] >= shape[::-1]).any(axis=1) | (bounds[:, 2:] <= 0).any(axis=1)
     if 2 * outside.sum() > len(polygons):
-        reach = np.nanmax(bounds[:, 2:], axis=0) * downsample
+        reach = np.nanmax(bounds[:, 2:], axis=0) * downsample[::-1]
+        height, width = (side * by for side, by in zip(shape, downsample, strict=True))
         raise LabelError(
             f"{file}: {outside.sum()} of {len(polygons)} annotations are outside the slide: they reach to y = "
-            f"{reach[1]:.0f}, x = {reach[0]:.0f}, and it has {shape[0] * downsample:.0f} x {shape[1] * downsample:.0f} "
-            "px at level 0; were they drawn on another slide, or exported at another level?"
+            f"{reach[1]:.0f}, x = {reach[0]:.0f}, and it has {height:.0f} x {width:.0f} px at level 0; "
+            "were they drawn on another slide, or exported at another level?"
         )

@@ -1,0 +1,247 @@
+"""Only tissue is computed, and what is computed is what a run of the whole slide gives there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import zarr
+from ome_zarr_models.v05.image_label import ImageLabel
+
+import wsipipe
+from tests.faults import assert_same_bytes, files, write_bundle, write_slide
+from tests.real_data import DATA, needs_data
+from tests.slides.made import patch, tile_at
+from tests.tissue.drawn import disc, glass, on_glass
+from wsipipe.errors import UsageError
+from wsipipe.events import BlockDone, Event, TissueFound, ignore
+from wsipipe.labels import store as stores
+from wsipipe.labels.pyramid import halve
+from wsipipe.pipeline.look import plan_run
+from wsipipe.pipeline.outcome import DONE, FAILED, NO_TISSUE, SKIPPED, RunSummary
+
+SHAPE = (600, 800)
+WHERE = disc((250, 150), 90, SHAPE) | disc((500, 700), 40, SHAPE)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("tissue") / "b.safetensors")
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_slide(tmp_path_factory.mktemp("tissue") / "case.tif", on_glass(WHERE))
+
+
+def run(slide: Path, out: Path, bundle: Path, listener: Any = ignore, **options: Any) -> RunSummary:
+    values = {"block": 128, "tile": 64, "threads": 2, "device": "cpu", "engine": "torch"} | options
+    return wsipipe.run([slide], wsipipe.RunConfig(out=str(out), bundle=str(bundle), **values), listener)
+
+
+def array(out: Path, name: str = "0") -> np.ndarray:
+    return np.asarray(zarr.open_array(out / "case.zarr" / name, mode="r")[...])
+
+
+def pixels_in(out: Path, shape: tuple[int, int] = SHAPE) -> np.ndarray:
+    """Which pixels of the slide are in by the mask in the store, by its scale and translation alone."""
+    group = zarr.open_group(out / "case.zarr" / "tissue", mode="r")
+    mpp = json.loads((out / "case.zarr" / "zarr.json").read_text())["attributes"]["wsipipe"]["fingerprint"]["mpp"]
+    (multiscale,) = group.attrs["ome"]["multiscales"]
+    scale, translation = (
+        transformation[transformation["type"]]
+        for transformation in multiscale["datasets"][0]["coordinateTransformations"]
+    )
+    mask = np.asarray(group["0"][...])
+    rows, cols = (
+        np.rint((np.arange(n) * mpp - offset) / step).astype(int).clip(0, count - 1)
+        for n, offset, step, count in zip(shape, translation, scale, mask.shape, strict=True)
+    )
+    inside: np.ndarray = mask[rows][:, cols] > 0
+    return inside
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, slide: Path, bundle: Path) -> Path:
+    """The results of a run that looks everywhere."""
+    out = tmp_path_factory.mktemp("whole")
+    assert run(slide, out, bundle, tissue="off", probabilities=True).slides[0].skipped == 0
+    assert not (out / "case.zarr" / "tissue").exists()
+    return out
+
+
+SIZES = [(128, 64), (128, 32), (256, 256), (96, 48), (1024, 512)]
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+@pytest.mark.parametrize("tissue", ["auto", "file"])
+def test_inside_labels_are_those_of_the_whole_slide_and_outside_they_are_0(
+    tmp_path: Path, slide: Path, bundle: Path, whole: Path, tissue: str, probabilities: bool
+) -> None:
+    given = tmp_path / "mask.png"
+    given.write_bytes(imagecodecs.png_encode((np.random.default_rng(0).random((9, 12)) < 0.1).astype(np.uint8)))
+    masks = []
+    for block, tile in SIZES:
+        out, heard = tmp_path / f"{block}-{tile}", list[Event]()
+        options = {"block": block, "tile": tile, "probabilities": probabilities}
+        options |= {"tissue": str(given) if tissue == "file" else tissue}
+        (outcome,) = run(slide, out, bundle, heard.append, **options).slides
+        assert outcome.status == DONE
+        inside = pixels_in(out)
+        masks.append(inside)
+        assert 0.05 < inside.mean() < 0.5
+        assert np.array_equal(array(out), array(whole) * inside)
+        if probabilities:
+            found, wanted = array(out, "probabilities/0"), array(whole, "probabilities/0") * inside
+            assert np.abs(found.astype(int) - wanted).max() <= 1, "small tiles add up in another order"
+            assert not found[:, ~inside].any()
+        assert outcome.skipped == sum(event.skipped for event in heard if isinstance(event, BlockDone))
+        assert outcome.skipped > 0
+        assert outcome.skipped <= (~inside).sum()
+        assert (outcome.tissue_share, outcome.tissue_by) == next(
+            (event.share, event.how) for event in heard if isinstance(event, TissueFound)
+        )
+    assert all(np.array_equal(mask, masks[0]) for mask in masks)
+    assert array(whole)[~masks[0]].any(), "else nothing is shown"
+    if tissue == "auto" and not probabilities:
+        assert masks[0][WHERE].all()
+        assert_same_bytes(tmp_path / "128-64" / "case.zarr", tmp_path / "128-32" / "case.zarr")
+
+
+def test_the_mask_is_an_image_label_over_the_whole_slide(tmp_path: Path, slide: Path, bundle: Path) -> None:
+    run(slide, tmp_path, bundle)
+    group = zarr.open_group(tmp_path / "case.zarr" / "tissue", mode="r")
+    ImageLabel.from_zarr(group)
+    (multiscale,) = group.attrs["ome"]["multiscales"]
+    for dataset in multiscale["datasets"]:
+        (scale, translation) = dataset["coordinateTransformations"]
+        extent = np.array(scale["scale"]) * group[dataset["path"]].shape
+        assert np.allclose(extent, np.array(SHAPE) * 0.5)
+        assert np.allclose(translation["translation"], (np.array(scale["scale"]) - 0.5) / 2)
+
+
+def test_of_a_large_mask_there_is_a_pyramid(tmp_path: Path, slide: Path, bundle: Path) -> None:
+    mask = (np.random.default_rng(0).random((750, 1000)) < 0.5).astype(np.uint8)
+    (tmp_path / "m.png").write_bytes(imagecodecs.png_encode(mask))
+    run(slide, tmp_path, bundle, tissue=str(tmp_path / "m.png"))
+    levels = [array(tmp_path, f"tissue/{level}") for level in range(2)]
+    assert np.array_equal(levels[0], mask)
+    assert np.array_equal(levels[1], halve(mask))
+    assert levels[1].shape == (375, 500)
+    ImageLabel.from_zarr(zarr.open_group(tmp_path / "case.zarr" / "tissue", mode="r"))
+
+
+def test_without_tissue_a_slide_is_complete_but_not_done(tmp_path: Path, bundle: Path) -> None:
+    slide = write_slide(tmp_path / "case.tif", glass(SHAPE))
+    summary = run(slide, tmp_path / "out", bundle, probabilities=True)
+    (outcome,) = summary.slides
+    assert (outcome.status, summary.exit_code, summary.count(DONE)) == (NO_TISSUE, 0, 0)
+    assert [warning for warning in outcome.warnings if "no tissue was found" in warning]
+    assert (outcome.skipped, outcome.computed, outcome.pixels) == (600 * 800, 0, 600 * 800)
+    assert not array(tmp_path / "out").any()
+    assert not array(tmp_path / "out", "probabilities/0").any()
+    (again,) = run(slide, tmp_path / "out", bundle, probabilities=True).slides
+    assert (again.status, again.message) == (SKIPPED, "complete, no tissue was found")
+    everywhere = run(slide, tmp_path / "out", bundle, tissue="off", overwrite=True)
+    assert everywhere.slides[0].status == DONE
+
+
+def test_blocks_without_tissue_are_not_read(tmp_path: Path, bundle: Path, whole: Path) -> None:
+    slide = write_slide(tmp_path / "case.tif", on_glass(WHERE))
+    patch(slide, tile_at(slide, 3)[0], bytes(64))  # the tile [0:256, 768:800] of level 0 can not be decoded any more
+    broken = run(slide, tmp_path / "off", bundle, tissue="off")
+    assert broken.slides[0].status == FAILED
+    assert run(slide, tmp_path / "auto", bundle).slides[0].status == DONE
+    assert np.array_equal(array(tmp_path / "auto"), array(whole) * pixels_in(tmp_path / "auto"))
+
+
+def test_a_low_level_that_can_not_be_read_fails_the_slide_and_names_the_way_out(tmp_path: Path, bundle: Path) -> None:
+    slide = write_slide(tmp_path / "case.tif", on_glass(WHERE))
+    patch(slide, tile_at(slide, 0, page=1)[0], bytes(64))
+    (outcome,) = run(slide, tmp_path / "out", bundle).slides
+    assert outcome.status == FAILED
+    assert "case.tif level 1 can not be read" in outcome.message
+    assert "look everywhere: --tissue off" in outcome.message
+    assert run(slide, tmp_path / "out", bundle, tissue="off", overwrite=True).slides[0].status == DONE
+
+
+def test_a_run_that_is_resumed_takes_the_mask_that_is_there(
+    tmp_path: Path, slide: Path, bundle: Path, whole: Path
+) -> None:
+    (plan,) = plan_run([slide], wsipipe.RunConfig(out=str(tmp_path), bundle=str(bundle), block=128)).planned
+    stores.prepare(plan.store)
+    cells = np.zeros(plan.store.tissue or (), bool)
+    cells[20:30, 10:15] = True
+    stores.write_tissue(plan.store, cells)
+    (outcome,) = run(slide, tmp_path, bundle).slides
+    assert (outcome.tissue_by, outcome.tissue_share) == ("found before", pytest.approx(cells.mean()))
+    assert np.array_equal(array(tmp_path, "tissue/0"), cells)
+    assert np.array_equal(array(tmp_path), array(whole) * pixels_in(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_mask_that_was_lost_is_made_again(tmp_path: Path, slide: Path, bundle: Path, damage: str) -> None:
+    run(slide, tmp_path, bundle)
+    store = tmp_path / "case.zarr"
+    before, shard = files(store), store / "tissue" / "0" / "c" / "0" / "0"
+    if damage == "gone":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:-5])
+    (outcome,) = run(slide, tmp_path, bundle).slides
+    assert (outcome.status, outcome.blocks_computed) == (DONE, 0)
+    assert files(store).keys() == before.keys()
+    assert files(store)["tissue/0/c/0/0"] == before["tissue/0/c/0/0"]
+
+
+def test_another_mask_is_another_result(tmp_path: Path, slide: Path, bundle: Path) -> None:
+    run(slide, tmp_path, bundle)
+    (refused,) = run(slide, tmp_path, bundle, tissue="off").slides
+    assert refused.status == FAILED
+    assert "was made with tissue auto 1 (now off)" in refused.message
+    assert run(slide, tmp_path, bundle, tissue="off", overwrite=True).slides[0].status == DONE
+    assert not (tmp_path / "case.zarr" / "tissue").exists()
+
+
+def test_stores_of_before_there_were_masks_looked_everywhere(tmp_path: Path, slide: Path, bundle: Path) -> None:
+    run(slide, tmp_path, bundle, tissue="off")
+    root = tmp_path / "case.zarr" / "zarr.json"
+    document = json.loads(root.read_text())
+    assert document["attributes"]["wsipipe"]["fingerprint"].pop("tissue") == "off"
+    root.write_text(json.dumps(document))
+    assert run(slide, tmp_path, bundle, tissue="off").slides[0].status == SKIPPED
+
+
+def test_what_was_skipped_is_in_the_store(tmp_path: Path, slide: Path, bundle: Path) -> None:
+    (outcome,) = run(slide, tmp_path, bundle).slides
+    record = zarr.open_group(tmp_path / "case.zarr", mode="r").attrs["wsipipe"]["run"]
+    assert record["skipped"] == outcome.skipped > 0
+    assert record["tissue"] == {"share": outcome.tissue_share, "how": "brightfield"}
+
+
+def test_the_mask_of_a_file_is_of_one_slide(tmp_path: Path, slide: Path, bundle: Path) -> None:
+    other = write_slide(tmp_path / "other.tif", glass(SHAPE))
+    (tmp_path / "m.png").write_bytes(imagecodecs.png_encode(np.ones((6, 8), np.uint8)))
+    config = wsipipe.RunConfig(out=str(tmp_path), bundle=str(bundle), tissue=str(tmp_path / "m.png"))
+    with pytest.raises(UsageError, match="is the mask of one slide; 2 are given"):
+        wsipipe.run([slide, other], config)
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["CMU-1-Small-Region", "tcga-cr-7395-01a-01-ts1"])
+def test_no_nucleus_of_a_real_slide_is_left_out(tmp_path: Path, name: str) -> None:
+    assert DATA is not None
+    path = DATA / "slides" / f"{name}.svs"
+    labels, stored = {}, {}
+    for tissue in ("auto", "off"):
+        config = wsipipe.RunConfig(out=str(tmp_path / tissue), device="cpu", mpp=0.5, tissue=tissue)
+        wsipipe.run([path], config)
+        stored[tissue] = tmp_path / tissue / f"{name}.zarr"
+        labels[tissue] = np.asarray(zarr.open_array(stored[tissue] / "0", mode="r")[...])
+    assert (labels["auto"] != labels["off"]).sum() <= 0.001 * (labels["off"] > 0).sum()
+    assert not labels["auto"][labels["auto"] != labels["off"]].any()

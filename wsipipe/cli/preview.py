@@ -1,0 +1,39 @@
+"""``wsipipe preview``: what of a slide a run would look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("slide", metavar="SLIDE")
+@click.option("-o", "--out", metavar="PICTURE.png", help="The picture.  [default: <slide's name>.png]")
+@click.option("-m", "--model", "bundle", metavar="BUNDLE", help="As for run; its context is looked at around tissue.")
+@click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0, over what the file says.")
+@click.option(
+    "--tissue", default="auto", show_default=True, metavar="auto|FILE", help="Found, or a mask that is given."
+)
+def preview(slide: str, out: str | None, bundle: str | None, mpp: float | None, tissue: str) -> None:
+    """Draw SLIDE small, with the outline of what `run` would look at, and say what share of it that is."""
+    from wsipipe.errors import UsageError
+    from wsipipe.files import write_whole
+    from wsipipe.model.bundle import read_bundle_info
+    from wsipipe.pipeline.config import DEFAULT_BUNDLE
+    from wsipipe.report.picture import tissue_png
+    from wsipipe.slides.slide import choose_level, open_slide
+    from wsipipe.tissue.find import find_tissue
+    from wsipipe.tissue.given import OFF, given_mask, is_file
+
+    if tissue == OFF:
+        raise UsageError("--tissue off looks everywhere, so there is nothing to preview; allowed: auto, or a file")
+    model, opened = read_bundle_info(bundle or DEFAULT_BUNDLE), open_slide(slide, mpp=mpp)
+    level = choose_level(opened, model.spec.mpp)
+    if is_file(tissue):
+        mask, how = given_mask(tissue, level), "given"
+    else:
+        mask, how = find_tissue(opened, level, halo=model.receptive.halo)
+    path = Path(out or f"{opened.name}.png")
+    write_whole(path, tissue_png(opened, level, mask), kind="picture ")
+    click.echo(f"{opened.file}: {mask.share:.1%} of level {level.index} is to be looked at ({how}): {path}")

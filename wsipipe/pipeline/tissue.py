@@ -1,0 +1,87 @@
+"""The tissue mask of one slide: made by tasks before its first block, kept in its store, read there by blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from distributed import Client, Future
+
+from wsipipe.labels import store as stores
+from wsipipe.pipeline.plan import SlidePlan
+from wsipipe.slides.slide import Level, Slide
+from wsipipe.tissue.find import Plane, mask_of, parts, see
+from wsipipe.tissue.given import given_mask, is_file
+from wsipipe.tissue.mask import TissueMask
+
+MASKS = 8
+"""Kept per process, of at most 2 MB each: those of the slides that are computed at the same time."""
+GIVEN, STORED = "given", "found before"
+FIRST = 1
+"""Priority of these tasks over blocks: those of the slides before keep the other threads busy meanwhile."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """How much of a slide is to be looked at."""
+
+    how: str
+    """``brightfield``, ``fluorescence``, ``blank``, ``given`` or ``found before``."""
+    share: float
+    """Of the slide: 0 to 1."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the tasks know."""
+
+    slide: Slide
+    level: Level
+    store: stores.StoreSpec
+
+
+def look(plan: SlidePlan, tissue: str, client: Client) -> Future[Any]:
+    """A task that puts the mask that ``--tissue`` asks for into the store of ``plan``; gives `Looked`.
+
+    A slide that has only a huge level is seen in parts, by several workers at once.
+    """
+    work = _Work(plan.slide, plan.level, plan.store)
+    if stores.has_tissue(plan.store):
+        return client.submit(_recall, work.store, pure=False, priority=FIRST)
+    if is_file(tissue):
+        return client.submit(_take, work, str(Path(tissue).absolute()), pure=False, priority=FIRST)
+    rows = parts(plan.slide, plan.level)
+    seen = [client.submit(see, plan.slide, plan.level, part, pure=False, priority=FIRST) for part in rows]
+    return client.submit(_find, work, seen, pure=False, priority=FIRST)
+
+
+def _recall(store: stores.StoreSpec) -> Looked:
+    return Looked(STORED, resident_mask(store).share)
+
+
+def _take(work: _Work, path: str) -> Looked:
+    return _keep(work.store, given_mask(path, work.level), GIVEN)
+
+
+def _find(work: _Work, planes: list[Plane]) -> Looked:
+    return _keep(work.store, *mask_of(planes, work.level, halo=work.store.grid.receptive.halo))
+
+
+def _keep(store: stores.StoreSpec, mask: TissueMask, how: str) -> Looked:
+    stores.write_tissue(store, mask.cells)
+    return Looked(how, mask.share)
+
+
+@lru_cache(MASKS)
+def resident_mask(store: stores.StoreSpec) -> TissueMask:
+    """The mask of ``store``, which has one, read once per process: its fingerprint decides what it is.
+
+    Raises
+    ------
+    WsipipeError
+        If it can not be read.
+    """
+    return TissueMask(np.asarray(stores.read_tissue(store)), store.grid.shape)
