@@ -64,6 +64,8 @@ class Fingerprint:
     """Whether probabilities are written too."""
     precision: str = "float32"
     """What convolutions computed in; stores of before there was a choice do not say."""
+    reading: str = ""
+    """By which reader, and which planes of the slide, if not all by the reader of its format."""
 
     def differences(self, other: Fingerprint) -> list[str]:
         """The names of the fields in which the two differ."""

@@ -12,6 +12,8 @@ from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.model.bundle import BundleInfo, read_bundle_info
 from wsipipe.pipeline.machine import default_limit_bytes
+from wsipipe.slides.planes import ALL, Planes
+from wsipipe.slides.readers import named
 
 CORE_PX, BLOCK_PX, CPU_BLOCK_PX = 1024, 4096, 2048
 """What is taken where there is memory for it."""
@@ -31,6 +33,10 @@ class RunConfig:
     """Model bundle; None: the nuclei model that comes with wsipipe."""
     mpp: float | None = None
     """Micrometres per pixel of the slides' finest level, over what the files say."""
+    reader: str | None = None
+    """Name of the reader of slides; None: the first that reads each right."""
+    planes: Planes = ALL
+    """Which planes are wanted of slides that have several."""
     block: int | None = None
     """Side in pixels of the unit of work, of writing and of resume."""
     tile: int | None = None
@@ -135,7 +141,7 @@ def check_config(config: RunConfig, site: Site | None = None) -> Setup:
     Raises
     ------
     UsageError
-        If a number is out of range, or there is no such cluster.
+        If a number is out of range, or there is no such cluster or reader.
     BundleError
         If the bundle can not be used.
     MachineError
@@ -146,6 +152,7 @@ def check_config(config: RunConfig, site: Site | None = None) -> Setup:
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"--{option} {value} makes no sense; it is a positive number")
     check_cluster(config)
+    named(config.reader)
     bundle = read_bundle_info(config.bundle or DEFAULT_BUNDLE)
     site = site or this_process(config)
     return Setup(

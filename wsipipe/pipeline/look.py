@@ -74,7 +74,7 @@ def plan_run(slides: Sequence[str | os.PathLike[str]], config: RunConfig, site: 
     """
     setup = check_config(config, site)
     _check_out(Path(config.out))
-    looked = [_look(path, config.mpp) for path in expand(slides)]
+    looked = [_look(path, config) for path in expand(slides)]
     opened = [s for s in looked if isinstance(s, Slide)]
     base = loaded_bytes(setup.engine) + RUNTIME_BYTES + weight_bytes(setup.bundle.path, setup.devices, setup.engine)
     setup = fit_memory(setup, [level for s in opened if (level := _level(s, setup))], base)
@@ -92,9 +92,9 @@ def _check_out(out: Path) -> None:
         raise OutputError(f"-o {out}: no permission to write in {there}; give another -o")
 
 
-def _look(path: Path, mpp: float | None) -> Slide | Refused:
+def _look(path: Path, config: RunConfig) -> Slide | Refused:
     try:
-        return open_slide(path, mpp=mpp)
+        return open_slide(path, mpp=config.mpp, reader=config.reader, planes=config.planes)
     except SlideError as err:
         return Refused(str(path), str(err))
     except Exception as err:  # a fault of wsipipe or of a library, and of one slide only

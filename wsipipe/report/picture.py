@@ -26,6 +26,7 @@ import zarr
 
 from wsipipe.errors import SlideFormatError, StoreError, WsipipeError
 from wsipipe.geometry.grid import Box, boxes
+from wsipipe.slides.planes import parse_reading
 from wsipipe.slides.reading import read_box
 from wsipipe.slides.slide import Level, Slide, open_slide
 
@@ -103,6 +104,8 @@ class _Store:
     """The identity of the slide's file."""
     level: int
     """Of the slide."""
+    reading: str
+    """Which planes of the slide, by which reader."""
     mpp: float | None
     counts: dict[int, int]
     """Pixels per label; empty if it does not say."""
@@ -174,6 +177,7 @@ def _open(store: str) -> _Store:
         bundle=str(fingerprint["bundle"]),
         slide=str(fingerprint["slide"]),
         level=int(fingerprint["level"]),
+        reading=str(fingerprint.get("reading", "")),
         mpp=None if mpp is None else float(mpp),
         counts={int(value): int(count) for value, count in counts.items()},
         classes=tuple((names[value], int(value), f"#{colors[value]}") for value in names),
@@ -253,7 +257,8 @@ def inner_edge(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 def _slide_image(slide: str, store: _Store, shape: tuple[int, int]) -> Image:
     """The slide at ``shape`` as RGB."""
-    opened = open_slide(slide)
+    reader, planes = parse_reading(store.reading)
+    opened = open_slide(slide, reader=reader, planes=planes)
     if opened.identity != store.slide:
         raise SlideFormatError("the slide's file is not the one that was segmented")
     if store.level >= len(opened.levels) or opened.levels[store.level].shape != store.shapes[0]:

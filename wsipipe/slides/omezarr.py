@@ -16,6 +16,7 @@ from zarr.storage import LocalStore, WrapperStore
 
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.slides.identity import folder_identity
+from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.resolution import UNITS, Resolution, checked
 from wsipipe.slides.slide import Level, Slide
 
@@ -85,12 +86,13 @@ class OmeZarrReader:
     """Opens OME-Zarr folders."""
 
     name = "ome-zarr"
+    why = "it is a Zarr folder"
 
     def recognises(self, path: Path) -> bool:
         """Whether it is a Zarr folder."""
         return is_zarr(path)
 
-    def open(self, path: Path) -> Slide:
+    def open(self, path: Path, planes: Planes = ALL) -> Slide:
         """See `Reader.open`."""
         attributes = _attributes(path)
         if "image-label" in attributes:

@@ -32,11 +32,11 @@ from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.identity import file_identity
 from wsipipe.slides.omezarr import count_pieces, open_dataset, zarr_identity, zarr_resolution
-from wsipipe.slides.readers import READERS
+from wsipipe.slides.readers import named
 from wsipipe.slides.reading import Pixels, read_box
 from wsipipe.slides.resolution import tiff_resolution
 from wsipipe.slides.slide import Level, open_slide
-from wsipipe.slides.tiles import OpenFile, TiledImage, TileStore
+from wsipipe.slides.tiles import OpenFile, TiffStore, TiledImage
 
 PNG = "png"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -212,7 +212,12 @@ def open_label_raster(path: str | os.PathLike[str]) -> LabelRaster:
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - as open_slide
     kind = _kind(path, LabelError, "labels are read from")
-    raster = {PNG: _png_labels, "tiff": _tiff_labels, "ome-zarr": _zarr_labels}[kind](path)
+    kinds = {PNG: _png_labels, "tiff": _tiff_labels, "ome-zarr": _zarr_labels}
+    if kind not in kinds:
+        raise LabelError(
+            f"{path.name} is a slide that {kind} reads; labels are read from PNG, TIFF and OME-Zarr ({path})"
+        )
+    raster = kinds[kind](path)
     if _opened(raster.source).held_bytes:
         raster.read(_whole(raster.shape))
     return raster
@@ -271,7 +276,7 @@ def _kind(path: Path, error: type[SlideFormatError | LabelError], what: str) -> 
                 return PNG
             found = f"begins with {start!r}" if start else "is empty (0 bytes)"
         if path.is_file() or path.is_dir():  # a pipe would be waited for
-            for reader in READERS:
+            for reader in named(None):
                 if reader.recognises(path):
                     return reader.name
     except OSError as err:
@@ -562,7 +567,7 @@ class LabelTiff:
         with _damage_of(path), TiffFile(path, _multifile=False) as tiff:
             image = TiledImage((tiff.pages[0].aspage(),), ycc=False)
             image.prepare()
-        store = TileStore(OpenFile(path), image)
+        store = TiffStore(OpenFile(path), image)
 
         def read(box: Box) -> Pixels:
             with _reading(path, box):

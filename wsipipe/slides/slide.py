@@ -7,17 +7,23 @@ at the first use of `Level.array`.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from wsipipe.errors import ResolutionError, SlideError, SlideFormatError, SlideReadError, UsageError
+from wsipipe.errors import PlaneError, ResolutionError, SlideError, SlideFormatError, SlideReadError, UsageError
+from wsipipe.slides.planes import ALL, Planes
 
 if TYPE_CHECKING:
     import zarr
 
+GENERIC_TIFF = "generic-tiff"
+"""What OpenSlide calls a TIFF file of no scanner."""
 MPP_TOLERANCE = 0.05
 """How far, as a share of the wanted mpp, that of a level may be from it."""
+FIRST = ("tiff", "ome-zarr")
+"""The readers of before there was a choice; what they read needs no mention."""
 MPP_PLAUSIBLE = 20.0
 """No slide is scanned this coarsely, µm/px; libvips writes 1000 for an untagged TIFF, and 72 dpi is 353."""
 
@@ -51,7 +57,15 @@ class Level:
     codec: str
     """How the pieces are compressed, as people call it."""
     stored_axes: str
-    """The axes of `array`: `axes`, and in OME-Zarr also those of length 1."""
+    """The axes of `array`: `axes`, and in OME-Zarr also those of which one plane is read."""
+    planes: Planes = ALL
+    """Which planes of the file it is, by number; None where there is no choice."""
+
+    @property
+    def reading(self) -> str:
+        """What tells its pixels from all planes as the reader of the format gives them; mostly nothing."""
+        # `parse_reading` takes it apart.
+        return " ".join(filter(None, [f"--reader {self.reader}" * (self.reader not in FIRST), str(self.planes)]))
 
     @property
     def name(self) -> str:
@@ -96,6 +110,12 @@ class Slide:
     """Label, macro and thumbnail images that were found and are not used."""
     warnings: tuple[str, ...]
     """What is odd about it."""
+    why: str = ""
+    """Why that reader."""
+    channel_names: tuple[str, ...] = ()
+    """Of all channels in the file, where it names them."""
+    bounds: tuple[int, int, int, int] | None = None
+    """(y, x, height, width) of what was scanned, in pixels of level 0, where the file says so; beyond is background."""
 
     @property
     def file(self) -> str:
@@ -107,19 +127,30 @@ class Reader(Protocol):
     """What a file format has to offer: one file of `wsipipe.slides` each."""
 
     name: str
-    """As `Level.reader` says it."""
+    """As `Level.reader` and ``--reader`` say it."""
+    why: str
+    """By what it knows its slides, in words."""
 
     def recognises(self, path: Path) -> bool:
         """Whether ``path`` looks like this format; a look at its first bytes, no more."""
         ...
 
-    def open(self, path: Path) -> Slide:
+    def open(self, path: Path, planes: Planes = ALL) -> Slide:
         """Read what the slide says of itself.
+
+        Parameters
+        ----------
+        path
+            The slide's file or folder, absolute.
+        planes
+            Which planes of it are wanted.
 
         Raises
         ------
         SlideError
             If it is damaged, or not something that wsipipe reads.
+        PlaneError
+            If it holds several planes and nobody said which, or not the one that was asked for.
         """
         ...
 
@@ -134,15 +165,21 @@ class Reader(Protocol):
         ...
 
 
-def open_slide(path: str | os.PathLike[str], *, mpp: float | None = None) -> Slide:
+def open_slide(
+    path: str | os.PathLike[str], *, mpp: float | None = None, reader: str | None = None, planes: Planes = ALL
+) -> Slide:
     """Open a slide; nothing but its description, and a tile to try, is read.
 
     Parameters
     ----------
     path
-        A TIFF file of any kind, or an OME-Zarr folder.
+        A TIFF file of any kind, an OME-Zarr folder, a DICOM file or series, or what OpenSlide reads.
     mpp
         Micrometres per pixel of level 0, instead of those in the file.
+    reader
+        Name of the reader to take; None: the first that knows the file and reads it right.
+    planes
+        Which planes are wanted of a file that holds several.
 
     Raises
     ------
@@ -150,26 +187,50 @@ def open_slide(path: str | os.PathLike[str], *, mpp: float | None = None) -> Sli
         If it is not a slide, or not one that wsipipe reads.
     SlideReadError
         If it can not be opened, or is damaged.
+    PlaneError
+        If it holds several planes and ``planes`` does not say which, or not the one that it says.
     UsageError
-        If ``mpp`` is not a positive number.
+        If ``mpp`` is not a positive number, or there is no such ``reader``.
     """
-    from wsipipe.slides.readers import READERS
+    from wsipipe.slides.readers import named
 
     if mpp is not None and not 0 < mpp < float("inf"):
         raise UsageError(f"--mpp {mpp} is not a positive number of micrometres per pixel, such as 0.25")
+    readers = named(reader)
     path = Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps "..", so that one file had two names
     try:
         if path.stat() and not (path.is_file() or path.is_dir()):
             raise SlideFormatError(f"{path.name} is neither a file nor a folder; a pipe or device can not be a slide")
-        for reader in READERS:
-            if reader.recognises(path):
-                slide = reader.open(path)
-                return slide if mpp is None else with_mpp(slide, mpp)
+        slide = _open(path, readers, planes)
+        return slide if mpp is None else with_mpp(slide, mpp)
     except SlideError:
         raise
     except OSError as err:
         raise SlideReadError(f"{path.name} can not be opened: {err.strerror or err} ({path})") from err
-    raise SlideFormatError(f"{path.name} {_what_it_is(path)}; wsipipe reads TIFF of many kinds, and OME-Zarr folders")
+
+
+def _open(path: Path, readers: Sequence[Reader], planes: Planes) -> Slide:
+    """The slide by the first of ``readers`` that knows it and reads it right."""
+    refusal: SlideError | None = None
+    for reader in readers:
+        if not reader.recognises(path):
+            continue
+        try:
+            slide = reader.open(path, planes)
+        except SlideError as err:
+            # Where planes are to be chosen another reader would choose for itself, and damage is damage.
+            if refusal is None and (isinstance(err, PlaneError) or not isinstance(err, SlideFormatError)):
+                raise
+            refusal = refusal or err
+            continue
+        if refusal is None:
+            return replace(slide, why=reader.why if len(readers) > 1 else "asked for")
+        # OpenSlide takes any tiled TIFF for the first images in it, whatever there is besides.
+        if slide.vendor != GENERIC_TIFF:
+            return replace(slide, why=f"{reader.why}; {readers[0].name}: {refusal}")
+    if refusal is not None:
+        raise refusal
+    raise SlideFormatError(f"{path.name} {_what_it_is(path)}; {_what_is_read(path, readers)}")
 
 
 def with_mpp(slide: Slide, mpp: float, source: str = "given") -> Slide:
@@ -207,7 +268,7 @@ def choose_level(slide: Slide, mpp: float | None) -> Level:
 def describe(slide: Slide) -> dict[str, Any]:
     """What there is to know about a slide, as plain JSON types."""
     names = ("index", "shape", "downsample", "mpp", "axes", "channels", "dtype", "tile", "codec")
-    document = asdict(slide)
+    document = asdict(slide) | {"planes": str(slide.levels[0].planes)}
     levels = [{name: level[name] for name in names} for level in document.pop("levels")]
     return _plain(document | {"bytes": _bytes_of(Path(slide.path)), "levels": levels})  # type: ignore[no-any-return]
 
@@ -225,10 +286,22 @@ def _bytes_of(path: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
+def _what_is_read(path: Path, readers: Sequence[Reader]) -> str:
+    """What is read instead of ``path``, or by what it would be."""
+    from wsipipe.slides.readers import extra_for
+
+    extra = extra_for(path)
+    if extra is not None:
+        return f"pip install 'wsipipe[{extra}]' brings what may read it"
+    if len(readers) == 1:
+        return f"reader {readers[0].name} does not know it"
+    return "wsipipe reads TIFF of many kinds, OME-Zarr folders, DICOM, and what OpenSlide reads"
+
+
 def _what_it_is(path: Path) -> str:
     """Why no reader knows the file, to follow its name."""
     if path.is_dir():
-        return "is a folder that is not an OME-Zarr image"
+        return "is a folder that is neither an OME-Zarr image nor a DICOM series"
     with path.open("rb") as file:
         start = file.read(16)
     return f"is not a slide (its first bytes are {start!r})" if start else "is empty (0 bytes)"

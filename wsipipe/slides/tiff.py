@@ -24,9 +24,10 @@ from tifffile import TiffFile, TiffPage
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.slides.identity import file_identity
 from wsipipe.slides.jpeg import JPEG_CODECS
+from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.resolution import tiff_resolution
 from wsipipe.slides.slide import Level, Slide
-from wsipipe.slides.tiles import OpenFile, TiledImage, TileStore
+from wsipipe.slides.tiles import OpenFile, TiffStore, TiledImage
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs is found and reported here, by file name
 
@@ -76,6 +77,7 @@ class TiffReader:
     """Opens TIFF files."""
 
     name = "tiff"
+    why = "it begins as TIFF does"
 
     def recognises(self, path: Path) -> bool:
         """Whether it is a file that begins as TIFF does."""
@@ -84,7 +86,7 @@ class TiffReader:
         with path.open("rb") as file:
             return file.read(4) in MAGIC
 
-    def open(self, path: Path) -> Slide:
+    def open(self, path: Path, planes: Planes = ALL) -> Slide:
         """See `Reader.open`."""
         with _tifffile(path) as tiff:
             found = _find(path, tiff)
@@ -116,7 +118,7 @@ class TiffReader:
             raise SlideReadError(f"{path.name} is not the file that it was when it was opened; start again")
         with _tifffile(path) as tiff:
             image = _find(path, tiff).images[level.index]
-        return zarr.open_array(TileStore(OpenFile(path), image), mode="r", zarr_format=3)
+        return zarr.open_array(TiffStore(OpenFile(path), image), mode="r", zarr_format=3)
 
 
 @contextmanager

@@ -20,11 +20,11 @@ import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -241,12 +241,67 @@ KEPT = KeptTiles()
 """Those of this process: what one slide leaves behind goes as the next one comes."""
 
 
-class TileStore(Store):
-    """The Zarr store, read-only, that gives the tiles of one `TiledImage`."""
+class Tiling(Protocol):
+    """An array as its tiles make it up."""
 
-    def __init__(self, file: OpenFile, image: TiledImage) -> None:
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array."""
+        ...
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Of one tile."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the decoded pixels, in the byte order of this machine."""
+        ...
+
+    @property
+    def fill(self) -> int:
+        """What a tile that the file left out reads as."""
+        ...
+
+    @property
+    def tile_bytes(self) -> int:
+        """Size of one decoded tile."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A `Tiling` that is what it says."""
+
+    shape: tuple[int, ...]
+    """Of the array."""
+    chunks: tuple[int, ...]
+    """Of one tile."""
+    dtype: np.dtype[Any] = field(default_factory=partial(np.dtype, np.uint8))
+    """Of the decoded pixels, in the byte order of this machine."""
+    fill: int = 0
+    """What a tile that the file left out reads as."""
+
+    @property
+    def tile_bytes(self) -> int:
+        """Size of one decoded tile."""
+        return prod(self.chunks) * self.dtype.itemsize
+
+    def within(self, chunk: tuple[int, ...]) -> tuple[slice, ...]:
+        """Where tile ``chunk`` lies in the array; less than a tile at the far borders."""
+        return tuple(
+            slice(i * side, min((i + 1) * side, size))
+            for i, side, size in zip(chunk, self.chunks, self.shape, strict=True)
+        )
+
+
+class TileStore(Store):
+    """A Zarr store, read-only, of one array whose tiles a file format decodes."""
+
+    def __init__(self, image: Tiling) -> None:
         super().__init__(read_only=True)
-        self.file, self.image = file, image
+        self.image = image
         self._number = next(_numbers)
 
     def __eq__(self, other: object) -> bool:
@@ -256,68 +311,14 @@ class TileStore(Store):
         raise TypeError("an open file can not be pickled; pickle the Level and open it again")
 
     def read_tile(self, chunk: tuple[int, ...], spent: Spent) -> Tile:
-        """The pixels of ``chunk``, or None if the file says that it left the tile out; adds its time to ``spent``.
+        """The pixels of ``chunk``, of the full tile size, or None if the file left it out; adds its time to ``spent``.
 
         Raises
         ------
         SlideReadError
             If there is a tile, and it can not be read or decoded.
         """
-        if self.image.by_row:
-            plane, row = chunk[:2] if len(self.image.pages) > 1 else (0, chunk[0])
-            return self.read_rows(plane, slice(row, row + 1), slice(0, self.image.pages[0].imagewidth), spent)
-        page, number = self.image.locate(chunk)
-        offset, count = int(page.dataoffsets[number]), int(page.databytecounts[number])
-        if offset == 0 or count == 0:
-            return None
-        started = time.perf_counter()
-        data = self.file.read(offset, count)
-        read = time.perf_counter()
-        spent.read += read - started
-        if len(data) < count:
-            raise SlideReadError(f"tile {number} ends after {len(data)} of its {count} bytes: the file was truncated")
-        pixels = self.image.decode(page, number, data)
-        spent.decode += time.perf_counter() - read
-        return pixels
-
-    def read_rows(self, plane: int, rows: slice, cols: slice, spent: Spent) -> Tile:
-        """As `read_tile`, but of an image in uncompressed strips: ``rows``, all of one strip, and of them ``cols``.
-
-        They are read with what lies between them, up to `ONE_READ_BYTES`: each read takes 15 µs.
-        """
-        image, page = self.image, self.image.pages[plane]
-        number, first = divmod(rows.start, page.rowsperstrip)
-        pixel = page.samplesperpixel * image.dtype.itemsize
-        row, count = page.imagewidth * pixel, (cols.stop - cols.start) * pixel
-        start, height = first * row + cols.start * pixel, rows.stop - rows.start
-        span = (height - 1) * row + count
-        offset, length = int(page.dataoffsets[number]), int(page.databytecounts[number])
-        if offset == 0 or length == 0:
-            return None
-        with spent.on("read"):
-            data = self.file.read(offset + start, span) if start + span <= length else b""
-        if len(data) < span:
-            raise SlideReadError(f"strip {number} ends before its row {first + height} does: the file was truncated")
-        stored = image.dtype.newbyteorder(page.parent.byteorder)
-        shape = (height, count // image.dtype.itemsize)
-        return np.ndarray(shape, stored, data, strides=(row, stored.itemsize)).astype(image.dtype, copy=False)
-
-    def _read_strips(self, where: Sequence[slice], across: int, spent: Spent, into: npt.NDArray[Any]) -> None:
-        """As `read`, of an image in uncompressed strips."""
-        image, page = self.image, self.image.pages[0]
-        ys, xs = where[across - 1], where[across]
-        most = 1
-        if (xs.stop - xs.start) * NARROW >= page.imagewidth:
-            most = max(1, ONE_READ_BYTES // (page.imagewidth * page.samplesperpixel * image.dtype.itemsize))
-        several = len(image.pages) > 1
-        for plane in range(where[0].start, where[0].stop) if several else (0,):
-            pixels, y = into[plane - where[0].start] if several else into, ys.start
-            while y < ys.stop:
-                stop = min(ys.stop, y + most, (y // page.rowsperstrip + 1) * page.rowsperstrip)
-                here = pixels[y - ys.start : stop - ys.start]
-                rows = self.read_rows(plane, slice(y, stop), xs, spent)
-                here[...] = image.fill if rows is None else rows.reshape(here.shape)
-                y = stop
+        raise NotImplementedError
 
     def read(
         self,
@@ -344,9 +345,6 @@ class TileStore(Store):
         """
         image = self.image
         pixels = np.empty([part.stop - part.start for part in where], image.dtype) if into is None else into
-        if image.by_row:
-            self._read_strips(where, across, spent, pixels)
-            return pixels
         start, end = where[across].start, where[across].stop
         before = start + keep.overlap_px if start > 0 else 0
         behind = end - keep.overlap_px if end < image.shape[across] else math.inf
@@ -436,6 +434,91 @@ class TileStore(Store):
         """The document, at the root."""
         if not prefix:
             yield METADATA
+
+
+class TiffStore(TileStore):
+    """The tiles of one `TiledImage`."""
+
+    image: TiledImage
+
+    def __init__(self, file: OpenFile, image: TiledImage) -> None:
+        super().__init__(image)
+        self.file = file
+
+    def read_tile(self, chunk: tuple[int, ...], spent: Spent) -> Tile:
+        """See `TileStore.read_tile`."""
+        if self.image.by_row:
+            plane, row = chunk[:2] if len(self.image.pages) > 1 else (0, chunk[0])
+            return self.read_rows(plane, slice(row, row + 1), slice(0, self.image.pages[0].imagewidth), spent)
+        page, number = self.image.locate(chunk)
+        offset, count = int(page.dataoffsets[number]), int(page.databytecounts[number])
+        if offset == 0 or count == 0:
+            return None
+        started = time.perf_counter()
+        data = self.file.read(offset, count)
+        read = time.perf_counter()
+        spent.read += read - started
+        if len(data) < count:
+            raise SlideReadError(f"tile {number} ends after {len(data)} of its {count} bytes: the file was truncated")
+        pixels = self.image.decode(page, number, data)
+        spent.decode += time.perf_counter() - read
+        return pixels
+
+    def read_rows(self, plane: int, rows: slice, cols: slice, spent: Spent) -> Tile:
+        """As `read_tile`, but of an image in uncompressed strips: ``rows``, all of one strip, and of them ``cols``.
+
+        They are read with what lies between them, up to `ONE_READ_BYTES`: each read takes 15 µs.
+        """
+        image, page = self.image, self.image.pages[plane]
+        number, first = divmod(rows.start, page.rowsperstrip)
+        pixel = page.samplesperpixel * image.dtype.itemsize
+        row, count = page.imagewidth * pixel, (cols.stop - cols.start) * pixel
+        start, height = first * row + cols.start * pixel, rows.stop - rows.start
+        span = (height - 1) * row + count
+        offset, length = int(page.dataoffsets[number]), int(page.databytecounts[number])
+        if offset == 0 or length == 0:
+            return None
+        with spent.on("read"):
+            data = self.file.read(offset + start, span) if start + span <= length else b""
+        if len(data) < span:
+            raise SlideReadError(f"strip {number} ends before its row {first + height} does: the file was truncated")
+        stored = image.dtype.newbyteorder(page.parent.byteorder)
+        shape = (height, count // image.dtype.itemsize)
+        return np.ndarray(shape, stored, data, strides=(row, stored.itemsize)).astype(image.dtype, copy=False)
+
+    def _read_strips(self, where: Sequence[slice], across: int, spent: Spent, into: npt.NDArray[Any]) -> None:
+        """As `read`, of an image in uncompressed strips."""
+        image, page = self.image, self.image.pages[0]
+        ys, xs = where[across - 1], where[across]
+        most = 1
+        if (xs.stop - xs.start) * NARROW >= page.imagewidth:
+            most = max(1, ONE_READ_BYTES // (page.imagewidth * page.samplesperpixel * image.dtype.itemsize))
+        several = len(image.pages) > 1
+        for plane in range(where[0].start, where[0].stop) if several else (0,):
+            pixels, y = into[plane - where[0].start] if several else into, ys.start
+            while y < ys.stop:
+                stop = min(ys.stop, y + most, (y // page.rowsperstrip + 1) * page.rowsperstrip)
+                here = pixels[y - ys.start : stop - ys.start]
+                rows = self.read_rows(plane, slice(y, stop), xs, spent)
+                here[...] = image.fill if rows is None else rows.reshape(here.shape)
+                y = stop
+
+    def read(
+        self,
+        where: Sequence[slice],
+        spent: Spent,
+        into: npt.NDArray[Any] | None = None,
+        *,
+        across: int,
+        keep: Keep = NONE_KEPT,
+    ) -> npt.NDArray[Any]:
+        """As `TileStore.read`; uncompressed strips are read by rows, and nothing of them is kept."""
+        if not self.image.by_row:
+            return super().read(where, spent, into, across=across, keep=keep)
+        if into is None:
+            into = np.empty([part.stop - part.start for part in where], self.image.dtype)
+        self._read_strips(where, across, spent, into)
+        return into
 
 
 def array_in(memory: Memory | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
