@@ -57,7 +57,7 @@ class Level:
     codec: str
     """How the pieces are compressed, as people call it."""
     stored_axes: str
-    """The axes of `array`: `axes`, and in OME-Zarr also those of which one plane is read."""
+    """The axes of `array`: `axes`, and in OME-Zarr also z and t, and then `array` has all planes of the file."""
     planes: Planes = ALL
     """Which planes of the file it is, by number; None where there is no choice."""
 
