@@ -37,7 +37,12 @@ def pyramid(
 
 
 def ome_zarr(
-    path: Path, images: list[np.ndarray], axes: str, version: str = "0.5", unit: str | None = "micrometer"
+    path: Path,
+    images: list[np.ndarray],
+    axes: str,
+    version: str = "0.5",
+    unit: str | None = "micrometer",
+    channels: tuple[str, ...] = (),
 ) -> Path:
     """Write ``images`` as the levels of an OME-Zarr of 0.5 µm/px."""
     spatial = {"type": "space"} | ({"unit": unit} if unit else {})
@@ -49,12 +54,13 @@ def ome_zarr(
             for i in range(len(images))
         ],
     }
+    named = {"omero": {"channels": [{"label": name} for name in channels]}} if channels else {}
     if version == "0.5":
-        group = zarr.create_group(
-            path, zarr_format=3, attributes={"ome": {"version": version, "multiscales": [multiscale]}}
-        )
+        attributes: dict[str, Any] = {"ome": {"version": version, "multiscales": [multiscale], **named}}
+        group = zarr.create_group(path, zarr_format=3, attributes=attributes)
     else:
-        group = zarr.create_group(path, zarr_format=2, attributes={"multiscales": [{"version": version} | multiscale]})
+        attributes = {"multiscales": [{"version": version} | multiscale], **named}
+        group = zarr.create_group(path, zarr_format=2, attributes=attributes)
     for i, image in enumerate(images):
         chunks = tuple(64 if axis in "yx" else 1 for axis in axes)
         group.create_array(str(i), shape=image.shape, chunks=chunks, dtype=image.dtype)[:] = image

@@ -271,7 +271,7 @@ def _check_array(path: Path, dataset: str, array: zarr.Array[Any], axes: str) ->
     if stacked or _kept(axes) not in AXES:
         named = ", ".join(f"{axis} {size}" for axis, size in sizes)
         raise SlideFormatError(
-            f"{path.name}: array {dataset} has the axes {named}; wsipipe reads {', '.join(AXES)}, with z and t to choose from"
+            f"{path.name}: array {dataset} has the axes {named}; wsipipe reads {', '.join(AXES)}, with z and t before"
         )
     if array.dtype.name not in DTYPES:
         raise SlideFormatError(f"{path.name}: array {dataset} is {array.dtype}; wsipipe reads {' and '.join(DTYPES)}")

@@ -44,6 +44,8 @@ class Planes:
 
 
 ALL = Planes()
+MAX_LISTED = 20
+"""Images that a message lists."""
 
 
 def parse_channels(text: str) -> tuple[int | str, ...]:
@@ -92,12 +94,21 @@ def choose_one(file: str, option: str, wanted: int | None, what: Sequence[str]) 
         return 0
     if wanted is not None and 0 <= wanted < len(what):
         return wanted
-    numbers = [str(number) for number in range(len(what))]
-    listed = f"0 to {len(what) - 1}" if list(what) == numbers else ", ".join(map("{}: {}".format, numbers, what))
-    several = f"{len(what)} {NAMES[option]}s ({listed})" if len(what) > 1 else f"one {NAMES[option]}"
+    several = f"{len(what)} {NAMES[option]}s{_listed(what)}" if len(what) > 1 else f"one {NAMES[option]}"
     if wanted is None:
         raise PlaneError(f"{file} holds {several}; choose with --{option} N")
     raise PlaneError(f"{file} holds {several}; --{option} {wanted} is not there")
+
+
+def _listed(what: Sequence[str]) -> str:
+    """The things that there are, by their numbers."""
+    numbers = [str(number) for number in range(len(what))]
+    if list(what) == numbers:
+        return f" (0 to {len(what) - 1})"
+    if len(set(what)) == 1:
+        return f" of {what[0]} (0 to {len(what) - 1})"
+    more = ", ..." * (len(what) > MAX_LISTED)
+    return f" ({', '.join(map('{}: {}'.format, numbers[:MAX_LISTED], what))}{more})"
 
 
 def choose_channels(

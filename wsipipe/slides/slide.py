@@ -49,7 +49,7 @@ class Level:
     axes: str
     """``yx``, ``yxc`` or ``cyx``."""
     channels: int
-    """1 for grey, 3 for RGB, 4 for RGBA, any number where the axes are ``cyx``."""
+    """1 for grey, 3 for RGB, 4 for RGBA, or as many as there are or were chosen."""
     dtype: str
     """``uint8`` or ``uint16``."""
     tile: tuple[int, int]

@@ -471,6 +471,7 @@ def _check_kind(path: Path, page: TiffPage) -> None:
     compression = int(page.compression)
     jpeg = compression in JPEG_CODECS
     planar = page.planarconfig == 2
+    channels = len(page.extrasamples) == samples - 1 and set(page.extrasamples) == {0}  # neither of them alpha
     grey = samples == 1 and photometric in (0, 1, PALETTE)
     colours = None if page.colormap is None else page.colormap.shape
     turned = _orientation(page) in UPRIGHT and UPRIGHT[_orientation(page)][0]
@@ -495,9 +496,9 @@ def _check_kind(path: Path, page: TiffPage) -> None:
             "0 and 1 (grey), 2 (RGB), 3 (palette), or 6 (YCbCr) in JPEG",
         ): photometric in (0, 1, 2, PALETTE) or (photometric == 6 and jpeg),
         ("PlanarConfiguration", page.planarconfig, "1 for YCbCr"): photometric != 6 or not planar,
-        ("SamplesPerPixel", samples, "1 for grey, 3 or 4 for RGB, 3 for YCbCr"): samples
+        ("SamplesPerPixel", samples, "1 for grey, or channels, 3 or 4 for RGB, 3 for YCbCr"): samples
         in {0: (1,), 1: (1,), 2: (3, 4), PALETTE: (1,), 6: (3,)}.get(photometric, ())
-        or (photometric == 1 and planar),
+        or (photometric == 1 and (planar or channels)),
     }
     for (tag, value, allowed), fine in rules.items():
         if not fine:

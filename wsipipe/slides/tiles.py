@@ -199,6 +199,8 @@ class TiledImage:
     def locate(self, chunk: tuple[int, ...]) -> tuple[TiffPage, int]:
         """The page of ``chunk`` and its number in that page's offsets."""
         page, within = (self.pages[chunk[0]], chunk[1:]) if len(self.pages) > 1 else (self.pages[0], chunk)
+        if self.palette is not None:
+            within = within[:-1]
         if self.planar and self.samples is not None:
             within = (self.samples[within[0]], *within[1:])
         number = 0
@@ -557,14 +559,14 @@ class TiffStore(TileStore):
         shape = (height, count // image.dtype.itemsize)
         return np.ndarray(shape, stored, data, strides=(row, stored.itemsize)).astype(image.dtype, copy=False)
 
-    def _read_strips(self, where: Sequence[slice], across: int, spent: Spent, into: npt.NDArray[Any]) -> None:
+    def _read_strips(self, where: Sequence[slice], spent: Spent, into: npt.NDArray[Any]) -> None:
         """As `read`, of an image in uncompressed strips."""
         image, page = self.image, self.image.pages[0]
-        ys, xs = where[across - 1], where[across]
+        several = len(image.pages) > 1
+        ys, xs = where[several : several + 2]
         most = 1
         if (xs.stop - xs.start) * NARROW >= page.imagewidth:
             most = max(1, ONE_READ_BYTES // (page.imagewidth * page.samplesperpixel * image.dtype.itemsize))
-        several = len(image.pages) > 1
         for plane in range(where[0].start, where[0].stop) if several else (0,):
             pixels, y = into[plane - where[0].start] if several else into, ys.start
             while y < ys.stop:
@@ -588,7 +590,7 @@ class TiffStore(TileStore):
             return super().read(where, spent, into, across=across, keep=keep)
         if into is None:
             into = np.empty([part.stop - part.start for part in where], self.image.dtype)
-        self._read_strips(where, across, spent, into)
+        self._read_strips(where, spent, into)
         return into
 
 
