@@ -9,11 +9,11 @@ import tifffile
 from click.testing import CliRunner
 
 from tests.slides.made import APERIO, picture, pyramid
-from wsipipe.cli import main
+from wsipipe.cli.info import info as command
 
 
 def info(*arguments: str | Path) -> tuple[int, str]:
-    result = CliRunner().invoke(main, ["info", *map(str, arguments)])
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
     return result.exit_code, result.stdout
 
 
