@@ -504,3 +504,12 @@ def test_an_uncompressed_strip_that_is_too_short_is_an_error(tmp_path: Path) -> 
     np.testing.assert_array_equal(read_box(level, Box(0, 40, 0, 64))[:, :, 0], picture((64, 64))[:40])
     with pytest.raises(SlideReadError, match=r"a.tif level 0 .* strip 0 ends before its row 64 does"):
         read_box(level, Box(0, 64, 0, 64))
+
+
+def test_ventana_bif_whose_tiles_overlap_is_left_to_openslide(tmp_path: Path) -> None:
+    path = tmp_path / "case-17.bif"
+    xmp = b"<iScan Magnification='40'/>"
+    extra = [(700, "B", len(xmp), xmp, True)]
+    tifffile.imwrite(path, picture((64, 64, 3)), photometric="rgb", metadata=None, extratags=extra)
+    with pytest.raises(SlideFormatError, match=r"case-17.bif is a Ventana BIF, .* pip install 'wsipipe\[openslide\]'"):
+        open_slide(path)

@@ -68,6 +68,8 @@ BRIGHTFIELD = {"svs", "ndpi", "scn", "philips"}
 """The flags of files from scanners whose glass is white."""
 OWN_STRUCTURE = {"ndpi", "scn", "bif", "philips", "qpi", "indica", "avs", "sis", "ome", "lsm", "stk", "fluoview"}
 """The flags of files whose images and levels tifffile's series know."""
+XMP = 700
+"""The tag in which Ventana's scanners describe themselves."""
 WAY_OUT = "copy it again from where it came from, or export it again"
 CONVERT = "convert it, e.g. with: vips tiffsave IN OUT --tile --pyramid --compression jpeg"
 
@@ -169,7 +171,8 @@ def _find(path: Path, tiff: TiffFile, planes: Planes) -> Found:
         If something is wrong with them, or there are several to choose from and nobody chose.
     """
     pages = _pages(path, tiff)
-    if "bif" in tiff.flags:
+    xmp = pages[0].tags.valueof(XMP)
+    if "bif" in tiff.flags or (isinstance(xmp, bytes) and b"<iScan" in xmp):
         raise SlideFormatError(
             f"{path.name} is a Ventana BIF, whose tiles overlap; OpenSlide puts them together: "
             "pip install 'wsipipe[openslide]'"
