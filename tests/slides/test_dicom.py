@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -110,3 +111,16 @@ def test_without_wsidicom_the_error_says_how_to_get_it(folder: Path) -> None:
     )
     said = subprocess.run([sys.executable, "-c", code, str(folder)], check=False, capture_output=True, text=True).stderr
     assert said.splitlines()[-1].endswith("is DICOM, and what reads it is missing; pip install 'wsipipe[dicom]'")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_file_that_may_not_be_read_hides_no_other(folder: Path) -> None:
+    (folder / "secret").write_bytes(b"?")
+    (folder / "secret").chmod(0)
+    assert expand([folder]) == [folder]
+
+
+def test_link_to_nowhere_hides_no_slide(folder: Path) -> None:
+    (folder / "gone.dcm").symlink_to("nowhere.dcm")
+    (folder.parent / "gone").symlink_to("nowhere")
+    assert expand([folder.parent]) == [folder]

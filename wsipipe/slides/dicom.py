@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from math import prod
@@ -57,12 +58,16 @@ def series_of(path: Path) -> str | None:
 
 
 def series_in(folder: Path) -> dict[str, list[Path]]:
-    """The DICOM files of ``folder``, sorted, by their series in the order of the first files' names."""
+    """The DICOM files of ``folder``, sorted, by their series in the order of the first files' names.
+
+    A file that can not be read is none of them: what it is, whoever opens it by its name will say.
+    """
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        series = None if path.name.startswith(".") or not path.is_file() else series_of(path)
-        if series is not None:
-            found.setdefault(series, []).append(path)
+        with suppress(OSError):
+            series = None if path.name.startswith(".") or not path.is_file() else series_of(path)
+            if series is not None:
+                found.setdefault(series, []).append(path)
     return found
 
 

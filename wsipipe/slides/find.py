@@ -85,5 +85,13 @@ def _looks_like_slide(path: Path) -> bool:
     if path.name.startswith("."):
         return False
     if path.suffix.lower() not in SUFFIXES:
-        return os.path.isdir(path) and not is_zarr(path) and len(series_in(path)) == 1  # noqa: PTH112
+        return _is_series(path)
     return is_zarr(path) and not is_labels(path) if os.path.isdir(path) else True  # noqa: PTH112
+
+
+def _is_series(path: Path) -> bool:
+    """Whether it is a folder that holds one DICOM series, and may be looked into."""
+    try:
+        return path.is_dir() and not is_zarr(path) and len(series_in(path)) == 1
+    except OSError:
+        return False
