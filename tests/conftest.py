@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-import torch
 from hypothesis import settings
 
-from wsipipe.inference.pool import close_resident_pools
-from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
-from wsipipe.model.unet import UNet
-
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="wsipipe-cache-")  # what is measured here is remembered nowhere
-torch.set_num_threads(1)  # tensors this small take longer to share between cores than to compute
+with suppress(ImportError):  # tests of readers run without
+    import torch
+
+    torch.set_num_threads(1)  # tensors this small take longer to share between cores than to compute
 
 # No deadline: a machine that is busy with something else is not a failure of the code.
 settings.register_profile("wsipipe", deadline=None, max_examples=60)
@@ -30,6 +30,9 @@ WriteSlide = Callable[..., Path]
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A U-Net of 2 poolings and random weights, for RGB slides of any resolution: halo 10, grid 4 px."""
+    from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
+    from wsipipe.model.unet import UNet
+
     path = tmp_path_factory.mktemp("bundle") / "tiny.safetensors"
     torch.manual_seed(20)
     network = UNet(3, 2, base_channels=2, depth=2, convs_per_level=1)
@@ -55,4 +58,7 @@ def write_slide() -> WriteSlide:
 def _no_pool_stays() -> Iterator[None]:
     """Close the worker pools of this process after each test."""
     yield
-    close_resident_pools()
+    if "wsipipe.inference.pool" in sys.modules:
+        from wsipipe.inference.pool import close_resident_pools
+
+        close_resident_pools()

@@ -40,6 +40,10 @@ class SlideFormatError(SlideError, ValueError):
     """The file is not a slide that wsipipe reads, or it holds more than one image to choose from."""
 
 
+class PlaneError(SlideFormatError):
+    """The file holds several planes or images and nobody said which, or not the one that was asked for."""
+
+
 class SlideReadError(SlideError, OSError):
     """The file can not be opened, or pixels of it can not be read or decoded."""
 

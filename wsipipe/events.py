@@ -14,7 +14,7 @@ class Spent:
     """Where the seconds went: those of the threads that have a block each, and those of the devices."""
 
     read: float = 0.0
-    """Bytes from the file; of OME-Zarr, which does both in one, decoded as well."""
+    """Bytes from the file; of OME-Zarr and by OpenSlide, which do both in one, decoded as well."""
     decode: float = 0.0
     """Pixels from those bytes."""
     wait: float = 0.0

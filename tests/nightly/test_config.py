@@ -15,6 +15,7 @@ from tests.nightly.nights import write_night
 from wsipipe.errors import UsageError
 from wsipipe.nightly.config import Night, clock_of, read_night, seconds_of
 from wsipipe.pipeline.config import RunConfig
+from wsipipe.slides.planes import Planes
 
 
 def refused(path: Path, text: str) -> list[str]:
@@ -42,6 +43,8 @@ GOOD = 'inbox = ["in"]\nout = "out"\n'
         (GOOD + "untill = '06:30'\n", "3: the configuration has untill, which is not known; allowed: inbox, out, "),
         (GOOD + "\n[run]\n\ndevise = 'cpu'\n", "6: [run] has devise, which is not known; allowed: device, engine, "),
         (GOOD + "[run]\nthreads = 'two'\n", "4: [run] threads is 'two'; allowed: a whole number"),
+        (GOOD + "[run]\nreader = 'bioformats'\n", "3: --reader bioformats is not a reader; allowed: tiff, "),
+        (GOOD + "[run]\n\nchannels = '1,1'\n", "5: --channels 1,1 is no list of different numbers or names"),
         (GOOD + "[[slides]]\nmpp = 0.5\n", "3: [[slides]] lacks match"),
         (GOOD + "retries = true\n", "3: retries is True; allowed: a whole number"),
         (GOOD + "retries = 0\n", "3: retries 0 is not 1 or more"),
@@ -203,6 +206,7 @@ def test_options_of_the_tables_are_those_of_a_run(path: Path) -> None:
         GOOD
         + "[run]\ndevice = 'cpu'\nengine = 'torch'\ntile = 64\nblock = 128\nbatch = 2\nthreads = 3\n"
         + "max_memory = '2GB'\nprobabilities = true\nmax_upsample = 2\n"
+        + "reader = 'openslide'\nchannels = '2,DAPI'\nz = 3\n"
         + "[cluster]\nkind = 'slurm'\nworkers = 4\nadapt = [1, 4]\n[cluster.options]\nqueue = 'night'\n"
     )
     config = read_night(path).run_config()
@@ -218,6 +222,8 @@ def test_options_of_the_tables_are_those_of_a_run(path: Path) -> None:
         max_memory_bytes=2 * 10**9,
         probabilities=True,
         max_upsample=2.0,
+        reader="openslide",
+        planes=Planes((2, "DAPI"), z=3),
         cluster="slurm:4",
         adapt=(1, 4),
         cluster_options={"queue": "night"},

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import tifffile
 import zarr
+from PIL import Image
 
+VMS = "case-17.vms"
 APERIO = "Aperio Image Library v11.2.1\r\n{w}x{h} (64x64) JPEG/RGB Q=70|AppMag = 20|MPP = 0.4990"
 
 
@@ -35,7 +37,12 @@ def pyramid(
 
 
 def ome_zarr(
-    path: Path, images: list[np.ndarray], axes: str, version: str = "0.5", unit: str | None = "micrometer"
+    path: Path,
+    images: list[np.ndarray],
+    axes: str,
+    version: str = "0.5",
+    unit: str | None = "micrometer",
+    channels: tuple[str, ...] = (),
 ) -> Path:
     """Write ``images`` as the levels of an OME-Zarr of 0.5 µm/px."""
     spatial = {"type": "space"} | ({"unit": unit} if unit else {})
@@ -47,12 +54,13 @@ def ome_zarr(
             for i in range(len(images))
         ],
     }
+    named = {"omero": {"channels": [{"label": name} for name in channels]}} if channels else {}
     if version == "0.5":
-        group = zarr.create_group(
-            path, zarr_format=3, attributes={"ome": {"version": version, "multiscales": [multiscale]}}
-        )
+        attributes: dict[str, Any] = {"ome": {"version": version, "multiscales": [multiscale], **named}}
+        group = zarr.create_group(path, zarr_format=3, attributes=attributes)
     else:
-        group = zarr.create_group(path, zarr_format=2, attributes={"multiscales": [{"version": version} | multiscale]})
+        attributes = {"multiscales": [{"version": version} | multiscale], **named}
+        group = zarr.create_group(path, zarr_format=2, attributes=attributes)
     for i, image in enumerate(images):
         chunks = tuple(64 if axis in "yx" else 1 for axis in axes)
         group.create_array(str(i), shape=image.shape, chunks=chunks, dtype=image.dtype)[:] = image
@@ -62,6 +70,31 @@ def ome_zarr(
 def scale(axes: str, mpp: float) -> list[float]:
     """The scale of one dataset."""
     return [mpp if axis in "yx" else 1.0 for axis in axes]
+
+
+def vms(folder: Path) -> np.ndarray:
+    """Write a Hamamatsu VMS slide of 0.5 µm/px into ``folder``; give its pixels, as Pillow decodes them."""
+    colours = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    image = np.kron(colours, np.ones((8, 8, 1), np.uint8))
+    jpeg: dict[str, Any] = {"quality": 95, "subsampling": 0}
+    Image.fromarray(image).save(folder / "image.jpg", restart_marker_blocks=15, **jpeg)
+    Image.fromarray(image[:64, :96]).save(folder / "map.jpg", restart_marker_blocks=12, **jpeg)
+    height, width = (side * 500 for side in image.shape[:2])
+    lines = [
+        "[Virtual Microscope Specimen]",
+        "NoLayers=1",
+        "NoJpegColumns=1",
+        "NoJpegRows=1",
+        "ImageFile=image.jpg",
+        "MapFile=map.jpg",
+        "MacroImage=map.jpg",
+        f"PhysicalWidth={width}",
+        f"PhysicalHeight={height}",
+        "SourceLens=20",
+    ]
+    (folder / VMS).write_text("\n".join(lines))
+    with Image.open(folder / "image.jpg") as decoded:
+        return np.asarray(decoded)
 
 
 def set_tag(path: Path, name: str, value: Any) -> None:

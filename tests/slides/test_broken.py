@@ -13,7 +13,9 @@ from tests.real_data import DATA, needs_data
 OPENS = {
     # Whole, though Bio-Formats died before it wrote the OME-XML: all tiles of level 0 equal the slide's.
     "bioformats-j2k-aborted.ome.btf",
-    # Odd tags, but sound pixels.
+    # Odd tags or an odd order, but sound pixels.
+    "multipage-lastframe.tif",
+    "multipage_out_of_order.tiff",
     "ifd_tag_type.tiff",
     "tiff_wrong_bits_per_sample_2.tiff",
 }

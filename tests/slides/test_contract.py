@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.real_data import data, real
-from tests.slides.made import APERIO, ome_zarr, picture, pyramid
+from tests.slides.made import APERIO, VMS, ome_zarr, picture, pyramid, vms
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import mirror
@@ -38,6 +38,11 @@ REAL = real(
     "writers/vips_pyr_with_Aperio_description.tif",
     "zarr/ngff-zarr_0.4_cyx.ome.zarr",
     "zarr/ome-zarr-py_v05_cyx.zarr",
+    "dicom/cmu-small-wsi2dcm",
+    "dicom/cmu-small-wsi2dcm/level-1-frames-0-9.dcm",
+    "slides/CMU-1-Small-Region.svs openslide",
+    "slides/test3-DAPI-2-387.ndpi openslide",
+    "dicom/cmu-small-wsi2dcm/level-0-frames-0-30.dcm openslide",
 )
 
 
@@ -59,13 +64,15 @@ MADE = {
     "subifds.tif": lambda path: pyramid(path, picture((200, 300, 3)), subifds=True),
     "made.svs": write_svs,
     "made.zarr": write_zarr,
+    VMS: lambda path: vms(path.parent),
 }
 
 
 @pytest.fixture(params=[*MADE, *REAL])
 def slide(request: pytest.FixtureRequest, tmp_path: Path) -> Slide:
     if request.param not in MADE:
-        return open_slide(data(request.param))
+        name, _, reader = request.param.partition(" ")
+        return open_slide(data(name), reader=reader or None)
     path = tmp_path / request.param
     MADE[request.param](path)
     return open_slide(path)
@@ -121,7 +128,7 @@ def test_boxes_equal_the_array_indexed_by_zarr(slide: Slide) -> None:
 
 
 def test_mirrored_pixels_equal_a_padded_corner(slide: Slide) -> None:
-    level = slide.levels[-1]
+    level = [level for level in slide.levels if min(level.shape) > 15][-1]
     height, width = (min(60, size) for size in level.shape)
     corner = read_box(level, Box(0, height, 0, width))
     rows = mirror(np.arange(-17, height - 20), level.shape[0])
@@ -141,7 +148,7 @@ def test_mirrored_pixels_equal_numpy_indexing_in_any_order(slide: Slide) -> None
 
 
 def test_opening_twice_gives_the_same_slide(slide: Slide) -> None:
-    assert open_slide(slide.path) == slide
+    assert open_slide(slide.path, reader=slide.reader if slide.why == "asked for" else None) == slide
 
 
 def test_level_is_opened_again_in_another_process(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 import zarr
 
 from tests.slides.made import ome_zarr, picture
-from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
+from wsipipe.errors import PlaneError, SlideError, SlideFormatError, SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.find import expand
+from wsipipe.slides.planes import Planes
 from wsipipe.slides.reading import read_box
 from wsipipe.slides.slide import open_slide
 
@@ -102,8 +104,9 @@ def test_document_that_is_no_image_is_a_clear_error(tmp_path: Path, text: str) -
 @pytest.mark.parametrize(
     ("shape", "axes", "dtype", "problem"),
     [
-        ((2, 64, 64), "zyx", "uint8", "others of length 1"),
-        ((4, 1, 64, 64), "tcyx", "uint8", "others of length 1"),
+        ((2, 64, 64), "zyx", "uint8", r"a.zarr holds 2 focal planes \(0 to 1\); choose with --z N"),
+        ((4, 1, 64, 64), "tcyx", "uint8", r"a.zarr holds 4 times \(0 to 3\); choose with --t N"),
+        ((2, 64, 64), "qyx", "uint8", "has the axes q 2, y 64, x 64; wsipipe reads yx, yxc, cyx, with z and t before"),
         ((64, 64), "yx", "float32", "is float32; wsipipe reads uint8 and uint16"),
         ((64, 64), "yx", "int16", "is int16"),
     ],
@@ -124,14 +127,17 @@ def test_axes_without_a_unit_give_no_mpp(tmp_path: Path) -> None:
     assert "coarser than any scanner" in other.warnings[0]
 
 
-def test_collection_says_which_folder_to_give(tmp_path: Path) -> None:
+def test_image_of_a_collection_is_chosen_or_its_folder_given(tmp_path: Path) -> None:
     collection = tmp_path / "a.zarr"
     collection.mkdir()
     (collection / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {"ome": {}}}')
     ome_zarr(collection / "0", [picture((64, 64))], "yx")
-    with pytest.raises(SlideFormatError, match=r"e.g. a.zarr/0"):
+    assert open_slide(collection) == replace(open_slide(collection / "0"), why="it is a Zarr folder")
+    ome_zarr(collection / "1", [picture((64, 70))], "yx")
+    with pytest.raises(PlaneError, match=r"a.zarr holds 2 images \(0 to 1\); choose with --series N"):
         open_slide(collection)
-    assert open_slide(collection / "0").name == "a-0"
+    slide = open_slide(collection, planes=Planes(series=1))
+    assert (slide.name, slide.levels[0].shape) == ("a-1", (64, 70))
 
 
 def test_identity_sees_pixels_that_changed_size_and_ignores_labels(tmp_path: Path) -> None:

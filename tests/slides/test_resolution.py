@@ -85,21 +85,13 @@ LEICA = """<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/sc
 <view sizeX="32000" sizeY="32000"/><scanSettings><objectiveSettings><objective>40</objective></objectiveSettings>
 </scanSettings></image></collection></scn>"""
 AKOYA = "<PerkinElmer-QPI-ImageDescription><Objective>20x</Objective></PerkinElmer-QPI-ImageDescription>"
-ISCAN = b'<?xml version="1.0"?><Metadata><iScan ScanRes="0.2325" Magnification="40"/></Metadata>'
 EVERY_4TH: dict[str, Any] = {"resolution": (4, 4), "levels": 1}
-VENTANA = {"software": "ScanOutputManager 1.1", "extratags": [(700, "B", len(ISCAN), ISCAN, True)]}
 
 
 @pytest.mark.parametrize(
     ("options", "mpp", "source", "hint"),
     [
         ({"description": LEICA}, 0.25, "view in Leica's XML", ("objective in Leica's XML", 0.25)),
-        (
-            {"description": "level=0 mag=40 quality=95", **VENTANA},
-            0.2325,
-            "ScanRes of iScan in XMP",
-            ("Magnification of iScan in XMP", 0.25),
-        ),
         (
             {"description": AKOYA, "software": "PerkinElmer-QPI", "resolution": (2e4, 2e4), "resolutionunit": 3},
             0.5,
@@ -115,7 +107,7 @@ VENTANA = {"software": "ScanOutputManager 1.1", "extratags": [(700, "B", len(ISC
             ("AppMag in ImageDescription", 0.25),
         ),
     ],
-    ids=["leica", "ventana", "akoya", "imagej", "imagej escaped", "aperio"],
+    ids=["leica", "akoya", "imagej", "imagej escaped", "aperio"],
 )
 def test_what_a_format_states_is_read(
     tmp_path: Path, options: dict[str, Any], mpp: float, source: str, hint: tuple[str, float] | None
@@ -151,18 +143,6 @@ def test_the_levels_of_philips_are_what_their_spacings_say(tmp_path: Path) -> No
     assert [level.downsample for level in slide.levels] == [1, 2, 4, 8]
     assert [level.mpp for level in slide.levels] == pytest.approx([0.25, 0.5, 1, 2])
     assert choose_level(slide, 2.0) == slide.levels[3]
-
-
-def test_the_levels_of_ventana_are_what_their_magnifications_say(tmp_path: Path) -> None:
-    with tifffile.TiffWriter(tmp_path / "a.bif") as tiff:
-        for i, side in enumerate((320, 160, 128)):  # the last is cut, as scanned, and filled up
-            options = VENTANA if i == 0 else {}
-            description = f"level={i} mag={40 / 2**i:g} quality=95"
-            image = picture((side, side, 3))
-            tiff.write(image, tile=(64, 64), photometric="rgb", metadata=None, description=description, **options)
-    slide = open_slide(tmp_path / "a.bif")
-    assert [level.downsample for level in slide.levels] == [1, 2, 4]
-    assert [level.mpp for level in slide.levels] == pytest.approx([0.2325, 0.465, 0.93])
 
 
 def test_the_magnification_in_ome_is_that_of_the_objective_of_the_image(tmp_path: Path) -> None:

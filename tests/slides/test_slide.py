@@ -165,7 +165,7 @@ def test_path_is_absolute_and_normal(path: Path, monkeypatch: pytest.MonkeyPatch
 def test_missing_file_and_plain_folder_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(SlideReadError, match=r"gone.svs can not be opened: No such file"):
         open_slide(tmp_path / "gone.svs")
-    with pytest.raises(SlideFormatError, match="is a folder that is not an OME-Zarr image"):
+    with pytest.raises(SlideFormatError, match="is a folder that is neither an OME-Zarr image nor a DICOM series"):
         open_slide(tmp_path)
 
 

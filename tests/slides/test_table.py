@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from wsipipe.errors import UsageError
+from wsipipe.slides.planes import Planes
 from wsipipe.slides.table import SlideRow, read_slides_table
 
 
@@ -29,6 +30,13 @@ def test_a_slide_is_found_by_its_path_before_its_name(tmp_path: Path, monkeypatc
     assert table.row("old/../old/a.svs").mpp == 0.5
 
 
+def test_what_a_row_says_of_planes_goes_before_the_options(tmp_path: Path) -> None:
+    table = read_slides_table(write(tmp_path, 'slide,reader,channels,z\na.tif,tiff,"DAPI,2",3\nb.tif,,,\n'))
+    row = table.row(tmp_path / "a.tif")
+    assert (row.reader, row.planes(Planes(z=1, t=4))) == ("tiff", Planes(("DAPI", 2), z=3, t=4))
+    assert table.row(tmp_path / "b.tif").planes(Planes(z=1)) == Planes(z=1)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -39,6 +47,8 @@ def test_a_slide_is_found_by_its_path_before_its_name(tmp_path: Path, monkeypatc
         ("slide,mpp\na.svs,0", r"line 2 has the mpp '0'; it is a positive number"),
         ("slide,mpp\na.svs,x", r"line 2 has the mpp 'x'; it is a positive number"),
         ("slide,mpp\na.svs,1,2", r"line 2 has 3 cells for 2 columns"),
+        ("slide,z\na.svs,-1", r"line 2: z '-1' is no whole number from 0"),
+        ("slide,reader\na.svs,tifff", r"--reader tifff is not a reader; allowed: tiff"),
         ("slide,mpp\n,1", r"line 2 lacks a slide"),
         ("slide,mpp\na.svs,1\nb.svs,1\na.svs,2", r"line 4 names a.svs, as one before does"),
     ],

@@ -7,14 +7,15 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image, ImageOps
 
 from tests.real_data import data, needs_data
 from tests.slides.made import APERIO, patch, picture, pyramid, set_tag, tile_at
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides import tiles
-from wsipipe.slides.reading import read_box
-from wsipipe.slides.slide import open_slide
+from wsipipe.slides.reading import Pixels, read_box
+from wsipipe.slides.slide import Level, open_slide
 from wsipipe.slides.source import OpenFile
 
 
@@ -72,30 +73,12 @@ def test_ome_channels_in_pages_are_channels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_box(slide.levels[0], Box(10, 140, 0, 130)), image[10:140])
 
 
-STACKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "pages": ("a.tif", {"photometric": "minisblack", "metadata": None}),
-    "one directory": ("a.tif", {"photometric": "minisblack", "truncate": True}),
-    "ImageJ": ("a.tif", {"imagej": True, "metadata": {"axes": "ZYX"}}),
-    "OME z": ("a.ome.tif", {"metadata": {"axes": "ZYX"}}),
-    "OME t": ("a.ome.tif", {"metadata": {"axes": "TYX"}}),
-}
-
-
-@pytest.mark.parametrize("kind", STACKS)
-def test_stack_is_refused(tmp_path: Path, kind: str) -> None:
-    name, options = STACKS[kind]
-    tifffile.imwrite(tmp_path / name, np.stack([picture((64, 80), seed=i) for i in range(4)]), **options)
-    with pytest.raises(SlideFormatError, match=f"{name} holds (several images|a stack|more than one plane)"):
-        open_slide(tmp_path / name)
-
-
-def test_two_images_of_comparable_size_are_refused(tmp_path: Path) -> None:
-    for name in ("plain.tif", "two.ome.tif"):
-        with tifffile.TiffWriter(tmp_path / name) as tiff:
-            for shape in ((64, 80), (70, 66)):
-                tiff.write(picture(shape), metadata={} if "ome" in name else None)
-        with pytest.raises(SlideFormatError, match="holds several images"):
-            open_slide(tmp_path / name)
+@pytest.mark.parametrize("options", [{"truncate": True}, {"imagej": True, "truncate": True}])
+def test_stack_under_one_directory_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    pixels = np.stack([picture((64, 80), seed=i) for i in range(4)])
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", **options)
+    with pytest.raises(SlideFormatError, match=r"a.tif holds a stack of shape \(4, 64, 80\)"):
+        open_slide(tmp_path / "a.tif")
 
 
 def test_levels_are_found_among_a_scanners_other_images(tmp_path: Path) -> None:
@@ -129,15 +112,8 @@ REFUSED: dict[str, tuple[np.ndarray, dict[str, Any], str]] = {
     "float": (np.ones((64, 64), np.float32), {}, "SampleFormat"),
     "signed": (np.ones((64, 64), np.int16), {}, "SampleFormat"),
     "32 bit": (np.ones((64, 64), np.uint32), {}, "BitsPerSample 32"),
-    "bilevel": (np.ones((64, 64), bool), {}, "BitsPerSample 1"),
-    "white is zero": (picture((64, 64)), {"photometric": "miniswhite"}, "PhotometricInterpretation 0"),
+    "complex": (np.ones((64, 64), np.complex64), {}, "SampleFormat"),
     "CMYK": (picture((64, 64, 4)), {"photometric": "separated"}, "PhotometricInterpretation 5"),
-    "palette": (
-        picture((64, 64)),
-        {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)},
-        "PhotometricInterpretation 3",
-    ),
-    "upside down": (picture((64, 64)), {"extratags": [(274, "H", 1, 3, True)]}, "Orientation 3"),
     "grey and alpha": (
         picture((64, 64, 2)),
         {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": ["unassalpha"]},
@@ -154,17 +130,212 @@ def test_pixels_of_another_kind_are_refused_by_tag_and_value(tmp_path: Path, kin
         open_slide(tmp_path / "odd.tif")
 
 
+def test_12_bit_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "odd.tif", picture((64, 64), "uint16"), metadata=None)
+    set_tag(tmp_path / "odd.tif", "BitsPerSample", 12)
+    with pytest.raises(SlideFormatError, match=r"odd.tif has BitsPerSample 12; wsipipe reads 8 or 16"):
+        open_slide(tmp_path / "odd.tif")
+
+
 @needs_data
+def test_real_file_of_another_kind_is_refused() -> None:
+    with pytest.raises(SlideFormatError, match="PlanarConfiguration 2"):
+        open_slide(data("writers/cmu-small_pyr_jpeg.ome.tif"))
+
+
+def whole(level: Level) -> Pixels:
+    return read_box(level, Box(0, level.shape[0], 0, level.shape[1]))
+
+
+COLOURS = np.random.default_rng(2).integers(256, 2**16, 48).tolist()
+ODD: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
+    "bilevel": (picture((150, 131)) > 100, {"photometric": "minisblack"}),
+    "bilevel, white is zero": (picture((150, 131)) > 100, {"photometric": "miniswhite"}),
+    "8 bit, white is zero": (picture((150, 131)), {"photometric": "miniswhite"}),
+    "palette": (
+        picture((150, 131)),
+        {"photometric": "palette", "colormap": np.random.default_rng(1).integers(0, 2**16, (3, 256), np.uint16)},
+    ),
+    "palette of 8 bit": (
+        picture((150, 131)),
+        {"photometric": "palette", "colormap": np.random.default_rng(1).integers(0, 2**8, (3, 256)).astype(np.uint16)},
+    ),
+}
+
+
+@pytest.mark.parametrize("tile", [(64, 32), None], ids=["tiles", "strips"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("kind", ODD)
+def test_samples_are_what_they_show_as_pillow_has_them(
+    tmp_path: Path, kind: str, compression: str | None, tile: tuple[int, int] | None
+) -> None:
+    image, options = ODD[kind]
+    if kind == "palette of 8 bit":
+        expected = np.moveaxis(options["colormap"], 0, -1)[image]  # Pillow does not tell them apart, libtiff does
+    tifffile.imwrite(tmp_path / "a.tif", image, metadata=None, compression=compression, tile=tile, **options)
+    if kind != "palette of 8 bit":
+        with Image.open(tmp_path / "a.tif") as other:
+            expected = np.asarray(other.convert("RGB" if "palette" in kind else "L"))
+    slide = open_slide(tmp_path / "a.tif")
+    assert slide.levels[0].channels == (3 if "palette" in kind else 1)
+    np.testing.assert_array_equal(whole(slide.levels[0]).squeeze(), expected)
+    assert len(slide.warnings) == (2 if kind == "bilevel, white is zero" else 1)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("palette", [False, True])
+def test_few_bits_are_stretched_or_looked_up(tmp_path: Path, bits: int, palette: bool) -> None:
+    """TIFF 6.0, section 8: rows of packed samples are filled up to whole bytes."""
+    values = np.random.default_rng(0).integers(0, 2**bits, (30, 37), np.uint8)
+    rows = np.pad(values, [(0, 0), (0, -37 % (8 // bits))]).reshape(30, -1, 8 // bits)
+    packed = (rows << np.arange(8 - bits, -1, -bits)).sum(axis=-1).astype(np.uint8)
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        packed,
+        metadata=None,
+        rowsperstrip=30,
+        extratags=[(320, "H", 3 * 2**bits, COLOURS[: 3 * 2**bits], True)],
+    )
+    for tag, value in (("ImageWidth", 37), ("BitsPerSample", bits), ("PhotometricInterpretation", 3 if palette else 1)):
+        set_tag(tmp_path / "a.tif", tag, value)
+    colours = np.array(COLOURS[: 3 * 2**bits]).reshape(3, -1).T >> 8
+    expected = colours[values] if palette else (values.astype(int) * 255 // (2**bits - 1))[..., None]
+    np.testing.assert_array_equal(whole(open_slide(tmp_path / "a.tif").levels[0]), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(
-    ("name", "problem"),
+    "options",
     [
-        ("slides/test_orient6.tif", "Orientation 6"),
-        ("writers/cmu-small_pyr_jpeg.ome.tif", "PlanarConfiguration 2"),
+        {"tile": (64, 32)},
+        {"rowsperstrip": 16},
+        {"rowsperstrip": 16, "compression": "zlib"},
+        {"tile": (64, 32), "planarconfig": "separate"},
+    ],
+    ids=["tiles", "plain strips", "strips", "planes"],
+)
+def test_pixels_are_upright_as_pillow_turns_them(tmp_path: Path, orientation: int, options: dict[str, Any]) -> None:
+    image = picture((150, 131, 3))
+    stored = np.moveaxis(image, -1, 0) if "planarconfig" in options else image
+    extra = [(274, "H", 1, orientation, True)]
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", metadata=None, extratags=extra, **options)
+    turned = Image.fromarray(image)
+    turned.getexif()[274] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(turned))
+    level = open_slide(tmp_path / "a.tif").levels[0]
+    assert level.shape == expected.shape[:2]
+    np.testing.assert_array_equal(whole(level), expected)
+    np.testing.assert_array_equal(read_box(level, Box(17, 99, 33, 120)), expected[17:99, 33:120])
+    np.testing.assert_array_equal(np.moveaxis(np.asarray(level.array[...]), level.axes.index("c"), -1), expected)
+
+
+def test_turning_compressed_strips_of_a_large_image_is_refused(tmp_path: Path) -> None:
+    extra = [(274, "H", 1, 6, True)]
+    tifffile.imwrite(tmp_path / "a.tif", picture((64, 64)), metadata=None, extratags=extra, compression="zlib")
+    for tag in ("ImageWidth", "ImageLength"):
+        set_tag(tmp_path / "a.tif", tag, 8200)
+    with pytest.raises(SlideFormatError, match="Orientation 6 in compressed strips"):
+        open_slide(tmp_path / "a.tif")
+
+
+@needs_data
+def test_real_slide_of_orientation_6_is_upright_at_every_level() -> None:
+    slide = open_slide(data("slides/test_orient6.tif"))
+    with tifffile.TiffFile(data("slides/test_orient6.tif")) as tiff:
+        pages = [page.asarray() for page in tiff.pages]
+    assert [level.shape for level in slide.levels] == [page.shape[1::-1] for page in pages[: len(slide.levels)]]
+    for level, page in zip(slide.levels, pages, strict=False):
+        np.testing.assert_array_equal(whole(level)[..., 0], np.rot90(page, -1))
+    assert slide.warnings[0] == "Orientation is 6: it is turned upright as it is read"
+
+
+def sparse(path: Path, **options: Any) -> np.ndarray:
+    """An image of 6 tiles, of which the second has no data; the image, with that of it as 0."""
+    image = picture((128, 192, 3) if options.get("photometric") != "palette" else (128, 192))
+    pyramid(path, image, levels=1, compression="zlib", **options)
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+    for tag, (first, _, *others) in (("TileOffsets", page.dataoffsets), ("TileByteCounts", page.databytecounts)):
+        set_tag(path, tag, (first, 0, *others))
+    image[:64, 64:128] = 0
+    return image
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fill", "said"),
+    [
+        ("a.tif", {}, 0, "read as 0"),
+        ("a.svs", {"description": APERIO.format(w=192, h=128)}, 255, "read as 255"),
+        ("a.tif", {"extratags": [(42113, "s", 4, "200", True)]}, 200, "read as 200, as GDAL_NODATA says"),
+        ("a.tif", {"extratags": [(42113, "s", 6, "-9999", True)]}, 0, "read as 0"),
     ],
 )
-def test_real_file_of_another_kind_is_refused(name: str, problem: str) -> None:
-    with pytest.raises(SlideFormatError, match=problem):
-        open_slide(data(name))
+def test_tiles_without_data_are_the_files_background(
+    tmp_path: Path, name: str, options: dict[str, Any], fill: int, said: str
+) -> None:
+    image = sparse(tmp_path / name, **options)
+    image[:64, 64:128] = fill
+    slide = open_slide(tmp_path / name)
+    assert slide.warnings == (f"1 of 6 tiles of 128 x 192 px have no data and {said}",)
+    np.testing.assert_array_equal(whole(slide.levels[0]), image)
+    np.testing.assert_array_equal(slide.levels[0].array[...], image)
+
+
+def test_tiles_without_data_are_white_in_an_svs_as_openslide_has_them(tmp_path: Path) -> None:
+    pytest.importorskip("openslide")
+    sparse(tmp_path / "a.svs", description=APERIO.format(w=192, h=128))
+    one, other = (open_slide(tmp_path / "a.svs", reader=reader) for reader in ("tiff", "openslide"))
+    np.testing.assert_array_equal(whole(one.levels[0]), whole(other.levels[0]))
+
+
+def test_tiles_without_data_have_a_colour_of_the_palette(tmp_path: Path) -> None:
+    colours = np.random.default_rng(1).integers(0, 2**16, (3, 256), np.uint16)
+    image = sparse(tmp_path / "a.tif", photometric="palette", colormap=colours)
+    expected = np.moveaxis(colours >> 8, 0, -1)[image]
+    level = open_slide(tmp_path / "a.tif").levels[0]
+    np.testing.assert_array_equal(whole(level), expected)
+    np.testing.assert_array_equal(level.array[...], expected)
+
+
+def test_transparency_mask_is_named_and_not_used(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(picture((400, 600, 3)), photometric="rgb", tile=(64, 64), metadata=None)
+        tiff.write(np.ones((400, 600), bool), subfiletype=4, tile=(64, 64), metadata=None)
+    slide = open_slide(tmp_path / "a.tif")
+    assert slide.associated == ("mask 400 x 600 px",)
+    assert slide.warnings == ("a transparency mask is in the file, and nothing is masked by it",)
+
+
+PHILIPS = """<DataObject ObjectType="DPUfsImport"><Attribute Name="DICOM_PIXEL_SPACING">"0.00025" "0.00025"</Attribute>
+<Attribute Name="PIM_DP_SCANNED_IMAGES"><Array><DataObject ObjectType="DPScannedImage">
+<Attribute Name="PIM_DP_IMAGE_TYPE">WSI</Attribute><Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE"><Array>{}
+</Array></Attribute></DataObject></Array></Attribute></DataObject>"""
+PHILIPS_LEVEL = """<DataObject ObjectType="PixelDataRepresentation">
+<Attribute Name="DICOM_PIXEL_SPACING">"{0}" "{0}"</Attribute></DataObject>"""
+
+
+def test_philips_levels_are_as_its_description_says_as_in_openslide(tmp_path: Path) -> None:
+    """Each level is filled up to whole tiles, so that shapes tell wrong downsamples."""
+    path = tmp_path / "a.tiff"
+    xml = PHILIPS.format("".join(PHILIPS_LEVEL.format(0.00025 * 2**i) for i in range(3)))
+    image = picture((512, 768, 3))
+    with tifffile.TiffWriter(path) as tiff:
+        for i in range(3):
+            level = image[:: 2**i, :: 2**i]
+            filled = np.pad(level, [(0, -side % 256) for side in level.shape[:2]] + [(0, 0)])
+            options = {"description": xml, "software": "Philips DP v1.0"} if i == 0 else {"subfiletype": 1}
+            tiff.write(filled, photometric="rgb", tile=(256, 256), metadata=None, **options)
+    slide = open_slide(path)
+    assert slide.vendor == "philips"
+    assert [level.downsample for level in slide.levels] == [1, 2, 4]
+    assert [level.shape for level in slide.levels] == [(512, 768), (256, 384), (128, 192)]
+    for i, level in enumerate(slide.levels):
+        np.testing.assert_array_equal(whole(level), image[:: 2**i, :: 2**i])
+    openslide = pytest.importorskip("openslide")
+    with openslide.OpenSlide(path) as other:
+        assert other.properties["openslide.vendor"] == "philips"
+        assert other.level_downsamples == (1, 2, 4)
+        assert [size[::-1] for size in other.level_dimensions] == [level.shape for level in slide.levels]
 
 
 def test_file_whose_tiles_were_never_written_is_refused(tmp_path: Path) -> None:
@@ -175,19 +346,6 @@ def test_file_whose_tiles_were_never_written_is_refused(tmp_path: Path) -> None:
     set_tag(path, "TileByteCounts", (0,) * counts)
     with pytest.raises(SlideReadError, match=r"a.tif is half-written: none of its 20 tiles"):
         open_slide(path)
-
-
-def test_missing_tiles_are_a_warning_and_read_as_zero(tmp_path: Path) -> None:
-    path = tmp_path / "a.tif"
-    image = picture((128, 192))
-    pyramid(path, image, levels=1, compression="zlib")
-    with tifffile.TiffFile(path) as tiff:
-        offsets = tiff.pages.first.dataoffsets
-    set_tag(path, "TileOffsets", (offsets[0], 0, *offsets[2:]))
-    slide = open_slide(path)
-    assert slide.warnings == ("1 of 6 tiles of 128 x 192 px have no data and read as 0",)
-    image[:64, 64:128] = 0
-    np.testing.assert_array_equal(read_box(slide.levels[0], Box(0, 128, 0, 192))[..., 0], image)
 
 
 def test_level_that_was_never_written_is_left_out_with_a_warning(tmp_path: Path) -> None:
@@ -346,3 +504,12 @@ def test_an_uncompressed_strip_that_is_too_short_is_an_error(tmp_path: Path) -> 
     np.testing.assert_array_equal(read_box(level, Box(0, 40, 0, 64))[:, :, 0], picture((64, 64))[:40])
     with pytest.raises(SlideReadError, match=r"a.tif level 0 .* strip 0 ends before its row 64 does"):
         read_box(level, Box(0, 64, 0, 64))
+
+
+def test_ventana_bif_whose_tiles_overlap_is_left_to_openslide(tmp_path: Path) -> None:
+    path = tmp_path / "case-17.bif"
+    xmp = b"<iScan Magnification='40'/>"
+    extra = [(700, "B", len(xmp), xmp, True)]
+    tifffile.imwrite(path, picture((64, 64, 3)), photometric="rgb", metadata=None, extratags=extra)
+    with pytest.raises(SlideFormatError, match=r"case-17.bif is a Ventana BIF, .* pip install 'wsipipe\[openslide\]'"):
+        open_slide(path)

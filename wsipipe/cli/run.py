@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsipipe.cli.reading import planes_of, reader_options
+
 if TYPE_CHECKING:
     from wsipipe.pipeline.look import Refused, RunPlan
     from wsipipe.pipeline.outcome import Account, RunSummary, SlideOutcome
@@ -41,7 +43,7 @@ AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N
 @click.option("-o", "--out", default="segmentations", show_default=True, metavar="DIR", help="Folder of the results.")
 @click.option("-m", "--model", "bundle", metavar="BUNDLE", help="Model file.  [default: nuclei in H&E, 0.5 um/px]")
 @click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0, over what the file says.")
-@click.option("--slides-table", metavar="FILE", help="CSV with the columns slide, mpp: as --mpp, slide by slide.")
+@click.option("--slides-table", metavar="FILE", help="CSV: slide, mpp, reader, channels, z, t, series of each.")
 @click.option(
     "--max-upsample",
     type=float,
@@ -50,6 +52,7 @@ AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N
     metavar="F",
     help="How much a slide that is coarser than the model may be enlarged.",
 )
+@reader_options
 @click.option("--block", **AUTO, help="Unit of work and of resume, px; auto: 4096, on a CPU 2048, or what fits.")
 @click.option("--tile", **AUTO, help="Core of a tile, px; auto: the fastest that the memory takes.")
 @click.option("--batch", **AUTO, help="Tiles per forward pass; auto: the fastest that the memory takes.")
@@ -87,6 +90,7 @@ def run(
     slides: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
+    reader: str | None,
     max_memory: str | None,
     cluster_config: str | None,
     **options: Any,
@@ -105,7 +109,8 @@ def run(
 
     limit = None if max_memory is None else size_bytes(max_memory, "--max-memory")
     given = {} if cluster_config is None else read_toml(Path(cluster_config))[0]
-    config = RunConfig(max_memory_bytes=limit, cluster_options=given, **options)
+    planes = planes_of(options)
+    config = RunConfig(reader=reader, planes=planes, max_memory_bytes=limit, cluster_options=given, **options)
     if dry_run:
         plan = plan_run(slides, config)
         click.echo(json.dumps(plan_as_json(plan), indent=2) if as_json else plan_as_text(plan))

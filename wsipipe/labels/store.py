@@ -75,6 +75,8 @@ class Fingerprint:
     """How many pixels of that level one of the store's spans; stores of before levels were averaged do not say."""
     tissue: str = "off"
     """Where it was looked: everywhere, in the tissue that a version of the algorithm found, or in a file (sha256)."""
+    reading: str = ""
+    """By which reader, and which planes of the slide, if not all by the reader of its format."""
 
     def differences(self, other: Fingerprint) -> list[str]:
         """The names of the fields in which the two differ."""

@@ -28,6 +28,7 @@ from wsipipe.inference.devices import TORCH
 from wsipipe.model.bundle import read_bundle_info
 from wsipipe.pipeline.config import BLOCK_PX, CORE_PX, DEFAULT_BUNDLE, KINDS, RunConfig, Site, check_config
 from wsipipe.pipeline.machine import size_bytes
+from wsipipe.slides.planes import Planes, parse_channels
 from wsipipe.slides.slide import MAX_UPSAMPLE
 from wsipipe.tables import Place, TableError, line_of, parse_table, read_toml
 from wsipipe.tissue.given import AUTO, OFF, is_file
@@ -51,6 +52,11 @@ class RunTable:
     tissue: str = AUTO
     probabilities: bool = False
     max_upsample: float = MAX_UPSAMPLE
+    reader: str | None = None
+    channels: str | None = None
+    z: int | None = None
+    t: int | None = None
+    series: int | None = None
 
 
 @dataclass(frozen=True)
@@ -158,12 +164,14 @@ class Night:
         model = (slides and slides.model) or self.config.model
         count = "" if cluster.workers is None else f":{cluster.workers}"
         given = asdict(table)
-        limit = given.pop("max_memory")
+        limit, channels = given.pop("max_memory"), given.pop("channels")
+        numbers = {name: given.pop(name) for name in ("z", "t", "series")}
         return RunConfig(
             out=self.place(self.config.out),
             renew=True,
             bundle=None if model is None else self.place(model),
             mpp=slides.mpp if slides else None,
+            planes=Planes(channels=None if channels is None else parse_channels(channels), **numbers),
             max_memory_bytes=None if limit is None else size_bytes(limit, "max_memory"),
             scheduler=cluster.scheduler,
             cluster=None if cluster.kind is None else cluster.kind + count,
@@ -196,13 +204,14 @@ def read_night(path: Path) -> Night:
 
 def _problems(night: Night) -> Iterator[tuple[Place, str]]:
     """What makes no sense in it."""
-    config = night.config
+    config, run = night.config, night.config.run
     checks: list[tuple[Place, Callable[[], object]]] = [
         (("until",), lambda: config.until is None or clock_of(config.until)),
         (("duration",), lambda: config.duration is None or seconds_of(config.duration)),
         (("settle",), lambda: seconds_of(config.settle)),
         (("reserve",), lambda: _reserve_bytes(config)),
-        (("run", "max_memory"), lambda: night.run_config()),
+        (("run", "max_memory"), lambda: run.max_memory is None or size_bytes(run.max_memory, "max_memory")),
+        (("run", "channels"), lambda: run.channels is None or parse_channels(run.channels)),
         (("model",), lambda: config.model is None or read_bundle_info(night.place(config.model))),
         *(
             (("slides", i, "model"), partial(read_bundle_info, night.place(one.model)))

@@ -12,6 +12,8 @@ from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.model.bundle import BundleInfo, read_bundle_info
 from wsipipe.pipeline.machine import default_limit_bytes
+from wsipipe.slides.planes import ALL, Planes
+from wsipipe.slides.readers import named
 from wsipipe.slides.slide import MAX_UPSAMPLE
 from wsipipe.tissue.given import tissue_identity
 
@@ -37,6 +39,10 @@ class RunConfig:
     """CSV file of what is said of single slides, over ``mpp`` and over what the files say (`wsipipe.slides.table`)."""
     max_upsample: float = MAX_UPSAMPLE
     """How much a slide that is coarser than the bundle may be enlarged."""
+    reader: str | None = None
+    """Name of the reader of slides; None: the first that reads each right."""
+    planes: Planes = ALL
+    """Which planes are wanted of slides that have several."""
     block: int | None = None
     """Side in pixels of the unit of work, of writing and of resume."""
     tile: int | None = None
@@ -145,7 +151,7 @@ def check_config(config: RunConfig, site: Site | None = None) -> Setup:
     Raises
     ------
     UsageError
-        If a number is out of range, or there is no such cluster.
+        If a number is out of range, or there is no such cluster or reader.
     BundleError
         If the bundle can not be used.
     MachineError
@@ -158,6 +164,7 @@ def check_config(config: RunConfig, site: Site | None = None) -> Setup:
     if not 1 <= config.max_upsample < float("inf"):
         raise UsageError(f"--max-upsample {config.max_upsample} makes no sense; it is 1 (never enlarged) or more")
     check_cluster(config)
+    named(config.reader)
     bundle = read_bundle_info(config.bundle or DEFAULT_BUNDLE)
     site = site or this_process(config)
     return Setup(

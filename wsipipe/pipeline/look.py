@@ -82,7 +82,7 @@ def plan_run(slides: Sequence[Named], config: RunConfig, site: Site | None = Non
     paths_of_slides = expand(slides)
     if is_file(config.tissue) and len(paths_of_slides) > 1:
         raise UsageError(f"--tissue {config.tissue} is the mask of one slide; {len(paths_of_slides)} are given")
-    looked = [_look(path, config.mpp, table) for path in paths_of_slides]
+    looked = [_look(path, config, table) for path in paths_of_slides]
     opened = [s for s in looked if isinstance(s, Slide)]
     base = loaded_bytes(setup.engine) + RUNTIME_BYTES + weight_bytes(setup.bundle.path, setup.devices, setup.engine)
     setup = fit_memory(setup, [level for s in opened if (level := _level(s, setup))], base)
@@ -113,11 +113,13 @@ def _check_bucket(out: Url) -> None:
         raise OutputError(f"-o {out}: {err.strerror}; see that there is such a bucket, and who one is there") from err
 
 
-def _look(path: Location, mpp: float | None, table: SlidesTable | None) -> Slide | Refused:
+def _look(path: Location, config: RunConfig, table: SlidesTable | None) -> Slide | Refused:
     try:
-        slide = open_slide(path, mpp=mpp)
-        said = None if table is None else table.row(path).mpp
-        return slide if table is None or said is None else with_mpp(slide, said, f"given in {table.name}")
+        if table is None:
+            return open_slide(path, mpp=config.mpp, reader=config.reader, planes=config.planes)
+        row = table.row(path)
+        slide = open_slide(path, mpp=config.mpp, reader=row.reader or config.reader, planes=row.planes(config.planes))
+        return slide if row.mpp is None else with_mpp(slide, row.mpp, f"given in {table.name}")
     except SlideError as err:
         return Refused(str(path), str(err))
     except Exception as err:  # a fault of wsipipe or of a library, and of one slide only

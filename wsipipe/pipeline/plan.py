@@ -13,6 +13,7 @@ from wsipipe.labels.store import PARTIAL, Fingerprint, Record, StoreSpec, read_r
 from wsipipe.model.bundle import BundleInfo
 from wsipipe.pipeline.config import Setup
 from wsipipe.pipeline.machine import block_bytes, kept_bytes, network_bytes
+from wsipipe.slides.planes import listed_channels
 from wsipipe.slides.slide import Level, Slide, choose_level
 from wsipipe.slides.tiles import Keep
 from wsipipe.tissue.find import find_bytes
@@ -105,9 +106,14 @@ def check_channels(slide: Slide, level: Level, bundle: BundleInfo) -> None:
     """Raise a ChannelError unless the slide has as many channels as the network takes."""
     wanted = bundle.architecture["in_channels"]
     if level.channels != wanted:
+        count = len(slide.channel_names) or level.channels
+        named = f": {listed_channels(slide.channel_names, count)}" if slide.channel_names else ""
+        choose = (
+            f", or choose {wanted} of them with --channels{named}" if count > wanted and level.axes == "cyx" else ""
+        )
         raise ChannelError(
             f"{slide.file} has {_channels(level.channels)}, bundle {bundle.spec.name!r} takes {_channels(wanted)}; "
-            "use a bundle that was trained on such slides (-m)"
+            f"use a bundle that was trained on such slides (-m){choose}"
         )
 
 
@@ -162,6 +168,7 @@ def _store_spec(slide: Slide, level: Level, path: str, setup: Setup, block: int 
             precision=setup.config.precision,
             shrink=level.shrink,
             tissue=setup.tissue,
+            reading=level.reading,
         ),
         downsample=level.downsample,
         grid=grid_of(level, setup, block=block),
@@ -257,6 +264,7 @@ def _usable(path: str, *, fingerprint: Fingerprint, overwrite: bool) -> Record |
         "precision": f"precision {old.precision} (now {new.precision})",
         "shrink": f"the level shrunk by {old.shrink:.5g} (now {new.shrink:.5g})",
         "tissue": f"tissue {old.tissue} (now {new.tissue})",
+        "reading": f"{old.reading or 'all planes'} (now {new.reading or 'all planes'})",
     }
     raise FingerprintError(
         f"{path} was made with {', '.join(words[name] for name in old.differences(new))}; "

@@ -28,6 +28,7 @@ from wsipipe.evaluation.outline import OUTLINE
 from wsipipe.files import locate, zarr_store
 from wsipipe.geometry.grid import boxes
 from wsipipe.slides.plane import Image, as_rgb, averaged_plane, choose_source
+from wsipipe.slides.planes import parse_reading
 from wsipipe.slides.slide import Level, Slide, open_slide
 from wsipipe.tissue.mask import TissueMask
 
@@ -105,6 +106,8 @@ class _Store:
     """Of the slide."""
     shrink: float
     """How many pixels of that level one of the labels' spans."""
+    reading: str
+    """Which planes of the slide, by which reader."""
     mpp: float | None
     counts: dict[int, int]
     """Pixels per label; empty if it does not say."""
@@ -177,6 +180,7 @@ def _open(store: str) -> _Store:
         slide=str(fingerprint["slide"]),
         level=int(fingerprint["level"]),
         shrink=float(fingerprint.get("shrink", 1.0)),
+        reading=str(fingerprint.get("reading", "")),
         mpp=None if mpp is None else float(mpp),
         counts={int(value): int(count) for value, count in counts.items()},
         classes=tuple((names[value], int(value), f"#{colors[value]}") for value in names),
@@ -256,7 +260,8 @@ def inner_edge(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 def _slide_image(slide: str, store: _Store, shape: tuple[int, int]) -> Image:
     """The slide at ``shape`` as RGB."""
-    opened = open_slide(slide)
+    reader, planes = parse_reading(store.reading)
+    opened = open_slide(slide, reader=reader, planes=planes)
     if opened.identity != store.slide:
         raise SlideFormatError("the slide's file is not the one that was segmented")
     levels = opened.levels[store.level : store.level + 1]

@@ -10,19 +10,38 @@ from pathlib import Path
 
 from wsipipe.errors import NothingFoundError, UsageError
 from wsipipe.files import Location, Named, absolute, locate, one_name
+from wsipipe.slides.dicom import series_in
 from wsipipe.slides.omezarr import is_labels, is_zarr
 from wsipipe.urls import Url
 
-SUFFIXES = (".svs", ".svslide", ".tif", ".tiff", ".ndpi", ".scn", ".bif", ".btf", ".tf2", ".tf8", ".qptiff", ".zarr")
+SUFFIXES = (
+    ".svs",
+    ".svslide",
+    ".tif",
+    ".tiff",
+    ".ndpi",
+    ".scn",
+    ".bif",
+    ".btf",
+    ".tf2",
+    ".tf8",
+    ".qptiff",
+    ".mrxs",
+    ".vms",
+    ".vmu",
+    ".czi",
+    ".zarr",
+)
 """What a slide in a folder may be called, in lower case; a file that is named itself may be called anything."""
 
 
 def expand(paths: Sequence[Named]) -> list[Location]:
     """The slides that ``paths`` name, each once, in the order given.
 
-    A pattern gives the files that match it, sorted; a folder that is not itself an OME-Zarr slide
-    gives the slides in it, sorted. A plain path that does not exist is kept, so that it is reported
-    as one failed slide and the others go on. In a URL only the name, after the last slash, may be a pattern.
+    A pattern gives the files that match it, sorted; a folder that is not itself an OME-Zarr slide or a DICOM
+    series gives the slides in it, sorted, of DICOM files one a series. A plain path that does not exist is kept,
+    so that it is reported as one failed slide and the others go on. In a URL only the name, after the last slash,
+    may be a pattern.
 
     Raises
     ------
@@ -78,10 +97,14 @@ def _slides_in(path: Location) -> Sequence[Location]:
         return [path]
     try:
         slides = sorted(entry for entry in path.iterdir() if _looks_like_slide(entry))
+        series = series_in(path)
+        if len(series) == 1 and not slides:
+            return [path]
+        slides = sorted(slides + [files[0] for files in series.values()])
     except OSError as err:
         raise UsageError(f"folder {path} can not be listed: {err.strerror}") from err
     if not slides:
-        raise NothingFoundError(f"folder {path} holds no slide; wsipipe looks for {' '.join(SUFFIXES)}")
+        raise NothingFoundError(f"folder {path} holds no slide; wsipipe looks for {' '.join(SUFFIXES)} and DICOM")
     return slides
 
 
@@ -109,7 +132,17 @@ def _is_labels_behind(url: Url) -> bool:
 
 
 def _looks_like_slide(path: Path) -> bool:
-    """Whether the name says slide, and it is a file or an OME-Zarr folder, though not one of labels."""
-    if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+    """Whether it is a file that is named as slides are, an OME-Zarr folder, not one of labels, or one of DICOM."""
+    if path.name.startswith("."):
         return False
+    if path.suffix.lower() not in SUFFIXES:
+        return _is_series(path)
     return is_zarr(path) and not is_labels(path) if os.path.isdir(path) else True  # noqa: PTH112
+
+
+def _is_series(path: Path) -> bool:
+    """Whether it is a folder that holds one DICOM series, and may be looked into."""
+    try:
+        return path.is_dir() and not is_zarr(path) and len(series_in(path)) == 1
+    except OSError:
+        return False

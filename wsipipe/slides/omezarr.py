@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from zarr.storage import WrapperStore
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.files import Location, files_in, locate, zarr_store
 from wsipipe.slides.identity import WINDOWS, folder_identity
+from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.resolution import UNITS, Resolution, checked
 from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.urls import Url
@@ -85,22 +87,29 @@ class Multiscale:
     """Of the datasets, from fine to coarse."""
     resolution: Resolution
     """Micrometres per pixel of the first dataset."""
+    channel_names: tuple[str, ...]
+    """Under ``omero``, if all of them have one."""
 
 
 class OmeZarrReader:
     """Opens OME-Zarr folders."""
 
     name = "ome-zarr"
+    why = "it is a Zarr folder"
 
     def recognises(self, path: Location) -> bool:
         """Whether it is a Zarr folder."""
         return is_zarr(path)
 
-    def open(self, path: Location) -> Slide:
+    def open(self, path: Location, planes: Planes = ALL) -> Slide:
         """See `Reader.open`."""
         attributes = _attributes(path)
         if "image-label" in attributes:
             raise SlideFormatError(f"{path.name} holds labels, such as wsipipe writes, not the pixels of a slide")
+        images = _images_in(path, attributes)
+        if images:
+            number = choose_one(path.name, "series", planes.series, images)
+            return self.open(path / images[number], replace(planes, series=None))
         multiscale = _multiscale(path, attributes)
         arrays = [open_dataset(path, dataset) for dataset in multiscale.paths]
         for dataset, array in zip(multiscale.paths, arrays, strict=True):
@@ -114,8 +123,9 @@ class OmeZarrReader:
         shapes = [_shape(array, multiscale.axes) for array in arrays]
         if shapes != sorted(set(shapes), reverse=True):
             raise SlideFormatError(f"{path.name}: its levels do not become smaller: {shapes}")
+        chosen = _choose_planes(path, arrays[0], multiscale, planes)
         levels = tuple(
-            _level(path, index, identity, array, multiscale, shapes[0]) for index, array in enumerate(arrays)
+            _level(path, index, identity, array, multiscale, arrays[0], chosen) for index, array in enumerate(arrays)
         )
         return Slide(
             path=str(path),
@@ -129,6 +139,7 @@ class OmeZarrReader:
             associated=(),
             warnings=(*warnings, *multiscale.resolution.warnings),
             readings=multiscale.resolution.readings,
+            channel_names=multiscale.channel_names,
         )
 
     def open_array(self, level: Level) -> zarr.Array[Any]:
@@ -170,7 +181,7 @@ def _multiscale(path: Location, attributes: Mapping[str, Any]) -> Multiscale:
     multiscales = attributes.get("multiscales")
     if not isinstance(multiscales, list) or len(multiscales) != 1:
         count = len(multiscales) if isinstance(multiscales, list) else "no"
-        hint = _hint(path, attributes)
+        hint = _hint(attributes)
         raise SlideFormatError(f"{path.name} is a Zarr folder with {count} multiscales; wsipipe reads one{hint}")
     one = multiscales[0]
     try:
@@ -182,7 +193,8 @@ def _multiscale(path: Location, attributes: Mapping[str, Any]) -> Multiscale:
         letters = "".join(str(axis["name"])[:1].lower() for axis in axes)
         if not paths:
             raise SlideFormatError(f"{path.name}: its multiscales list no datasets")
-        return Multiscale(letters, paths, zarr_resolution(one, axes, letters))
+        names = tuple(str(channel.get("label", "")) for channel in attributes.get("omero", {}).get("channels", ()))
+        return Multiscale(letters, paths, zarr_resolution(one, axes, letters), names if all(names) else ())
     except SlideError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as err:
@@ -191,10 +203,32 @@ def _multiscale(path: Location, attributes: Mapping[str, Any]) -> Multiscale:
         ) from err
 
 
-def _hint(path: Location, attributes: Mapping[str, Any]) -> str:
+def _images_in(path: Location, attributes: Mapping[str, Any]) -> list[str]:
+    """The folders of the images of a collection, as bioformats2raw makes it; nothing if ``path`` is an image itself."""
+    if "multiscales" in attributes:
+        return []
+    return list(itertools.takewhile(lambda name: is_zarr(path / name), map(str, itertools.count())))
+
+
+def _choose_planes(path: Location, array: zarr.Array[Any], multiscale: Multiscale, planes: Planes) -> Planes:
+    """What is chosen of the axes c, z and t.
+
+    Raises
+    ------
+    PlaneError
+        If there are several times or focal planes and nobody said which, or what was asked for is not there.
+    """
+    sizes = dict(zip(multiscale.axes, array.shape, strict=True))
+    choose_one(path.name, "series", planes.series, ["0"])
+    z, t = (
+        choose_one(path.name, axis, getattr(planes, axis), [str(i) for i in range(sizes.get(axis, 1))]) for axis in "zt"
+    )
+    channels = choose_channels(path.name, planes.channels, multiscale.channel_names, sizes.get("c", 1))
+    return Planes(channels, z if sizes.get("z", 1) > 1 else None, t if sizes.get("t", 1) > 1 else None)
+
+
+def _hint(attributes: Mapping[str, Any]) -> str:
     """Where the image may be, if the folder is of a kind that holds several."""
-    if "bioformats2raw.layout" in attributes or is_zarr(path / "0"):
-        return f"; its images are the folders in it, e.g. {path.name}/0"
     return "; it is a plate, so give one of its images" if "plate" in attributes else ""
 
 
@@ -243,15 +277,15 @@ def _is_within(path: Location, dataset: str) -> bool:
 
 
 def _check_array(path: Location, dataset: str, array: zarr.Array[Any], axes: str) -> None:
-    """Refuse what is not one plane of grey, colour or channels."""
+    """Refuse what has other axes than y, x, channels, z and t."""
     if len(axes) != array.ndim:
         raise SlideFormatError(f"{path.name}: array {dataset} of shape {array.shape} has not the axes {axes}")
     sizes = list(zip(axes, array.shape, strict=True))
-    stacked = [size for axis, size in sizes if axis not in "cyx" and size != 1]
+    stacked = [size for axis, size in sizes if axis not in "cyxzt" and size != 1]
     if stacked or _kept(axes) not in AXES:
         named = ", ".join(f"{axis} {size}" for axis, size in sizes)
         raise SlideFormatError(
-            f"{path.name}: array {dataset} has the axes {named}; wsipipe reads {', '.join(AXES)}, others of length 1"
+            f"{path.name}: array {dataset} has the axes {named}; wsipipe reads {', '.join(AXES)}, with z and t before"
         )
     if array.dtype.name not in DTYPES:
         raise SlideFormatError(f"{path.name}: array {dataset} is {array.dtype}; wsipipe reads {' and '.join(DTYPES)}")
@@ -274,11 +308,18 @@ def _shape(array: zarr.Array[Any], axes: str) -> tuple[int, int]:
 
 
 def _level(
-    path: Location, index: int, identity: str, array: zarr.Array[Any], multiscale: Multiscale, largest: tuple[int, int]
+    path: Location,
+    index: int,
+    identity: str,
+    array: zarr.Array[Any],
+    multiscale: Multiscale,
+    finest: zarr.Array[Any],
+    planes: Planes,
 ) -> Level:
     """What is said of one level."""
     axes, mpp = multiscale.axes, multiscale.resolution.mpp
-    shape = _shape(array, axes)
+    shape, largest = _shape(array, axes), _shape(finest, axes)
+    channels = array.shape[axes.index("c")] if "c" in axes else 1
     downsample = downsample_of(largest, shape)
     return Level(
         path=str(path),
@@ -289,11 +330,12 @@ def _level(
         downsample=downsample,
         mpp=None if mpp is None else mpp * downsample,
         axes=_kept(axes),
-        channels=array.shape[axes.index("c")] if "c" in axes else 1,
+        channels=channels if planes.channels is None else len(planes.channels),
         dtype=array.dtype.name,
         tile=(array.chunks[axes.index("y")], array.chunks[axes.index("x")]),
         codec=", ".join(type(codec).__name__.removesuffix("Codec").lower() for codec in array.compressors) or "none",
         stored_axes=axes,
+        planes=planes,
     )
 
 

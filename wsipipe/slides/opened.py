@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from wsipipe.errors import SlideError, SlideReadError
@@ -21,12 +22,12 @@ MAX_OPEN = 32
 """Levels kept open per process; far below the 256 open files that macOS allows."""
 
 _lock = threading.Lock()
-_arrays: OrderedDict[tuple[str, str, int], zarr.Array[Any]] = OrderedDict()
+_arrays: OrderedDict[Hashable, zarr.Array[Any]] = OrderedDict()
 
 
 def opened_array(level: Level) -> zarr.Array[Any]:
     """The array of ``level``, opened at the first call in this process."""
-    key = (level.path, level.identity, level.index)
+    key = (level.path, level.identity, level.index, level.reader, level.planes)
     with _lock:
         if key in _arrays:
             _arrays.move_to_end(key)
@@ -49,9 +50,9 @@ def close_all() -> None:
 
 def _open(level: Level) -> zarr.Array[Any]:
     """Open ``level`` with the reader that it names."""
-    from wsipipe.slides.readers import READERS
+    from wsipipe.slides.readers import named
 
-    reader = next(reader for reader in READERS if reader.name == level.reader)
+    (reader,) = named(level.reader)
     try:
         return reader.open_array(level)
     except SlideError:

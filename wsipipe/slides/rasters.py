@@ -27,17 +27,17 @@ import zarr
 from tifffile import TiffFile, TiffPage
 from zarr.storage import LocalStore
 
-from wsipipe.errors import LabelError, SlideError, SlideFormatError, SlideReadError, UsageError
+from wsipipe.errors import LabelError, PlaneError, SlideError, SlideFormatError, SlideReadError, UsageError
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.identity import file_identity
 from wsipipe.slides.omezarr import count_pieces, open_dataset, zarr_identity, zarr_resolution
-from wsipipe.slides.readers import READERS
+from wsipipe.slides.readers import named
 from wsipipe.slides.reading import Pixels, read_box
 from wsipipe.slides.resolution import tiff_resolution
-from wsipipe.slides.slide import Level, open_slide
+from wsipipe.slides.slide import Level, Slide, open_slide
 from wsipipe.slides.source import OpenFile
-from wsipipe.slides.tiles import TiledImage, TileStore
+from wsipipe.slides.tiles import TiffStore, TiledImage
 
 PNG = "png"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -173,7 +173,7 @@ def open_raster(path: str | os.PathLike[str], *, mpp: float | None = None) -> Ra
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - as open_slide
     if _kind(path, SlideFormatError, "images are read from") != PNG:
-        return raster_of(open_slide(path, mpp=mpp).levels[0])
+        return raster_of(_only(path, mpp).levels[0])
     if mpp is not None and not 0 < mpp < float("inf"):
         raise UsageError(f"--mpp {mpp} is not a positive number of micrometres per pixel, such as 0.25")
     shape = _png_header(path).shape
@@ -213,7 +213,12 @@ def open_label_raster(path: str | os.PathLike[str]) -> LabelRaster:
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - as open_slide
     kind = _kind(path, LabelError, "labels are read from")
-    raster = {PNG: _png_labels, "tiff": _tiff_labels, "ome-zarr": _zarr_labels}[kind](path)
+    kinds = {PNG: _png_labels, "tiff": _tiff_labels, "ome-zarr": _zarr_labels}
+    if kind not in kinds:
+        raise LabelError(
+            f"{path.name} is a slide that {kind} reads; labels are read from PNG, TIFF and OME-Zarr ({path})"
+        )
+    raster = kinds[kind](path)
     if _opened(raster.source).held_bytes:
         raster.read(_whole(raster.shape))
     return raster
@@ -244,6 +249,22 @@ def _keep(pixels: npt.NDArray[Any]) -> Opened:
     return Opened(lambda box: pixels[box.slices].copy(), pixels.nbytes)
 
 
+def _only(path: Path, mpp: float | None = None) -> Slide:
+    """The slide of a file that holds one image of one plane.
+
+    Raises
+    ------
+    SlideFormatError
+        If it holds several.
+    """
+    try:
+        return open_slide(path, mpp=mpp)
+    except PlaneError as err:
+        raise SlideFormatError(
+            f"{path.name} holds several images or planes; images and labels are read from a file of one ({path})"
+        ) from err
+
+
 def _whole(shape: tuple[int, int]) -> Box:
     """All of it."""
     return Box(0, shape[0], 0, shape[1])
@@ -272,7 +293,7 @@ def _kind(path: Path, error: type[SlideFormatError | LabelError], what: str) -> 
                 return PNG
             found = f"begins with {start!r}" if start else "is empty (0 bytes)"
         if path.is_file() or path.is_dir():  # a pipe would be waited for
-            for reader in READERS:
+            for reader in named(None):
                 if reader.recognises(path):
                     return reader.name
     except OSError as err:
@@ -447,7 +468,7 @@ def _tiff_labels(path: Path) -> LabelRaster:
         _check_page(path, page)
         if page.dtype not in (np.uint8, np.uint16):
             return _label_tiff(path, tiff, page)
-    level = open_slide(path).levels[0]
+    level = _only(path).levels[0]
     if level.channels != 1:
         _refuse_channels(path, level.channels)
     with _damage_of(path), TiffFile(path, _multifile=False) as tiff:
@@ -537,7 +558,7 @@ def _label_tiff(path: Path, tiff: TiffFile, page: TiffPage) -> LabelRaster:
             f"{path.name} holds several images or planes of {page.dtype}; labels are read from a file of one"
         )
     _check_complete(path, page)
-    tile_bytes = TiledImage((page,), ycc=False).tile_bytes
+    tile_bytes = TiledImage((page,)).tile_bytes
     if tile_bytes > MAX_PIECE_BYTES:
         raise SlideFormatError(
             f"{path.name} has tiles or strips of {tile_bytes / 2**30:.1f} GiB once decoded; "
@@ -563,7 +584,7 @@ class LabelTiff:
         with _damage_of(path), TiffFile(path, _multifile=False) as tiff:
             image = TiledImage((tiff.pages[0].aspage(),), ycc=False)
             image.prepare()
-        store = TileStore(OpenFile(path), image)
+        store = TiffStore(OpenFile(path), image)
 
         def read(box: Box) -> Pixels:
             with _reading(path, box):

@@ -134,14 +134,15 @@ def _read_stored(level: Level, box: Box, spent: Spent, pixels: Pixels, keep: Kee
     array = level.array
     as_stored = {"yx": pixels[:, :, 0], "yxc": pixels, "cyx": np.moveaxis(pixels, -1, 0)}[level.axes]
     ys, xs = box.slices
-    where = {"y": ys, "x": xs, "c": slice(0, level.channels)}
+    where: dict[str, Any] = {"y": ys, "x": xs, "c": slice(0, level.channels)}
     try:
         if isinstance(array.store, TileStore):
             across = level.stored_axes.index("x")
             array.store.read([where[axis] for axis in level.stored_axes], spent, as_stored, across=across, keep=keep)
         else:
+            where |= {"z": level.planes.z or 0, "t": level.planes.t or 0, "c": level.planes.indices or where["c"]}
             with spent.on("read"):
-                as_stored[...] = array[tuple(where.get(axis, 0) for axis in level.stored_axes)]
+                as_stored[...] = array.oindex[tuple(where.get(axis, 0) for axis in level.stored_axes)]
     except MemoryError:
         raise  # of the machine, not of the slide
     except Exception as err:  # whatever zarr, a codec or the file system raises

@@ -50,7 +50,7 @@ NOMINAL = 1.5
 """A magnification contradicts a reading that is so many times what it stands for; objectives differ by two."""
 UM_OF_MAGNIFICATION = 10.0
 """Micrometres per pixel times magnification: 40x is about 0.25."""
-XMP, SOURCE_LENS = 700, 65421
+SOURCE_LENS = 65421
 """Tags: of XML of many kinds, and of Hamamatsu's magnification."""
 SPACING = './/DataObject[@ObjectType="PixelDataRepresentation"]/Attribute[@Name="DICOM_PIXEL_SPACING"]'
 """In Philips' XML: two numbers in quotes, millimetres from row to row and from column to column, for each level."""
@@ -89,7 +89,6 @@ def tiff_resolution(tiff: TiffFile, page: TiffPage, series: int) -> Resolution:
             *_of_aperio(page),
             *_of_hamamatsu(page),
             *_of_leica(tiff, page, series),
-            *_of_ventana(tiff),
             *_of_philips(tiff),
             *_of_akoya(tiff, page),
             *_of_imagej(tiff, page),
@@ -102,7 +101,7 @@ def tiff_resolution(tiff: TiffFile, page: TiffPage, series: int) -> Resolution:
 def tiff_downsamples(tiff: TiffFile) -> dict[int, float]:
     """The downsample of each level by the number of its page, where the file states them.
 
-    Of Philips' and Ventana's levels the sides do not tell: they are filled up to whole tiles, or cut as scanned.
+    Of Philips' levels the sides do not tell: they are filled up to whole tiles.
     """
     sizes: dict[int, float] = {}
     if tiff.is_philips:
@@ -110,9 +109,6 @@ def tiff_downsamples(tiff: TiffFile) -> dict[int, float]:
         spacings = _philips_spacings(tiff)
         if len(levels) == len(spacings):
             sizes = {index: (y + x) / 2 for index, (y, x) in zip(levels, spacings, strict=True)}
-    elif tiff.is_bif:
-        powers = [(page.index, re.search(r"\bmag=([\d.]+)", page.description)) for page in _pages(tiff)]
-        sizes = {index: 1 / number(power[1]) for index, power in powers if power and number(power[1])}
     if not all(0 < size < math.inf for size in sizes.values()):
         return {}
     return {index: float(round(size / min(sizes.values()))) for index, size in sizes.items()}
@@ -208,20 +204,6 @@ def _of_leica(tiff: TiffFile, page: TiffPage, series: int) -> Found:
         y, x = (number(view.get(f"size{axis}", "")) / 1000 for axis in "YX")
         yield Reading("view in Leica's XML", y / page.imagelength, x / page.imagewidth)
     yield from _magnification(images[series].findtext(".//{*}objective") or "", "objective in Leica's XML")
-
-
-def _of_ventana(tiff: TiffFile) -> Found:
-    """ScanRes and Magnification of the element iScan, which is in the XMP tag of one of the pages."""
-    if not tiff.is_bif:
-        return
-    for page in _pages(tiff):
-        root = _xml(page.tags.valueof(XMP))
-        for scan in [] if root is None else root.iter("iScan"):
-            mpp = number(scan.get("ScanRes", ""))
-            yield Reading("ScanRes of iScan in XMP", mpp, mpp)
-            yield from _magnification(scan.get("Magnification", ""), "Magnification of iScan in XMP")
-            return
-    yield "no iScan in XMP"
 
 
 def _of_philips(tiff: TiffFile) -> Found:

@@ -7,12 +7,14 @@ at the first use of `Level.array`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from wsipipe.errors import ResolutionError, SlideError, SlideFormatError, SlideReadError, UsageError
+from wsipipe.errors import PlaneError, ResolutionError, SlideError, SlideFormatError, SlideReadError, UsageError
 from wsipipe.files import Location, Named, absolute, files_in, locate
+from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.resample import shrunk_side
 from wsipipe.slides.source import open_source
 
@@ -25,6 +27,10 @@ little in a pattern that moves over the slide. Of a slide at 0.499 µm/px the nu
 another label if they are averaged to 0.5, where 4.9 % are nuclei; and no more if it is 5 % off."""
 MAX_UPSAMPLE = 1.1
 """No level is enlarged by more than this unless one asks for it."""
+GENERIC_TIFF = "generic-tiff"
+"""What OpenSlide calls a TIFF file of no scanner."""
+FIRST = ("tiff", "ome-zarr")
+"""The readers of before there was a choice; what they read needs no mention."""
 MPP_PLAUSIBLE = 20.0
 """No slide is scanned this coarsely, µm/px; libvips writes 1000 for an untagged TIFF, and 72 dpi is 353."""
 STATED, TAGS, HINT = "stated", "tags", "magnification"
@@ -71,7 +77,7 @@ class Level:
     axes: str
     """``yx``, ``yxc`` or ``cyx``."""
     channels: int
-    """1 for grey, 3 for RGB, 4 for RGBA, any number where the axes are ``cyx``."""
+    """1 for grey, 3 for RGB, 4 for RGBA, or as many as there are or were chosen."""
     dtype: str
     """``uint8`` or ``uint16``."""
     tile: tuple[int, int]
@@ -79,11 +85,19 @@ class Level:
     codec: str
     """How the pieces are compressed, as people call it."""
     stored_axes: str
-    """The axes of `array`: `axes`, and in OME-Zarr also those of length 1."""
+    """The axes of `array`: `axes`, and in OME-Zarr also z and t, and then `array` has all planes of the file."""
+    planes: Planes = ALL
+    """Which planes of the file it is, by number; None where there is no choice."""
     shrink: float = 1.0
     """How many pixels of the level in the file one of its pixels spans along each axis; below 1 it is enlarged."""
     shrunk_from: Level | None = None
     """The level in the file, whose pixels are averaged (`wsipipe.slides.resample`); None where it is that itself."""
+
+    @property
+    def reading(self) -> str:
+        """What tells its pixels from all planes as the reader of the format gives them; mostly nothing."""
+        # `parse_reading` takes it apart.
+        return " ".join(filter(None, [f"--reader {self.reader}" * (self.reader not in FIRST), str(self.planes)]))
 
     @property
     def stored(self) -> Level:
@@ -147,6 +161,12 @@ class Slide:
     """What is odd about it."""
     readings: tuple[Reading, ...] = ()
     """All that it says of the size of its pixels, used or not."""
+    why: str = ""
+    """Why that reader."""
+    channel_names: tuple[str, ...] = ()
+    """Of all channels in the file, where it names them."""
+    bounds: tuple[int, int, int, int] | None = None
+    """(y, x, height, width) of what was scanned, in pixels of level 0, where the file says so; beyond is background."""
 
     @property
     def file(self) -> str:
@@ -158,19 +178,30 @@ class Reader(Protocol):
     """What a file format has to offer: one file of `wsipipe.slides` each."""
 
     name: str
-    """As `Level.reader` says it."""
+    """As `Level.reader` and ``--reader`` say it."""
+    why: str
+    """By what it knows its slides, in words."""
 
     def recognises(self, path: Location) -> bool:
         """Whether ``path`` looks like this format; a look at its first bytes, no more."""
         ...
 
-    def open(self, path: Location) -> Slide:
+    def open(self, path: Location, planes: Planes = ALL) -> Slide:
         """Read what the slide says of itself.
+
+        Parameters
+        ----------
+        path
+            The slide's file or folder, absolute.
+        planes
+            Which planes of it are wanted.
 
         Raises
         ------
         SlideError
             If it is damaged, or not something that wsipipe reads.
+        PlaneError
+            If it holds several planes and nobody said which, or not the one that was asked for.
         """
         ...
 
@@ -185,15 +216,19 @@ class Reader(Protocol):
         ...
 
 
-def open_slide(path: Named, *, mpp: float | None = None) -> Slide:
+def open_slide(path: Named, *, mpp: float | None = None, reader: str | None = None, planes: Planes = ALL) -> Slide:
     """Open a slide; nothing but its description, and a tile to try, is read.
 
     Parameters
     ----------
     path
-        A TIFF file of any kind, or an OME-Zarr folder, or the URL of one.
+        A TIFF file of any kind, an OME-Zarr folder, or the URL of one; a DICOM file or series, or what OpenSlide reads.
     mpp
         Micrometres per pixel of level 0, instead of those in the file.
+    reader
+        Name of the reader to take; None: the first that knows the file and reads it right.
+    planes
+        Which planes are wanted of a file that holds several.
 
     Raises
     ------
@@ -201,26 +236,50 @@ def open_slide(path: Named, *, mpp: float | None = None) -> Slide:
         If it is not a slide, or not one that wsipipe reads.
     SlideReadError
         If it can not be opened, or is damaged.
+    PlaneError
+        If it holds several planes and ``planes`` does not say which, or not the one that it says.
     UsageError
-        If ``mpp`` is not a positive number.
+        If ``mpp`` is not a positive number, or there is no such ``reader``.
     """
-    from wsipipe.slides.readers import READERS
+    from wsipipe.slides.readers import named
 
     if mpp is not None and not 0 < mpp < float("inf"):
         raise UsageError(f"--mpp {mpp} is not a positive number of micrometres per pixel, such as 0.25")
+    readers = named(reader)
     path = absolute(path)
     try:
         if isinstance(path, Path) and path.stat() and not (path.is_file() or path.is_dir()):
             raise SlideFormatError(f"{path.name} is neither a file nor a folder; a pipe or device can not be a slide")
-        for reader in READERS:
-            if reader.recognises(path):
-                slide = reader.open(path)
-                return slide if mpp is None else with_mpp(slide, mpp)
+        slide = _open(path, readers, planes)
+        return slide if mpp is None else with_mpp(slide, mpp)
     except SlideError:
         raise
     except OSError as err:
         raise SlideReadError(f"{path.name} can not be opened: {err.strerror or err} ({path})") from err
-    raise SlideFormatError(f"{path.name} {_what_it_is(path)}; wsipipe reads TIFF of many kinds, and OME-Zarr folders")
+
+
+def _open(path: Location, readers: Sequence[Reader], planes: Planes) -> Slide:
+    """The slide by the first of ``readers`` that knows it and reads it right."""
+    refusal: SlideError | None = None
+    for reader in readers:
+        if not reader.recognises(path):
+            continue
+        try:
+            slide = reader.open(path, planes)
+        except SlideError as err:
+            # Where planes are to be chosen another reader would choose for itself, and damage is damage.
+            if refusal is None and (isinstance(err, PlaneError) or not isinstance(err, SlideFormatError)):
+                raise
+            refusal = refusal or err
+            continue
+        if refusal is None:
+            return replace(slide, why=reader.why if len(readers) > 1 else "asked for")
+        # OpenSlide takes any tiled TIFF for the first images in it, whatever there is besides.
+        if slide.vendor != GENERIC_TIFF:
+            return replace(slide, why=f"{reader.why}; {readers[0].name}: {refusal}")
+    if refusal is not None:
+        raise refusal
+    raise SlideFormatError(f"{path.name} {_what_it_is(path)}; {_what_is_read(path, readers)}")
 
 
 def with_mpp(slide: Slide, mpp: float, source: str = "given") -> Slide:
@@ -285,7 +344,7 @@ def _allowed(shrink: float, max_upsample: float) -> bool:
 def describe(slide: Slide) -> dict[str, Any]:
     """What there is to know about a slide, as plain JSON types."""
     names = ("index", "shape", "downsample", "mpp", "axes", "channels", "dtype", "tile", "codec")
-    document = asdict(slide)
+    document = asdict(slide) | {"planes": str(slide.levels[0].planes)}
     levels = [{name: level[name] for name in names} for level in document.pop("levels")]
     return _plain(document | {"bytes": _bytes_of(locate(slide.path)), "levels": levels})  # type: ignore[no-any-return]
 
@@ -304,9 +363,21 @@ def _bytes_of(path: Location) -> int:
     return open_source(path).size if path.is_file() else sum(size for _, size in files_in(path))
 
 
+def _what_is_read(path: Location, readers: Sequence[Reader]) -> str:
+    """What is read instead of ``path``, or by what it would be."""
+    from wsipipe.slides.readers import extra_for
+
+    extra = extra_for(path)
+    if extra is not None:
+        return f"pip install 'wsipipe[{extra}]' brings what may read it"
+    if len(readers) == 1:
+        return f"reader {readers[0].name} does not know it"
+    return "wsipipe reads TIFF of many kinds, OME-Zarr folders, DICOM, and what OpenSlide reads"
+
+
 def _what_it_is(path: Location) -> str:
     """Why no reader knows the file, to follow its name."""
     if path.is_dir():
-        return "is a folder that is not an OME-Zarr image"
+        return "is a folder that is neither an OME-Zarr image nor a DICOM series"
     start = open_source(path).read(0, 16)
     return f"is not a slide (its first bytes are {start!r})" if start else "is empty (0 bytes)"

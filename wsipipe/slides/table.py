@@ -2,20 +2,22 @@
 
 ::
 
-    slide,mpp
-    case-17.svs,0.2482
-    archive/case-18.tif,0.5
+    slide,mpp,channels
+    case-17.svs,0.2482,
+    archive/case-18.tif,0.5,"DAPI,CD3"
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from wsipipe.errors import UsageError
 from wsipipe.files import Named, absolute
+from wsipipe.slides.planes import Planes, parse_channels
+from wsipipe.slides.readers import named
 from wsipipe.tables import positive, read_csv
 from wsipipe.urls import is_url
 
@@ -28,6 +30,21 @@ class SlideRow:
     """The file's name, wherever it is, or its path, from the table's folder on, or its URL."""
     mpp: float | None = None
     """Micrometres per pixel of level 0."""
+    reader: str | None = None
+    """Name of the reader to take."""
+    channels: tuple[int | str, ...] | None = None
+    """By number from 0 or by name, in this order."""
+    z: int | None = None
+    """Focal plane, from 0."""
+    t: int | None = None
+    """Time, from 0."""
+    series: int | None = None
+    """Image, from 0."""
+
+    def planes(self, otherwise: Planes) -> Planes:
+        """Which planes it says, and ``otherwise`` those."""
+        said = {field.name: getattr(self, field.name) for field in fields(Planes)}
+        return replace(otherwise, **{name: value for name, value in said.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,14 @@ def read_slides_table(path: Path) -> SlidesTable:
     beside = tuple(field.name for field in fields(SlideRow) if field.name != "slide")
     rows: dict[str, SlideRow] = {}
     for where, cells in read_csv(path, ("slide",), beside):
-        row = SlideRow(cells["slide"], positive(cells, "mpp", where))
+        row = SlideRow(
+            slide=cells["slide"],
+            mpp=positive(cells, "mpp", where),
+            reader=cells.get("reader") or None,
+            channels=parse_channels(cells["channels"]) if cells.get("channels") else None,
+            **{name: _number(cells, name, where) for name in ("z", "t", "series")},
+        )
+        named(row.reader)
         if row.slide in rows:
             raise UsageError(f"{where} names {row.slide}, as one before does; leave one of them")
         rows[row.slide] = row
@@ -69,3 +93,11 @@ def read_slides_table(path: Path) -> SlidesTable:
         },
         names={row.slide: row for row in rows.values() if os.path.basename(row.slide) == row.slide},  # noqa: PTH119
     )
+
+
+def _number(cells: Mapping[str, str], column: str, where: str) -> int | None:
+    """The whole number in ``column`` of a row, or None where there is nothing."""
+    text = cells.get(column) or None
+    if text is not None and not text.isdecimal():
+        raise UsageError(f"{where}: {column} {text!r} is no whole number from 0")
+    return None if text is None else int(text)

@@ -11,9 +11,10 @@ import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -24,10 +25,18 @@ from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.files import Location, locate
 from wsipipe.slides.identity import file_identity
 from wsipipe.slides.jpeg import JPEG_CODECS
+from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.resolution import tiff_downsamples, tiff_resolution
 from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.slides.source import RemoteFile, as_file, open_source
-from wsipipe.slides.tiles import TiledImage, TileStore
+from wsipipe.slides.tiles import (
+    PALETTE,
+    UPRIGHT,
+    WHITE_IS_ZERO,
+    TiffStore,
+    TiledImage,
+    UprightStore,
+)
 from wsipipe.urls import Url
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs is found and reported here, by file name
@@ -46,7 +55,6 @@ VENDORS = {
     "svs": "aperio",
     "ndpi": "hamamatsu",
     "scn": "leica",
-    "bif": "ventana",
     "philips": "philips",
     "qpi": "perkinelmer",
     "indica": "indica",
@@ -56,8 +64,12 @@ VENDORS = {
     "imagej": "imagej",
 }
 """tifffile's flag for a kind of file, and what we call it."""
+BRIGHTFIELD = {"svs", "ndpi", "scn", "philips"}
+"""The flags of files from scanners whose glass is white."""
 OWN_STRUCTURE = {"ndpi", "scn", "bif", "philips", "qpi", "indica", "avs", "sis", "ome", "lsm", "stk", "fluoview"}
 """The flags of files whose images and levels tifffile's series know."""
+XMP = 700
+"""The tag in which Ventana's scanners describe themselves."""
 WAY_OUT = "copy it again from where it came from, or export it again"
 CONVERT = "convert it, e.g. with: vips tiffsave IN OUT --tile --pyramid --compression jpeg"
 
@@ -70,23 +82,38 @@ class Found:
     """The levels, from fine to coarse."""
     series: int
     """Which of tifffile's series they are; 0 where levels are worked out from the pages."""
+    planes: Planes
+    """What was chosen where there is a choice."""
+    channel_names: tuple[str, ...]
     associated: tuple[str, ...]
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The levels of one image, as yet unchecked."""
+
+    levels: tuple[TiledImage, ...]
+    series: int
+    planes: Planes
+    associated: tuple[str, ...]
+    channel_names: tuple[str, ...] = ()
 
 
 class TiffReader:
     """Opens TIFF files."""
 
     name = "tiff"
+    why = "it begins as TIFF does"
 
     def recognises(self, path: Location) -> bool:
         """Whether it is a file that begins as TIFF does."""
         return path.is_file() and open_source(path).read(0, 4) in MAGIC
 
-    def open(self, path: Location) -> Slide:
+    def open(self, path: Location, planes: Planes = ALL) -> Slide:
         """See `Reader.open`."""
         with _tifffile(path) as tiff:
-            found = _find(path, tiff)
+            found = _find(path, tiff, planes)
             resolution = tiff_resolution(tiff, found.images[0].pages[0], found.series)
             stated = tiff_downsamples(tiff)
             vendor = next((VENDORS[flag] for flag in VENDORS if flag in tiff.flags), "generic")
@@ -96,8 +123,8 @@ class TiffReader:
         numbers = [image.pages[0].index for image in found.images]
         downsamples = [stated.get(n) or downsample_of(shapes[0], of) for n, of in zip(numbers, shapes, strict=True)]
         levels = tuple(
-            _level(path, index, identity, image, downsample=down, mpp=resolution.mpp)
-            for index, (image, down) in enumerate(zip(found.images, downsamples, strict=True))
+            _level(path, index, identity, found, downsample=downsample, mpp=resolution.mpp)
+            for index, downsample in enumerate(downsamples)
         )
         return Slide(
             path=str(path),
@@ -111,6 +138,7 @@ class TiffReader:
             associated=found.associated,
             warnings=found.warnings + resolution.warnings,
             readings=resolution.readings,
+            channel_names=found.channel_names,
         )
 
     def open_array(self, level: Level) -> zarr.Array[Any]:
@@ -119,8 +147,10 @@ class TiffReader:
         if file_identity(path) != level.identity:
             raise SlideReadError(f"{path.name} is not the file that it was when it was opened; start again")
         with _tifffile(path) as tiff:
-            image = _find(path, tiff).images[level.index]
-        return zarr.open_array(TileStore(open_source(path), image), mode="r", zarr_format=3)
+            image = _find(path, tiff, level.planes).images[level.index]
+        stored, orientation = TiffStore(open_source(path), image), _orientation(image.pages[0])
+        store = stored if orientation == 1 else UprightStore(stored, level.axes, orientation)
+        return zarr.open_array(store, mode="r", zarr_format=3)
 
 
 @contextmanager
@@ -135,26 +165,31 @@ def _tifffile(path: Location) -> Iterator[TiffFile]:
         raise SlideFormatError(f"{path.name} is a damaged TIFF ({type(err).__name__}: {err}); {WAY_OUT}") from err
 
 
-def _find(path: Location, tiff: TiffFile) -> Found:
+def _find(path: Location, tiff: TiffFile, planes: Planes) -> Found:
     """Levels and associated images of the file, checked.
 
     Raises
     ------
     SlideError
-        If something is wrong with them, or there is more than one image to choose from.
+        If something is wrong with them, or there are several to choose from and nobody chose.
     """
     pages = _pages(path, tiff)
-    if OWN_STRUCTURE & tiff.flags:
-        candidates, series, associated = _levels_of_series(path, tiff)
-    else:
-        (candidates, associated), series = _levels_of_pages(path, tiff, pages), 0
-    images, warnings = [], []
-    if "bif" in tiff.flags:
-        warnings.append("its tiles may overlap, as scanned; they are set side by side as they are")
+    xmp = pages[0].tags.valueof(XMP)
+    if "bif" in tiff.flags or (isinstance(xmp, bytes) and b"<iScan" in xmp):
+        raise SlideFormatError(
+            f"{path.name} is a Ventana BIF, whose tiles overlap; OpenSlide puts them together: "
+            "pip install 'wsipipe[openslide]'"
+        )
+    of_series = OWN_STRUCTURE & tiff.flags or _is_stack(path, tiff, pages)
+    candidates = _levels_of_series(path, tiff, planes) if of_series else _levels_of_pages(path, tiff, pages, planes)
+    images: list[TiledImage] = []
+    warnings = list(_odd(candidates))
     size = tiff.filehandle.size
-    for index, image in enumerate(candidates):
+    for index, image in enumerate(candidates.levels):
         for page in image.pages:
             _check_kind(path, page)
+        if index and _orientation(image.pages[0]) != _orientation(candidates.levels[0].pages[0]):
+            raise SlideFormatError(f"{path.name} has levels of another Orientation than the finest; {CONVERT}")
         empty, total = _count_empty(path, image, size)
         if empty == total:
             if index == 0:
@@ -162,15 +197,42 @@ def _find(path: Location, tiff: TiffFile) -> Found:
             warnings.append(f"level of {_size(image.pages[0])} is left out: none of its tiles has data")
             continue
         if empty:
+            why = "" if image.nodata is None else ", as GDAL_NODATA says"
             warnings.append(
-                f"{empty} of {total} tiles of {_size(image.pages[0])} have no data and read as {image.fill}"
+                f"{empty} of {total} tiles of {_size(image.pages[0])} have no data and read as {image.fill}{why}"
             )
         if image.tile_bytes > LARGE_TILE_BYTES:
             mib = image.tile_bytes / 2**20
             warnings.append(f"tiles of {_size(image.pages[0])} take {mib:.0f} MiB each: every block decodes whole ones")
         image.prepare()
         images.append(image)
-    return Found(tuple(images), series, tuple(associated), tuple(warnings))
+    chosen, names = candidates.planes, candidates.channel_names
+    return Found(tuple(images), candidates.series, chosen, names, candidates.associated, tuple(warnings))
+
+
+def _odd(candidates: Candidates) -> Iterator[str]:
+    """What is odd about an image, by its finest level."""
+    page = candidates.levels[0].pages[0]
+    if _orientation(page) != 1:
+        yield f"Orientation is {_orientation(page)}: it is turned upright as it is read"
+    if any(name.startswith("mask") for name in candidates.associated):
+        yield "a transparency mask is in the file, and nothing is masked by it"
+    if page.photometric == PALETTE:
+        yield "its palette is read as RGB"
+    elif page.bitspersample < 8:
+        yield f"its {page.bitspersample} bit a pixel are stretched to 8"
+    if page.photometric == WHITE_IS_ZERO:
+        yield "white is zero in the file, and is inverted"
+
+
+def _orientation(page: TiffPage) -> int:
+    """Of TIFF, 1 to 8; 0, as some write, is 1."""
+    return int(page.tags.valueof(274, 1)) or 1
+
+
+def _is_white(tiff: TiffFile, page: TiffPage) -> bool:
+    """Whether tiles that were left out are white: a scanner's in colour, as OpenSlide's transparent ones over white."""
+    return bool(BRIGHTFIELD & tiff.flags) and page.samplesperpixel == 3
 
 
 def _pages(path: Location, tiff: TiffFile) -> list[TiffPage]:
@@ -194,42 +256,58 @@ def _pages(path: Location, tiff: TiffFile) -> list[TiffPage]:
     return pages
 
 
-def _levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage]) -> tuple[list[TiledImage], list[str]]:
-    """Levels and names of associated images, from the pages of a plain TIFF or SVS and from their SubIFDs."""
-    base = max(pages, key=_area)
-    _refuse_stack(path, tiff, base)
+def _levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage], planes: Planes) -> Candidates:
+    """The levels of the image that is meant, from the pages of a plain TIFF or SVS and from their SubIFDs."""
+    first = max(pages, key=_area)
+    images = [first] if "svs" in tiff.flags else [page for page in pages if page is first or _is_image(page, first)]
+    chosen = choose_one(path.name, "series", planes.series, [_size(page) for page in images])
+    base = images[chosen]
+    begin, end = pages.index(base), pages.index(images[chosen + 1]) if chosen + 1 < len(images) else len(pages)
+    # Of several images each is followed by its levels.
+    around = pages[begin:end] if len(images) > 1 else pages
     levels, associated = [base], []
-    for page in sorted([*pages, *_subpages(base)], key=_area, reverse=True):
+    for page in sorted([*around, *_subpages(base)], key=_area, reverse=True):
         if page is base:
             continue
-        if _area(page) == _area(base) and _same_kind(page, base) and page.shape == base.shape:
-            raise SlideFormatError(
-                f"{path.name} holds several images of {_size(base)}, a stack or a document; "
-                "wsipipe reads one image per file, so save the one that is meant by itself"
-            )
         if _is_level(page, base) and _area(page) < _area(levels[-1]):
             levels.append(page)
-        elif _may_be_meant(page, base, aperio="svs" in tiff.flags):
-            raise SlideFormatError(
-                f"{path.name} holds several images, of {_size(base)} and {_size(page)} among others; "
-                "wsipipe reads one image per file, so save the one that is meant by itself"
-            )
         else:
             associated.append(_associated_name(page))
-    ycc = "svs" in tiff.flags and int(base.compression) == 33003
-    return [TiledImage((page,), ycc) for page in levels], associated
+    for option in ("z", "t"):
+        choose_one(path.name, option, getattr(planes, option), ["0"])
+    channels = choose_channels(path.name, planes.channels, (), _channels(base))
+    ycc, white = "svs" in tiff.flags and int(base.compression) == 33003, _is_white(tiff, base)
+    return Candidates(
+        tuple(TiledImage((page,), ycc, channels, white) for page in levels),
+        0,
+        Planes(channels=channels, series=chosen if len(images) > 1 else None),
+        tuple(associated),
+    )
 
 
-def _refuse_stack(path: Location, tiff: TiffFile, base: TiffPage) -> None:
-    """Refuse a file whose single directory stands for several images, as ImageJ and tifffile write them."""
+def _channels(page: TiffPage) -> int:
+    """How many a page has, once its palette is looked up."""
+    return 3 if page.photometric == PALETTE else int(page.samplesperpixel)
+
+
+def _is_stack(path: Location, tiff: TiffFile, pages: list[TiffPage]) -> bool:
+    """Whether ImageJ's or tifffile's description says that the pages are planes of one image.
+
+    Raises
+    ------
+    SlideFormatError
+        If one directory stands for several planes.
+    """
     if not {"imagej", "shaped"} & tiff.flags:
-        return
-    shape = tiff.series[0].shape
-    if prod(shape) > prod(base.shape):
+        return False
+    series = tiff.series[0]
+    planes = prod(series.shape) // max(prod(pages[0].shape), 1)
+    if planes > len(pages):
         raise SlideFormatError(
-            f"{path.name} holds a stack of shape {shape} ({tiff.series[0].axes}); "
-            "wsipipe reads one image per file, so save the one that is meant by itself"
+            f"{path.name} holds a stack of shape {series.shape} ({series.axes}) under one directory; "
+            "wsipipe reads planes that have one each, so save them so, e.g. as OME-TIFF"
         )
+    return planes > 1
 
 
 def _subpages(page: TiffPage) -> list[TiffPage]:
@@ -282,68 +360,100 @@ def _is_level(page: TiffPage, base: TiffPage) -> bool:
     )
 
 
-def _may_be_meant(page: TiffPage, base: TiffPage, *, aperio: bool) -> bool:
-    """Whether ``page``, which is not a level, could be the image that the user wants."""
+def _is_image(page: TiffPage, first: TiffPage) -> bool:
+    """Whether ``page`` could be the image that is meant, as ``first``, the largest, could."""
     reduced_or_mask = page.subfiletype & 0b101
-    return not aperio and not reduced_or_mask and _area(page) >= COMPARABLE * _area(base)
+    return not reduced_or_mask and _area(page) >= COMPARABLE * _area(first) and not _is_level(page, first)
 
 
 def _associated_name(page: TiffPage) -> str:
     """What to call an image that is not a level: as its description does, or by its size."""
     description = page.description.lower()
     named = next((name for name in ("label", "macro", "thumbnail") if name in description), None)
+    if page.subfiletype & 4:
+        named = "mask"
     if named is None and description.startswith("aperio") and "->" in description:
         named = "thumbnail"
     return f"{named or 'image'} {_size(page)}"
 
 
-def _levels_of_series(path: Location, tiff: TiffFile) -> tuple[list[TiledImage], int, list[str]]:
-    """Levels, number of their series, and names of associated images, where tifffile knows the format."""
-    series = list(tiff.series)
+def _levels_of_series(path: Location, tiff: TiffFile, planes: Planes) -> Candidates:
+    """The levels of the image that is meant, where tifffile knows the format."""
+    series = [one for one in tiff.series if prod(one.shape)]
     sizes = [prod(one.shape) for one in series]
-    chosen = sizes.index(max(sizes))
-    others = [one for one in series if one is not series[chosen]]
-    for other in others:
-        if prod(other.shape) >= COMPARABLE * max(sizes):
-            raise SlideFormatError(
-                f"{path.name} holds several images, of shape {series[chosen].shape} and {other.shape} among others; "
-                "wsipipe reads one image per file, so save the one that is meant by itself"
-            )
-    levels = [_image_of_series(path, level) for level in series[chosen].levels]
-    return levels, chosen, [f"{other.name or 'image'} {_size(other.keyframe)}" for other in others]
+    large = [i for i, size in enumerate(sizes) if size >= COMPARABLE * max(sizes)]
+    wanted = planes.series
+    if wanted is None and len(large) == 1:
+        wanted = large[0]
+    names = [f"{one.name or 'image'} {_size(one.keyframe)}" for one in series]
+    chosen = choose_one(path.name, "series", wanted, names)
+    names_of = _channel_names(tiff, chosen)
+    found = [_choose_planes(path, level, planes, names_of) for level in series[chosen].levels]
+    levels = tuple(TiledImage(pages, False, samples, _is_white(tiff, pages[0])) for pages, samples, _ in found)
+    return Candidates(
+        levels,
+        chosen,
+        replace(found[0][2], series=chosen if len(large) > 1 or planes.series is not None else None),
+        tuple(name for i, name in enumerate(names) if i != chosen),
+        names_of,
+    )
 
 
-def _image_of_series(path: Location, level: tifffile.TiffPageSeries) -> TiledImage:
-    """One level of one of tifffile's series: a page, or one page per channel.
+def _choose_planes(
+    path: Location, level: tifffile.TiffPageSeries, planes: Planes, names: tuple[str, ...]
+) -> tuple[tuple[TiffPage, ...], tuple[int, ...] | None, Planes]:
+    """The pages of one level that are wanted, one or one per channel; the samples of these; and what was chosen.
 
     Raises
     ------
     SlideFormatError
-        If it is a stack, a time series or a mosaic.
+        If planes are in other files, or laid out as is not read here.
+    PlaneError
+        If there are several and nobody chose.
     """
-    shape, axes = level.get_shape(squeeze=True), level.get_axes(squeeze=True)
     keyframe = level.keyframe
-    if shape == keyframe.shape:
-        page = level.pages[0]
-        return TiledImage((page.aspage(),), ycc=False) if page is not None else _refuse_series(path, axes, shape)
-    if axes != "CYX" or shape != (len(level.pages), *keyframe.shape):
-        _refuse_series(path, axes, shape)
-    return TiledImage(
-        tuple(page.aspage() if page else _refuse_series(path, axes, shape) for page in level.pages), False
+    axes = [(axis, size) for axis, size in zip(level.axes, level.shape, strict=True) if size > 1]
+    of_page = [size for size in keyframe.shape if size > 1]
+    over = axes[: len(axes) - len(of_page)]
+    kinds = ["c" if axis == "C" else "t" if axis == "T" else "z" for axis, _ in over]
+    whole = [size for _, size in axes[len(over) :]] == of_page and len(level.pages) == prod(size for _, size in over)
+    samples = _channels(keyframe)
+    if not whole or len(set(kinds)) < len(kinds) or ("c" in kinds and samples > 1):
+        sizes = ", ".join(f"{axis} {size}" for axis, size in axes)
+        raise SlideFormatError(
+            f"{path.name} holds planes in other files, or more axes than z, t and channels ({sizes}); "
+            "wsipipe reads one plane (y, x) with its channels, so save the one that is meant by itself"
+        )
+    sizes_of = dict(zip(kinds, (size for _, size in over), strict=True))
+    z, t = (
+        choose_one(path.name, kind, getattr(planes, kind), [str(i) for i in range(sizes_of.get(kind, 1))])
+        for kind in "zt"
     )
+    channels = choose_channels(path.name, planes.channels, names, sizes_of.get("c", samples))
+    numbers = np.arange(len(level.pages)).reshape([size for _, size in over])
+    at: dict[str, int | slice] = {"z": z, "t": t, "c": slice(None)}
+    wanted = numbers[tuple(at[kind] for kind in kinds)].ravel()
+    if "c" in kinds and channels is not None:
+        wanted = wanted[list(channels)]
+    pages = [level.pages[int(number)] for number in wanted]
+    if any(page is None for page in pages):
+        raise SlideReadError(f"{path.name} lacks planes that it says it has; {WAY_OUT}")
+    where = Planes(channels, z if "z" in kinds else None, t if "t" in kinds else None)
+    return tuple(page.aspage() for page in pages if page), None if "c" in kinds else channels, where
 
 
-def _refuse_series(path: Location, axes: str, shape: tuple[int, ...]) -> Any:
-    """Raise the error for a series that is not one image."""
-    sizes = ", ".join(f"{axis} {size}" for axis, size in zip(axes, shape, strict=True))
-    raise SlideFormatError(
-        f"{path.name} holds more than one plane, or planes in other files ({sizes}); "
-        "wsipipe reads one plane (y, x) with its channels, so save the one that is meant by itself"
-    )
+def _channel_names(tiff: TiffFile, series: int) -> tuple[str, ...]:
+    """Of the channels of an image, as the OME-XML has them."""
+    if not tiff.is_ome or not tiff.ome_metadata:
+        return ()
+    images = [e for e in ElementTree.fromstring(tiff.ome_metadata).iter() if e.tag.endswith("}Pixels")]
+    channels = [e for e in images[series] if e.tag.endswith("}Channel")] if series < len(images) else []
+    names = tuple(channel.attrib.get("Name", "") for channel in channels)
+    return names if all(names) else ()
 
 
 def _check_kind(path: Location, page: TiffPage) -> None:
-    """Refuse pixels that are not grey, RGB or RGBA of 8 or 16 bit, upright, whatever the file's layout.
+    """Refuse pixels that are not grey, RGB or RGBA of 8 or 16 bit, a palette, or grey of fewer bits.
 
     Raises
     ------
@@ -354,23 +464,34 @@ def _check_kind(path: Location, page: TiffPage) -> None:
     compression = int(page.compression)
     jpeg = compression in JPEG_CODECS
     planar = page.planarconfig == 2
-    orientation = page.tags.valueof(274, 1)
+    channels = len(page.extrasamples) == samples - 1 and set(page.extrasamples) == {0}  # neither of them alpha
+    grey = samples == 1 and photometric in (0, 1, PALETTE)
+    colours = None if page.colormap is None else page.colormap.shape
+    turned = _orientation(page) in UPRIGHT and UPRIGHT[_orientation(page)][0]
+    costly = turned and not page.is_tiled and compression != 1 and _area(page) * samples > LARGE_TILE_BYTES
     rules = {
         ("ImageWidth and ImageLength", _size(page), "at least 1 px"): page.imagelength > 0 and page.imagewidth > 0,
-        ("Orientation", orientation, "1, upright"): orientation in (0, 1),
+        ("Orientation", _orientation(page), "1 to 8"): _orientation(page) in UPRIGHT,
+        ("Orientation", f"{_orientation(page)} in compressed strips", "that in tiles"): not costly,
         ("SampleFormat", page.sampleformat, "1, unsigned integers"): page.sampleformat == 1,
-        ("BitsPerSample", page.bitspersample, "8 or 16"): page.bitspersample in (8, 16),
+        ("BitsPerSample", page.bitspersample, "8 or 16, of grey and palettes 1, 2 or 4"): page.bitspersample in (8, 16)
+        or (grey and page.bitspersample in (1, 2, 4)),
+        ("ColorMap", colours, "2^BitsPerSample colours"): photometric != PALETTE
+        or colours == (3, 2**page.bitspersample),
         ("ImageDepth", page.imagedepth, "1"): page.imagedepth == 1,
         # 6 is the old-style JPEG of TIFF 6.0, which every writer understood differently.
         ("Compression", compression, "none, LZW, deflate, zstd, JPEG (7), JPEG 2000 and others of today"): compression
         != 6
         and (compression == 1 or compression in tifffile.TIFF.DECOMPRESSORS),
-        ("PhotometricInterpretation", photometric, "1 (grey), 2 (RGB), or 6 (YCbCr) in JPEG"): photometric in (1, 2)
-        or (photometric == 6 and jpeg),
+        (
+            "PhotometricInterpretation",
+            photometric,
+            "0 and 1 (grey), 2 (RGB), 3 (palette), or 6 (YCbCr) in JPEG",
+        ): photometric in (0, 1, 2, PALETTE) or (photometric == 6 and jpeg),
         ("PlanarConfiguration", page.planarconfig, "1 for YCbCr"): photometric != 6 or not planar,
-        ("SamplesPerPixel", samples, "1 for grey, 3 or 4 for RGB, 3 for YCbCr"): samples
-        in {1: (1,), 2: (3, 4), 6: (3,)}.get(photometric, ())
-        or (photometric == 1 and planar),
+        ("SamplesPerPixel", samples, "1 for grey, or channels, 3 or 4 for RGB, 3 for YCbCr"): samples
+        in {0: (1,), 1: (1,), 2: (3, 4), PALETTE: (1,), 6: (3,)}.get(photometric, ())
+        or (photometric == 1 and (planar or channels)),
     }
     for (tag, value, allowed), fine in rules.items():
         if not fine:
@@ -434,26 +555,28 @@ def _probe(path: Location, image: TiledImage) -> None:
         raise SlideReadError(f"{path.name} can not be decoded: {err} ({_codec(page)}); {WAY_OUT}") from err
 
 
-def _level(
-    path: Location, index: int, identity: str, image: TiledImage, *, downsample: float, mpp: float | None
-) -> Level:
+def _level(path: Location, index: int, identity: str, found: Found, *, downsample: float, mpp: float | None) -> Level:
     """What is said of one level."""
+    image = found.images[index]
     page = image.pages[0]
-    axes = {2: "yx", 3: "cyx" if len(image.pages) > 1 or page.planarconfig == 2 else "yxc"}[len(image.shape)]
+    axes = {2: "yx", 3: "cyx" if len(image.pages) > 1 or image.planar else "yxc"}[len(image.shape)]
+    sides = [axes.index("y"), axes.index("x")]
+    turned = sides[::-1] if UPRIGHT[_orientation(page)][0] else sides
     return Level(
         path=str(path),
         reader=TiffReader.name,
         index=index,
         identity=identity,
-        shape=_shape(page),
+        shape=(image.shape[turned[0]], image.shape[turned[1]]),
         downsample=downsample,
         mpp=None if mpp is None else mpp * downsample,
         axes=axes,
-        channels=len(image.pages) if len(image.pages) > 1 else int(page.samplesperpixel),
+        channels=image.shape[axes.index("c")] if "c" in axes else 1,
         dtype=str(image.dtype),
-        tile=(image.chunks[axes.index("y")], image.chunks[axes.index("x")]),
+        tile=(image.chunks[turned[0]], image.chunks[turned[1]]),
         codec=_codec(page),
         stored_axes=axes,
+        planes=found.planes,
     )
 
 

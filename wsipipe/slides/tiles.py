@@ -18,10 +18,10 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import prod
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 METADATA = "zarr.json"
 PLACES = (273, 279, 324, 325)
 """The tags that say where strips and tiles are, and how long: StripOffsets to TileByteCounts."""
+GDAL_NODATA = 42113
+WHITE_IS_ZERO, PALETTE = 0, 3
+"""Photometric interpretations."""
 ONE_READ_BYTES, NARROW = 2**20, 16
 """Uncompressed rows are read together up to so many bytes, unless less than 1 / `NARROW` of them is wanted."""
 Memory = npt.NDArray[np.uint8]
@@ -47,23 +50,52 @@ Memory = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class TiledImage:
-    """One level of a TIFF file: a page, or one page per channel."""
+    """One level of a TIFF file: a page, or one page per channel.
+
+    Palettes become RGB, and grey of less than 8 bit is stretched to 8; where white is zero it is inverted.
+    """
 
     pages: tuple[TiffPage, ...]
     """One, or as many as there are channels, all alike."""
-    ycc: bool
+    ycc: bool = False
     """Whether what the codec gives is YCbCr, which nobody turned into RGB yet."""
+    samples: tuple[int, ...] | None = None
+    """Which channels of a page that has several; None: all."""
+    white: bool = False
+    """Whether tiles that were left out are white, where the file does not say: a brightfield scanner's are."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As the page has it, after the pages if there are several."""
-        return self._over_pages(self.pages[0].shape, len(self.pages))
+        """As the page has it, after the pages if there are several, and of a palette with its colours."""
+        return self._over_pages(self._over_channels(self.pages[0].shape), len(self.pages))
+
+    @cached_property
+    def expanded(self) -> bool:
+        """Whether its samples are not what the codec gives."""
+        page = self.pages[0]
+        return int(page.photometric) in (WHITE_IS_ZERO, PALETTE) or page.bitspersample < 8
+
+    @cached_property
+    def planar(self) -> bool:
+        """Whether one page has its channels one after the other."""
+        return self.pages[0].planarconfig == 2 and self.pages[0].samplesperpixel > 1
+
+    @cached_property
+    def palette(self) -> npt.NDArray[np.uint8] | None:
+        """The colours of the indices, (n, 3)."""
+        page = self.pages[0]
+        if int(page.photometric) != PALETTE:
+            return None
+        colours = np.asarray(page.colormap).T
+        # Of 16 bit, as the specification has it, or of 8, as some writers; libtiff tells them apart in the same way.
+        return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
 
     @cached_property
     def by_row(self) -> bool:
         """Whether a row's pixels lie in the file as they are: a strip of the whole image is then not read for a few."""
         page = self.pages[0]
         plain = page.compression == page.predictor == page.fillorder == 1 and page.bitspersample in (8, 16)
+        plain = plain and not self.expanded and self.samples is None
         return plain and not page.is_tiled and page.ndim - (page.samplesperpixel > 1) == 2 and page.planarconfig == 1
 
     @cached_property
@@ -72,18 +104,29 @@ class TiledImage:
         page = self.pages[0]
         if self.by_row:
             return self._over_pages((1, *page.shape[1:]), 1)
-        planes = page.planarconfig == 2 and page.samplesperpixel > 1
-        return self._over_pages((1, *page.chunks) if planes else page.chunks, 1)
+        if self.planar:
+            return self._over_pages((1, *page.chunks), 1)
+        return self._over_pages(self._over_channels(page.chunks), 1)
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
         """Of the decoded pixels, in the byte order of this machine."""
-        return np.dtype(self.pages[0].dtype)
+        narrow = self.pages[0].bitspersample < 8 or self.palette is not None
+        return np.dtype(np.uint8 if narrow else self.pages[0].dtype)
+
+    @cached_property
+    def nodata(self) -> int | None:
+        """What GDAL_NODATA says that a tile that the file left out is, if that is a sample."""
+        text = str(self.pages[0].tags.valueof(GDAL_NODATA, "")).strip("\0 ")
+        value = int(text) if text.isdecimal() else None
+        return value if value is not None and value < 2 ** self.pages[0].bitspersample else None
 
     @cached_property
     def fill(self) -> int:
-        """What a tile that the file left out reads as."""
-        return int(self.pages[0].nodata)
+        """What a tile that the file left out reads as; of a palette, the first of the three samples."""
+        if self.nodata is None and self.white:
+            return int(np.iinfo(self.dtype).max)
+        return int(self.expand(np.full(1, self.nodata or 0, self.dtype)).flat[0])
 
     @cached_property
     def tile_bytes(self) -> int:
@@ -109,6 +152,24 @@ class TiledImage:
                 if tag in page.tags:
                     del page.tags[tag]
 
+    def expand(self, samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What ``samples``, as the codec gives them, show: with a new last axis if they are indices of a palette."""
+        page = self.pages[0]
+        if self.palette is not None:
+            return self.palette[samples.astype(np.intp)]
+        most = 2**page.bitspersample - 1
+        if int(page.photometric) == WHITE_IS_ZERO:
+            samples = most - samples.astype(self.dtype, copy=False)
+        return samples if page.bitspersample >= 8 else samples.astype(np.uint8) * np.uint8(255 // most)
+
+    def _over_channels(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """``shape`` of a page, with the channels of which it is read."""
+        if self.palette is not None:
+            return (*shape, 3)
+        if self.samples is None:
+            return shape
+        return (len(self.samples), *shape[1:]) if self.planar else (*shape[:-1], len(self.samples))
+
     def _over_pages(self, shape: tuple[int, ...], count: int) -> tuple[int, ...]:
         """``shape``, with the axis of the pages in front where there are several."""
         return (count, *shape) if len(self.pages) > 1 else shape
@@ -116,6 +177,10 @@ class TiledImage:
     def locate(self, chunk: tuple[int, ...]) -> tuple[TiffPage, int]:
         """The page of ``chunk`` and its number in that page's offsets."""
         page, within = (self.pages[chunk[0]], chunk[1:]) if len(self.pages) > 1 else (self.pages[0], chunk)
+        if self.palette is not None:
+            within = within[:-1]
+        if self.planar and self.samples is not None:
+            within = (self.samples[within[0]], *within[1:])
         number = 0
         for index, count in zip(within, page.chunked, strict=True):
             number = number * count + index
@@ -143,9 +208,13 @@ class TiledImage:
             raise
         except Exception as err:  # every codec raises a class of its own
             raise SlideReadError(f"tile {number} can not be decoded: {type(err).__name__}: {err}") from err
-        if pixels is None or pixels.size != self.tile_size or pixels.dtype != self.dtype:
+        if pixels is None or pixels.size != prod(page.chunks) or pixels.dtype != page.dtype:
             got = "nothing" if pixels is None else f"{pixels.shape} {pixels.dtype}"
-            raise SlideReadError(f"tile {number} decodes to {got}, not to {self.chunks} {self.dtype}")
+            raise SlideReadError(f"tile {number} decodes to {got}, not to {page.chunks} {page.dtype}")
+        if self.expanded:
+            return self.expand(pixels.reshape(page.chunks))
+        if self.samples is not None and not self.planar:
+            pixels = pixels.reshape(page.chunks)[..., list(self.samples)]
         return rgb_of_ycc(pixels) if self.ycc else pixels
 
 
@@ -225,12 +294,67 @@ KEPT = KeptTiles()
 """Those of this process: what one slide leaves behind goes as the next one comes."""
 
 
-class TileStore(Store):
-    """The Zarr store, read-only, that gives the tiles of one `TiledImage`."""
+class Tiling(Protocol):
+    """An array as its tiles make it up."""
 
-    def __init__(self, file: Source, image: TiledImage) -> None:
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array."""
+        ...
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Of one tile."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the decoded pixels, in the byte order of this machine."""
+        ...
+
+    @property
+    def fill(self) -> int:
+        """What a tile that the file left out reads as."""
+        ...
+
+    @property
+    def tile_bytes(self) -> int:
+        """Size of one decoded tile."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A `Tiling` that is what it says."""
+
+    shape: tuple[int, ...]
+    """Of the array."""
+    chunks: tuple[int, ...]
+    """Of one tile."""
+    dtype: np.dtype[Any] = field(default_factory=partial(np.dtype, np.uint8))
+    """Of the decoded pixels, in the byte order of this machine."""
+    fill: int = 0
+    """What a tile that the file left out reads as."""
+
+    @property
+    def tile_bytes(self) -> int:
+        """Size of one decoded tile."""
+        return prod(self.chunks) * self.dtype.itemsize
+
+    def within(self, chunk: tuple[int, ...]) -> tuple[slice, ...]:
+        """Where tile ``chunk`` lies in the array; less than a tile at the far borders."""
+        return tuple(
+            slice(i * side, min((i + 1) * side, size))
+            for i, side, size in zip(chunk, self.chunks, self.shape, strict=True)
+        )
+
+
+class TileStore(Store):
+    """A Zarr store, read-only, of one array whose tiles a file format decodes."""
+
+    def __init__(self, image: Tiling) -> None:
         super().__init__(read_only=True)
-        self.file, self.image = file, image
+        self.image = image
         self._number = next(_numbers)
 
     def __eq__(self, other: object) -> bool:
@@ -239,8 +363,8 @@ class TileStore(Store):
     def __reduce__(self) -> NoReturn:
         raise TypeError("an open file can not be pickled; pickle the Level and open it again")
 
-    def read_tile(self, chunk: tuple[int, ...], spent: Spent, ahead: Mapping[int, bytes] = NOTHING) -> Tile:
-        """The pixels of ``chunk``, or None if the file says that it left the tile out; adds its time to ``spent``.
+    def read_tile(self, chunk: tuple[int, ...], spent: Spent) -> Tile:
+        """The pixels of ``chunk``, of the full tile size, or None if the file left it out; adds its time to ``spent``.
 
         Its data are taken from ``ahead``, which has them by their offset, if they are there.
 
@@ -249,61 +373,7 @@ class TileStore(Store):
         SlideReadError
             If there is a tile, and it can not be read or decoded.
         """
-        if self.image.by_row:
-            plane, row = chunk[:2] if len(self.image.pages) > 1 else (0, chunk[0])
-            return self.read_rows(plane, slice(row, row + 1), slice(0, self.image.pages[0].imagewidth), spent)
-        page, number = self.image.locate(chunk)
-        offset, count = int(page.dataoffsets[number]), int(page.databytecounts[number])
-        if offset == 0 or count == 0:
-            return None
-        started = time.perf_counter()
-        data = ahead[offset] if offset in ahead else self.file.read(offset, count)
-        read = time.perf_counter()
-        spent.read += read - started
-        if len(data) < count:
-            raise SlideReadError(f"tile {number} ends after {len(data)} of its {count} bytes: the file was truncated")
-        pixels = self.image.decode(page, number, data)
-        spent.decode += time.perf_counter() - read
-        return pixels
-
-    def read_rows(self, plane: int, rows: slice, cols: slice, spent: Spent) -> Tile:
-        """As `read_tile`, but of an image in uncompressed strips: ``rows``, all of one strip, and of them ``cols``.
-
-        They are read with what lies between them, up to `ONE_READ_BYTES`: each read takes 15 µs.
-        """
-        image, page = self.image, self.image.pages[plane]
-        number, first = divmod(rows.start, page.rowsperstrip)
-        pixel = page.samplesperpixel * image.dtype.itemsize
-        row, count = page.imagewidth * pixel, (cols.stop - cols.start) * pixel
-        start, height = first * row + cols.start * pixel, rows.stop - rows.start
-        span = (height - 1) * row + count
-        offset, length = int(page.dataoffsets[number]), int(page.databytecounts[number])
-        if offset == 0 or length == 0:
-            return None
-        with spent.on("read"):
-            data = self.file.read(offset + start, span) if start + span <= length else b""
-        if len(data) < span:
-            raise SlideReadError(f"strip {number} ends before its row {first + height} does: the file was truncated")
-        stored = image.dtype.newbyteorder(page.parent.byteorder)
-        shape = (height, count // image.dtype.itemsize)
-        return np.ndarray(shape, stored, data, strides=(row, stored.itemsize)).astype(image.dtype, copy=False)
-
-    def _read_strips(self, where: Sequence[slice], across: int, spent: Spent, into: npt.NDArray[Any]) -> None:
-        """As `read`, of an image in uncompressed strips."""
-        image, page = self.image, self.image.pages[0]
-        ys, xs = where[across - 1], where[across]
-        most = 1
-        if (xs.stop - xs.start) * NARROW >= page.imagewidth:
-            most = max(1, ONE_READ_BYTES // (page.imagewidth * page.samplesperpixel * image.dtype.itemsize))
-        several = len(image.pages) > 1
-        for plane in range(where[0].start, where[0].stop) if several else (0,):
-            pixels, y = into[plane - where[0].start] if several else into, ys.start
-            while y < ys.stop:
-                stop = min(ys.stop, y + most, (y // page.rowsperstrip + 1) * page.rowsperstrip)
-                here = pixels[y - ys.start : stop - ys.start]
-                rows = self.read_rows(plane, slice(y, stop), xs, spent)
-                here[...] = image.fill if rows is None else rows.reshape(here.shape)
-                y = stop
+        raise NotImplementedError
 
     def read(
         self,
@@ -330,33 +400,30 @@ class TileStore(Store):
         """
         image = self.image
         pixels = np.empty([part.stop - part.start for part in where], image.dtype) if into is None else into
-        if image.by_row:
-            self._read_strips(where, across, spent, pixels)
-            return pixels
         start, end = where[across].start, where[across].stop
         before = start + keep.overlap_px if start > 0 else 0
         behind = end - keep.overlap_px if end < image.shape[across] else math.inf
         overlaps = [tuple(zip(*each, strict=True)) for each in itertools.product(*map(_overlaps, where, image.chunks))]
-        with spent.on("read"):
-            ahead = self._fetch([chunk for chunk, _, _ in overlaps])
+        read_tile = self._tile_reader([chunk for chunk, _, _ in overlaps if (self._number, chunk) not in KEPT], spent)
         for chunk, here, of in overlaps:
             first = chunk[across] * image.chunks[across]
             shared = first < before or first + image.chunks[across] > behind
             tile = KEPT.get(
                 (self._number, chunk),
-                partial(self.read_tile, chunk, spent, ahead),
+                partial(read_tile, chunk),
                 size=image.tile_bytes,
                 most=keep.most_bytes if shared else 0,
             )
             pixels[here] = image.fill if tile is None else tile.reshape(image.chunks)[of]
         return pixels
 
-    def _fetch(self, chunks: Iterable[tuple[int, ...]]) -> Mapping[int, bytes]:
-        """The data of those of ``chunks`` that are not kept, by their offset, where all at once are quicker to have."""
-        places = [self.image.locate(chunk) for chunk in chunks if (self._number, chunk) not in KEPT]
-        wanted = {int(page.dataoffsets[number]): int(page.databytecounts[number]) for page, number in places}
-        there = [(offset, count) for offset, count in wanted.items() if offset and count]
-        return self.file.ahead([offset for offset, _ in there], [count for _, count in there])
+    def _tile_reader(
+        self,
+        chunks: Iterable[tuple[int, ...]],  # noqa: ARG002
+        spent: Spent,
+    ) -> Callable[[tuple[int, ...]], Tile]:
+        """What reads a tile, after the data of ``chunks`` were fetched at once where that is quicker."""
+        return lambda chunk: self.read_tile(chunk, spent)
 
     def metadata(self) -> bytes:
         """The document ``zarr.json`` of the array."""
@@ -431,6 +498,167 @@ class TileStore(Store):
         """The document, at the root."""
         if not prefix:
             yield METADATA
+
+
+class TiffStore(TileStore):
+    """The tiles of one `TiledImage`."""
+
+    image: TiledImage
+
+    def __init__(self, file: Source, image: TiledImage) -> None:
+        super().__init__(image)
+        self.file = file
+
+    def read_tile(self, chunk: tuple[int, ...], spent: Spent, ahead: Mapping[int, bytes] = NOTHING) -> Tile:
+        """See `TileStore.read_tile`; the data are taken from ``ahead``, by their offset, if they are there."""
+        if self.image.by_row:
+            plane, row = chunk[:2] if len(self.image.pages) > 1 else (0, chunk[0])
+            return self.read_rows(plane, slice(row, row + 1), slice(0, self.image.pages[0].imagewidth), spent)
+        page, number = self.image.locate(chunk)
+        offset, count = int(page.dataoffsets[number]), int(page.databytecounts[number])
+        if offset == 0 or count == 0:
+            if self.image.palette is None:
+                return None
+            return self.image.expand(np.full(page.chunks, self.image.nodata or 0, self.image.dtype))
+        started = time.perf_counter()
+        data = ahead[offset] if offset in ahead else self.file.read(offset, count)
+        read = time.perf_counter()
+        spent.read += read - started
+        if len(data) < count:
+            raise SlideReadError(f"tile {number} ends after {len(data)} of its {count} bytes: the file was truncated")
+        pixels = self.image.decode(page, number, data)
+        spent.decode += time.perf_counter() - read
+        return pixels
+
+    def _tile_reader(self, chunks: Iterable[tuple[int, ...]], spent: Spent) -> Callable[[tuple[int, ...]], Tile]:
+        """See `TileStore._tile_reader`."""
+        places = [self.image.locate(chunk) for chunk in chunks]
+        wanted = {int(page.dataoffsets[number]): int(page.databytecounts[number]) for page, number in places}
+        there = [(offset, count) for offset, count in wanted.items() if offset and count]
+        with spent.on("read"):
+            ahead = self.file.ahead([offset for offset, _ in there], [count for _, count in there])
+        return lambda chunk: self.read_tile(chunk, spent, ahead)
+
+    def read_rows(self, plane: int, rows: slice, cols: slice, spent: Spent) -> Tile:
+        """As `read_tile`, but of an image in uncompressed strips: ``rows``, all of one strip, and of them ``cols``.
+
+        They are read with what lies between them, up to `ONE_READ_BYTES`: each read takes 15 µs.
+        """
+        image, page = self.image, self.image.pages[plane]
+        number, first = divmod(rows.start, page.rowsperstrip)
+        pixel = page.samplesperpixel * image.dtype.itemsize
+        row, count = page.imagewidth * pixel, (cols.stop - cols.start) * pixel
+        start, height = first * row + cols.start * pixel, rows.stop - rows.start
+        span = (height - 1) * row + count
+        offset, length = int(page.dataoffsets[number]), int(page.databytecounts[number])
+        if offset == 0 or length == 0:
+            return None
+        with spent.on("read"):
+            data = self.file.read(offset + start, span) if start + span <= length else b""
+        if len(data) < span:
+            raise SlideReadError(f"strip {number} ends before its row {first + height} does: the file was truncated")
+        stored = image.dtype.newbyteorder(page.parent.byteorder)
+        shape = (height, count // image.dtype.itemsize)
+        return np.ndarray(shape, stored, data, strides=(row, stored.itemsize)).astype(image.dtype, copy=False)
+
+    def _read_strips(self, where: Sequence[slice], spent: Spent, into: npt.NDArray[Any]) -> None:
+        """As `read`, of an image in uncompressed strips."""
+        image, page = self.image, self.image.pages[0]
+        several = len(image.pages) > 1
+        ys, xs = where[several : several + 2]
+        most = 1
+        if (xs.stop - xs.start) * NARROW >= page.imagewidth:
+            most = max(1, ONE_READ_BYTES // (page.imagewidth * page.samplesperpixel * image.dtype.itemsize))
+        for plane in range(where[0].start, where[0].stop) if several else (0,):
+            pixels, y = into[plane - where[0].start] if several else into, ys.start
+            while y < ys.stop:
+                stop = min(ys.stop, y + most, (y // page.rowsperstrip + 1) * page.rowsperstrip)
+                here = pixels[y - ys.start : stop - ys.start]
+                rows = self.read_rows(plane, slice(y, stop), xs, spent)
+                here[...] = image.fill if rows is None else rows.reshape(here.shape)
+                y = stop
+
+    def read(
+        self,
+        where: Sequence[slice],
+        spent: Spent,
+        into: npt.NDArray[Any] | None = None,
+        *,
+        across: int,
+        keep: Keep = NONE_KEPT,
+    ) -> npt.NDArray[Any]:
+        """As `TileStore.read`; uncompressed strips are read by rows, and nothing of them is kept."""
+        if not self.image.by_row:
+            return super().read(where, spent, into, across=across, keep=keep)
+        if into is None:
+            into = np.empty([part.stop - part.start for part in where], self.image.dtype)
+        self._read_strips(where, spent, into)
+        return into
+
+
+UPRIGHT: Mapping[int, tuple[bool, bool, bool]] = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+"""What makes an image upright, by its Orientation (TIFF 6.0, section 8): transpose it, then reverse its y and its x."""
+
+
+class UprightStore(TileStore):
+    """Another store's image, upright; every read of it is one of the other, so that no tile is decoded twice."""
+
+    image: Tiles
+
+    def __init__(self, stored: TiffStore, axes: str, orientation: int) -> None:
+        self.stored, self.ways = stored, UPRIGHT[orientation]
+        self.y, self.x = axes.index("y"), axes.index("x")
+        image = stored.image
+        super().__init__(Tiles(self._turned(image.shape), self._turned(image.chunks), image.dtype, image.fill))
+
+    def _turned(self, sides: tuple[int, ...]) -> tuple[int, ...]:
+        """``sides`` with those of y and x exchanged, if the image is transposed."""
+        turned = list(sides)
+        if self.ways[0]:
+            turned[self.y], turned[self.x] = sides[self.x], sides[self.y]
+        return tuple(turned)
+
+    def read_tile(self, chunk: tuple[int, ...], spent: Spent) -> Tile:
+        """See `TileStore.read_tile`; tiles of the array begin at its first pixel, and each may meet several."""
+        pixels = self.read(self.image.within(chunk), spent, across=self.x)
+        return np.pad(pixels, [(0, side - size) for side, size in zip(self.image.chunks, pixels.shape, strict=True)])
+
+    def read(
+        self,
+        where: Sequence[slice],
+        spent: Spent,
+        into: npt.NDArray[Any] | None = None,
+        *,
+        across: int,
+        keep: Keep = NONE_KEPT,
+    ) -> npt.NDArray[Any]:
+        """See `TileStore.read`."""
+        transposed, *reversed_ = self.ways
+        there = list(where)
+        backwards = tuple(axis for axis, each in zip((self.y, self.x), reversed_, strict=True) if each)
+        for axis in backwards:
+            side, part = self.image.shape[axis], where[axis]
+            there[axis] = slice(side - part.stop, side - part.start)
+        if transposed:
+            there[self.y], there[self.x] = there[self.x], there[self.y]
+            across = {self.x: self.y, self.y: self.x}[across]
+        pixels = self.stored.read(there, spent, across=across, keep=keep)
+        if transposed:
+            pixels = pixels.swapaxes(self.y, self.x)
+        upright: npt.NDArray[Any] = np.flip(pixels, backwards)
+        if into is None:
+            return upright
+        into[...] = upright
+        return into
 
 
 def array_in(memory: Memory | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -1,0 +1,128 @@
+"""The table of formats in README.md: ``python -m tests.slides.formats`` finds out and writes it there.
+
+A row is what the reader that is taken for a file makes of it, and what its pixels were compared with: the pixels
+that other programs wrote again, else what OpenSlide decodes, else what tifffile does. Rows that say the same are one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from tests.real_data import DATA, data
+from wsipipe.errors import PlaneError, SlideError
+from wsipipe.geometry.grid import Box
+from wsipipe.slides.find import expand
+from wsipipe.slides.planes import Planes
+from wsipipe.slides.reading import Pixels, read_box
+from wsipipe.slides.slide import Level, Slide, open_slide
+
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- formats -->\n", "<!-- end of formats -->\n"
+HEADER = "| file | read by | opened too by | levels | µm/px | pixels | notes |\n|---|---|---|---|---|---|---|\n"
+FOLDERS = ("slides", "writers", "zarr", "dicom", "variants/imagecodecs-codecs/tiff")
+CMU, CROP = "slides/CMU-1-Small-Region.svs", Box(900, 1517, 600, 1333)
+LOSSLESS = ("none", "adobe_deflate", "deflate", "lzw", "zstd", "lzma", "packbits", "png", "blosc", "zstd")
+MAX_PX = 10**8
+"""Of a level that is compared whole."""
+
+
+def table() -> str:
+    """The rows, over every file of the test data."""
+    assert DATA is not None
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for path in [path for folder in FOLDERS for path in expand([DATA / folder])]:
+        rows.setdefault(tuple(_row(path)), []).append(path.name.replace("_", r"\_"))
+    return HEADER + "".join(f"| {' | '.join([', '.join(names), *row])} |\n" for row, names in rows.items())
+
+
+def written() -> str:
+    """The table as README.md has it."""
+    return README.read_text().partition(BEGIN)[2].partition(END)[0]
+
+
+def _row(path: Path) -> Iterator[str]:
+    """All but the name."""
+    try:
+        slides = _slides(path)
+    except SlideError as err:
+        yield from ("refused", "", "", "", "")
+        yield re.split(r"; wsipipe reads|; copy it", str(err).removeprefix(path.name + " "))[0]
+        return
+    slide, other = slides[0], _by_openslide(path, slides[0])
+    yield slide.reader + f", with `--series` 0 to {len(slides) - 1}" * (len(slides) > 1)
+    yield "openslide" if other else ""
+    yield str(len(slide.levels))
+    yield "" if slide.mpp is None else f"{slide.mpp:.4g}"
+    yield ", ".join(sorted({_compared(path, one, other if len(slides) == 1 else None) for one in slides}))
+    yield "; ".join(warning for warning in slide.warnings if "micrometres" not in warning)
+
+
+def _slides(path: Path) -> list[Slide]:
+    """The slide, or each image of a file that holds several."""
+    try:
+        return [open_slide(path)]
+    except PlaneError as err:
+        count = int(re.search(r"holds (\d+) images", str(err))[1])  # type: ignore[index]
+        return [open_slide(path, planes=Planes(series=number)) for number in range(count)]
+
+
+def _by_openslide(path: Path, slide: Slide) -> Slide | None:
+    """The slide as OpenSlide opens it, of a DICOM folder by one of its files."""
+    if path.is_dir() and slide.reader == "dicom":
+        path = sorted(path.iterdir())[0]
+    try:
+        return open_slide(path, reader="openslide")
+    except SlideError:
+        return None
+
+
+def _compared(path: Path, slide: Slide, other: Slide | None) -> str:
+    """How the pixels compare, and with what."""
+    finest = slide.levels[0]
+    if path.parent.name in ("writers", "zarr") and finest.shape == CROP.shape and finest.channels == 3:
+        source = read_box(open_slide(data(CMU)).levels[0], CROP)
+        return _said("the source", int(np.abs(_whole(finest).astype(int) - source).max()), finest)
+    if other is not None and finest.dtype == "uint8" and not _is_turned(slide):
+        of_size = {level.shape: level for level in other.levels}
+        pairs = [(level, of_size[level.shape]) for level in slide.levels if level.shape in of_size]
+        most = max(int(np.abs(_whole(mine).astype(int) - _whole(theirs)).max()) for mine, theirs in pairs)
+        return _said("OpenSlide", most, finest)
+    if slide.reader != "tiff":
+        return ""
+    with tifffile.TiffFile(path) as tiff:
+        pages = [page for page in tiff.pages if sorted((page.imagelength, page.imagewidth)) == sorted(finest.shape)]
+        expected = pages[finest.planes.series or 0].asarray()
+    if expected.dtype == bool:
+        expected = expected * np.uint8(255)
+    found = np.moveaxis(_whole(finest), -1, 0) if finest.axes == "cyx" else _whole(finest)
+    found = np.rot90(found) if _is_turned(slide) else found
+    if expected.size != found.size:
+        return "not compared"
+    return _said("tifffile", int(np.abs(found.astype(int).ravel() - expected.ravel()).max()), finest)
+
+
+def _said(what: str, most: int, level: Level) -> str:
+    """A difference in words; of lossy codecs one grey value is rounding, in which libraries differ."""
+    limit = 0 if set(level.codec.split(", ")) <= set(LOSSLESS) else 1
+    if most > limit:
+        return f"differ by up to {most} from {what}"
+    return f"equal {what}" if limit == 0 else f"within 1 of {what}"
+
+
+def _is_turned(slide: Slide) -> bool:
+    return any(warning.startswith("Orientation") for warning in slide.warnings)
+
+
+def _whole(level: Level) -> Pixels:
+    assert level.shape[0] * level.shape[1] <= MAX_PX
+    return read_box(level, Box(0, level.shape[0], 0, level.shape[1]))
+
+
+if __name__ == "__main__":
+    text = README.read_text()
+    README.write_text(text.replace(BEGIN + written() + END, BEGIN + table() + END))

@@ -1,0 +1,80 @@
+"""The same pixels by every reader that opens a slide."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+
+from wsipipe.errors import SlideError
+from wsipipe.files import Location
+from wsipipe.geometry.grid import Box
+from wsipipe.slides.planes import ALL, Planes
+from wsipipe.slides.readers import READERS
+from wsipipe.slides.reading import Pixels, read_box
+from wsipipe.slides.slide import Level, Slide, open_slide
+
+SIDE_PX = 256
+"""Of the regions that are compared."""
+
+
+def compare_readers(path: Location, planes: Planes = ALL) -> list[str]:
+    """What each reader says of the file, and for each pair of those that open it how much their pixels differ."""
+    slides: list[Slide] = []
+    lines = []
+    for reader in READERS:
+        if not reader.recognises(path):
+            continue
+        try:
+            slides.append(open_slide(path, reader=reader.name, planes=planes))
+        except SlideError as err:
+            lines.append(f"{reader.name} refuses it: {err}")
+    for one, other in combinations(slides, 2):
+        lines.append(f"{one.reader} and {other.reader}: {_compared(one, other)}")
+    if len(slides) == 1:
+        lines.append(f"only {slides[0].reader} opens it")
+    return lines
+
+
+def _compared(one: Slide, other: Slide) -> str:
+    try:
+        found = differences(one, other)
+    except SlideError as err:
+        return str(err)
+    if not found:
+        return "no level is of the same size in both"
+    return ", ".join(f"level {level} at most {most}" for level, most in found.items())
+
+
+def differences(one: Slide, other: Slide) -> dict[int, float]:
+    """The largest difference of a sample in five regions, for each level of ``one`` that ``other`` has in its size.
+
+    A grey slide that the other has as RGB is compared with its three channels; in units of 8 bit.
+
+    Raises
+    ------
+    SlideReadError
+        If a region can not be read.
+    """
+    of_size = {level.shape: level for level in other.levels}
+    pairs = [(level, of_size[level.shape]) for level in one.levels if level.shape in of_size]
+    return {
+        mine.index: max(
+            float(np.abs(_as_8_bit(mine, box) - _as_8_bit(theirs, box)).max()) for box in _regions(mine.shape)
+        )
+        for mine, theirs in pairs
+        if mine.channels == theirs.channels or 1 in (mine.channels, theirs.channels)
+    }
+
+
+def _as_8_bit(level: Level, box: Box) -> Pixels:
+    pixels = read_box(level, box).astype(np.float64)
+    return pixels if level.dtype == "uint8" else np.rint(pixels / 257)
+
+
+def _regions(shape: tuple[int, int]) -> list[Box]:
+    """The corners and the middle."""
+    sides = [min(SIDE_PX, size) for size in shape]
+    starts = [(0, (size - side) // 2, size - side) for size, side in zip(shape, sides, strict=True)]
+    places = [(0, 0), (0, 2), (1, 1), (2, 0), (2, 2)]
+    return [Box(starts[0][i], starts[0][i] + sides[0], starts[1][j], starts[1][j] + sides[1]) for i, j in places]
