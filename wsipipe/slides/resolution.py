@@ -51,7 +51,7 @@ NOMINAL = 1.5
 UM_OF_MAGNIFICATION = 10.0
 """Micrometres per pixel times magnification: 40x is about 0.25."""
 SOURCE_LENS = 65421
-"""Tags: of XML of many kinds, and of Hamamatsu's magnification."""
+"""The tag of Hamamatsu's magnification."""
 SPACING = './/DataObject[@ObjectType="PixelDataRepresentation"]/Attribute[@Name="DICOM_PIXEL_SPACING"]'
 """In Philips' XML: two numbers in quotes, millimetres from row to row and from column to column, for each level."""
 
