@@ -48,7 +48,14 @@ def wsipipe_by(engine: str) -> Callable[[argparse.Namespace, Path], None]:
 
     def way(args: argparse.Namespace, out: Path) -> None:
         config = wsipipe.RunConfig(
-            str(out), args.model, mpp=args.mpp, tile=args.tile, device="cpu", engine=engine, threads=2
+            str(out),
+            args.model,
+            mpp=args.mpp,
+            tile=args.tile,
+            device="cpu",
+            engine=engine,
+            threads=2,
+            tissue="off",
         )
         (slide,) = wsipipe.run([args.slide], config).slides
         assert slide.status == "done", slide.message

@@ -116,7 +116,15 @@ def scaling(args: argparse.Namespace) -> bool:
         for count in (1, 2):
             with workers_on_cores(count) as address, tempfile.TemporaryDirectory() as out:
                 config = wsipipe.RunConfig(
-                    out, args.model, mpp=args.mpp, tile=512, block=512, engine="torch", device="cpu", scheduler=address
+                    out,
+                    args.model,
+                    mpp=args.mpp,
+                    tile=512,
+                    block=512,
+                    engine="torch",
+                    device="cpu",
+                    scheduler=address,
+                    tissue="off",
                 )
                 summary = wsipipe.run([args.slide], config)
             assert not summary.exit_code, summary
@@ -148,7 +156,7 @@ def simulated(count: int) -> SpecCluster:
 def overhead(args: argparse.Namespace) -> bool:
     """Print for each number of workers what a block takes beyond its sleep."""
     labels = np.zeros((1, 1), np.uint8)
-    slept = PredictedBlock(Prediction(labels, None), 1, False, Spent())
+    slept = PredictedBlock(Prediction(labels, None), 1, 0, False, Spent())
 
     def sleeps(*_: Any) -> PredictedBlock:
         time.sleep(args.sleep)
@@ -160,7 +168,7 @@ def overhead(args: argparse.Namespace) -> bool:
 
     for count in args.workers:
         with tempfile.TemporaryDirectory() as out, dask.config.set(OWN):
-            run = plan_run([args.slide], wsipipe.RunConfig(out, device="cpu", block=4096, mpp=args.mpp))
+            run = plan_run([args.slide], wsipipe.RunConfig(out, device="cpu", block=4096, mpp=args.mpp, tissue="off"))
             with (
                 simulated(count) as cluster,
                 Client(cluster) as client,

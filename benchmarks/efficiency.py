@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--tile", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    config = RunConfig(bundle=args.model, device="cpu", engine=args.engine, mpp=args.mpp, tile=args.tile)
+    config = RunConfig(bundle=args.model, device="cpu", engine=args.engine, mpp=args.mpp, tile=args.tile, tissue="off")
     allocator.settle()
     tiles, pixels = cut_tiles(args.slide, config)
     setup = check_config(config)

@@ -22,7 +22,7 @@ MOST_GROWTH = 1.1
 
 def segment(slide: str, options: list[str]) -> dict[str, float]:
     """What ``wsipipe run --json`` says of one slide."""
-    command = [str(Path(sys.executable).with_name("wsipipe")), "run", slide, "--json", *options]
+    command = [str(Path(sys.executable).with_name("wsipipe")), "run", slide, "--json", "--tissue", "off", *options]
     with tempfile.TemporaryDirectory() as out:
         done = subprocess.run([*command, "-o", out], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     summary = json.loads(done.stdout)

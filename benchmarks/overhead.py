@@ -85,7 +85,13 @@ def main() -> None:
         wsipipe.save_bundle(bundle, network, wsipipe.BundleSpec(classes=default_classes(2)))
         for round_ in range(-1, args.rounds):  # the first is a warm-up
             config = wsipipe.RunConfig(
-                f"{folder}/{round_}", bundle, tile=1024, block=args.block, threads=args.threads, device="cpu"
+                f"{folder}/{round_}",
+                bundle,
+                tile=1024,
+                block=args.block,
+                threads=args.threads,
+                device="cpu",
+                tissue="off",
             )
             started = time.perf_counter()
             run = plan_run([args.slide], config)

@@ -40,7 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     exact = True
     with tempfile.TemporaryDirectory() as folder:
-        common = {"bundle": args.model, "mpp": args.mpp, "device": args.device}
+        common = {"bundle": args.model, "mpp": args.mpp, "device": args.device, "tissue": "off"}
         plain = wsipipe.RunConfig(f"{folder}/plain", engine="torch", tile=512, block=2048, **common)
         expected = labels_of(args.slide, plain)
         for i, name in enumerate(args.of):

@@ -189,12 +189,12 @@ from wsipipe.pipeline import job
 if not hasattr(job, "harmless"):  # a preload may be loaded twice
     job.harmless = job.predict_block
 
-def deadly(work, index, rows, cols):
+def deadly(work, index, rows, cols, mask):
     if index == (1, 2) and work.level.path.endswith("a.tif"):
         with open({deaths!r}, "a") as file:
             file.write("x")
         os.kill(os.getpid(), signal.SIGKILL)
-    return job.harmless(work, index, rows, cols)
+    return job.harmless(work, index, rows, cols, mask)
 
 job.predict_block = deadly
 """

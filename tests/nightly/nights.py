@@ -18,8 +18,8 @@ from wsipipe.pipeline import job
 from wsipipe.report.night import NightReport, SlideReport, read_report
 
 HOUR, DAY = 3600.0, 86400.0
-SMALL = "[run]\ndevice = 'cpu,cpu'\nengine = 'torch'\nblock = 64\ntile = 64\nthreads = 2\n"
-"""The table of a night whose slides have some hundred pixels, with a core for each of two replicas."""
+SMALL = "[run]\ndevice = 'cpu,cpu'\nengine = 'torch'\nblock = 64\ntile = 64\nthreads = 2\ntissue = 'off'\n"
+"""The table of a night whose slides have some hundred pixels, with a core for each of two replicas; everywhere."""
 
 
 def write_night(path: Path, *, tables: str = SMALL, **keys: Any) -> Path:

@@ -48,6 +48,7 @@ GOOD = 'inbox = ["in"]\nout = "out"\n'
         (GOOD + "[[slides]]\nmpp = 0.5\n", "3: [[slides]] lacks match"),
         (GOOD + "retries = true\n", "3: retries is True; allowed: a whole number"),
         (GOOD + "retries = 0\n", "3: retries 0 is not 1 or more"),
+        (GOOD + "[run]\ntissue = 'mask.png'\n", "4: [run] tissue 'mask.png' is neither 'auto' nor 'off'"),
         ('inbox = "in"\nout = "out"\n', "1: inbox is 'in'; allowed: a list of text"),
         ('out = "out"\ninbox = []\n', "2: inbox names no folder, file or pattern"),
         ('out = "out"\n\ninbox = ["in", "gone/*.svs"]\n', "3: inbox gone/*.svs: there is no "),

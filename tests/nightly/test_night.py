@@ -30,6 +30,7 @@ from tests.nightly.nights import (
     set_age,
     statuses,
 )
+from tests.tissue.drawn import glass
 from wsipipe.errors import MachineError, UsageError, WsipipeError
 from wsipipe.events import BlockDone, Event, SlideDone, SlideFailed, SlideStarted, Warned
 from wsipipe.labels.lease import Leases
@@ -267,6 +268,17 @@ def test_new_weights_mean_again_and_the_old_store_stays_until_the_new_one_is_com
     for name, store in stores.items():
         assert_same_bytes(store, tmp_path / "undisturbed" / f"{name}.zarr")
     nights.also = lambda _: None
+    assert set(statuses(nights.run()).values()) == {"skipped"}
+
+
+def test_a_slide_without_tissue_is_told_and_not_tried_again(tmp_path: Path, inbox: Path, bundle: Path) -> None:
+    write_pyramid(inbox / "glass.tif", glass((128, 192)))
+    nights = Nights(night_of(tmp_path, bundle, tables=SMALL.replace("'off'", "'auto'")))
+    report = nights.run()
+    assert statuses(report) == {"a.tif": "done", "b.tif": "done", "c.tif": "done", "glass.tif": "no tissue"}
+    row = rows(report)["glass.tif"]
+    assert (report.exit_code, row.message, row.skipped) == (0, "", 128 * 192)
+    assert "no tissue was found" in row.warnings[0]
     assert set(statuses(nights.run()).values()) == {"skipped"}
 
 

@@ -64,7 +64,8 @@ class Runners:
 
     def run(self, name: str) -> subprocess.Popen[str]:
         """Start `wsipipe run`."""
-        options = ["--device", "cpu,cpu", "--engine", "torch", "--block", 64, "--tile", 64, "--threads", 2, "--json"]
+        options = ["--device", "cpu,cpu", "--engine", "torch", "--block", 64, "--tile", 64, "--threads", 2]
+        options += ["--tissue", "off", "--json"]
         return self._start(name, "run", self.folder / "in", "-m", self.bundle, "-o", self.out, *options)
 
     def _start(self, name: str, *arguments: object) -> subprocess.Popen[str]:

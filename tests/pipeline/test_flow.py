@@ -41,6 +41,7 @@ def config(tmp_path: Path, tiny_bundle: Path) -> wsipipe.RunConfig:
         block=SIDE,
         tile=SIDE,
         threads=1,
+        tissue="off",
     )
 
 

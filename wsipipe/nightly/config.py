@@ -212,6 +212,7 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
         (("reserve",), lambda: _reserve_bytes(config)),
         (("run", "max_memory"), lambda: run.max_memory is None or size_bytes(run.max_memory, "max_memory")),
         (("run", "channels"), lambda: run.channels is None or parse_channels(run.channels)),
+        (("run", "tissue"), lambda: _check_tissue(config.run.tissue)),
         (("model",), lambda: config.model is None or read_bundle_info(night.place(config.model))),
         *(
             (("slides", i, "model"), partial(read_bundle_info, night.place(one.model)))
@@ -231,11 +232,6 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
             yield (name,), f"{name} is a file of this machine, not a URL"
     if config.until is not None and config.duration is not None:
         yield ("duration",), "until and duration both say when it ends; give one"
-    if is_file(config.run.tissue):
-        message = (
-            f"[run] tissue {config.run.tissue!r} is neither {AUTO!r} nor {OFF!r}; the mask of a file is of one slide"
-        )
-        yield ("run", "tissue"), message
     if config.retries < 1:
         yield ("retries",), f"retries {config.retries} is not 1 or more"
     if config.webhook is not None and not config.webhook.startswith(("http://", "https://")):
@@ -294,6 +290,12 @@ def _check_run(config: RunConfig) -> None:
     """Raise what a run would say of the rest; what workers elsewhere have is not known yet."""
     site = Site(("cpu",), TORCH, 0) if config.on_cluster else None
     check_config(replace(config, scheduler=None, cluster=None, adapt=None, cluster_options={}), site)
+
+
+def _check_tissue(tissue: str) -> None:
+    """Raise a UsageError if it is a file: a mask is of one slide."""
+    if is_file(tissue):
+        raise UsageError(f"[run] tissue {tissue!r} is neither {AUTO!r} nor {OFF!r}")
 
 
 def _check_sizes(model: str | None, table: RunTable) -> None:

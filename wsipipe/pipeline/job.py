@@ -28,6 +28,8 @@ from wsipipe.tissue.find import BLANK
 
 Index = tuple[int, int]
 Futures = list[Future[Any]]
+LOOKS = 3
+"""Times that tissue is looked for on a slide while workers die: a block that kills them is set aside after two."""
 NOTHING = "no tissue was found, so nothing was segmented; if there is some, look everywhere: --tissue off --overwrite"
 
 
@@ -77,6 +79,7 @@ class Job:
         self._blank = len(plan.blocks) == grid.count  # else not all of it is seen
         self.looking = plan.store.tissue is not None
         self._looked: Looked | None = None
+        self._looks = 0
         self._in_flight: set[Future[Any]] = set()
         self._rest = self._after_blocks()
         self._outcome(SlideStarted(plan.slide.path, plan.store.path, grid.count, len(plan.blocks), plan.pixels))
@@ -98,6 +101,7 @@ class Job:
         futures: Futures = []
         if self.looking:
             if most and not self._in_flight:
+                self._looks += 1
                 futures = [look(self.plan, self._run.setup.config.tissue, self._client)]
         elif self._todo:
             futures = self._hand_over([self._todo.popleft() for _ in range(min(most, len(self._todo)))])
@@ -146,6 +150,8 @@ class Job:
         plan = self.plan
         if isinstance(error, SlideReadError):
             raise SlideReadError(f"{error}; mend the slide, or look everywhere: --tissue off") from error
+        if isinstance(error, KilledWorker) and self._looks < LOOKS:
+            return  # a block of another slide may have been the cause
         if isinstance(error, KilledWorker):
             raise SlideError(
                 f"{plan.slide.file}: the worker died each time that it looked for tissue; look into the workers' logs, "
