@@ -93,6 +93,8 @@ GOOD = 'inbox = ["in"]\nout = "out"\n'
         (GOOD + "[run]\ntile = 96\nblock = 128\n", "4: block 128 px is not a multiple of 96, "),
         (GOOD + "[run]\nblock = 1001\n", "4: block 1001 px is not a multiple of 8, "),
         (GOOD + "[[slides]]\nmatch = '*'\nmpp = 0\n", "5: [[slides]] mpp 0.0 is not a positive number"),
+        (GOOD + "[[slides]]\nmatch = '*'\nreader = 'tifff'\n", "5: --reader tifff is not a reader; allowed: tiff"),
+        (GOOD + "[[slides]]\nmatch = '*'\nchannels = '0,0'\n", "5: --channels 0,0 is no list of different"),
         (GOOD + "[[slides]]\nmatch = '*'\nmpp = inf\n", "5: [[slides]] mpp inf is not a positive number"),
     ],
 )
@@ -175,6 +177,16 @@ def test_paths_are_relative_to_the_file(path: Path, tmp_path: Path, monkeypatch:
     assert (night.place("/m"), Path(night.place("logs/n.jsonl")).resolve()) == ("/m", tmp_path / "logs" / "n.jsonl")
     write_night(path, **given, report="r")
     assert read_night(path).report == tmp_path / "r"
+
+
+def test_slides_of_one_pattern_have_planes_of_their_own(path: Path) -> None:
+    path.write_text(
+        GOOD + "[run]\nchannels = '0'\nz = 1\n[[slides]]\nmatch = '*.tif'\nchannels = 'DAPI'\nreader = 'tiff'\n"
+    )
+    night = read_night(path)
+    of_tif, others = night.options(Path("/in/a.tif")), night.options(Path("/in/a.zarr"))
+    assert (of_tif.reader, of_tif.planes) == ("tiff", Planes(("DAPI",), z=1))
+    assert (others.reader, others.planes) == (None, Planes((0,), z=1))
 
 
 def test_the_first_table_of_slides_that_matches_counts(path: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from wsipipe.model.bundle import read_bundle_info
 from wsipipe.pipeline.config import BLOCK_PX, CORE_PX, DEFAULT_BUNDLE, KINDS, RunConfig, Site, check_config
 from wsipipe.pipeline.machine import size_bytes
 from wsipipe.slides.planes import Planes, parse_channels
+from wsipipe.slides.readers import named
 from wsipipe.slides.slide import MAX_UPSAMPLE
 from wsipipe.tables import Place, TableError, line_of, parse_table, read_toml
 from wsipipe.tissue.given import AUTO, OFF, is_file
@@ -74,6 +75,10 @@ class ClusterTable:
     """What the cluster is started with."""
 
 
+OF_SLIDES = ("reader", "channels", "z", "t", "series")
+"""Options of a run that the slides of one pattern may have of their own."""
+
+
 @dataclass(frozen=True)
 class SlideTable:
     """What is said of the slides of one pattern; the first that matches counts."""
@@ -84,6 +89,12 @@ class SlideTable:
     """Micrometres per pixel of level 0, over what the file says."""
     model: str | None = None
     """Another bundle."""
+    reader: str | None = None
+    """As in `RunTable`, and over that; the next four, too."""
+    channels: str | None = None
+    z: int | None = None
+    t: int | None = None
+    series: int | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +175,8 @@ class Night:
         model = (slides and slides.model) or self.config.model
         count = "" if cluster.workers is None else f":{cluster.workers}"
         given = asdict(table)
+        if slides is not None:
+            given |= {name: value for name in OF_SLIDES if (value := getattr(slides, name)) is not None}
         limit, channels = given.pop("max_memory"), given.pop("channels")
         numbers = {name: given.pop(name) for name in ("z", "t", "series")}
         return RunConfig(
@@ -218,6 +231,12 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
             (("slides", i, "model"), partial(read_bundle_info, night.place(one.model)))
             for i, one in enumerate(config.slides)
             if one.model is not None
+        ),
+        *((("slides", i, "reader"), partial(named, one.reader)) for i, one in enumerate(config.slides)),
+        *(
+            (("slides", i, "channels"), partial(parse_channels, one.channels))
+            for i, one in enumerate(config.slides)
+            if one.channels is not None
         ),
     ]
     problems = list(_failing(checks))

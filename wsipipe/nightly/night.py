@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -143,7 +143,7 @@ def tell(night: Night, report: NightReport, listener: Listener) -> None:
 def look(night: Night, now: float) -> Found:
     """What is in the inboxes of ``night``, each slide once; files are looked at, none is opened."""
     failures = Failures(locate(night.place(night.config.out)), night.digest)
-    groups: dict[tuple[str | None, float | None], Group] = {}
+    groups: dict[Hashable, Group] = {}
     left: list[SlideReport] = []
     slides, closed = slides_in(night)
     left += [SlideReport(inbox, reports.FAILED, message) for inbox, message in closed.items()]
@@ -161,7 +161,7 @@ def look(night: Night, now: float) -> Found:
             left.append(SlideReport(str(slide), reports.WAITING, message))
         else:
             config = night.options(slide)
-            key = config.bundle, config.mpp
+            key = config.bundle, config.mpp, config.reader, config.planes
             if key not in groups:
                 groups[key] = Group(config, read_bundle_info(config.bundle or DEFAULT_BUNDLE), {})
             groups[key].slides[slide] = version_of(slide)
