@@ -150,7 +150,7 @@ def test_broken_slides_fail_with_their_name_and_the_others_are_done(
     for path in broken:
         slide = by_path[str(path)]
         if path.name in OPENS:
-            assert slide["status"] == "done" or "channel" in slide["message"]
+            assert slide["status"] in ("done", "no tissue") or "channel" in slide["message"]
             continue
         assert slide["status"] == "failed", path
         assert path.name in slide["message"]
