@@ -163,7 +163,7 @@ def _attributes(path: Location) -> dict[str, Any]:
     try:
         document = json.loads((path / name).read_bytes())
         attributes = document.get("attributes", {}).get("ome", {}) if name == "zarr.json" else document
-    except (ValueError, AttributeError) as err:
+    except (ValueError, AttributeError, RecursionError) as err:
         raise SlideReadError(f"{path.name}: {name} can not be read ({err}); write it again") from err
     if not isinstance(attributes, dict):
         raise SlideFormatError(f"{path.name}: the OME attributes in {name} are not an object")

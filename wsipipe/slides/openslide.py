@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from importlib import import_module
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ MIN_TILE_PX, MAX_TILE_PX = 256, 2048
 """Smaller tiles are read several at once, larger ones in parts."""
 MAX_LEAD_PX = 2048
 """The most pixels that are read before those that are wanted; levels that need more are left out."""
+MAX_SIDE_PX = 2**23
+"""A level with a longer side is refused: that is 2 m at 0.25 µm/px."""
+MAX_TILE_PX_IN_FILE = 2**28
+"""A larger tile is refused: OpenSlide takes 4 bytes a pixel for it, and ends the process where it can not have them."""
 EXACT_PX = 2**-10
 """Closer than this is the same place: cairo blends in steps of 1/128 px."""
 
@@ -67,6 +71,7 @@ class OpenSlideReader:
             choose_one(path.name, option, getattr(planes, option), ["0"])
         channels = choose_channels(path.name, planes.channels, (), 3)
         properties = dict(slide.properties)
+        _check_sizes(path, slide, properties)
         resolution = _resolution(properties)
         identity = openslide_identity(path)
         exact = _exact_levels(slide)
@@ -272,6 +277,23 @@ def _resolution(properties: Mapping[str, str]) -> Resolution:
 def _colour(text: str) -> npt.NDArray[np.uint8]:
     """Three bytes of six hexadecimal digits."""
     return np.frombuffer(bytes.fromhex(text), np.uint8)
+
+
+def _check_sizes(path: Path, slide: Any, properties: Mapping[str, str]) -> None:
+    """Refuse what no slide has and would take memory without bounds.
+
+    Raises
+    ------
+    SlideFormatError
+        Naming the level.
+    """
+    for level, sides in enumerate(slide.level_dimensions):
+        tile = [int(properties.get(f"openslide.level[{level}].tile-{side}", 0)) for side in ("width", "height")]
+        if max(sides) > MAX_SIDE_PX or prod(tile) > MAX_TILE_PX_IN_FILE:
+            raise SlideFormatError(
+                f"{path.name} level {level} has {sides[1]} x {sides[0]} px in tiles of {tile[1]} x {tile[0]}; wsipipe reads "
+                f"sides up to {MAX_SIDE_PX} px in tiles of up to {MAX_TILE_PX_IN_FILE} px"
+            )
 
 
 def _bounds(properties: Mapping[str, str]) -> tuple[int, int, int, int] | None:

@@ -546,8 +546,9 @@ def _probe(path: Location, image: TiledImage) -> None:
     """
     if image.by_row or image.tile_bytes > LARGE_TILE_BYTES:
         return
-    page = image.pages[0]
-    number = next(i for i, count in enumerate(page.databytecounts) if count and page.dataoffsets[i])
+    page, number = next(
+        (page, number) for page in image.pages for number, count in enumerate(page.databytecounts) if count and page.dataoffsets[number]
+    )
     data = open_source(path).read(int(page.dataoffsets[number]), int(page.databytecounts[number]))
     try:
         image.decode(page, number, data)
