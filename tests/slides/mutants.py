@@ -37,10 +37,10 @@ MOST_BYTES = 2**30
 SETTLED = 1000
 """After so many mutants all caches are full."""
 BLOCK_PX = 160
-EXTREMES = (0, 1, 2, 3, 7, 8, 255, 256, 65535, 2**16, 2**24, 2**30, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63, 2**64 - 1)
+EXTREMES = (0, 1, 2, 3, 7, 8, 255, 256, 65535, 2**16, 2**24, 2**30, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63)
 CODES = (254, 256, 257, 258, 259, 262, 270, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 330, 338, 339)
 MORE_CODES = (347, 700, 530, 42113, 50838, 50839, 65420, 65421, 65426, 65449, 34665, 34853, 37724)
-ODD: tuple[Any, ...] = (None, True, -1, 0, 1, 2**31, 2**63, 1e308, float("nan"), "", "..", "/", "zstd", [], {}, [0], [-1], [[]])
+ODD: tuple[Any, ...] = (None, True, -1, 1e308, float("nan"), "", "..", "/", "zstd", [], {}, [0], [-1], [[]])
 ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 """Of the types of TIFF's tags."""
 
@@ -55,15 +55,17 @@ def sound(folder: Path) -> list[Path]:
         pyramid(folder / f"strips-{codec}.tif", rgb, levels=1, compression=codec, tile=None, rowsperstrip=32)
     pyramid(folder / "big.tif", grey, bigtiff=True, compression="zlib", predictor=True)
     pyramid(folder / "big-endian.tif", picture((150, 170), "uint16"), byteorder=">", compression="zstd")
-    pyramid(folder / "planar.tif", np.moveaxis(rgb, -1, 0)[:, :64], levels=1, planarconfig="separate", compression="lzw")
-    tifffile.imwrite(folder / "palette.tif", grey, photometric="palette", colormap=np.zeros((3, 256), "u2"), tile=(64, 64))
+    planes = np.moveaxis(rgb, -1, 0)
+    tiled: dict[str, Any] = {"tile": (64, 64), "compression": "lzw"}
+    tifffile.imwrite(folder / "planar.tif", planes, photometric="rgb", planarconfig="separate", **tiled)
+    tifffile.imwrite(folder / "palette.tif", grey, photometric="palette", colormap=np.zeros((3, 256), "u2"), **tiled)
     tifffile.imwrite(folder / "bits.tif", grey > 99, photometric="miniswhite")
     tifffile.imwrite(folder / "imagej.tif", np.stack([grey] * 2), imagej=True, metadata={"axes": "CYX", "unit": "um"})
     description = APERIO.format(w=170, h=150)
     pyramid(folder / "a.svs", rgb, compression="jpeg", subsampling=(2, 2), description=description)
     physical = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
     pyramid(folder / "a.ome.tif", rgb, levels=3, subifds=True, metadata=physical, compression="zlib")
-    tifffile.imwrite(folder / "c.ome.tif", np.stack([grey] * 3), metadata={"axes": "CYX"}, photometric="minisblack", tile=(64, 64))
+    tifffile.imwrite(folder / "c.ome.tif", planes, photometric="minisblack", metadata={"axes": "CYX"}, **tiled)
     ome_zarr(folder / "v5.zarr", [grey, grey[::2, ::2]], "yx")
     ome_zarr(folder / "v4.zarr", [grey, grey[::2, ::2]], "yx", "0.4")
     return sorted(folder.iterdir())
@@ -84,7 +86,7 @@ class Entry:
 
 
 def look(path: Path) -> None:
-    """What `wsipipe info` does, and a block of `wsipipe run`: at the first corner of each level, mirrored, and the last.
+    """What `wsipipe info` does, and `wsipipe run` for a block at the first corner of each level and at the last.
 
     Raises
     ------
@@ -262,8 +264,7 @@ def main(folder: Path, first: int, count: int) -> dict[str, Any]:
             look(path)
             outcomes["opened"] += 1
         except SlideError as err:
-            outcomes[type(err).__name__] += 1
-            assert path.name in str(err), f"{err} does not name {path.name}"
+            outcomes[type(err).__name__ if path.name in str(err) else f"no name in: {err}"] += 1
         faulthandler.cancel_dump_traceback_later()
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         if number == first + min(SETTLED, count // 2):
@@ -274,4 +275,4 @@ def main(folder: Path, first: int, count: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    print(json.dumps(main(Path(sys.argv[1]), *map(int, sys.argv[2:4]))))
+    sys.stdout.write(json.dumps(main(Path(sys.argv[1]), *map(int, sys.argv[2:4]))))

@@ -27,7 +27,7 @@ START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """The markers of JPEG after which the size stands; the three others in between are those of tables."""
 ALONE = {0x00, 0x01, *range(0xD0, 0xD9)}
-"""What may follow 0xFF in a JPEG and has no length after it: a stuffed 0, TEM, restart markers and the start of image."""
+"""What may follow 0xFF in a JPEG with no length after it: a stuffed 0, TEM, restart markers, the start of image."""
 START_OF_JPEG_XL = re.compile(rb"(?:\A|jxlc|jxlp....)\xff\x0a", re.DOTALL)
 JPEG_XL_RATIOS = (1, 1, 1.2, 4 / 3, 1.5, 16 / 9, 1.25, 2)
 """Width over height, by their number; after number 0 the width stands by itself."""

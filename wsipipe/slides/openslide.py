@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from importlib import import_module
-from math import ceil, prod
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from wsipipe.slides.dicom import series_in, series_of
 from wsipipe.slides.identity import file_identity, folder_identity
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.resolution import Resolution, checked
-from wsipipe.slides.slide import Level, Slide
+from wsipipe.slides.slide import Level, Slide, check_sides
 from wsipipe.slides.tiles import Tile, Tiles, TileStore
 
 SUFFIXES = (".mrxs", ".vms", ".vmu", ".svslide", ".czi")
@@ -41,8 +41,6 @@ MIN_TILE_PX, MAX_TILE_PX = 256, 2048
 """Smaller tiles are read several at once, larger ones in parts."""
 MAX_LEAD_PX = 2048
 """The most pixels that are read before those that are wanted; levels that need more are left out."""
-MAX_SIDE_PX = 2**23
-"""A level with a longer side is refused: that is 2 m at 0.25 µm/px."""
 MAX_TILE_PX_IN_FILE = 2**28
 """A larger tile is refused: OpenSlide takes 4 bytes a pixel for it, and ends the process where it can not have them."""
 EXACT_PX = 2**-10
@@ -287,12 +285,14 @@ def _check_sizes(path: Path, slide: Any, properties: Mapping[str, str]) -> None:
     SlideFormatError
         Naming the level.
     """
-    for level, sides in enumerate(slide.level_dimensions):
-        tile = [int(properties.get(f"openslide.level[{level}].tile-{side}", 0)) for side in ("width", "height")]
-        if max(sides) > MAX_SIDE_PX or prod(tile) > MAX_TILE_PX_IN_FILE:
+    check_sides(path.name, [sides[::-1] for sides in slide.level_dimensions])
+    for level in range(slide.level_count):
+        sides = (properties.get(f"openslide.level[{level}].tile-{side}", 0) for side in ("height", "width"))
+        height, width = map(int, sides)
+        if height * width > MAX_TILE_PX_IN_FILE:
             raise SlideFormatError(
-                f"{path.name} level {level} has {sides[1]} x {sides[0]} px in tiles of {tile[1]} x {tile[0]}; wsipipe reads "
-                f"sides up to {MAX_SIDE_PX} px in tiles of up to {MAX_TILE_PX_IN_FILE} px"
+                f"{path.name} level {level} has tiles of {height} x {width} px; by OpenSlide wsipipe reads tiles of "
+                f"up to {MAX_TILE_PX_IN_FILE} px"
             )
 
 

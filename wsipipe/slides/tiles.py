@@ -43,7 +43,7 @@ GDAL_NODATA = 42113
 WHITE_IS_ZERO, PALETTE = 0, 3
 """Photometric interpretations."""
 FILLED_UP = 2
-"""A strip may be filled up with rows that are not in the image; one that says it has more samples than so is not decoded."""
+"""A strip may be filled up with rows; one that says it has more than so many times its samples is not decoded."""
 ONE_READ_BYTES, NARROW = 2**20, 16
 """Uncompressed rows are read together up to so many bytes, unless less than 1 / `NARROW` of them is wanted."""
 Memory = npt.NDArray[np.uint8]
