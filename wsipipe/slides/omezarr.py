@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from zarr.abc.store import Store
+from zarr.abc.store import RangeByteRequest, Store
 from zarr.storage import WrapperStore
 
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
@@ -35,6 +35,13 @@ AXES = ("yx", "yxc", "cyx")
 DTYPES = ("uint8", "uint16")
 MAX_CHUNK_BYTES = 2**30
 """A chunk that needs more than this once decoded is refused: every block would need it."""
+MAX_METADATA_BYTES = 2**24
+"""A larger document is no description of an image; as Python's objects one takes 20 times as much."""
+MAX_LEVELS = 64
+"""More datasets than this are refused: each takes several files to be opened."""
+HEAD_BYTES = 18
+"""Of a chunk, in which Blosc and Zstandard say how many bytes it decodes to."""
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 def is_zarr(path: Location) -> bool:
@@ -53,12 +60,18 @@ def is_labels(path: Location) -> bool:
         return False
 
 
-class WholeBloscStore(WrapperStore[Store]):
-    """Chunks that Blosc compressed, and that are all there.
+class WholeChunkStore(WrapperStore[Store]):
+    """Chunks that are all there, and that do not say that they decode to more than a chunk.
 
     Blosc reads as many bytes as the header of a chunk says, through numcodecs and beyond the end of a truncated
-    chunk: what comes out is garbage from the memory behind it, without an error.
+    chunk: what comes out is garbage from the memory behind it, without an error. It and Zstandard take as much memory
+    as the header says before anybody looks at how large a chunk is.
     """
+
+    codec = "none"
+    """The last that encoded a chunk."""
+    most_bytes = MAX_CHUNK_BYTES
+    """What a chunk may have, encoded or decoded."""
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """As `Store.get`.
@@ -66,15 +79,38 @@ class WholeBloscStore(WrapperStore[Store]):
         Raises
         ------
         SlideReadError
-            If a chunk is shorter than its header says (https://github.com/Blosc/c-blosc, README_CHUNK_FORMAT).
+            If a chunk is shorter than its header says, or says that it decodes to more than there is room for.
         """
-        data = await super().get(key, prototype, byte_range)
-        if data is None or byte_range is not None or key.rpartition("/")[2] in METADATA:
-            return data
-        wanted = int.from_bytes(data[12:16].to_bytes(), "little")
-        if len(data) < max(wanted, 16):
-            raise SlideReadError(f"chunk {key} has {len(data)} of its {max(wanted, 16)} bytes: it was truncated")
+        if byte_range is not None or key.rpartition("/")[2] in METADATA:
+            return await super().get(key, prototype, byte_range)
+        data = await super().get(key, prototype, RangeByteRequest(0, self.most_bytes + 1))
+        if data is None:
+            return None
+        head = data[:HEAD_BYTES].to_bytes()
+        encoded = int.from_bytes(head[12:16], "little") if self.codec == "blosc" else 0
+        if self.codec == "blosc" and len(data) < max(encoded, 16):
+            raise SlideReadError(f"chunk {key} has {len(data)} of its {max(encoded, 16)} bytes: it was truncated")
+        said = max(len(data), decoded_bytes(head, self.codec))
+        if said > self.most_bytes:
+            raise SlideReadError(
+                f"chunk {key} has, or decodes to, {said} bytes or more; a chunk has {self.most_bytes} at most"
+            )
         return data
+
+
+def decoded_bytes(head: bytes, codec: str) -> int:
+    """How many bytes a chunk decodes to, by its first `HEAD_BYTES`; 0 where it does not say.
+
+    Sources: https://github.com/Blosc/c-blosc, README_CHUNK_FORMAT; RFC 8878, section 3.1.1.1, of Zstandard.
+    """
+    if codec == "blosc":
+        return int.from_bytes(head[4:8], "little")
+    if codec != "zstd" or not head.startswith(ZSTD_MAGIC) or len(head) < 5:
+        return 0
+    single, wide = head[4] >> 5 & 1, head[4] >> 6
+    start = 5 + (1 - single) + (0, 1, 2, 4)[head[4] & 3]
+    size = (single, 2, 4, 8)[wide]
+    return int.from_bytes(head[start : start + size], "little") + 256 * (size == 2)
 
 
 @dataclass(frozen=True)
@@ -160,10 +196,11 @@ def _attributes(path: Location) -> dict[str, Any]:
     name = next((name for name in ("zarr.json", ".zattrs") if (path / name).is_file()), None)
     if name is None:
         raise SlideFormatError(f"{path.name} is a Zarr folder without OME attributes; give the folder of the image")
+    _check_metadata(path, path)
     try:
         document = json.loads((path / name).read_bytes())
         attributes = document.get("attributes", {}).get("ome", {}) if name == "zarr.json" else document
-    except (ValueError, AttributeError) as err:
+    except (ValueError, AttributeError, RecursionError) as err:
         raise SlideReadError(f"{path.name}: {name} can not be read ({err}); write it again") from err
     if not isinstance(attributes, dict):
         raise SlideFormatError(f"{path.name}: the OME attributes in {name} are not an object")
@@ -193,6 +230,8 @@ def _multiscale(path: Location, attributes: Mapping[str, Any]) -> Multiscale:
         letters = "".join(str(axis["name"])[:1].lower() for axis in axes)
         if not paths:
             raise SlideFormatError(f"{path.name}: its multiscales list no datasets")
+        if len(paths) > MAX_LEVELS:
+            raise SlideFormatError(f"{path.name}: its multiscales list {len(paths)} datasets; allowed are {MAX_LEVELS}")
         names = tuple(str(channel.get("label", "")) for channel in attributes.get("omero", {}).get("channels", ()))
         return Multiscale(letters, paths, zarr_resolution(one, axes, letters), names if all(names) else ())
     except SlideError:
@@ -259,14 +298,44 @@ def open_dataset(path: Location, dataset: str) -> zarr.Array[Any]:
     folder = path / dataset
     if not is_zarr(folder):
         raise SlideReadError(f"{path.name} is half-written: there is no array {dataset}; write it again")
+    _check_metadata(path, folder)
     try:
         array = zarr.open_array(zarr_store(folder), mode="r")
-        blosc = array.compressors and "blosc" in type(array.compressors[-1]).__name__.lower()
-        if not blosc or array.shards is not None:  # a shard has a checksum of its own
+        if min(array.shards or array.chunks) < 1:
+            raise ValueError(f"its chunks are of {array.shards or array.chunks} px")
+        if array.shards is not None:  # a shard has a checksum of its own
             return array
-        return zarr.open_array(WholeBloscStore(zarr_store(folder)), mode="r")
+        store = WholeChunkStore(zarr_store(folder))
+        store.codec = codec_names(array)[-1]
+        pixels = prod(array.chunks) * array.dtype.itemsize
+        # What can not be compressed becomes a little longer, and a filter may make each sample 8 bytes.
+        store.most_bytes = pixels * (8 if array.filters else 1) + pixels // 8 + 1024
+        return zarr.open_array(store, mode="r")
     except Exception as err:  # zarr raises all sorts on damaged metadata
         raise SlideReadError(f"{path.name}: array {dataset} can not be opened ({type(err).__name__}: {err})") from err
+
+
+def codec_names(array: zarr.Array[Any]) -> list[str]:
+    """The compressors of its chunks, the last applied last."""
+    return [type(codec).__name__.removesuffix("Codec").lower() for codec in array.compressors] or ["none"]
+
+
+def _check_metadata(path: Location, folder: Location) -> None:
+    """Refuse documents so large that reading them takes memory without bounds; behind a URL they are not asked for.
+
+    Raises
+    ------
+    SlideFormatError
+        Naming the document.
+    """
+    if isinstance(folder, Url):
+        return
+    for file in (folder / name for name in METADATA):
+        size = file.stat().st_size if file.is_file() else 0
+        if size > MAX_METADATA_BYTES:
+            raise SlideFormatError(
+                f"{path.name}: {file.name} of {folder.name} has {size} bytes; wsipipe reads up to {MAX_METADATA_BYTES}"
+            )
 
 
 def _is_within(path: Location, dataset: str) -> bool:
@@ -333,7 +402,7 @@ def _level(
         channels=channels if planes.channels is None else len(planes.channels),
         dtype=array.dtype.name,
         tile=(array.chunks[axes.index("y")], array.chunks[axes.index("x")]),
-        codec=", ".join(type(codec).__name__.removesuffix("Codec").lower() for codec in array.compressors) or "none",
+        codec=", ".join(codec_names(array)),
         stored_axes=axes,
         planes=planes,
     )

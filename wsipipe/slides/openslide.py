@@ -30,7 +30,7 @@ from wsipipe.slides.dicom import series_in, series_of
 from wsipipe.slides.identity import file_identity, folder_identity
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.resolution import Resolution, checked
-from wsipipe.slides.slide import Level, Slide
+from wsipipe.slides.slide import Level, Slide, check_sides
 from wsipipe.slides.tiles import Tile, Tiles, TileStore
 
 SUFFIXES = (".mrxs", ".vms", ".vmu", ".svslide", ".czi")
@@ -41,6 +41,8 @@ MIN_TILE_PX, MAX_TILE_PX = 256, 2048
 """Smaller tiles are read several at once, larger ones in parts."""
 MAX_LEAD_PX = 2048
 """The most pixels that are read before those that are wanted; levels that need more are left out."""
+MAX_TILE_PX_IN_FILE = 2**28
+"""A larger tile is refused: OpenSlide takes 4 bytes a pixel for it, and ends the process where it can not have them."""
 EXACT_PX = 2**-10
 """Closer than this is the same place: cairo blends in steps of 1/128 px."""
 
@@ -67,6 +69,7 @@ class OpenSlideReader:
             choose_one(path.name, option, getattr(planes, option), ["0"])
         channels = choose_channels(path.name, planes.channels, (), 3)
         properties = dict(slide.properties)
+        _check_sizes(path, slide, properties)
         resolution = _resolution(properties)
         identity = openslide_identity(path)
         exact = _exact_levels(slide)
@@ -272,6 +275,25 @@ def _resolution(properties: Mapping[str, str]) -> Resolution:
 def _colour(text: str) -> npt.NDArray[np.uint8]:
     """Three bytes of six hexadecimal digits."""
     return np.frombuffer(bytes.fromhex(text), np.uint8)
+
+
+def _check_sizes(path: Path, slide: Any, properties: Mapping[str, str]) -> None:
+    """Refuse what no slide has and would take memory without bounds.
+
+    Raises
+    ------
+    SlideFormatError
+        Naming the level.
+    """
+    check_sides(path.name, [sides[::-1] for sides in slide.level_dimensions])
+    for level in range(slide.level_count):
+        sides = (properties.get(f"openslide.level[{level}].tile-{side}", 0) for side in ("height", "width"))
+        height, width = map(int, sides)
+        if height * width > MAX_TILE_PX_IN_FILE:
+            raise SlideFormatError(
+                f"{path.name} level {level} has tiles of {height} x {width} px; by OpenSlide wsipipe reads tiles of "
+                f"up to {MAX_TILE_PX_IN_FILE} px"
+            )
 
 
 def _bounds(properties: Mapping[str, str]) -> tuple[int, int, int, int] | None:

@@ -27,6 +27,8 @@ little in a pattern that moves over the slide. Of a slide at 0.499 µm/px the nu
 another label if they are averaged to 0.5, where 4.9 % are nuclei; and no more if it is 5 % off."""
 MAX_UPSAMPLE = 1.1
 """No level is enlarged by more than this unless one asks for it."""
+MAX_SIDE_PX = 2**23
+"""A level with a longer side is refused: that is 2 m at 0.25 µm/px."""
 GENERIC_TIFF = "generic-tiff"
 """What OpenSlide calls a TIFF file of no scanner."""
 FIRST = ("tiff", "ome-zarr")
@@ -272,6 +274,7 @@ def _open(path: Location, readers: Sequence[Reader], planes: Planes) -> Slide:
                 raise
             refusal = refusal or err
             continue
+        check_sides(slide.file, [level.shape for level in slide.levels])
         if refusal is None:
             return replace(slide, why=reader.why if len(readers) > 1 else "asked for")
         # OpenSlide takes any tiled TIFF for the first images in it, whatever there is besides.
@@ -280,6 +283,21 @@ def _open(path: Location, readers: Sequence[Reader], planes: Planes) -> Slide:
     if refusal is not None:
         raise refusal
     raise SlideFormatError(f"{path.name} {_what_it_is(path)}; {_what_is_read(path, readers)}")
+
+
+def check_sides(name: str, shapes: Sequence[tuple[int, int]]) -> None:
+    """Refuse levels that no slide has: planning a run over them would take time and memory without bounds.
+
+    Raises
+    ------
+    SlideFormatError
+        Naming the file and the level.
+    """
+    for index, shape in enumerate(shapes):
+        if max(shape) > MAX_SIDE_PX:
+            raise SlideFormatError(
+                f"{name} level {index} has {shape[0]} x {shape[1]} px; wsipipe reads sides up to {MAX_SIDE_PX} px"
+            )
 
 
 def with_mpp(slide: Slide, mpp: float, source: str = "given") -> Slide:

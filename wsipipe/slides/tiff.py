@@ -525,13 +525,14 @@ def _count_empty(path: Location, image: TiledImage, file_bytes: int) -> tuple[in
                 f"but there are {len(offsets)} offsets and {len(counts)} byte counts; {WAY_OUT}"
             )
         starts, lengths = np.asarray(offsets, np.float64), np.asarray(counts, np.float64)
-        if (starts < 0).any() or (lengths < 0).any() or (starts + lengths > file_bytes).any():
-            number = int(np.argmax((starts + lengths > file_bytes) | (starts < 0) | (lengths < 0)))
+        within = (starts >= 0) & (lengths >= 0) & (starts + lengths <= file_bytes)
+        if not within.all():
+            number = int(np.argmin(within))
             raise SlideReadError(
                 f"{path.name} is truncated or damaged: tile {number} of {_size(page)} is at bytes "
                 f"{starts[number]:.0f} to {starts[number] + lengths[number]:.0f}, the file has {file_bytes}; {WAY_OUT}"
             )
-        empty += int(((starts == 0) | (lengths == 0)).sum())
+        empty += int(((starts < 1) | (lengths < 1)).sum())  # damaged tags may hold fractions
         total += wanted
     return empty, total
 
@@ -546,8 +547,13 @@ def _probe(path: Location, image: TiledImage) -> None:
     """
     if image.by_row or image.tile_bytes > LARGE_TILE_BYTES:
         return
-    page = image.pages[0]
-    number = next(i for i, count in enumerate(page.databytecounts) if count and page.dataoffsets[i])
+    there = (
+        (page, number)
+        for page in image.pages
+        for number, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True))
+        if offset and count
+    )
+    page, number = next(there)
     data = open_source(path).read(int(page.dataoffsets[number]), int(page.databytecounts[number]))
     try:
         image.decode(page, number, data)

@@ -29,7 +29,7 @@ from zarr.abc.store import ByteRequest, Store
 
 from wsipipe.errors import SlideReadError
 from wsipipe.events import Spent
-from wsipipe.slides.jpeg import what_is_missing
+from wsipipe.slides.jpeg import samples_said, what_is_missing
 from wsipipe.slides.source import Source
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ PLACES = (273, 279, 324, 325)
 GDAL_NODATA = 42113
 WHITE_IS_ZERO, PALETTE = 0, 3
 """Photometric interpretations."""
+FILLED_UP = 2
+"""A strip may be filled up with rows; one that says it has more than so many times its samples is not decoded."""
 ONE_READ_BYTES, NARROW = 2**20, 16
 """Uncompressed rows are read together up to so many bytes, unless less than 1 / `NARROW` of them is wanted."""
 Memory = npt.NDArray[np.uint8]
@@ -202,6 +204,9 @@ class TiledImage:
         missing = what_is_missing(data, page.compression, headless="jpegheader" in extra)
         if missing:
             raise SlideReadError(f"tile {number} is damaged: {missing}")
+        said = samples_said(data, page.compression)
+        if said > FILLED_UP * prod(page.chunks):
+            raise SlideReadError(f"tile {number} of {page.chunks} says that it has {said} samples: it is damaged")
         try:
             pixels = page.decode(data, number, _fullsize=True, **extra)[0]
         except MemoryError:
