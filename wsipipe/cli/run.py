@@ -76,6 +76,13 @@ AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N
 @click.option(
     "--tissue", default="auto", show_default=True, metavar="auto|off|FILE", help="Look at tissue only; FILE: a mask."
 )
+@click.option(
+    "--on-bad-tile",
+    type=click.Choice(["fail", "fill"]),
+    default="fail",
+    show_default=True,
+    help="Tiles that can not be decoded fail their slide, or what they reach is label 0.",
+)
 @click.option("--probabilities", is_flag=True, help="Also write each class's probability as round(255 p).")
 @click.option("--overwrite", is_flag=True, help="Replace results that are there, once the new ones are complete.")
 @click.option(

@@ -26,7 +26,7 @@ CHUNK_PX = 512
 """What viewers read at once: the largest chunk side."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Box:
     """A half-open rectangle of pixels, ``[y0:y1, x0:x1]``."""
 
@@ -44,6 +44,16 @@ class Box:
     def slices(self) -> tuple[slice, slice]:
         """To index an array (y, x) with."""
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
+
+    def overlap(self, other: Box) -> Box | None:
+        """What both have in common; None if that is nothing."""
+        y0, y1 = max(self.y0, other.y0), min(self.y1, other.y1)
+        x0, x1 = max(self.x0, other.x0), min(self.x1, other.x1)
+        return Box(y0, y1, x0, x1) if y0 < y1 and x0 < x1 else None
+
+    def seen_from(self, origin: Box) -> Box:
+        """The same relative to the first pixel of ``origin``."""
+        return Box(self.y0 - origin.y0, self.y1 - origin.y0, self.x0 - origin.x0, self.x1 - origin.x0)
 
     def __str__(self) -> str:
         return f"[{self.y0}:{self.y1}, {self.x0}:{self.x1}]"
@@ -136,6 +146,19 @@ class Grid:
         computed = self.computed_sides(axis)
         chunks = (*computed[:-1], computed[-1] + self.receptive.margin // 2)
         return mirror(np.arange(sum(chunks)), self.shape[axis]), chunks
+
+    def reached_from(self, box: Box) -> Box:
+        """The pixels whose labels the pixels of ``box`` have a say in, whole cells of the pooling grid.
+
+        Every pixel of a cell, stride px wide, is computed from what lies up to half a margin around the cell; what is
+        mirrored lies further away from it than the original. So it does not depend on cores and blocks.
+        """
+        step, reach = self.receptive.stride, self.receptive.margin // 2
+        (y0, y1), (x0, x1) = (
+            (max(0, (start - reach) // step * step), min(size, ((stop - 1 + reach) // step + 1) * step))
+            for start, stop, size in zip((box.y0, box.x0), (box.y1, box.x1), self.shape, strict=True)
+        )
+        return Box(y0, y1, x0, x1)
 
     def cores(self, computed: tuple[int, int]) -> Iterator[Box]:
         """The cores of a block of which ``computed`` (height, width) px are computed, relative to its origin.

@@ -35,6 +35,8 @@ class BlockWork:
     """Who predicts."""
     keep: Keep = NONE_KEPT
     """Which decoded tiles stay in memory for the blocks to its left and right."""
+    fill: bool = False
+    """Whether labels that a tile has a say in which can not be decoded are 0; else that is an error."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class PredictedBlock:
     """Whether every pixel that was read is zero, which no scanner writes; False if none was."""
     spent: Spent
     """All but what is written."""
+    unread: tuple[Box, ...] = ()
+    """Tiles that could not be decoded, in pixels of the plane."""
 
 
 SPARSE = 64
@@ -94,7 +98,7 @@ def predict_block(
     Raises
     ------
     SlideReadError
-        If pixels can not be read or decoded.
+        If pixels can not be read, or not be decoded where nothing is to be filled.
     MachineError
         If the device failed.
     """
@@ -107,22 +111,34 @@ def predict_block(
     if cores != every:
         labels[...] = 0
     blank, probabilities = False, None
+    unread: list[Box] = []
     if cores:
-        blank, probabilities = _compute(work, cores, (rows, cols), labels, spent)
+        blank, probabilities = _compute(work, cores, (rows, cols), labels, spent, unread if work.fill else None)
     height, width = box.shape
     cut = Prediction(labels[:height, :width], None if probabilities is None else probabilities[:, :height, :width])
     if mask is not None:
         mask.clear_outside(cut.labels, box)
         if cut.probabilities is not None:
             mask.clear_outside(cut.probabilities, box)
+    for tile in unread:
+        if met := grid.reached_from(tile).overlap(box):
+            ys, xs = met.seen_from(box).slices
+            cut.labels[ys, xs] = 0
+            if cut.probabilities is not None:
+                cut.probabilities[:, ys, xs] = 0
     through = sum((core.shape[0] + margin) * (core.shape[1] + margin) for core in cores)
     skipped = cut.labels.size - sum(prod(_on_slide(core, box).shape) for core in cores)
     spent.other = time.perf_counter() - started - spent.threads
-    return PredictedBlock(cut, through, skipped, blank, spent)
+    return PredictedBlock(cut, through, skipped, blank, spent, tuple(sorted(set(unread))))
 
 
 def _compute(
-    work: BlockWork, cores: list[Box], at: tuple[Indices, Indices], labels: Labels, spent: Spent
+    work: BlockWork,
+    cores: list[Box],
+    at: tuple[Indices, Indices],
+    labels: Labels,
+    spent: Spent,
+    unread: list[Box] | None,
 ) -> tuple[bool, npt.NDArray[np.uint8] | None]:
     """Have ``cores`` of a block, whose tile's pixels are ``at`` (rows, columns), predicted into its ``labels``.
 
@@ -135,7 +151,7 @@ def _compute(
     rows, cols = at[0][around.y0 : around.y1 + margin], at[1][around.x0 : around.x1 + margin]
     count = len(rows) * len(cols) * work.level.channels * np.dtype(work.level.dtype).itemsize
     memory = memory_of_thread("pixels", count)
-    pixels = read_mirrored(work.level, rows, cols, spent=spent, memory=memory, keep=work.keep)
+    pixels = read_mirrored(work.level, rows, cols, spent=spent, memory=memory, keep=work.keep, unread=unread)
     pool = resident_pool(work.pool)
     with spent.on("wait"):
         futures = [
@@ -155,7 +171,7 @@ def _compute(
             if probabilities is None:
                 probabilities = np.zeros((len(prediction.probabilities), *labels.shape), np.uint8)
             probabilities[:, *core.slices] = prediction.probabilities
-    return not pixels[::SPARSE, ::SPARSE].any() and not pixels.any(), probabilities
+    return not (unread or pixels[::SPARSE, ::SPARSE].any() or pixels.any()), probabilities
 
 
 def _met(cores: list[Box], grid: Grid, block: Box, mask: TissueMask) -> Iterator[Box]:

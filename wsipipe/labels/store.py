@@ -6,6 +6,7 @@
         zarr.json               multiscales, colours, class names; attributes.wsipipe: fingerprint, complete, run
         0/ 1/ 2/ ...            uint8 (y, x); one shard a block, chunks of at most 512 px
         probabilities/0/        uint8 (class, y, x) = round(255 p), where asked for
+        unread/3.7.json         of a block, where asked for: boxes of tiles that could not be decoded, and are label 0
         tissue/0/ 1/ ...        uint8 (y, x): the cells that were looked at, unless all was; an image-label, too
 
 While it is being made it is called ``case-17.zarr.partial``; in a bucket, where nothing is renamed, it is copied from
@@ -35,7 +36,7 @@ from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
 from wsipipe.errors import DamagedStoreError, OutputError, StoreError
-from wsipipe.files import Location, locate, make_folder, move_folder, remove_folder, write_whole, zarr_store
+from wsipipe.files import Location, files_in, locate, make_folder, move_folder, remove_folder, write_whole, zarr_store
 from wsipipe.geometry.grid import CHUNK_PX, Box, Grid, boxes
 from wsipipe.geometry.network import round_up
 from wsipipe.labels.pyramid import Labels, halve
@@ -48,6 +49,7 @@ PROBABILITIES = "probabilities/0"
 TISSUE = "tissue"
 TISSUE_CLASS = ("tissue", 1, "#28ff50")
 """Name, label and colour of what is looked at."""
+UNREAD = "unread"
 STORE_VERSION = 1
 RESUMES = "once it can, the same command resumes"
 
@@ -75,6 +77,8 @@ class Fingerprint:
     """How many pixels of that level one of the store's spans; stores of before levels were averaged do not say."""
     tissue: str = "off"
     """Where it was looked: everywhere, in the tissue that a version of the algorithm found, or in a file (sha256)."""
+    on_bad_tile: str = "fail"
+    """Whether tiles that can not be decoded fail the slide, or fill it with label 0."""
     reading: str = ""
     """By which reader, and which planes of the slide, if not all by the reader of its format."""
 
@@ -273,6 +277,36 @@ def read_tissue(spec: StoreSpec) -> npt.NDArray[np.bool_]:
     """
     assert spec.tissue is not None
     return _read(spec, f"{TISSUE}/0", Box(0, spec.tissue[0], 0, spec.tissue[1]), max(spec.tissue)).astype(bool)
+
+
+def note_unread(spec: StoreSpec, index: tuple[int, int], tiles: Iterable[Box]) -> None:
+    """Keep which ``tiles`` of block ``index``, boxes of the plane, could not be decoded, before it is written.
+
+    Raises
+    ------
+    OutputError
+        If the disk does not take it.
+    """
+    path = spec.partial / UNREAD / f"{index[0]}.{index[1]}.json"
+    make_folder(path.parent, way_out=RESUMES)
+    blob = json.dumps([[tile.y0, tile.y1, tile.x0, tile.x1] for tile in tiles]).encode()
+    write_whole(path, blob, way_out=RESUMES, shared=True)
+
+
+def all_unread(spec: StoreSpec) -> list[Box]:
+    """The tiles that could not be decoded, of all blocks of the unfinished store, each once.
+
+    Raises
+    ------
+    OutputError
+        If the disk fails.
+    """
+    folder = spec.partial / UNREAD
+    try:
+        names = [name for name, _ in files_in(folder) if name.endswith(".json")]
+        return sorted({Box(*sides) for name in names for sides in json.loads((folder / name).read_bytes())})
+    except OSError as err:
+        raise OutputError(f"{folder} can not be read: {err.strerror or err}; {RESUMES}") from err
 
 
 def label_counts(spec: StoreSpec, labels: Labels) -> dict[int, int]:

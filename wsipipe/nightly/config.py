@@ -26,7 +26,7 @@ from wsipipe.files import Location, locate
 from wsipipe.geometry.grid import Grid, fit_sizes
 from wsipipe.inference.devices import TORCH
 from wsipipe.model.bundle import read_bundle_info
-from wsipipe.pipeline.config import BLOCK_PX, CORE_PX, DEFAULT_BUNDLE, KINDS, RunConfig, Site, check_config
+from wsipipe.pipeline.config import BLOCK_PX, CORE_PX, DEFAULT_BUNDLE, FAIL, KINDS, RunConfig, Site, check_config
 from wsipipe.pipeline.machine import size_bytes
 from wsipipe.slides.planes import Planes, parse_channels
 from wsipipe.slides.readers import named
@@ -51,6 +51,7 @@ class RunTable:
     threads: int | None = None
     max_memory: str | None = None
     tissue: str = AUTO
+    on_bad_tile: str = FAIL
     probabilities: bool = False
     max_upsample: float = MAX_UPSAMPLE
     reader: str | None = None

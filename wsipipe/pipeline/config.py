@@ -19,6 +19,8 @@ from wsipipe.tissue.given import tissue_identity
 
 CORE_PX, BLOCK_PX, CPU_BLOCK_PX = 1024, 4096, 2048
 """What is taken where there is memory for it."""
+FAIL, FILL = "fail", "fill"
+"""What tiles can do that can not be decoded."""
 LOCAL, SLURM, KUBERNETES = "local", "slurm", "kubernetes"
 KINDS = (LOCAL, SLURM, KUBERNETES)
 """Of clusters that a run starts."""
@@ -61,6 +63,8 @@ class RunConfig:
     """The most memory that this process may take; None: what the cgroup or the machine has, less a reserve."""
     tissue: str = "auto"
     """Where to look: in the tissue that is found (``auto``), everywhere (``off``), or the path of a mask."""
+    on_bad_tile: str = FAIL
+    """What becomes of tiles that can not be decoded: ``fail`` their slide, or ``fill`` what they reach with label 0."""
     probabilities: bool = False
     """Also write the probability of each class."""
     overwrite: bool = False
@@ -163,6 +167,8 @@ def check_config(config: RunConfig, site: Site | None = None) -> Setup:
             raise UsageError(f"--{option} {value} makes no sense; it is a positive number")
     if not 1 <= config.max_upsample < float("inf"):
         raise UsageError(f"--max-upsample {config.max_upsample} makes no sense; it is 1 (never enlarged) or more")
+    if config.on_bad_tile not in (FAIL, FILL):
+        raise UsageError(f"--on-bad-tile {config.on_bad_tile} makes no sense; allowed: {FAIL}, {FILL}")
     check_cluster(config)
     named(config.reader)
     bundle = read_bundle_info(config.bundle or DEFAULT_BUNDLE)

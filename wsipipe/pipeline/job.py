@@ -16,9 +16,11 @@ from distributed.scheduler import KilledWorker
 
 from wsipipe.errors import MachineError, SlideError, SlideReadError
 from wsipipe.events import BlockDone, Listener, SlideDone, SlideEmpty, SlideStarted, TissueFound, Warned
+from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
 from wsipipe.inference.block import BlockWork, predict_block
 from wsipipe.labels import store as stores
+from wsipipe.pipeline.config import FILL
 from wsipipe.pipeline.graph import map_blocks
 from wsipipe.pipeline.look import RunPlan
 from wsipipe.pipeline.outcome import Outcomes, SlideOutcome, account
@@ -26,6 +28,8 @@ from wsipipe.pipeline.plan import SlidePlan
 from wsipipe.pipeline.tissue import Looked, look, resident_mask
 from wsipipe.tissue.find import BLANK
 
+MOST_LISTED = 20
+"""Regions that a message lists."""
 Index = tuple[int, int]
 Futures = list[Future[Any]]
 LOOKS = 3
@@ -61,7 +65,8 @@ class Job:
             stores.discard_partial(plan.store)
         stores.prepare(plan.store, plan.damaged)
         grid = plan.grid
-        block = BlockWork(plan.level, grid, run.setup.pool, plan.keep(run.threads))
+        fill = run.setup.config.on_bad_tile == FILL
+        block = BlockWork(plan.level, grid, run.setup.pool, plan.keep(run.threads), fill)
         self._blocks = map_blocks(
             _store_block,
             _StoreWork(block, plan.store),
@@ -102,7 +107,7 @@ class Job:
         if self.looking:
             if most and not self._in_flight:
                 self._looks += 1
-                futures = [look(self.plan, self._run.setup.config.tissue, self._client)]
+                futures = [look(self.plan, self._run.setup.config, self._client)]
         elif self._todo:
             futures = self._hand_over([self._todo.popleft() for _ in range(min(most, len(self._todo)))])
         elif self._suspects and not self._in_flight:
@@ -182,11 +187,10 @@ class Job:
         self._raise_if_incomplete()
         plan, client = self.plan, self._client
         if self._blank:
-            self._outcome(
-                Warned(
-                    plan.slide.path,
-                    "every pixel that was read is zero, which no scanner writes; the file may be half-written",
-                )
+            stores.discard_partial(plan.store)
+            raise SlideReadError(
+                f"{plan.slide.file}: every pixel that was read is zero, which no scanner writes, so the file is "
+                "half-written; copy it again from where it came from (if only its small levels are: --tissue off)"
             )
         done_before = set(plan.grid.indices()).difference(plan.blocks)
         yield [client.submit(stores.count_labels, plan.store, index, pure=False) for index in done_before]
@@ -198,7 +202,11 @@ class Job:
         seconds = time.perf_counter() - self._started
         (how_it_went,) = self._outcome.in_order([plan.slide.path])
         how_it_went.seconds = seconds
-        stores.publish(plan.store, _history(how_it_went, self._run, self._labels))
+        unread = stores.all_unread(plan.store)
+        if unread:
+            reached = f"{listed(list(map(str, unread)))} could not be decoded; the labels that they reach are 0"
+            self._outcome(Warned(plan.slide.path, f"tiles at {reached}"))
+        stores.publish(plan.store, _history(how_it_went, self._run, self._labels, unread))
         if self._looked is not None and not self._looked.share:
             self._outcome(Warned(plan.slide.path, NOTHING))
             self._outcome(SlideEmpty(plan.slide.path, plan.store.path, seconds, NOTHING))
@@ -211,8 +219,9 @@ class Job:
         count, others = len(plan.blocks), f"the others are in {plan.store.partial}"
         if self._unread:
             raise SlideReadError(
-                f"{self._unread[0]}; {len(self._unread)} of {count} blocks could not be read, {others}; "
-                "mend the slide, then run the same again, with --overwrite if its file has changed"
+                f"{listed(sorted(map(str, self._unread)))}; {len(self._unread)} of {count} blocks could not be read, "
+                f"{others}; mend the slide, then run the same again, with --overwrite if its file has changed; "
+                "or --on-bad-tile fill, which gives them label 0"
             ) from self._unread[0]
         if self._lost:
             named = ", ".join(map(str, sorted(self._lost)))
@@ -223,7 +232,13 @@ class Job:
             )
 
 
-def _history(slide: SlideOutcome, run: RunPlan, labels: Counter[int]) -> dict[str, Any]:
+def listed(texts: list[str]) -> str:
+    """``texts``, but no more than `MOST_LISTED` of them."""
+    more = len(texts) - MOST_LISTED
+    return "; ".join(texts[:MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _history(slide: SlideOutcome, run: RunPlan, labels: Counter[int], unread: list[Box]) -> dict[str, Any]:
     """What the store keeps of the run that finished it: when, with what, where the time went, and what was found."""
     spent = account([slide], seconds=slide.seconds, threads=run.all_threads, devices=run.all_devices, bare=run.bare)
     return {
@@ -239,6 +254,7 @@ def _history(slide: SlideOutcome, run: RunPlan, labels: Counter[int]) -> dict[st
         "seconds": slide.seconds,
         "spent": asdict(slide.spent),
         "account": None if spent is None else asdict(spent),
+        "unread": [[tile.y0, tile.y1, tile.x0, tile.x1] for tile in unread],
         "labels": {str(label): labels[label] for label in sorted(labels)},
     }
 
@@ -251,6 +267,8 @@ def _store_block(work: _StoreWork, index: Index, rows: Indices, cols: Indices) -
     if probabilities is None and work.store.fingerprint.probabilities:  # no tile of the block was computed
         probabilities = np.zeros((len(work.store.classes), *labels.shape), np.uint8)
     with block.spent.on("write"):
+        if block.unread:
+            stores.note_unread(work.store, index, block.unread)
         stores.write_block(work.store, index, labels, probabilities)
     done = BlockDone(
         slide=work.store.slide,

@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 from distributed import Client, Future
 
+from wsipipe.errors import SlideReadError
 from wsipipe.labels import store as stores
+from wsipipe.pipeline.config import FILL, RunConfig
 from wsipipe.pipeline.plan import SlidePlan
 from wsipipe.slides.slide import Level, Slide
 from wsipipe.tissue.find import Plane, mask_of, parts, see
 from wsipipe.tissue.given import given_mask, is_file
-from wsipipe.tissue.mask import TissueMask
+from wsipipe.tissue.mask import TissueMask, mask_shape
 
 MASKS = 8
 """Kept per process, of at most 2 MB each: those of the slides that are computed at the same time."""
-GIVEN, STORED = "given", "found before"
+GIVEN, STORED, UNSEEN = "given", "found before", "not readable"
 FIRST = 1
 """Priority of these tasks over blocks: those of the slides before keep the other threads busy meanwhile."""
 
@@ -29,7 +31,7 @@ class Looked:
     """How much of a slide is to be looked at."""
 
     how: str
-    """``brightfield``, ``fluorescence``, ``blank``, ``given`` or ``found before``."""
+    """``brightfield``, ``fluorescence``, ``blank``, ``given``, ``found before``, or ``not readable``: everywhere."""
     share: float
     """Of the slide: 0 to 1."""
 
@@ -43,18 +45,19 @@ class _Work:
     store: stores.StoreSpec
 
 
-def look(plan: SlidePlan, tissue: str, client: Client) -> Future[Any]:
-    """A task that puts the mask that ``--tissue`` asks for into the store of ``plan``; gives `Looked`.
+def look(plan: SlidePlan, config: RunConfig, client: Client) -> Future[Any]:
+    """A task that puts the mask that ``config`` asks for into the store of ``plan``; gives `Looked`.
 
     A slide that has only a huge level is seen in parts, by several workers at once.
     """
     work = _Work(plan.slide, plan.level, plan.store)
     if stores.has_tissue(plan.store):
         return client.submit(_recall, work.store, pure=False, priority=FIRST)
-    if is_file(tissue):
-        return client.submit(_take, work, str(Path(tissue).absolute()), pure=False, priority=FIRST)
+    if is_file(config.tissue):
+        return client.submit(_take, work, str(Path(config.tissue).absolute()), pure=False, priority=FIRST)
     rows = parts(plan.slide, plan.level)
-    seen = [client.submit(see, plan.slide, plan.level, part, pure=False, priority=FIRST) for part in rows]
+    seeing = _see_if_readable if config.on_bad_tile == FILL else see
+    seen = [client.submit(seeing, plan.slide, plan.level, part, pure=False, priority=FIRST) for part in rows]
     return client.submit(_find, work, seen, pure=False, priority=FIRST)
 
 
@@ -66,7 +69,18 @@ def _take(work: _Work, path: str) -> Looked:
     return _keep(work.store, given_mask(path, work.level), GIVEN)
 
 
-def _find(work: _Work, planes: list[Plane]) -> Looked:
+def _see_if_readable(slide: Slide, level: Level, part: range) -> Plane | None:
+    try:
+        return see(slide, level, part)
+    except SlideReadError:
+        return None
+
+
+def _find(work: _Work, seen: list[Plane | None]) -> Looked:
+    planes = [plane for plane in seen if plane is not None]
+    if len(planes) < len(seen):  # where that is not known it is looked
+        cells = np.ones(mask_shape(work.level.shape), bool)
+        return _keep(work.store, TissueMask(cells, work.level.shape), UNSEEN)
     return _keep(work.store, *mask_of(planes, work.level, halo=work.store.grid.receptive.halo))
 
 

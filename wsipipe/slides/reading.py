@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ def read_mirrored(
     spent: Spent | None = None,
     memory: Memory | None = None,
     keep: Keep = NONE_KEPT,
+    unread: list[Box] | None = None,
 ) -> Pixels:
     """The pixels at ``rows`` x ``cols``, (len(rows), len(cols), channels), in the level's dtype.
 
@@ -45,6 +47,8 @@ def read_mirrored(
         Where the pixels may be put, if it is large enough; what is returned then lies in it.
     keep
         Which decoded tiles to keep in memory for the boxes to the left and right.
+    unread
+        Where to put the boxes of tiles that can not be decoded, whose pixels are then 0; None: they are an error.
 
     Raises
     ------
@@ -55,9 +59,9 @@ def read_mirrored(
     rows, cols = rows - box.y0, cols - box.x0
     ys, xs = _ascending(rows), _ascending(cols)
     if (ys.stop - ys.start, xs.stop - xs.start) != box.shape:  # a slide so small that it is mirrored more than once
-        return read_box(level, box, spent=spent, keep=keep)[rows][:, cols]
+        return read_box(level, box, spent=spent, keep=keep, unread=unread)[rows][:, cols]
     pixels = array_in(memory, (len(rows), len(cols), level.channels), np.dtype(level.dtype))
-    inside = read_box(level, box, spent=spent, into=pixels[ys, xs], keep=keep)
+    inside = read_box(level, box, spent=spent, into=pixels[ys, xs], keep=keep, unread=unread)
     for side in (slice(xs.start), slice(xs.stop, None)):
         pixels[ys, side] = inside[:, cols[side]]
     for side in (slice(ys.start), slice(ys.stop, None)):
@@ -66,12 +70,19 @@ def read_mirrored(
 
 
 def read_box(
-    level: Level, box: Box, *, spent: Spent | None = None, into: Pixels | None = None, keep: Keep = NONE_KEPT
+    level: Level,
+    box: Box,
+    *,
+    spent: Spent | None = None,
+    into: Pixels | None = None,
+    keep: Keep = NONE_KEPT,
+    unread: list[Box] | None = None,
 ) -> Pixels:
     """The pixels of ``box``, (height, width, channels), in the level's dtype; put ``into`` such an array if given.
 
     Decoded tiles are kept in memory for the boxes to the left and right as ``keep`` says. Of a level that is shrunk, as
-    many stored rows are held as one of its tiles is high.
+    many stored rows are held as one of its tiles is high. Tiles that can not be decoded are put into ``unread`` as in
+    `read_mirrored`.
 
     Raises
     ------
@@ -83,13 +94,13 @@ def read_box(
     spent = spent or Spent()
     pixels = np.empty((*box.shape, level.channels), level.dtype) if into is None else into
     if level.shrunk_from is None:
-        _read_stored(level, box, spent, pixels, keep)
+        _read_stored(level, box, spent, pixels, keep, unread)
     else:
-        _read_averaged(level, box, spent, pixels, keep)
+        _read_averaged(level, box, spent, pixels, keep, unread)
     return pixels
 
 
-def _read_averaged(level: Level, box: Box, spent: Spent, pixels: Pixels, keep: Keep) -> None:
+def _read_averaged(level: Level, box: Box, spent: Spent, pixels: Pixels, keep: Keep, unread: list[Box] | None) -> None:
     """As `read_box`, of a level that is shrunk: strip by strip of the stored one, each tile decoded once."""
     stored, shrink = level.stored, level.shrink
     rows = means(box.y0, box.y1, shrink, stored.shape[0])
@@ -99,9 +110,10 @@ def _read_averaged(level: Level, box: Box, spent: Spent, pixels: Pixels, keep: K
     height = strip_rows(stored.tile[0], (x1 - x0) * _pixel_bytes(level))
     strip = np.empty((min(height, y1 - y0) + taps(shrink), x1 - x0, level.channels), level.dtype)
     averaging, stops = Averaging(cols, level.channels, shrink), rows.stops
+    stored_unread: list[Box] | None = None if unread is None else []
     done = held = 0  # rows that are made, and stored rows at the beginning of the strip
     for start, stop in strips(y0, y1, height):
-        _read_stored(stored, Box(start, stop, x0, x1), spent, strip[held : held + stop - start], keep)
+        _read_stored(stored, Box(start, stop, x0, x1), spent, strip[held : held + stop - start], keep, stored_unread)
         top, held = start - held, held + stop - start
         ready = int(np.searchsorted(stops, stop, side="right"))
         some = rows[done:ready]
@@ -111,6 +123,15 @@ def _read_averaged(level: Level, box: Box, spent: Spent, pixels: Pixels, keep: K
         shared = held if done == len(rows) else int(rows.first[done]) - top
         strip[: held - shared] = strip[shared:held].copy()
         held -= shared
+    if unread is not None:
+        unread += [_shrunk(tile, level) for tile in stored_unread or ()]
+
+
+def _shrunk(box: Box, level: Level) -> Box:
+    """The pixels of ``level`` that any pixel of ``box``, of the stored level, has a share in."""
+    y0, x0 = (int(start / level.shrink) for start in (box.y0, box.x0))
+    y1, x1 = (min(ceil(stop / level.shrink), n) for stop, n in zip((box.y1, box.x1), level.shape, strict=True))
+    return Box(y0, y1, x0, x1)
 
 
 def averaging_bytes(level: Level, shape: tuple[int, int]) -> int:
@@ -129,7 +150,9 @@ def _pixel_bytes(level: Level) -> int:
     return level.channels * np.dtype(level.dtype).itemsize
 
 
-def _read_stored(level: Level, box: Box, spent: Spent, pixels: Pixels, keep: Keep) -> None:
+def _read_stored(
+    level: Level, box: Box, spent: Spent, pixels: Pixels, keep: Keep, unread: list[Box] | None = None
+) -> None:
     """As `read_box`, of a level that is in the file as it is."""
     array = level.array
     as_stored = {"yx": pixels[:, :, 0], "yxc": pixels, "cyx": np.moveaxis(pixels, -1, 0)}[level.axes]
@@ -146,7 +169,26 @@ def _read_stored(level: Level, box: Box, spent: Spent, pixels: Pixels, keep: Kee
     except MemoryError:
         raise  # of the machine, not of the slide
     except Exception as err:  # whatever zarr, a codec or the file system raises
-        raise SlideReadError(f"{level.name} can not be read at {box}: {_reason(err)}") from err
+        of_file = isinstance(err, OSError) and not isinstance(err, SlideReadError)
+        if unread is None or of_file:
+            raise SlideReadError(f"{level.name} can not be read at {box}: {_reason(err)}") from err
+        _read_tiles(level, box, spent, pixels, unread)
+
+
+def _read_tiles(level: Level, box: Box, spent: Spent, pixels: Pixels, unread: list[Box]) -> None:
+    """As `_read_stored`, one tile after the other, so that one that can not be decoded takes no other with it."""
+    height, width = level.tile
+    for y0 in range(box.y0 - box.y0 % height, box.y1, height):
+        for x0 in range(box.x0 - box.x0 % width, box.x1, width):
+            tile = Box(y0, min(y0 + height, level.shape[0]), x0, min(x0 + width, level.shape[1]))
+            part = tile.overlap(box)
+            assert part is not None
+            into = pixels[part.seen_from(box).slices]
+            try:
+                _read_stored(level, part, spent, into, NONE_KEPT)
+            except SlideReadError:
+                into[...] = 0
+                unread.append(tile)
 
 
 def _ascending(indices: Indices) -> slice:

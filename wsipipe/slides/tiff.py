@@ -538,27 +538,29 @@ def _count_empty(path: Location, image: TiledImage, file_bytes: int) -> tuple[in
 
 
 def _probe(path: Location, image: TiledImage) -> None:
-    """Decode one tile, so that a file which can not be decoded is found before work is planned on it.
+    """Decode a tile, so that a file which can not be decoded is found before work is planned on it.
 
     Raises
     ------
     SlideReadError
-        If it can not be decoded.
+        If neither the first, nor one amid, nor the last can be decoded.
     """
     if image.by_row or image.tile_bytes > LARGE_TILE_BYTES:
         return
-    there = (
-        (page, number)
+    page, numbers = next(
+        (page, there)
         for page in image.pages
-        for number, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True))
-        if offset and count
+        if (there := np.flatnonzero(np.logical_and(page.dataoffsets, page.databytecounts)).tolist())
     )
-    page, number = next(there)
-    data = open_source(path).read(int(page.dataoffsets[number]), int(page.databytecounts[number]))
-    try:
-        image.decode(page, number, data)
-    except SlideReadError as err:
-        raise SlideReadError(f"{path.name} can not be decoded: {err} ({_codec(page)}); {WAY_OUT}") from err
+    source = open_source(path)
+    problem: SlideReadError | None = None
+    for number in dict.fromkeys([numbers[0], numbers[len(numbers) // 2], numbers[-1]]):
+        try:
+            image.decode(page, number, source.read(int(page.dataoffsets[number]), int(page.databytecounts[number])))
+            return
+        except SlideReadError as err:
+            problem = problem or err
+    raise SlideReadError(f"{path.name} can not be decoded: {problem} ({_codec(page)}); {WAY_OUT}") from problem
 
 
 def _level(path: Location, index: int, identity: str, found: Found, *, downsample: float, mpp: float | None) -> Level:

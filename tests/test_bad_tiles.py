@@ -1,0 +1,176 @@
+"""Tiles that can not be decoded: the slide fails and names them, or what they reach is label 0 and nothing else is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+import wsipipe
+from tests.faults import picture, write_bundle, write_slide
+from tests.slides.made import ome_zarr, patch, tile_at
+from wsipipe.geometry.grid import Box, Grid
+from wsipipe.model.bundle import read_bundle_info
+from wsipipe.pipeline.outcome import RunSummary
+
+SHAPE = (700, 900)
+BAD = (0, 6)
+"""Numbers of tiles of 256 px, of four in a row: one in a corner, one amid the slide."""
+TILES = [Box(0, 256, 0, 256), Box(256, 512, 512, 768)]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bad") / "b.safetensors")
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A slide, and the same with two tiles whose data are torn."""
+    folder = tmp_path_factory.mktemp("slides")
+    intact, torn = (write_slide(folder / name, picture(SHAPE)) for name in ("intact.tif", "torn.tif"))
+    for number in BAD:
+        offset, count = tile_at(torn, number)
+        patch(torn, offset + count // 2, b"\xff" * 40)
+    return intact, torn
+
+
+def run(slide: Path, out: Path, bundle: Path, **options: Any) -> RunSummary:
+    values = {"block": 256, "tile": 64, "device": "cpu", "engine": "torch", "tissue": "off"} | options
+    return wsipipe.run([slide], wsipipe.RunConfig(out=str(out), bundle=str(bundle), **values))
+
+
+def labels(out: Path, name: str) -> np.ndarray:
+    return np.asarray(zarr.open_array(out / f"{name}.zarr" / "0", mode="r")[...])
+
+
+def record(out: Path, name: str) -> dict[str, Any]:
+    document = json.loads((out / f"{name}.zarr" / "zarr.json").read_bytes())
+    return document["attributes"]["wsipipe"]["run"]
+
+
+def cleared(wanted: np.ndarray, tiles: list[Box], bundle: Path) -> np.ndarray:
+    """``wanted``, and 0 where any of ``tiles`` is within what a pixel is computed from."""
+    grid = Grid(wanted.shape, read_bundle_info(bundle).receptive, 64, 256)
+    wanted = wanted.copy()
+    for tile in tiles:
+        wanted[grid.reached_from(tile).slices] = 0
+    return wanted
+
+
+def test_a_slide_fails_with_all_the_regions_that_can_not_be_read(
+    slides: tuple[Path, Path], tmp_path: Path, bundle: Path
+) -> None:
+    summary = run(slides[1], tmp_path, bundle)
+    (slide,) = summary.slides
+    assert (slide.status, summary.exit_code) == ("failed", 1)
+    for number in BAD:
+        assert f"tile {number} " in slide.message
+    assert slide.message.count("torn.tif level 0 can not be read at [") == slide.blocks - slide.blocks_computed > 2
+    assert "--on-bad-tile fill" in slide.message
+    assert not (tmp_path / "torn.zarr").exists()
+
+
+@pytest.mark.parametrize("sizes", [{}, {"block": 128, "tile": 128}, {"block": 512, "tile": 32}])
+def test_what_a_bad_tile_reaches_is_0_and_all_else_as_if_it_were_whole(
+    slides: tuple[Path, Path], tmp_path: Path, bundle: Path, sizes: dict[str, int]
+) -> None:
+    intact, torn = slides
+    run(intact, tmp_path, bundle)
+    summary = run(torn, tmp_path, bundle, on_bad_tile="fill", probabilities=True, **sizes)
+    (slide,) = summary.slides
+    assert (slide.status, summary.exit_code) == ("done", 0)
+    wanted = labels(tmp_path, "intact")
+    expected = cleared(wanted, TILES, bundle)
+    np.testing.assert_array_equal(labels(tmp_path, "torn"), expected)
+    assert 0 < np.count_nonzero(expected) < np.count_nonzero(wanted)
+    probabilities = np.asarray(zarr.open_array(tmp_path / "torn.zarr" / "probabilities" / "0", mode="r")[...])
+    assert not probabilities[:, TILES[1].y0 : TILES[1].y1, TILES[1].x0 : TILES[1].x1].any()
+    assert record(tmp_path, "torn")["unread"] == [[t.y0, t.y1, t.x0, t.x1] for t in TILES]
+    assert any(f"tiles at {TILES[0]}; {TILES[1]} could not be decoded" in warning for warning in slide.warnings)
+
+
+def test_what_a_pixel_is_computed_from_is_no_more_than_is_cleared(
+    slides: tuple[Path, Path], tmp_path: Path, bundle: Path
+) -> None:
+    """A tile of other pixels changes labels only where a tile that can not be decoded would clear them."""
+    image = picture(SHAPE)
+    for tile in TILES:
+        image[tile.slices] = 255 - image[tile.slices]
+    run(slides[0], tmp_path, bundle)
+    run(write_slide(tmp_path / "other.tif", image), tmp_path, bundle)
+    one, other = labels(tmp_path, "intact"), labels(tmp_path, "other")
+    np.testing.assert_array_equal(cleared(other, TILES, bundle), cleared(one, TILES, bundle))
+    assert (one != other).any()
+
+
+@pytest.mark.parametrize("sizes", [{}, {"block": 128, "tile": 128}])
+def test_tiles_are_cleared_through_another_resolution(tmp_path: Path, bundle: Path, sizes: dict[str, int]) -> None:
+    intact, torn = (write_slide(tmp_path / f"{name}.tif", picture(SHAPE), mpp=0.31) for name in ("intact", "torn"))
+    shrunk = {"mpp": 0.31}
+    offset, count = tile_at(torn, BAD[1])
+    patch(torn, offset + count // 2, b"\xff" * 40)
+    run(intact, tmp_path / "out", bundle, **shrunk)
+    run(torn, tmp_path / "out", bundle, on_bad_tile="fill", **shrunk, **sizes)
+    shrink = 0.5 / 0.31
+    box = TILES[1]
+    tile = Box(int(box.y0 / shrink), -int(-box.y1 // shrink), int(box.x0 / shrink), -int(-box.x1 // shrink))
+    expected = cleared(labels(tmp_path / "out", "intact"), [tile], bundle)
+    np.testing.assert_array_equal(labels(tmp_path / "out", "torn"), expected)
+
+
+def test_a_slide_that_is_mended_in_part_still_names_its_bad_tiles(
+    slides: tuple[Path, Path], tmp_path: Path, bundle: Path
+) -> None:
+    run(slides[1], tmp_path, bundle, on_bad_tile="fill")
+    before = record(tmp_path, "torn")["unread"]
+    (tmp_path / "torn.zarr" / "0" / "c" / "2" / "3").unlink()
+    (slide,) = run(slides[1], tmp_path, bundle, on_bad_tile="fill").slides
+    assert slide.blocks_computed == 1
+    assert record(tmp_path, "torn")["unread"] == before
+    assert len(before) == 2
+
+
+def test_a_chunk_of_an_ome_zarr_is_a_tile_too(tmp_path: Path, bundle: Path) -> None:
+    image = np.moveaxis(picture((300, 400)), -1, 0)
+    for name in ("intact", "torn"):
+        ome_zarr(tmp_path / f"{name}.zarr", [image], "cyx")
+    chunk = tmp_path / "torn.zarr" / "0" / "c" / "1" / "2" / "3"
+    chunk.write_bytes(chunk.read_bytes()[:40])
+    out = tmp_path / "out"
+    run(tmp_path / "intact.zarr", out, bundle)
+    assert run(tmp_path / "torn.zarr", out, bundle).exit_code == 1
+    assert run(tmp_path / "torn.zarr", out, bundle, on_bad_tile="fill", overwrite=True).exit_code == 0
+    expected = cleared(labels(out, "intact"), [Box(128, 192, 192, 256)], bundle)
+    np.testing.assert_array_equal(labels(out, "torn"), expected)
+
+
+def test_where_tissue_is_can_not_be_seen_in_a_bad_tile_so_all_is_looked_at(tmp_path: Path, bundle: Path) -> None:
+    slide = write_slide(tmp_path / "a.tif", picture((300, 400)))
+    offset, count = tile_at(slide, 0, page=1)
+    patch(slide, offset + count // 2, b"\xff" * 40)
+    assert run(slide, tmp_path / "fail", bundle, tissue="auto").exit_code == 1
+    (filled,) = run(slide, tmp_path / "fill", bundle, tissue="auto", on_bad_tile="fill").slides
+    assert (filled.status, filled.tissue_share) == ("done", 1.0)
+
+
+@pytest.mark.parametrize("tissue", ["auto", "off"])
+def test_a_slide_of_zeros_is_half_written_and_leaves_nothing(tmp_path: Path, bundle: Path, tissue: str) -> None:
+    slide = write_slide(tmp_path / "a.tif", np.zeros((300, 400, 3), np.uint8))
+    for _ in range(2):
+        summary = run(slide, tmp_path / "out", bundle, tissue=tissue)
+        assert (summary.exit_code, summary.slides[0].status) == (1, "failed")
+        assert "every pixel that was read is zero" in summary.slides[0].message
+        assert not list((tmp_path / "out").iterdir())
+
+
+def test_what_is_to_become_of_bad_tiles_is_part_of_what_a_store_is(
+    slides: tuple[Path, Path], tmp_path: Path, bundle: Path
+) -> None:
+    run(slides[0], tmp_path, bundle)
+    refused = run(slides[0], tmp_path, bundle, on_bad_tile="fill")
+    assert "was made with --on-bad-tile fail (now fill)" in refused.slides[0].message
