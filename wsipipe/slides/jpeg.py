@@ -29,7 +29,7 @@ START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 ALONE = {0x00, 0x01, *range(0xD0, 0xD9)}
 """What may follow 0xFF in a JPEG with no length after it: a stuffed 0, TEM, restart markers, the start of image."""
 START_OF_JPEG_XL = re.compile(rb"(?:\A|jxlc|jxlp....)\xff\x0a", re.DOTALL)
-JPEG_XL_RATIOS = (1, 1, 1.2, 4 / 3, 1.5, 16 / 9, 1.25, 2)
+JPEG_XL_RATIOS = ((1, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 """Width over height, by their number; after number 0 the width stands by itself."""
 END = b"\xff\xd9"
 """End of image (JPEG) and end of codestream (JPEG 2000) are the same two bytes."""
@@ -133,7 +133,9 @@ def _by_png(data: bytes) -> int:
 
 def _by_jpeg_xl(data: bytes) -> int:
     found = START_OF_JPEG_XL.search(data)
-    bits = int.from_bytes(data[found.end() : found.end() + 10], "little") if found else 0
+    if found is None:
+        return 0
+    bits = int.from_bytes(data[found.end() : found.end() + 10], "little")
 
     def take(count: int) -> int:
         nonlocal bits
@@ -147,4 +149,4 @@ def _by_jpeg_xl(data: bytes) -> int:
         return 8 * (take(5) + 1) if small else take((9, 13, 18, 30)[take(2)]) + 1
 
     height, ratio = side(), take(3)
-    return height * (int(height * JPEG_XL_RATIOS[ratio]) if ratio else side())
+    return height * (height * JPEG_XL_RATIOS[ratio][0] // JPEG_XL_RATIOS[ratio][1] if ratio else side())

@@ -87,14 +87,14 @@ class WholeChunkStore(WrapperStore[Store]):
         if data is None:
             return None
         head = data[:HEAD_BYTES].to_bytes()
-        encoded = int.from_bytes(head[12:16], "little") if self.codec == "blosc" else 0
-        if self.codec == "blosc" and len(data) < max(encoded, 16):
-            raise SlideReadError(f"chunk {key} has {len(data)} of its {max(encoded, 16)} bytes: it was truncated")
         said = max(len(data), decoded_bytes(head, self.codec))
         if said > self.most_bytes:
             raise SlideReadError(
                 f"chunk {key} has, or decodes to, {said} bytes or more; a chunk has {self.most_bytes} at most"
             )
+        encoded = int.from_bytes(head[12:16], "little") if self.codec == "blosc" else 0
+        if self.codec == "blosc" and len(data) < max(encoded, 16):
+            raise SlideReadError(f"chunk {key} has {len(data)} of its {max(encoded, 16)} bytes: it was truncated")
         return data
 
 

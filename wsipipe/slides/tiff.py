@@ -155,7 +155,7 @@ class TiffReader:
 
 @contextmanager
 def _tifffile(path: Location) -> Iterator[TiffFile]:
-    """The file as tifffile sees it; whatever goes wrong with that is a SlideError."""
+    """The file as tifffile sees it; whatever goes wrong with that is a SlideError, after which OpenSlide is asked."""
     try:
         with TiffFile(as_file(RemoteFile(path)) if isinstance(path, Url) else path, _multifile=False) as tiff:
             yield tiff
@@ -167,6 +167,9 @@ def _tifffile(path: Location) -> Iterator[TiffFile]:
 
 def _find(path: Location, tiff: TiffFile, planes: Planes) -> Found:
     """Levels and associated images of the file, checked.
+
+    What is damaged is a SlideReadError, after which no other reader is asked: OpenSlide ended the process at tags
+    that do not fit together (a tile of 8 px where there were offsets for tiles of 64).
 
     Raises
     ------
@@ -245,14 +248,13 @@ def _pages(path: Location, tiff: TiffFile) -> list[TiffPage]:
         except IndexError:
             break
         if page.offset in offsets or number >= MAX_PAGES:
-            what = (
-                "directories (IFDs) go round in a circle" if page.offset in offsets else f"has over {MAX_PAGES} pages"
-            )
-            raise SlideFormatError(f"{path.name} is damaged, or not a slide: it {what}; {WAY_OUT}")
+            circle = page.offset in offsets
+            what = "its directories (IFDs) go round in a circle" if circle else f"it has over {MAX_PAGES} pages"
+            raise SlideReadError(f"{path.name} is damaged, or not a slide: {what}; {WAY_OUT}")
         offsets.add(page.offset)
         pages.append(page.aspage())
     if not pages:
-        raise SlideFormatError(f"{path.name} is a damaged TIFF: it holds no image; {WAY_OUT}")
+        raise SlideReadError(f"{path.name} is a damaged TIFF: it holds no image; {WAY_OUT}")
     return pages
 
 
@@ -508,7 +510,7 @@ def _count_empty(path: Location, image: TiledImage, file_bytes: int) -> tuple[in
     """
     empty, total = 0, 0
     if len(image.chunks) != len(image.shape) or min(image.chunks) < 1:
-        raise SlideFormatError(
+        raise SlideReadError(
             f"{path.name} is damaged: an image of shape {image.shape} has tiles of {image.chunks}; {WAY_OUT}"
         )
     if image.tile_bytes > MAX_TILE_BYTES:
@@ -520,7 +522,7 @@ def _count_empty(path: Location, image: TiledImage, file_bytes: int) -> tuple[in
         wanted = prod(page.chunked)
         offsets, counts = page.dataoffsets, page.databytecounts
         if not len(offsets) == len(counts) == wanted:
-            raise SlideFormatError(
+            raise SlideReadError(
                 f"{path.name} is damaged: an image of {_size(page)} in tiles of {page.chunks} has {wanted} of them, "
                 f"but there are {len(offsets)} offsets and {len(counts)} byte counts; {WAY_OUT}"
             )
