@@ -70,7 +70,7 @@ def test_a_slide_fails_with_all_the_regions_that_can_not_be_read(
     assert (slide.status, summary.exit_code) == ("failed", 1)
     for number in BAD:
         assert f"tile {number} " in slide.message
-    assert slide.message.count("torn.tif level 0 can not be read at [") == slide.blocks - slide.blocks_computed > 2
+    assert slide.message.count("torn.tif level 0 can not be read at [") == 2 < slide.blocks - slide.blocks_computed
     assert "--on-bad-tile fill" in slide.message
     assert not (tmp_path / "torn.zarr").exists()
 
@@ -90,7 +90,7 @@ def test_what_a_bad_tile_reaches_is_0_and_all_else_as_if_it_were_whole(
     assert 0 < np.count_nonzero(expected) < np.count_nonzero(wanted)
     probabilities = np.asarray(zarr.open_array(tmp_path / "torn.zarr" / "probabilities" / "0", mode="r")[...])
     assert not probabilities[:, TILES[1].y0 : TILES[1].y1, TILES[1].x0 : TILES[1].x1].any()
-    assert record(tmp_path, "torn")["unread"] == [[t.y0, t.y1, t.x0, t.x1] for t in TILES]
+    assert record(tmp_path, "torn")["unread"]["tiles"] == [[t.y0, t.y1, t.x0, t.x1] for t in TILES]
     assert any(f"tiles at {TILES[0]}; {TILES[1]} could not be decoded" in warning for warning in slide.warnings)
 
 
@@ -127,11 +127,11 @@ def test_a_slide_that_is_mended_in_part_still_names_its_bad_tiles(
     slides: tuple[Path, Path], tmp_path: Path, bundle: Path
 ) -> None:
     run(slides[1], tmp_path, bundle, on_bad_tile="fill")
-    before = record(tmp_path, "torn")["unread"]
+    before = record(tmp_path, "torn")["unread"]["tiles"]
     (tmp_path / "torn.zarr" / "0" / "c" / "2" / "3").unlink()
     (slide,) = run(slides[1], tmp_path, bundle, on_bad_tile="fill").slides
     assert slide.blocks_computed == 1
-    assert record(tmp_path, "torn")["unread"] == before
+    assert record(tmp_path, "torn")["unread"]["tiles"] == before
     assert len(before) == 2
 
 

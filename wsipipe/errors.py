@@ -47,6 +47,13 @@ class PlaneError(SlideFormatError):
 class SlideReadError(SlideError, OSError):
     """The file can not be opened, or pixels of it can not be read or decoded."""
 
+    tiles: tuple[str, ...] = ()
+    """What it says of each tile, if it is of several."""
+
+
+class TruncatedError(SlideReadError):
+    """The file ends before what it is to hold does: not a tile is bad, the file is."""
+
 
 class ResolutionError(SlideError, ValueError):
     """The slide's micrometres per pixel are missing, implausible, or not those of the bundle."""

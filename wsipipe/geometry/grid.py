@@ -150,15 +150,17 @@ class Grid:
     def reached_from(self, box: Box) -> Box:
         """The pixels whose labels the pixels of ``box`` have a say in, whole cells of the pooling grid.
 
-        Every pixel of a cell, stride px wide, is computed from what lies up to half a margin around the cell; what is
-        mirrored lies further away from it than the original. So it does not depend on cores and blocks.
+        Every pixel of a cell, stride px wide, is computed from what lies up to half a margin around the cell, so that
+        it does not depend on cores and blocks. What is mirrored lies further away from a cell than the original, but
+        for the last cell, if less than half of it is on the plane.
         """
         step, reach = self.receptive.stride, self.receptive.margin // 2
-        (y0, y1), (x0, x1) = (
-            (max(0, (start - reach) // step * step), min(size, ((stop - 1 + reach) // step + 1) * step))
-            for start, stop, size in zip((box.y0, box.x0), (box.y1, box.x1), self.shape, strict=True)
-        )
-        return Box(y0, y1, x0, x1)
+        ends = []
+        for start, stop, size in ((box.y0, box.y1, self.shape[0]), (box.x0, box.x1, self.shape[1])):
+            mirrored = (2 * size - stop - reach) // step * step < size
+            behind = size if mirrored else min(size, ((stop - 1 + reach) // step + 1) * step)
+            ends += [max(0, (start - reach) // step * step), behind]
+        return Box(*ends)
 
     def cores(self, computed: tuple[int, int]) -> Iterator[Box]:
         """The cores of a block of which ``computed`` (height, width) px are computed, relative to its origin.

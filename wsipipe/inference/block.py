@@ -11,13 +11,14 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
+from wsipipe.errors import SlideReadError
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box, Grid, boxes
 from wsipipe.geometry.mirror import Indices
 from wsipipe.geometry.network import round_up
 from wsipipe.inference.pool import PoolSpec, resident_pool
 from wsipipe.inference.replica import Labels, Prediction
-from wsipipe.slides.reading import read_mirrored
+from wsipipe.slides.reading import Unread, read_mirrored
 from wsipipe.slides.slide import Level
 from wsipipe.slides.tiles import NONE_KEPT, Keep, Memory
 from wsipipe.tissue.mask import TissueMask
@@ -54,7 +55,9 @@ class PredictedBlock:
     spent: Spent
     """All but what is written."""
     unread: tuple[Box, ...] = ()
-    """Tiles that could not be decoded, in pixels of the plane."""
+    """Tiles that could not be decoded and reach labels of it, in pixels of the plane."""
+    unseen: int = 0
+    """Pixels whose label is 0 for them."""
 
 
 SPARSE = 64
@@ -111,25 +114,39 @@ def predict_block(
     if cores != every:
         labels[...] = 0
     blank, probabilities = False, None
-    unread: list[Box] = []
+    unread: Unread = {}
     if cores:
-        blank, probabilities = _compute(work, cores, (rows, cols), labels, spent, unread if work.fill else None)
+        blank, probabilities = _compute(work, cores, (rows, cols), labels, spent, unread)
     height, width = box.shape
     cut = Prediction(labels[:height, :width], None if probabilities is None else probabilities[:, :height, :width])
     if mask is not None:
         mask.clear_outside(cut.labels, box)
         if cut.probabilities is not None:
             mask.clear_outside(cut.probabilities, box)
-    for tile in unread:
-        if met := grid.reached_from(tile).overlap(box):
-            ys, xs = met.seen_from(box).slices
-            cut.labels[ys, xs] = 0
-            if cut.probabilities is not None:
-                cut.probabilities[:, ys, xs] = 0
+    reached, unseen = _clear(cut, grid, box, sorted(unread), mask) if unread else ((), 0)
     through = sum((core.shape[0] + margin) * (core.shape[1] + margin) for core in cores)
     skipped = cut.labels.size - sum(prod(_on_slide(core, box).shape) for core in cores)
     spent.other = time.perf_counter() - started - spent.threads
-    return PredictedBlock(cut, through, skipped, blank, spent, tuple(sorted(set(unread))))
+    return PredictedBlock(cut, through, skipped, blank, spent, reached, unseen)
+
+
+def _clear(
+    cut: Prediction, grid: Grid, box: Box, tiles: list[Box], mask: TissueMask | None
+) -> tuple[tuple[Box, ...], int]:
+    """Set to 0 what ``tiles`` reach of ``cut``, which is ``box``; those that reach what is looked at, and how much."""
+    looked = np.ones(box.shape, np.uint8)
+    if mask is not None:
+        mask.clear_outside(looked, box)
+    seen, reaching = looked.copy(), []
+    for tile in tiles:
+        met = grid.reached_from(tile).overlap(box)
+        if met is not None and looked[met.seen_from(box).slices].any():
+            seen[met.seen_from(box).slices] = 0
+            reaching.append(tile)
+    np.multiply(cut.labels, seen, out=cut.labels)
+    if cut.probabilities is not None:
+        np.multiply(cut.probabilities, seen, out=cut.probabilities)
+    return tuple(reaching), int(looked.sum(dtype=np.int64) - seen.sum(dtype=np.int64))
 
 
 def _compute(
@@ -138,7 +155,7 @@ def _compute(
     at: tuple[Indices, Indices],
     labels: Labels,
     spent: Spent,
-    unread: list[Box] | None,
+    unread: Unread,
 ) -> tuple[bool, npt.NDArray[np.uint8] | None]:
     """Have ``cores`` of a block, whose tile's pixels are ``at`` (rows, columns), predicted into its ``labels``.
 
@@ -152,6 +169,11 @@ def _compute(
     count = len(rows) * len(cols) * work.level.channels * np.dtype(work.level.dtype).itemsize
     memory = memory_of_thread("pixels", count)
     pixels = read_mirrored(work.level, rows, cols, spent=spent, memory=memory, keep=work.keep, unread=unread)
+    if unread and not work.fill:
+        said = tuple(unread[tile] for tile in sorted(unread))
+        error = SlideReadError("; ".join(said))
+        error.tiles = said
+        raise error
     pool = resident_pool(work.pool)
     with spent.on("wait"):
         futures = [

@@ -6,7 +6,7 @@
         zarr.json               multiscales, colours, class names; attributes.wsipipe: fingerprint, complete, run
         0/ 1/ 2/ ...            uint8 (y, x); one shard a block, chunks of at most 512 px
         probabilities/0/        uint8 (class, y, x) = round(255 p), where asked for
-        unread/3.7.json         of a block, where asked for: boxes of tiles that could not be decoded, and are label 0
+        0/unread/3.7.json       of a block, where asked for: boxes of tiles that could not be decoded, and are label 0
         tissue/0/ 1/ ...        uint8 (y, x): the cells that were looked at, unless all was; an image-label, too
 
 While it is being made it is called ``case-17.zarr.partial``; in a bucket, where nothing is renamed, it is copied from
@@ -49,7 +49,8 @@ PROBABILITIES = "probabilities/0"
 TISSUE = "tissue"
 TISSUE_CLASS = ("tissue", 1, "#28ff50")
 """Name, label and colour of what is looked at."""
-UNREAD = "unread"
+UNREAD = "0/unread"
+"""Within an array, for a group would have to say what it is."""
 STORE_VERSION = 1
 RESUMES = "once it can, the same command resumes"
 
@@ -279,8 +280,10 @@ def read_tissue(spec: StoreSpec) -> npt.NDArray[np.bool_]:
     return _read(spec, f"{TISSUE}/0", Box(0, spec.tissue[0], 0, spec.tissue[1]), max(spec.tissue)).astype(bool)
 
 
-def note_unread(spec: StoreSpec, index: tuple[int, int], tiles: Iterable[Box]) -> None:
+def note_unread(spec: StoreSpec, index: tuple[int, int], tiles: Iterable[Box], pixels: int) -> None:
     """Keep which ``tiles`` of block ``index``, boxes of the plane, could not be decoded, before it is written.
+
+    So many ``pixels`` of it have label 0 for them.
 
     Raises
     ------
@@ -289,12 +292,13 @@ def note_unread(spec: StoreSpec, index: tuple[int, int], tiles: Iterable[Box]) -
     """
     path = spec.partial / UNREAD / f"{index[0]}.{index[1]}.json"
     make_folder(path.parent, way_out=RESUMES)
-    blob = json.dumps([[tile.y0, tile.y1, tile.x0, tile.x1] for tile in tiles]).encode()
+    sides = [[tile.y0, tile.y1, tile.x0, tile.x1] for tile in tiles]
+    blob = json.dumps({"pixels": pixels, "tiles": sides}).encode()
     write_whole(path, blob, way_out=RESUMES, shared=True)
 
 
-def all_unread(spec: StoreSpec) -> list[Box]:
-    """The tiles that could not be decoded, of all blocks of the unfinished store, each once.
+def all_unread(spec: StoreSpec) -> tuple[list[Box], int]:
+    """The tiles that could not be decoded, of all blocks of the unfinished store, each once, and how many pixels are 0.
 
     Raises
     ------
@@ -304,9 +308,10 @@ def all_unread(spec: StoreSpec) -> list[Box]:
     folder = spec.partial / UNREAD
     try:
         names = [name for name, _ in files_in(folder) if name.endswith(".json")]
-        return sorted({Box(*sides) for name in names for sides in json.loads((folder / name).read_bytes())})
+        notes = [json.loads((folder / name).read_bytes()) for name in names]
     except OSError as err:
         raise OutputError(f"{folder} can not be read: {err.strerror or err}; {RESUMES}") from err
+    return sorted({Box(*sides) for note in notes for sides in note["tiles"]}), sum(note["pixels"] for note in notes)
 
 
 def label_counts(spec: StoreSpec, labels: Labels) -> dict[int, int]:

@@ -26,6 +26,8 @@ from wsipipe.pipeline.look import RunPlan
 from wsipipe.pipeline.outcome import Outcomes, SlideOutcome, account
 from wsipipe.pipeline.plan import SlidePlan
 from wsipipe.pipeline.tissue import Looked, look, resident_mask
+from wsipipe.slides.reading import read_box
+from wsipipe.slides.slide import Level
 from wsipipe.tissue.find import BLANK
 
 MOST_LISTED = 20
@@ -81,7 +83,7 @@ class Job:
         self._lost: list[Index] = []
         self._unread: list[SlideReadError] = []
         self._labels: Counter[int] = Counter()
-        self._blank = len(plan.blocks) == grid.count  # else not all of it is seen
+        self._blank = True  # until a pixel is seen that is not zero
         self.looking = plan.store.tissue is not None
         self._looked: Looked | None = None
         self._looks = 0
@@ -143,6 +145,8 @@ class Job:
             raise error
         elif isinstance(result := future.result(), Counter):
             self._labels += result
+        elif isinstance(result, bool):
+            self._blank &= result
         elif result is not None:
             row: BlockDone = result[0, 0]
             self._blank &= row.blank or not row.computed
@@ -165,8 +169,10 @@ class Job:
         if error is not None:
             raise error
         looked: Looked = future.result()
+        if looked.how == BLANK:
+            raise self._half_written()
         self._looked, self.looking = looked, False
-        self._blank &= looked.share > 0 or looked.how == BLANK
+        self._blank &= looked.share > 0
         self._outcome(TissueFound(plan.slide.path, looked.how, looked.share))
 
     def cancel(self) -> set[Future[Any]]:
@@ -186,13 +192,14 @@ class Job:
         """What is to be done once the blocks are: a round of tasks each, and in the end the store's name."""
         self._raise_if_incomplete()
         plan, client = self.plan, self._client
-        if self._blank:
-            stores.discard_partial(plan.store)
-            raise SlideReadError(
-                f"{plan.slide.file}: every pixel that was read is zero, which no scanner writes, so the file is "
-                "half-written; copy it again from where it came from (if only its small levels are: --tissue off)"
-            )
         done_before = set(plan.grid.indices()).difference(plan.blocks)
+        unlooked = sorted(done_before)
+        while self._blank and unlooked:  # nobody remembers what was seen there
+            some = [unlooked.pop() for _ in range(min(len(unlooked), self._run.all_threads))]
+            yield [client.submit(_is_blank, plan.level, plan.grid.block_box(index), pure=False) for index in some]
+            self._raise_if_incomplete()
+        if self._blank:
+            raise self._half_written()
         yield [client.submit(stores.count_labels, plan.store, index, pure=False) for index in done_before]
         for levels in plan.grid.coarse_passes():
             yield [
@@ -202,11 +209,14 @@ class Job:
         seconds = time.perf_counter() - self._started
         (how_it_went,) = self._outcome.in_order([plan.slide.path])
         how_it_went.seconds = seconds
-        unread = stores.all_unread(plan.store)
+        unread, unseen = stores.all_unread(plan.store)
         if unread:
-            reached = f"{listed(list(map(str, unread)))} could not be decoded; the labels that they reach are 0"
-            self._outcome(Warned(plan.slide.path, f"tiles at {reached}"))
-        stores.publish(plan.store, _history(how_it_went, self._run, self._labels, unread))
+            reached = f"{unseen:,} px that they reach have label 0"
+            tiles = listed(list(map(str, unread)))
+            self._outcome(Warned(plan.slide.path, f"tiles at {tiles} could not be decoded; {reached}"))
+        sides = [[tile.y0, tile.y1, tile.x0, tile.x1] for tile in unread]
+        said = {"pixels": unseen, "tiles": sides}
+        stores.publish(plan.store, _history(how_it_went, self._run, self._labels) | {"unread": said})
         if self._looked is not None and not self._looked.share:
             self._outcome(Warned(plan.slide.path, NOTHING))
             self._outcome(SlideEmpty(plan.slide.path, plan.store.path, seconds, NOTHING))
@@ -214,14 +224,23 @@ class Job:
             self._outcome(SlideDone(plan.slide.path, plan.store.path, seconds, plan.pixels))
         self.over = True
 
+    def _half_written(self) -> SlideReadError:
+        """What to raise of a slide on which there is nothing, and its store goes."""
+        stores.discard_partial(self.plan.store)
+        return SlideReadError(
+            f"{self.plan.slide.file}: every pixel that was read is zero, which no scanner writes, so the file is "
+            "half-written; copy it again from where it came from (if only its small levels are: --tissue off)"
+        )
+
     def _raise_if_incomplete(self) -> None:
         plan = self.plan
         count, others = len(plan.blocks), f"the others are in {plan.store.partial}"
         if self._unread:
+            said = {text for error in self._unread for text in error.tiles or (str(error),)}
             raise SlideReadError(
-                f"{listed(sorted(map(str, self._unread)))}; {len(self._unread)} of {count} blocks could not be read, "
+                f"{listed(sorted(said))}; {len(self._unread)} of {count} blocks could not be read, "
                 f"{others}; mend the slide, then run the same again, with --overwrite if its file has changed; "
-                "or --on-bad-tile fill, which gives them label 0"
+                "or --on-bad-tile fill --overwrite, which gives label 0 to what they reach"
             ) from self._unread[0]
         if self._lost:
             named = ", ".join(map(str, sorted(self._lost)))
@@ -238,7 +257,7 @@ def listed(texts: list[str]) -> str:
     return "; ".join(texts[:MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _history(slide: SlideOutcome, run: RunPlan, labels: Counter[int], unread: list[Box]) -> dict[str, Any]:
+def _history(slide: SlideOutcome, run: RunPlan, labels: Counter[int]) -> dict[str, Any]:
     """What the store keeps of the run that finished it: when, with what, where the time went, and what was found."""
     spent = account([slide], seconds=slide.seconds, threads=run.all_threads, devices=run.all_devices, bare=run.bare)
     return {
@@ -254,9 +273,13 @@ def _history(slide: SlideOutcome, run: RunPlan, labels: Counter[int], unread: li
         "seconds": slide.seconds,
         "spent": asdict(slide.spent),
         "account": None if spent is None else asdict(spent),
-        "unread": [[tile.y0, tile.y1, tile.x0, tile.x1] for tile in unread],
         "labels": {str(label): labels[label] for label in sorted(labels)},
     }
+
+
+def _is_blank(level: Level, box: Box) -> bool:
+    """Whether every pixel of ``box`` that can be read is zero."""
+    return not read_box(level, box, unread={}).any()
 
 
 def _store_block(work: _StoreWork, index: Index, rows: Indices, cols: Indices) -> npt.NDArray[np.object_]:
@@ -268,7 +291,7 @@ def _store_block(work: _StoreWork, index: Index, rows: Indices, cols: Indices) -
         probabilities = np.zeros((len(work.store.classes), *labels.shape), np.uint8)
     with block.spent.on("write"):
         if block.unread:
-            stores.note_unread(work.store, index, block.unread)
+            stores.note_unread(work.store, index, block.unread, block.unseen)
         stores.write_block(work.store, index, labels, probabilities)
     done = BlockDone(
         slide=work.store.slide,

@@ -15,7 +15,7 @@ from wsipipe.labels import store as stores
 from wsipipe.pipeline.config import FILL, RunConfig
 from wsipipe.pipeline.plan import SlidePlan
 from wsipipe.slides.slide import Level, Slide
-from wsipipe.tissue.find import Plane, mask_of, parts, see
+from wsipipe.tissue.find import BLANK, Plane, mask_of, parts, see
 from wsipipe.tissue.given import given_mask, is_file
 from wsipipe.tissue.mask import TissueMask, mask_shape
 
@@ -81,7 +81,8 @@ def _find(work: _Work, seen: list[Plane | None]) -> Looked:
     if len(planes) < len(seen):  # where that is not known it is looked
         cells = np.ones(mask_shape(work.level.shape), bool)
         return _keep(work.store, TissueMask(cells, work.level.shape), UNSEEN)
-    return _keep(work.store, *mask_of(planes, work.level, halo=work.store.grid.receptive.halo))
+    mask, how = mask_of(planes, work.level, halo=work.store.grid.receptive.halo)
+    return Looked(how, 0.0) if how == BLANK else _keep(work.store, mask, how)  # of a blank slide nothing is kept
 
 
 def _keep(store: stores.StoreSpec, mask: TissueMask, how: str) -> Looked:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsipipe.errors import SlideReadError
+from wsipipe.errors import SlideReadError, TruncatedError
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
@@ -18,6 +18,8 @@ from wsipipe.slides.slide import Level
 from wsipipe.slides.tiles import NONE_KEPT, Keep, Memory, TileStore, array_in
 
 Pixels = npt.NDArray[Any]
+Unread = dict[Box, str]
+"""Tiles that can not be decoded, and what there is to say of each."""
 
 
 def read_mirrored(
@@ -28,7 +30,7 @@ def read_mirrored(
     spent: Spent | None = None,
     memory: Memory | None = None,
     keep: Keep = NONE_KEPT,
-    unread: list[Box] | None = None,
+    unread: Unread | None = None,
 ) -> Pixels:
     """The pixels at ``rows`` x ``cols``, (len(rows), len(cols), channels), in the level's dtype.
 
@@ -76,7 +78,7 @@ def read_box(
     spent: Spent | None = None,
     into: Pixels | None = None,
     keep: Keep = NONE_KEPT,
-    unread: list[Box] | None = None,
+    unread: Unread | None = None,
 ) -> Pixels:
     """The pixels of ``box``, (height, width, channels), in the level's dtype; put ``into`` such an array if given.
 
@@ -100,7 +102,7 @@ def read_box(
     return pixels
 
 
-def _read_averaged(level: Level, box: Box, spent: Spent, pixels: Pixels, keep: Keep, unread: list[Box] | None) -> None:
+def _read_averaged(level: Level, box: Box, spent: Spent, pixels: Pixels, keep: Keep, unread: Unread | None) -> None:
     """As `read_box`, of a level that is shrunk: strip by strip of the stored one, each tile decoded once."""
     stored, shrink = level.stored, level.shrink
     rows = means(box.y0, box.y1, shrink, stored.shape[0])
@@ -110,7 +112,7 @@ def _read_averaged(level: Level, box: Box, spent: Spent, pixels: Pixels, keep: K
     height = strip_rows(stored.tile[0], (x1 - x0) * _pixel_bytes(level))
     strip = np.empty((min(height, y1 - y0) + taps(shrink), x1 - x0, level.channels), level.dtype)
     averaging, stops = Averaging(cols, level.channels, shrink), rows.stops
-    stored_unread: list[Box] | None = None if unread is None else []
+    stored_unread: Unread | None = None if unread is None else {}
     done = held = 0  # rows that are made, and stored rows at the beginning of the strip
     for start, stop in strips(y0, y1, height):
         _read_stored(stored, Box(start, stop, x0, x1), spent, strip[held : held + stop - start], keep, stored_unread)
@@ -124,7 +126,7 @@ def _read_averaged(level: Level, box: Box, spent: Spent, pixels: Pixels, keep: K
         strip[: held - shared] = strip[shared:held].copy()
         held -= shared
     if unread is not None:
-        unread += [_shrunk(tile, level) for tile in stored_unread or ()]
+        unread |= {_shrunk(tile, level): said for tile, said in (stored_unread or {}).items()}
 
 
 def _shrunk(box: Box, level: Level) -> Box:
@@ -151,7 +153,7 @@ def _pixel_bytes(level: Level) -> int:
 
 
 def _read_stored(
-    level: Level, box: Box, spent: Spent, pixels: Pixels, keep: Keep, unread: list[Box] | None = None
+    level: Level, box: Box, spent: Spent, pixels: Pixels, keep: Keep, unread: Unread | None = None
 ) -> None:
     """As `read_box`, of a level that is in the file as it is."""
     array = level.array
@@ -169,13 +171,12 @@ def _read_stored(
     except MemoryError:
         raise  # of the machine, not of the slide
     except Exception as err:  # whatever zarr, a codec or the file system raises
-        of_file = isinstance(err, OSError) and not isinstance(err, SlideReadError)
-        if unread is None or of_file:
+        if unread is None or _is_of_file(err):
             raise SlideReadError(f"{level.name} can not be read at {box}: {_reason(err)}") from err
         _read_tiles(level, box, spent, pixels, unread)
 
 
-def _read_tiles(level: Level, box: Box, spent: Spent, pixels: Pixels, unread: list[Box]) -> None:
+def _read_tiles(level: Level, box: Box, spent: Spent, pixels: Pixels, unread: Unread) -> None:
     """As `_read_stored`, one tile after the other, so that one that can not be decoded takes no other with it."""
     height, width = level.tile
     for y0 in range(box.y0 - box.y0 % height, box.y1, height):
@@ -186,9 +187,17 @@ def _read_tiles(level: Level, box: Box, spent: Spent, pixels: Pixels, unread: li
             into = pixels[part.seen_from(box).slices]
             try:
                 _read_stored(level, part, spent, into, NONE_KEPT)
-            except SlideReadError:
+            except SlideReadError as err:
+                cause = err.__cause__
+                if not isinstance(cause, Exception) or _is_of_file(cause):
+                    raise
                 into[...] = 0
-                unread.append(tile)
+                unread[tile] = f"{level.name} can not be read at {tile}: {_reason(cause)}"
+
+
+def _is_of_file(err: Exception) -> bool:
+    """Whether ``err`` says that the file can not be read, and not just a tile."""
+    return isinstance(err, TruncatedError) or (isinstance(err, OSError) and not isinstance(err, SlideReadError))
 
 
 def _ascending(indices: Indices) -> slice:

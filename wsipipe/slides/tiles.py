@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from zarr.abc.store import ByteRequest, Store
 
-from wsipipe.errors import SlideReadError
+from wsipipe.errors import SlideReadError, TruncatedError
 from wsipipe.events import Spent
 from wsipipe.slides.jpeg import samples_said, what_is_missing
 from wsipipe.slides.source import Source
@@ -530,7 +530,7 @@ class TiffStore(TileStore):
         read = time.perf_counter()
         spent.read += read - started
         if len(data) < count:
-            raise SlideReadError(f"tile {number} ends after {len(data)} of its {count} bytes: the file was truncated")
+            raise TruncatedError(f"tile {number} ends after {len(data)} of its {count} bytes: the file was truncated")
         pixels = self.image.decode(page, number, data)
         spent.decode += time.perf_counter() - read
         return pixels
@@ -561,7 +561,7 @@ class TiffStore(TileStore):
         with spent.on("read"):
             data = self.file.read(offset + start, span) if start + span <= length else b""
         if len(data) < span:
-            raise SlideReadError(f"strip {number} ends before its row {first + height} does: the file was truncated")
+            raise TruncatedError(f"strip {number} ends before its row {first + height} does: the file was truncated")
         stored = image.dtype.newbyteorder(page.parent.byteorder)
         shape = (height, count // image.dtype.itemsize)
         return np.ndarray(shape, stored, data, strides=(row, stored.itemsize)).astype(image.dtype, copy=False)
