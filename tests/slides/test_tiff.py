@@ -406,7 +406,7 @@ def test_directories_in_a_circle_are_refused(tmp_path: Path) -> None:
     [
         (b"", SlideFormatError, "is empty"),
         (b"This is no image.", SlideFormatError, "is not a slide"),
-        (b"II*\0", SlideFormatError, "is a damaged TIFF"),
+        (b"II*\0", SlideReadError, "is a damaged TIFF"),
         (b"II*\0\xff\xff\xff\xff", SlideReadError, "is a damaged TIFF"),
         (b"II+\0\x08\0\0\0" + b"\xff" * 8, SlideReadError, "is a damaged TIFF"),
     ],

@@ -162,14 +162,14 @@ def _tifffile(path: Location) -> Iterator[TiffFile]:
     except (SlideError, OSError):
         raise
     except Exception as err:  # tifffile and what it calls raise all sorts on damaged files
-        raise SlideFormatError(f"{path.name} is a damaged TIFF ({type(err).__name__}: {err}); {WAY_OUT}") from err
+        raise SlideReadError(f"{path.name} is a damaged TIFF ({type(err).__name__}: {err}); {WAY_OUT}") from err
 
 
 def _find(path: Location, tiff: TiffFile, planes: Planes) -> Found:
     """Levels and associated images of the file, checked.
 
-    What is damaged is a SlideReadError, after which no other reader is asked: OpenSlide ended the process at tags
-    that do not fit together (a tile of 8 px where there were offsets for tiles of 64).
+    What is damaged is a SlideReadError, after which no other reader is asked: OpenSlide ended the process at some files
+    whose tags do not fit together.
 
     Raises
     ------
