@@ -18,9 +18,9 @@ from wsipipe.model.bundle import read_bundle_info
 from wsipipe.pipeline.outcome import RunSummary
 
 SHAPE = (700, 900)
-BAD = (0, 6)
+BAD = (3, 6)
 """Numbers of tiles of 256 px, of four in a row: one in a corner, one amid the slide."""
-TILES = [Box(0, 256, 0, 256), Box(256, 512, 512, 768)]
+TILES = [Box(0, 256, 768, 900), Box(256, 512, 512, 768)]
 
 
 @pytest.fixture(scope="module")

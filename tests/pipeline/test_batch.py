@@ -27,7 +27,6 @@ from wsipipe.events import (
     SlideStarted,
     Spent,
     TissueFound,
-    Warned,
 )
 from wsipipe.inference import pool
 from wsipipe.inference.tuning import PASSES
@@ -184,13 +183,13 @@ def test_the_next_slide_begins_before_the_last_blocks_of_the_one_before_are_done
     assert begun < ended
 
 
-def test_a_slide_of_zeros_is_warned_of(tmp_path: Path, config: Config) -> None:
+def test_a_slide_of_zeros_fails(tmp_path: Path, config: Config) -> None:
     import tifffile
 
     tifffile.imwrite(tmp_path / "black.tif", np.zeros((90, 90, 3), np.uint8), photometric="rgb", metadata=None)
     heard: list[Event] = []
     wsipipe.run([tmp_path / "black.tif"], config(), heard.append)
-    assert any(isinstance(event, Warned) and "zero" in event.message for event in heard)
+    assert any(isinstance(event, SlideFailed) and "zero" in event.error for event in heard)
 
 
 def test_a_shard_that_rotted_is_made_again(tmp_path: Path, write_slide: WriteSlide, config: Config) -> None:

@@ -27,6 +27,7 @@ import tifffile
 
 from tests.slides.made import APERIO, ome_zarr, picture, pyramid
 from wsipipe.errors import SlideError
+from wsipipe.pipeline.machine import peak_bytes
 from wsipipe.slides.reading import read_mirrored
 from wsipipe.slides.slide import describe, open_slide
 
@@ -269,7 +270,7 @@ def main(folder: Path, first: int, count: int) -> dict[str, Any]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         if number == first + min(SETTLED, count // 2):
             settled = process.memory_info().rss
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_bytes()
     return {"outcomes": outcomes, "settled": settled, "end": process.memory_info().rss, "peak": peak}
 
 

@@ -79,16 +79,16 @@ def test_image_says_how_many_samples_it_has(codec: str, sides: tuple[int, int]) 
 @pytest.mark.parametrize("codec", ENCODERS)
 def test_tile_that_says_it_is_larger_is_not_decoded(tmp_path: Path, codec: str) -> None:
     path = with_tile(tmp_path / "a.tif", codec, ENCODERS[codec][2](np.zeros((2048, 2048, 3), np.uint8)))
-    with pytest.raises(SlideReadError, match=r"a.tif level 0 can not .*: tile 0 of \(64, 64, 3\) says that it has"):
-        read_box(open_slide(path).levels[0], Box(0, 64, 0, 64))
+    with pytest.raises(SlideReadError, match=r"a.tif can not be decoded: tile 0 of \(64, 64, 3\) says that it has"):
+        open_slide(path)
 
 
 @pytest.mark.parametrize("codec", ["zlib", "zstd"])
 def test_tile_that_decodes_to_more_than_a_tile_is_an_error(tmp_path: Path, codec: str) -> None:
     encode = {"zlib": imagecodecs.zlib_encode, "zstd": imagecodecs.zstd_encode}[codec]
     path = with_tile(tmp_path / "a.tif", codec, encode(bytes(2**26)))
-    with pytest.raises(SlideReadError, match=r"a.tif level 0 can not .*: tile 0 .*(SPACE|too small)"):
-        read_box(open_slide(path).levels[0], Box(0, 64, 0, 64))
+    with pytest.raises(SlideReadError, match=r"a.tif can not be decoded: tile 0 .*(SPACE|too small)"):
+        open_slide(path)
 
 
 def test_openslide_is_not_asked_for_tiles_that_it_would_end_the_process_for(tmp_path: Path) -> None:

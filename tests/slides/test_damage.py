@@ -84,13 +84,10 @@ def test_short_tile_is_an_error(tmp_path: Path, compression: str | None) -> None
 
 
 @pytest.mark.parametrize("damage", list(DAMAGES)[:2])
-def test_file_of_which_no_tile_that_is_tried_can_be_decoded_is_refused_when_opened(tmp_path: Path, damage: str) -> None:
+def test_file_whose_first_tile_is_damaged_is_refused_when_opened(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "a.tif"
     pyramid(path, picture((200, 300, 3)), compression="jpeg")
-    for number in (0, 10):
-        patch(path, *DAMAGES[damage](*tile_at(path, number)))
-    assert open_slide(path).levels[0].shape == (200, 300), "the last of its 20 tiles is whole"
-    patch(path, *DAMAGES[damage](*tile_at(path, 19)))
+    patch(path, *DAMAGES[damage](*tile_at(path, 0)))
     with pytest.raises(SlideReadError, match=r"a.tif can not be decoded: tile 0 .*\(jpeg\); copy it again"):
         open_slide(path)
 

@@ -540,29 +540,27 @@ def _count_empty(path: Location, image: TiledImage, file_bytes: int) -> tuple[in
 
 
 def _probe(path: Location, image: TiledImage) -> None:
-    """Decode a tile, so that a file which can not be decoded is found before work is planned on it.
+    """Decode one tile, so that a file which can not be decoded is found before work is planned on it.
 
     Raises
     ------
     SlideReadError
-        If neither the first, nor one amid, nor the last can be decoded.
+        If it can not be decoded.
     """
     if image.by_row or image.tile_bytes > LARGE_TILE_BYTES:
         return
-    page, numbers = next(
-        (page, there)
+    there = (
+        (page, number)
         for page in image.pages
-        if (there := np.flatnonzero(np.logical_and(page.dataoffsets, page.databytecounts)).tolist())
+        for number, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True))
+        if offset and count
     )
-    source = open_source(path)
-    problem: SlideReadError | None = None
-    for number in dict.fromkeys([numbers[0], numbers[len(numbers) // 2], numbers[-1]]):
-        try:
-            image.decode(page, number, source.read(int(page.dataoffsets[number]), int(page.databytecounts[number])))
-            return
-        except SlideReadError as err:
-            problem = problem or err
-    raise SlideReadError(f"{path.name} can not be decoded: {problem} ({_codec(page)}); {WAY_OUT}") from problem
+    page, number = next(there)
+    data = open_source(path).read(int(page.dataoffsets[number]), int(page.databytecounts[number]))
+    try:
+        image.decode(page, number, data)
+    except SlideReadError as err:
+        raise SlideReadError(f"{path.name} can not be decoded: {err} ({_codec(page)}); {WAY_OUT}") from err
 
 
 def _level(path: Location, index: int, identity: str, found: Found, *, downsample: float, mpp: float | None) -> Level:
