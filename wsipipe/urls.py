@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import posixpath
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ WEB = ("http", "https")
 SCHEMES = ("s3", "gs", "az", "abfs", "abfss", *WEB)
 REQUEST_SECONDS = 30.0
 """After which a request that was not answered in full is made again."""
-ATTEMPTS = 10
-"""At one request, with pauses that grow from 0.1 to 15 s."""
+ATTEMPTS, RETRY_SECONDS = 10, 180.0
+"""At one request, with pauses that grow from 0.1 to 15 s; and for how long."""
 COALESCE_BYTES = 2**14
 """Bytes that are read for nothing rather than ask twice: those of a small tile."""
 
@@ -160,8 +161,7 @@ class Url:
         """As `files`: ``path``, after this one, ``size`` and ``last_modified`` of each."""
         import obstore
 
-        if not self.lists:
-            raise OSError(errno.ENOTSUP, "a web server does not say what it has", str(self))
+        self._check_lists()
         start = f"{self._key}/" if self._key else ""
         with self._as_os_error():
             for chunk in obstore.list(self._host, prefix=self._key or None):
@@ -173,13 +173,16 @@ class Url:
         """What is in this folder; those within it too."""
         import obstore
 
-        if not self.lists:
-            raise OSError(errno.ENOTSUP, "a web server does not say what it has", str(self))
+        self._check_lists()
         with self._as_os_error():
             found = obstore.list_with_delimiter(self._host, prefix=self._key or None)
         host = self.text.removesuffix(self._key).rstrip("/")
         for path in (*found["common_prefixes"], *(row["path"] for row in found["objects"])):
             yield Url(f"{host}/{path}")
+
+    def _check_lists(self) -> None:
+        if not self.lists:
+            raise OSError(errno.ENOTSUP, "a web server does not say what it has", str(self))
 
     def read_bytes(self) -> bytes:
         """All of it.
@@ -238,7 +241,7 @@ class Url:
         import obstore
 
         with self._as_os_error():
-            again(lambda: obstore.put(self._host, self._key, blob))
+            obstore.put(self._host, self._key, blob)
 
     def put_if(self, blob: bytes, e_tag: str | None) -> str | None:
         """Put ``blob`` there if ``e_tag`` is what is there now, or None and nothing is; the new e_tag, or None.
@@ -289,7 +292,7 @@ class Url:
         import obstore
 
         with self._as_os_error():
-            again(lambda: obstore.copy(self._host, f"{self._key}/{name}", f"{to._key}/{name}"))
+            obstore.copy(self._host, f"{self._key}/{name}", f"{to._key}/{name}")
 
     @contextmanager
     def _as_os_error(self) -> Iterator[None]:
@@ -309,25 +312,28 @@ class Url:
 def connect(url: str, seconds: float) -> ObjectStore:
     """All that is below ``url``, whose requests take ``seconds`` at most: one in a process, for its connections.
 
-    It makes requests again that only read.
+    It makes requests again that failed; of those that took too long all but the two kinds that `again` is for.
     """
     from obstore.store import from_url
 
     return from_url(
         url,
         client_options={"allow_http": True, "timeout": timedelta(seconds=seconds)},
-        retry_config={"max_retries": ATTEMPTS},
+        retry_config={"max_retries": ATTEMPTS, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
     )
 
 
 def again(request: Callable[[], T]) -> T:
-    """What ``request`` gives that writes, which may be made twice: obstore makes one that timed out only once."""
+    """What ``request`` gives, a removal or a write on condition: one that took too long obstore does not make again."""
     from obstore.exceptions import GenericError
 
-    for _ in range(ATTEMPTS - 1):
-        with suppress(GenericError):
+    over = time.monotonic() + RETRY_SECONDS
+    while True:
+        try:
             return request()
-    return request()
+        except GenericError:
+            if time.monotonic() > over:
+                raise
 
 
 def _first_line(err: Exception) -> str:

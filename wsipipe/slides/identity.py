@@ -27,7 +27,7 @@ def file_identity(path: Location) -> str:
 def _identity(source: Source) -> str:
     most = max(source.size - WINDOW_BYTES, 0)
     offsets = [most * i // (WINDOWS - 1) for i in range(WINDOWS)]
-    ahead = source.ahead(offsets, [min(WINDOW_BYTES, source.size)] * WINDOWS) if source.size else {}
+    ahead = source.ahead((offset, min(WINDOW_BYTES, source.size)) for offset in offsets) if source.size else {}
     digest = hashlib.sha256(f"{source.size}\n".encode())
     for offset in offsets:
         digest.update(ahead[offset] if offset in ahead else source.read(offset, WINDOW_BYTES))

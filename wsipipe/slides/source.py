@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -35,8 +35,11 @@ class Source(Protocol):
         """
         ...
 
-    def ahead(self, offsets: Sequence[int], counts: Sequence[int]) -> Mapping[int, bytes]:
-        """The bytes that will be wanted, by their offset, where it is quicker to have them at once; else nothing."""
+    def ahead(self, ranges: Iterable[tuple[int, int]]) -> Mapping[int, bytes]:
+        """The bytes at ``ranges`` (offset, count), by their offset, where it is quicker to have them at once.
+
+        Where it is not there is nothing in it, and nobody asks what the ``ranges`` are.
+        """
         ...
 
 
@@ -69,7 +72,7 @@ class OpenFile:
             data += more
         return data
 
-    def ahead(self, offsets: Sequence[int], counts: Sequence[int]) -> Mapping[int, bytes]:  # noqa: ARG002
+    def ahead(self, ranges: Iterable[tuple[int, int]]) -> Mapping[int, bytes]:  # noqa: ARG002
         """Nothing: the system reads ahead."""
         return {}
 
@@ -88,9 +91,10 @@ class RemoteFile:
         count = min(count, self.size - offset)
         return self.url.read_ranges([offset], [count])[0] if count > 0 else b""
 
-    def ahead(self, offsets: Sequence[int], counts: Sequence[int]) -> Mapping[int, bytes]:
+    def ahead(self, ranges: Iterable[tuple[int, int]]) -> Mapping[int, bytes]:
         """See `Source.ahead`: several requests at a time, and one for ranges that are close."""
-        return dict(zip(offsets, self.url.read_ranges(offsets, counts), strict=True))
+        counts = dict(ranges)
+        return dict(zip(counts, self.url.read_ranges(list(counts), list(counts.values())), strict=True))
 
 
 def as_file(source: RemoteFile) -> io.BufferedReader:

@@ -371,8 +371,6 @@ class TileStore(Store):
     def read_tile(self, chunk: tuple[int, ...], spent: Spent) -> Tile:
         """The pixels of ``chunk``, of the full tile size, or None if the file left it out; adds its time to ``spent``.
 
-        Its data are taken from ``ahead``, which has them by their offset, if they are there.
-
         Raises
         ------
         SlideReadError
@@ -403,13 +401,18 @@ class TileStore(Store):
         SlideReadError
             If a tile can not be read or decoded.
         """
+        if into is None:
+            into = np.empty([part.stop - part.start for part in where], self.image.dtype)
+        self._read_into(into, where, spent, across, keep)
+        return into
+
+    def _read_into(self, into: npt.NDArray[Any], where: Sequence[slice], spent: Spent, across: int, keep: Keep) -> None:
         image = self.image
-        pixels = np.empty([part.stop - part.start for part in where], image.dtype) if into is None else into
         start, end = where[across].start, where[across].stop
         before = start + keep.overlap_px if start > 0 else 0
         behind = end - keep.overlap_px if end < image.shape[across] else math.inf
         overlaps = [tuple(zip(*each, strict=True)) for each in itertools.product(*map(_overlaps, where, image.chunks))]
-        read_tile = self._tile_reader([chunk for chunk, _, _ in overlaps if (self._number, chunk) not in KEPT], spent)
+        read_tile = self._tile_reader((chunk for chunk, _, _ in overlaps if (self._number, chunk) not in KEPT), spent)
         for chunk, here, of in overlaps:
             first = chunk[across] * image.chunks[across]
             shared = first < before or first + image.chunks[across] > behind
@@ -419,8 +422,7 @@ class TileStore(Store):
                 size=image.tile_bytes,
                 most=keep.most_bytes if shared else 0,
             )
-            pixels[here] = image.fill if tile is None else tile.reshape(image.chunks)[of]
-        return pixels
+            into[here] = image.fill if tile is None else tile.reshape(image.chunks)[of]
 
     def _tile_reader(
         self,
@@ -520,7 +522,7 @@ class TiffStore(TileStore):
             plane, row = chunk[:2] if len(self.image.pages) > 1 else (0, chunk[0])
             return self.read_rows(plane, slice(row, row + 1), slice(0, self.image.pages[0].imagewidth), spent)
         page, number = self.image.locate(chunk)
-        offset, count = int(page.dataoffsets[number]), int(page.databytecounts[number])
+        offset, count = _place(page, number)
         if offset == 0 or count == 0:
             if self.image.palette is None:
                 return None
@@ -537,11 +539,9 @@ class TiffStore(TileStore):
 
     def _tile_reader(self, chunks: Iterable[tuple[int, ...]], spent: Spent) -> Callable[[tuple[int, ...]], Tile]:
         """See `TileStore._tile_reader`."""
-        places = [self.image.locate(chunk) for chunk in chunks]
-        wanted = {int(page.dataoffsets[number]): int(page.databytecounts[number]) for page, number in places}
-        there = [(offset, count) for offset, count in wanted.items() if offset and count]
+        places = (_place(*self.image.locate(chunk)) for chunk in chunks)
         with spent.on("read"):
-            ahead = self.file.ahead([offset for offset, _ in there], [count for _, count in there])
+            ahead = self.file.ahead((offset, count) for offset, count in places if offset and count)
         return lambda chunk: self.read_tile(chunk, spent, ahead)
 
     def read_rows(self, plane: int, rows: slice, cols: slice, spent: Spent) -> Tile:
@@ -555,7 +555,7 @@ class TiffStore(TileStore):
         row, count = page.imagewidth * pixel, (cols.stop - cols.start) * pixel
         start, height = first * row + cols.start * pixel, rows.stop - rows.start
         span = (height - 1) * row + count
-        offset, length = int(page.dataoffsets[number]), int(page.databytecounts[number])
+        offset, length = _place(page, number)
         if offset == 0 or length == 0:
             return None
         with spent.on("read"):
@@ -583,22 +583,17 @@ class TiffStore(TileStore):
                 here[...] = image.fill if rows is None else rows.reshape(here.shape)
                 y = stop
 
-    def read(
-        self,
-        where: Sequence[slice],
-        spent: Spent,
-        into: npt.NDArray[Any] | None = None,
-        *,
-        across: int,
-        keep: Keep = NONE_KEPT,
-    ) -> npt.NDArray[Any]:
-        """As `TileStore.read`; uncompressed strips are read by rows, and nothing of them is kept."""
-        if not self.image.by_row:
-            return super().read(where, spent, into, across=across, keep=keep)
-        if into is None:
-            into = np.empty([part.stop - part.start for part in where], self.image.dtype)
-        self._read_strips(where, spent, into)
-        return into
+    def _read_into(self, into: npt.NDArray[Any], where: Sequence[slice], spent: Spent, across: int, keep: Keep) -> None:
+        """As in `TileStore`; uncompressed strips are read by rows, and nothing of them is kept."""
+        if self.image.by_row:
+            self._read_strips(where, spent, into)
+        else:
+            super()._read_into(into, where, spent, across, keep)
+
+
+def _place(page: TiffPage, number: int) -> tuple[int, int]:
+    """Where tile or strip ``number`` is, and how long: (offset, count), of which one is 0 where it was left out."""
+    return int(page.dataoffsets[number]), int(page.databytecounts[number])
 
 
 UPRIGHT: Mapping[int, tuple[bool, bool, bool]] = {
@@ -637,16 +632,7 @@ class UprightStore(TileStore):
         pixels = self.read(self.image.within(chunk), spent, across=self.x)
         return np.pad(pixels, [(0, side - size) for side, size in zip(self.image.chunks, pixels.shape, strict=True)])
 
-    def read(
-        self,
-        where: Sequence[slice],
-        spent: Spent,
-        into: npt.NDArray[Any] | None = None,
-        *,
-        across: int,
-        keep: Keep = NONE_KEPT,
-    ) -> npt.NDArray[Any]:
-        """See `TileStore.read`."""
+    def _read_into(self, into: npt.NDArray[Any], where: Sequence[slice], spent: Spent, across: int, keep: Keep) -> None:
         transposed, *reversed_ = self.ways
         there = list(where)
         backwards = tuple(axis for axis, each in zip((self.y, self.x), reversed_, strict=True) if each)
@@ -659,11 +645,7 @@ class UprightStore(TileStore):
         pixels = self.stored.read(there, spent, across=across, keep=keep)
         if transposed:
             pixels = pixels.swapaxes(self.y, self.x)
-        upright: npt.NDArray[Any] = np.flip(pixels, backwards)
-        if into is None:
-            return upright
-        into[...] = upright
-        return into
+        into[...] = np.flip(pixels, backwards)
 
 
 def array_in(memory: Memory | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
