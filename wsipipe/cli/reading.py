@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 import click
-
-if TYPE_CHECKING:
-    from wsipipe.slides.planes import Planes
 
 Command = Callable[..., None]
 OPTIONS = (
@@ -27,18 +23,3 @@ def reader_options(command: Command) -> Command:
     for option in reversed(OPTIONS):
         command = option(command)
     return command
-
-
-def planes_of(options: dict[str, Any]) -> Planes:
-    """What they say of planes, taken out of ``options``.
-
-    Raises
-    ------
-    UsageError
-        If the channels are no list.
-    """
-    from wsipipe.slides.planes import Planes, parse_channels
-
-    channels = options.pop("channels")
-    numbers = {name: options.pop(name) for name in ("z", "t", "series")}
-    return Planes(channels=None if channels is None else parse_channels(channels), **numbers)

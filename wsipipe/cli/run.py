@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsipipe.cli.reading import planes_of, reader_options
+from wsipipe.cli.reading import reader_options
 
 if TYPE_CHECKING:
     from wsipipe.pipeline.look import Refused, RunPlan
@@ -112,11 +112,12 @@ def run(
     from wsipipe.pipeline.config import RunConfig
     from wsipipe.pipeline.look import plan_run
     from wsipipe.pipeline.machine import size_bytes
+    from wsipipe.slides.planes import take_planes
     from wsipipe.tables import read_toml
 
     limit = None if max_memory is None else size_bytes(max_memory, "--max-memory")
     given = {} if cluster_config is None else read_toml(Path(cluster_config))[0]
-    planes = planes_of(options)
+    planes = take_planes(options)
     config = RunConfig(reader=reader, planes=planes, max_memory_bytes=limit, cluster_options=given, **options)
     if dry_run:
         plan = plan_run(slides, config)

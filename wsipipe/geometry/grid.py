@@ -51,9 +51,13 @@ class Box:
         x0, x1 = max(self.x0, other.x0), min(self.x1, other.x1)
         return Box(y0, y1, x0, x1) if y0 < y1 and x0 < x1 else None
 
+    def moved(self, y: int, x: int) -> Box:
+        """The same, ``y`` px further down and ``x`` px further right."""
+        return Box(self.y0 + y, self.y1 + y, self.x0 + x, self.x1 + x)
+
     def seen_from(self, origin: Box) -> Box:
         """The same relative to the first pixel of ``origin``."""
-        return Box(self.y0 - origin.y0, self.y1 - origin.y0, self.x0 - origin.x0, self.x1 - origin.x0)
+        return self.moved(-origin.y0, -origin.x0)
 
     def __str__(self) -> str:
         return f"[{self.y0}:{self.y1}, {self.x0}:{self.x1}]"

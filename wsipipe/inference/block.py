@@ -200,7 +200,7 @@ def _met(cores: list[Box], grid: Grid, block: Box, mask: TissueMask) -> Iterator
     """What ``mask`` meets of each of ``cores``, to quarters of a core's side: these are cores, too."""
     step = round_up(max(grid.core // 4, LEAST_PART_PX), grid.receptive.stride)
     for core in cores:
-        parts = [_moved(part, core.y0, core.x0) for part in boxes(core.shape, step)]
+        parts = [part.moved(core.y0, core.x0) for part in boxes(core.shape, step)]
         if met := [part for part in parts if mask.meets(_on_slide(part, block))]:
             yield _around(met)
 
@@ -215,11 +215,8 @@ def _around(cores: list[Box]) -> Box:
     )
 
 
-def _moved(box: Box, y: int, x: int) -> Box:
-    return Box(box.y0 + y, box.y1 + y, box.x0 + x, box.x1 + x)
-
-
 def _on_slide(core: Box, block: Box) -> Box:
     """The pixels of the slide in ``core``, which is relative to the origin of ``block`` and may go beyond it."""
-    moved = _moved(core, block.y0, block.x0)
-    return Box(moved.y0, min(moved.y1, block.y1), moved.x0, min(moved.x1, block.x1))
+    met = core.moved(block.y0, block.x0).overlap(block)
+    assert met is not None, "a core begins on the slide"
+    return met

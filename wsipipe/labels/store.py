@@ -24,7 +24,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -292,8 +292,7 @@ def note_unread(spec: StoreSpec, index: tuple[int, int], tiles: Iterable[Box], p
     """
     path = spec.partial / UNREAD / f"{index[0]}.{index[1]}.json"
     make_folder(path.parent, way_out=RESUMES)
-    sides = [[tile.y0, tile.y1, tile.x0, tile.x1] for tile in tiles]
-    blob = json.dumps({"pixels": pixels, "tiles": sides}).encode()
+    blob = json.dumps({"pixels": pixels, "tiles": [*map(astuple, tiles)]}).encode()
     write_whole(path, blob, way_out=RESUMES, shared=True)
 
 

@@ -28,7 +28,7 @@ from wsipipe.inference.devices import TORCH
 from wsipipe.model.bundle import read_bundle_info
 from wsipipe.pipeline.config import BLOCK_PX, CORE_PX, DEFAULT_BUNDLE, FAIL, KINDS, RunConfig, Site, check_config
 from wsipipe.pipeline.machine import size_bytes
-from wsipipe.slides.planes import Planes, parse_channels
+from wsipipe.slides.planes import parse_channels, take_planes
 from wsipipe.slides.readers import named
 from wsipipe.slides.slide import MAX_UPSAMPLE
 from wsipipe.tables import Place, TableError, line_of, parse_table, read_toml
@@ -178,14 +178,13 @@ class Night:
         given = asdict(table)
         if slides is not None:
             given |= {name: value for name in OF_SLIDES if (value := getattr(slides, name)) is not None}
-        limit, channels = given.pop("max_memory"), given.pop("channels")
-        numbers = {name: given.pop(name) for name in ("z", "t", "series")}
+        limit, planes = given.pop("max_memory"), take_planes(given)
         return RunConfig(
             out=self.place(self.config.out),
             renew=True,
             bundle=None if model is None else self.place(model),
             mpp=slides.mpp if slides else None,
-            planes=Planes(channels=None if channels is None else parse_channels(channels), **numbers),
+            planes=planes,
             max_memory_bytes=None if limit is None else size_bytes(limit, "max_memory"),
             scheduler=cluster.scheduler,
             cluster=None if cluster.kind is None else cluster.kind + count,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -214,8 +214,7 @@ class Job:
             reached = f"{unseen:,} px that they reach have label 0"
             tiles = listed(list(map(str, unread)))
             self._outcome(Warned(plan.slide.path, f"tiles at {tiles} could not be decoded; {reached}"))
-        sides = [[tile.y0, tile.y1, tile.x0, tile.x1] for tile in unread]
-        said = {"pixels": unseen, "tiles": sides}
+        said = {"pixels": unseen, "tiles": [*map(astuple, unread)]}
         stores.publish(plan.store, _history(how_it_went, self._run, self._labels) | {"unread": said})
         if self._looked is not None and not self._looked.share:
             self._outcome(Warned(plan.slide.path, NOTHING))

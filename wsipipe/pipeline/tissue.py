@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from distributed import Client, Future
 
 from wsipipe.errors import SlideReadError
+from wsipipe.files import absolute
 from wsipipe.labels import store as stores
 from wsipipe.pipeline.config import FILL, RunConfig
 from wsipipe.pipeline.plan import SlidePlan
@@ -54,7 +54,7 @@ def look(plan: SlidePlan, config: RunConfig, client: Client) -> Future[Any]:
     if stores.has_tissue(plan.store):
         return client.submit(_recall, work.store, pure=False, priority=FIRST)
     if is_file(config.tissue):
-        return client.submit(_take, work, str(Path(config.tissue).absolute()), pure=False, priority=FIRST)
+        return client.submit(_take, work, str(absolute(config.tissue)), pure=False, priority=FIRST)
     rows = parts(plan.slide, plan.level)
     seeing = _see_if_readable if config.on_bad_tile == FILL else see
     seen = [client.submit(seeing, plan.slide, plan.level, part, pure=False, priority=FIRST) for part in rows]

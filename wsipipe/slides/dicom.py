@@ -27,7 +27,7 @@ from wsipipe.slides.identity import file_identity, folder_identity
 from wsipipe.slides.jpeg import what_is_missing
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.resolution import Resolution, checked
-from wsipipe.slides.slide import Level, Slide
+from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.slides.tiles import Tile, Tiles, TileStore
 from wsipipe.urls import Url
 
@@ -272,7 +272,7 @@ def _level(
             "wsipipe reads 1 or 3 of 8 or 16 bit without"
         )
     shape = (instance.size.height, instance.size.width)
-    downsample = (finest.size.height / shape[0] + finest.size.width / shape[1]) / 2
+    downsample = downsample_of((finest.size.height, finest.size.width), shape)
     axes = "yxc" if samples > 1 else "cyx" if optical > 1 else "yx"
     return Level(
         path=str(path),

@@ -120,23 +120,22 @@ def _slides_behind(url: Url) -> list[Url]:
     slides = sorted(
         other
         for other in _listed(url)
-        if other.suffix.lower() in SUFFIXES and not other.name.startswith(".") and not _is_labels_behind(other)
+        if _is_named_so(other) and not (other.suffix.lower() == ".zarr" and is_labels(other))
     )
     if not slides:
         raise NothingFoundError(f"folder {url} holds no slide; wsipipe looks for {' '.join(SUFFIXES)}")
     return slides
 
 
-def _is_labels_behind(url: Url) -> bool:
-    return url.suffix.lower() == ".zarr" and is_labels(url)
+def _is_named_so(path: Location) -> bool:
+    """Whether the name says slide."""
+    return not path.name.startswith(".") and path.suffix.lower() in SUFFIXES
 
 
 def _looks_like_slide(path: Path) -> bool:
     """Whether it is a file that is named as slides are, an OME-Zarr folder, not one of labels, or one of DICOM."""
-    if path.name.startswith("."):
-        return False
-    if path.suffix.lower() not in SUFFIXES:
-        return _is_series(path)
+    if not _is_named_so(path):
+        return not path.name.startswith(".") and _is_series(path)
     return is_zarr(path) and not is_labels(path) if os.path.isdir(path) else True  # noqa: PTH112
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable, Mapping
 
 JPEG_CODECS = (6, 7, 33007, 34892)
 """TIFF compressions that are JPEG, ISO/IEC 10918-1."""
@@ -91,14 +92,8 @@ def samples_said(data: bytes, compression: int) -> int:
     compression
         The value of the TIFF tag; of the other codecs most are told how much there is room for.
     """
-    said = {
-        **dict.fromkeys(JPEG_CODECS, _by_jpeg),
-        **dict.fromkeys(JPEG2000_CODECS, _by_jpeg2000),
-        **dict.fromkeys(PNG_CODECS, _by_png),
-        **dict.fromkeys(JPEG_XL_CODECS, _by_jpeg_xl),
-    }
     try:
-        return said[compression](data) if compression in said else 0
+        return SAID[compression](data) if compression in SAID else 0
     except (ValueError, IndexError, struct.error):
         return 0  # no such image: that is for the codec to say
 
@@ -150,3 +145,12 @@ def _by_jpeg_xl(data: bytes) -> int:
 
     height, ratio = side(), take(3)
     return height * (height * JPEG_XL_RATIOS[ratio][0] // JPEG_XL_RATIOS[ratio][1] if ratio else side())
+
+
+SAID: Mapping[int, Callable[[bytes], int]] = {
+    **dict.fromkeys(JPEG_CODECS, _by_jpeg),
+    **dict.fromkeys(JPEG2000_CODECS, _by_jpeg2000),
+    **dict.fromkeys(PNG_CODECS, _by_png),
+    **dict.fromkeys(JPEG_XL_CODECS, _by_jpeg_xl),
+}
+"""What reads the number of samples, by the value of the TIFF tag."""

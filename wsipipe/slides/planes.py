@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from wsipipe.errors import PlaneError, UsageError
 
@@ -62,13 +63,25 @@ def parse_channels(text: str) -> tuple[int | str, ...]:
     return tuple(int(name) if name.isdecimal() else name for name in names)
 
 
+def take_planes(options: dict[str, Any]) -> Planes:
+    """What ``options`` say of planes, by the names of `Planes`, channels as text or None; these are taken out of them.
+
+    Raises
+    ------
+    UsageError
+        If the channels are no list.
+    """
+    said = {field.name: options.pop(field.name, None) for field in fields(Planes)}
+    channels = said.pop("channels")
+    return Planes(channels=None if channels is None else parse_channels(channels), **said)
+
+
 def parse_reading(text: str) -> tuple[str | None, Planes]:
     """The reader and the planes that `Level.reading` says."""
     words = text.split()
     said = dict(zip((word.removeprefix("--") for word in words[::2]), words[1::2], strict=True))
-    numbers = {name: int(said[name]) for name in ("z", "t", "series") if name in said}
-    channels = parse_channels(said["channels"]) if "channels" in said else None
-    return said.get("reader"), Planes(channels=channels, **numbers)
+    reader = said.pop("reader", None)
+    return reader, take_planes({name: text if name == "channels" else int(text) for name, text in said.items()})
 
 
 def choose_one(file: str, option: str, wanted: int | None, what: Sequence[str]) -> int:
