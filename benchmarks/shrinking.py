@@ -10,28 +10,17 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
+from reading import MARGIN, read, seconds
 
 import wsipipe
 from wsipipe.geometry.grid import Box
 from wsipipe.inference import allocator
-from wsipipe.inference.block import memory_of_thread
-from wsipipe.slides.reading import read_box
 from wsipipe.slides.resample import means
 from wsipipe.slides.slide import Level
-
-MARGIN = 188
-
-
-def read(level: Level, box: Box) -> None:
-    """Read ``box`` as a run does."""
-    height, width = box.shape
-    memory = memory_of_thread(f"pixels {level.shrink}", height * width * level.channels)
-    read_box(level, box, into=memory.reshape(height, width, level.channels))
 
 
 def of_stored(level: Level, box: Box) -> Box:
@@ -41,13 +30,6 @@ def of_stored(level: Level, box: Box) -> Box:
         for start, stop, side in zip((box.y0, box.x0), (box.y1, box.x1), level.stored.shape, strict=True)
     )
     return Box(y0, y1, x0, x1)
-
-
-def seconds(level: Level, boxes: list[Box], pool: ThreadPoolExecutor) -> float:
-    """What reading all ``boxes`` takes, shared among the threads of ``pool``."""
-    started = time.perf_counter()
-    list(pool.map(lambda box: read(level, box), boxes))
-    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -71,7 +53,7 @@ def main() -> None:
             for round_ in range(-1, args.rounds):  # the first is a warm-up
                 some = [boxes[(round_ * threads + k) % len(boxes)] for k in range(threads)]
                 same = [of_stored(level, box) for box in some]
-                plain, shrunk = seconds(stored, same, pool), seconds(level, some, pool)
+                plain, shrunk = seconds(read, stored, same, pool), seconds(read, level, some, pool)
                 if round_ >= 0:
                     ratios.append(plain / shrunk)
                     megapixels = sum(box.shape[0] * box.shape[1] for box in same) / 1e6

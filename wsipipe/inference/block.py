@@ -109,7 +109,7 @@ def predict_block(
     box, margin = grid.block_box(index), grid.receptive.margin
     sides = grid.computed_sides(0)[index[0]], grid.computed_sides(1)[index[1]]
     every = list(grid.cores(sides))
-    cores = every if mask is None else list(_met(every, grid, box, mask))
+    cores = every if mask is None else list(cores_met(every, grid, box, mask))
     labels = memory_of_thread("labels", prod(sides)).reshape(sides)
     if cores != every:
         labels[...] = 0
@@ -196,8 +196,8 @@ def _compute(
     return not (unread or pixels[::SPARSE, ::SPARSE].any() or pixels.any()), probabilities
 
 
-def _met(cores: list[Box], grid: Grid, block: Box, mask: TissueMask) -> Iterator[Box]:
-    """What ``mask`` meets of each of ``cores``, to quarters of a core's side: these are cores, too."""
+def cores_met(cores: list[Box], grid: Grid, block: Box, mask: TissueMask) -> Iterator[Box]:
+    """What ``mask`` meets of each of ``cores`` of a ``block``, to quarters of a core's side: these are cores, too."""
     step = round_up(max(grid.core // 4, LEAST_PART_PX), grid.receptive.stride)
     for core in cores:
         parts = [part.moved(core.y0, core.x0) for part in boxes(core.shape, step)]

@@ -1,0 +1,92 @@
+"""What looking at tissue only saves, and what it loses.
+
+    python benchmarks/tissue.py SLIDE [--mpp F] [-m BUNDLE] [--tile N] [--block N]
+    python benchmarks/tissue.py SLIDE --lost [--mpp F] [-m BUNDLE]
+
+The first prints how much of the glass does not go through the network. It is for slides whose glass is known: that are
+tiles, all at the same place in the file as the first one. The second runs the network everywhere, and prints how many
+of the labelled pixels are where nothing would have been looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+import wsipipe
+from wsipipe.geometry.grid import Box, Grid
+from wsipipe.inference.block import cores_met
+from wsipipe.model.bundle import BundleInfo, read_bundle_info
+from wsipipe.pipeline.config import DEFAULT_BUNDLE
+from wsipipe.slides.slide import Level, choose_level
+from wsipipe.slides.tiles import TiffStore
+from wsipipe.tissue.find import find_tissue
+from wsipipe.tissue.mask import TissueMask
+
+
+def glass_of(level: Level) -> np.ndarray:
+    """Which tiles (row, column) of ``level`` are glass."""
+    store = level.array.store
+    assert isinstance(store, TiffStore)
+    page = store.image.pages[0]
+    places = np.reshape(page.dataoffsets, page.chunked[:2])
+    return places == places[0, 0]
+
+
+def not_computed(level: Level, grid: Grid, mask: TissueMask) -> float:
+    """The share of the glass that is in no core that is computed."""
+    glass, (height, width) = glass_of(level), level.tile
+    computed = np.zeros(tuple(-(-side // 16) for side in level.shape), bool)  # every core begins and ends on 16 px
+    for index in grid.indices():
+        box = grid.block_box(index)
+        sides = grid.computed_sides(0)[index[0]], grid.computed_sides(1)[index[1]]
+        for core in cores_met(list(grid.cores(sides)), grid, box, mask):
+            at = core.moved(box.y0, box.x0)
+            computed[at.y0 // 16 : -(-at.y1 // 16), at.x0 // 16 : -(-at.x1 // 16)] = True
+    rows, cols = (np.arange(n) * 16 // side for n, side in zip(computed.shape, (height, width), strict=True))
+    is_glass = glass[rows][:, cols]
+    return float((is_glass & ~computed).sum() / is_glass.sum())
+
+
+def lost(slide: str, mpp: float | None, bundle: BundleInfo, mask: TissueMask) -> tuple[int, int]:
+    """Labelled pixels that ``mask`` leaves out, and all of them."""
+    with tempfile.TemporaryDirectory() as out:
+        (done,) = wsipipe.run([slide], wsipipe.RunConfig(out=out, bundle=bundle.path, mpp=mpp, tissue="off")).slides
+        labels = np.asarray(zarr.open_array(Path(str(done.store)) / "0", mode="r")[...])
+    every = int(np.count_nonzero(labels))
+    mask.clear_outside(labels, Box(0, labels.shape[0], 0, labels.shape[1]))
+    return every - int(np.count_nonzero(labels)), every
+
+
+def main() -> None:
+    """Print what is saved, or lost."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("slide")
+    parser.add_argument("-m", "--model", default=str(DEFAULT_BUNDLE))
+    parser.add_argument("--mpp", type=float)
+    parser.add_argument("--tile", type=int, default=1024)
+    parser.add_argument("--block", type=int, default=4096)
+    parser.add_argument("--lost", action="store_true")
+    args = parser.parse_args()
+    bundle = read_bundle_info(args.model)
+    slide = wsipipe.open_slide(args.slide, mpp=args.mpp)
+    level = choose_level(slide, bundle.spec.mpp)
+    started = time.perf_counter()
+    mask, how = find_tissue(slide, level, halo=bundle.receptive.halo)
+    name, seconds = Path(args.slide).name, time.perf_counter() - started
+    print(f"{name}: {how}, {mask.share:.1%} is to be looked at, found in {seconds:.1f} s")
+    if args.lost:
+        out, every = lost(args.slide, args.mpp, bundle, mask)
+        print(f"{name}: {out} of {every} labelled pixels are not looked at: {out / every:.3%}")
+    else:
+        share = not_computed(level, Grid(level.shape, bundle.receptive, args.tile, args.block), mask)
+        print(f"{name}, tiles of {args.tile} px: {share:.1%} of the glass is not computed")
+
+
+if __name__ == "__main__":
+    main()
