@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -52,6 +54,37 @@ def write_slide() -> WriteSlide:
         return path
 
     return write
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Ended]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    """``wsipipe ...`` within this process: exit code, stdout and stderr, without a traceback."""
+    from wsipipe.cli import main
+
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def called(*words: object) -> Ended:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["wsipipe", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        ended = Ended(int(end.value.code or 0), *capfd.readouterr())
+        assert "Traceback" not in ended.out + ended.err
+        return ended
+
+    yield called
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,8 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import pytest
 import tifffile
 import torch
 
+from tests.conftest import Call
 from tests.faults import (
     PATIENCE_SECONDS,
     SCRIPT,
@@ -34,31 +33,10 @@ from tests.real_data import DATA, data, needs_data
 from tests.slides.made import patch, tile_at
 from tests.slides.test_broken import OPENS
 from wsipipe import RunConfig, errors, run
-from wsipipe.cli import main
 from wsipipe.pipeline.scheduler import local_client
 
 OBEYS_PERMISSIONS = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 """Before a command: permission bits mean nothing to root, unless it lacks these capabilities."""
-
-Called = tuple[int, str, str]
-
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Called]]:
-    """The command line within this process: exit code, stdout and stderr, without a traceback."""
-    on_term = signal.getsignal(signal.SIGTERM)
-
-    def called(*arguments: object) -> Called:
-        monkeypatch.setattr(sys, "argv", ["wsipipe", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        stdout, stderr = capfd.readouterr()
-        assert "Traceback" not in stdout + stderr
-        return int(ended.value.code or 0), stdout, stderr
-
-    yield called
-    signal.signal(signal.SIGTERM, on_term)
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +160,7 @@ def test_slide_whose_writer_died_and_that_reads_as_zeros_is_not_segmented(night:
 
 
 @needs_data
-def test_info_of_broken_slides_ends_in_exit_code_1(
-    broken: list[Path], good: list[Path], call: Callable[..., Called]
-) -> None:
+def test_info_of_broken_slides_ends_in_exit_code_1(broken: list[Path], good: list[Path], call: Call) -> None:
     code, stdout, _ = call("info", "--json", good[0], *broken)
     assert code == 1
     rows = json.loads(stdout)
@@ -248,9 +224,7 @@ def test_slide_that_does_not_say_its_resolution_is_segmented_where_that_is_given
     assert free.status == "done"
 
 
-def test_default_bundle_refuses_a_slide_that_does_not_say_its_resolution(
-    tmp_path: Path, call: Callable[..., Called]
-) -> None:
+def test_default_bundle_refuses_a_slide_that_does_not_say_its_resolution(tmp_path: Path, call: Call) -> None:
     slide = write_slide(tmp_path / "unsaid.tif", picture((300, 400)), mpp=None)
     code, stdout, stderr = call("run", slide, "-o", tmp_path / "out", "--device", "cpu")
     assert code == 1
@@ -261,9 +235,7 @@ def test_default_bundle_refuses_a_slide_that_does_not_say_its_resolution(
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_to_do_is_a_usage_error(
-    tmp_path: Path, bundle: Path, good: list[Path], call: Callable[..., Called]
-) -> None:
+def test_nothing_to_do_is_a_usage_error(tmp_path: Path, bundle: Path, good: list[Path], call: Call) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "notes.txt").write_text("no slide\n")
@@ -351,7 +323,7 @@ def test_slide_that_is_not_all_zero_is_no_failure(tmp_path: Path, bundle: Path) 
 
 
 def test_bundle_that_can_not_be_used_is_a_usage_error(
-    tmp_path: Path, bundle: Path, good: list[Path], call: Callable[..., Called]
+    tmp_path: Path, bundle: Path, good: list[Path], call: Call
 ) -> None:
     whole = bundle.read_bytes()
     written: dict[str, bytes] = {
@@ -377,7 +349,7 @@ def test_bundle_that_can_not_be_used_is_a_usage_error(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_device_that_is_not_there_ends_in_exit_code_3(
-    tmp_path: Path, bundle: Path, good: list[Path], call: Callable[..., Called]
+    tmp_path: Path, bundle: Path, good: list[Path], call: Call
 ) -> None:
     for device in ("cuda", "cuda:0", "cpu,cuda:7"):
         code, _, stderr = call("run", good[0], "-m", bundle, "-o", tmp_path / "out", "--device", device)
@@ -391,7 +363,7 @@ def test_device_that_is_not_there_ends_in_exit_code_3(
 
 
 def test_memory_that_is_too_small_is_said_with_the_least_that_works(
-    tmp_path: Path, bundle: Path, good: list[Path], call: Callable[..., Called]
+    tmp_path: Path, bundle: Path, good: list[Path], call: Call
 ) -> None:
     given = ("run", good[0], "-m", bundle, "-o", tmp_path / "out", "--device", "cpu", "--max-memory")
     code, _, stderr = call(*given, "50MB")
@@ -406,7 +378,7 @@ def test_memory_that_is_too_small_is_said_with_the_least_that_works(
 
 
 def test_output_folder_that_is_a_file_ends_in_exit_code_3(
-    tmp_path: Path, bundle: Path, good: list[Path], call: Callable[..., Called]
+    tmp_path: Path, bundle: Path, good: list[Path], call: Call
 ) -> None:
     (tmp_path / "out").write_text("mine")
     for out in (tmp_path / "out", tmp_path / "out" / "below"):

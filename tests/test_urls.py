@@ -30,6 +30,7 @@ from tests.faults import (
     write_slide,
 )
 from tests.faults import wsipipe as command
+from tests.labels.test_lease import FakeClock, NoThread
 from tests.nightly.nights import Clock, night_of, rows, statuses
 from tests.servers import BUCKET, Proxy, Web, download, environment, s3_server, settings, upload
 from tests.slides.made import ome_zarr
@@ -38,7 +39,7 @@ from wsipipe import urls
 from wsipipe.errors import OutputError, SlideReadError, UsageError
 from wsipipe.files import locate
 from wsipipe.geometry.grid import Box
-from wsipipe.labels.lease import BucketLease, Holder, Lease, Leases
+from wsipipe.labels.lease import BucketLease, Holder, Leases
 from wsipipe.nightly.night import run_night
 from wsipipe.report.night import read_history, read_report
 from wsipipe.slides.find import expand
@@ -249,24 +250,9 @@ class Cut:
 # Leases in a bucket.
 
 
-class FakeClock:
-    """A clock that stands still but where a test moves it."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heartbeats are those that the test asks for."""
-
-    class NoThread:
-        def add(self, lease: Lease) -> None: ...
-
-        def remove(self, lease: Lease) -> None: ...
-
     monkeypatch.setattr("wsipipe.labels.lease._HEART", NoThread())
 
 

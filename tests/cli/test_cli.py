@@ -6,9 +6,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import imagecodecs
@@ -18,10 +18,9 @@ import tifffile
 import zarr
 
 import wsipipe
-from tests.conftest import WriteSlide
+from tests.conftest import Call, WriteSlide
 from tests.tissue.drawn import disc, glass, on_glass
 from wsipipe import cli
-from wsipipe.cli import main
 from wsipipe.errors import UsageError
 from wsipipe.evaluation.outline import OUTLINE
 from wsipipe.model.bundle import load_bundle
@@ -30,31 +29,6 @@ from wsipipe.pipeline.machine import size_bytes
 README = Path(wsipipe.__file__).parents[1] / "README.md"
 SCRIPT = Path(sys.executable).with_name("wsipipe")
 HEAVY = {"torch", "dask", "distributed", "zarr", "tifffile", "numpy", "rich", "imagecodecs", "safetensors"}
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Ended]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Call]:
-    """``wsipipe ...`` within this process: exit code, stdout, stderr."""
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def called(*words: object) -> Ended:
-        capfd.readouterr()
-        monkeypatch.setattr(sys, "argv", ["wsipipe", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Ended(int(end.value.code or 0), *capfd.readouterr())
-
-    yield called
-    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture

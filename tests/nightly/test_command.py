@@ -6,7 +6,6 @@ import http.server
 import json
 import os
 import shutil
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +17,9 @@ import pytest
 from click.testing import CliRunner, Result
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import WriteSlide
+from tests.conftest import Call, WriteSlide
 from tests.nightly.nights import SMALL, events, listing, log_rows, statuses, write_night
-from wsipipe.cli import cli, main
+from wsipipe.cli import cli
 from wsipipe.nightly import night as nights
 from wsipipe.report.night import read_report
 
@@ -249,20 +248,14 @@ def statuses_after_another_night(folder: Path) -> dict[str, str]:
 
 
 def test_a_configuration_that_is_wrong_is_refused_before_anything_is_done_with_exit_code_2(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, call: Call
 ) -> None:
     before = listing(folder / "in")
     tables = "[run]\ndevise = 'cpu'\n\n[[slides]]\nmpp = 0.5\n"
     path = write_night(folder / "night.toml", inbox=["in"], out="out", tables=tables)
-    monkeypatch.setattr("sys.argv", ["wsipipe", "nightly", str(path)])
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main()
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-    assert ended.value.code == 2
-    said = capsys.readouterr().err.splitlines()
+    ended = call("nightly", path)
+    assert ended.code == 2
+    said = ended.err.splitlines()
     assert said[0].startswith("wsipipe: night.toml:4: [run] has devise, which is not known; ")
     assert said[1:] == ["night.toml:6: [[slides]] lacks match"]
     assert listing(folder / "in") == before

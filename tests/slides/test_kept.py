@@ -15,7 +15,7 @@ from wsipipe.errors import SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.reading import read_box
 from wsipipe.slides.slide import Level, open_slide
-from wsipipe.slides.tiles import NONE_KEPT, Keep, KeptTiles, TiledImage, TileStore
+from wsipipe.slides.tiles import NONE_KEPT, Keep, KeptTiles, TileStore
 
 SIDE, MARGIN = 128, 40
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -34,20 +34,6 @@ def level(tmp_path: Path, request: pytest.FixtureRequest) -> Level:
         path, IMAGE, photometric="rgb", compression="deflate", metadata=None, **LAYOUTS[str(request.param)]
     )
     return open_slide(path).levels[0]
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """How often each tile was decoded."""
-    counts: Counter[int] = Counter()
-    decode = TiledImage.decode
-
-    def counting(image: TiledImage, page: tifffile.TiffPage, number: int, data: bytes) -> Any:
-        counts[number] += 1
-        return decode(image, page, number, data)
-
-    monkeypatch.setattr(TiledImage, "decode", counting)
-    return counts
 
 
 def row_of_boxes(level: Level) -> list[Box]:

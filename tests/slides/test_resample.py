@@ -20,7 +20,7 @@ from wsipipe.geometry.mirror import mirror
 from wsipipe.slides.reading import averaging_bytes, read_box, read_mirrored
 from wsipipe.slides.resample import means, shrunk_side, taps
 from wsipipe.slides.slide import Level, open_slide
-from wsipipe.slides.tiles import Keep, TiledImage
+from wsipipe.slides.tiles import Keep
 
 SHRINKS = [0.93, 1.0 / 1.1, 0.3, 1.08, 1.5, 2.0, 2.0145, 3.7, 8.0, 41.3]
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -136,20 +136,6 @@ def test_the_pixels_cover_the_axis_and_no_more(side: int, shrink: float) -> None
     assert count * shrink >= side - 1e-5 * shrink
     assert count == 1 or (count - 1) * shrink < side
     assert means(count - 1, count, shrink, side).stored[1] == side or count * shrink < side
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """How often each tile was decoded."""
-    counts: Counter[int] = Counter()
-    decode = TiledImage.decode
-
-    def counting(image: TiledImage, page: tifffile.TiffPage, number: int, data: bytes) -> Any:
-        counts[number] += 1
-        return decode(image, page, number, data)
-
-    monkeypatch.setattr(TiledImage, "decode", counting)
-    return counts
 
 
 @pytest.mark.parametrize("step", [1, -1])
