@@ -29,10 +29,10 @@ from wsipipe.geometry.network import Receptive
 from wsipipe.inference import allocator
 from wsipipe.inference.block import memory_of_thread
 from wsipipe.pipeline.machine import kept_bytes
+from wsipipe.slides.kept import Keep
 from wsipipe.slides.opened import close_all
 from wsipipe.slides.reading import read_mirrored
 from wsipipe.slides.slide import Level
-from wsipipe.slides.tiles import Keep
 
 CLIFF = 0.25
 PAPER = Receptive(depth=4, convs=2)

@@ -24,7 +24,7 @@ from wsipipe.inference.block import cores_met
 from wsipipe.model.bundle import BundleInfo, read_bundle_info
 from wsipipe.pipeline.config import DEFAULT_BUNDLE
 from wsipipe.slides.slide import Level, choose_level
-from wsipipe.slides.tiles import TiffStore
+from wsipipe.slides.tiffstore import TiffStore
 from wsipipe.tissue.find import find_tissue
 from wsipipe.tissue.mask import TissueMask
 

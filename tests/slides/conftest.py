@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tifffile
 
-from wsipipe.slides.tiles import TiledImage
+from wsipipe.slides.tiffimage import TiledImage
 
 
 @pytest.fixture
@@ -17,9 +17,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     counts: Counter[int] = Counter()
     decode = TiledImage.decode
 
-    def counting(image: TiledImage, page: tifffile.TiffPage, number: int, data: bytes) -> Any:
+    def counting(image: TiledImage, page: tifffile.TiffPage, number: int, data: bytes, *into: Any) -> Any:
         counts[number] += 1
-        return decode(image, page, number, data)
+        return decode(image, page, number, data, *into)
 
     monkeypatch.setattr(TiledImage, "decode", counting)
     return counts

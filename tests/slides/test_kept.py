@@ -13,9 +13,10 @@ import tifffile
 
 from wsipipe.errors import SlideReadError
 from wsipipe.geometry.grid import Box
+from wsipipe.slides.kept import NONE_KEPT, Keep, KeptTiles
 from wsipipe.slides.reading import read_box
 from wsipipe.slides.slide import Level, open_slide
-from wsipipe.slides.tiles import NONE_KEPT, Keep, KeptTiles, TileStore
+from wsipipe.slides.tiles import TileStore
 
 SIDE, MARGIN = 128, 40
 LAYOUTS: dict[str, dict[str, Any]] = {

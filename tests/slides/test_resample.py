@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from tests.slides.made import ome_zarr, picture, pyramid
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import mirror
+from wsipipe.slides.kept import Keep
 from wsipipe.slides.reading import averaging_bytes, read_box, read_mirrored
 from wsipipe.slides.resample import means, shrunk_side, taps
 from wsipipe.slides.slide import Level, open_slide
-from wsipipe.slides.tiles import Keep
 
 SHRINKS = [0.93, 1.0 / 1.1, 0.3, 1.08, 1.5, 2.0, 2.0145, 3.7, 8.0, 41.3]
 LAYOUTS: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ from tests.real_data import data, needs_data
 from tests.slides.made import APERIO, patch, picture, pyramid, set_tag, tile_at
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.geometry.grid import Box
-from wsipipe.slides import tiles
+from wsipipe.slides import tiffstore
 from wsipipe.slides.reading import Pixels, read_box
 from wsipipe.slides.slide import Level, open_slide
 from wsipipe.slides.source import OpenFile
@@ -457,7 +457,7 @@ def test_uncompressed_strips_are_read_by_rows_and_columns(
     one_by_one: bool,
 ) -> None:
     if one_by_one:
-        monkeypatch.setattr(tiles, "NARROW", 0)
+        monkeypatch.setattr(tiffstore, "NARROW", 0)
     image = picture(shape, dtype) ^ np.array(18, dtype)  # so that the two bytes of a pixel differ
     photometric = "rgb" if len(shape) == 3 else "minisblack"
     tifffile.imwrite(

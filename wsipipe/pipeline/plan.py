@@ -13,9 +13,9 @@ from wsipipe.labels.store import PARTIAL, Fingerprint, Record, StoreSpec, read_r
 from wsipipe.model.bundle import BundleInfo
 from wsipipe.pipeline.config import Setup
 from wsipipe.pipeline.machine import block_bytes, kept_bytes, network_bytes
+from wsipipe.slides.kept import Keep
 from wsipipe.slides.planes import listed_channels
 from wsipipe.slides.slide import Level, Slide, choose_level
-from wsipipe.slides.tiles import Keep
 from wsipipe.tissue.find import find_bytes
 from wsipipe.tissue.given import OFF, given_shape, is_file
 from wsipipe.tissue.mask import mask_shape

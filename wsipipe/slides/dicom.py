@@ -25,10 +25,11 @@ from wsipipe.events import Spent
 from wsipipe.files import Location
 from wsipipe.slides.identity import file_identity, folder_identity
 from wsipipe.slides.jpeg import what_is_missing
+from wsipipe.slides.kept import Tile
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.resolution import Resolution, checked
 from wsipipe.slides.slide import Level, Slide, downsample_of
-from wsipipe.slides.tiles import Tile, Tiles, TileStore
+from wsipipe.slides.tiles import Tiles, TileStore
 from wsipipe.urls import Url
 
 MAGIC, MAGIC_AT = b"DICM", 128

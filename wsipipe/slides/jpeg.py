@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 
 JPEG_CODECS = (6, 7, 33007, 34892)
 """TIFF compressions that are JPEG, ISO/IEC 10918-1."""
@@ -27,6 +29,11 @@ START_OF_SCAN = b"\xff\xda"
 START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """The markers of JPEG after which the size stands; the three others in between are those of tables."""
+SEQUENTIAL = {0xC0, 0xC1}
+"""Those of them whose data are Huffman codes, block after block."""
+RESTART_INTERVAL = b"\xff\xdd"
+GREY = 128
+"""What libjpeg makes of blocks that it has no data for, in every component; and so in RGB, too."""
 ALONE = {0x00, 0x01, *range(0xD0, 0xD9)}
 """What may follow 0xFF in a JPEG with no length after it: a stuffed 0, TEM, restart markers, the start of image."""
 START_OF_JPEG_XL = re.compile(rb"(?:\A|jxlc|jxlp....)\xff\x0a", re.DOTALL)
@@ -94,22 +101,63 @@ def samples_said(data: bytes, compression: int) -> int:
     """
     try:
         return SAID[compression](data) if compression in SAID else 0
-    except (ValueError, IndexError, struct.error):
+    except (ValueError, IndexError, StopIteration, struct.error):
         return 0  # no such image: that is for the codec to say
 
 
-def _by_jpeg(data: bytes) -> int:
+@dataclass(frozen=True)
+class Frame:
+    """What stands before the data of a JPEG."""
+
+    samples: int
+    """How many it says that it decodes to; 0 where it does not say."""
+    plain: bool = False
+    """Whether all is in one scan of Huffman codes, of 1 or 3 components, and nothing says where it could restart:
+    after the first marker amid the data everything is `GREY`, to the last pixel."""
+
+
+def frame_of(data: bytes) -> Frame:
+    """What stands before the data of a JPEG: mostly the same for all tiles of a slide."""
+    return _frame(data[: data.find(START_OF_SCAN) + 5])
+
+
+@lru_cache(maxsize=256)
+def _frame(header: bytes) -> Frame:
+    """As `frame_of`, of all up to the number of components of the first scan."""
+    samples, components, sequential = 0, 0, False
+    try:
+        for marker, at in _segments(header):
+            if marker == RESTART_INTERVAL[1]:
+                return Frame(samples)
+            if marker in START_OF_FRAME:
+                sequential = marker in SEQUENTIAL
+                height, width, components = struct.unpack_from(">HHB", header, at + 5)
+                samples = height * width * components
+            if marker == START_OF_SCAN[1]:
+                return Frame(samples, sequential and components in (1, 3) and header[at + 4] == components)
+    except (ValueError, IndexError, struct.error):
+        pass
+    return Frame(samples)
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """The markers of a JPEG after which a length stands, and where they are; the first scan's is the last."""
     at = data.index(b"\xff")
-    while (marker := data[at + 1]) not in START_OF_FRAME:
+    while (marker := data[at + 1]) != END[1]:
         if marker == 0xFF:
             at += 1
         elif marker in ALONE:
             at += 2
-        elif marker in (START_OF_SCAN[1], END[1]):
-            return 0
         else:
+            yield marker, at
+            if marker == START_OF_SCAN[1]:
+                return
             at += 2 + max(int.from_bytes(data[at + 2 : at + 4]), 2)
         at = data.index(b"\xff", at)
+
+
+def _by_jpeg(data: bytes) -> int:
+    at = next(at for marker, at in _segments(data) if marker in START_OF_FRAME)
     height, width, components = struct.unpack_from(">HHB", data, at + 5)
     return int(height * width * components)
 

@@ -28,10 +28,11 @@ from wsipipe.events import Spent
 from wsipipe.files import Location
 from wsipipe.slides.dicom import series_in, series_of
 from wsipipe.slides.identity import file_identity, folder_identity
+from wsipipe.slides.kept import Tile
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.resolution import Resolution, checked
 from wsipipe.slides.slide import Level, Slide, check_sides
-from wsipipe.slides.tiles import Tile, Tiles, TileStore
+from wsipipe.slides.tiles import Tiles, TileStore
 
 SUFFIXES = (".mrxs", ".vms", ".vmu", ".svslide", ".czi")
 """What only OpenSlide reads, in lower case."""

@@ -37,7 +37,8 @@ from wsipipe.slides.reading import Pixels, read_box
 from wsipipe.slides.resolution import tiff_resolution
 from wsipipe.slides.slide import Level, Slide, open_slide
 from wsipipe.slides.source import OpenFile
-from wsipipe.slides.tiles import TiffStore, TiledImage
+from wsipipe.slides.tiffimage import TiledImage
+from wsipipe.slides.tiffstore import tiff_store
 
 PNG = "png"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -584,7 +585,7 @@ class LabelTiff:
         with _damage_of(path), TiffFile(path, _multifile=False) as tiff:
             image = TiledImage((tiff.pages[0].aspage(),), ycc=False)
             image.prepare()
-        store = TiffStore(OpenFile(path), image)
+        store = tiff_store(OpenFile(path), image)
 
         def read(box: Box) -> Pixels:
             with _reading(path, box):

@@ -13,9 +13,10 @@ from wsipipe.errors import SlideReadError, TruncatedError
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
+from wsipipe.slides.kept import NONE_KEPT, Keep
 from wsipipe.slides.resample import Averaging, Means, means, stored_side, strip_rows, strips, taps
 from wsipipe.slides.slide import Level
-from wsipipe.slides.tiles import NONE_KEPT, Keep, Memory, TileStore, array_in
+from wsipipe.slides.tiles import Memory, TileStore, array_in
 
 Pixels = npt.NDArray[Any]
 Unread = dict[Box, str]

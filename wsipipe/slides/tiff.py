@@ -29,14 +29,8 @@ from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.resolution import tiff_downsamples, tiff_resolution
 from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.slides.source import RemoteFile, as_file, open_source
-from wsipipe.slides.tiles import (
-    PALETTE,
-    UPRIGHT,
-    WHITE_IS_ZERO,
-    TiffStore,
-    TiledImage,
-    UprightStore,
-)
+from wsipipe.slides.tiffimage import PALETTE, WHITE_IS_ZERO, TiledImage
+from wsipipe.slides.tiffstore import UPRIGHT, UprightStore, tiff_store
 from wsipipe.urls import Url
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs is found and reported here, by file name
@@ -148,7 +142,7 @@ class TiffReader:
             raise SlideReadError(f"{path.name} is not the file that it was when it was opened; start again")
         with _tifffile(path) as tiff:
             image = _find(path, tiff, level.planes).images[level.index]
-        stored, orientation = TiffStore(open_source(path), image), _orientation(image.pages[0])
+        stored, orientation = tiff_store(open_source(path), image), _orientation(image.pages[0])
         store = stored if orientation == 1 else UprightStore(stored, level.axes, orientation)
         return zarr.open_array(store, mode="r", zarr_format=3)
 

@@ -1,0 +1,87 @@
+"""Decoded tiles that stay in memory for the reads beside the one that decoded them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+Tile = npt.NDArray[Any] | None
+"""Decoded pixels, or None for a tile that the file left out."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which decoded tiles stay in memory: those that the reads to the left and right need too, the latest that fit.
+
+    Of two neighbours that are read at once either may come first to what they share.
+    """
+
+    overlap_px: int
+    """How far those reads reach into this one."""
+    most_bytes: int
+    """What all of them may take."""
+
+
+NONE_KEPT = Keep(0, 0)
+
+
+class KeptTiles:
+    """Decoded tiles of all slides; each is decoded by the first thread that asks, and the others wait for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tiles: OrderedDict[Hashable, tuple[Future[Tile], int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: Hashable, decode: Callable[[], Tile], *, size: int, most: int) -> Tile:
+        """Tile ``key``: one that was kept, or what ``decode`` gives.
+
+        Parameters
+        ----------
+        key
+            Which tile of which file.
+        decode
+            Gives the tile; what it raises comes from here, and then nothing is kept.
+        size
+            Bytes of the tile.
+        most
+            Bytes that all kept tiles may take, this one among them, or 0: it is not needed again.
+        """
+        with self._lock:
+            kept = self._tiles.get(key)
+            if kept is None and size <= most:
+                mine: Future[Tile] = Future()
+                self._tiles[key] = mine, size
+                self._bytes += size
+                while self._bytes > most:
+                    self._bytes -= self._tiles.popitem(last=False)[1][1]
+        if kept is not None:
+            return kept[0].result()
+        if size > most:
+            return decode()
+        try:
+            mine.set_result(decode())
+        except BaseException as err:
+            self._forget(key)
+            mine.set_exception(err)
+        return mine.result()
+
+    def _forget(self, key: Hashable) -> None:
+        with self._lock:
+            self._bytes -= self._tiles.pop(key, (None, 0))[1]
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._tiles
+
+    def __len__(self) -> int:
+        return len(self._tiles)
+
+
+KEPT = KeptTiles()
+"""Those of this process: what one slide leaves behind goes as the next one comes."""
