@@ -187,8 +187,10 @@ class TiledImage:
         SlideReadError
             If the data are not those of a whole tile.
         """
-        if into is not None and self._decode_jpeg(page, data, into):
-            return into
+        if self.colours is not None:
+            into = np.empty(page.chunks, self.dtype) if into is None else into
+            if self._decode_jpeg(page, data, into):
+                return into
         extra = {}
         if page.jpegtables is not None:
             extra["jpegtables"] = page.jpegtables
@@ -220,7 +222,8 @@ class TiledImage:
 
         To look for markers amid the data takes a tenth of the time of decoding them.
         """
-        if self.colours is None or not data.endswith(END):
+        assert self.colours is not None
+        if not data.endswith(END):
             return False
         frame = frame_of(data)
         if not frame.plain or frame.samples != into.size:

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -161,31 +161,33 @@ class TileStore(Store):
             first = place[0][across] * side
             return first < before or first + side > behind
 
-        places = _places(where, image.chunks)
+        places = [tuple(zip(*each, strict=True)) for each in itertools.product(*map(_overlaps, where, image.chunks))]
         read_tile = self._tile_reader((chunk for chunk, _, _ in places if (self._number, chunk) not in KEPT), spent)
-        plain: list[Place] = []
-        alone: list[Place] = []
-        for place in places:
-            in_place = self.decodes_into and _is_whole(place, image.chunks) and not shared(place)
-            (plain if in_place else alone).append(place)
-        most = min(max(1, TOGETHER_BYTES // image.tile_bytes), len(plain))
+        along = max(range(len(where)), key=lambda axis: (places[0][0][axis] != places[-1][0][axis], axis))
+        most = min(max(1, TOGETHER_BYTES // image.tile_bytes), len(places)) if self.decodes_into else 0
         together = np.empty((most, *image.chunks), image.dtype)
-        for run in _runs(plain, most):
-            self._read_run(into, run, read_tile, together[: len(run)])
-        for place in alone:
-            chunk, here, of = place
+        for run in _runs(places, along, image.chunks[along], most, alone=shared):
+            if self.decodes_into and not shared(run[0]):
+                self._read_run(into, run, along, read_tile, together[: len(run)])
+                continue
+            ((chunk, here, of),) = run
             tile = KEPT.get(
                 (self._number, chunk),
                 partial(read_tile, chunk),
                 size=image.tile_bytes,
-                most=keep.most_bytes if shared(place) else 0,
+                most=keep.most_bytes if shared(run[0]) else 0,
             )
             into[here] = image.fill if tile is None else tile.reshape(image.chunks)[of]
 
     def _read_run(
-        self, into: npt.NDArray[Any], run: Sequence[Place], read_tile: TileReader, together: npt.NDArray[Any]
+        self,
+        into: npt.NDArray[Any],
+        run: Sequence[Place],
+        along: int,
+        read_tile: TileReader,
+        together: npt.NDArray[Any],
     ) -> None:
-        """Read a run of whole tiles ``together``, and put them in their place with one pass over its rows.
+        """Read a run of tiles ``together``, and put them in their place with one pass over its rows.
 
         Rows of a single tile are short, and each begins where no cache line was fetched yet: 58 µs for a tile of
         240 px into a block of 4096 px, and 34 µs for each of four.
@@ -194,11 +196,10 @@ class TileStore(Store):
             tile = read_tile(chunk, pixels)
             if tile is not pixels:
                 pixels[...] = self.image.fill if tile is None else tile.reshape(pixels.shape)
-        (first, start, _), (last, end, _) = run[0], run[-1]
-        axis = next((i for i, (a, b) in enumerate(zip(first, last, strict=True)) if a != b), 0)
+        (_, start, of), (_, end, _) = run[0], run[-1]
         here = into[tuple(slice(a.start, b.stop) for a, b in zip(start, end, strict=True))]
-        sides = (*here.shape[:axis], *together.shape[:1], *together.shape[1 + axis :])
-        here.reshape(sides)[...] = np.moveaxis(together, 0, axis)  # a view: one axis is split in two
+        pixels = np.moveaxis(together[:, *of], 0, along)
+        here.reshape(pixels.shape)[...] = pixels  # a view: one axis is split in two
 
     def _tile_reader(self, chunks: Iterable[tuple[int, ...]], spent: Spent) -> TileReader:  # noqa: ARG002
         """What reads a tile, after the data of ``chunks`` were fetched at once where that is quicker."""
@@ -287,24 +288,23 @@ def array_in(memory: Memory | None, shape: tuple[int, ...], dtype: np.dtype[Any]
     return memory[:count].view(dtype).reshape(shape)
 
 
-def _places(where: Sequence[slice], chunks: tuple[int, ...]) -> list[Place]:
-    """The tiles that meet ``where``, row by row."""
-    return [tuple(zip(*each, strict=True)) for each in itertools.product(*map(_overlaps, where, chunks))]
+def _runs(
+    places: Iterable[Place], along: int, side: int, most: int, *, alone: Callable[[Place], bool]
+) -> Iterator[list[Place]]:
+    """``places`` in their order, up to ``most`` together that lie side by side and are whole ``along`` an axis.
 
-
-def _is_whole(place: Place, chunks: tuple[int, ...]) -> bool:
-    """Whether all of the tile is in what is read."""
-    return all(of.stop - of.start == side for of, side in zip(place[2], chunks, strict=True))
-
-
-def _runs(places: Iterable[Place], most: int) -> Iterator[list[Place]]:
-    """``places`` in their order, up to ``most`` together of those that lie side by side."""
+    Those that are to be ``alone`` are.
+    """
     run: list[Place] = []
     for place in places:
-        if run and (len(run) == most or sum(abs(a - b) for a, b in zip(run[-1][0], place[0], strict=True)) > 1):
+        whole = place[2][along].stop - place[2][along].start == side and not alone(place)
+        if run and not (whole and len(run) < most and place[1][along].start == run[-1][1][along].stop):
             yield run
             run = []
         run.append(place)
+        if not whole:
+            yield run
+            run = []
     if run:
         yield run
 
