@@ -66,9 +66,9 @@ def read_mirrored(
     pixels = array_in(memory, (len(rows), len(cols), level.channels), np.dtype(level.dtype))
     inside = read_box(level, box, spent=spent, into=pixels[ys, xs], keep=keep, unread=unread)
     for side in (slice(xs.start), slice(xs.stop, None)):
-        pixels[ys, side] = inside[:, cols[side]]
+        pixels[ys, side] = inside[:, _as_slice(cols[side])]
     for side in (slice(ys.start), slice(ys.stop, None)):
-        pixels[side] = pixels[ys][rows[side]]
+        pixels[side] = pixels[ys][_as_slice(rows[side])]
     return pixels
 
 
@@ -207,6 +207,13 @@ def _ascending(indices: Indices) -> slice:
     starts = np.append(0, ends[:-1])
     longest = (ends - starts).argmax()
     return slice(int(starts[longest]), int(ends[longest]))
+
+
+def _as_slice(indices: Indices) -> slice | Indices:
+    """``indices`` as a slice where they descend one by one, as in a mirror: that takes half the time."""
+    if len(indices) == 0 or (np.diff(indices) != -1).any():
+        return indices
+    return slice(int(indices[0]), int(indices[-1]) - 1 if indices[-1] > 0 else None, -1)
 
 
 def _reason(err: Exception) -> str:
