@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from tests.real_data import data, real
 from tests.slides.made import ome_zarr, patch, picture, pyramid, tile_at
 from wsipipe.errors import SlideReadError
 from wsipipe.geometry.grid import Box
-from wsipipe.slides.jpeg import what_is_missing
+from wsipipe.slides.jpeg import END, START_OF_SCAN, frame_of, what_is_missing
 from wsipipe.slides.reading import read_box, read_mirrored
 from wsipipe.slides.slide import Level, open_slide
+from wsipipe.slides.tiffimage import TiledImage
+from wsipipe.slides.tiffstore import TiffStore
 
 TILE = 9
 
@@ -125,3 +128,65 @@ def test_jpeg_that_was_cut_anywhere_is_found() -> None:
         assert what_is_missing(sound, compression) is None
         assert what_is_missing(sound + b"\0\0", compression) is None  # padded to a word
         assert all(what_is_missing(sound[:end], compression) for end in range(4, len(sound) - 1, 7))
+
+
+LAST = 16 + 1
+"""Side in pixels of the last unit of a JPEG, and of what its colours reach: bits missing there leave no grey behind."""
+
+
+def mutated(rng: np.random.Generator, tile: bytes) -> bytes:
+    """A JPEG with one damage in its scan."""
+    at = int(rng.integers(tile.find(START_OF_SCAN) + 14, len(tile) - 2))
+    count = int(rng.choice([1, 2, 50]))
+    instead = {
+        0: bytes([0xFF, rng.integers(1, 256)]),
+        1: bytes(count),
+        2: b"",
+        3: rng.bytes(count),
+        4: b"\xff\xd3",
+        5: END,
+    }[int(rng.integers(6))]
+    return tile[:at] + instead + tile[at + count :] if rng.random() < 0.9 else tile[:at]
+
+
+@pytest.mark.parametrize("name", ["ycbcr", "rgb", "grey", *real("slides/CMU-1-Small-Region.svs")])
+def test_the_last_pixel_of_a_jpeg_tile_shows_what_looking_for_markers_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = tmp_path / "s.tif"
+    if name.endswith(".svs"):
+        path = data(name)
+    else:
+        pixels = picture((96, 128, 3))
+        jpeg = {"photometric": "minisblack" if name == "grey" else "rgb", "compressionargs": {"outcolorspace": name}}
+        if name == "grey":
+            pixels, jpeg["compressionargs"] = pixels[..., 0], {}
+        tifffile.imwrite(path, pixels, tile=(96, 128), compression="jpeg", metadata=None, **jpeg)
+    level = open_slide(path).levels[0]
+    store = level.array.store
+    assert isinstance(store, TiffStore)
+    image, page = store.image, store.image.pages[0]
+    tile = store.file.read(int(page.dataoffsets[0]), int(page.databytecounts[0]))
+    assert frame_of(tile).plain
+    into, rng, refused = np.empty(page.chunks, np.uint8), np.random.default_rng(0), 0
+    sound = image.decode(page, 0, tile)
+    for _ in range(500):
+        data_ = mutated(rng, tile)
+        with monkeypatch.context() as patched:
+            patched.setattr(TiledImage, "_decode_jpeg", lambda *_: False)
+            try:
+                expected = image.decode(page, 0, data_)
+            except SlideReadError:
+                expected = None
+        try:
+            found = image.decode(page, 0, data_, into)
+        except SlideReadError:
+            assert expected is None
+            refused += 1
+            continue
+        if expected is not None:
+            np.testing.assert_array_equal(found, expected.reshape(found.shape))
+        else:
+            different = np.argwhere((found != sound).reshape(*page.chunks[:2], -1).any(-1))
+            assert (different >= np.array(page.chunks[:2]) - LAST).all()
+    assert refused > 50
