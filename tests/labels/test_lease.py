@@ -432,6 +432,38 @@ def ended_process() -> int:
     return process.pid
 
 
+HALF_ENDED = """
+import ctypes, os, sys, threading
+
+def last_thread():
+    sys.stdin.read()
+    os._exit(0)
+
+threading.Thread(target=last_thread).start()
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)  # _exit(2) of this thread alone
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a first thread that ends alone is seen so on Linux only")
+def test_a_killed_process_is_alive_until_its_last_thread_has_ended(path: Path) -> None:
+    """Its first thread is gone while another is still in a write: of a slow disk, such as one that hangs."""
+
+    def state() -> bytes:
+        return Path(f"/proc/{process.pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+
+    with subprocess.Popen([sys.executable, "-c", HALF_ENDED], stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        started = leases._started(process.pid)
+        assert started is not None
+        holder = replace(leases._this_process("cd" * 8, PATIENCE_SECONDS), pid=process.pid, started=started)
+        plant(path, holder)
+        wait_for(lambda: state() == b"Z")
+        held(Leases().take(path))
+        process.stdin.close()
+        wait_for(lambda: leases._started(process.pid) == -1)
+        taken(Leases().take(path)).release()
+
+
 def test_whose_process_is_gone_or_has_another_time_of_birth_is_dead_at_once(path: Path) -> None:
     here = leases._this_process("cd" * 8, PATIENCE_SECONDS)
     for dead in (replace(here, pid=ended_process()), replace(here, started=here.started - 1)):

@@ -484,10 +484,12 @@ def _ended(holder: Holder) -> bool:
 def _started(pid: int) -> int | None:
     """When process ``pid`` began, in clock ticks since boot; -1 if it has ended, None if that is not to be seen.
 
+    Of a killed process the first thread can be gone while another is still in a write: it has ended when all have.
     psutil's times are of the wall clock, and move when somebody sets that.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
-    return -1 if fields[0] in b"ZX" else int(fields[19])  # ended: killed, and its parent has not asked yet
+    state, threads, started = fields[0], int(fields[17]), int(fields[19])
+    return -1 if state in b"ZX" and threads < 2 else started  # ended: killed, and its parent has not asked yet
