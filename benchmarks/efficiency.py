@@ -1,6 +1,7 @@
 """How much of the bare network's speed `run` reaches: from a slide on disk to a complete store.
 
-    python benchmarks/efficiency.py SLIDE [-m BUNDLE] [--mpp F] [--engine NAME] [--tile N] [--rounds N]
+    python benchmarks/efficiency.py SLIDE [-m BUNDLE] [--mpp F] [--device NAME] [--engine NAME]
+        [--precision NAME] [--tile N] [--batch N] [--rounds N]
 
 The bare network is the same replica on the same tiles, cut and mirrored beforehand and held in memory. Both run
 in this process, in turn; what counts is the ratio.
@@ -14,17 +15,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import wsipipe
 from wsipipe.geometry.mirror import mirror
-from wsipipe.inference import allocator
-from wsipipe.inference.devices import threads_per_replica
+from wsipipe.inference.pool import load_replicas
 from wsipipe.inference.replica import Pixels, Replica
 from wsipipe.pipeline.config import DEFAULT_BUNDLE, RunConfig, check_config
 from wsipipe.pipeline.plan import grid_of
@@ -39,33 +40,49 @@ def cut_tiles(slide: str, config: RunConfig) -> tuple[list[Pixels], int]:
     setup = check_config(config)
     level = choose_level(wsipipe.open_slide(slide, mpp=config.mpp), setup.bundle.spec.mpp)
     grid = grid_of(level, setup)
-    half, tiles = grid.receptive.margin // 2, []
-    for index in grid.indices():
-        box = grid.block_box(index)
+    half = grid.receptive.margin // 2
+
+    def cut(index: tuple[int, int]) -> list[Pixels]:
+        box, tiles = grid.block_box(index), []
         for core in grid.cores((grid.computed_sides(0)[index[0]], grid.computed_sides(1)[index[1]])):
             rows = mirror(np.arange(box.y0 + core.y0 - half, box.y0 + core.y1 + half), level.shape[0])
             cols = mirror(np.arange(box.x0 + core.x0 - half, box.x0 + core.x1 + half), level.shape[1])
             tiles.append(read_mirrored(level, rows, cols))
+        return tiles
+
+    with ThreadPoolExecutor() as threads:
+        tiles = [tile for of_block in threads.map(cut, grid.indices()) for tile in of_block]
     return tiles, level.shape[0] * level.shape[1]
 
 
-def in_thread(work: Callable[[], object]) -> float:
-    """Seconds that ``work`` takes in a thread of its own.
+def in_batches(tiles: list[Pixels], batch: int) -> list[list[Pixels]]:
+    """``tiles``, those of one shape together, ``batch`` at a time."""
+    by_shape: dict[tuple[int, ...], list[Pixels]] = {}
+    for tile in tiles:
+        by_shape.setdefault(tile.shape, []).append(tile)
+    return [alike[i : i + batch] for alike in by_shape.values() for i in range(0, len(alike), batch)]
 
-    Each thread that computes has an OpenMP team; one left behind by the main thread would slow down all others.
+
+def bare_seconds(replicas: list[Replica], batches: list[list[Pixels]]) -> float:
+    """Seconds that the network takes for ``batches``, in the lanes that a pool has.
+
+    Each lane is a thread of its own: a thread that computes has an OpenMP team, and one left behind by the main thread
+    would slow down all others.
     """
+    left = deque(batches)
 
-    def timed() -> None:
-        torch.set_num_threads(threads_per_replica(("cpu",)))
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
+    def work(replica: Replica) -> None:
+        with replica.lane(), suppress(IndexError):
+            while True:
+                replica.predict(left.popleft())
 
-    seconds: list[float] = []
-    thread = threading.Thread(target=timed)
-    thread.start()
-    thread.join()
-    return seconds[0]
+    threads = [threading.Thread(target=work, args=(replica,)) for replica in replicas for _ in range(replica.lanes)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -74,27 +91,44 @@ def main() -> None:
     parser.add_argument("slide")
     parser.add_argument("-m", "--model", default=str(DEFAULT_BUNDLE))
     parser.add_argument("--mpp", type=float)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--precision", default="float32")
     parser.add_argument("--tile", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    config = RunConfig(bundle=args.model, device="cpu", engine=args.engine, mpp=args.mpp, tile=args.tile, tissue="off")
-    allocator.settle()
+    config = RunConfig(
+        bundle=args.model,
+        device=args.device,
+        engine=args.engine,
+        precision=args.precision,
+        mpp=args.mpp,
+        tile=args.tile,
+        batch=args.batch,
+        tissue="off",
+    )
     tiles, pixels = cut_tiles(args.slide, config)
-    setup = check_config(config)
-    threads = threads_per_replica(setup.devices)
-    replica = Replica(wsipipe.load_bundle(args.model), "cpu", engine=setup.engine, threads=threads)
+    batches, pool = in_batches(tiles, args.batch), check_config(config).pool
+    replicas = load_replicas(pool, pool.devices)
     ratios = []
     for round_ in range(-1, args.rounds):  # the first is a warm-up
-        bare = in_thread(lambda: [replica.predict([tile]) for tile in tiles])
+        bare = bare_seconds(replicas, batches)
         with tempfile.TemporaryDirectory() as out:
-            (slide,) = wsipipe.run([args.slide], replace(config, out=out)).slides
+            summary = wsipipe.run([args.slide], replace(config, out=out))
+        (slide,), account = summary.slides, summary.account()
+        assert account is not None, slide.message
         if round_ < 0:
             continue
         ratios.append(bare / slide.seconds)
-        print(f"bare {pixels / 1e6 / bare:.3f} MP/s   run {pixels / 1e6 / slide.seconds:.3f} MP/s   {ratios[-1]:.3f}")
+        print(
+            f"bare {pixels / 1e6 / bare:.3f} MP/s   run {pixels / 1e6 / slide.seconds:.3f} MP/s   {ratios[-1]:.3f}   "
+            f"device busy {account.busy:.3f}",
+            flush=True,
+        )
     median = statistics.median(ratios)
-    print(f"{Path(args.slide).name}, {setup.engine}: run / bare network, median of {args.rounds}: {median:.3f}")
+    what = ", ".join([Path(args.slide).name, args.device, pool.engine, pool.precision])
+    print(f"{what}: run / bare network, median of {args.rounds}: {median:.3f}")
     sys.exit(0 if median >= WANTED else 1)
 
 
