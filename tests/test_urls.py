@@ -19,6 +19,7 @@ import tifffile
 
 import wsipipe
 from tests.faults import (
+    KILL_ROUNDS,
     PATIENCE_SECONDS,
     picture,
     shards,
@@ -34,7 +35,7 @@ from tests.labels.test_lease import FakeClock, NoThread
 from tests.nightly.nights import Clock, night_of, rows, statuses
 from tests.servers import BUCKET, Proxy, Web, download, environment, s3_server, settings, upload
 from tests.slides.made import ome_zarr
-from tests.test_cluster import KILL_ROUNDS, dask_cluster
+from tests.test_cluster import dask_cluster
 from wsipipe import urls
 from wsipipe.errors import OutputError, SlideReadError, UsageError
 from wsipipe.files import locate

@@ -432,6 +432,19 @@ def ended_process() -> int:
     return process.pid
 
 
+def test_lease_of_a_dead_process_is_removed_and_that_of_a_living_one_stays(path: Path) -> None:
+    leases.remove_if_dead(path)
+    assert left_in(path.parent) == []
+    here = leases._this_process("cd" * 8, PATIENCE_SECONDS)
+    plant(path, here)
+    leases.remove_if_dead(path)
+    assert left_in(path) == [f"{here.token}.json"]
+    of_dead = path.with_name("case-18.zarr.lease")
+    plant(of_dead, replace(here, pid=ended_process()))
+    leases.remove_if_dead(of_dead)
+    assert left_in(path.parent) == [path.name]
+
+
 HALF_ENDED = """
 import ctypes, os, sys, threading
 

@@ -362,6 +362,16 @@ class Leases:
         return lease if won else None
 
 
+def remove_if_dead(path: Location) -> None:
+    """Remove the lease at ``path`` if its holder is known to be dead: of a finished store nobody else will.
+
+    In a bucket it stays, for to look would take a request for each store.
+    """
+    with suppress(OutputError):
+        if isinstance(path, Path) and path.exists() and isinstance(lease := Leases().take(path), Lease):
+            lease.release()
+
+
 class _Heart:
     """The one thread of this process that renews its leases; it lives as long as there are any."""
 

@@ -14,6 +14,7 @@ from wsipipe.events import ClusterReady, Listener, RunStarted, SlideFailed, Slid
 from wsipipe.files import Named, absolute, locate, make_folder
 from wsipipe.inference.pool import load_pool, release_pool
 from wsipipe.inference.tuning import correct
+from wsipipe.labels.lease import LEASE, remove_if_dead
 from wsipipe.labels.store import discard_replaced
 from wsipipe.pipeline.cluster import Workers, connect
 from wsipipe.pipeline.config import RunConfig
@@ -87,6 +88,7 @@ def _run(
                 outcomes(Warned(slide.slide.path, warning))
             if slide.action == SKIP:
                 discard_replaced(slide.store)
+                remove_if_dead(locate(slide.store.path + LEASE))
                 outcomes(SlideSkipped(slide.slide.path, slide.store.path, slide.reason))
     stopped, ended, computing_seconds, sizes = "", "", 0.0, None
     try:
