@@ -13,13 +13,12 @@ import argparse
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -69,19 +68,18 @@ def bare_seconds(replicas: list[Replica], batches: list[list[Pixels]]) -> float:
     Each lane is a thread of its own: a thread that computes has an OpenMP team, and one left behind by the main thread
     would slow down all others.
     """
-    left = deque(batches)
+    lanes, left = [replica for replica in replicas for _ in range(replica.lanes)], SimpleQueue[list[Pixels]]()
+    for batch in batches:
+        left.put(batch)
 
     def work(replica: Replica) -> None:
-        with replica.lane(), suppress(IndexError):
+        with replica.lane(), suppress(Empty):
             while True:
-                replica.predict(left.popleft())
+                replica.predict(left.get_nowait())
 
-    threads = [threading.Thread(target=work, args=(replica,)) for replica in replicas for _ in range(replica.lanes)]
     started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(lanes)) as threads:
+        list(threads.map(work, lanes))  # raises what they raise
     return time.perf_counter() - started
 
 

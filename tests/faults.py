@@ -22,7 +22,7 @@ from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
 from wsipipe.model.unet import UNet
 
 SCRIPT = str(Path(sys.executable).with_name("wsipipe"))
-KILL_ROUNDS = int(os.environ.get("WSIPIPE_KILL_ROUNDS", "3"))
+KILL_ROUNDS = int(os.environ.get("WSIPIPE_KILL_ROUNDS", "4"))
 """How often a run is killed that must end in the same bytes; 20 shows more, and takes minutes."""
 PATIENCE_SECONDS = 240
 """How long anything may take before a test gives up; nothing here takes a tenth of it."""

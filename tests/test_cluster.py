@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from distributed import Client, Worker
 
+from tests.conftest import Call
 from tests.faults import (
     KILL_ROUNDS,
     PATIENCE_SECONDS,
@@ -30,7 +31,7 @@ from tests.faults import (
     write_slide,
     wsipipe,
 )
-from wsipipe.errors import MachineError, UsageError
+from wsipipe.errors import UsageError
 from wsipipe.pipeline import cluster
 from wsipipe.pipeline.batch import run as run_slides
 from wsipipe.pipeline.config import RunConfig, parse_cluster
@@ -303,12 +304,13 @@ def test_what_would_be_of_no_use_is_refused_by_a_run_and_a_dry_run(options: dict
             of_run(["slide.tif"], RunConfig(**options))
 
 
-def test_a_scheduler_that_is_not_there_is_an_error_of_the_machine(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_scheduler_that_is_not_there_is_an_environment_error(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 2.0)  # half of it is for this
-    with pytest.raises(MachineError, match=r"no scheduler answers at tcp://127\.0\.0\.1:9"):
-        run_slides([made / "a.tif"], RunConfig(out=str(tmp_path), scheduler="tcp://127.0.0.1:9"))
+    refused = call(*command(made, tmp_path, "--scheduler", "tcp://127.0.0.1:9"))
+    assert refused.code == 3
+    assert "no scheduler answers at tcp://127.0.0.1:9" in refused.err
 
 
 def test_a_scheduler_and_a_cluster_at_once_are_refused(made: Path, tmp_path: Path) -> None:
