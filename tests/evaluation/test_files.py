@@ -16,7 +16,7 @@ from wsipipe.evaluation.tally import Tally
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.network import Receptive
 from wsipipe.labels import store as stores
-from wsipipe.labels.store import Fingerprint, StoreSpec
+from wsipipe.labels.spec import Fingerprint, StoreSpec
 
 CLASSES = (("background", 0, "#000000"), ("gland", 7, "#ff8000"), ("fat", 200, "#0080ff"))
 SHAPE = (70, 90)

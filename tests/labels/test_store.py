@@ -20,7 +20,8 @@ from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.network import Receptive
 from wsipipe.labels import store as stores
 from wsipipe.labels.journal import read_journal
-from wsipipe.labels.store import Fingerprint, StoreSpec, read_record
+from wsipipe.labels.record import read_record
+from wsipipe.labels.spec import REPLACED, Fingerprint, StoreSpec, coarse_chunks
 
 CLASSES = (("background", 0, "#000000"), ("gland", 7, "#ff8000"), ("fat", 200, "#0080ff"))
 LABELS = [0, 7, 200]
@@ -80,7 +81,7 @@ def write_blocks(
 
 def write_coarse(spec: StoreSpec) -> None:
     for levels in spec.grid.coarse_passes():
-        for index in stores.coarse_chunks(spec, levels[-1]):
+        for index in coarse_chunks(spec, levels[-1]):
             stores.write_coarse_chunks(spec, levels, index)
 
 
@@ -277,8 +278,7 @@ def test_journal_finds_every_single_shard_that_is_gone_or_torn(tmp_path: Path) -
     make(spec, probabilities=probabilities_of(spec))
     shards = [p for p in Path(spec.path).rglob("*") if p.is_file() and p.name != "zarr.json"]
     assert len(shards) == 4 * (spec.grid.block_levels + 1) + sum(
-        len(list(stores.coarse_chunks(spec, level)))
-        for level in range(spec.grid.block_levels, len(spec.grid.level_shapes))
+        len(list(coarse_chunks(spec, level))) for level in range(spec.grid.block_levels, len(spec.grid.level_shapes))
     )
     for shard in shards:
         whole = shard.read_bytes()
@@ -440,7 +440,7 @@ def test_publish_killed_between_its_steps_ends_well_when_it_is_done_again(tmp_pa
     labels = labels_of(spec, 2)
     write_blocks(spec, labels, list(spec.grid.indices()))
     write_coarse(spec)
-    final, replaced = Path(spec.path), Path(spec.path + stores.REPLACED)
+    final, replaced = Path(spec.path), Path(spec.path + REPLACED)
     stores._write_documents(spec, {})  # the steps of publish, by hand
     if steps > 1:
         final.rename(replaced)
@@ -460,7 +460,7 @@ def test_publish_killed_between_its_steps_ends_well_when_it_is_done_again(tmp_pa
 def test_an_older_store_set_aside_by_a_killed_run_goes_with_the_next(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (20, 20))
     make(spec, seed=1)
-    Path(spec.path).rename(spec.path + stores.REPLACED)
+    Path(spec.path).rename(spec.path + REPLACED)
     make(spec, seed=2)
     make(spec, seed=3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["case-17.zarr"]

@@ -30,7 +30,7 @@ from wsipipe.events import (
 )
 from wsipipe.inference import pool
 from wsipipe.inference.tuning import PASSES
-from wsipipe.labels import store as stores
+from wsipipe.labels.spec import shard_name
 from wsipipe.pipeline import flow
 from wsipipe.pipeline.outcome import DONE, FAILED, NOT_ATTEMPTED, SKIPPED, SlideOutcome, account
 
@@ -197,11 +197,11 @@ def test_a_shard_that_rotted_is_made_again(tmp_path: Path, write_slide: WriteSli
     wsipipe.run([slide], config())
     store = tmp_path / "out" / "x.zarr"
     whole = store_files(store)
-    edge = store / stores.shard_name("0", (1, 1))
+    edge = store / shard_name("0", (1, 1))
     rotted = bytearray(edge.read_bytes())
     rotted[8] ^= 0xFF  # within a chunk, so that size and index tell nothing
     edge.write_bytes(rotted)
-    (store / stores.shard_name("1", (0, 0))).unlink()
+    (store / shard_name("1", (0, 0))).unlink()
     (failed,) = wsipipe.run([slide], config()).slides
     assert failed.status == FAILED
     assert "the same command makes that part again" in failed.message

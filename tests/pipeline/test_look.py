@@ -14,7 +14,7 @@ import torch
 from tests.conftest import WriteSlide
 from wsipipe.errors import GeometryError, MachineError, MemoryLimitError, OutputError, UsageError
 from wsipipe.labels import store as stores
-from wsipipe.labels.store import StoreSpec
+from wsipipe.labels.spec import REPLACED, StoreSpec, coarse_chunks
 from wsipipe.model.bundle import BundleSpec, default_classes, load_bundle, save_bundle
 from wsipipe.model.unet import UNet
 from wsipipe.pipeline import look
@@ -86,7 +86,7 @@ def complete(plan: SlidePlan) -> StoreSpec:
     for index in spec.grid.indices():
         stores.write_block(spec, index, np.ones(spec.grid.block_box(index).shape, np.uint8), None)
     for levels in spec.grid.coarse_passes():
-        for index in stores.coarse_chunks(spec, levels[-1]):
+        for index in coarse_chunks(spec, levels[-1]):
             stores.write_coarse_chunks(spec, levels, index)
     return spec
 
@@ -283,7 +283,7 @@ def test_a_run_killed_while_it_published_is_finished_by_the_next(bench: Bench) -
     finish(bench.one(slide))
     spec = complete(bench.one(slide, overwrite=True))
     stores._write_documents(spec, {})
-    Path(spec.path).rename(spec.path + stores.REPLACED)
+    Path(spec.path).rename(spec.path + REPLACED)
     for overwrite in (False, True):
         plan = bench.one(slide, overwrite=overwrite)
         assert (plan.action, plan.blocks, plan.restart) == (RESUME, (), False)

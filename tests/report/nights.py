@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.network import Receptive
 from wsipipe.labels import store as stores
-from wsipipe.labels.store import Fingerprint, StoreSpec
+from wsipipe.labels.spec import Fingerprint, StoreSpec, coarse_chunks
 from wsipipe.report.night import (
     DONE,
     FAILED,
@@ -129,7 +129,7 @@ def write_store(
     for index in spec.grid.indices():
         stores.write_block(spec, index, labels[spec.grid.block_box(index).slices], None)
     for levels in spec.grid.coarse_passes():
-        for index in stores.coarse_chunks(spec, levels[-1]):
+        for index in coarse_chunks(spec, levels[-1]):
             stores.write_coarse_chunks(spec, levels, index)
     values, counts = np.unique(labels, return_counts=True)
     counted = {str(value): int(count) for value, count in zip(values, counts, strict=True)}

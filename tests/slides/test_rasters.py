@@ -23,9 +23,11 @@ from tests.real_data import data, real
 from tests.slides.made import ome_zarr, patch, picture, pyramid, tile_at
 from wsipipe.errors import LabelError, SlideError, SlideFormatError, SlideReadError, UsageError
 from wsipipe.geometry.grid import Box
-from wsipipe.slides import rasters
+from wsipipe.slides import held
+from wsipipe.slides.held import forget_all
+from wsipipe.slides.labelrasters import LabelRaster, open_label_raster
 from wsipipe.slides.opened import close_all
-from wsipipe.slides.rasters import LabelRaster, Raster, forget_all, open_label_raster, open_raster, raster_of
+from wsipipe.slides.rasters import Raster, open_raster, raster_of
 from wsipipe.slides.reading import read_box
 from wsipipe.slides.slide import open_slide
 
@@ -244,14 +246,14 @@ def test_png_is_decoded_once_and_what_a_caller_changes_is_his_own(
 
 
 def test_what_is_kept_stays_within_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rasters, "KEPT_BYTES", 3 * 97 * 130)
+    monkeypatch.setattr(held, "KEPT_BYTES", 3 * 97 * 130)
     images = [picture((97, 130), seed=seed) for seed in range(6)]
     opened = [open_raster(png(tmp_path / f"{i}.png", image)) for i, image in enumerate(images)]
     with ThreadPoolExecutor(4) as threads:
         for raster, image in zip(opened, threads.map(whole, opened), strict=True):
             np.testing.assert_array_equal(image[:, :, 0], images[opened.index(raster)])
-    assert sum(one.held_bytes for one in rasters._kept.values()) <= 3 * 97 * 130
-    assert len(rasters._kept) == 3
+    assert sum(one.held_bytes for one in held._kept.values()) <= 3 * 97 * 130
+    assert len(held._kept) == 3
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -17,7 +17,7 @@ from tests.training.given import at_place, geojson, pairs, pixels, plain, png, p
 from wsipipe.errors import ChannelError, LabelError, ResolutionError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import mirror
-from wsipipe.slides import rasters
+from wsipipe.slides.held import forget_all
 from wsipipe.slides.reading import read_box
 from wsipipe.slides.slide import choose_level, open_slide
 from wsipipe.training import fields
@@ -443,7 +443,7 @@ def test_fields_survive_the_way_to_another_process(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(fields, "HELD_PX", 1000)
     for field in [*found, one(plain(), tmp_path / "p")]:
         blob = pickle.dumps(field)
-        rasters.forget_all()
+        forget_all()
         again: Field = pickle.loads(blob)
         np.testing.assert_array_equal(image_of(again), image_of(field))
         before, after = field.truth.read(whole(field)), again.truth.read(whole(field))

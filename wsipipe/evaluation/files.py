@@ -19,9 +19,9 @@ from wsipipe.evaluation.metrics import DEFAULT_METRICS, Scores, check_metrics
 from wsipipe.evaluation.planes import BLOCK_PX, Labelled, Plane, check_sizes
 from wsipipe.evaluation.tally import Tally
 from wsipipe.geometry.grid import Box, boxes
+from wsipipe.slides.labelrasters import LabelRaster, open_label_raster
 from wsipipe.slides.omezarr import is_zarr
 from wsipipe.slides.pairs import by_stem, matched, rasters_in, stem
-from wsipipe.slides.rasters import LabelRaster, open_label_raster
 
 if TYPE_CHECKING:
     from wsipipe.slides.annotations import Annotations

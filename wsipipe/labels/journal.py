@@ -20,7 +20,8 @@ import numpy as np
 from wsipipe.errors import OutputError
 from wsipipe.files import Location
 from wsipipe.labels.shards import NOT_WRITTEN
-from wsipipe.labels.store import StoreSpec, arrays_fit, block_shards, coarse_chunks, shard_name, tissue_shards
+from wsipipe.labels.spec import StoreSpec, block_shards, coarse_chunks, shard_name, tissue_shards
+from wsipipe.labels.store import arrays_fit
 from wsipipe.urls import Url
 
 MISSING, WHOLE, DAMAGED = "missing", "whole", "damaged"

@@ -20,6 +20,7 @@ from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
 from wsipipe.inference.block import BlockWork, predict_block
 from wsipipe.labels import store as stores
+from wsipipe.labels.spec import StoreSpec, coarse_chunks
 from wsipipe.pipeline.config import FILL
 from wsipipe.pipeline.graph import map_blocks
 from wsipipe.pipeline.look import RunPlan
@@ -44,7 +45,7 @@ class _StoreWork:
     """What every task that writes a block knows."""
 
     block: BlockWork
-    store: stores.StoreSpec
+    store: StoreSpec
 
 
 class Job:
@@ -204,7 +205,7 @@ class Job:
         for levels in plan.grid.coarse_passes():
             yield [
                 client.submit(stores.write_coarse_chunks, plan.store, levels, index, pure=False)
-                for index in stores.coarse_chunks(plan.store, levels[-1])
+                for index in coarse_chunks(plan.store, levels[-1])
             ]
         seconds = time.perf_counter() - self._started
         (how_it_went,) = self._outcome.in_order([plan.slide.path])

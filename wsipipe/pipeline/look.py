@@ -10,7 +10,8 @@ from pathlib import Path
 
 from wsipipe.errors import MemoryLimitError, OutputError, SlideError, StoreError, UsageError
 from wsipipe.files import Location, Named, locate
-from wsipipe.labels.store import PARTIAL, STORE, Record, read_record
+from wsipipe.labels.record import Record, read_record
+from wsipipe.labels.spec import PARTIAL, STORE
 from wsipipe.pipeline.config import RunConfig, Setup, Site, check_config
 from wsipipe.pipeline.machine import RUNTIME_BYTES, default_threads, loaded_bytes, weight_bytes
 from wsipipe.pipeline.plan import SKIP, SlidePlan, level_of, plan_slide

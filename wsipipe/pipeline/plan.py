@@ -9,7 +9,8 @@ from wsipipe.errors import ChannelError, DamagedStoreError, FingerprintError
 from wsipipe.files import locate
 from wsipipe.geometry.grid import Grid, fit_sizes
 from wsipipe.labels.journal import Journal, read_journal
-from wsipipe.labels.store import PARTIAL, Fingerprint, Record, StoreSpec, read_record
+from wsipipe.labels.record import Record, read_record
+from wsipipe.labels.spec import PARTIAL, Fingerprint, StoreSpec
 from wsipipe.model.bundle import BundleInfo
 from wsipipe.pipeline.config import Setup
 from wsipipe.pipeline.machine import block_bytes, kept_bytes, network_bytes

@@ -12,6 +12,7 @@ from distributed import Client, Future
 from wsipipe.errors import SlideReadError
 from wsipipe.files import absolute
 from wsipipe.labels import store as stores
+from wsipipe.labels.spec import StoreSpec
 from wsipipe.pipeline.config import FILL, RunConfig
 from wsipipe.pipeline.plan import SlidePlan
 from wsipipe.slides.slide import Level, Slide
@@ -42,7 +43,7 @@ class _Work:
 
     slide: Slide
     level: Level
-    store: stores.StoreSpec
+    store: StoreSpec
 
 
 def look(plan: SlidePlan, config: RunConfig, client: Client) -> Future[Any]:
@@ -61,7 +62,7 @@ def look(plan: SlidePlan, config: RunConfig, client: Client) -> Future[Any]:
     return client.submit(_find, work, seen, pure=False, priority=FIRST)
 
 
-def _recall(store: stores.StoreSpec) -> Looked:
+def _recall(store: StoreSpec) -> Looked:
     return Looked(STORED, resident_mask(store).share)
 
 
@@ -85,13 +86,13 @@ def _find(work: _Work, seen: list[Plane | None]) -> Looked:
     return Looked(how, 0.0) if how == BLANK else _keep(work.store, mask, how)  # of a blank slide nothing is kept
 
 
-def _keep(store: stores.StoreSpec, mask: TissueMask, how: str) -> Looked:
+def _keep(store: StoreSpec, mask: TissueMask, how: str) -> Looked:
     stores.write_tissue(store, mask.cells)
     return Looked(how, mask.share)
 
 
 @lru_cache(MASKS)
-def resident_mask(store: stores.StoreSpec) -> TissueMask:
+def resident_mask(store: StoreSpec) -> TissueMask:
     """The mask of ``store``, which has one, read once per process: its fingerprint decides what it is.
 
     Raises

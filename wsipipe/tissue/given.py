@@ -14,7 +14,7 @@ import numpy as np
 from wsipipe.errors import LabelError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.annotations import open_outlines
-from wsipipe.slides.rasters import LabelRaster, open_label_raster
+from wsipipe.slides.labelrasters import LabelRaster, open_label_raster
 from wsipipe.slides.slide import Level
 from wsipipe.tissue.find import ALGORITHM
 from wsipipe.tissue.mask import MOST_CELLS, Mask, TissueMask, mask_shape

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from wsipipe.errors import UsageError
 from wsipipe.geometry.network import Receptive
 from wsipipe.model.bundle import PALETTE, SIZES
-from wsipipe.slides.rasters import MAX_LABEL
+from wsipipe.slides.labelrasters import MAX_LABEL
 from wsipipe.tables import parse_table, parse_value, read_toml
 from wsipipe.training.augment import Augmentation
 from wsipipe.training.weights import TOUCHING, reach_of
