@@ -7,8 +7,9 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import tifffile
 import torch
 
+from tests.warm import Warm
 from wsipipe.demo import noise
 from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
 from wsipipe.model.unet import UNet
@@ -27,27 +29,39 @@ KILL_ROUNDS = int(os.environ.get("WSIPIPE_KILL_ROUNDS", "4"))
 PATIENCE_SECONDS = 240
 """How long anything may take before a test gives up; nothing here takes a tenth of it."""
 
+Process = subprocess.Popen[str] | Warm
+
 
 def start(
-    *arguments: object, log: Path | None = None, before: Sequence[str] = (), **options: Any
-) -> subprocess.Popen[str]:
-    """A `wsipipe` process; what it says on stderr goes to ``log``, what it says on stdout to a pipe."""
+    *arguments: object, log: Path | None = None, before: Sequence[str] = (), env: Mapping[str, str] | None = None
+) -> Process:
+    """A `wsipipe` process; what it says on stderr goes to ``log``.
+
+    It starts from scratch where something is put ``before`` it, or it has an environment that libraries read as they
+    are imported.
+    """
+    if not before and env is None:
+        return Warm([str(argument) for argument in arguments], log or Path(os.devnull))
     with (log or Path(os.devnull)).open("w") as stderr:
         return subprocess.Popen(
-            [*before, SCRIPT, *map(str, arguments)], stdout=subprocess.PIPE, stderr=stderr, text=True, **options
+            [*before, SCRIPT, *map(str, arguments)], stdout=subprocess.PIPE, stderr=stderr, text=True, env=env
         )
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: Process) -> str:
     """What ``process`` wrote on stdout until its end."""
     stdout, _ = process.communicate(timeout=PATIENCE_SECONDS)
     return stdout
 
 
-def wsipipe(*arguments: object, before: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[str]:
-    """A `wsipipe` process from start to end. ``before`` is put before its command line."""
-    command = [*before, SCRIPT, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS, **options)
+def wsipipe(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A `wsipipe` process from start to end; see `start`."""
+    with tempfile.TemporaryDirectory(prefix="wsipipe-log-") as folder:
+        log = Path(folder, "log")
+        process = start(*arguments, log=log, **options)
+        stdout = finish(process)
+        assert process.returncode is not None
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, log.read_text())
 
 
 def summary(stdout: str) -> dict[str, Any]:
@@ -56,9 +70,7 @@ def summary(stdout: str) -> dict[str, Any]:
     return document
 
 
-def wait_until(
-    condition: Callable[[], bool], process: subprocess.Popen[str], pause: Callable[[], float] = lambda: 0.002
-) -> bool:
+def wait_until(condition: Callable[[], bool], process: Process, pause: Callable[[], float] = lambda: 0.002) -> bool:
     """Whether ``condition`` came true before ``process`` ended by itself."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
@@ -71,7 +83,7 @@ def wait_until(
     raise AssertionError("what the test waits for never came")
 
 
-def processor_seconds(process: subprocess.Popen[str]) -> float:
+def processor_seconds(process: Process) -> float:
     """How long ``process`` has computed; a clock that a busy machine does not distort."""
     try:
         fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()

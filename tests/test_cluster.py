@@ -21,6 +21,7 @@ from tests.conftest import Call
 from tests.faults import (
     KILL_ROUNDS,
     PATIENCE_SECONDS,
+    Process,
     assert_same_bytes,
     picture,
     shards,
@@ -251,7 +252,7 @@ def test_killed_at_random_whoever_it_is_the_same_command_ends_in_the_same_bytes(
             share = (blocks - len(before)) // (KILL_ROUNDS - round_ + 1)
             victims = rng.choice([["worker-0"], ["scheduler"], [], ["worker-0", "worker-1", "scheduler"]])
 
-            def wait_for(more: int, of: subprocess.Popen[str] = process, before: int = len(before)) -> None:
+            def wait_for(more: int, of: Process = process, before: int = len(before)) -> None:
                 assert wait_until(lambda: begun.exists() and len(shards(begun)) >= before + more, of)
 
             wait_for(rng.randint(0, max(0, share - 1)))

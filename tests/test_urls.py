@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import wsipipe
 from tests.faults import (
     KILL_ROUNDS,
     PATIENCE_SECONDS,
+    Process,
     picture,
     shards,
     start,
@@ -156,7 +156,7 @@ def test_a_bucket_that_fails_and_stalls_changes_nothing_nor_do_kills(
     script.write_text(RUN)
     blocks = sum(len(shards(made / "out" / name)) for name in ("a.zarr", "b.zarr"))
 
-    def begin(port: int) -> subprocess.Popen[str]:
+    def begin(port: int) -> Process:
         given: list[object] = [slides, "-m", made / "b.safetensors", "-o", out, *SMALL]
         before = (sys.executable, str(script))
         return start("run", *given, log=tmp_path / "log", before=before, env=environment(port))

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.conftest import Call
-from tests.faults import PATIENCE_SECONDS, files_up_to, finish, start, wait_until
+from tests.faults import PATIENCE_SECONDS, Process, files_up_to, finish, start, wait_until
 from tests.training.discs import TINY, changed, write_discs, write_toml
 from wsipipe import load_bundle
 from wsipipe.cli import cli, train
@@ -129,7 +128,7 @@ def test_signals_end_a_training_with_130_and_resume_goes_on(sgd: Case, tmp_path:
     assert steps_done(out) == list(range(1, STEPS + 1))
 
 
-def children_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def children_of(process: Process) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 

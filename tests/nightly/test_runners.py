@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import pytest
 
 import wsipipe
 from tests.conftest import WriteSlide
-from tests.faults import assert_same_bytes, finish, shards, start, summary, wait_until
+from tests.faults import Process, assert_same_bytes, finish, shards, start, summary, wait_until
 from tests.nightly.nights import SMALL, events, log_rows, night_of, rows, statuses, write_night
 from wsipipe.nightly.config import read_night
 from wsipipe.nightly.night import run_night
@@ -46,9 +45,9 @@ class Runners:
     folder: Path
     bundle: Path
     out: Path
-    processes: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    processes: dict[str, Process] = field(default_factory=dict)
 
-    def night(self, name: str) -> subprocess.Popen[str]:
+    def night(self, name: str) -> Process:
         """Start `wsipipe nightly`."""
         toml = write_night(
             self.out.with_name(f"{name}.toml"),
@@ -62,13 +61,13 @@ class Runners:
         )
         return self._start(name, "nightly", toml)
 
-    def run(self, name: str) -> subprocess.Popen[str]:
+    def run(self, name: str) -> Process:
         """Start `wsipipe run`."""
         options = ["--device", "cpu,cpu", "--engine", "torch", "--block", 64, "--tile", 64, "--threads", 2]
         options += ["--tissue", "off", "--json"]
         return self._start(name, "run", self.folder / "in", "-m", self.bundle, "-o", self.out, *options)
 
-    def _start(self, name: str, *arguments: object) -> subprocess.Popen[str]:
+    def _start(self, name: str, *arguments: object) -> Process:
         # A shell that starts pytest in the background has SIGINT ignored, and children inherit that.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
@@ -147,7 +146,7 @@ def runners(folder: Path, tiny_bundle: Path, tmp_path: Path) -> Iterator[Runners
                 process.communicate()
 
 
-def state(process: subprocess.Popen[str]) -> str:
+def state(process: Process) -> str:
     """``T`` once it is stopped."""
     return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
 

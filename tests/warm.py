@@ -1,0 +1,97 @@
+"""`wsipipe` processes forked from one that has imported torch and the rest: a second of processor time, and not four.
+
+What comes after the imports is the same: a process of its own, with its own files, signals and end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Self
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["wsipipe.cli", "wsipipe.pipeline.batch", "wsipipe.training.loop", "openvino"])
+FOLDER, NUMBERS = tempfile.TemporaryDirectory(prefix="wsipipe-warm-"), itertools.count()
+
+
+class Warm:
+    """One of them, as far as it is like a `subprocess.Popen` of text."""
+
+    def __init__(self, arguments: Sequence[str], log: Path) -> None:
+        self.args = ["wsipipe", *arguments]
+        self._said = Path(FOLDER.name, f"{next(NUMBERS)}.stdout")
+        interrupts = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+        given = (self.args, str(self._said), str(log), dict(os.environ), str(Path.cwd()), interrupts)
+        self._process = CONTEXT.Process(target=_main, args=given)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit code, or None as long as it runs."""
+        return self._process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        """The same."""
+        return self.poll()
+
+    def send_signal(self, number: int) -> None:
+        """Send it, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code once it has ended."""
+        if not wait([self._process.sentinel], timeout):
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+        self._process.join()
+        assert self._process.exitcode is not None
+        return self._process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+        """What it wrote on stdout, once it has ended."""
+        self.wait(timeout)
+        return self._said.read_text(), None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+
+
+def _main(
+    arguments: list[str], stdout: str, stderr: str, environment: dict[str, str], folder: str, interrupts: bool
+) -> None:
+    """What a process does that was just forked."""
+    for descriptor, path in ((1, stdout), (2, stderr)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler if interrupts else signal.SIG_IGN)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = arguments
+    from wsipipe.cli import main
+
+    try:
+        main()
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves them out
