@@ -14,13 +14,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Self
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["wsipipe.cli", "wsipipe.pipeline.batch", "wsipipe.training.loop", "openvino"])
-FOLDER, NUMBERS = tempfile.TemporaryDirectory(prefix="wsipipe-warm-"), itertools.count()
+NUMBERS = itertools.count()
+
+
+@cache
+def folder_of_outputs() -> tempfile.TemporaryDirectory[str]:
+    """Made once by whoever starts processes, and not by these, which import this module too."""
+    return tempfile.TemporaryDirectory(prefix="wsipipe-stdout-")
 
 
 class Warm:
@@ -28,7 +35,7 @@ class Warm:
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
         self.args = ["wsipipe", *arguments]
-        self._said = Path(FOLDER.name, f"{next(NUMBERS)}.stdout")
+        self._said = Path(folder_of_outputs().name, str(next(NUMBERS)))
         interrupts = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
         given = (self.args, str(self._said), str(log), dict(os.environ), str(Path.cwd()), interrupts)
         self._process = CONTEXT.Process(target=_main, args=given)
