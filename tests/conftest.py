@@ -16,7 +16,8 @@ import pytest
 import tifffile
 from hypothesis import settings
 
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="wsipipe-cache-")  # what is measured here is remembered nowhere
+CACHE = tempfile.TemporaryDirectory(prefix="wsipipe-cache-")
+os.environ["XDG_CACHE_HOME"] = CACHE.name  # what is measured here is remembered nowhere
 with suppress(ImportError):  # tests of readers run without
     import torch
 
