@@ -83,7 +83,7 @@ def test_a_slide_fails_with_all_the_regions_that_can_not_be_read(
     assert not (tmp_path / "torn.zarr").exists()
 
 
-@pytest.mark.parametrize("sizes", [{}, {"block": 128, "tile": 128}, {"block": 512, "tile": 64}])
+@pytest.mark.parametrize("sizes", [{}, {"block": 128, "tile": 128}, {"block": 512, "tile": 32}])
 def test_what_a_bad_tile_reaches_is_0_and_all_else_as_if_it_were_whole(
     slides: tuple[Path, Path], tmp_path: Path, bundle: Path, sizes: dict[str, int]
 ) -> None:

@@ -142,7 +142,7 @@ def test_killed_twenty_times_ends_in_the_same_bytes_and_computes_no_block_twice(
     rng = np.random.default_rng(20)
     out, log = tmp_path / "out", tmp_path / "log"
     store, begun = out / "slide.zarr", out / "slide.zarr.partial"
-    at_start = [("start", seconds) for seconds in rng.uniform(0.02, 0.6, 4)]
+    at_start = [("start", seconds) for seconds in rng.uniform(0.02, 0.6, 4)]  # of processor time, once all is imported
     computing = [("shards", count) for count in sorted(rng.choice(np.arange(1, 101), 12, replace=False))]
     moments = list(computing)
     for moment in at_start:

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from functools import cache
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Self
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["wsipipe.cli", "wsipipe.pipeline.batch", "wsipipe.training.loop", "openvino"])
@@ -47,10 +46,7 @@ class Warm:
         """The exit code, or None as long as it runs."""
         return self._process.exitcode
 
-    @property
-    def returncode(self) -> int | None:
-        """The same."""
-        return self.poll()
+    returncode = property(poll)
 
     def send_signal(self, number: int) -> None:
         """Send it, if it still runs."""
@@ -60,10 +56,6 @@ class Warm:
     def kill(self) -> None:
         """End it at once."""
         self.send_signal(signal.SIGKILL)
-
-    def terminate(self) -> None:
-        """Ask it to end."""
-        self.send_signal(signal.SIGTERM)
 
     def wait(self, timeout: float | None = None) -> int:
         """Its exit code once it has ended."""
@@ -77,12 +69,6 @@ class Warm:
         """What it wrote on stdout, once it has ended."""
         self.wait(timeout)
         return self._said.read_text(), None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.wait()
 
 
 def _main(

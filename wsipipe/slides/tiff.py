@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import zarr
@@ -24,7 +24,7 @@ from wsipipe.slides.tiffpages import (
     OWN_STRUCTURE,
     WAY_OUT,
     XMP,
-    Candidates,
+    Found,
     is_stack,
     levels_of_pages,
     levels_of_series,
@@ -54,21 +54,6 @@ VENDORS = {
 """tifffile's flag for a kind of file, and what we call it."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a TIFF file holds, as far as this reader is concerned."""
-
-    images: tuple[TiledImage, ...]
-    """The levels, from fine to coarse."""
-    series: int
-    """Which of tifffile's series they are; 0 where levels are worked out from the pages."""
-    planes: Planes
-    """What was chosen where there is a choice."""
-    channel_names: tuple[str, ...]
-    associated: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-
 class TiffReader:
     """Opens TIFF files."""
 
@@ -83,13 +68,13 @@ class TiffReader:
         """See `Reader.open`."""
         with _tifffile(path) as tiff:
             found = _find(path, tiff, planes)
-            resolution = tiff_resolution(tiff, found.images[0].pages[0], found.series)
+            resolution = tiff_resolution(tiff, found.levels[0].pages[0], found.series)
             stated = tiff_downsamples(tiff)
             vendor = next((VENDORS[flag] for flag in VENDORS if flag in tiff.flags), "generic")
         identity = file_identity(path)
-        probe(path, found.images[0])
-        shapes = [shape_of(image.pages[0]) for image in found.images]
-        numbers = [image.pages[0].index for image in found.images]
+        probe(path, found.levels[0])
+        shapes = [shape_of(image.pages[0]) for image in found.levels]
+        numbers = [image.pages[0].index for image in found.levels]
         downsamples = [stated.get(n) or downsample_of(shapes[0], of) for n, of in zip(numbers, shapes, strict=True)]
         levels = tuple(
             _level(path, index, identity, found, downsample=downsample, mpp=resolution.mpp)
@@ -116,7 +101,7 @@ class TiffReader:
         if file_identity(path) != level.identity:
             raise SlideReadError(f"{path.name} is not the file that it was when it was opened; start again")
         with _tifffile(path) as tiff:
-            image = _find(path, tiff, level.planes).images[level.index]
+            image = _find(path, tiff, level.planes).levels[level.index]
         stored, orientation = tiff_store(open_source(path), image), orientation_of(image.pages[0])
         store = stored if orientation == 1 else UprightStore(stored, level.axes, orientation)
         return zarr.open_array(store, mode="r", zarr_format=3)
@@ -153,14 +138,14 @@ def _find(path: Location, tiff: TiffFile, planes: Planes) -> Found:
             "pip install 'wsipipe[openslide]'"
         )
     of_series = OWN_STRUCTURE & tiff.flags or is_stack(path, tiff, pages)
-    candidates = levels_of_series(path, tiff, planes) if of_series else levels_of_pages(path, tiff, pages, planes)
+    unchecked = levels_of_series(path, tiff, planes) if of_series else levels_of_pages(path, tiff, pages, planes)
     images: list[TiledImage] = []
-    warnings = list(_odd(candidates))
+    warnings = list(_odd(unchecked))
     size = tiff.filehandle.size
-    for index, image in enumerate(candidates.levels):
+    for index, image in enumerate(unchecked.levels):
         for page in image.pages:
             check_kind(path, page)
-        if index and orientation_of(image.pages[0]) != orientation_of(candidates.levels[0].pages[0]):
+        if index and orientation_of(image.pages[0]) != orientation_of(unchecked.levels[0].pages[0]):
             raise SlideFormatError(f"{path.name} has levels of another Orientation than the finest; {CONVERT}")
         empty, total = count_empty(path, image, size)
         sides = size_of(image.pages[0])
@@ -177,16 +162,15 @@ def _find(path: Location, tiff: TiffFile, planes: Planes) -> Found:
             warnings.append(f"tiles of {sides} take {mib:.0f} MiB each: every block decodes whole ones")
         image.prepare()
         images.append(image)
-    chosen, names = candidates.planes, candidates.channel_names
-    return Found(tuple(images), candidates.series, chosen, names, candidates.associated, tuple(warnings))
+    return replace(unchecked, levels=tuple(images), warnings=tuple(warnings))
 
 
-def _odd(candidates: Candidates) -> Iterator[str]:
+def _odd(unchecked: Found) -> Iterator[str]:
     """What is odd about an image, by its finest level."""
-    page = candidates.levels[0].pages[0]
+    page = unchecked.levels[0].pages[0]
     if orientation_of(page) != 1:
         yield f"Orientation is {orientation_of(page)}: it is turned upright as it is read"
-    if any(name.startswith("mask") for name in candidates.associated):
+    if any(name.startswith("mask") for name in unchecked.associated):
         yield "a transparency mask is in the file, and nothing is masked by it"
     if page.photometric == PALETTE:
         yield "its palette is read as RGB"
@@ -198,7 +182,7 @@ def _odd(candidates: Candidates) -> Iterator[str]:
 
 def _level(path: Location, index: int, identity: str, found: Found, *, downsample: float, mpp: float | None) -> Level:
     """What is said of one level."""
-    image = found.images[index]
+    image = found.levels[index]
     page = image.pages[0]
     axes = {2: "yx", 3: "cyx" if len(image.pages) > 1 or image.planar else "yxc"}[len(image.shape)]
     sides = [axes.index("y"), axes.index("x")]

@@ -35,14 +35,19 @@ WAY_OUT = "copy it again from where it came from, or export it again"
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """The levels of one image, as yet unchecked."""
+class Found:
+    """What a TIFF file holds, as far as its reader is concerned."""
 
     levels: tuple[TiledImage, ...]
+    """Those of the image that is meant, from fine to coarse."""
     series: int
+    """Which of tifffile's series they are; 0 where levels are worked out from the pages."""
     planes: Planes
+    """What was chosen where there is a choice."""
     associated: tuple[str, ...]
     channel_names: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What checking the levels gave."""
 
 
 def pages_of(path: Location, tiff: TiffFile) -> list[TiffPage]:
@@ -65,7 +70,7 @@ def pages_of(path: Location, tiff: TiffFile) -> list[TiffPage]:
     return pages
 
 
-def levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage], planes: Planes) -> Candidates:
+def levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage], planes: Planes) -> Found:
     """The levels of the image that is meant, from the pages of a plain TIFF or SVS and from their SubIFDs."""
     first = max(pages, key=area)
     images = [first] if "svs" in tiff.flags else [page for page in pages if page is first or _is_image(page, first)]
@@ -86,7 +91,7 @@ def levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage], plane
         choose_one(path.name, option, getattr(planes, option), ["0"])
     channels = choose_channels(path.name, planes.channels, (), _channels(base))
     ycc, white = "svs" in tiff.flags and int(base.compression) == 33003, _is_white(tiff, base)
-    return Candidates(
+    return Found(
         tuple(TiledImage((page,), ycc, channels, white) for page in levels),
         0,
         Planes(channels=channels, series=chosen if len(images) > 1 else None),
@@ -114,7 +119,7 @@ def is_stack(path: Location, tiff: TiffFile, pages: list[TiffPage]) -> bool:
     return planes > 1
 
 
-def levels_of_series(path: Location, tiff: TiffFile, planes: Planes) -> Candidates:
+def levels_of_series(path: Location, tiff: TiffFile, planes: Planes) -> Found:
     """The levels of the image that is meant, where tifffile knows the format."""
     series = [one for one in tiff.series if prod(one.shape)]
     sizes = [prod(one.shape) for one in series]
@@ -127,7 +132,7 @@ def levels_of_series(path: Location, tiff: TiffFile, planes: Planes) -> Candidat
     names_of = _channel_names(tiff, chosen)
     found = [_choose_planes(path, level, planes, names_of) for level in series[chosen].levels]
     levels = tuple(TiledImage(pages, False, samples, _is_white(tiff, pages[0])) for pages, samples, _ in found)
-    return Candidates(
+    return Found(
         levels,
         chosen,
         replace(found[0][2], series=chosen if len(large) > 1 or planes.series is not None else None),
