@@ -18,7 +18,7 @@ import numpy as np
 import tifffile
 import torch
 
-from tests.warm import Warm
+from tests.warm import First, Warm
 from wsipipe.demo import noise
 from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
 from wsipipe.model.unet import UNet
@@ -33,15 +33,20 @@ Process = subprocess.Popen[str] | Warm
 
 
 def start(
-    *arguments: object, log: Path | None = None, before: Sequence[str] = (), env: Mapping[str, str] | None = None
+    *arguments: object,
+    log: Path | None = None,
+    first: First | None = None,
+    before: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
 ) -> Process:
-    """A `wsipipe` process; what it says on stderr goes to ``log``.
+    """A `wsipipe` process, which calls ``first`` before all else; what it says on stderr goes to ``log``.
 
     It starts from scratch where something is put ``before`` it, or it has an environment that libraries read as they
     are imported.
     """
     if not before and env is None:
-        return Warm([str(argument) for argument in arguments], log or Path(os.devnull))
+        return Warm("wsipipe.cli", list(map(str, arguments)), log or Path(os.devnull), first=first)
+    assert first is None
     with (log or Path(os.devnull)).open("w") as stderr:
         return subprocess.Popen(
             [*before, SCRIPT, *map(str, arguments)], stdout=subprocess.PIPE, stderr=stderr, text=True, env=env

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import re
 import socket
 import subprocess
@@ -215,8 +214,3 @@ def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
         finally:
             server.shutdown()
             thread.join()
-
-
-def environment(port: int) -> dict[str, str]:
-    """That of a process that uses the bucket behind ``port``."""
-    return {**os.environ, **settings(port)}

@@ -33,6 +33,7 @@ from tests.faults import (
     write_slide,
     wsipipe,
 )
+from tests.warm import Warm
 from wsipipe.errors import UsageError
 from wsipipe.pipeline import cluster
 from wsipipe.pipeline.batch import run as run_slides
@@ -48,7 +49,7 @@ class Dask:
 
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, Process] = field(default_factory=dict)
     address: str = ""
 
     def start_scheduler(self) -> None:
@@ -58,29 +59,42 @@ class Dask:
         port = self.address.rpartition(":")[2] or "0"
         options = ["--host", "127.0.0.1", "--port", port, "--dashboard-address", "127.0.0.1:0"]
         process = self._start("scheduler", "dask_scheduler", *options, "--scheduler-file", str(file))
-        wait_until(lambda: file.exists() and file.stat().st_size > 0, process)  # type: ignore[arg-type]
+        wait_until(lambda: file.exists() and file.stat().st_size > 0, process)
         self.address = json.loads(file.read_text())["address"]
 
     def start_worker(
-        self, name: str, *options: str, before: tuple[str, ...] = (), **settings: str
-    ) -> subprocess.Popen[bytes]:
-        """Start one, of one thread."""
+        self, name: str, *options: str, before: tuple[str, ...] = (), fresh: bool = False, **settings: str
+    ) -> None:
+        """Start one of one thread: from scratch, with a nanny, if it is to be ``fresh`` or something is ``before``."""
         given = ["--nthreads", "1", "--name", name, "--dashboard-address", "127.0.0.1:0", "--no-dashboard", *options]
-        local = ["--local-directory", str(self.folder / name)]
-        return self._start(name, "dask_worker", self.address, *given, *local, before=before, **settings)
+        given += ["--local-directory", str(self.folder / name), *(() if fresh or before else ("--no-nanny",))]
+        self._start(name, "dask_worker", self.address, *given, before=before, fresh=fresh, **settings)
 
     def _start(
-        self, name: str, program: str, *arguments: str, before: tuple[str, ...] = (), **settings: str
-    ) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [*before, sys.executable, "-m", f"distributed.cli.{program}", *arguments],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **self.settings, **settings},
-                start_new_session=True,  # a nanny and its worker are ended together
-            )
-        return self.processes[name]
+        self,
+        name: str,
+        program: str,
+        *arguments: str,
+        before: tuple[str, ...] = (),
+        fresh: bool = False,
+        **settings: str,
+    ) -> Process:
+        log, settings = self.folder / f"{name}.log", {**self.settings, **settings}
+        process: Process
+        if fresh or before:
+            with log.open("a") as file:
+                process = subprocess.Popen(
+                    [*before, sys.executable, "-m", f"distributed.cli.{program}", *arguments],
+                    stdout=file,
+                    stderr=file,
+                    env={**os.environ, **settings},
+                    text=True,
+                    start_new_session=True,  # a nanny and its worker are ended together
+                )
+        else:
+            process = Warm(f"distributed.cli.{program}", arguments, log, environment=settings)
+        self.processes[name] = process
+        return process
 
     def wait_for_rest(self) -> None:
         """Wait until no worker computes; those of a client that is gone still finish what they were in the midst of."""
@@ -91,13 +105,14 @@ class Dask:
         with Client(self.address) as client:
             # One that was killed may still be listed; it does not answer.
             answers = partial(client.run, computing, on_error="ignore")
-            wait_until(lambda: not any(answers().values()), self.processes["scheduler"])  # type: ignore[arg-type]
+            wait_until(lambda: not any(answers().values()), self.processes["scheduler"])
 
     def kill(self, name: str) -> None:
         """End a process, and the worker of a nanny with it, as a power cut would."""
         process = self.processes.pop(name)
-        with suppress(ProcessLookupError):  # a worker ends by itself once its scheduler is gone
+        with suppress(ProcessLookupError):  # it has no group of its own, or has ended
             os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
 
 
@@ -150,7 +165,9 @@ def test_local_workers_make_the_same_bytes(made: Path, tmp_path: Path) -> None:
 
 
 def test_plain_dask_workers_make_the_same_bytes(made: Path, tmp_path: Path) -> None:
-    with dask_cluster(tmp_path / "dask", workers=2) as dask:
+    with dask_cluster(tmp_path / "dask") as dask:
+        for name in ("a", "b"):
+            dask.start_worker(name, fresh=True)
         ended = run(made, tmp_path / "out", "--scheduler", dask.address)
         assert ended.returncode == 0, ended.stderr
         assert_same_stores(made, tmp_path / "out")
@@ -189,7 +206,7 @@ def test_a_worker_with_another_version_is_refused_by_name(made: Path, tmp_path: 
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: zarr\nVersion: 2.18.0\n")
     with dask_cluster(tmp_path / "dask") as dask:
-        dask.start_worker("old", PYTHONPATH=str(other.parent))
+        dask.start_worker("old", fresh=True, PYTHONPATH=str(other.parent))
         refused = run(made, tmp_path / "out", "--scheduler", dask.address)
     assert refused.returncode == 3
     assert "worker tcp://127.0.0.1:" in refused.stderr
@@ -215,13 +232,24 @@ job.predict_block = deadly
 """
 
 
+NANNY = """
+from multiprocessing import forkserver
+from tests.warm import IMPORTED
+forkserver.set_forkserver_preload(IMPORTED)
+forkserver.ensure_running()
+"""
+"""What has the workers that it starts be forked from a process that has imported all."""
+
+
 def test_a_block_that_kills_its_workers_is_set_aside_and_named_and_all_others_are_done(
     made: Path, tmp_path: Path
 ) -> None:
-    preload = tmp_path / "deadly.py"
-    preload.write_text(DEADLY.format(deaths=str(tmp_path / "deaths")))
+    deadly, nanny = tmp_path / "deadly.py", tmp_path / "nanny.py"
+    deadly.write_text(DEADLY.format(deaths=str(tmp_path / "deaths")))
+    nanny.write_text(NANNY)
     with dask_cluster(tmp_path / "dask", DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="2") as dask:
-        dask.start_worker("worker", "--preload", str(preload))
+        forks = {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver"}
+        dask.start_worker("worker", "--preload-nanny", str(nanny), "--preload", str(deadly), fresh=True, **forks)
         ended = run(made, tmp_path / "out", "--scheduler", dask.address)
     document = summary(ended.stdout)
     assert ended.returncode == 1, ended.stderr

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +33,7 @@ from tests.faults import (
 from tests.faults import wsipipe as command
 from tests.labels.test_lease import FakeClock, NoThread
 from tests.nightly.nights import Clock, night_of, rows, statuses
-from tests.servers import BUCKET, Proxy, Web, download, environment, s3_server, settings, upload
+from tests.servers import BUCKET, Proxy, Web, download, s3_server, settings, upload
 from tests.slides.made import ome_zarr
 from tests.test_cluster import dask_cluster
 from wsipipe import urls
@@ -108,43 +108,39 @@ def assert_all_there(made: Path, out: str, slides: str, tmp_path: Path) -> None:
         assert_same_but_for_the_name(store, made / "out" / f"{name}.zarr", f"{slides}/{name}.tif")
 
 
-def test_a_bucket_as_source_and_target_gives_the_same_bytes(made: Path, slides: str, port: int, tmp_path: Path) -> None:
+def test_a_bucket_as_source_and_target_gives_the_same_bytes(made: Path, slides: str, tmp_path: Path) -> None:
     given = ["run", slides, "-m", made / "b.safetensors", "-o", f"{ROOT}/out/", *SMALL, "--json"]
-    ended = command(*given, env=environment(port))
+    ended = command(*given)
     assert ended.returncode == 0, ended.stderr
     assert summary(ended.stdout)["done"] == 2
     assert_all_there(made, f"{ROOT}/out", slides, tmp_path)
-    again = summary(command(*given, env=environment(port)).stdout)
+    again = summary(command(*given).stdout)
     assert again["skipped"] == 2, "done is what the listing of its shards says"
 
 
 def test_workers_elsewhere_read_and_write_the_bucket(made: Path, slides: str, port: int, tmp_path: Path) -> None:
     with dask_cluster(tmp_path / "dask", workers=2, **settings(port)) as dask:
         given = ["-m", made / "b.safetensors", "-o", f"{ROOT}/out", *SMALL, "--scheduler", dask.address]
-        ended = command("run", f"{slides}/*.tif", *given, env=environment(port))
+        ended = command("run", f"{slides}/*.tif", *given)
         assert ended.returncode == 0, ended.stderr
         assert_all_there(made, f"{ROOT}/out", slides, tmp_path)
 
 
 def test_workers_that_do_not_know_the_bucket_are_found_out_before_anything_begins(
-    made: Path, slides: str, port: int, tmp_path: Path
+    made: Path, slides: str, tmp_path: Path
 ) -> None:
     with dask_cluster(tmp_path / "dask", workers=1, AWS_ENDPOINT_URL="http://127.0.0.1:9") as dask:
         given = ["-m", made / "b.safetensors", "-o", f"{ROOT}/out", *SMALL, "--scheduler", dask.address]
-        ended = command("run", slides, *given, env=environment(port))
+        ended = command("run", slides, *given)
     assert ended.returncode == 3
     assert f"does not see {slides}/a.tif" in ended.stderr
     assert not list(Url(f"{ROOT}/out").files())
 
 
-RUN = """
-import sys
-from wsipipe import urls
-urls.REQUEST_SECONDS = 1.0
-from wsipipe.cli import main
-del sys.argv[1]  # the name of the program
-main()
-"""
+def impatient(port: int) -> None:
+    """Have this process ask the bucket at ``port``, and again soon where it does not answer."""
+    os.environ.update(settings(port))
+    urls.REQUEST_SECONDS = 0.3
 
 
 @pytest.mark.slow
@@ -152,14 +148,12 @@ def test_a_bucket_that_fails_and_stalls_changes_nothing_nor_do_kills(
     made: Path, slides: str, port: int, tmp_path: Path
 ) -> None:
     """One request in twenty is refused, not answered, or done and not answered; and the run is killed several times."""
-    script, out, proxy = tmp_path / "patient.py", f"{ROOT}/out", Proxy(port)
-    script.write_text(RUN)
+    out, proxy = f"{ROOT}/out", Proxy(port)
     blocks = sum(len(shards(made / "out" / name)) for name in ("a.zarr", "b.zarr"))
 
     def begin(port: int) -> Process:
         given: list[object] = [slides, "-m", made / "b.safetensors", "-o", out, *SMALL]
-        before = (sys.executable, str(script))
-        return start("run", *given, log=tmp_path / "log", before=before, env=environment(port))
+        return start("run", *given, log=tmp_path / "log", first=partial(impatient, port))
 
     with proxy.serve() as troubled:
         for round_ in range(KILL_ROUNDS):

@@ -1,4 +1,4 @@
-"""`wsipipe` processes forked from one that has imported torch and the rest: a second of processor time, and not four.
+"""Processes forked from one that has imported torch and the rest: a second of processor time, and not four.
 
 What comes after the imports is the same: a process of its own, with its own files, signals and end.
 """
@@ -13,14 +13,20 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import dask
+
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["wsipipe.cli", "wsipipe.pipeline.batch", "wsipipe.training.loop", "openvino"])
+IMPORTED = ["wsipipe.cli", "wsipipe.pipeline.batch", "wsipipe.training.loop", "openvino", "distributed.cli"]
+CONTEXT.set_forkserver_preload(IMPORTED)
 NUMBERS = itertools.count()
+First = Callable[[], None]
+"""What a process does before all else; it is pickled, so a function of a module."""
 
 
 @cache
@@ -30,13 +36,36 @@ def folder_of_outputs() -> tempfile.TemporaryDirectory[str]:
 
 
 class Warm:
-    """One of them, as far as it is like a `subprocess.Popen` of text."""
+    """One of them, as far as it is like a `subprocess.Popen` of text.
 
-    def __init__(self, arguments: Sequence[str], log: Path) -> None:
-        self.args = ["wsipipe", *arguments]
+    Parameters
+    ----------
+    program
+        The module whose ``main`` it is.
+    arguments
+        What follows the program's name on a command line.
+    log
+        Where what it says on stderr goes.
+    first
+        What it does before all else.
+    environment
+        Over that of this process; what libraries read of it as they are imported is not seen.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        log: Path,
+        *,
+        first: First | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.args = [program, *arguments]
         self._said = Path(folder_of_outputs().name, str(next(NUMBERS)))
         interrupts = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
-        given = (self.args, str(self._said), str(log), dict(os.environ), str(Path.cwd()), interrupts)
+        around = {**os.environ, **(environment or {})}
+        given = (self.args, str(self._said), str(log), around, str(Path.cwd()), interrupts, first)
         self._process = CONTEXT.Process(target=_main, args=given)
         self._process.start()
         assert self._process.pid is not None
@@ -72,7 +101,13 @@ class Warm:
 
 
 def _main(
-    arguments: list[str], stdout: str, stderr: str, environment: dict[str, str], folder: str, interrupts: bool
+    arguments: list[str],
+    stdout: str,
+    stderr: str,
+    environment: dict[str, str],
+    folder: str,
+    interrupts: bool,
+    first: First | None,
 ) -> None:
     """What a process does that was just forked."""
     for descriptor, path in ((1, stdout), (2, stderr)):
@@ -82,9 +117,10 @@ def _main(
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv = arguments
-    from wsipipe.cli import main
-
+    dask.config.refresh()
+    if first:
+        first()
     try:
-        main()
+        import_module(arguments[0]).main()
     finally:
         atexit._run_exitfuncs()  # multiprocessing leaves them out
