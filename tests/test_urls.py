@@ -40,7 +40,8 @@ from wsipipe import urls
 from wsipipe.errors import OutputError, SlideReadError, UsageError
 from wsipipe.files import locate
 from wsipipe.geometry.grid import Box
-from wsipipe.labels.lease import BucketLease, Holder, Leases
+from wsipipe.labels.holder import Holder
+from wsipipe.labels.lease import BucketLease, Leases
 from wsipipe.nightly.night import run_night
 from wsipipe.report.night import read_history, read_report
 from wsipipe.slides.find import expand
@@ -256,7 +257,7 @@ LEASE = Url(f"{ROOT}/case-17.zarr.lease")
 
 @pytest.mark.usefixtures("by_hand")
 def test_a_slide_in_a_bucket_is_taken_by_one_and_free_again_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsipipe.labels.lease._machine", lambda: "")
+    monkeypatch.setattr("wsipipe.labels.holder._machine", lambda: "")
     clock = FakeClock()
     first = Leases(clock=clock).take(LEASE)
     assert isinstance(first, BucketLease)
@@ -268,7 +269,7 @@ def test_a_slide_in_a_bucket_is_taken_by_one_and_free_again_after_it(monkeypatch
 
 @pytest.mark.usefixtures("by_hand")
 def test_a_dead_holder_loses_its_lease_in_a_bucket_and_a_living_one_never(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsipipe.labels.lease._machine", lambda: "")
+    monkeypatch.setattr("wsipipe.labels.holder._machine", lambda: "")
     clock = FakeClock()
     held, others = Leases(clock=clock).take(LEASE), Leases(clock=clock)
     assert isinstance(held, BucketLease)

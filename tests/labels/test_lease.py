@@ -24,8 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsipipe.errors import OutputError, UsageError
+from wsipipe.labels import holder as holders
 from wsipipe.labels import lease as leases
-from wsipipe.labels.lease import BEAT_SECONDS, PATIENCE_SECONDS, Holder, Lease, Leases
+from wsipipe.labels.holder import UNREADABLE, Holder, this_process
+from wsipipe.labels.lease import BEAT_SECONDS, PATIENCE_SECONDS, Lease, Leases
 
 TWICE_A_DAY = 43_200.0
 SOON_SECONDS = 60  # how long anything real may take before a test gives up; nothing here takes a tenth of it
@@ -358,12 +360,12 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 def test_a_holder_is_read_as_it_was_written_and_torn_anywhere_it_is_nobody(holder: Holder, data: st.DataObject) -> None:
     written = holder.written()
     assert Holder.read(written) == holder
-    assert Holder.read(written[: data.draw(st.integers(0, len(written) - 2))]) == leases.UNREADABLE
+    assert Holder.read(written[: data.draw(st.integers(0, len(written) - 2))]) == UNREADABLE
 
 
 @given(st.binary(max_size=200))
 def test_no_content_is_an_error(content: bytes) -> None:
-    assert Holder.read(content) == leases.UNREADABLE
+    assert Holder.read(content) == UNREADABLE
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -435,7 +437,7 @@ def ended_process() -> int:
 def test_lease_of_a_dead_process_is_removed_and_that_of_a_living_one_stays(path: Path) -> None:
     leases.remove_if_dead(path)
     assert left_in(path.parent) == []
-    here = leases._this_process("cd" * 8, PATIENCE_SECONDS)
+    here = this_process("cd" * 8, PATIENCE_SECONDS)
     plant(path, here)
     leases.remove_if_dead(path)
     assert left_in(path) == [f"{here.token}.json"]
@@ -466,19 +468,19 @@ def test_a_killed_process_is_alive_until_its_last_thread_has_ended(path: Path) -
 
     with subprocess.Popen([sys.executable, "-c", HALF_ENDED], stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
-        started = leases._started(process.pid)
+        started = holders.began(process.pid)
         assert started is not None
-        holder = replace(leases._this_process("cd" * 8, PATIENCE_SECONDS), pid=process.pid, started=started)
+        holder = replace(this_process("cd" * 8, PATIENCE_SECONDS), pid=process.pid, started=started)
         plant(path, holder)
         wait_for(lambda: state() == b"Z")
         held(Leases().take(path))
         process.stdin.close()
-        wait_for(lambda: leases._started(process.pid) == -1)
+        wait_for(lambda: holders.began(process.pid) == -1)
         taken(Leases().take(path)).release()
 
 
 def test_whose_process_is_gone_or_has_another_time_of_birth_is_dead_at_once(path: Path) -> None:
-    here = leases._this_process("cd" * 8, PATIENCE_SECONDS)
+    here = this_process("cd" * 8, PATIENCE_SECONDS)
     for dead in (replace(here, pid=ended_process()), replace(here, started=here.started - 1)):
         plant(path, dead)
         taken(Leases().take(path)).release()
@@ -499,7 +501,7 @@ def test_whose_process_is_gone_or_has_another_time_of_birth_is_dead_at_once(path
 def test_a_pid_says_nothing_where_it_may_be_a_number_of_another_machine(
     path: Path, monkeypatch: pytest.MonkeyPatch, here: str, there: str, dead: bool
 ) -> None:
-    monkeypatch.setattr(leases, "_machine", lambda: here)
+    monkeypatch.setattr(holders, "_machine", lambda: here)
     plant(path, replace(ELSEWHERE, pid=ended_process(), machine=there))
     found = Leases().take(path)
     assert isinstance(found, Lease) == dead
@@ -509,7 +511,7 @@ def test_a_pid_says_nothing_where_it_may_be_a_number_of_another_machine(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what says who sees whose pid is Linux's")
 def test_the_machine_names_host_boot_and_pid_namespace() -> None:
-    machine = leases._machine()
+    machine = holders._machine()
     for part in (
         os.uname().nodename,
         Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
@@ -522,7 +524,7 @@ def test_the_machine_names_host_boot_and_pid_namespace() -> None:
 def test_another_users_process_is_alive_although_it_may_not_be_signalled(
     path: Path, monkeypatch: pytest.MonkeyPatch, hidden: bool
 ) -> None:
-    holder = leases._this_process("cd" * 8, PATIENCE_SECONDS)
+    holder = this_process("cd" * 8, PATIENCE_SECONDS)
     plant(path, holder)
 
     def not_yours(*_: int) -> None:
@@ -530,7 +532,7 @@ def test_another_users_process_is_alive_although_it_may_not_be_signalled(
 
     monkeypatch.setattr(os, "kill", not_yours)
     if hidden:  # by /proc's mount option hidepid
-        monkeypatch.setattr(leases, "_started", lambda _: None)
+        monkeypatch.setattr(holders, "began", lambda _: None)
     held(Leases().take(path))
 
 
@@ -629,9 +631,9 @@ def each_operation(before: Callable[[], None]) -> Iterator[None]:
 def test_a_fault_at_any_step_of_taking_leaves_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException, dead: bool
 ) -> None:
-    monkeypatch.setattr(leases, "_ended", lambda holder: holder.token == ELSEWHERE.token)
-    monkeypatch.setattr(leases, "_started", lambda _: 1)
-    monkeypatch.setattr(leases, "_machine", lambda: "")
+    monkeypatch.setattr(leases, "ended", lambda holder: holder.token == ELSEWHERE.token)
+    monkeypatch.setattr(holders, "began", lambda _: 1)
+    monkeypatch.setattr(holders, "_machine", lambda: "")
     for step in range(20):
         if dead:
             plant(path, ELSEWHERE)
@@ -823,7 +825,7 @@ def test_a_holder_that_was_stopped_for_longer_than_patience_has_lost_the_lease_b
 
 
 def test_of_eight_processes_at_the_same_instant_exactly_one_takes_a_free_lease_and_a_dead_one(tmp_path: Path) -> None:
-    dead = replace(leases._this_process("cd" * 8, PATIENCE_SECONDS), pid=ended_process())
+    dead = replace(this_process("cd" * 8, PATIENCE_SECONDS), pid=ended_process())
     winners = set()
     with ExitStack() as stack:
         runners = [stack.enter_context(Runner()) for _ in range(8)]
@@ -1053,8 +1055,8 @@ class World:
         real_open = io.open
         with (
             patch.object(leases, "_HEART", NoThread()),
-            patch.object(leases, "_this_process", this_process),
-            patch.object(leases, "_ended", self.ended),
+            patch.object(leases, "this_process", this_process),
+            patch.object(leases, "ended", self.ended),
             patch.object(io, "open", open_and_stop),
             each_operation(pause),
         ):

@@ -21,7 +21,8 @@ from tests.nightly.nights import Clock, blocks_take
 from wsipipe.cli import cli
 from wsipipe.events import BlockDone, Event
 from wsipipe.labels import lease as leases
-from wsipipe.labels.lease import Holder, Lease, Leases
+from wsipipe.labels.holder import Holder
+from wsipipe.labels.lease import Lease, Leases
 from wsipipe.model.bundle import read_bundle_info
 from wsipipe.pipeline import flow
 from wsipipe.pipeline.batch import run

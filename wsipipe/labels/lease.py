@@ -36,22 +36,21 @@ section 13.1, If-Match and If-None-Match, which S3, Google and Azure know.
 from __future__ import annotations
 
 import errno
-import json
 import os
-import platform
 import re
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from wsipipe.errors import OutputError, UsageError
 from wsipipe.files import MAKE_ROOM, Location
+from wsipipe.labels.holder import UNREADABLE, Holder, ended, this_process
 from wsipipe.urls import Url
 
 LEASE = ".lease"
@@ -70,44 +69,6 @@ Clock = Callable[[], float]
 def awake_and_asleep() -> float:
     """Seconds, of a clock that also counts those for which a laptop's lid is closed, where there is one."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who has a lease, as its file says."""
-
-    host: str
-    machine: str
-    """Of what the pid is a number: hostname, boot and namespaces; empty where that can not be told."""
-    pid: int
-    started: int
-    """When the process began, in clock ticks since boot; 0 where that can not be told."""
-    token: str
-    """Of this one taking of this one lease."""
-    patience: float
-    """For how many seconds it may be silent before it is dead."""
-    beat: int = 0
-    """How often it was renewed."""
-
-    def __str__(self) -> str:
-        return f"pid {self.pid} on {self.host}" if self.pid else "somebody whose lease can not be read"
-
-    @classmethod
-    def read(cls, content: bytes) -> Holder:
-        """The holder that a lease's file names; `UNREADABLE` if it is torn, empty or foreign."""
-        try:
-            holder = cls(**json.loads(content))
-        except (ValueError, TypeError, RecursionError):
-            return UNREADABLE
-        fits = [type(value) for value in astuple(holder)] == [type(value) for value in astuple(UNREADABLE)]
-        return holder if fits and 0 < holder.pid < 2**31 and 0 < holder.patience < float("inf") else UNREADABLE
-
-    def written(self) -> bytes:
-        """What `read` reads."""
-        return json.dumps(asdict(self)).encode() + b"\n"
-
-
-UNREADABLE = Holder(host="", machine="", pid=0, started=0, token="", patience=0.0)
 
 
 class Lease:
@@ -315,7 +276,7 @@ class Leases:
             holder = self._living(url, {} if there is None else {url: there[0]}, asked)
             if holder:
                 return holder
-            lease = BucketLease(url, _this_process(secrets.token_hex(8), self._patience), self._beat, self._clock)
+            lease = BucketLease(url, this_process(secrets.token_hex(8), self._patience), self._beat, self._clock)
             return lease if lease.claim(None if there is None else there[1]) else None
         except OSError as err:
             raise OutputError(f"{url} can not be written: {err.strerror or err}; {MAKE_ROOM}") from err
@@ -330,7 +291,7 @@ class Leases:
             watched[file] = seen[file] if same else (content, now)
         for content, since in watched.values():
             holder = Holder.read(content)
-            if asked - since < max(self._patience, holder.patience) and not _ended(holder):
+            if asked - since < max(self._patience, holder.patience) and not ended(holder):
                 self._seen[path] = watched
                 return holder
         return None
@@ -338,7 +299,7 @@ class Leases:
     def _claim(self, path: Path) -> Lease | None:
         """The lease, or None if another was faster."""
         token = secrets.token_hex(8)
-        lease = Lease(path, _this_process(token, self._patience), self._beat, self._clock)
+        lease = Lease(path, this_process(token, self._patience), self._beat, self._clock)
         claim, won = path.with_name(f"{path.name}.{token}"), False
         try:
             claim.mkdir()
@@ -458,48 +419,3 @@ def _discard(folder: Path, token: str) -> None:
         (folder / _file_name(token)).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
-
-
-def _this_process(token: str, patience: float) -> Holder:
-    started = _started(os.getpid())
-    machine = "" if started is None else _machine()
-    return Holder(platform.node(), machine, os.getpid(), started or 0, token, patience)
-
-
-def _machine() -> str:
-    """What two processes have in common that see each other by the same pids; empty where that can not be told."""
-    try:
-        parts = [platform.node(), Path("/proc/sys/kernel/random/boot_id").read_text().strip()]
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    except OSError:
-        return ""
-    with suppress(OSError):  # since Linux 5.6; what `_started` counts from
-        parts.append(str(Path("/proc/self/ns/time").readlink()))
-    return " ".join(parts)
-
-
-def _ended(holder: Holder) -> bool:
-    """Whether ``holder`` was a process of this machine and certainly is no more."""
-    if not holder.machine or holder.machine != _machine():
-        return False
-    try:
-        os.kill(holder.pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # another user's, which is there
-        pass
-    return _started(holder.pid) not in {None, holder.started}
-
-
-def _started(pid: int) -> int | None:
-    """When process ``pid`` began, in clock ticks since boot; -1 if it has ended, None if that is not to be seen.
-
-    Of a killed process the first thread can be gone while another is still in a write: it has ended when all have.
-    psutil's times are of the wall clock, and move when somebody sets that.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    state, threads, started = fields[0], int(fields[17]), int(fields[19])
-    return -1 if state in b"ZX" and threads < 2 else started  # ended: killed, and its parent has not asked yet

@@ -17,7 +17,8 @@ from distributed import Client, Future, as_completed
 from wsipipe.errors import MachineError, MemoryLimitError, OutputError, SlideError, WsipipeError
 from wsipipe.events import BlockDone, Event, Listener, SlideFailed, SlideLeft, SlideSkipped, SlideTaken
 from wsipipe.files import locate
-from wsipipe.labels.lease import LEASE, Holder, Lease, Leases
+from wsipipe.labels.holder import Holder
+from wsipipe.labels.lease import LEASE, Lease, Leases
 from wsipipe.pipeline.job import Job
 from wsipipe.pipeline.look import RunPlan, megabytes
 from wsipipe.pipeline.plan import SEGMENT, SKIP, SlidePlan, plan_slide
