@@ -309,6 +309,47 @@ def test_killed_at_random_whoever_it_is_the_same_command_ends_in_the_same_bytes(
 
 
 @pytest.mark.parametrize(
+    ("device", "count", "adapt", "seen", "later"),
+    [
+        ("cuda", None, None, ["4", "5", "6"], "4"),
+        ("cuda", 2, None, ["4,6", "5"], "4,6"),
+        ("cuda", 1, None, ["4,5,6"], "4,5,6"),
+        ("cuda:2,cuda:1", None, None, ["6", "5"], "6"),
+        ("cuda:0,cuda:0", None, None, ["4", "4"], "4"),
+        ("cuda", 1, (1, 8), ["4"], "5"),
+        ("cpu", 2, None, [None, None], None),
+    ],
+)
+def test_workers_here_share_the_gpus_out(
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    count: int | None,
+    adapt: tuple[int, int] | None,
+    seen: list[str | None],
+    later: str | None,
+) -> None:
+    """Three of a machine, of which this process was given those numbers; workers do not look for them before a run."""
+
+    def resolved(wish: str) -> tuple[str, ...]:
+        return ("cuda:0", "cuda:1", "cuda:2") if wish == "cuda" else tuple(wish.split(","))
+
+    def of_worker() -> str | None:
+        return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+    monkeypatch.setattr(cluster, "resolve_devices", resolved)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    config = RunConfig(device=device, cluster="local", adapt=adapt)
+    assert cluster.seen_by_workers(config).device == ("cpu" if device == "cpu" else "cuda")
+    if device == "cpu":
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with cluster.local_cluster(count, config) as workers, Client(workers) as client:
+        client.wait_for_workers(len(seen), timeout=PATIENCE_SECONDS)
+        assert sorted(map(str, client.run(of_worker).values())) == sorted(map(str, seen))
+        ((_, spec),) = workers.new_worker_spec().items()
+        assert spec["options"]["env"].get("CUDA_VISIBLE_DEVICES") == later
+
+
+@pytest.mark.parametrize(
     ("text", "said"), [("local", ("local", None)), ("local:", ("local", None)), ("slurm:40", ("slurm", 40))]
 )
 def test_what_a_cluster_is_and_how_many(text: str, said: tuple[str, int | None]) -> None:

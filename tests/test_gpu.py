@@ -63,14 +63,18 @@ def tiles_of(bundle: Bundle, count: int, core: int = 512) -> list[Pixels]:
 
 @needs_gpu
 def test_labels_do_not_depend_on_sizes_lanes_or_the_device(segment: Callable[..., Any], gpu: str) -> None:
-    """Promise 1 on a GPU: tiles of every size, in batches, by two lanes, give one map; and float32 gives the CPU's."""
+    """Promise 1 on a GPU: tiles of every size, in batches, by two lanes, give one map; and float32 gives the CPU's.
+
+    But for labels that rounding decides: cuDNN adds up in another order for another size, and so do CPUs. The nuclei
+    model's two logits are that close (1e-6) in less than one of a million pixels.
+    """
     expected, _ = segment("cpu", device="cpu", engine="torch", tile=1024)
     assert 0.001 < (expected > 0).mean() < 0.9
     for i, sizes in enumerate([{}, {"tile": 512, "batch": 3, "block": 1024}, {"tile": 2048, "batch": 1}]):
         labels, _ = segment(str(i), device=gpu, **sizes)
         differing = int((labels != expected).sum())
         print(f"{gpu}, {sizes}: {differing} of {labels.size} labels differ from the CPU's")
-        assert differing == 0
+        assert differing <= 1e-6 * labels.size
 
 
 @needs_gpu

@@ -21,6 +21,8 @@ from wsipipe.model.unet import UNet
 from wsipipe.pipeline.outcome import RunSummary
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+CUDNN = RuntimeError("GET was unable to find an engine to execute this computation")
+CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
 OPENVINO = RuntimeError("Exception from src/inference/src/cpp/infer_request.cpp:223: std::bad_alloc")
 
@@ -90,7 +92,11 @@ STAGES = {
 
 @pytest.mark.parametrize(
     ("stage", "error"),
-    [*((stage, CUDA) for stage in STAGES), ("network", CPU), ("network", MemoryError()), ("openvino", OPENVINO)],
+    [
+        *((stage, CUDA) for stage in STAGES),
+        *(("network", error) for error in (CUDNN, CUBLAS, CPU, MemoryError())),
+        ("openvino", OPENVINO),
+    ],
     ids=str,
 )
 def test_the_bytes_are_the_same_wherever_a_device_runs_out_of_memory(

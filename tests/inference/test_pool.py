@@ -302,6 +302,23 @@ def test_a_failing_replica_stops_the_others_too(make_bundle: MakeBundle) -> None
     assert sorted(type(e).__name__ for e in ended) == ["MachineError", "NoneType"]
 
 
+class WithoutLane(Replica):
+    """A replica of a device that gives no stream."""
+
+    def lane(self) -> Any:
+        raise RuntimeError("CUDA error: out of streams")
+
+
+def test_a_device_without_a_lane_fails_what_waits(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    (tile,) = tiles_of(bundle, 1)
+    with (
+        Pool([WithoutLane(bundle, "cpu")]) as pool,
+        pytest.raises(MachineError, match="cpu failed: CUDA error"),
+    ):
+        pool.submit(tile).result(PATIENCE)
+
+
 def test_close_ends_the_threads_and_fails_whoever_waits(make_bundle: MakeBundle, announced: Announcing) -> None:
     bundle = make_bundle()
     replica = Gated(bundle)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wsipipe.errors import MachineError
 from wsipipe.geometry.network import Receptive
 from wsipipe.inference import tuning
 from wsipipe.inference.pool import PoolSpec
@@ -95,6 +96,24 @@ def test_measuring_ends_in_time(spec: PoolSpec, clock: Clock, pixels: int, sizes
     assert sorted(set(clock.predicted)) == sizes
     later = clock.now - PASSES * (256 + SMALL.margin) ** 2 / clock.speed  # without the first, which must be
     assert later <= tuning.MOST_SECONDS
+
+
+def test_a_size_that_the_device_can_not_compute_is_not_taken(
+    spec: PoolSpec, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict(replica: Replica, tiles: list[Pixels]) -> Prediction:
+        if len(tiles[0]) > 1024:
+            raise MachineError("device cuda:0 failed: more than 2**31 elements")
+        return clock.predict(replica, tiles)
+
+    clock.speed = 1e8
+    monkeypatch.setattr(Replica, "predict", predict)
+    sizes = [(512, 1), (1024, 1), (2048, 1)]
+    speeds = measure(spec, SMALL, sizes, "uint8", pixels=10**12)
+    assert set(speeds.by_size) == {PROBE, (512, 1)}
+    monkeypatch.setattr(tuning, "PROBE_PX", 2048)
+    with pytest.raises(MachineError, match="more than 2"):  # the first one has to be
+        measure(replace(spec, probabilities=True), SMALL, sizes[2:], "uint8", pixels=10**12)
 
 
 @pytest.mark.usefixtures("clock")

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -314,8 +315,14 @@ def test_batch_that_devices_can_not_share_is_refused(folder: Path, tmp_path: Pat
 
 def begun_since(before: set[psutil.Process]) -> list[psutil.Process]:
     """The processes of this one that are not of ``before`` and do not end, but for what Python keeps to clean up."""
+
+    def tracks(process: psutil.Process) -> bool:
+        with suppress(psutil.NoSuchProcess):  # or it has ended, and nobody has asked how yet
+            return "tracker" in "".join(process.cmdline())
+        return False
+
     since = set(psutil.Process().children(recursive=True)) - before
-    return psutil.wait_procs([p for p in since if "tracker" not in "".join(p.cmdline())], timeout=30)[1]
+    return psutil.wait_procs([process for process in since if not tracks(process)], timeout=30)[1]
 
 
 # --- several devices ------------------------------------------------------------------------------------------
@@ -382,12 +389,7 @@ def two(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
             trained(folder, out, config, device="cpu,cpu")
         finally:
             monkeypatch.setattr(module, "replica", real)
-            left = {
-                p
-                for p in set(psutil.Process().children(recursive=True)) - before
-                if "tracker" not in "".join(p.cmdline())
-            }
-            assert left == set(), "no process stays"
+            assert begun_since(before) == [], "no process stays"
         return out
 
     return start
@@ -410,6 +412,28 @@ def test_two_devices_compute_what_one_computes(folder: Path, tmp_path: Path, two
         for name in ("one", "two")
     ]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_first_process_leaves_the_group_before_it_waits_for_the_others(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPUs leave together: one that waited for the others' end before would wait for ever."""
+    finish, in_group = Trainer.finish, []
+
+    def finishing(self: Trainer, listener: Any) -> None:
+        in_group.append(module.distributed.is_initialized())
+        finish(self, listener)
+
+    monkeypatch.setattr(Trainer, "finish", finishing)
+    trained(folder, tmp_path / "b.safetensors", changed(QUICK, optimizer={"batch": 2}), device="cpu,cpu")
+    assert in_group == [False]
+
+
+def test_a_gpu_that_is_named_twice_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "resolve_devices", lambda wish: tuple(wish.split(",")))
+    with pytest.raises(UsageError, match="cuda:0,cuda:0 names a GPU twice"):
+        trained(folder, tmp_path / "b", changed(QUICK, optimizer={"batch": 2}), device="cuda:0,cuda:0")
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from wsipipe.errors import BundleError, MachineError
-from wsipipe.inference import allocator
+from wsipipe.inference import allocator, devices
 from wsipipe.inference.devices import resolve_devices, threads_per_replica
 from wsipipe.inference.replica import Pixels, Prediction, Replica
 from wsipipe.model.bundle import load_bundle
@@ -191,6 +191,12 @@ class Pool:
 
     def _work(self, replica: Replica, clock: _Clock) -> None:
         """One lane of a device: batches until the queue is closed; the first failure closes it for all."""
+        try:
+            self._predict_all(replica, clock)
+        except BaseException as err:  # of the lane itself; nobody else would tell those who wait
+            self._queue.close(MachineError(f"device {replica.device} failed: {err}"))
+
+    def _predict_all(self, replica: Replica, clock: _Clock) -> None:
         with replica.lane():
             while jobs := self._queue.take(self._batch):
                 if not (jobs := wanted(jobs)):
@@ -276,6 +282,7 @@ def release_pool(spec: PoolSpec) -> None:
         pool = _resident.pop(spec, None)
     if pool is not None:
         pool.close()
+        devices.forget_free_memory()
 
 
 @atexit.register

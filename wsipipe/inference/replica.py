@@ -7,6 +7,7 @@ everything is float32, so that a label does not depend on the device's generatio
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -185,6 +186,8 @@ class CompiledUNet:
     """``network`` by torch's compiler for the shapes that come often, for each takes it long; as it is for others."""
 
     OFTEN = 3
+    LOCK = threading.Lock()
+    """The compiler is not made for threads; on a GPU only what starts the computation is done one after the other."""
 
     def __init__(self, network: UNet) -> None:
         self._network = network
@@ -194,13 +197,18 @@ class CompiledUNet:
     def __call__(self, x: Tensor) -> Tensor:
         """Logits, as ``network`` gives them."""
         self._met[x.shape] += 1
-        found: Tensor = self._compiled(x) if self._met[x.shape] > self.OFTEN else self._network(x)
-        return found
+        if self._met[x.shape] <= self.OFTEN:
+            return self._network(x)  # type: ignore[no-any-return]
+        with self.LOCK:
+            return self._compiled(x)  # type: ignore[no-any-return]
 
 
 def is_out_of_memory(err: Exception) -> bool:
-    """Whether ``err`` says so; on a CPU and on mps it is a plain RuntimeError."""
-    words = ("allocate memory", "out of memory", "bad_alloc")
+    """Whether ``err`` says so; on a CPU and on mps it is a plain RuntimeError, and so is what cuDNN and cuBLAS raise.
+
+    Where no convolution of cuDNN gets the memory that it needs, torch says that it found none (``Conv_v8.cpp``).
+    """
+    words = ("allocate memory", "out of memory", "bad_alloc", "ALLOC_FAILED", "unable to find an engine")
     return isinstance(err, torch.OutOfMemoryError | MemoryError) or any(text in str(err) for text in words)
 
 

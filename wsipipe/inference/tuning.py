@@ -20,10 +20,10 @@ import numpy as np
 import platformdirs
 import torch
 
-from wsipipe.errors import OutputError
+from wsipipe.errors import MachineError, OutputError
 from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive, round_up
-from wsipipe.inference.devices import OPENVINO, TORCH, lanes
+from wsipipe.inference.devices import OPENVINO, TORCH, forget_free_memory, lanes
 from wsipipe.inference.footprint import activation_bytes
 from wsipipe.inference.pool import PoolSpec, load_replicas
 from wsipipe.inference.replica import Replica
@@ -107,12 +107,19 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
             for size in left:
                 if not affordable(size, time.perf_counter() - begun):
                     return
-                known[size] = speed_of(replica, size, dtype)
+                try:
+                    known[size] = speed_of(replica, size, dtype)
+                except MachineError as err:
+                    if not known:
+                        raise
+                    log.debug("tiles of %s are not to be had: %s", size, err)
+                    return
 
     if not left or not affordable(left[0], 0.0):
         return Speeds(known, receptive, 0.0)
     with ThreadPoolExecutor(1, "wsipipe-measure") as thread:  # a lane's settings stay with its thread
         thread.submit(measure_left).result()
+    forget_free_memory()
     remember(spec, known)
     return Speeds(known, receptive, time.perf_counter() - started)
 

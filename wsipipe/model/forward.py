@@ -20,9 +20,13 @@ ReadPixels = Callable[[Indices, Indices], npt.NDArray[Any]]
 
 
 def compute_float32(device: torch.device) -> None:
-    """Have convolutions on ``device`` keep all 24 bits of float32: TF32 has 11, and then labels differ by GPU."""
+    """Have convolutions on ``device`` keep all 24 bits of float32, and add up in the same order each time.
+
+    TF32 has 11, and then labels differ by GPU. cuDNN still takes another order for tiles of another size.
+    """
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
 
 
 class Normalise:
@@ -39,7 +43,8 @@ class Normalise:
     def pixels(self, tiles: npt.NDArray[Any]) -> Tensor:
         """``tiles`` (n, y, x, channel), uint8 or uint16, normalised, (n, channel, y, x) on the device."""
         full_scale = float(np.iinfo(tiles.dtype).max)
-        on_device = torch.from_numpy(tiles).to(self.mean.device, non_blocking=True)
+        device = self.mean.device
+        on_device = torch.from_numpy(tiles).to(device, non_blocking=device.type == "cuda")  # mps may read it too late
         on_device = on_device.permute(0, 3, 1, 2)  # channels last, without a copy
         return self(on_device.to(torch.float32).div_(full_scale))
 

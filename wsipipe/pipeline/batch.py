@@ -16,7 +16,7 @@ from wsipipe.inference.pool import load_pool, release_pool
 from wsipipe.inference.tuning import correct
 from wsipipe.labels.lease import LEASE, remove_if_dead
 from wsipipe.labels.store import discard_replaced
-from wsipipe.pipeline.cluster import Workers, connect
+from wsipipe.pipeline.cluster import Workers, connect, seen_by_workers
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.flow import NO_LIMITS, Flow, Limits
 from wsipipe.pipeline.look import Refused, RunPlan, plan_run
@@ -60,6 +60,7 @@ def run(
     if not config.on_cluster:
         return _run(slides, config, Outcomes(listener), None, limits)
     with connect(config) as client:
+        config = seen_by_workers(config)
         return _run(slides, config, Outcomes(listener), Workers(client, config), limits)
 
 

@@ -6,6 +6,7 @@ A worker needs no start of its own: a plain ``dask worker`` in an environment wi
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import secrets
 import time
@@ -45,6 +46,7 @@ PATIENCE_SECONDS = 60
 """How long a scheduler that is there may be without a worker."""
 LOOK_SECONDS = 5.0
 """How often it is looked whether workers came."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 DEATHS = 2
 """How many workers a block may survive: with the third it is set aside."""
 OWN = {**QUIET, "distributed.scheduler.work-stealing": True, "distributed.scheduler.allowed-failures": DEATHS}
@@ -117,22 +119,63 @@ def _start(kind: str, count: int | None, config: RunConfig) -> AbstractContextMa
         raise MachineError(f"--cluster {kind} can not be started: {err}") from err
 
 
-def local_cluster(count: int | None, config: RunConfig) -> SpecCluster:
-    """``count`` worker processes on this machine; by default one a GPU, which sees no other, or one in all."""
+class LocalWorkers(SpecCluster):
+    """Worker processes on this machine, each of which sees no GPUs but its own.
+
+    Parameters
+    ----------
+    number
+        How many begin.
+    threads
+        Of each.
+    gpus
+        What each of them sees, as CUDA_VISIBLE_DEVICES says it; the next one takes what the fewest have. Empty where
+        there are none.
+    """
+
+    def __init__(self, number: int, threads: int, gpus: Sequence[str]) -> None:
+        quiet = {"silence_logs": logging.CRITICAL}
+        self._gpus = gpus
+        self._options = {"nthreads": threads, "memory_limit": 0, **quiet}
+        scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}}
+        workers: dict[int, Any] = {}
+        for i in range(number):
+            workers[i] = self._beside(workers)
+        super().__init__(workers, scheduler, worker=workers[0], **quiet)  # type: ignore[no-untyped-call]
+
+    def _beside(self, others: Mapping[int, Any]) -> dict[str, Any]:
+        """A worker that shares as little as possible with ``others``."""
+        env = {}
+        if self._gpus:
+            taken = Counter(other["options"]["env"][VISIBLE] for other in others.values())
+            env = {VISIBLE: min(self._gpus, key=lambda gpus: taken[gpus])}
+        return {"cls": Nanny, "options": {**self._options, "env": env}}
+
+    def new_worker_spec(self) -> dict[Any, Any]:
+        """Name and description of a worker that comes later."""
+        (name,) = super().new_worker_spec()  # type: ignore[no-untyped-call]
+        return {name: self._beside(self.worker_spec)}
+
+
+def local_cluster(count: int | None, config: RunConfig) -> LocalWorkers:
+    """``count`` worker processes on this machine, which share its GPUs out among them; by default one a GPU, or one."""
     devices = resolve_devices(config.device)
-    cuda = [device.partition(":")[2] for device in devices if device.startswith("cuda")]
+    cuda = [int(device.partition(":")[2] or 0) for device in devices if device.startswith("cuda")]
+    names = dict(enumerate(filter(None, os.environ.get(VISIBLE, "").split(","))))
+    gpus = [names.get(i, str(i)) for i in dict.fromkeys(cuda)]
     number = count or len(cuda) or 1
-    threads = config.threads or default_threads(devices[:1])
-    seen = [{"CUDA_VISIBLE_DEVICES": cuda[i % len(cuda)]} if cuda else {} for i in range(number)]
-    workers = {
-        i: {
-            "cls": Nanny,
-            "options": {"nthreads": threads, "memory_limit": 0, "env": env, "silence_logs": logging.CRITICAL},
-        }
-        for i, env in enumerate(seen)
-    }
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}}
-    return SpecCluster(workers, scheduler, worker=workers[0], silence_logs=logging.CRITICAL)
+    most = max(number, *(config.adapt or (0,)))
+    shares = [",".join(gpus[i::most]) for i in range(min(most, len(gpus)))]
+    threads = config.threads or default_threads(devices[: -(-len(gpus) // most) or 1], most)
+    return LocalWorkers(number, threads, shares)
+
+
+def seen_by_workers(config: RunConfig) -> RunConfig:
+    """``config`` as workers here take it: the GPUs that one sees are its own, and their numbers begin anew."""
+    if config.cluster is None or parse_cluster(config.cluster)[0] != LOCAL:
+        return config
+    cuda = all(device.startswith("cuda") for device in resolve_devices(config.device))
+    return replace(config, device="cuda") if cuda else config
 
 
 def _client(where: Any) -> Client:

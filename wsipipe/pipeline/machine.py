@@ -62,9 +62,9 @@ def cgroup_limits(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys
                         yield int(text)
 
 
-def default_threads(devices: tuple[str, ...]) -> int:
-    """Blocks in flight: one is read or written while another computes, and on a GPU machine more are."""
-    return 2 if is_cpu(devices) else max(2 * len(devices), CPU_COUNT // 2)
+def default_threads(devices: tuple[str, ...], processes: int = 1) -> int:
+    """Blocks in flight in one of ``processes`` here: one is read or written while another computes; for GPUs more."""
+    return 2 if is_cpu(devices) else max(2 * len(devices), CPU_COUNT // (2 * processes))
 
 
 def size_bytes(text: str, option: str) -> int:

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import torch
 from dask.system import CPU_COUNT  # knows affinity and cgroups
 from torch import distributed
+from torch.distributed import distributed_c10d
 
 from wsipipe.errors import MachineError, OutputError, UsageError, WsipipeError
 from wsipipe.evaluation.metrics import check_metrics
@@ -79,6 +80,9 @@ def train(
             f"[optimizer] batch {config.optimizer.batch} can not be shared by {len(devices)} devices; "
             f"nearest: {max(config.optimizer.batch // len(devices), 1) * len(devices)}"
         )
+    gpus = [name for name in devices if name.startswith("cuda")]
+    if len(set(gpus)) < len(gpus):
+        raise UsageError(f"--device {device} names a GPU twice; in a training each takes part once")
     check_metrics((config.loop.select,))
     setup = prepare(config, out, [Path(root) for root in roots])
     begun = check_place(setup, resume=resume)
@@ -105,6 +109,7 @@ def train(
 
             tell(TrainingStarted(*sizes, trainer.progress.step, devices))
             trainer.run(tell)
+            leave()
             trainer.finish(tell)
     setup.checkpoint.unlink()
 
@@ -157,8 +162,7 @@ def other_replicas(setup: Setup, devices: tuple[str, ...], workers: int) -> Iter
                 other.process.terminate()
                 other.process.join()
                 other.news.close()
-            if distributed.is_initialized():
-                distributed.destroy_process_group()
+            leave(broken=True)  # else it left before
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,23 @@ def _blame(others: list[Other], devices: tuple[str, ...], err: Exception) -> Non
 def join(devices: tuple[str, ...], rank: int, meeting: str) -> None:
     """Make this process number ``rank`` of the group that meets at a file."""
     backend = "nccl" if all(d.startswith("cuda") for d in devices) else "gloo"
+    if devices[rank].startswith("cuda"):
+        torch.cuda.set_device(devices[rank])  # else what has no device of its own, as a barrier, takes the first
     distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=len(devices))
+
+
+def leave(*, broken: bool = False) -> None:
+    """Have this process leave its group, if it is in one.
+
+    GPUs leave together: each waits for all others, so none may wait for the end of another process before. Of a
+    ``broken`` group some never come.
+    """
+    if not distributed.is_initialized():
+        return
+    if broken and distributed.get_backend() == "nccl":
+        distributed_c10d._abort_process_group()
+    else:
+        distributed.destroy_process_group()
 
 
 def replica(setup: Setup, devices: tuple[str, ...], rank: int, workers: int, meeting: str, news: Connection) -> None:
@@ -202,7 +222,7 @@ def replica(setup: Setup, devices: tuple[str, ...], rank: int, workers: int, mee
             if setup.checkpoint.exists():
                 trainer.read_checkpoint()
             trainer.run()
-        distributed.destroy_process_group()
+        leave()
     except WsipipeError as err:
         news.send(err)
 
