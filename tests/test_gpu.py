@@ -153,6 +153,7 @@ def test_the_device_is_busy(segment: Callable[..., Any]) -> None:
     _, summary = segment("again", device=CUDA[0])
     print(f"{CUDA[0]}: {summary.account()}; before: {warm.account()}")
     assert summary.account().busy > 0.3
+    assert summary.peak_bytes <= summary.projected_bytes
 
 
 @pytest.mark.skipif(len(CUDA) < 2, reason="needs two CUDA devices")

@@ -37,6 +37,8 @@ def test_all_gpus_are_taken_unless_told_otherwise(machine: pytest.MonkeyPatch, w
 def test_apples_gpu_is_taken_where_there_is_no_other(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(torch.backends.mps, "is_available", lambda: True)
     assert resolve_devices("auto") == resolve_devices("mps") == ("mps",)
+    with pytest.raises(UsageError, match="mps,mps: two threads at once crash mps"):
+        resolve_devices("mps,mps")
     give_gpus(machine, 1)
     assert resolve_devices("auto") == ("cuda:0",)
 

@@ -42,7 +42,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def plan(tmp_path: Path, slide: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunPlan]:
-    monkeypatch.setattr(look, "loaded_bytes", lambda _: BASE - look.RUNTIME_BYTES)
+    monkeypatch.setattr(look, "loaded_bytes", lambda *_: BASE - look.RUNTIME_BYTES)
 
     def plan(limit: int, **config: Any) -> RunPlan:
         values = {"out": str(tmp_path / "out"), "bundle": str(bundle), "device": "cpu", "engine": "torch"}

@@ -44,6 +44,8 @@ def resolve_devices(wish: str) -> tuple[str, ...]:
             raise MachineError(
                 f"--device {wish}: there is no {name} here; there is: {there} (--device auto takes the best)"
             )
+    if devices.count("mps") > 1:
+        raise UsageError(f"--device {wish}: two threads at once crash mps; name it once")
     return devices
 
 
@@ -86,6 +88,23 @@ def lanes(device: str) -> int:
 def threads_per_replica(devices: tuple[str, ...], processes: int = 1) -> int:
     """Cores for each replica on the CPU: they share them evenly, with those of other ``processes`` on this machine."""
     return max(1, CPU_COUNT // max(1, devices.count("cpu") * processes))
+
+
+def warm_up(devices: tuple[str, ...]) -> None:
+    """Have the GPUs of ``devices`` compute something: their driver and libraries take a GB of this machine's memory.
+
+    Raises
+    ------
+    MachineError
+        If one can not.
+    """
+    for device in devices:
+        if device.startswith("cuda"):
+            try:
+                ones = torch.ones(1, 1, 3, 3, device=device)
+                torch.nn.functional.conv2d(ones, ones).item()
+            except RuntimeError as err:
+                raise MachineError(f"device {device} failed: {err}; use another --device") from err
 
 
 def forget_free_memory() -> None:

@@ -85,7 +85,8 @@ def plan_run(slides: Sequence[Named], config: RunConfig, site: Site | None = Non
         raise UsageError(f"--tissue {config.tissue} is the mask of one slide; {len(paths_of_slides)} are given")
     looked = [_look(path, config, table) for path in paths_of_slides]
     opened = [s for s in looked if isinstance(s, Slide)]
-    base = loaded_bytes(setup.engine) + RUNTIME_BYTES + weight_bytes(setup.bundle.path, setup.devices, setup.engine)
+    loaded = loaded_bytes(setup.engine, setup.devices if site is None else ())
+    base = loaded + RUNTIME_BYTES + weight_bytes(setup.bundle.path, setup.devices, setup.engine)
     setup = fit_memory(setup, [level for s in opened if (level := _level(s, setup))], base)
     paths = name_stores(opened, locate(config.out))
     plans = [_plan(s, paths[s.path], setup) if isinstance(s, Slide) else s for s in looked]

@@ -17,7 +17,7 @@ from distributed.system import MEMORY_LIMIT  # the least of machine, cgroup and 
 
 from wsipipe.errors import UsageError
 from wsipipe.geometry.grid import Grid
-from wsipipe.inference.devices import OPENVINO, is_cpu, lanes
+from wsipipe.inference.devices import OPENVINO, is_cpu, lanes, warm_up
 from wsipipe.inference.footprint import FLOAT32, activation_bytes
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.slides.reading import averaging_bytes
@@ -81,10 +81,17 @@ def size_bytes(text: str, option: str) -> int:
         raise UsageError(f"{option} {text} is not a size; give e.g. 4GB, 500MB or 1.5GiB") from None
 
 
-def loaded_bytes(engine: str) -> int:
-    """What the process takes now, with every library that a run by ``engine`` needs loaded."""
+def loaded_bytes(engine: str, devices: tuple[str, ...]) -> int:
+    """What the process takes now, with every library loaded that a run by ``engine`` on its ``devices`` needs.
+
+    Raises
+    ------
+    MachineError
+        If a device fails.
+    """
     for name in (*HEAVY, *([OPENVINO] if engine == OPENVINO else [])):
         importlib.import_module(name)
+    warm_up(devices)
     return int(psutil.Process().memory_info().rss)
 
 
