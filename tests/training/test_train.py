@@ -8,8 +8,10 @@ import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -412,6 +414,35 @@ def test_two_devices_compute_what_one_computes(folder: Path, tmp_path: Path, two
         for name in ("one", "two")
     ]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+def impatient_join(devices: tuple[str, ...], rank: int, meeting: str) -> None:
+    """As `module.join`, but what computes together gives up soon, as NCCL does after ten minutes."""
+    module.distributed.init_process_group(
+        "gloo", init_method=meeting, rank=rank, world_size=len(devices), timeout=timedelta(seconds=10)
+    )
+
+
+def impatient_replica(*given: Any) -> None:
+    module.join = impatient_join
+    module.replica(*given)
+
+
+@pytest.mark.slow
+def test_others_wait_for_as_long_as_a_validation_takes(
+    two: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate, lasted = Trainer._validate, []
+
+    def slow(self: Trainer, listener: Any) -> None:
+        if not lasted:
+            lasted.append(time.sleep(13))
+        validate(self, listener)
+
+    monkeypatch.setattr(Trainer, "_validate", slow)
+    monkeypatch.setattr(module, "join", impatient_join)
+    assert two(impatient_replica, loop={"validate_every": 3}).exists()
+    assert lasted
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -54,6 +55,8 @@ OFFSETS = tuple(step / 4 for step in range(-12, 13))
 """What is added to the logit of background, one after the other, when it is calibrated."""
 FULL_RATE = 9 * 16
 """Connections of a layer up to which its weights have the whole learning rate: those of 3x3 pixels of 16 channels."""
+PATIENCE = timedelta(days=7)
+"""How long processes wait for the first one to validate."""
 SHOWN = 8
 """Rows of the sheet of validation images."""
 
@@ -82,8 +85,11 @@ class Trainer:
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.train()
         self.parallel: nn.Module = self.network
+        self.together: torch.distributed.ProcessGroup | None = None
         if world > 1:
             self.parallel = nn.parallel.DistributedDataParallel(self.network)
+            # Where all wait for the first to validate: NCCL gives up after ten minutes.
+            self.together = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
         averaging = get_ema_multi_avg_fn(self.config.optimizer.average)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.network, multi_avg_fn=averaging)
         self.optimizer = make_optimizer(self.network, self.config.optimizer)
@@ -113,12 +119,14 @@ class Trainer:
             while share < 1:
                 self._attempt(next(made), share, started, listener)
                 share = self._share(started)
-                if self.rank == 0:
-                    last = share >= 1
-                    if last or self.progress.step % loop.validate_every == 0:
-                        self._validate(listener)
-                    if last or self.progress.step % loop.checkpoint_every == 0:
-                        self.write_checkpoint()
+                last, step = share >= 1, self.progress.step
+                validates, keeps = (last or step % every == 0 for every in (loop.validate_every, loop.checkpoint_every))
+                if validates and self.rank == 0:
+                    self._validate(listener)
+                if keeps and self.rank == 0:
+                    self.write_checkpoint()
+                if self.together and (validates or keeps):
+                    torch.distributed.barrier(self.together)
         finally:
             made.close()  # type: ignore[attr-defined]
 
