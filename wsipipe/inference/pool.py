@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Self
 
 from wsipipe.errors import BundleError, MachineError
-from wsipipe.inference import allocator, devices
-from wsipipe.inference.devices import resolve_devices, threads_per_replica
+from wsipipe.inference import allocator
+from wsipipe.inference.devices import forget_free_memory, resolve_devices, threads_per_replica
 from wsipipe.inference.replica import Pixels, Prediction, Replica
 from wsipipe.model.bundle import load_bundle
 
@@ -282,7 +282,7 @@ def release_pool(spec: PoolSpec) -> None:
         pool = _resident.pop(spec, None)
     if pool is not None:
         pool.close()
-        devices.forget_free_memory()
+        forget_free_memory()
 
 
 @atexit.register
