@@ -591,7 +591,7 @@ def test_a_claim_that_is_swept_just_before_it_is_renamed_is_no_lease(path: Path)
 
 
 @pytest.mark.usefixtures("by_hand")
-@pytest.mark.parametrize("operation", [(os, "listdir"), (io, "open")], ids=lambda operation: str(operation[1]))
+@pytest.mark.parametrize("operation", [(Path, "iterdir"), (io, "open")], ids=lambda operation: str(operation[1]))
 def test_what_another_machine_removed_is_gone_where_nfs_calls_it_stale(path: Path, operation: tuple[Any, str]) -> None:
     def stale(*_: Any, **__: Any) -> None:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
@@ -604,7 +604,7 @@ def test_what_another_machine_removed_is_gone_where_nfs_calls_it_stale(path: Pat
     lease.release()
 
 
-OPERATIONS = [(os, "mkdir"), (os, "rename"), (os, "unlink"), (os, "rmdir"), (os, "listdir"), (io, "open")]
+OPERATIONS = [(os, "mkdir"), (os, "rename"), (os, "unlink"), (os, "rmdir"), (Path, "iterdir"), (io, "open")]
 """All that a lease does to files, as pathlib does it."""
 
 
