@@ -234,11 +234,10 @@ job.predict_block = deadly
 
 NANNY = """
 from multiprocessing import forkserver
-from tests.warm import IMPORTED
-forkserver.set_forkserver_preload(IMPORTED)
+import tests.warm
 forkserver.ensure_running()
 """
-"""What has the workers that it starts be forked from a process that has imported all."""
+"""What has the workers that it starts be forked from a process that has imported all, which `tests.warm` names."""
 
 
 def test_a_block_that_kills_its_workers_is_set_aside_and_named_and_all_others_are_done(

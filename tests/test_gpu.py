@@ -65,8 +65,7 @@ def tiles_of(bundle: Bundle, count: int, core: int = 512) -> list[Pixels]:
 def test_labels_do_not_depend_on_sizes_lanes_or_the_device(segment: Callable[..., Any], gpu: str) -> None:
     """Promise 1 on a GPU: tiles of every size, in batches, by two lanes, give one map; and float32 gives the CPU's.
 
-    But for labels that rounding decides: cuDNN adds up in another order for another size, and so do CPUs. The nuclei
-    model's two logits are that close (1e-6) in less than one of a million pixels.
+    But for labels that rounding decides: cuDNN adds up in another order for another size, and so do CPUs.
     """
     expected, _ = segment("cpu", device="cpu", engine="torch", tile=1024)
     assert 0.001 < (expected > 0).mean() < 0.9

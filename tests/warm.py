@@ -22,8 +22,9 @@ from pathlib import Path
 import dask
 
 CONTEXT = multiprocessing.get_context("forkserver")
-IMPORTED = ["wsipipe.cli", "wsipipe.pipeline.batch", "wsipipe.training.loop", "openvino", "distributed.cli"]
-CONTEXT.set_forkserver_preload(IMPORTED)
+CONTEXT.set_forkserver_preload(
+    ["wsipipe.cli", "wsipipe.pipeline.batch", "wsipipe.training.loop", "openvino", "distributed.cli"]
+)
 NUMBERS = itertools.count()
 First = Callable[[], None]
 """What a process does before all else; it is pickled, so a function of a module."""

@@ -110,7 +110,8 @@ def test_a_size_that_the_device_can_not_compute_is_not_taken(
     monkeypatch.setattr(Replica, "predict", predict)
     sizes = [(512, 1), (1024, 1), (2048, 1)]
     speeds = measure(spec, SMALL, sizes, "uint8", pixels=10**12)
-    assert set(speeds.by_size) == {PROBE, (512, 1)}
+    assert set(recall(spec)) == {PROBE, (512, 1)}
+    assert speeds.best(sizes) == (512, 1), "not even the one that is taken unmeasured"
     monkeypatch.setattr(tuning, "PROBE_PX", 2048)
     with pytest.raises(MachineError, match="more than 2"):  # the first one has to be
         measure(replace(spec, probabilities=True), SMALL, sizes[2:], "uint8", pixels=10**12)

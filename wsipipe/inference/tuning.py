@@ -51,6 +51,7 @@ class Speeds:
     """Pixels a second through the network on one device, by size."""
 
     by_size: dict[Size, float]
+    """0 for one that the device can not compute."""
     receptive: Receptive
     """The sizes of the network."""
     seconds: float
@@ -58,7 +59,7 @@ class Speeds:
 
     def of(self, size: Size) -> float:
         """The speed of ``size``; where that would have taken too long to measure, of the largest that was."""
-        return self.by_size.get(size) or self.by_size[max(self.by_size)]
+        return self.by_size[size if size in self.by_size else max(self.by_size)]
 
     def best(self, sizes: Sequence[Size]) -> Size:
         """Of ``sizes`` that which gives most of the slide a second; a smaller one where that is about as fast."""
@@ -113,6 +114,7 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
                     if not known:
                         raise
                     log.debug("tiles of %s are not to be had: %s", size, err)
+                    known[size] = 0.0
                     return
 
     if not left or not affordable(left[0], 0.0):
@@ -120,7 +122,7 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
     with ThreadPoolExecutor(1, "wsipipe-measure") as thread:  # a lane's settings stay with its thread
         thread.submit(measure_left).result()
     forget_free_memory()
-    remember(spec, known)
+    remember(spec, {size: speed for size, speed in known.items() if speed})
     return Speeds(known, receptive, time.perf_counter() - started)
 
 

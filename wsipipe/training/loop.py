@@ -56,7 +56,7 @@ OFFSETS = tuple(step / 4 for step in range(-12, 13))
 FULL_RATE = 9 * 16
 """Connections of a layer up to which its weights have the whole learning rate: those of 3x3 pixels of 16 channels."""
 PATIENCE = timedelta(days=7)
-"""How long processes wait for the first one to validate."""
+"""How long processes wait for one another."""
 SHOWN = 8
 """Rows of the sheet of validation images."""
 
@@ -88,7 +88,7 @@ class Trainer:
         self.together: torch.distributed.ProcessGroup | None = None
         if world > 1:
             self.parallel = nn.parallel.DistributedDataParallel(self.network)
-            # Where all wait for the first to validate: NCCL gives up after ten minutes.
+            # Where all wait for one another, as for the first to validate: NCCL gives up after ten minutes.
             self.together = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
         averaging = get_ema_multi_avg_fn(self.config.optimizer.average)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.network, multi_avg_fn=averaging)
@@ -125,8 +125,8 @@ class Trainer:
                     self._validate(listener)
                 if keeps and self.rank == 0:
                     self.write_checkpoint()
-                if self.together and (validates or keeps):
-                    torch.distributed.barrier(self.together)
+                if validates or keeps:
+                    self._wait_for_all()
         finally:
             made.close()  # type: ignore[attr-defined]
 
@@ -197,14 +197,18 @@ class Trainer:
             torch.distributed.all_reduce(loss)
         return float(loss)
 
+    def _wait_for_all(self) -> None:
+        """Go on once every process of the training has come so far."""
+        if self.together:
+            torch.distributed.barrier(self.together)
+
     def _stop(self, batch: Patch, what: str, value: float) -> None:
         """Save the batch whose loss or gradient is no number, each process its share; raise a TrainingError."""
         whose = f"-replica-{self.rank}" if self.world > 1 else ""
         path = self.setup.folder / f"batch-of-step-{self.progress.step + 1}{whose}.safetensors"
         planes = {name: torch.from_numpy(np.ascontiguousarray(p)) for name, p in zip(Patch._fields, batch, strict=True)}
         write_whole(path, save(planes))
-        if self.world > 1:
-            torch.distributed.barrier()
+        self._wait_for_all()
         raise TrainingError(
             f"the {what} of step {self.progress.step + 1} is {value}; its batch is in {path} (image, target, weight). "
             "Look for pixels that are not what they should be; or lower [optimizer] learning_rate or clip"
