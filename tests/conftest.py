@@ -18,6 +18,7 @@ from hypothesis import settings
 
 CACHE = tempfile.TemporaryDirectory(prefix="wsipipe-cache-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name  # what is measured here is remembered nowhere
+os.environ["OMP_WAIT_POLICY"] = "passive"  # read as torch loads: a team that waits would keep cores from other tests
 with suppress(ImportError):  # tests of readers run without
     import torch
 

@@ -19,6 +19,7 @@ from torch._dynamo.utils import counters as dynamo_counters
 import wsipipe
 from tests.faults import store_files
 from tests.real_data import DATA, needs_data
+from tests.test_tissue import LEFT_OUT, share_left_out
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.network import round_up
 from wsipipe.inference import replica
@@ -279,3 +280,4 @@ def test_trained_bundle_on_a_real_slide_differs_in_no_label(tmp_path: Path) -> N
         out = tmp_path / f"{engine} {len(sizes)}"
         wsipipe.run([str(path)], wsipipe.RunConfig(out=str(out), device="cpu", engine=engine, tissue="off", **sizes))
         np.testing.assert_array_equal(zarr.open_array(out / f"{slide.name}.zarr" / "0")[:], expected)
+    assert share_left_out(path, expected) <= LEFT_OUT

@@ -15,6 +15,7 @@ import pytest
 from tests.big import write_big_slide
 from wsipipe.model.bundle import load_bundle, save_bundle
 
+SIDES = 2048, 8192
 SCRIPT = str(Path(sys.executable).with_name("wsipipe"))
 
 
@@ -30,18 +31,17 @@ def test_peak_memory_is_flat_and_below_the_projection(tmp_path: Path, tiny_bundl
     """Of a slide as it is, and of one that is averaged: as many pixels of labels of twice as fine a slide."""
     peaks, bundle = {}, load_bundle(tiny_bundle)
     save_bundle(tmp_path / "b.safetensors", bundle.network, replace(bundle.spec, mpp=0.5))
-    for side in (2048, 8192):
-        slide = write_big_slide(tmp_path / f"{side}.zarr", round(side * shrink), mpp=0.5 / shrink)
-        out = tmp_path / "out"
-        options = ("-m", tmp_path / "b.safetensors", "-o", out, "--block", 1024, "--tile", 512)
-        (planned,) = run_json(slide, *options, "--dry-run")["slides"]
-        assert not out.exists() or not (out / f"{side}.zarr").exists()
+    slides = [write_big_slide(tmp_path / f"{side}.zarr", round(side * shrink), mpp=0.5 / shrink) for side in SIDES]
+    options = ("-m", tmp_path / "b.safetensors", "-o", tmp_path / "out", "--block", 1024, "--tile", 512)
+    plans = run_json(*slides, *options, "--dry-run")["slides"]
+    assert not (tmp_path / "out").exists()
+    for side, slide, planned in zip(SIDES, slides, plans, strict=True):
         summary = run_json(slide, *options)
         assert planned["shrink"] == shrink
         assert summary["slides"][0]["pixels"] == side * side
         assert summary["peak_bytes"] <= planned["projected_memory_bytes"]
         peaks[side] = summary["peak_bytes"]
-    assert peaks[8192] <= 1.1 * peaks[2048]
+    assert peaks[SIDES[1]] <= 1.1 * peaks[SIDES[0]]
 
 
 @pytest.mark.slow

@@ -31,6 +31,8 @@ from wsipipe.tissue.find import find_tissue
 
 SHAPE = (600, 800)
 WHERE = disc((250, 150), 90, SHAPE) | disc((500, 700), 40, SHAPE)
+LEFT_OUT = 0.001
+"""Share of what a model finds on a slide that may lie beyond its tissue."""
 
 
 @pytest.fixture(scope="module")
@@ -236,19 +238,24 @@ def test_the_mask_of_a_file_is_of_one_slide(tmp_path: Path, slide: Path, bundle:
         wsipipe.run([slide, other], config)
 
 
-@needs_data
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["CMU-1-Small-Region", "tcga-cr-7395-01a-01-ts1"])
-def test_no_nucleus_of_a_real_slide_is_left_out(tmp_path: Path, name: str) -> None:
-    assert DATA is not None
-    path = DATA / "slides" / f"{name}.svs"
-    wsipipe.run([path], wsipipe.RunConfig(out=str(tmp_path), device="cpu", mpp=0.5, tissue="off"))
-    everywhere = np.asarray(zarr.open_array(tmp_path / f"{name}.zarr" / "0", mode="r")[...])
+def share_left_out(path: Path, everywhere: np.ndarray, mpp: float | None = None) -> float:
+    """Of what the nuclei model finds everywhere on a slide, the share that the tissue mask leaves out."""
     bundle = read_bundle_info(DEFAULT_BUNDLE)
-    slide = wsipipe.open_slide(path, mpp=0.5)
+    slide = wsipipe.open_slide(path, mpp=mpp)
     mask, _ = find_tissue(slide, choose_level(slide, bundle.spec.mpp), halo=bundle.receptive.halo)
     inside = everywhere.copy()
     mask.clear_outside(inside, Box(0, inside.shape[0], 0, inside.shape[1]))
-    found, kept = np.count_nonzero(everywhere), np.count_nonzero(inside)
+    found = np.count_nonzero(everywhere)
     assert found > 100_000
-    assert found - kept <= 0.001 * found
+    return 1 - np.count_nonzero(inside) / found
+
+
+@needs_data
+@pytest.mark.slow
+def test_no_nucleus_of_a_real_slide_is_left_out(tmp_path: Path) -> None:
+    """Of another one in `tests.test_exactness`, where its labels are at hand."""
+    assert DATA is not None
+    path = DATA / "slides" / "tcga-cr-7395-01a-01-ts1.svs"
+    wsipipe.run([path], wsipipe.RunConfig(out=str(tmp_path), device="cpu", mpp=0.5, tissue="off"))
+    everywhere = np.asarray(zarr.open_array(tmp_path / f"{path.stem}.zarr" / "0", mode="r")[...])
+    assert share_left_out(path, everywhere, mpp=0.5) <= LEFT_OUT
