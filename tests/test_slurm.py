@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,10 +72,10 @@ block = 128
 """
 
 
-def slurm(*command: object, env: Mapping[str, str] = ENVIRONMENT) -> str:
+def slurm(*command: object) -> str:
     """What one of Slurm's commands says."""
     ended = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS, env=env
+        list(map(str, command)), capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS, env=ENVIRONMENT
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.strip()
@@ -86,19 +86,18 @@ def queued(name: str) -> str:
     return slurm("squeue", "--noheader", "--format=%i %T %r", f"--name={name}")
 
 
-def submit(script: str, more: list[str], arguments: list[object], env: Mapping[str, str] = ENVIRONMENT) -> str:
+def submit(script: str, more: list[str], arguments: list[object]) -> str:
     """Submit one of the workflows, small, and give the job's number."""
-    small = ("--cpus-per-task=1", "--mem=4G")
-    return slurm("sbatch", "--parsable", *small, *more, WORKFLOWS / script, *arguments, env=env)
+    return slurm("sbatch", "--parsable", "--cpus-per-task=1", "--mem=4G", *more, WORKFLOWS / script, *arguments)
 
 
-def slowly(folder: Path) -> dict[str, str]:
-    """An environment, in ``folder``, in which each block takes half a second: a signal comes while there are some."""
+def slowly(folder: Path) -> str:
+    """What has each block of a job take half a second, by a script in ``folder``: a signal comes before the last."""
     folder.mkdir()
     script = folder / "wsipipe"
     script.write_text(SLOWLY.format(python=sys.executable))
     script.chmod(0o755)
-    return {**ENVIRONMENT, "PATH": f"{folder}{os.pathsep}{ENVIRONMENT['PATH']}"}
+    return f"--export=ALL,PATH={folder}{os.pathsep}{ENVIRONMENT['PATH']}"
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -185,7 +184,7 @@ def test_a_job_that_slurm_refuses_is_an_environment_error_and_says_why(made: Pat
 def test_an_array_shares_the_slides_and_a_task_whose_time_is_up_is_requeued(made: Path, tmp_path: Path) -> None:
     """SIGTERM as --signal sends it. Slurm has a requeued job wait for two minutes, of which it needs one second."""
     out, log = tmp_path / "out", [f"--output={tmp_path}/%a.json", f"--error={tmp_path}/%a.log"]
-    job = submit("slurm-array.sbatch", ["--array=1-2", *log], options(made, out), slowly(tmp_path / "bin"))
+    job = submit("slurm-array.sbatch", ["--array=1-2", slowly(tmp_path / "bin"), *log], options(made, out))
     wait_for(lambda: f"{job}_1.0" in slurm("squeue", "--steps", "--noheader", "--format=%i"))
     wait_for(lambda: any(shards(begun) for begun in out.glob("*.partial")))
     slurm("scancel", "--signal=TERM", f"{job}_1")
