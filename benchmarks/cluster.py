@@ -37,11 +37,11 @@ import wsipipe
 from wsipipe.events import Spent
 from wsipipe.inference.block import PredictedBlock
 from wsipipe.inference.replica import Prediction
-from wsipipe.pipeline import job
-from wsipipe.pipeline.cluster import OWN
+from wsipipe.pipeline import slide_job as job
+from wsipipe.pipeline.cluster.connect import OWN
 from wsipipe.pipeline.config import DEFAULT_BUNDLE
-from wsipipe.pipeline.flow import Flow
-from wsipipe.pipeline.look import plan_run
+from wsipipe.pipeline.dispatcher import Flow
+from wsipipe.pipeline.run_plan import plan_run
 
 WANTED = 1.8
 

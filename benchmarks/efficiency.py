@@ -27,8 +27,8 @@ from wsipipe.geometry.mirror import mirror
 from wsipipe.inference.pool import load_replicas
 from wsipipe.inference.replica import Pixels, Replica
 from wsipipe.pipeline.config import DEFAULT_BUNDLE, RunConfig, check_config
-from wsipipe.pipeline.plan import grid_of
-from wsipipe.slides.reading import read_mirrored
+from wsipipe.pipeline.slide_plan import grid_of
+from wsipipe.slides.pixels.mirrored import read_mirrored
 from wsipipe.slides.slide import choose_level
 
 WANTED = 0.97

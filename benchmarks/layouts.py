@@ -29,9 +29,9 @@ from wsipipe.geometry.network import Receptive
 from wsipipe.inference import allocator
 from wsipipe.inference.block import memory_of_thread
 from wsipipe.pipeline.machine import kept_bytes
-from wsipipe.slides.kept import Keep
 from wsipipe.slides.opened import close_all
-from wsipipe.slides.reading import read_mirrored
+from wsipipe.slides.pixels.mirrored import read_mirrored
+from wsipipe.slides.pixels.tile_cache import Keep
 from wsipipe.slides.slide import Level
 
 CLIFF = 0.25

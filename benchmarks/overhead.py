@@ -27,8 +27,8 @@ from wsipipe.inference import allocator
 from wsipipe.inference.block import memory_of_thread
 from wsipipe.inference.replica import Pixels, Prediction, Replica
 from wsipipe.model.bundle import default_classes
-from wsipipe.pipeline.look import RunPlan, plan_run
-from wsipipe.slides.reading import read_box
+from wsipipe.pipeline.run_plan import RunPlan, plan_run
+from wsipipe.slides.pixels.mirrored import read_box
 
 WANTED, MOST_PLANNING = 0.7, 0.01
 

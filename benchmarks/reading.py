@@ -24,9 +24,9 @@ import wsipipe
 from wsipipe.geometry.grid import Box
 from wsipipe.inference import allocator
 from wsipipe.inference.block import memory_of_thread
-from wsipipe.slides.reading import read_box
+from wsipipe.slides.pixels.mirrored import read_box
+from wsipipe.slides.pixels.tile_store import TileStore
 from wsipipe.slides.slide import Level
-from wsipipe.slides.tiles import TileStore
 
 WANTED = 0.8
 MARGIN = 188

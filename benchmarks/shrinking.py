@@ -19,7 +19,7 @@ from reading import MARGIN, read, seconds
 import wsipipe
 from wsipipe.geometry.grid import Box
 from wsipipe.inference import allocator
-from wsipipe.slides.resample import means
+from wsipipe.slides.pixels.averaging import means
 from wsipipe.slides.slide import Level
 
 

@@ -23,9 +23,9 @@ from wsipipe.geometry.grid import Box, Grid
 from wsipipe.inference.block import cores_met
 from wsipipe.model.bundle import BundleInfo, read_bundle_info
 from wsipipe.pipeline.config import DEFAULT_BUNDLE
+from wsipipe.slides.readers.tiff.store import TiffStore
 from wsipipe.slides.slide import Level, choose_level
-from wsipipe.slides.tiffstore import TiffStore
-from wsipipe.tissue.find import find_tissue
+from wsipipe.tissue.detect import find_tissue
 from wsipipe.tissue.mask import TissueMask
 
 

@@ -33,7 +33,7 @@ from tests.real_data import DATA, data, needs_data
 from tests.slides.made import patch, tile_at
 from tests.slides.test_broken import OPENS
 from wsipipe import RunConfig, errors, run
-from wsipipe.pipeline.scheduler import local_client
+from wsipipe.pipeline.cluster.in_process import local_client
 
 OBEYS_PERMISSIONS = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 """Before a command: permission bits mean nothing to root, unless it lacks these capabilities."""

@@ -22,8 +22,8 @@ from wsipipe.geometry.grid import Box, Grid
 from wsipipe.geometry.mirror import mirror
 from wsipipe.geometry.network import Receptive
 from wsipipe.model.bundle import read_bundle_info
-from wsipipe.pipeline import batch
-from wsipipe.pipeline.outcome import RunSummary, SlideOutcome
+from wsipipe.pipeline import run as batch
+from wsipipe.pipeline.summary import RunSummary, SlideOutcome
 
 SHAPE = (700, 900)
 BAD = (3, 6)

@@ -35,10 +35,10 @@ from tests.faults import (
 )
 from tests.warm import Warm
 from wsipipe.errors import UsageError
-from wsipipe.pipeline import cluster
-from wsipipe.pipeline.batch import run as run_slides
+from wsipipe.pipeline.cluster.connect import connect as cluster
 from wsipipe.pipeline.config import RunConfig, parse_cluster
-from wsipipe.pipeline.look import plan_run
+from wsipipe.pipeline.run import run as run_slides
+from wsipipe.pipeline.run_plan import plan_run
 
 SMALL = ("--block", 128, "--tile", 128, "--device", "cpu")
 
@@ -216,7 +216,7 @@ def test_a_worker_with_another_version_is_refused_by_name(made: Path, tmp_path: 
 
 DEADLY = """
 import os, signal
-from wsipipe.pipeline import job
+from wsipipe.pipeline import slide_job as job
 
 if not hasattr(job, "harmless"):  # a preload may be loaded twice
     job.harmless = job.predict_block

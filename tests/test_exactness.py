@@ -26,7 +26,7 @@ from wsipipe.inference import replica
 from wsipipe.inference.pool import close_resident_pools
 from wsipipe.model.bundle import default_classes
 from wsipipe.pipeline.config import DEFAULT_BUNDLE
-from wsipipe.slides.reading import read_box
+from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import choose_level
 
 Image = np.ndarray[Any, np.dtype[np.uint8]]

@@ -15,10 +15,10 @@ import wsipipe
 from tests.conftest import WriteSlide
 from tests.faults import assert_same_bytes
 from wsipipe.inference import block, openvino, replica
-from wsipipe.labels import store
 from wsipipe.model import forward
 from wsipipe.model.unet import UNet
-from wsipipe.pipeline.outcome import RunSummary
+from wsipipe.pipeline.summary import RunSummary
+from wsipipe.store import store
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 CUDNN = RuntimeError("GET was unable to find an engine to execute this computation")

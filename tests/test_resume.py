@@ -33,8 +33,8 @@ from tests.faults import (
     wsipipe,
 )
 from wsipipe import RunConfig, load_bundle, run
-from wsipipe.pipeline.look import plan_run
-from wsipipe.pipeline.outcome import SlideOutcome
+from wsipipe.pipeline.run_plan import plan_run
+from wsipipe.pipeline.summary import SlideOutcome
 
 
 @dataclass(frozen=True)

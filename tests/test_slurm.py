@@ -54,7 +54,7 @@ scheduler_options = {{dashboard_address = "127.0.0.1:0"}}
 SLOWLY = """#!{python}
 import time
 from wsipipe.cli import main
-from wsipipe.pipeline import job
+from wsipipe.pipeline import slide_job as job
 
 predict = job.predict_block
 job.predict_block = lambda *args: time.sleep(0.5) or predict(*args)

@@ -20,14 +20,14 @@ from tests.tissue.drawn import disc, glass, on_glass
 from wsipipe.errors import UsageError
 from wsipipe.events import BlockDone, Event, TissueFound, ignore
 from wsipipe.geometry.grid import Box
-from wsipipe.labels import store as stores
-from wsipipe.labels.pyramid import halve
 from wsipipe.model.bundle import read_bundle_info
 from wsipipe.pipeline.config import DEFAULT_BUNDLE
-from wsipipe.pipeline.look import plan_run
-from wsipipe.pipeline.outcome import DONE, FAILED, NO_TISSUE, SKIPPED, RunSummary
+from wsipipe.pipeline.run_plan import plan_run
+from wsipipe.pipeline.summary import DONE, FAILED, NO_TISSUE, SKIPPED, RunSummary
 from wsipipe.slides.slide import choose_level
-from wsipipe.tissue.find import find_tissue
+from wsipipe.store import store as stores
+from wsipipe.store.pyramid import halve
+from wsipipe.tissue.detect import find_tissue
 
 SHAPE = (600, 800)
 WHERE = disc((250, 150), 90, SHAPE) | disc((500, 700), 40, SHAPE)

@@ -31,7 +31,7 @@ from tests.faults import (
     write_slide,
 )
 from tests.faults import wsipipe as command
-from tests.labels.test_lease import FakeClock, NoThread
+from tests.leases.test_lease import FakeClock, NoThread
 from tests.nightly.nights import Clock, night_of, rows, statuses
 from tests.servers import BUCKET, Proxy, Web, download, s3_server, settings, upload
 from tests.slides.made import ome_zarr
@@ -40,12 +40,12 @@ from wsipipe import urls
 from wsipipe.errors import OutputError, SlideReadError, UsageError
 from wsipipe.files import locate
 from wsipipe.geometry.grid import Box
-from wsipipe.labels.holder import Holder
-from wsipipe.labels.lease import BucketLease, Leases
+from wsipipe.leases.holder import Holder
+from wsipipe.leases.lease import BucketLease, Leases
 from wsipipe.nightly.night import run_night
-from wsipipe.report.night import read_history, read_report
-from wsipipe.slides.find import expand
-from wsipipe.slides.reading import read_box
+from wsipipe.report.record import read_history, read_report
+from wsipipe.slides.discover import expand
+from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.urls import Url
 
 SMALL: tuple[object, ...] = ("--block", 128, "--tile", 128, "--device", "cpu")
@@ -249,7 +249,7 @@ class Cut:
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heartbeats are those that the test asks for."""
-    monkeypatch.setattr("wsipipe.labels.lease._HEART", NoThread())
+    monkeypatch.setattr("wsipipe.leases.lease._HEART", NoThread())
 
 
 LEASE = Url(f"{ROOT}/case-17.zarr.lease")
@@ -257,7 +257,7 @@ LEASE = Url(f"{ROOT}/case-17.zarr.lease")
 
 @pytest.mark.usefixtures("by_hand")
 def test_a_slide_in_a_bucket_is_taken_by_one_and_free_again_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsipipe.labels.holder._machine", lambda: "")
+    monkeypatch.setattr("wsipipe.leases.holder._machine", lambda: "")
     clock = FakeClock()
     first = Leases(clock=clock).take(LEASE)
     assert isinstance(first, BucketLease)
@@ -269,7 +269,7 @@ def test_a_slide_in_a_bucket_is_taken_by_one_and_free_again_after_it(monkeypatch
 
 @pytest.mark.usefixtures("by_hand")
 def test_a_dead_holder_loses_its_lease_in_a_bucket_and_a_living_one_never(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsipipe.labels.holder._machine", lambda: "")
+    monkeypatch.setattr("wsipipe.leases.holder._machine", lambda: "")
     clock = FakeClock()
     held, others = Leases(clock=clock).take(LEASE), Leases(clock=clock)
     assert isinstance(held, BucketLease)

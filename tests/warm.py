@@ -23,7 +23,7 @@ import dask
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["wsipipe.cli", "wsipipe.pipeline.batch", "wsipipe.training.loop", "openvino", "distributed.cli"]
+    ["wsipipe.cli", "wsipipe.pipeline.run", "wsipipe.training.trainer", "openvino", "distributed.cli"]
 )
 NUMBERS = itertools.count()
 First = Callable[[], None]

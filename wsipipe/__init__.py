@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from wsipipe.errors import WsipipeError
     from wsipipe.model.bundle import BundleSpec, LabelClass, load_bundle, save_bundle
     from wsipipe.model.unet import UNet
-    from wsipipe.pipeline.batch import run
     from wsipipe.pipeline.config import RunConfig
+    from wsipipe.pipeline.run import run
     from wsipipe.pipeline.segment import segment
     from wsipipe.slides.slide import Slide, open_slide
 
@@ -33,7 +33,7 @@ _HOME = {
     "WsipipeError": "errors",
     "load_bundle": "model.bundle",
     "open_slide": "slides.slide",
-    "run": "pipeline.batch",
+    "run": "pipeline.run",
     "save_bundle": "model.bundle",
     "segment": "pipeline.segment",
 }

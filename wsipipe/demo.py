@@ -14,7 +14,7 @@ import numpy.typing as npt
 import tifffile
 import zarr
 
-from wsipipe.evaluation.outline import Image, outlined
+from wsipipe.pictures.drawing import Image, outlined
 from wsipipe.slides.slide import Slide
 
 Plane = npt.NDArray[np.float32]

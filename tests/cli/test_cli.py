@@ -22,8 +22,8 @@ from tests.conftest import Call, WriteSlide
 from tests.tissue.drawn import disc, glass, on_glass
 from wsipipe import cli
 from wsipipe.errors import UsageError
-from wsipipe.evaluation.outline import OUTLINE
 from wsipipe.model.bundle import load_bundle
+from wsipipe.pictures.drawing import OUTLINE
 from wsipipe.pipeline.machine import size_bytes
 
 README = Path(wsipipe.__file__).parents[1] / "README.md"

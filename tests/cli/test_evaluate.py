@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.evaluation.test_files import write_tiff
+from tests.evaluation.test_evaluate import write_tiff
 from wsipipe.cli.evaluate import evaluate, parse_maps
 from wsipipe.errors import OutputError, UsageError
 from wsipipe.evaluation.metrics import METRICS

@@ -17,7 +17,7 @@ from wsipipe.model.bundle import LabelClass, default_classes
 from wsipipe.model.forward import Normalise, core_of, label_values, predict_box, probabilities_of, winner
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.config import ClassConfig
-from wsipipe.training.loop import Trainer
+from wsipipe.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 

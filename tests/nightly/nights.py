@@ -14,8 +14,8 @@ import pytest
 
 from wsipipe.inference import tuning
 from wsipipe.nightly.config import Night, read_night
-from wsipipe.pipeline import job
-from wsipipe.report.night import NightReport, SlideReport, read_report
+from wsipipe.pipeline import slide_job as job
+from wsipipe.report.record import NightReport, SlideReport, read_report
 
 HOUR, DAY = 3600.0, 86400.0
 SMALL = "[run]\ndevice = 'cpu,cpu'\nengine = 'torch'\nblock = 64\ntile = 64\nthreads = 2\ntissue = 'off'\n"

@@ -21,7 +21,7 @@ from tests.conftest import Call, WriteSlide
 from tests.nightly.nights import SMALL, events, listing, log_rows, statuses, write_night
 from wsipipe.cli import cli
 from wsipipe.nightly import night as nights
-from wsipipe.report.night import read_report
+from wsipipe.report.record import read_report
 
 
 @contextmanager

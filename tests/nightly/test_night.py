@@ -33,15 +33,15 @@ from tests.nightly.nights import (
 from tests.tissue.drawn import glass
 from wsipipe.errors import MachineError, UsageError, WsipipeError
 from wsipipe.events import BlockDone, Event, SlideDone, SlideFailed, SlideStarted, Warned
-from wsipipe.labels.lease import Leases
+from wsipipe.leases.lease import Leases
 from wsipipe.model.bundle import read_bundle_info
 from wsipipe.nightly.config import Night, read_night
 from wsipipe.nightly.failures import version_of
 from wsipipe.nightly.night import run_night, seconds_left_alone, slides_in
-from wsipipe.pipeline import flow
-from wsipipe.pipeline.outcome import RunSummary
+from wsipipe.pipeline import dispatcher as flow
+from wsipipe.pipeline.summary import RunSummary
 from wsipipe.report import write
-from wsipipe.report.night import NightReport, moment, read_history, read_report
+from wsipipe.report.record import NightReport, moment, read_history, read_report
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.faults import Process, assert_same_bytes, finish, shards, start, summ
 from tests.nightly.nights import SMALL, events, log_rows, night_of, rows, statuses, write_night
 from wsipipe.nightly.config import read_night
 from wsipipe.nightly.night import run_night
-from wsipipe.report.night import read_history, read_report
+from wsipipe.report.record import read_history, read_report
 
 pytestmark = pytest.mark.slow
 BLOCKS = {"a": 64, "b": 36, "c": 4, "d": 36}

@@ -14,7 +14,7 @@ import zarr
 
 import wsipipe
 from tests.slides.made import VMS, picture, vms
-from wsipipe.pipeline.outcome import DONE, FAILED, SKIPPED
+from wsipipe.pipeline.summary import DONE, FAILED, SKIPPED
 from wsipipe.slides.planes import Planes
 
 Config = Callable[..., wsipipe.RunConfig]

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.network import Receptive
-from wsipipe.labels import store as stores
-from wsipipe.labels.spec import Fingerprint, StoreSpec, coarse_chunks
-from wsipipe.report.night import (
+from wsipipe.report.record import (
     DONE,
     FAILED,
     NO_TISSUE,
@@ -26,6 +24,8 @@ from wsipipe.report.night import (
     SlideReport,
 )
 from wsipipe.slides.slide import open_slide
+from wsipipe.store import store as stores
+from wsipipe.store.spec import Fingerprint, StoreSpec, coarse_chunks
 
 SHA = "640fa0a2bc630b359b599091fb3edf61a1215c073d5f60d936ae580b9fc35aa3"
 CLASSES = (("background", 0, "#000000"), ("gland", 7, "#ff8000"), ("fat & <b>", 200, "#0080ff"))

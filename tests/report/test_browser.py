@@ -9,7 +9,7 @@ import pytest
 
 from tests.report.chromium import PROGRAM, Chromium
 from tests.report.nights import HOSTILE, disc, night, slides_of_all_kinds, write_pyramid, write_store
-from wsipipe.report.night import DONE, SlideReport
+from wsipipe.report.record import DONE, SlideReport
 from wsipipe.report.words import shown
 from wsipipe.report.write import write_report
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from tests.report.nights import night, slides_of_all_kinds, texts
 from wsipipe.errors import OutputError
 from wsipipe.report.metrics import metrics, write_metrics
-from wsipipe.report.night import DONE, STATUSES, SlideReport
+from wsipipe.report.record import DONE, STATUSES, SlideReport
 from wsipipe.report.words import shown
 
 SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\\n]|\\[\\n"])*",?)*)\})? (\S+)')

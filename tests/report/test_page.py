@@ -10,9 +10,9 @@ from hypothesis import given
 
 from tests.report.html_check import Seen
 from tests.report.nights import HOSTILE, SHA, night, slides_of_all_kinds, texts
-from wsipipe.report.night import DONE, FAILED, OPEN, SET_ASIDE, SKIPPED, STATUSES, SlideReport
+from wsipipe.pictures.thumbnail import ClassArea, Look
 from wsipipe.report.page import element, page, tone_of
-from wsipipe.report.picture import ClassArea, Look
+from wsipipe.report.record import DONE, FAILED, OPEN, SET_ASIDE, SKIPPED, STATUSES, SlideReport
 from wsipipe.report.words import amount, area, aside, duration, headline, shortened, shown, three_digits
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 
 from tests.report.nights import night, slides_of_all_kinds, texts
-from wsipipe.report.night import FAILED, SlideReport, plain
+from wsipipe.report.record import FAILED, SlideReport, plain
 from wsipipe.report.webhook import MAX_FAILED, MAX_REASON, payload, post
 
 SECRET = "/services/T0/B0/verysecret"

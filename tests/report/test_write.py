@@ -12,9 +12,9 @@ import pytest
 from tests.report.html_check import Seen
 from tests.report.nights import HOSTILE, night, slides_of_all_kinds, write_pyramid, write_store
 from wsipipe.errors import OutputError
+from wsipipe.pictures.thumbnail import Look
 from wsipipe.report import write
-from wsipipe.report.night import DONE, FAILED, SKIPPED, SlideReport, read_history, read_report
-from wsipipe.report.picture import Look
+from wsipipe.report.record import DONE, FAILED, SKIPPED, SlideReport, read_history, read_report
 from wsipipe.report.write import look_at_all, write_report
 
 
@@ -47,8 +47,8 @@ def test_a_report_of_hostile_texts_is_written_and_read_back(tmp_path: Path, text
 
 
 def test_a_run_of_wsipipe_is_shown(tmp_path: Path, tiny_bundle: Path, write_slide: Callable[..., Path]) -> None:
-    from wsipipe.pipeline.batch import run
     from wsipipe.pipeline.config import RunConfig
+    from wsipipe.pipeline.run import run
 
     slide = write_slide(tmp_path / "case.tif", (96, 128))
     summary = run([slide], RunConfig(out=str(tmp_path / "out"), bundle=str(tiny_bundle), device="cpu", engine="torch"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tifffile
 
-from wsipipe.slides.tiffimage import TiledImage
+from wsipipe.slides.readers.tiff.image import TiledImage
 
 
 @pytest.fixture

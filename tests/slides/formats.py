@@ -16,9 +16,9 @@ import tifffile
 from tests.real_data import DATA, data
 from wsipipe.errors import PlaneError, SlideError
 from wsipipe.geometry.grid import Box
-from wsipipe.slides.find import expand
+from wsipipe.slides.discover import expand
+from wsipipe.slides.pixels.mirrored import Pixels, read_box
 from wsipipe.slides.planes import Planes
-from wsipipe.slides.reading import Pixels, read_box
 from wsipipe.slides.slide import Level, Slide, open_slide
 
 README = Path(__file__).parents[2] / "README.md"

@@ -28,7 +28,7 @@ import tifffile
 from tests.slides.made import APERIO, ome_zarr, picture, pyramid
 from wsipipe.errors import SlideError
 from wsipipe.pipeline.machine import peak_bytes
-from wsipipe.slides.reading import read_mirrored
+from wsipipe.slides.pixels.mirrored import read_mirrored
 from wsipipe.slides.slide import describe, open_slide
 
 MOST_SECONDS = 10

@@ -27,9 +27,9 @@ CHILD = """
 import faulthandler, json, os, resource, sys
 import numpy as np
 import psutil
-import wsipipe.slides.readers  # once, not in each process
+import wsipipe.slides.readers.registry  # once, not in each process
 from wsipipe.errors import SlideError
-from wsipipe.slides.reading import read_mirrored
+from wsipipe.slides.pixels.mirrored import read_mirrored
 from wsipipe.slides.slide import describe, open_slide
 def look(path):
     slide = open_slide(path)

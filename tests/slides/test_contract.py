@@ -15,7 +15,7 @@ from tests.slides.made import APERIO, VMS, ome_zarr, picture, pyramid, vms
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import mirror
-from wsipipe.slides.reading import read_box, read_mirrored
+from wsipipe.slides.pixels.mirrored import read_box, read_mirrored
 from wsipipe.slides.slide import Slide, open_slide
 
 REAL = real(
@@ -159,7 +159,8 @@ def test_level_is_opened_again_in_another_process(tmp_path: Path) -> None:
     assert level.array is level.array  # open here, and still sent as values
     (tmp_path / "level").write_bytes(pickle.dumps(level))
     code = (
-        "import pickle, sys; from wsipipe.geometry.grid import Box; from wsipipe.slides.reading import read_box;"
+        "import pickle, sys; from wsipipe.geometry.grid import Box;"
+        "from wsipipe.slides.pixels.mirrored import read_box;"
         "level = pickle.loads(open(sys.argv[1], 'rb').read());"
         "sys.stdout.buffer.write(read_box(level, Box(0, 100, 0, 90)).tobytes())"
     )

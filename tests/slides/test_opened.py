@@ -15,7 +15,7 @@ from tests.slides.made import picture, pyramid
 from wsipipe.errors import SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides import opened
-from wsipipe.slides.reading import read_box
+from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import open_slide
 
 

@@ -11,7 +11,7 @@ import tifffile
 from tests.real_data import data, needs_data, real
 from tests.slides.made import APERIO
 from wsipipe.geometry.grid import Box
-from wsipipe.slides.reading import Pixels, read_box
+from wsipipe.slides.pixels.mirrored import Pixels, read_box
 from wsipipe.slides.slide import Level, open_slide
 
 CROP = Box(900, 1517, 600, 1333)

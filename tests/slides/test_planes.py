@@ -11,8 +11,8 @@ import tifffile
 from tests.slides.made import ome_zarr, picture, pyramid
 from wsipipe.errors import PlaneError, UsageError
 from wsipipe.geometry.grid import Box
+from wsipipe.slides.pixels.mirrored import Pixels, read_box
 from wsipipe.slides.planes import ALL, Planes, parse_channels, parse_reading
-from wsipipe.slides.reading import Pixels, read_box
 from wsipipe.slides.slide import Level, open_slide
 
 NAMES = ("DAPI", "CD3", "CD8")

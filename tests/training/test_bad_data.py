@@ -22,7 +22,7 @@ from tests.slides.made import pyramid
 from tests.training.given import geojson, pair, pairs, pixels, plain, png, polygon, squares
 from wsipipe.cli import main
 from wsipipe.errors import LabelError, UsageError
-from wsipipe.slides.held import forget_all
+from wsipipe.rasters.opened import forget_all
 from wsipipe.training import checkpoint, setup
 from wsipipe.training.config import AnnotatedSlide, ClassConfig, DataConfig, TrainConfig, WeightConfig, load_config
 from wsipipe.training.train import train

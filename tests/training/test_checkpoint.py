@@ -20,7 +20,7 @@ from wsipipe.files import write_whole
 from wsipipe.model.unet import UNet
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.checkpoint import Progress, check_space, read_checkpoint, write_checkpoint
-from wsipipe.training.loop import Trainer
+from wsipipe.training.trainer import Trainer
 
 SIZES = {"in_channels": 1, "classes": 2, "base_channels": 1, "depth": 1, "convs_per_level": 1}
 PROGRESS = Progress(step=7, seconds=1.5, best_step=4, best_score=-math.inf)

@@ -17,8 +17,8 @@ from tests.training.given import at_place, geojson, pairs, pixels, plain, png, p
 from wsipipe.errors import ChannelError, LabelError, ResolutionError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import mirror
-from wsipipe.slides.held import forget_all
-from wsipipe.slides.reading import read_box
+from wsipipe.rasters.opened import forget_all
+from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import choose_level, open_slide
 from wsipipe.training import fields
 from wsipipe.training.config import AnnotatedSlide, ClassConfig, DataConfig, TrainConfig

@@ -21,15 +21,15 @@ from wsipipe.errors import MachineError, SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.model.forward import core_of
 from wsipipe.model.unet import UNet
-from wsipipe.slides.annotations import open_annotations
+from wsipipe.rasters.annotations import open_annotations
 from wsipipe.training import fields as fields_module
 from wsipipe.training import patches as patches_module
 from wsipipe.training.augment import NO_AUGMENTATION, Augmentation, source_positions
 from wsipipe.training.config import TrainConfig
 from wsipipe.training.fields import Field, read_fields
 from wsipipe.training.patches import Patch, PatchMaker, batches, stacked
+from wsipipe.training.pixel_weights import border_weight, class_weights, separated
 from wsipipe.training.sampling import Place, Places, survey
-from wsipipe.training.weights import border_weight, class_weights, separated
 
 CORE, HALF = 16, MARGIN // 2
 TILE = CORE + MARGIN

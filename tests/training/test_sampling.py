@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.training.given import MARGIN, field, pixels, plain
 from wsipipe.errors import LabelError
 from wsipipe.geometry.grid import Box
-from wsipipe.slides.annotations import Annotated
+from wsipipe.rasters.annotations import Annotated
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.fields import Field
 from wsipipe.training.patches import PatchMaker

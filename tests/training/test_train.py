@@ -32,10 +32,10 @@ from wsipipe.training import log
 from wsipipe.training import train as module
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.log import read_log
-from wsipipe.training.loop import Trainer
 from wsipipe.training.patches import Patch, PatchMaker
 from wsipipe.training.setup import Setup
 from wsipipe.training.train import train
+from wsipipe.training.trainer import Trainer
 
 QUICK = changed(augmentation=NO_AUGMENTATION)
 DRAW = log.write_curves

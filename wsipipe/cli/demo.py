@@ -18,8 +18,8 @@ def demo(folder: str) -> None:
     from wsipipe.cli.run import summary_as_text
     from wsipipe.demo import write_picture, write_slide
     from wsipipe.errors import OutputError
-    from wsipipe.pipeline.batch import run
     from wsipipe.pipeline.config import RunConfig
+    from wsipipe.pipeline.run import run
     from wsipipe.slides.slide import open_slide
 
     out = Path(folder)

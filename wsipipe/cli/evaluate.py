@@ -15,7 +15,7 @@ import click
 from wsipipe.errors import UsageError
 
 if TYPE_CHECKING:
-    from wsipipe.evaluation.files import Evaluation
+    from wsipipe.evaluation.evaluate import Evaluation
 
 
 class ListsMetrics(click.Command):
@@ -56,8 +56,8 @@ def evaluate(
     GeoJSON. Names pair without suffixes, and without _image, _label or _mask at their end. Objects are connected
     components of a class unless values are instances. Exit code: 0 done, 1 a file can not be read, 2 usage.
     """
-    from wsipipe.evaluation.files import evaluate as evaluate_files
-    from wsipipe.evaluation.files import pair
+    from wsipipe.evaluation.evaluate import evaluate as evaluate_files
+    from wsipipe.evaluation.evaluate import pair
     from wsipipe.evaluation.metrics import DEFAULT_METRICS
 
     names = DEFAULT_METRICS if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from wsipipe.cli.reading import reader_options
+from wsipipe.cli.slide_options import reader_options
 
 
 @click.command()
@@ -24,7 +24,7 @@ def info(slides: tuple[str, ...], reader: str | None, pixels: bool, as_json: boo
     """
     from wsipipe.errors import SlideError
     from wsipipe.slides.compare import compare_readers
-    from wsipipe.slides.find import expand
+    from wsipipe.slides.discover import expand
     from wsipipe.slides.planes import take_planes
     from wsipipe.slides.slide import describe, open_slide
 

@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from wsipipe.nightly.night import Found, Projection
-    from wsipipe.report.night import NightReport
+    from wsipipe.report.record import NightReport
 
 
 @click.command()
@@ -49,7 +49,7 @@ def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
 
 def report_as_text(report: NightReport) -> str:
     """A line for each slide that is not done, one over all, and why it ended early."""
-    from wsipipe.report.night import DONE, SKIPPED
+    from wsipipe.report.record import DONE, SKIPPED
     from wsipipe.report.words import headline, shown
 
     lines = [

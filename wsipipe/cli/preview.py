@@ -20,11 +20,11 @@ def preview(slide: str, out: str | None, bundle: str | None, mpp: float | None, 
     from wsipipe.errors import UsageError
     from wsipipe.files import write_whole
     from wsipipe.model.bundle import read_bundle_info
+    from wsipipe.pictures.thumbnail import tissue_png
     from wsipipe.pipeline.config import DEFAULT_BUNDLE
-    from wsipipe.report.picture import tissue_png
     from wsipipe.slides.slide import choose_level, open_slide
-    from wsipipe.tissue.find import find_tissue
-    from wsipipe.tissue.given import OFF, given_mask, is_file
+    from wsipipe.tissue.detect import find_tissue
+    from wsipipe.tissue.mask_file import OFF, given_mask, is_file
 
     if tissue == OFF:
         raise UsageError("--tissue off looks everywhere, so there is nothing to preview; allowed: auto, or a file")

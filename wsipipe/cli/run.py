@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsipipe.cli.reading import reader_options
+from wsipipe.cli.slide_options import reader_options
 
 if TYPE_CHECKING:
-    from wsipipe.pipeline.look import Refused, RunPlan
-    from wsipipe.pipeline.outcome import Account, RunSummary, SlideOutcome
-    from wsipipe.pipeline.plan import SlidePlan
+    from wsipipe.pipeline.run_plan import Refused, RunPlan
+    from wsipipe.pipeline.slide_plan import SlidePlan
+    from wsipipe.pipeline.summary import Account, RunSummary, SlideOutcome
 
 
 def number_or_auto(text: str) -> int | None:
@@ -108,10 +108,10 @@ def run(
     2 usage, 3 the environment (no device, no memory, no space), 130 interrupted: the same command resumes.
     """
     from wsipipe.cli.progress import progress
-    from wsipipe.pipeline.batch import run as run_slides
     from wsipipe.pipeline.config import RunConfig
-    from wsipipe.pipeline.look import plan_run
     from wsipipe.pipeline.machine import size_bytes
+    from wsipipe.pipeline.run import run as run_slides
+    from wsipipe.pipeline.run_plan import plan_run
     from wsipipe.slides.planes import take_planes
     from wsipipe.tables import read_toml
 
@@ -144,7 +144,7 @@ def plan_as_json(plan: RunPlan) -> dict[str, Any]:
 
 
 def _slide_plan_as_json(plan: RunPlan, slide: SlidePlan | Refused) -> dict[str, Any]:
-    from wsipipe.pipeline.look import Refused
+    from wsipipe.pipeline.run_plan import Refused
 
     if isinstance(slide, Refused):
         return {"slide": slide.path, "action": "refuse", "reason": slide.error}
@@ -195,7 +195,7 @@ def plan_as_text(plan: RunPlan) -> str:
 
 def summary_as_json(summary: RunSummary) -> dict[str, Any]:
     """What ``--json`` prints."""
-    from wsipipe.pipeline.outcome import STATUSES
+    from wsipipe.pipeline.summary import STATUSES
 
     counts = {status: summary.count(status) for status in STATUSES}
     document = {**asdict(summary), **counts, "exit_code": summary.exit_code}
@@ -210,7 +210,7 @@ def _account_as_json(account: Account | None) -> dict[str, Any] | None:
 
 def summary_as_text(summary: RunSummary) -> str:
     """One line a slide, and one over all."""
-    from wsipipe.pipeline.outcome import DONE, FAILED, NO_TISSUE, NOT_ATTEMPTED, OPEN, SKIPPED, TAKEN
+    from wsipipe.pipeline.summary import DONE, FAILED, NO_TISSUE, NOT_ATTEMPTED, OPEN, SKIPPED, TAKEN
     from wsipipe.report.words import shown
 
     lines = [_outcome_as_text(slide) for slide in summary.slides]

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from wsipipe.errors import UsageError
+from wsipipe.evaluation.blockwise import BLOCK_PX, ArrayPlane, Labelled, Mask, Plane, compare
 from wsipipe.evaluation.counts import MAX_CLASSES, Integers
 from wsipipe.evaluation.metrics import DEFAULT_METRICS, METRICS, Comparison, Floats, Need, Scores, check_metrics
-from wsipipe.evaluation.planes import BLOCK_PX, ArrayPlane, Labelled, Mask, Plane, compare
 
 
 class Tally:
@@ -66,7 +66,7 @@ class Tally:
             (y, x), integers or bool: class ids, 0 for the background.
         truth_instances, predicted_instances
             (y, x), integers: ids of instances, 0 for none; a pixel of class 0 belongs to none. By default
-            the connected components of the classes (`wsipipe.evaluation.objects`).
+            the connected components of the classes (`wsipipe.objects.components`).
         inside
             (y, x), bool: the pixels to count. The others are neither right nor wrong, and an object at the border of
             the region counts with its part inside.

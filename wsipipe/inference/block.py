@@ -18,10 +18,10 @@ from wsipipe.geometry.mirror import Indices
 from wsipipe.geometry.network import round_up
 from wsipipe.inference.pool import PoolSpec, resident_pool
 from wsipipe.inference.replica import Labels, Prediction
-from wsipipe.slides.kept import NONE_KEPT, Keep
-from wsipipe.slides.reading import Unread, read_mirrored
+from wsipipe.slides.pixels.mirrored import Unread, read_mirrored
+from wsipipe.slides.pixels.tile_cache import NONE_KEPT, Keep
+from wsipipe.slides.pixels.tile_store import Memory
 from wsipipe.slides.slide import Level
-from wsipipe.slides.tiles import Memory
 from wsipipe.tissue.mask import TissueMask
 
 

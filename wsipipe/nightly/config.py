@@ -29,10 +29,10 @@ from wsipipe.model.bundle import read_bundle_info
 from wsipipe.pipeline.config import BLOCK_PX, CORE_PX, DEFAULT_BUNDLE, FAIL, KINDS, RunConfig, Site, check_config
 from wsipipe.pipeline.machine import size_bytes
 from wsipipe.slides.planes import parse_channels, take_planes
-from wsipipe.slides.readers import named
+from wsipipe.slides.readers.registry import named
 from wsipipe.slides.slide import MAX_UPSAMPLE
 from wsipipe.tables import Place, TableError, line_of, parse_table, read_toml
-from wsipipe.tissue.given import AUTO, OFF, is_file
+from wsipipe.tissue.mask_file import AUTO, OFF, is_file
 from wsipipe.urls import is_url
 
 UNITS = {"s": 1, "m": 60, "h": 3600}

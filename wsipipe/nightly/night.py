@@ -16,18 +16,18 @@ from wsipipe.inference.tuning import recall
 from wsipipe.model.bundle import BundleInfo, read_bundle_info
 from wsipipe.nightly.config import Night
 from wsipipe.nightly.failures import Failures, stats_of, version_of
-from wsipipe.pipeline import outcome as outcomes
-from wsipipe.pipeline.batch import run
+from wsipipe.pipeline import summary as outcomes
 from wsipipe.pipeline.config import DEFAULT_BUNDLE, RunConfig
-from wsipipe.pipeline.flow import Limits
-from wsipipe.pipeline.look import RunPlan, plan_run
-from wsipipe.pipeline.outcome import Outcomes, SlideOutcome
-from wsipipe.report import night as reports
+from wsipipe.pipeline.dispatcher import Limits
+from wsipipe.pipeline.run import run
+from wsipipe.pipeline.run_plan import RunPlan, plan_run
+from wsipipe.pipeline.summary import Outcomes, SlideOutcome
+from wsipipe.report import record as reports
 from wsipipe.report.metrics import write_metrics
-from wsipipe.report.night import NightReport, SlideReport
+from wsipipe.report.record import NightReport, SlideReport
 from wsipipe.report.webhook import post
 from wsipipe.report.write import write_report
-from wsipipe.slides.find import expand
+from wsipipe.slides.discover import expand
 from wsipipe.version import VERSION
 
 UNREADABLE_FACTOR = 12

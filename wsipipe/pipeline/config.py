@@ -13,9 +13,9 @@ from wsipipe.inference.pool import PoolSpec
 from wsipipe.model.bundle import BundleInfo, read_bundle_info
 from wsipipe.pipeline.machine import default_limit_bytes
 from wsipipe.slides.planes import ALL, Planes
-from wsipipe.slides.readers import named
+from wsipipe.slides.readers.registry import named
 from wsipipe.slides.slide import MAX_UPSAMPLE
-from wsipipe.tissue.given import tissue_identity
+from wsipipe.tissue.mask_file import tissue_identity
 
 CORE_PX, BLOCK_PX, CPU_BLOCK_PX = 1024, 4096, 2048
 """What is taken where there is memory for it."""

@@ -20,10 +20,10 @@ from wsipipe.geometry.grid import Grid
 from wsipipe.inference.devices import OPENVINO, is_cpu, lanes, warm_up
 from wsipipe.inference.footprint import FLOAT32, activation_bytes
 from wsipipe.inference.pool import PoolSpec
-from wsipipe.slides.reading import averaging_bytes
-from wsipipe.slides.resample import stored_side
+from wsipipe.slides.pixels.averaging import stored_side
+from wsipipe.slides.pixels.mirrored import averaging_bytes
+from wsipipe.slides.readers.tiff.reader import TiffReader
 from wsipipe.slides.slide import Level
-from wsipipe.slides.tiff import TiffReader
 
 RESERVE = 0.1
 """Share of the memory that a run leaves alone where no limit is given."""

@@ -10,7 +10,7 @@ from wsipipe.inference.block import BlockWork
 from wsipipe.model.bundle import Bundle
 from wsipipe.pipeline.config import RunConfig, check_config
 from wsipipe.pipeline.graph import lazy_labels
-from wsipipe.pipeline.plan import check_channels, grid_of, level_of
+from wsipipe.pipeline.slide_plan import check_channels, grid_of, level_of
 from wsipipe.slides.slide import MAX_UPSAMPLE, Slide, open_slide, with_mpp
 
 

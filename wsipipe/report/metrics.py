@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wsipipe.errors import OutputError
 from wsipipe.files import MAKE_ROOM, write_whole
-from wsipipe.report.night import NightReport, moment
+from wsipipe.report.record import NightReport, moment
 from wsipipe.report.words import shown
 
 
@@ -20,7 +20,7 @@ def write_metrics(report: NightReport, path: Path) -> None:
     """Write the metrics of ``report`` to ``path``, whole; node-exporter reads files that are called ``*.prom``.
 
     ======================================== ================================================================
-    wsipipe_slides{status}                   slides, for each status of `wsipipe.report.night.STATUSES`
+    wsipipe_slides{status}                   slides, for each status of `wsipipe.report.record.STATUSES`
     wsipipe_slides_with_warnings             slides that something is odd about
     wsipipe_night_seconds                    from start to end
     wsipipe_night_pixels                     computed

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
-from wsipipe.report.night import (
+from wsipipe.pictures.thumbnail import ClassArea, Look
+from wsipipe.report.record import (
     DONE,
     FAILED,
     NO_TISSUE,
@@ -28,7 +29,6 @@ from wsipipe.report.night import (
     SlideReport,
     moment,
 )
-from wsipipe.report.picture import ClassArea, Look
 from wsipipe.report.style import STYLE
 from wsipipe.report.words import EXIT_CODES, amount, area, aside, duration, headline, shortened, shown, three_digits
 

@@ -10,7 +10,7 @@ import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
-from wsipipe.report.night import FAILED, SET_ASIDE, NightReport, plain
+from wsipipe.report.record import FAILED, SET_ASIDE, NightReport, plain
 from wsipipe.report.words import aside, headline, shortened, shown
 from wsipipe.version import VERSION
 

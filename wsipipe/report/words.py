@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 
-from wsipipe.report.night import DONE, FAILED, OPEN, SET_ASIDE, STATUSES, NightReport
+from wsipipe.report.record import DONE, FAILED, OPEN, SET_ASIDE, STATUSES, NightReport
 
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """What changes the direction of the text after it, so that ``fdp.exe`` may look like ``exe.pdf``."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from wsipipe.files import Location, make_folder, write_whole
-from wsipipe.report.night import (
+from wsipipe.pictures.thumbnail import Look, look
+from wsipipe.report.page import page
+from wsipipe.report.record import (
     DONE,
     NO_TISSUE,
     SKIPPED,
@@ -12,8 +14,6 @@ from wsipipe.report.night import (
     read_history,
     report_as_json,
 )
-from wsipipe.report.page import page
-from wsipipe.report.picture import Look, look
 
 JSON, PAGE, HISTORY = "report.json", "report.html", "history.jsonl"
 MAX_PICTURES = 1000

@@ -9,9 +9,9 @@ import numpy as np
 from wsipipe.errors import SlideError
 from wsipipe.files import Location
 from wsipipe.geometry.grid import Box
+from wsipipe.slides.pixels.mirrored import Pixels, read_box
 from wsipipe.slides.planes import ALL, Planes
-from wsipipe.slides.readers import READERS
-from wsipipe.slides.reading import Pixels, read_box
+from wsipipe.slides.readers.registry import READERS
 from wsipipe.slides.slide import Level, Slide, open_slide
 
 SIDE_PX = 256

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from wsipipe.files import Location
-from wsipipe.slides.source import RemoteFile, Source, open_source
+from wsipipe.slides.byte_source import RemoteFile, Source, open_source
 from wsipipe.urls import Url
 
 WINDOWS = 16

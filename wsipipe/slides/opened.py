@@ -50,7 +50,7 @@ def close_all() -> None:
 
 def _open(level: Level) -> zarr.Array[Any]:
     """Open ``level`` with the reader that it names."""
-    from wsipipe.slides.readers import named
+    from wsipipe.slides.readers.registry import named
 
     (reader,) = named(level.reader)
     try:

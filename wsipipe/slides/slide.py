@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from wsipipe.errors import PlaneError, ResolutionError, SlideError, SlideFormatError, SlideReadError, UsageError
 from wsipipe.files import Location, Named, absolute, files_in, locate
+from wsipipe.slides.byte_source import open_source
+from wsipipe.slides.pixels.averaging import shrunk_side
 from wsipipe.slides.planes import ALL, Planes
-from wsipipe.slides.resample import shrunk_side
-from wsipipe.slides.source import open_source
 
 if TYPE_CHECKING:
     import zarr
@@ -93,7 +93,7 @@ class Level:
     shrink: float = 1.0
     """How many pixels of the level in the file one of its pixels spans along each axis; below 1 it is enlarged."""
     shrunk_from: Level | None = None
-    """The level in the file, whose pixels are averaged (`wsipipe.slides.resample`); None where it is that itself."""
+    """The level in the file, whose pixels are averaged (`slides.pixels.averaging`); None if it is that level itself."""
 
     @property
     def reading(self) -> str:
@@ -243,7 +243,7 @@ def open_slide(path: Named, *, mpp: float | None = None, reader: str | None = No
     UsageError
         If ``mpp`` is not a positive number, or there is no such ``reader``.
     """
-    from wsipipe.slides.readers import named
+    from wsipipe.slides.readers.registry import named
 
     if mpp is not None and not 0 < mpp < float("inf"):
         raise UsageError(f"--mpp {mpp} is not a positive number of micrometres per pixel, such as 0.25")
@@ -383,7 +383,7 @@ def _bytes_of(path: Location) -> int:
 
 def _what_is_read(path: Location, readers: Sequence[Reader]) -> str:
     """What is read instead of ``path``, or by what it would be."""
-    from wsipipe.slides.readers import extra_for
+    from wsipipe.slides.readers.registry import extra_for
 
     extra = extra_for(path)
     if extra is not None:

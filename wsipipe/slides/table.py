@@ -17,7 +17,7 @@ from pathlib import Path
 from wsipipe.errors import UsageError
 from wsipipe.files import Named, absolute
 from wsipipe.slides.planes import Planes, parse_channels
-from wsipipe.slides.readers import named
+from wsipipe.slides.readers.registry import named
 from wsipipe.tables import positive, read_csv
 from wsipipe.urls import is_url
 

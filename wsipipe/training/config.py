@@ -21,10 +21,10 @@ from typing import Any, Literal
 from wsipipe.errors import UsageError
 from wsipipe.geometry.network import Receptive
 from wsipipe.model.bundle import PALETTE, SIZES
-from wsipipe.slides.labelrasters import MAX_LABEL
+from wsipipe.rasters.labels import MAX_LABEL
 from wsipipe.tables import parse_table, parse_value, read_toml
 from wsipipe.training.augment import Augmentation
-from wsipipe.training.weights import TOUCHING, reach_of
+from wsipipe.training.pixel_weights import TOUCHING, reach_of
 
 LabelsAre = Literal["instances", "components", "classes"]
 Split = float | tuple[str, ...]
@@ -138,7 +138,7 @@ class OptimizerConfig:
     """``sgd`` is that of the paper, with momentum; its learning rate stays."""
     learning_rate: float = 4e-3
     """The largest; AdamW reaches it after `warm_up` steps, and comes down to 0 by a cosine, and gives layers of many
-    connections less of it (`wsipipe.training.loop.shares_under_adam`), so that one suits any width and depth."""
+    connections less of it (`wsipipe.training.trainer.shares_under_adam`), so that one suits any width and depth."""
     momentum: float = 0.99
     """Of ``sgd``."""
     weight_decay: float = 1e-3

@@ -24,10 +24,10 @@ from torch.nn import functional
 from wsipipe.errors import ChannelError, LabelError, ResolutionError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
-from wsipipe.slides.annotations import Annotated, open_annotations
-from wsipipe.slides.labelrasters import LabelRaster, open_label_raster
-from wsipipe.slides.pairs import pairs_in
-from wsipipe.slides.rasters import Raster, open_raster, raster_of
+from wsipipe.rasters.annotations import Annotated, open_annotations
+from wsipipe.rasters.image import Raster, open_raster, raster_of
+from wsipipe.rasters.labels import LabelRaster, open_label_raster
+from wsipipe.rasters.pairs import pairs_in
 from wsipipe.slides.slide import choose_level, open_slide
 from wsipipe.tables import positive, read_csv
 from wsipipe.training.config import SPLITS, TEST, TRAIN, VALIDATION, AnnotatedSlide, Split, TrainConfig

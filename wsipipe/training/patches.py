@@ -30,8 +30,8 @@ from wsipipe.geometry.mirror import mirror
 from wsipipe.training.augment import Augmentation, jitter, sample_image, sample_labels, source_positions
 from wsipipe.training.config import WeightConfig
 from wsipipe.training.fields import Field
+from wsipipe.training.pixel_weights import border_weight, separated
 from wsipipe.training.sampling import Place, Places
-from wsipipe.training.weights import border_weight, separated
 
 SPARE_PX = 3
 """How far interpolation looks beyond the positions that it is asked for."""

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from wsipipe.evaluation.outline import Image, outlined
 from wsipipe.files import write_whole
+from wsipipe.pictures.drawing import Image, outlined
 
 FOUND, TRUE = (255, 40, 40), (40, 255, 80)
 SIDE_PX, GAP_PX = 512, 6

@@ -16,8 +16,8 @@ from wsipipe.model.bundle import BACKGROUND, BundleSpec, LabelClass
 from wsipipe.training.config import TEST, TRAIN, VALIDATION, TrainConfig
 from wsipipe.training.fields import HELD_PX, Field, read_fields
 from wsipipe.training.patches import PatchMaker
+from wsipipe.training.pixel_weights import class_weights
 from wsipipe.training.sampling import Places, check_learnable, survey
-from wsipipe.training.weights import class_weights
 
 LOOKED_AT = 16
 """Patches that mean and standard deviation are taken from, and views of a slide that are validated."""

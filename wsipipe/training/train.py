@@ -25,8 +25,8 @@ from wsipipe.inference.devices import is_cpu, resolve_devices
 from wsipipe.training.checkpoint import check_space
 from wsipipe.training.config import TrainConfig
 from wsipipe.training.log import Log
-from wsipipe.training.loop import Trainer
 from wsipipe.training.setup import Setup, check_place, prepare
+from wsipipe.training.trainer import Trainer
 
 CHECKPOINT_COPIES = 10
 """How many times the weights two checkpoints hold, the new one and the one that it replaces: weights, their average,

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from wsipipe.errors import DamagedStoreError, LabelError, SlideError, StoreError, UsageError
+from wsipipe.evaluation import blockwise as planes
+from wsipipe.evaluation import evaluate as files
+from wsipipe.evaluation.evaluate import evaluate, pair, stored_classes, stored_downsample
+from wsipipe.evaluation.tally import Tally
+from wsipipe.geometry.grid import Grid
+from wsipipe.geometry.network import Receptive
+from wsipipe.store import store as stores
+from wsipipe.store.spec import Fingerprint, StoreSpec
+
+CLASSES = (("background", 0, "#000000"), ("gland", 7, "#ff8000"), ("fat", 200, "#0080ff"))
+SHAPE = (70, 90)
+
+
+def write_store(
+    path: Path, labels: np.ndarray, *, classes: Any = CLASSES, downsample: float = 1.0, finished: bool = True
+) -> Path:
+    """A store such as ``wsipipe run`` writes, in blocks of 32 px."""
+    fingerprint = Fingerprint("a" * 64, "b" * 64, 0, 0.5, False)
+    height, width = labels.shape
+    grid = Grid((height, width), Receptive(2, 1), 4, 32)
+    spec = StoreSpec(str(path), "/s.svs", fingerprint, downsample, grid, classes, "glands", "0.1.0")
+    stores.prepare(spec)
+    for index in grid.indices():
+        stores.write_block(spec, index, labels[grid.block_box(index).slices], None)
+    if finished:
+        stores.publish(spec, {})
+    return path
+
+
+def write_tiff(path: Path, values: np.ndarray) -> Path:
+    tiles = {"tile": (32, 32)} if max(values.shape) > 32 else {}
+    tifffile.imwrite(path, values, photometric="minisblack", metadata=None, **tiles)
+    return path
+
+
+def labels_of(seed: int, values: tuple[int, ...] = (0, 7, 200)) -> np.ndarray:
+    """Labels in patches of some pixels."""
+    coarse = np.random.default_rng(seed).choice(np.array(values, np.uint8), (SHAPE[0] // 5 + 1, SHAPE[1] // 5 + 1))
+    return coarse.repeat(5, 0).repeat(5, 1)[: SHAPE[0], : SHAPE[1]]
+
+
+def ids_of(labels: np.ndarray) -> np.ndarray:
+    """Class ids of values 7 and 200."""
+    return np.select([labels == 7, labels == 200], [1, 2])
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "BLOCK_PX", 33)
+    monkeypatch.setattr(planes, "BLOCK_PX", 33)
+
+
+def test_scores_of_a_store_and_a_tiff_are_those_of_their_arrays(tmp_path: Path) -> None:
+    predicted, truth = labels_of(0), labels_of(1)
+    found = evaluate(write_store(tmp_path / "a.zarr", predicted), write_tiff(tmp_path / "b.tif", truth))
+    tally = Tally(("gland", "fat"))
+    tally.add(ids_of(predicted), ids_of(truth))
+    assert found.scores == tally.scores()
+    assert [image.name for image in found.images] == ["a"]
+    assert {"dice.gland", "dice.fat"} <= found.scores.keys()
+
+
+def test_folders_are_paired_by_name_and_scored_together(tmp_path: Path) -> None:
+    out, data = tmp_path / "out", tmp_path / "data"
+    out.mkdir()
+    data.mkdir()
+    tally = Tally(("gland", "fat"))
+    for seed, name in enumerate(("x.1", "y")):
+        predicted, truth = labels_of(seed), labels_of(seed + 7)
+        write_store(out / f"{name}_image.zarr", predicted)
+        write_tiff(data / f"{name}_label.tif", truth)
+        write_tiff(data / f"{name}_image.tif", truth)
+        tally.add(ids_of(predicted), ids_of(truth))
+    (out / "report.json").write_text("{}")
+    found = evaluate(out, data)
+    assert [image.name for image in found.images] == ["x.1", "y"]
+    assert found.scores == tally.scores()
+    assert [image.scores for image in found.images] == tally.per_image()
+    assert found.images[0].labels.endswith("x.1_label.tif")
+
+
+def test_labels_that_are_instances_tell_touching_objects_apart(tmp_path: Path) -> None:
+    ids = np.arange(1, 1201).reshape(30, 40).repeat(2, 0).repeat(2, 1).astype(np.int32)
+    prediction = write_tiff(tmp_path / "p.tif", np.full(ids.shape, 1, np.uint8))
+    labels = write_tiff(tmp_path / "t.tif", ids)
+    found = evaluate(prediction, labels, labels_are="instances", metrics=("merged_per_100", "pixel_error"))
+    assert found.scores == {"merged_per_100": 100, "pixel_error": 0}
+    both = evaluate(labels, labels, predictions_are="instances", labels_are="instances", metrics=("f1", "dice"))
+    assert both.scores == {"dice": 1, "dice.object": 1, "f1": 1, "precision": 1, "recall": 1}
+    with pytest.raises(UsageError, match=r"t\.tif has more than 255 values.*--labels-are instances"):
+        evaluate(prediction, labels)
+    with pytest.raises(UsageError, match=r"t\.tif has more than 255 values.*--predictions-are instances"):
+        evaluate(labels, prediction)
+
+
+def test_values_of_labels_are_mapped_to_those_of_predictions(tmp_path: Path) -> None:
+    truth = labels_of(1)
+    prediction = write_store(tmp_path / "a.zarr", labels_of(0))
+    as_is = evaluate(prediction, write_tiff(tmp_path / "b.tif", truth))
+    renamed = write_tiff(tmp_path / "c.tif", np.select([truth == 7, truth == 200], [200, 1]).astype(np.uint8))
+    assert evaluate(prediction, renamed, mapped={200: 7, 1: 200}).scores == as_is.scores
+    message = r"c\.tif has the value 1 in .*: allowed are 0 and 7 \(gland\), 200 \(fat\); .*--labels-are instances, .*"
+    with pytest.raises(LabelError, match=message + "--map 1=CLASS"):
+        evaluate(prediction, renamed)
+
+
+def test_classes_without_names_go_by_their_values(tmp_path: Path) -> None:
+    mask = labels_of(2, (0, 255))
+    masks = write_tiff(tmp_path / "a.tif", mask), write_tiff(tmp_path / "b.tif", mask)
+    assert evaluate(*masks, metrics=("dice",)).scores == {"dice": 1, "dice.255": 1}
+    ones = write_tiff(tmp_path / "c.tif", mask // 255)
+    with pytest.raises(UsageError, match=r"the values 255, and labels 1, none of them the same.*--map 1=255"):
+        evaluate(masks[0], ones)
+    assert evaluate(masks[0], ones, mapped={1: 255}, metrics=("dice",)).scores["dice"] == 1
+    nothing = write_tiff(tmp_path / "d.tif", mask * 0)
+    assert evaluate(nothing, ones, metrics=("dice",)).scores["dice"] == 0
+
+
+def square(name: str, x: int, y: int, side: int) -> dict[str, Any]:
+    ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+    properties = {"objectType": "annotation", "classification": {"name": name}}
+    return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
+
+
+def test_annotations_are_drawn_in_the_pixels_of_the_prediction(tmp_path: Path) -> None:
+    predicted = np.zeros(SHAPE, np.uint8)
+    predicted[10:20, 10:20] = predicted[10:20, 20:30] = 7
+    predicted[40:60, 40:60] = 200
+    squares = [square("gland", 40, 40, 40), square("gland", 80, 40, 40), square("fat", 160, 160, 80)]
+    outlines = tmp_path / "case.geojson"
+    outlines.write_text(json.dumps({"type": "FeatureCollection", "features": squares}))
+    store = write_store(tmp_path / "case.zarr", predicted, downsample=4.0)
+    found = evaluate(store, outlines, metrics=("pixel_error", "merged_per_100", "dice"))
+    assert found.scores["pixel_error"] == 0
+    assert found.scores["dice.fat"] == 1
+    assert found.scores["merged_per_100"] == pytest.approx(200 / 3)
+    with pytest.raises(UsageError, match=r"case\.geojson has classes by name, and p\.tif names none"):
+        evaluate(write_tiff(tmp_path / "p.tif", predicted), outlines)
+
+
+def test_what_is_outside_the_annotated_regions_counts_for_nothing(tmp_path: Path) -> None:
+    outlines = tmp_path / "case.geojson"
+    shapes = [square("ROI", 0, 0, 50), square("gland", 40, 10, 20)]
+    outlines.write_text(json.dumps({"type": "FeatureCollection", "features": shapes}))
+    predicted = np.full(SHAPE, 200, np.uint8)
+    predicted[:50, :50] = 0
+    predicted[10:30, 40:50] = 7
+    found = evaluate(write_store(tmp_path / "case.zarr", predicted), outlines, metrics=("pixel_error", "f1", "dice"))
+    assert (found.scores["pixel_error"], found.scores["f1"], found.scores["dice"]) == (0, 1, 1)
+    predicted[0, 0] = 7
+    found = evaluate(write_store(tmp_path / "b.zarr", predicted), outlines, metrics=("pixel_error",))
+    assert found.scores["pixel_error"] == 1 / 2500
+
+
+@pytest.mark.parametrize("downsample", [1.0, 2.0, 4.00017, 31.5])
+def test_the_downsample_of_a_store_can_be_read_back(tmp_path: Path, downsample: float) -> None:
+    store = write_store(tmp_path / "a.zarr", labels_of(0), downsample=downsample)
+    assert stored_downsample(store) == pytest.approx(downsample, abs=1e-6)
+    assert stored_classes(store) == files.Classes(("gland", "fat"), (7, 200))
+    assert stored_downsample(tmp_path) == 1
+
+
+def test_predictions_that_name_different_classes_are_refused(tmp_path: Path) -> None:
+    write_store(tmp_path / "a.zarr", labels_of(0))
+    write_store(tmp_path / "b.zarr", labels_of(0), classes=(("background", 0, "#000000"), ("cell", 7, "#ffffff")))
+    with pytest.raises(UsageError, match=r"a\.zarr names gland, fat, and b\.zarr cell"):
+        evaluate(tmp_path, tmp_path)
+
+
+# ---- bad input ----
+
+
+def test_what_is_missing_or_unfinished_is_said(tmp_path: Path) -> None:
+    good = write_tiff(tmp_path / "t.tif", labels_of(0))
+    with pytest.raises(UsageError, match=r"gone\.zarr does not exist"):
+        evaluate(tmp_path / "gone.zarr", good)
+    with pytest.raises(UsageError, match=r"gone\.tif does not exist"):
+        evaluate(good, tmp_path / "gone.tif")
+    out = tmp_path / "out"
+    unfinished = write_store(out / "t.zarr", labels_of(0), finished=False)
+    for path in (unfinished, unfinished.with_name("t.zarr.partial"), out):
+        with pytest.raises(StoreError, match=r"t\.zarr.*is unfinished; the wsipipe run that began it"):
+            evaluate(path, good)
+    renamed = unfinished.with_name("t.zarr.partial").rename(tmp_path / "taken.zarr")
+    with pytest.raises(SlideError, match=r"taken\.zarr is not finished"):
+        evaluate(renamed, good)
+
+
+def test_sizes_that_differ_are_refused_before_anything_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("p", "t"):
+        (tmp_path / folder).mkdir()
+        write_store(tmp_path / folder / "a.zarr", labels_of(0))
+    write_store(tmp_path / "p/b.zarr", labels_of(0))
+    write_store(tmp_path / "t/b.zarr", labels_of(0)[:, 1:])
+    monkeypatch.setattr(Tally, "add_planes", lambda *_, **__: pytest.fail("compared"))
+    with pytest.raises(UsageError, match=r"b\.zarr is 70 x 90 px, and b\.zarr is 70 x 89 px"):
+        evaluate(tmp_path / "p", tmp_path / "t")
+
+
+def test_labels_that_are_no_labels_are_refused(tmp_path: Path) -> None:
+    good = write_store(tmp_path / "a.zarr", labels_of(0))
+    with pytest.raises(LabelError, match=r"f\.tif holds 32 bit float32"):
+        evaluate(good, write_tiff(tmp_path / "f.tif", labels_of(0).astype(np.float32)))
+    (tmp_path / "n.tif").write_text("nothing")
+    with pytest.raises(SlideError, match=r"n\.tif"):
+        evaluate(good, tmp_path / "n.tif")
+    (good / "zarr.json").write_text("{")
+    with pytest.raises(SlideError, match=r"a\.zarr"):
+        evaluate(good, write_tiff(tmp_path / "t.tif", labels_of(0)))
+    with pytest.raises(DamagedStoreError, match=r"zarr\.json can not be read"):
+        stored_classes(good)
+
+
+def test_names_without_a_partner_or_with_two_are_refused(tmp_path: Path) -> None:
+    out, data, empty = (tmp_path / name for name in ("out", "data", "empty"))
+    for folder in (out, data, empty):
+        folder.mkdir()
+    for path in (out / "a.zarr", out / "b.zarr", data / "a.tif"):
+        path.touch()
+    with pytest.raises(UsageError, match=re.escape(f"{out / 'b.zarr'} has no partner")):
+        pair(out, data)
+    (data / "b_label.png").touch()
+    assert pair(out, data)["b"] == (out / "b.zarr", data / "b_label.png")
+    (data / "b.geojson").touch()
+    with pytest.raises(UsageError, match=r"b\.geojson and b_label\.png both stand for 'b'"):
+        pair(out, data)
+    with pytest.raises(UsageError, match="empty holds no label rasters"):
+        pair(empty, data)
+
+
+def test_options_that_contradict_are_refused(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.zarr", labels_of(0))
+    with pytest.raises(UsageError, match="no such metric"):
+        evaluate(store, store, metrics=("dise",))
+    with pytest.raises(UsageError, match="--map is for labels that are classes"):
+        evaluate(store, store, labels_are="instances", mapped={1: 7})
+    with pytest.raises(UsageError, match="classes or instances, not pixels"):
+        evaluate(store, store, labels_are="pixels")  # type: ignore[arg-type]

@@ -1,0 +1,175 @@
+"""What is not told is chosen: by memory before the run, by measuring at its start; what is told stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from tests.big import write_big_slide
+from wsipipe.geometry.grid import Grid
+from wsipipe.geometry.network import Receptive
+from wsipipe.inference.pool import PoolSpec
+from wsipipe.inference.tuning import Size, Speeds
+from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
+from wsipipe.model.unet import UNet
+from wsipipe.pipeline import measured_sizes as tune
+from wsipipe.pipeline import run_plan as look
+from wsipipe.pipeline.config import RunConfig
+from wsipipe.pipeline.machine import MOST_KEPT_BYTES, kept_bytes
+from wsipipe.pipeline.run_plan import RunPlan, plan_run
+from wsipipe.slides.slide import open_slide
+
+BASE = 200 * 10**6
+MB = 10**6
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_big_slide(tmp_path_factory.mktemp("sizes") / "big.zarr", 20_000)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sizes") / "b.safetensors"
+    save_bundle(path, UNet(3, 2, base_channels=16, depth=4), BundleSpec(default_classes(2)))
+    return path
+
+
+@pytest.fixture
+def plan(tmp_path: Path, slide: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunPlan]:
+    monkeypatch.setattr(look, "loaded_bytes", lambda *_: BASE - look.RUNTIME_BYTES)
+
+    def plan(limit: int, **config: Any) -> RunPlan:
+        values = {"out": str(tmp_path / "out"), "bundle": str(bundle), "device": "cpu", "engine": "torch"}
+        values |= {"tissue": "off"} | config
+        run = plan_run([str(slide)], RunConfig(max_memory_bytes=limit, **values))
+        assert all(run.memory_bytes(p) <= limit for p in run.to_do)
+        return run
+
+    return plan
+
+
+def sizes(run: RunPlan) -> tuple[int, int, int]:
+    """(core, block, threads)."""
+    (only,) = run.planned
+    return only.grid.core, only.grid.block, run.threads
+
+
+def test_sizes_shrink_with_the_memory_and_no_more_than_they_must(plan: Callable[..., RunPlan]) -> None:
+    assert sizes(plan(10**12)) == (1024, 2048, 2)
+    found = [sizes(plan(limit * MB)) for limit in (1000, 650, 480, 400, 340, 300)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] == (1024, 2048, 2)
+    assert found[-1][0] == 256
+    assert {core for core, _, _ in found} == {1024, 512, 256}
+    assert all(threads == 2 for core, _, threads in found if core > 256), "tiles shrink before only one block is left"
+
+
+@pytest.mark.parametrize("told", [{"tile": 512}, {"block": 1024}, {"threads": 1}, {"batch": 3}], ids=str)
+def test_what_is_told_stays_whatever_the_memory(plan: Callable[..., RunPlan], told: dict[str, int]) -> None:
+    for limit in (10**12, 900 * MB):
+        run = plan(limit, **told)
+        core, block, threads = sizes(run)
+        have = {"tile": core, "block": block, "threads": threads, "batch": run.setup.batch}
+        assert have | told == have
+
+
+def test_more_gpus_have_more_blocks_in_flight_before_larger_ones(plan: Callable[..., RunPlan]) -> None:
+    assert sizes(plan(10**12, threads=8))[1:] == (2048, 8)
+    core, block, threads = sizes(plan(700 * MB, threads=8))
+    assert (core, threads) == (1024, 8)
+    assert block < 2048
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> dict[Size, float]:
+    """What measuring finds, of the sizes that it is asked for."""
+    table: dict[Size, float] = {}
+
+    def measure(spec: PoolSpec, receptive: Any, wishes: Iterable[Size], _dtype: str, *, pixels: int) -> Speeds:
+        assert pixels == 20_000**2
+        factor = {"torch": 1.0, "openvino": 1.5}[spec.engine]
+        by_size = {size: factor * table.get(size, 1.0) for size in [(256, 1), *wishes]}
+        return Speeds(by_size, receptive, 0.5)
+
+    monkeypatch.setattr(tune, "measure", measure)
+    return table
+
+
+def test_the_fastest_tile_that_fits_is_taken(plan: Callable[..., RunPlan], measured: dict[Size, float]) -> None:
+    measured[2048, 1] = 5.0
+    run, chosen = tune.tune(plan(10**12))
+    assert sizes(run) == (2048, 2048, 2)
+    assert (chosen.tile, chosen.batch, chosen.block, chosen.bare, chosen.seconds) == (2048, 1, 2048, 5.0, 1.0)
+    assert run.bare == 5.0
+    tight = plan(1000 * MB)
+    assert sizes(tune.tune(tight)[0]) == (1024, 2048, 2)  # 2048 px take 1.6 GB
+    assert sizes(tune.tune(plan(10**12, tile=512))[0]) == (512, 2048, 2)
+    measured[256, 1] = 50.0
+    run, _ = tune.tune(plan(10**12))
+    assert sizes(run) == (256, 2048, 2)
+    (before,), (after,) = plan(10**12).planned, run.planned
+    assert after.network_bytes < before.network_bytes / 4
+    assert after.store == replace(before.store, grid=replace(before.grid, core=256))
+
+
+def test_the_faster_engine_is_taken_unless_it_is_told(
+    plan: Callable[..., RunPlan], measured: dict[Size, float]
+) -> None:
+    measured[1024, 1] = 3.0
+    run, chosen = tune.tune(plan(10**12, engine="auto"))
+    assert (chosen.engine, run.setup.pool.engine, chosen.bare) == ("openvino", "openvino", 4.5)
+    assert tune.tune(plan(10**12, engine="torch"))[1].engine == "torch"
+
+
+def test_torch_is_taken_where_openvino_is_slower(plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(spec: PoolSpec, receptive: Any, _sizes: object, _dtype: str, *, pixels: int) -> Speeds:
+        return Speeds({(256, 1): {"torch": 2.0, "openvino": 1.0}[spec.engine] * pixels}, receptive, 0.0)
+
+    monkeypatch.setattr(tune, "measure", measure)
+    before = plan(10**12, engine="auto")
+    assert before.setup.pool.engine == "openvino"
+    run, chosen = tune.tune(before)
+    assert (chosen.engine, run.setup.pool.engine) == ("torch", "torch")
+    assert run.to_do[0].network_bytes < before.to_do[0].network_bytes
+    told, _ = tune.tune(plan(10**12, engine="openvino"))
+    assert told.setup.pool.engine == "openvino"
+
+
+def test_batches_are_tried_on_gpus_only(
+    plan: Callable[..., RunPlan], measured: dict[Size, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured[1024, 4] = 10.0
+    run, _ = tune.tune(plan(10**12))
+    assert run.setup.pool.batch == 1
+    monkeypatch.setattr(tune, "is_cpu", lambda _: False)
+    run, chosen = tune.tune(plan(10**12))
+    assert (run.setup.pool.batch, chosen.batch, chosen.tile) == (4, 4, 1024)
+    run, _ = tune.tune(plan(10**12, batch=2))
+    assert run.setup.pool.batch == 2
+
+
+@pytest.mark.parametrize(
+    ("layout", "kept"),
+    [
+        ({"tile": (128, 128), "compression": "deflate"}, 6 * 2),  # 512 + 40 px high meet 6 tiles, 40 px wide 2
+        ({"rowsperstrip": 64, "compression": "deflate"}, 10),  # 10 strips of 64 px, each as wide as the slide
+        ({"tile": (128, 128)}, 0),  # as well read again
+    ],
+    ids=["tiles", "strips", "uncompressed"],
+)
+def test_tiles_that_blocks_share_are_planned_for(tmp_path: Path, layout: dict[str, Any], kept: int) -> None:
+    tifffile.imwrite(tmp_path / "s.tif", np.ones((1500, 1500), np.uint8), metadata=None, **layout)
+    level = open_slide(tmp_path / "s.tif").levels[0]
+    receptive = Receptive(depth=2, convs=2)
+    assert receptive.margin == 40
+    assert kept_bytes(level, Grid(level.shape, receptive, 256, 512)) == kept * level.tile[0] * level.tile[1]
+    assert kept_bytes(level, Grid(level.shape, receptive, 256, 2048)) == 0, "there is no block to the right"
+    huge = replace(level, tile=(64, MOST_KEPT_BYTES // 64), shape=(1500, MOST_KEPT_BYTES // 64))
+    assert kept_bytes(huge, Grid(huge.shape, receptive, 256, 512)) == 0, "strips this wide do not fit"

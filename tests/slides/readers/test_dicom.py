@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.real_data import data, needs_data
+from tests.slides.made import patch
+from wsipipe.errors import SlideError, SlideReadError
+from wsipipe.geometry.grid import Box
+from wsipipe.slides.discover import expand
+from wsipipe.slides.pixels.mirrored import Pixels, read_box
+from wsipipe.slides.readers.dicom import series_in
+from wsipipe.slides.slide import Level, open_slide
+
+pytest.importorskip("wsidicom")
+pytestmark = needs_data
+FINEST = "level-0-frames-0-30.dcm"
+
+
+def whole(level: Level) -> Pixels:
+    return read_box(level, Box(0, level.shape[0], 0, level.shape[1]))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of a series of 12 levels."""
+    shutil.copytree(data("dicom/cmu-small-wsi2dcm"), tmp_path / "case-17")
+    return tmp_path / "case-17"
+
+
+def test_series_is_a_slide_of_all_its_levels(folder: Path) -> None:
+    slide = open_slide(folder)
+    assert (slide.reader, slide.name, slide.mpp, slide.mpp_source) == ("dicom", "case-17", 0.499, "PixelSpacing")
+    assert len(slide.levels) == 12
+    assert slide.levels[0].shape == (2967, 2220)
+    assert slide.levels[11].shape == (1, 1)
+    assert slide.warnings == ()
+
+
+def test_any_file_of_the_series_stands_for_it(folder: Path) -> None:
+    one, other = open_slide(folder), open_slide(folder / "level-3-frames-0-1.dcm")
+    assert [level.shape for level in one.levels] == [level.shape for level in other.levels]
+    assert one.identity == other.identity
+
+
+def test_every_level_equals_what_openslide_decodes() -> None:
+    pytest.importorskip("openslide")
+    one = open_slide(data("dicom/cmu-small-wsi2dcm"))
+    other = open_slide(data(f"dicom/cmu-small-wsi2dcm/{FINEST}"), reader="openslide")
+    for mine, theirs in zip(one.levels, other.levels, strict=True):
+        box = Box(0, min(mine.shape[0], 900), 0, min(mine.shape[1], 900))
+        assert np.abs(read_box(mine, box).astype(int) - read_box(theirs, box)).max() <= 1
+
+
+def test_folder_of_a_series_is_one_slide_and_so_are_its_files_among_others(folder: Path) -> None:
+    assert expand([folder]) == [folder]
+    assert expand([folder.parent]) == [folder]
+    shutil.copy(data("slides/small.svs"), folder / "small.svs")
+    assert [path.name for path in expand([folder])] == [FINEST, "small.svs"]
+
+
+def test_two_series_in_a_folder_are_two_slides_and_one_is_to_be_chosen(folder: Path) -> None:
+    (uid,) = series_in(folder)
+    other = folder / "other.dcm"
+    other.write_bytes((folder / FINEST).read_bytes().replace(uid.encode(), uid[:-1].encode() + b"9"))
+    assert [path.name for path in expand([folder])] == [FINEST, "other.dcm"]
+    with pytest.raises(
+        SlideError, match=rf"case-17 holds 2 images \(0: {FINEST}, 1: other.dcm\); choose with --series N"
+    ):
+        open_slide(folder)
+    assert len(open_slide(other).levels) == 1
+
+
+def test_damaged_frame_is_an_error_and_not_grey(folder: Path) -> None:
+    path = folder / FINEST
+    content = path.read_bytes()
+    first = content.index(b"\xff\xd8\xff", 1000)
+    patch(path, content.index(b"\xff\xd9", first), b"\0\0")
+    level = open_slide(folder).levels[0]
+    with pytest.raises(
+        SlideReadError, match=r"case-17 level 0 .* frame of tile 0, 0 is damaged: the JPEG data do not end"
+    ):
+        read_box(level, Box(0, 10, 0, 10))
+    assert read_box(level, Box(600, 700, 600, 700)).any()
+
+
+def test_truncated_file_of_a_series_is_an_error(folder: Path) -> None:
+    path = folder / "level-1-frames-0-9.dcm"
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(SlideError, match="case-17"):
+        whole(open_slide(folder).levels[1])
+
+
+def test_series_that_lost_a_file_is_not_what_it_was(folder: Path) -> None:
+    slide = open_slide(folder)
+    (folder / "level-2-frames-0-4.dcm").unlink()
+    with pytest.raises(SlideReadError, match="case-17 is not what it was"):
+        _ = slide.levels[0].array
+
+
+def test_without_wsidicom_the_error_says_how_to_get_it(folder: Path) -> None:
+    code = (
+        "import sys; sys.modules['wsidicom'] = sys.modules['openslide'] = None;"
+        "from wsipipe.slides.slide import open_slide; open_slide(sys.argv[1])"
+    )
+    said = subprocess.run([sys.executable, "-c", code, str(folder)], check=False, capture_output=True, text=True).stderr
+    assert said.splitlines()[-1].endswith("is DICOM, and what reads it is missing; pip install 'wsipipe[dicom]'")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_file_that_may_not_be_read_hides_no_other(folder: Path) -> None:
+    (folder / "secret").write_bytes(b"?")
+    (folder / "secret").chmod(0)
+    assert expand([folder]) == [folder]
+
+
+def test_link_to_nowhere_hides_no_slide(folder: Path) -> None:
+    (folder / "gone.dcm").symlink_to("nowhere.dcm")
+    (folder.parent / "gone").symlink_to("nowhere")
+    assert expand([folder.parent]) == [folder]

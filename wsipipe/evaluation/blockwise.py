@@ -1,0 +1,199 @@
+"""Two label images of any size, compared block by block.
+
+Memory does not depend on their pixels: what grows is a row for each pair of objects that overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from wsipipe.errors import UsageError
+from wsipipe.evaluation.counts import Confusion, Counts, Integers, Overlap, number_objects
+from wsipipe.evaluation.metrics import Comparison, Need
+from wsipipe.geometry.grid import Box, boxes
+from wsipipe.objects.components import Components
+
+Mask = npt.NDArray[np.bool_]
+
+BLOCK_PX = 2048
+"""Side in pixels of what is read at once, unless told otherwise."""
+WARPING_LIMIT_PX = 2**24
+"""Pixels of an image whose warping error is computed at most: 4096 x 4096; it takes the whole image at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """The labels of some pixels."""
+
+    classes: Integers
+    """(y, x): class ids, 0 for the background."""
+    instances: Integers | None = None
+    """(y, x): ids of instances, 0 for none; None where an instance is a connected component of the classes."""
+    inside: Mask | None = None
+    """(y, x): the pixels to count; None for all."""
+
+
+class Plane(Protocol):
+    """A label image, read block by block."""
+
+    @property
+    def name(self) -> str:
+        """As messages call it."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        ...
+
+    def read(self, box: Box) -> Labelled:
+        """The labels within ``box``."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayPlane:
+    """A plane of arrays in memory."""
+
+    name: str
+    """As messages call it."""
+    labelled: Labelled
+    """All of its pixels."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        height, width = self.labelled.classes.shape
+        return height, width
+
+    def read(self, box: Box) -> Labelled:
+        """See `Plane.read`."""
+        instances, inside = self.labelled.instances, self.labelled.inside
+        return Labelled(
+            self.labelled.classes[box.slices],
+            None if instances is None else instances[box.slices],
+            None if inside is None else inside[box.slices],
+        )
+
+
+def compare(
+    predicted: Plane, truth: Plane, classes: int, *, needs: Collection[Need], block_px: int = BLOCK_PX
+) -> Comparison:
+    """Count what two planes have in common; the same counts, however they are cut into blocks.
+
+    Where either says which pixels are inside, those that are not inside of both count for nothing: they are taken for
+    background before objects are looked for, so that an object counts with its part inside.
+
+    Parameters
+    ----------
+    predicted, truth
+        Of the same size.
+    classes
+        Number of classes besides the background.
+    needs
+        What to count besides the classes of pixels.
+    block_px
+        Side in pixels of what is read at once.
+
+    Raises
+    ------
+    UsageError
+        If the sizes differ, a class is unknown, or the warping error is needed of too large an image.
+    SlideError
+        If pixels can not be read.
+    """
+    check_sizes(predicted, truth)
+    warping = _warping(predicted, truth, classes) if "warping" in needs else None  # first, for it may be refused
+    confusion = Confusion(np.zeros((classes + 1, classes + 1), np.int64))
+    tables, sides = [], (_Objects(predicted), _Objects(truth))
+    for box in boxes(truth.shape, block_px):
+        p, t, counted = _read_both(predicted, truth, box, classes)
+        confusion += Confusion.of(_only(p.classes, counted), _only(t.classes, counted), classes)
+        if "overlap" in needs:
+            numbers = (side.add(box, labelled) for side, labelled in zip(sides, (p, t), strict=True))
+            tables.append(Overlap.of(*(_only(number, counted) for number in numbers)))
+    if "overlap" not in needs:
+        return Comparison(classes, confusion, None, warping)
+    parts = Overlap.total(tables)
+    whole = parts.renamed(predicted=sides[0].whole(parts.predicted), truth=sides[1].whole(parts.truth))
+    return Comparison(classes, confusion, whole, warping)
+
+
+def check_sizes(predicted: Plane, truth: Plane) -> None:
+    """Refuse planes of different sizes.
+
+    Raises
+    ------
+    UsageError
+        If they differ.
+    """
+    if predicted.shape != truth.shape:
+        sizes = [f"{plane.name} is {plane.shape[0]} x {plane.shape[1]} px" for plane in (predicted, truth)]
+        raise UsageError(f"{sizes[0]}, and {sizes[1]}; only labels of the same pixels can be compared")
+
+
+class _Objects:
+    """The objects of one plane, as its blocks come: given as instances, or found as connected components."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._components = Components(plane.shape[1])
+
+    def add(self, box: Box, labelled: Labelled) -> Counts:
+        if labelled.instances is not None:
+            return number_objects(labelled.classes, labelled.instances)
+        return self._components.add(box, labelled.classes)
+
+    def whole(self, parts: Counts) -> Counts:
+        return self._components.whole(parts)
+
+
+def _read_both(predicted: Plane, truth: Plane, box: Box, classes: int) -> tuple[Labelled, Labelled, Mask | None]:
+    """The labels of both within ``box``, background where they do not count, and where they count."""
+    sides = [plane.read(box) for plane in (predicted, truth)]
+    masks = [side.inside for side in sides if side.inside is not None]
+    counted = np.logical_and.reduce(masks) if masks else None
+    for plane, side in zip((predicted, truth), sides, strict=True):
+        _check_classes(plane, _only(side.classes, counted), classes)
+    p, t = (Labelled(_masked(side.classes, counted), side.instances) for side in sides)
+    return p, t, counted
+
+
+def _check_classes(plane: Plane, values: Integers, classes: int) -> None:
+    if values.size and not 0 <= int(values.min()) <= int(values.max()) <= classes:
+        raise UsageError(
+            f"{plane.name} has class ids from {values.min()} to {values.max()}: allowed are 0, the background, to "
+            f"{classes}; give instances as such"
+        )
+
+
+def _masked(values: Integers, counted: Mask | None) -> Integers:
+    return values if counted is None else np.where(counted, values, values.dtype.type(0))
+
+
+def _only(values: Integers, counted: Mask | None) -> Integers:
+    return values if counted is None else values[counted]
+
+
+def _warping(predicted: Plane, truth: Plane, classes: int) -> float:
+    """The warping error of everything but the background.
+
+    Raises
+    ------
+    UsageError
+        If the image is too large.
+    """
+    height, width = truth.shape
+    if height * width > WARPING_LIMIT_PX:
+        raise UsageError(
+            f"{truth.name} is {height} x {width} px: the warping error takes a whole image at once, and at most "
+            f"{WARPING_LIMIT_PX} px, as 4096 x 4096; leave warping_error out (--metrics)"
+        )
+    from wsipipe.evaluation.warping import warping_error
+
+    p, t, _ = _read_both(predicted, truth, Box(0, height, 0, width), classes)
+    return float(warping_error(p.classes > 0, t.classes > 0))

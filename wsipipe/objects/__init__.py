@@ -1,0 +1,1 @@
+"""From labels to objects: connected components, block by block."""

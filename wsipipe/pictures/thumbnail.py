@@ -1,0 +1,303 @@
+"""What a store looks like: its slide as a thumbnail with the classes outlined, and the area of each class.
+
+Slide and labels have pyramids of their own. A thumbnail shows the whole plane that was segmented, and both are
+brought to its size from there::
+
+    labels of level 0   |0    |1    |2    |3    |4    |5    |     H rows of pixels
+    thumbnail           |0             |1             |           h rows: i is of [i, i + 1) * H / h
+    a level of the slide|0        |1        |2        |           the mean over just that stretch, shares of pixels too
+    a level of labels   |0          |1          |2          |     the pixel that its middle, (i + 1/2) * H / h, lies in
+
+Nothing here raises: what can not be read is a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf, prod
+from typing import Any, TypeVar
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from wsipipe.errors import SlideFormatError, StoreError, WsipipeError
+from wsipipe.files import locate, zarr_store
+from wsipipe.geometry.grid import boxes
+from wsipipe.pictures.drawing import OUTLINE
+from wsipipe.slides.pixels.overview import Image, as_rgb, averaged_plane, choose_source
+from wsipipe.slides.planes import parse_reading
+from wsipipe.slides.slide import Level, Slide, open_slide
+from wsipipe.tissue.mask import TissueMask
+
+SIDE_PX = 320
+"""Long side of a thumbnail."""
+MAX_LEVEL_BYTES = 48 * 2**20
+"""Of the level of a slide that a thumbnail is made from: 16 megapixels of RGB."""
+MAX_LABELS_PX = 2**24
+"""Pixels of the level of labels that a thumbnail is made from; ours have no more than 1024 x 1024."""
+COUNTED_PX = 2**22
+"""Pixels of a level of labels that are counted where the store does not say how many there are."""
+JPEG_LEVELS, JPEG_BYTES = (85, 75, 65, 55, 45), 20_000
+"""The first of these qualities that gives so few bytes is taken, so that 1000 of them make a page of 27 MB."""
+PREVIEW_PX = 1600
+"""Long side of a picture of what is to be looked at."""
+LEFT_OUT = 160
+"""The grey that what is not looked at is mixed with."""
+PAPER = 238
+"""The ground where there is no picture of the slide."""
+
+Labels = npt.NDArray[np.uint8]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ClassArea:
+    """How much there is of one class."""
+
+    name: str
+    label: int
+    color: str
+    """#rrggbb."""
+    pixels: int
+    """Of the level that was segmented."""
+    mm2: float | None
+    """Square millimetres; None where the size of a pixel is not known."""
+    exact: bool
+    """Whether all pixels were counted, not those of a coarser level."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What there is to see of a store."""
+
+    jpeg: bytes = b""
+    """The thumbnail; empty if there is none."""
+    shape: tuple[int, int] = (0, 0)
+    """(height, width) of it."""
+    classes: tuple[ClassArea, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What is not there, or not as it should be, and why."""
+    version: str = ""
+    """Of the wsipipe that made the store."""
+    model: str = ""
+    bundle_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    jpeg: bytes = b""
+    shape: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class _Store:
+    """What is used of a store's metadata."""
+
+    group: zarr.Group
+    version: str
+    model: str
+    bundle: str
+    slide: str
+    """The identity of the slide's file."""
+    level: int
+    """Of the slide."""
+    shrink: float
+    """How many pixels of that level one of the labels' spans."""
+    reading: str
+    """Which planes of the slide, by which reader."""
+    mpp: float | None
+    counts: dict[int, int]
+    """Pixels per label; empty if it does not say."""
+    classes: tuple[tuple[str, int, str], ...]
+    """(name, label, #rrggbb), without the background."""
+
+    def labels(self, level: int) -> zarr.Array[Any]:
+        array = self.group[str(level)]
+        if not isinstance(array, zarr.Array) or array.ndim != 2:
+            raise StoreError(f"{level} is not an array (y, x)")
+        return array
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(height, width) of the levels, from fine to coarse."""
+        levels = sum(1 for name in self.group.array_keys() if name.isdigit())
+        return [(height, width) for height, width in (self.labels(level).shape for level in range(levels))]
+
+
+def look(slide: str, store: str) -> Look:
+    """The thumbnail, and the areas of the classes, of ``store``, whose slide is ``slide``; never raises.
+
+    Parameters
+    ----------
+    slide
+        Path of the slide.
+    store
+        Path of a finished store.
+    """
+    notes: list[str] = []
+    opened = _try(lambda: _open(store), "the store can not be read", notes)
+    if opened is None:
+        return Look(notes=tuple(notes))
+    classes = _try(lambda: _areas(opened), "the classes can not be counted", notes)
+    picture = _try(lambda: _thumbnail(slide, opened, notes), "no picture", notes) or _Picture()
+    return Look(
+        jpeg=picture.jpeg,
+        shape=picture.shape,
+        classes=classes or (),
+        notes=tuple(notes),
+        version=opened.version,
+        model=opened.model,
+        bundle_sha256=opened.bundle,
+    )
+
+
+def _try(make: Callable[[], T], failure: str, notes: list[str]) -> T | None:
+    """What ``make`` gives, or None and a note."""
+    try:
+        return make()
+    except Exception as err:  # whatever zarr, a codec, a reader or the file system raises: a picture loses no report
+        notes.append(f"{failure}: {err if isinstance(err, WsipipeError) else f'{type(err).__name__}: {err}'}")
+        return None
+
+
+def _open(store: str) -> _Store:
+    """Read the metadata of ``store``; raises all sorts on what is no store."""
+    group = zarr.open_group(zarr_store(locate(store)), mode="r")
+    ours: Any = group.attrs["wsipipe"]
+    label: Any = group.attrs["ome"]
+    colors = {row["label-value"]: bytes(row["rgba"][:3]).hex() for row in label["image-label"]["colors"]}
+    names = {row["label-value"]: str(row["class"]) for row in label["image-label"]["properties"]}
+    fingerprint, counts = ours["fingerprint"], ours.get("run", {}).get("labels", {})
+    mpp = fingerprint["mpp"]
+    return _Store(
+        group=group,
+        version=str(ours["version"]),
+        model=str(ours["model"]),
+        bundle=str(fingerprint["bundle"]),
+        slide=str(fingerprint["slide"]),
+        level=int(fingerprint["level"]),
+        shrink=float(fingerprint.get("shrink", 1.0)),
+        reading=str(fingerprint.get("reading", "")),
+        mpp=None if mpp is None else float(mpp),
+        counts={int(value): int(count) for value, count in counts.items()},
+        classes=tuple((names[value], int(value), f"#{colors[value]}") for value in names),
+    )
+
+
+def _areas(store: _Store) -> tuple[ClassArea, ...]:
+    """The area of each class: as the store says, if it speaks of all pixels, else from a level of `COUNTED_PX`."""
+    shapes = store.shapes
+    pixels, level = prod(shapes[0]), 0
+    counts = store.counts
+    if sum(counts.values()) != pixels:
+        level = next((i for i, shape in enumerate(shapes) if prod(shape) <= COUNTED_PX), len(shapes) - 1)
+        found = _counted(store.labels(level))
+        counts = {value: round(count * pixels / prod(shapes[level])) for value, count in found.items()}
+    return tuple(
+        ClassArea(
+            name,
+            value,
+            color,
+            pixels=counts.get(value, 0),
+            mm2=None if store.mpp is None else counts.get(value, 0) * store.mpp**2 / 1e6,
+            exact=level == 0,
+        )
+        for name, value, color in store.classes
+    )
+
+
+def _counted(labels: zarr.Array[Any]) -> dict[int, int]:
+    """How many pixels of ``labels`` have each label."""
+    height, width = labels.shape
+    total = np.zeros(256, np.int64)
+    for box in boxes((height, width), 2048):
+        total += np.bincount(np.asarray(labels[box.slices]).ravel(), minlength=256)
+    return {value: int(count) for value, count in enumerate(total) if count}
+
+
+def _thumbnail(slide: str, store: _Store, notes: list[str]) -> _Picture:
+    """The thumbnail; without the slide's pixels if these can not be had, and a note why."""
+    height, width = store.shapes[0]
+    scale = max(1.0, max(height, width) / SIDE_PX)
+    shape = max(1, round(height / scale)), max(1, round(width / scale))
+    labels = nearest_labels(store, shape)
+    image = _try(lambda: _slide_image(slide, store, shape), "without the slide's pixels", notes)
+    if image is None:
+        image = np.full((*shape, 3), PAPER, np.uint8)
+    for _, value, color in store.classes:
+        image[inner_edge(labels == value)] = list(bytes.fromhex(color[1:]))
+    return _Picture(_encoded(image), shape)
+
+
+def nearest_labels(store: _Store, shape: tuple[int, int]) -> Labels:
+    """The labels of the whole plane at ``shape``: those that the middles of its pixels lie in."""
+    shapes = store.shapes
+    enough = [i for i, fine in enumerate(shapes) if all(n >= wanted for n, wanted in zip(fine, shape, strict=True))]
+    level = enough[-1] if enough else 0
+    array = store.labels(level)
+    if array.size > MAX_LABELS_PX:
+        raise StoreError(f"level {level} of the labels has {array.size:,} px, allowed are {MAX_LABELS_PX:,}")
+    labels: Labels = np.asarray(array[...])
+    rows, cols = (
+        np.minimum((2 * np.arange(n) + 1) * whole // (2 * n * 2**level), there - 1)
+        for n, whole, there in zip(shape, shapes[0], labels.shape, strict=True)
+    )
+    at_middles: Labels = labels[rows][:, cols]
+    return at_middles
+
+
+def inner_edge(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The pixels of ``mask`` that one beside, above or below is not of; the end of the image is no edge.
+
+    Of two classes that touch each keeps its own line, and what is one pixel small stays where it is.
+    """
+    inside = np.pad(mask, 1, mode="edge")
+    return mask & ~(inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:])
+
+
+def _slide_image(slide: str, store: _Store, shape: tuple[int, int]) -> Image:
+    """The slide at ``shape`` as RGB."""
+    reader, planes = parse_reading(store.reading)
+    opened = open_slide(slide, reader=reader, planes=planes)
+    if opened.identity != store.slide:
+        raise SlideFormatError("the slide's file is not the one that was segmented")
+    levels = opened.levels[store.level : store.level + 1]
+    if not any(level.shrunk(store.shrink).shape == store.shapes[0] for level in levels):
+        raise SlideFormatError(f"the labels are not those of level {store.level}")
+    level, extent = choose_source(opened, store.level, shape, most_bytes=MAX_LEVEL_BYTES)
+    return as_rgb(averaged_plane(level, extent, shape), level.dtype)
+
+
+def _encoded(image: Image) -> bytes:
+    """``image`` as JPEG; colours at full size, for lines are one pixel wide."""
+    for level in JPEG_LEVELS:
+        jpeg = bytes(imagecodecs.jpeg8_encode(image, level=level, subsampling="444"))
+        if len(jpeg) <= JPEG_BYTES:
+            break
+    return jpeg
+
+
+def tissue_png(slide: Slide, level: Level, mask: TissueMask, *, side: int = PREVIEW_PX) -> bytes:
+    """``level`` of ``slide`` as a PNG of at most ``side`` px, what ``mask`` leaves out greyed, and its outline.
+
+    Raises
+    ------
+    SlideError
+        If pixels can not be read.
+    """
+    height, width = level.shape
+    scale = max(1.0, max(height, width) / side)
+    shape = max(1, round(height / scale)), max(1, round(width / scale))
+    source, extent = choose_source(slide, level.index, shape, most_bytes=inf)
+    image = as_rgb(averaged_plane(source, extent, shape), level.dtype)
+    rows, cols = (
+        np.minimum((2 * np.arange(n) + 1) * cells // (2 * n), cells - 1)
+        for n, cells in zip(shape, mask.cells.shape, strict=True)
+    )
+    inside = mask.cells[rows][:, cols]
+    image[~inside] = image[~inside] // 2 + LEFT_OUT // 2
+    image[inner_edge(inside)] = OUTLINE
+    return bytes(imagecodecs.png_encode(image))

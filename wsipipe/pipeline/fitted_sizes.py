@@ -1,0 +1,39 @@
+"""The sizes that a run takes where it was not told, by the memory that there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from wsipipe.pipeline.config import Setup
+from wsipipe.pipeline.machine import default_threads
+from wsipipe.pipeline.slide_plan import block_need, grid_of, network_need, tissue_need
+from wsipipe.slides.slide import Level
+
+CORES = (256, 512, 1024, 2048, 4096)
+"""Tiles to choose from; the larger ones where they were measured to be faster."""
+LEAST_BLOCK = 512
+
+
+def fit_memory(setup: Setup, levels: Sequence[Level], base_bytes: int) -> Setup:
+    """``setup`` with the sizes that the memory allows for ``levels``, but for those that are too large at any.
+
+    Large tiles are worth most, for fewer of their pixels are margin; then two blocks in flight, so that one is read
+    while the other computes; then large blocks.
+    """
+    core, block = setup.preferred_sizes
+    most = setup.config.threads or default_threads(setup.devices)
+    cores = [c for c in reversed(CORES) if c <= core]
+    blocks = [block >> i for i in range(block.bit_length()) if block >> i >= LEAST_BLOCK]
+    threads = [most >> i for i in range(most.bit_length()) if most >> i >= min(2, most)]
+    wishes = [(replace(setup, preferred_sizes=(c, b)), t) for c in cores for t in threads for b in blocks if b >= c]
+    wishes += [(wish, setup.config.threads or 1) for wish, _ in wishes]
+
+    def need(level: Level, wish: Setup, threads: int) -> int:
+        grid = grid_of(level, wish)
+        a_task = max(block_need(level, grid, wish), tissue_need(level, wish))
+        return base_bytes + threads * a_task + network_need(grid, wish)
+
+    least = [level for level in levels if need(level, *wishes[-1]) <= setup.limit_bytes]
+    fitting = (wish for wish, t in wishes if all(need(level, wish, t) <= setup.limit_bytes for level in least))
+    return next(fitting, wishes[-1][0]) if least else wishes[-1][0]

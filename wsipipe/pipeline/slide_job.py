@@ -1,0 +1,308 @@
+"""One slide on its way: its blocks, then what is made from them, then its name."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import asdict, astuple, dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from distributed import Client, Future
+from distributed.scheduler import KilledWorker
+
+from wsipipe.errors import MachineError, SlideError, SlideReadError
+from wsipipe.events import BlockDone, Listener, SlideDone, SlideEmpty, SlideStarted, TissueFound, Warned
+from wsipipe.geometry.grid import Box
+from wsipipe.geometry.mirror import Indices
+from wsipipe.inference.block import BlockWork, predict_block
+from wsipipe.pipeline.config import FILL
+from wsipipe.pipeline.graph import map_blocks
+from wsipipe.pipeline.run_plan import RunPlan
+from wsipipe.pipeline.slide_plan import SlidePlan
+from wsipipe.pipeline.summary import Outcomes, SlideOutcome, account
+from wsipipe.pipeline.tissue_tasks import Looked, look, resident_mask
+from wsipipe.slides.pixels.mirrored import read_box
+from wsipipe.slides.slide import Level
+from wsipipe.store import store as stores
+from wsipipe.store.spec import StoreSpec, coarse_chunks
+from wsipipe.tissue.detect import BLANK
+
+MOST_LISTED = 20
+"""Regions that a message lists."""
+Index = tuple[int, int]
+Futures = list[Future[Any]]
+LOOKS = 3
+"""Times that tissue is looked for on a slide while workers die: a block that kills them is set aside after two."""
+NOTHING = "no tissue was found, so nothing was segmented; if there is some, look everywhere: --tissue off --overwrite"
+
+
+@dataclass(frozen=True)
+class _StoreWork:
+    """What every task that writes a block knows."""
+
+    block: BlockWork
+    store: StoreSpec
+
+
+class Job:
+    """The slide of ``plan``, one of ``run``, on its way into its store through the workers of ``client``.
+
+    Raises
+    ------
+    WsipipeError
+        If the store can not be begun.
+    """
+
+    def __init__(self, plan: SlidePlan, run: RunPlan, client: Client, listener: Listener) -> None:
+        self.plan = plan
+        self.over = False
+        self._run, self._client, self._outcome = run, client, Outcomes(listener)
+        self._started = time.perf_counter()
+        if plan.reopen:
+            stores.reopen(plan.store)
+        if plan.restart:
+            stores.discard_partial(plan.store)
+        stores.prepare(plan.store, plan.damaged)
+        grid = plan.grid
+        fill = run.setup.config.on_bad_tile == FILL
+        block = BlockWork(plan.level, grid, run.setup.pool, plan.keep(run.threads), fill)
+        self._blocks = map_blocks(
+            _store_block,
+            _StoreWork(block, plan.store),
+            grid,
+            chunks=tuple((1,) * count for count in grid.blocks),
+            dtype=object,
+            meta=np.empty((0, 0), object),
+        )
+        self._todo = deque(plan.blocks)
+        self._suspects: list[Index] = []
+        self._alone = False
+        self._lost: list[Index] = []
+        self._unread: list[SlideReadError] = []
+        self._labels: Counter[int] = Counter()
+        self._blank = True  # until a pixel is seen that is not zero
+        self.looking = plan.store.tissue is not None
+        self._looked: Looked | None = None
+        self._looks = 0
+        self._in_flight: set[Future[Any]] = set()
+        self._rest = self._after_blocks()
+        self._outcome(SlideStarted(plan.slide.path, plan.store.path, grid.count, len(plan.blocks), plan.pixels))
+
+    def more(self, most: int) -> Futures:
+        """Up to ``most`` blocks, handed over; once all are done what is made from them, and then nothing: it is over.
+
+        Where only tissue is looked at, it is looked for before.
+
+        Raises
+        ------
+        SlideReadError
+            If blocks could not be read; all others are in the unfinished store, and the message says where.
+        SlideError
+            If blocks were lost with the workers that computed them.
+        WsipipeError
+            If the store can not be written.
+        """
+        futures: Futures = []
+        if self.looking:
+            if most and not self._in_flight:
+                self._looks += 1
+                futures = [look(self.plan, self._run.setup.config, self._client)]
+        elif self._todo:
+            futures = self._hand_over([self._todo.popleft() for _ in range(min(most, len(self._todo)))])
+        elif self._suspects and not self._in_flight:
+            self._alone = True  # so that no other block of the slide can be the cause
+            futures = self._hand_over([self._suspects.pop()])
+        while not (futures or self.looking or self._in_flight or self._todo or self._suspects or self.over):
+            futures = next(self._rest, [])
+        self._in_flight.update(futures)
+        return futures
+
+    def take(self, future: Future[Any]) -> None:
+        """Take what became of ``future``, one of this job's, into the account.
+
+        Raises
+        ------
+        MachineError
+            If the scheduler was lost, or a worker's device or disk failed; what was done stays.
+        Exception
+            Whatever else the task raised, but for what is wrong with the slide's file.
+        """
+        self._in_flight.discard(future)
+        if future.cancelled():
+            raise MachineError("the scheduler was lost; run the same again, it resumes")
+        error = future.exception()
+        if self.looking:
+            self._take_look(future, error)
+        elif isinstance(error, SlideReadError):
+            self._unread.append(error)
+        elif isinstance(error, KilledWorker):
+            _, i, j = cast(tuple[str, int, int], future.key)
+            (self._lost if self._alone else self._suspects).append((i, j))
+        elif error is not None:
+            raise error
+        elif isinstance(result := future.result(), Counter):
+            self._labels += result
+        elif isinstance(result, bool):
+            self._blank &= result
+        elif result is not None:
+            row: BlockDone = result[0, 0]
+            self._blank &= row.blank or not row.computed
+            self._labels.update(row.labels)
+            self._outcome(row)
+        future.release()
+
+    def _take_look(self, future: Future[Any], error: BaseException | None) -> None:
+        """Take into the account where there is tissue."""
+        plan = self.plan
+        if isinstance(error, SlideReadError):
+            raise SlideReadError(f"{error}; mend the slide, or look everywhere: --tissue off") from error
+        if isinstance(error, KilledWorker) and self._looks < LOOKS:
+            return  # a block of another slide may have been the cause
+        if isinstance(error, KilledWorker):
+            raise SlideError(
+                f"{plan.slide.file}: the worker died each time that it looked for tissue; look into the workers' logs, "
+                "give them more memory, then run the same again"
+            ) from error
+        if error is not None:
+            raise error
+        looked: Looked = future.result()
+        if looked.how == BLANK:
+            raise self._half_written()
+        self._looked, self.looking = looked, False
+        self._blank &= looked.share > 0
+        self._outcome(TissueFound(plan.slide.path, looked.how, looked.share))
+
+    def cancel(self) -> set[Future[Any]]:
+        """Take back what is in flight, and give it."""
+        in_flight, self._in_flight = self._in_flight, set()
+        self._client.cancel(list(in_flight))
+        return in_flight
+
+    def _hand_over(self, blocks: list[Index]) -> Futures:
+        if not blocks:
+            return []
+        keys = [(self._blocks.name, *index) for index in blocks]
+        futures: Futures = self._client.get(dict(self._blocks.dask.cull(set(keys))), keys, sync=False)
+        return futures
+
+    def _after_blocks(self) -> Iterator[Futures]:
+        """What is to be done once the blocks are: a round of tasks each, and in the end the store's name."""
+        self._raise_if_incomplete()
+        plan, client = self.plan, self._client
+        done_before = set(plan.grid.indices()).difference(plan.blocks)
+        unlooked = sorted(done_before)
+        while self._blank and unlooked:  # nobody remembers what was seen there
+            some = [unlooked.pop() for _ in range(min(len(unlooked), self._run.all_threads))]
+            yield [client.submit(_is_blank, plan.level, plan.grid.block_box(index), pure=False) for index in some]
+            self._raise_if_incomplete()
+        if self._blank:
+            raise self._half_written()
+        yield [client.submit(stores.count_labels, plan.store, index, pure=False) for index in done_before]
+        for levels in plan.grid.coarse_passes():
+            yield [
+                client.submit(stores.write_coarse_chunks, plan.store, levels, index, pure=False)
+                for index in coarse_chunks(plan.store, levels[-1])
+            ]
+        seconds = time.perf_counter() - self._started
+        (how_it_went,) = self._outcome.in_order([plan.slide.path])
+        how_it_went.seconds = seconds
+        unread, unseen = stores.all_unread(plan.store)
+        if unread:
+            reached = f"{unseen:,} px that they reach have label 0"
+            tiles = listed(list(map(str, unread)))
+            self._outcome(Warned(plan.slide.path, f"tiles at {tiles} could not be decoded; {reached}"))
+        said = {"pixels": unseen, "tiles": [*map(astuple, unread)]}
+        stores.publish(plan.store, _history(how_it_went, self._run, self._labels) | {"unread": said})
+        if self._looked is not None and not self._looked.share:
+            self._outcome(Warned(plan.slide.path, NOTHING))
+            self._outcome(SlideEmpty(plan.slide.path, plan.store.path, seconds, NOTHING))
+        else:
+            self._outcome(SlideDone(plan.slide.path, plan.store.path, seconds, plan.pixels))
+        self.over = True
+
+    def _half_written(self) -> SlideReadError:
+        """What to raise of a slide on which there is nothing, and its store goes."""
+        stores.discard_partial(self.plan.store)
+        return SlideReadError(
+            f"{self.plan.slide.file}: every pixel that was read is zero, which no scanner writes, so the file is "
+            "half-written; copy it again from where it came from (if only its small levels are: --tissue off)"
+        )
+
+    def _raise_if_incomplete(self) -> None:
+        plan = self.plan
+        count, others = len(plan.blocks), f"the others are in {plan.store.partial}"
+        if self._unread:
+            said = {text for error in self._unread for text in error.tiles or (str(error),)}
+            raise SlideReadError(
+                f"{listed(sorted(said))}; {len(self._unread)} of {count} blocks could not be read, "
+                f"{others}; mend the slide, then run the same again, with --overwrite if its file has changed; "
+                "or --on-bad-tile fill --overwrite, which gives label 0 to what they reach"
+            ) from self._unread[0]
+        if self._lost:
+            named = ", ".join(map(str, sorted(self._lost)))
+            raise SlideError(
+                f"{plan.slide.file}: the worker died each time that it computed {named}: {len(self._lost)} of {count} "
+                f"blocks set aside, {others}; look into the workers' logs, give them more memory, "
+                "then run the same again"
+            )
+
+
+def listed(texts: list[str]) -> str:
+    """``texts``, but no more than `MOST_LISTED` of them."""
+    more = len(texts) - MOST_LISTED
+    return "; ".join(texts[:MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _history(slide: SlideOutcome, run: RunPlan, labels: Counter[int]) -> dict[str, Any]:
+    """What the store keeps of the run that finished it: when, with what, where the time went, and what was found."""
+    spent = account([slide], seconds=slide.seconds, threads=run.all_threads, devices=run.all_devices, bare=run.bare)
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "devices": list(run.setup.devices),
+        "processes": run.setup.site.processes,
+        "engine": run.setup.engine,
+        "threads": run.threads,
+        "blocks": slide.blocks_computed,
+        "pixels": slide.pixels,
+        "skipped": slide.skipped,
+        "tissue": None if slide.tissue_share is None else {"share": slide.tissue_share, "how": slide.tissue_by},
+        "seconds": slide.seconds,
+        "spent": asdict(slide.spent),
+        "account": None if spent is None else asdict(spent),
+        "labels": {str(label): labels[label] for label in sorted(labels)},
+    }
+
+
+def _is_blank(level: Level, box: Box) -> bool:
+    """Whether every pixel of ``box`` that can be read is zero."""
+    return not read_box(level, box, unread={}).any()
+
+
+def _store_block(work: _StoreWork, index: Index, rows: Indices, cols: Indices) -> npt.NDArray[np.object_]:
+    """Predict one block and write its shards; the block's row of statistics, as an array of one object."""
+    mask = None if work.store.tissue is None else resident_mask(work.store)
+    block = predict_block(work.block, index, rows, cols, mask)
+    labels, probabilities = block.prediction.labels, block.prediction.probabilities
+    if probabilities is None and work.store.fingerprint.probabilities:  # no tile of the block was computed
+        probabilities = np.zeros((len(work.store.classes), *labels.shape), np.uint8)
+    with block.spent.on("write"):
+        if block.unread:
+            stores.note_unread(work.store, index, block.unread, block.unseen)
+        stores.write_block(work.store, index, labels, probabilities)
+    done = BlockDone(
+        slide=work.store.slide,
+        index=index,
+        pixels=labels.size,
+        computed=block.computed,
+        skipped=block.skipped,
+        labels=stores.label_counts(work.store, labels),
+        blank=block.blank,
+        spent=block.spent,
+    )
+    row = np.empty((1, 1), object)
+    row[0, 0] = done
+    return row

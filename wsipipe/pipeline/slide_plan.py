@@ -1,0 +1,280 @@
+"""What a run would do with each slide: headers only, nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+from wsipipe.errors import ChannelError, DamagedStoreError, FingerprintError
+from wsipipe.files import locate
+from wsipipe.geometry.grid import Grid, fit_sizes
+from wsipipe.model.bundle import BundleInfo
+from wsipipe.pipeline.config import Setup
+from wsipipe.pipeline.machine import block_bytes, kept_bytes, network_bytes
+from wsipipe.slides.pixels.tile_cache import Keep
+from wsipipe.slides.planes import listed_channels
+from wsipipe.slides.slide import Level, Slide, choose_level
+from wsipipe.store.journal import Journal, read_journal
+from wsipipe.store.record import Record, read_record
+from wsipipe.store.spec import PARTIAL, Fingerprint, StoreSpec
+from wsipipe.tissue.detect import find_bytes
+from wsipipe.tissue.mask import mask_shape
+from wsipipe.tissue.mask_file import OFF, given_shape, is_file
+from wsipipe.version import VERSION
+
+SEGMENT, RESUME, SKIP = "segment", "resume", "skip"
+
+
+@dataclass(frozen=True)
+class SlidePlan:
+    """What a run would do with one slide."""
+
+    slide: Slide
+    level: Level
+    """The level that is segmented."""
+    store: StoreSpec
+    action: str
+    """``segment``, ``resume`` or ``skip``."""
+    reason: str
+    """Why, in words."""
+    blocks: tuple[tuple[int, int], ...]
+    """(row, column) of the blocks to compute."""
+    damaged: tuple[str, ...]
+    """Shards that are there, and not whole: their paths within the store."""
+    reopen: bool
+    """Whether a store that has its final name is to be mended."""
+    restart: bool
+    """Whether an unfinished store is thrown away first."""
+    block_bytes: int
+    """What one block in flight holds at most."""
+    tissue_bytes: int
+    """What one task that looks for its tissue holds at most."""
+    network_bytes: int
+    """What the replicas hold at most, in this machine's memory."""
+
+    @property
+    def grid(self) -> Grid:
+        """Its blocks."""
+        return self.store.grid
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels are to be computed."""
+        shapes = (self.grid.block_box(index).shape for index in self.blocks)
+        return sum(height * width for height, width in shapes)
+
+    def memory_bytes(self, threads: int) -> int:
+        """The most that ``threads`` blocks in flight take, beside what the process takes anyway."""
+        return threads * max(self.block_bytes, self.tissue_bytes) + self.network_bytes
+
+    def keep(self, threads: int) -> Keep:
+        """Which decoded tiles ``threads`` blocks in flight keep for the blocks to their right."""
+        return Keep(self.grid.receptive.margin, threads * kept_bytes(self.level, self.grid))
+
+    def tiled(self, core: int, setup: Setup) -> SlidePlan:
+        """The same with tiles of ``core`` px, if they fill its blocks, and the batch of ``setup``."""
+        grid = self.grid if self.grid.block % core else replace(self.grid, core=core)
+        return replace(self, store=replace(self.store, grid=grid), network_bytes=network_need(grid, setup))
+
+
+def plan_slide(slide: Slide, path: str, setup: Setup) -> SlidePlan:
+    """What to do with ``slide``, whose store is or is to be at ``path``.
+
+    Raises
+    ------
+    SlideError
+        If the slide is refused: no usable level, other channels, or a store in the way.
+    GeometryError
+        If the sizes asked for are impossible.
+    """
+    level = level_of(slide, setup)
+    check_channels(slide, level, setup.bundle)
+    return _plan_store(slide, level, path, setup)
+
+
+def level_of(slide: Slide, setup: Setup) -> Level:
+    """The level of ``slide`` that is segmented, at the micrometres per pixel of the bundle.
+
+    Raises
+    ------
+    ResolutionError
+        If there is none.
+    """
+    return choose_level(slide, setup.bundle.spec.mpp, setup.config.max_upsample)
+
+
+def check_channels(slide: Slide, level: Level, bundle: BundleInfo) -> None:
+    """Raise a ChannelError unless the slide has as many channels as the network takes."""
+    wanted = bundle.architecture["in_channels"]
+    if level.channels != wanted:
+        count = len(slide.channel_names) or level.channels
+        named = f": {listed_channels(slide.channel_names, count)}" if slide.channel_names else ""
+        choose = (
+            f", or choose {wanted} of them with --channels{named}" if count > wanted and level.axes == "cyx" else ""
+        )
+        raise ChannelError(
+            f"{slide.file} has {_channels(level.channels)}, bundle {bundle.spec.name!r} takes {_channels(wanted)}; "
+            f"use a bundle that was trained on such slides (-m){choose}"
+        )
+
+
+def grid_of(level: Level, setup: Setup, *, block: int | None = None) -> Grid:
+    """The blocks of ``level``, of the sizes asked for; ``block`` px is that of a store that was begun.
+
+    Its tile need not be the one that is asked for now: that only changes speed.
+    """
+    receptive, core = setup.bundle.receptive, setup.config.tile
+    if core is not None and block is not None and block % core:
+        core = None
+    core, block = fit_sizes(receptive, core, block or setup.config.block, preferred=setup.preferred_sizes)
+    return Grid(level.shape, receptive, core, block)
+
+
+def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePlan:
+    """What the stores that are there leave to be done."""
+    config, unfinished = setup.config, path + PARTIAL
+    store_of = partial(_store_spec, slide, level, path, setup)
+    fingerprint = store_of(None).fingerprint
+    plan = partial(_slide_plan, slide, level, setup)
+    usable = partial(_usable, fingerprint=fingerprint, overwrite=config.overwrite or config.renew)
+    final = usable(path)
+    journal = None
+    if final is not None and not config.overwrite:
+        store = store_of(final.block)
+        journal = read_journal(store, locate(path))
+        if final.complete and journal.finished:
+            return plan(store, SKIP, "complete, no tissue was found" if final.tissue_share == 0 else "complete")
+    begun = usable(unfinished)
+    if begun is not None and not (config.overwrite and config.block not in (None, begun.block)):
+        store = store_of(begun.block)
+        return plan(store, RESUME, "", read_journal(store, locate(unfinished)))
+    if journal is not None:
+        return plan(store, RESUME, "", journal, reopen=True)
+    store = store_of(None)
+    replaces = locate(path).exists()
+    return plan(store, SEGMENT, "replaces the one that is there" if replaces else "new", restart=True)
+
+
+def _store_spec(slide: Slide, level: Level, path: str, setup: Setup, block: int | None) -> StoreSpec:
+    """What the store of ``slide`` is to be, with blocks of ``block`` px, or of what was asked for."""
+    return StoreSpec(
+        path=path,
+        slide=slide.path,
+        fingerprint=Fingerprint(
+            slide=slide.identity,
+            bundle=setup.bundle.sha256,
+            level=level.index,
+            mpp=level.mpp,
+            probabilities=setup.config.probabilities,
+            precision=setup.config.precision,
+            on_bad_tile=setup.config.on_bad_tile,
+            shrink=level.shrink,
+            tissue=setup.tissue,
+            reading=level.reading,
+        ),
+        downsample=level.downsample,
+        grid=grid_of(level, setup, block=block),
+        classes=tuple((c.name, c.label, c.color) for c in setup.bundle.spec.classes),
+        model=setup.bundle.spec.name,
+        version=VERSION,
+        mpp_source=slide.mpp_source,
+        tissue=tissue_shape(level, setup),
+    )
+
+
+def _slide_plan(
+    slide: Slide,
+    level: Level,
+    setup: Setup,
+    store: StoreSpec,
+    action: str,
+    reason: str,
+    journal: Journal | None = None,
+    *,
+    reopen: bool = False,
+    restart: bool = False,
+) -> SlidePlan:
+    grid = store.grid
+    every = tuple(grid.indices())
+    blocks = journal.blocks if journal else every if action == SEGMENT else ()
+    return SlidePlan(
+        slide=slide,
+        level=level,
+        store=store,
+        action=action,
+        reason=reason or f"{len(every) - len(blocks)} of {len(every)} blocks are there",
+        blocks=blocks,
+        damaged=journal.damaged if journal else (),
+        reopen=reopen,
+        restart=restart,
+        block_bytes=block_need(level, grid, setup),
+        tissue_bytes=tissue_need(level, setup),
+        network_bytes=network_need(grid, setup),
+    )
+
+
+def tissue_shape(level: Level, setup: Setup) -> tuple[int, int] | None:
+    """(rows, columns) of cells of the tissue mask of ``level``; None where there is to be none.
+
+    Raises
+    ------
+    SlideError
+        If the mask that was given is not one of this slide.
+    """
+    tissue = setup.config.tissue
+    if tissue == OFF:
+        return None
+    return given_shape(tissue, level) if is_file(tissue) else mask_shape(level.shape)
+
+
+def tissue_need(level: Level, setup: Setup) -> int:
+    """The bytes that a task which looks for the tissue of ``level`` holds at most."""
+    return 0 if setup.config.tissue == OFF else find_bytes(level)
+
+
+def block_need(level: Level, grid: Grid, setup: Setup) -> int:
+    """The bytes that one block of ``level`` holds at most."""
+    classes = setup.bundle.architecture["classes"]
+    return block_bytes(level, grid, classes=classes, probabilities=setup.config.probabilities)
+
+
+def network_need(grid: Grid, setup: Setup) -> int:
+    """The bytes of this machine's memory that the replicas hold at most."""
+    side = min(grid.core, max(*grid.computed_sides(0), *grid.computed_sides(1))) + grid.receptive.margin
+    return network_bytes(setup.bundle.architecture, side, setup.pool, setup.devices)
+
+
+def _usable(path: str, *, fingerprint: Fingerprint, overwrite: bool) -> Record | None:
+    """The store at ``path`` if it is of ``fingerprint``; if it is not it is refused, or as good as not there."""
+    try:
+        record = read_record(path)
+    except DamagedStoreError:
+        if overwrite:
+            return None
+        raise
+    if record is None or record.fingerprint == fingerprint:
+        return record
+    if overwrite:
+        return None
+    old, new = record.fingerprint, fingerprint
+    words = {
+        "slide": "another slide file",
+        "bundle": "other weights",
+        "level": f"level {old.level} (now {new.level})",
+        "mpp": f"{old.mpp} micrometres per pixel (now {new.mpp})",
+        "probabilities": f"{'' if old.probabilities else 'no '}probabilities",
+        "on_bad_tile": f"--on-bad-tile {old.on_bad_tile} (now {new.on_bad_tile})",
+        "precision": f"precision {old.precision} (now {new.precision})",
+        "shrink": f"the level shrunk by {old.shrink:.5g} (now {new.shrink:.5g})",
+        "tissue": f"tissue {old.tissue} (now {new.tissue})",
+        "reading": f"{old.reading or 'all planes'} (now {new.reading or 'all planes'})",
+    }
+    raise FingerprintError(
+        f"{path} was made with {', '.join(words[name] for name in old.differences(new))}; "
+        "--overwrite replaces it once the new one is complete, or use another -o"
+    )
+
+
+def _channels(count: int) -> str:
+    known = {1: "1 channel (grey)", 3: "3 channels (RGB)", 4: "4 channels (RGBA)"}
+    return known.get(count, f"{count} channels")

@@ -1,0 +1,1 @@
+"""Images and labels that people bring: to train on, to measure by, to mask with."""

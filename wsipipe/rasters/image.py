@@ -1,0 +1,158 @@
+"""Images to train on, read box by box: PNG, TIFF of any kind, and OME-Zarr.
+
+Slides are opened as `wsipipe run` opens them. Beyond that there are PNG files, which it does not take. Every value here
+can be pickled; pixels stay in the file, and each process opens it again at its first read.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from wsipipe.errors import LabelError, PlaneError, SlideFormatError, SlideReadError, UsageError
+from wsipipe.geometry.grid import Box
+from wsipipe.rasters.opened import MAX_WHOLE_BYTES, Opened, Source, check_inside, keep, opened, whole
+from wsipipe.rasters.png import PNG_MAGIC, PngFile, png_header
+from wsipipe.slides.identity import file_identity
+from wsipipe.slides.pixels.mirrored import Pixels, read_box
+from wsipipe.slides.readers.registry import named
+from wsipipe.slides.slide import Level, Slide, open_slide
+
+PNG = "png"
+
+
+@dataclass(frozen=True)
+class Raster:
+    """An image to train on: a PNG, or one level of a slide."""
+
+    name: str
+    """File name, as messages call it."""
+    path: str
+    """Absolute."""
+    shape: tuple[int, int]
+    """(height, width) in pixels."""
+    channels: int
+    """1 for grey, 3 for RGB, others as the slide has them."""
+    dtype: str
+    """``uint8`` or ``uint16``."""
+    mpp: float | None
+    """Micrometres per pixel; of a PNG only what was given: what it says of itself is mostly 72 dpi."""
+    source: Source
+    """Where the pixels are."""
+
+    def read(self, box: Box) -> Pixels:
+        """The pixels of ``box``, (h, w, channels), in `dtype`, to keep and to change.
+
+        Raises
+        ------
+        SlideError
+            If they can not be read or decoded, or the file is not the one that it was.
+        """
+        check_inside(box, self.shape)
+        return opened(self.source).read(box)
+
+
+def open_raster(path: str | os.PathLike[str], *, mpp: float | None = None) -> Raster:
+    """Open an image to train on: a PNG, or level 0 of a slide.
+
+    A PNG of 8 or 16 bit, grey or RGB, is decoded here once, so that a damaged one is found before the work begins;
+    palettes become RGB, and an alpha channel is left out where all of it is opaque.
+
+    Parameters
+    ----------
+    path
+        A PNG, a TIFF file of any kind, or an OME-Zarr folder.
+    mpp
+        Micrometres per pixel, instead of those in the file.
+
+    Raises
+    ------
+    SlideFormatError
+        If it is none of these, or a PNG that is partly transparent or too large.
+    SlideReadError
+        If it can not be opened, or is damaged.
+    UsageError
+        If ``mpp`` is not a positive number.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - as open_slide
+    if kind_of(path, SlideFormatError, "images are read from") != PNG:
+        return raster_of(only_slide(path, mpp).levels[0])
+    if mpp is not None and not 0 < mpp < float("inf"):
+        raise UsageError(f"--mpp {mpp} is not a positive number of micrometres per pixel, such as 0.25")
+    shape = png_header(path).shape
+    source = PngFile(str(path), file_identity(path))
+    pixel = opened(source).read(Box(0, 1, 0, 1))
+    return Raster(path.name, str(path), shape, pixel.shape[2], str(pixel.dtype), mpp, source)
+
+
+def raster_of(level: Level) -> Raster:
+    """One level of a slide as a raster."""
+    return Raster(
+        name=Path(level.path).name if level.index == 0 else level.name,
+        path=level.path,
+        shape=level.shape,
+        channels=level.channels,
+        dtype=level.dtype,
+        mpp=level.mpp,
+        source=SlideLevel(level),
+    )
+
+
+@dataclass(frozen=True)
+class SlideLevel:
+    """One level of a slide."""
+
+    level: Level
+
+    def open(self) -> Opened:
+        """See `Source.open`; decoded whole if it is small, and laid out in strips or in one piece."""
+        level = self.level
+        size = prod(level.shape) * level.channels * np.dtype(level.dtype).itemsize
+        if size <= MAX_WHOLE_BYTES and level.tile[1] >= level.stored.shape[1]:
+            return keep(read_box(level, whole(level.shape)))
+        return Opened(lambda box: read_box(level, box), 0)
+
+
+def kind_of(path: Path, error: type[SlideFormatError | LabelError], what: str) -> str:
+    """``png``, or the name of the reader of slides that knows the file.
+
+    Raises
+    ------
+    SlideError
+        ``error`` if nobody does; SlideReadError if it can not be opened.
+    """
+    try:
+        found = "is not an OME-Zarr image" if path.stat() and path.is_dir() else "is neither a file nor a folder"
+        if path.is_file():
+            with path.open("rb") as file:
+                start = file.read(16)
+            if start.startswith(PNG_MAGIC):
+                return PNG
+            found = f"begins with {start!r}" if start else "is empty (0 bytes)"
+        if path.is_file() or path.is_dir():  # a pipe would be waited for
+            for reader in named(None):
+                if reader.recognises(path):
+                    return reader.name
+    except OSError as err:
+        raise SlideReadError(f"{path.name} can not be opened: {err.strerror or err} ({path})") from err
+    raise error(f"{path.name} {found}; {what} PNG, TIFF of many kinds, and OME-Zarr folders ({path})")
+
+
+def only_slide(path: Path, mpp: float | None = None) -> Slide:
+    """The slide of a file that holds one image of one plane.
+
+    Raises
+    ------
+    SlideFormatError
+        If it holds several.
+    """
+    try:
+        return open_slide(path, mpp=mpp)
+    except PlaneError as err:
+        raise SlideFormatError(
+            f"{path.name} holds several images or planes; images and labels are read from a file of one ({path})"
+        ) from err

@@ -1,0 +1,116 @@
+"""Which image goes with which labels: by their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from wsipipe.errors import UsageError
+from wsipipe.slides.discover import SUFFIXES
+
+RASTERS = (".png", *SUFFIXES)
+"""What a file of pixels in a folder may be called, in lower case."""
+IMAGE_FOLDERS, LABEL_FOLDERS = ("image", "images"), ("label", "labels", "mask", "masks")
+ROLE = re.compile(r"_(image|img|label|labels|mask|masks)$", re.IGNORECASE)
+IMAGE_ROLES = ("image", "img")
+NOT_READ = (".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2", ".npy", ".npz", ".mat", ".h5", ".dcm", ".czi", ".vsi")
+"""What people have pixels in that is not read here, in lower case."""
+
+
+def stem(path: Path) -> str:
+    """What images and labels that belong together are both called: no suffixes, no ``_image`` or ``_label``."""
+    name = path.name
+    while Path(name).suffix.lower() in (*RASTERS, ".ome", ".geojson", ".json", ".partial"):
+        name = Path(name).stem
+    return ROLE.sub("", name)
+
+
+def rasters_in(folder: Path) -> list[Path]:
+    """The files in ``folder`` that hold pixels by their names, sorted.
+
+    Raises
+    ------
+    UsageError
+        If the folder can not be listed.
+    """
+    try:
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in RASTERS and not p.name.startswith("."))
+    except OSError as err:
+        raise UsageError(f"folder {folder} can not be listed: {err.strerror or err}") from err
+
+
+def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+    """``paths`` by their `stem`, sorted.
+
+    Raises
+    ------
+    UsageError
+        If two have the same.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(paths):
+        other = found.setdefault(stem(path), path)
+        if other != path:
+            raise UsageError(f"{other} and {path.name} both stand for {stem(path)!r}; move one of them away")
+    return found
+
+
+def matched(first: dict[str, Path], second: dict[str, Path], folder: Path) -> dict[str, tuple[Path, Path]]:
+    """Both files of each stem.
+
+    Raises
+    ------
+    UsageError
+        If one has no partner; the message names the first of them.
+    """
+    if alone := sorted(set(first) ^ set(second)):
+        path = first.get(alone[0]) or second[alone[0]]
+        raise UsageError(
+            f"{path} has no partner of the same name ({len(alone)} of {len(set(first) | set(second))} have none, "
+            f"under {folder}); add it, or move the file away{_not_read_in(folder)}"
+        )
+    return {name: (first[name], second[name]) for name in sorted(first)}
+
+
+def _not_read_in(folder: Path) -> str:
+    """What a message adds where ``folder``, or one within, has images that are not read; else nothing."""
+    places = [folder, *(folder / name for name in (*IMAGE_FOLDERS, *LABEL_FOLDERS))]
+    files = (file for place in places if place.is_dir() for file in place.iterdir())
+    names = sorted(file.name for file in files if file.suffix.lower() in NOT_READ)
+    return f"; {names[0]} is of a kind that is not read, convert it to PNG or TIFF" if names else ""
+
+
+def pairs_in(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """(image, labels) by their name, in order of the names.
+
+    A folder holds ``NAME_image.*`` and ``NAME_label.*``, or the folders ``image`` and ``label`` with one ``NAME.*``
+    each.
+
+    Raises
+    ------
+    UsageError
+        If there is none, one lacks its partner, or two go by one name.
+    """
+    images, labels = (
+        [path for name in names if (folder / name).is_dir() for path in rasters_in(folder / name)]
+        for names in (IMAGE_FOLDERS, LABEL_FOLDERS)
+    )
+    if not images and not labels:
+        marked = [(path, ROLE.search(_bare(path))) for path in rasters_in(folder)]
+        images = [path for path, role in marked if role and role[1].lower() in IMAGE_ROLES]
+        labels = [path for path, role in marked if role and role[1].lower() not in IMAGE_ROLES]
+    if not images and not labels:
+        raise UsageError(
+            f"folder {folder} holds no training images; wsipipe looks for NAME_image.* with NAME_label.*, "
+            f"or image/NAME.* with label/NAME.* ({' '.join(RASTERS)}){_not_read_in(folder)}"
+        )
+    return matched(by_stem(images), by_stem(labels), folder)
+
+
+def _bare(path: Path) -> str:
+    """The file's name without suffixes."""
+    name = path.name
+    while Path(name).suffix.lower() in (*RASTERS, ".ome"):
+        name = Path(name).stem
+    return name

@@ -1,0 +1,147 @@
+"""Which slides a command line means."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from wsipipe.errors import NothingFoundError, UsageError
+from wsipipe.files import Location, Named, absolute, locate, one_name
+from wsipipe.slides.readers.dicom import series_in
+from wsipipe.slides.readers.omezarr.reader import is_labels, is_zarr
+from wsipipe.urls import Url
+
+SUFFIXES = (
+    ".svs",
+    ".svslide",
+    ".tif",
+    ".tiff",
+    ".ndpi",
+    ".scn",
+    ".bif",
+    ".btf",
+    ".tf2",
+    ".tf8",
+    ".qptiff",
+    ".mrxs",
+    ".vms",
+    ".vmu",
+    ".czi",
+    ".zarr",
+)
+"""What a slide in a folder may be called, in lower case; a file that is named itself may be called anything."""
+
+
+def expand(paths: Sequence[Named]) -> list[Location]:
+    """The slides that ``paths`` name, each once, in the order given.
+
+    A pattern gives the files that match it, sorted; a folder that is not itself an OME-Zarr slide or a DICOM
+    series gives the slides in it, sorted, of DICOM files one a series. A plain path that does not exist is kept,
+    so that it is reported as one failed slide and the others go on. In a URL only the name, after the last slash,
+    may be a pattern.
+
+    Raises
+    ------
+    NothingFoundError
+        If a pattern matches nothing, or a folder holds no slide.
+    UsageError
+        If a folder can not be listed.
+    """
+    found: dict[str, Location] = {}
+    for text in [paths] if isinstance(paths, str | os.PathLike | Url) else paths:
+        for path in _matching(text):
+            for slide in _slides_in(path):
+                found.setdefault(one_name(slide), slide)
+    return list(found.values())
+
+
+def _matching(given: Named) -> Sequence[Location]:
+    """The paths that ``given`` stands for, absolute: itself, or what matches it as a pattern."""
+    here = locate(given)
+    if isinstance(here, Url):
+        return _matching_urls(here)
+    text = os.fspath(here)
+    names = [text]
+    # A file may have brackets in its name, and then it is no pattern.
+    if glob.has_magic(text) and not os.path.lexists(text):
+        names = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        if not names:
+            raise NothingFoundError(f"nothing matches {text}; check the folder and the suffix")
+    return [absolute(name) for name in names]
+
+
+def _matching_urls(url: Url) -> list[Url]:
+    if not glob.has_magic(url.name) or url.is_file():
+        return [url]
+    found = sorted(other for other in _listed(url.parent) if fnmatchcase(other.name, url.name))
+    if not found:
+        raise NothingFoundError(f"nothing matches {url}; check the folder and the suffix")
+    return found
+
+
+def _listed(folder: Url) -> list[Url]:
+    try:
+        return list(folder.iterdir())
+    except OSError as err:
+        raise UsageError(f"folder {folder} can not be listed: {err.strerror}") from err
+
+
+def _slides_in(path: Location) -> Sequence[Location]:
+    """``path`` itself, or if it is an ordinary folder the slides in it."""
+    if isinstance(path, Url):
+        return _slides_behind(path)
+    if not os.path.isdir(path) or is_zarr(path):  # noqa: PTH112 - Path.is_dir raises where it may not look
+        return [path]
+    try:
+        slides = sorted(entry for entry in path.iterdir() if _looks_like_slide(entry))
+        series = series_in(path)
+        if len(series) == 1 and not slides:
+            return [path]
+        slides = sorted(slides + [files[0] for files in series.values()])
+    except OSError as err:
+        raise UsageError(f"folder {path} can not be listed: {err.strerror}") from err
+    if not slides:
+        raise NothingFoundError(f"folder {path} holds no slide; wsipipe looks for {' '.join(SUFFIXES)} and DICOM")
+    return slides
+
+
+def _slides_behind(url: Url) -> list[Url]:
+    """As `_slides_in`; what can not be reached is kept, to be reported as a slide that can not be opened."""
+    if url.suffix.lower() in SUFFIXES or not url.lists:
+        return [url]
+    try:
+        if url.is_file() or is_zarr(url) or not url.is_dir():
+            return [url]
+    except OSError:
+        return [url]
+    slides = sorted(
+        other
+        for other in _listed(url)
+        if _is_named_so(other) and not (other.suffix.lower() == ".zarr" and is_labels(other))
+    )
+    if not slides:
+        raise NothingFoundError(f"folder {url} holds no slide; wsipipe looks for {' '.join(SUFFIXES)}")
+    return slides
+
+
+def _is_named_so(path: Location) -> bool:
+    """Whether the name says slide."""
+    return not path.name.startswith(".") and path.suffix.lower() in SUFFIXES
+
+
+def _looks_like_slide(path: Path) -> bool:
+    """Whether it is a file that is named as slides are, an OME-Zarr folder, not one of labels, or one of DICOM."""
+    if not _is_named_so(path):
+        return not path.name.startswith(".") and _is_series(path)
+    return is_zarr(path) and not is_labels(path) if os.path.isdir(path) else True  # noqa: PTH112
+
+
+def _is_series(path: Path) -> bool:
+    """Whether it is a folder that holds one DICOM series, and may be looked into."""
+    try:
+        return path.is_dir() and not is_zarr(path) and len(series_in(path)) == 1
+    except OSError:
+        return False

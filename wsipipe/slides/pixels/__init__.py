@@ -1,0 +1,1 @@
+"""Pixels out of a level, whatever its format."""

@@ -1,0 +1,145 @@
+"""A whole level as a small plane: the means over areas, for thumbnails and to find tissue in.
+
+Levels have pyramids of their own, so each plane is made from the level that fits it best::
+
+    level that is segmented     |0    |1    |2    |3    |4    |5    |     H rows of pixels
+    plane                       |0             |1             |           h rows: i is of [i, i + 1) * H / h
+    a level of the slide        |0        |1        |2        |           the mean over just that stretch, shares too
+"""
+
+from __future__ import annotations
+
+from math import ceil, prod
+
+import numpy as np
+import numpy.typing as npt
+
+from wsipipe.errors import SlideFormatError
+from wsipipe.geometry.grid import Box
+from wsipipe.slides.pixels.mirrored import read_box
+from wsipipe.slides.slide import Level, Slide
+
+BAND_BYTES = 2**20
+"""What is read of it at once, unless a row of tiles is more."""
+
+Plane = npt.NDArray[np.float32]
+Image = npt.NDArray[np.uint8]
+
+
+def choose_source(
+    slide: Slide, segmented: int, shape: tuple[int, int], *, most_bytes: float
+) -> tuple[Level, tuple[float, float]]:
+    """The level to make a plane of ``shape`` from, and how many of its (rows, columns) level ``segmented`` spans.
+
+    The coarsest that has the pixels, or the finest below that; of those that lie over the finest level as a pyramid
+    does, and have no more than ``most_bytes``. Level ``segmented`` always lies over itself.
+
+    Raises
+    ------
+    SlideFormatError
+        If there is none.
+    """
+    filled = slide.vendor == "philips"
+    whole = span(slide.levels[segmented], slide.levels[0], filled=filled)
+    found = []
+    for level in slide.levels:
+        of_finest = span(level, slide.levels[0], filled=filled)
+        if not _readable(level, most_bytes):
+            continue
+        if level.index == segmented:
+            found.append((level, (float(level.shape[0]), float(level.shape[1]))))
+        elif whole is not None and of_finest is not None:
+            reach = (n * w / f for n, w, f in zip(slide.levels[segmented].shape, whole, of_finest, strict=True))
+            y, x = (min(r, float(n)) for r, n in zip(reach, level.shape, strict=True))
+            found.append((level, (y, x)))
+    if not found:
+        level = slide.levels[-1]
+        raise SlideFormatError(
+            f"its coarsest level has {level.shape[0]:,} x {level.shape[1]:,} px of {level.channels} x {level.dtype}; "
+            f"{most_bytes / 2**20:.0f} MiB of a level that lies over the finest are read at most"
+        )
+    enough = [pair for pair in found if all(n >= wanted for n, wanted in zip(pair[1], shape, strict=True))]
+    return enough[-1] if enough else found[0]
+
+
+def _readable(level: Level, most_bytes: float) -> bool:
+    """Whether the level, and each piece that its file decodes at once, is small enough."""
+    a_pixel = level.channels * np.dtype(level.dtype).itemsize
+    return max(prod(level.shape), prod(level.tile)) * a_pixel <= most_bytes
+
+
+def span(level: Level, finest: Level, *, filled: bool) -> tuple[float, float] | None:
+    """How many (rows, columns) of ``finest`` one of ``level`` spans; None if that does not follow from their shapes.
+
+    Of a pyramid both sides follow from one downsample, give or take a pixel. Philips' scanners have levels of powers of
+    two, each ``filled`` up to whole tiles: at the right and at the bottom there is more than a slide.
+    """
+    for downsample in (2**n for n in range(16 * filled)):
+        tiles = (ceil(n / downsample / t) for n, t in zip(finest.shape, level.tile, strict=True))
+        if tuple(n * t for n, t in zip(tiles, level.tile, strict=True)) == level.shape:
+            return float(downsample), float(downsample)
+    sides = list(zip(finest.shape, level.shape, strict=True))
+    if max(whole / (n + 1) for whole, n in sides) > min(whole / max(n - 1, 0.5) for whole, n in sides):
+        return None
+    y, x = (whole / n for whole, n in sides)
+    return y, x
+
+
+def averaged_plane(
+    level: Level, extent: tuple[float, float], shape: tuple[int, int], part: range | None = None
+) -> Plane:
+    """The first ``extent`` (rows, columns) of ``level`` at ``shape``, (y, x, channels): the means over areas.
+
+    It is read in pieces of whole tiles, so that memory does not depend on the level. ``part`` says which rows of the
+    plane are made, all by default; but for rounding they do not depend on it.
+    """
+    part = range(shape[0]) if part is None else part
+    tall = extent[0] / shape[0]
+    top, bottom, width = int(part.start * tall), min(ceil(part.stop * tall), ceil(extent[0])), ceil(extent[1])
+    rows, cols = _piece(level, width)
+    total = np.zeros((len(part), shape[1], level.channels), np.float32)
+    for start in range(top - top % rows, bottom, rows):
+        y0, y1 = max(start, top), min(start + rows, bottom)
+        met = range(max(int(y0 / tall), part.start), min(ceil(y1 / tall), part.stop))
+        sums = np.empty((len(met), width, level.channels), np.float32)
+        for x0 in range(0, width, cols):
+            x1 = min(x0 + cols, width)
+            piece = read_box(level, Box(y0, y1, x0, x1)).reshape(y1 - y0, -1).astype(np.float32)
+            for i, row in zip(met, sums, strict=True):
+                at = np.arange(max(y0, int(i * tall)), min(y1, ceil((i + 1) * tall)))
+                shares = (np.minimum(at + 1, (i + 1) * tall) - np.maximum(at, i * tall)).clip(0).astype(np.float32)
+                row[x0:x1] = (shares @ piece[at - y0]).reshape(x1 - x0, -1)
+        for i, row in zip(met, sums, strict=True):
+            total[i - part.start] += averaged(row, extent[1], shape[1]) / tall
+    return total
+
+
+def _piece(level: Level, width: int) -> tuple[int, int]:
+    """(rows, columns) to read at once: whole tiles, as many as `BAND_BYTES` hold, or one; of a huge one a few rows."""
+    a_pixel = level.channels * np.dtype(level.dtype).itemsize
+    tile = level.tile[0], min(level.tile[1], width)
+    if prod(tile) * a_pixel > 2 * BAND_BYTES:
+        return max(1, BAND_BYTES // (width * a_pixel)), width
+    rows = tile[0] * max(1, BAND_BYTES // (tile[0] * width * a_pixel))
+    across = width if rows * width * a_pixel <= BAND_BYTES else tile[1]
+    return rows, across * max(1, BAND_BYTES // (rows * across * a_pixel))
+
+
+def averaged(values: Plane, extent: float, parts: int) -> npt.NDArray[np.float64]:
+    """The means of ``values`` (n, channels) over ``parts`` equal stretches of the first ``extent`` of them."""
+    sums = np.concatenate([np.zeros((1, values.shape[1])), values.cumsum(0, np.float64)])
+    ends = np.linspace(0, extent, parts + 1)
+    whole = np.minimum(ends.astype(int), len(values) - 1)
+    at_ends = sums[whole] + (ends - whole)[:, None] * values[whole]
+    means: npt.NDArray[np.float64] = np.diff(at_ends, axis=0) / (extent / parts)
+    return means
+
+
+def as_rgb(plane: Plane, dtype: str) -> Image:
+    """A plane (y, x, channels) for the eye: 3 or 4 channels are RGB, others their mean; 16 bits up to the brightest."""
+    channels = plane.shape[-1]
+    colors = plane[..., :3] if channels in (3, 4) else plane.mean(-1, keepdims=True).repeat(3, -1)
+    if np.dtype(dtype).itemsize > 1:
+        colors = colors * (255 / max(float(colors.max()), 1.0))
+    rgb: Image = colors.round().clip(0, 255).astype(np.uint8)
+    return rgb

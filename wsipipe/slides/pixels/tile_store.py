@@ -1,0 +1,319 @@
+"""An array that a file format decodes tile by tile, read-only: as Zarr, and by blocks put together of its tiles."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import math
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from zarr.abc.store import ByteRequest, Store
+
+from wsipipe.events import Spent
+from wsipipe.slides.pixels.tile_cache import KEPT, NONE_KEPT, Keep, Tile
+
+if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+METADATA = "zarr.json"
+Memory = npt.NDArray[np.uint8]
+"""Bytes to read pixels into, one axis."""
+TOGETHER_BYTES = 2**20
+"""So many of tiles side by side are decoded before they are put in their place: they stay in a core's cache."""
+Place = tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]
+"""A tile that meets what is read: its index, where in what is read, and where in the tile."""
+_numbers = itertools.count()
+
+
+class Tiling(Protocol):
+    """An array as its tiles make it up."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array."""
+        ...
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Of one tile."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the decoded pixels, in the byte order of this machine."""
+        ...
+
+    @property
+    def fill(self) -> int:
+        """What a tile that the file left out reads as."""
+        ...
+
+    @property
+    def tile_bytes(self) -> int:
+        """Size of one decoded tile."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A `Tiling` that is what it says."""
+
+    shape: tuple[int, ...]
+    """Of the array."""
+    chunks: tuple[int, ...]
+    """Of one tile."""
+    dtype: np.dtype[Any] = field(default_factory=partial(np.dtype, np.uint8))
+    """Of the decoded pixels, in the byte order of this machine."""
+    fill: int = 0
+    """What a tile that the file left out reads as."""
+
+    @property
+    def tile_bytes(self) -> int:
+        """Size of one decoded tile."""
+        return prod(self.chunks) * self.dtype.itemsize
+
+    def within(self, chunk: tuple[int, ...]) -> tuple[slice, ...]:
+        """Where tile ``chunk`` lies in the array; less than a tile at the far borders."""
+        return tuple(
+            slice(i * side, min((i + 1) * side, size))
+            for i, side, size in zip(chunk, self.chunks, self.shape, strict=True)
+        )
+
+
+class TileReader(Protocol):
+    """Reads a tile."""
+
+    def __call__(self, chunk: tuple[int, ...], into: npt.NDArray[Any] | None = None) -> Tile:
+        """As `TileStore.read_tile`; decoded ``into`` an array of a tile's shape, which is then returned, if it can."""
+        ...
+
+
+class TileStore(Store):
+    """A Zarr store, read-only, of one array whose tiles a file format decodes."""
+
+    decodes_into = False
+    """Whether tiles can be decoded into memory that is given."""
+
+    def __init__(self, image: Tiling) -> None:
+        super().__init__(read_only=True)
+        self.image = image
+        self._number = next(_numbers)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an open file can not be pickled; pickle the Level and open it again")
+
+    def read_tile(self, chunk: tuple[int, ...], spent: Spent) -> Tile:
+        """The pixels of ``chunk``, of the full tile size, or None if the file left it out; adds its time to ``spent``.
+
+        Raises
+        ------
+        SlideReadError
+            If there is a tile, and it can not be read or decoded.
+        """
+        raise NotImplementedError
+
+    def read(
+        self,
+        where: Sequence[slice],
+        spent: Spent,
+        into: npt.NDArray[Any] | None = None,
+        *,
+        across: int,
+        keep: Keep = NONE_KEPT,
+    ) -> npt.NDArray[Any]:
+        """``array[where]``, decoded by the calling thread; adds the time that it takes to ``spent``.
+
+        It is put ``into`` an array of that shape, if one is given. Tiles are kept for its neighbours along
+        axis ``across`` as ``keep`` says.
+
+        zarr runs every read through the one thread of its event loop, which pastes the tiles together
+        there: with two reading threads 30 MP/s of the SVS in the tests, and 85 MP/s so. All here is done once for
+        each tile, and a tile decodes in 0.3 ms.
+
+        Raises
+        ------
+        SlideReadError
+            If a tile can not be read or decoded.
+        """
+        if into is None:
+            into = np.empty([part.stop - part.start for part in where], self.image.dtype)
+        self._read_into(into, where, spent, across, keep)
+        return into
+
+    def _read_into(self, into: npt.NDArray[Any], where: Sequence[slice], spent: Spent, across: int, keep: Keep) -> None:
+        image = self.image
+        side, start, end = image.chunks[across], where[across].start, where[across].stop
+        before = start + keep.overlap_px if start > 0 else 0
+        behind = end - keep.overlap_px if end < image.shape[across] else math.inf
+
+        def shared(place: Place) -> bool:
+            first = place[0][across] * side
+            return first < before or first + side > behind
+
+        places = [tuple(zip(*each, strict=True)) for each in itertools.product(*map(_overlaps, where, image.chunks))]
+        read_tile = self._tile_reader((chunk for chunk, _, _ in places if (self._number, chunk) not in KEPT), spent)
+        along = max(range(len(where)), key=lambda axis: (places[0][0][axis] != places[-1][0][axis], axis))
+        most = min(max(1, TOGETHER_BYTES // image.tile_bytes), len(places)) if self.decodes_into else 0
+        together = np.empty((most, *image.chunks), image.dtype)
+        for run in _runs(places, along, image.chunks[along], most, alone=shared):
+            if self.decodes_into and not shared(run[0]):
+                self._read_run(into, run, along, read_tile, together[: len(run)])
+                continue
+            ((chunk, here, of),) = run
+            tile = KEPT.get(
+                (self._number, chunk),
+                partial(read_tile, chunk),
+                size=image.tile_bytes,
+                most=keep.most_bytes if shared(run[0]) else 0,
+            )
+            into[here] = image.fill if tile is None else tile.reshape(image.chunks)[of]
+
+    def _read_run(
+        self,
+        into: npt.NDArray[Any],
+        run: Sequence[Place],
+        along: int,
+        read_tile: TileReader,
+        together: npt.NDArray[Any],
+    ) -> None:
+        """Read a run of tiles ``together``, and put them in their place with one pass over its rows.
+
+        Rows of a single tile are short, and each begins where no cache line was fetched yet: 58 µs for a tile of
+        240 px into a block of 4096 px, and 34 µs for each of four.
+        """
+        for pixels, (chunk, _, _) in zip(together, run, strict=True):
+            tile = read_tile(chunk, pixels)
+            if tile is not pixels:
+                pixels[...] = self.image.fill if tile is None else tile.reshape(pixels.shape)
+        (_, start, of), (_, end, _) = run[0], run[-1]
+        here = into[tuple(slice(a.start, b.stop) for a, b in zip(start, end, strict=True))]
+        pixels = np.moveaxis(together[:, *of], 0, along)
+        here.reshape(pixels.shape)[...] = pixels  # a view: one axis is split in two
+
+    def _tile_reader(self, chunks: Iterable[tuple[int, ...]], spent: Spent) -> TileReader:  # noqa: ARG002
+        """What reads a tile, after the data of ``chunks`` were fetched at once where that is quicker."""
+        return lambda chunk, into=None: self.read_tile(chunk, spent)  # noqa: ARG005
+
+    def metadata(self) -> bytes:
+        """The document ``zarr.json`` of the array."""
+        document = {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": self.image.shape,
+            "data_type": str(self.image.dtype),
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": self.image.chunks}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": self.image.fill,
+            "codecs": [{"name": "bytes", "configuration": {"endian": sys.byteorder}}],
+            "attributes": {},
+        }
+        return json.dumps(document).encode()
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """The document, or a decoded tile; None for a tile that the file left out."""
+        if key == METADATA:
+            return prototype.buffer.from_bytes(self.metadata())
+        if not key.startswith("c/"):
+            return None
+        assert byte_range is None, "tiles are decoded whole"
+        pixels = await asyncio.to_thread(self.read_tile, tuple(int(i) for i in key[2:].split("/")), Spent())
+        if pixels is None:
+            return None
+        return prototype.buffer.from_array_like(np.ascontiguousarray(pixels).reshape(-1).view("B"))
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Several of `get`."""
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is such a key; of the tiles nobody asks."""
+        return key == METADATA
+
+    @property
+    def supports_writes(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def supports_deletes(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def supports_listing(self) -> bool:
+        """Never: the tiles of a slide are too many to be listed."""
+        return False
+
+    async def set(self, key: str, value: Buffer) -> None:  # noqa: ARG002
+        """Refuse."""
+        raise PermissionError(f"slides are read only, {key} can not be written")
+
+    async def delete(self, key: str) -> None:
+        """Refuse."""
+        raise PermissionError(f"slides are read only, {key} can not be deleted")
+
+    async def list(self) -> AsyncIterator[str]:
+        """The document."""
+        yield METADATA
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """The document, if it begins with ``prefix``."""
+        if METADATA.startswith(prefix):
+            yield METADATA
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """The document, at the root."""
+        if not prefix:
+            yield METADATA
+
+
+def array_in(memory: Memory | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """An array of ``shape`` at the beginning of ``memory``, if that is large enough, or in new memory."""
+    count = prod(shape) * dtype.itemsize
+    if memory is None or memory.size < count:
+        memory = np.empty(count, np.uint8)
+    return memory[:count].view(dtype).reshape(shape)
+
+
+def _runs(
+    places: Iterable[Place], along: int, side: int, most: int, *, alone: Callable[[Place], bool]
+) -> Iterator[list[Place]]:
+    """``places`` in their order, up to ``most`` together that lie side by side and are whole ``along`` an axis.
+
+    Those that are to be ``alone`` are.
+    """
+    run: list[Place] = []
+    for place in places:
+        whole = place[2][along].stop - place[2][along].start == side and not alone(place)
+        if run and not (whole and len(run) < most and place[1][along].start == run[-1][1][along].stop):
+            yield run
+            run = []
+        run.append(place)
+        if not whole:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def _overlaps(part: slice, side: int) -> list[tuple[int, slice, slice]]:
+    """The tiles of ``side`` px that meet ``part`` along one axis: index, where in the part, and where in the tile."""
+    overlaps = []
+    for index in range(part.start // side, -(-part.stop // side)):
+        start, stop = max(part.start, index * side), min(part.stop, (index + 1) * side)
+        into, of = slice(start - part.start, stop - part.start), slice(start - index * side, stop - index * side)
+        overlaps.append((index, into, of))
+    return overlaps

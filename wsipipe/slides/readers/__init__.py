@@ -1,0 +1,1 @@
+"""One room a file format, behind one protocol."""

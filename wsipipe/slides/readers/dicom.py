@@ -1,0 +1,325 @@
+"""DICOM whole-slide images: the files of one series, each a level, or some planes or part of one.
+
+wsidicom knows which frame is which tile; which instances are a level is worked out here by their size, for it leaves
+out those whose tiles are of another size than the finest level's, as the last ones of a pyramid are.
+
+Source: DICOM PS3.3 A.32.8, VL Whole Slide Microscopy Image IOD.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from wsipipe.errors import SlideFormatError, SlideReadError
+from wsipipe.events import Spent
+from wsipipe.files import Location
+from wsipipe.slides.identity import file_identity, folder_identity
+from wsipipe.slides.pixels.tile_cache import Tile
+from wsipipe.slides.pixels.tile_store import Tiles, TileStore
+from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
+from wsipipe.slides.readers.jpeg import what_is_missing
+from wsipipe.slides.resolution import Resolution, checked
+from wsipipe.slides.slide import Level, Slide, downsample_of
+from wsipipe.urls import Url
+
+MAGIC, MAGIC_AT = b"DICM", 128
+"""What a DICOM file has after its preamble."""
+HEAD_BYTES = 64 * 1024
+"""Where the header's elements of a series and its kind are found."""
+SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI..|..\x00\x00)([0-9.]+)", re.DOTALL)
+"""SeriesInstanceUID, with its value representation or without."""
+INSTALL = "pip install 'wsipipe[dicom]'"
+WAY_OUT = "copy it again from where it came from"
+CODECS = {
+    "1.2.840.10008.1.2.4.50": 7,
+    "1.2.840.10008.1.2.4.51": 7,
+    "1.2.840.10008.1.2.4.90": 34712,
+    "1.2.840.10008.1.2.4.91": 34712,
+}
+"""The TIFF compression that is as the transfer syntax: JPEG and JPEG 2000."""
+CACHE_BYTES = 2**24
+"""What wsidicom keeps, beside the tiles that are kept here."""
+
+
+def series_of(path: Path) -> str | None:
+    """The SeriesInstanceUID of a DICOM file, or None if it is not one; the beginning of the file is read."""
+    with path.open("rb") as file:
+        if file.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] != MAGIC:
+            return None
+        found = SERIES.search(file.read(HEAD_BYTES))
+    return found[1].decode() if found else ""
+
+
+def series_in(folder: Path) -> dict[str, list[Path]]:
+    """The DICOM files of ``folder``, sorted, by their series in the order of the first files' names.
+
+    A file that can not be read is none of them: what it is, whoever opens it by its name will say.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        with suppress(OSError):
+            series = None if path.name.startswith(".") or not path.is_file() else series_of(path)
+            if series is not None:
+                found.setdefault(series, []).append(path)
+    return found
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """The files of one series, open."""
+
+    files: tuple[Path, ...]
+    levels: tuple[tuple[Any, ...], ...]
+    """From fine to coarse, the instances of each, all of one size."""
+    associated: tuple[str, ...]
+
+
+class DicomReader:
+    """Opens a DICOM file with the others of its series beside it, or the folder of a series."""
+
+    name = "dicom"
+    why = "it is DICOM"
+
+    def recognises(self, path: Location) -> bool:
+        """Whether it is a DICOM file, or a folder that holds some; not behind a URL."""
+        if isinstance(path, Url):
+            return False
+        return bool(series_in(path)) if path.is_dir() else series_of(path) is not None
+
+    def open(self, path: Location, planes: Planes = ALL) -> Slide:
+        """See `Reader.open`."""
+        assert isinstance(path, Path), "it recognises no other"
+        pyramid = _open(path, planes.series)
+        first = pyramid.levels[0]
+        optical, focal = _planes_of(first)
+        choose_one(path.name, "t", planes.t, ["0"])
+        z = choose_one(path.name, "z", planes.z, [f"{value} mm" for value in focal])
+        samples = int(first[0].image_data.samples_per_pixel)
+        if len(optical) > 1 and samples > 1:
+            raise SlideFormatError(
+                f"{path.name} has {len(optical)} optical paths in colour; wsipipe reads one, or grey ones"
+            )
+        names = optical if samples == 1 else ()
+        channels = choose_channels(path.name, planes.channels, names, max(samples, len(optical)))
+        chosen = Planes(channels, z if len(focal) > 1 else None, None, planes.series)
+        resolution = _resolution(first[0])
+        identity = _identity(pyramid.files)
+        levels = tuple(
+            _level(path, index, identity, instances, first, resolution.mpp, chosen)
+            for index, instances in enumerate(pyramid.levels)
+        )
+        _probe(path, pyramid, levels[0])
+        return Slide(
+            path=str(path),
+            name=path.name if path.is_dir() else path.stem,
+            reader=self.name,
+            vendor=str(first[0].dataset.as_dataset().get("Manufacturer", "") or "dicom").lower(),
+            levels=levels,
+            mpp=resolution.mpp,
+            mpp_source=resolution.source,
+            identity=identity,
+            associated=pyramid.associated,
+            warnings=resolution.warnings,
+            channel_names=tuple(names),
+        )
+
+    def open_array(self, level: Level) -> zarr.Array[Any]:
+        """See `Reader.open_array`."""
+        path = Path(level.path)
+        pyramid = _open(path, level.planes.series)
+        if _identity(pyramid.files) != level.identity:
+            raise SlideReadError(f"{path.name} is not what it was when it was opened; start again")
+        return zarr.open_array(FrameStore(pyramid.levels[level.index], level), mode="r", zarr_format=3)
+
+
+class FrameStore(TileStore):
+    """The tiles of one level, each a frame of an instance."""
+
+    image: Tiles
+
+    def __init__(self, instances: Sequence[Any], level: Level) -> None:
+        sizes = {"y": level.shape[0], "x": level.shape[1], "c": level.channels}
+        sides = {"y": level.tile[0], "x": level.tile[1], "c": 1 if level.axes == "cyx" else level.channels}
+        shape, chunks = (tuple(each[axis] for axis in level.axes) for each in (sizes, sides))
+        super().__init__(Tiles(shape, chunks, np.dtype(level.dtype)))
+        self.level = level
+        self.optical, focal = _planes_of(instances)
+        self.z = focal[level.planes.z or 0]
+        self.images = {path: _instance_at(instances, path, self.z).image_data for path in self.optical}
+
+    def read_tile(self, chunk: tuple[int, ...], spent: Spent) -> Tile:
+        """See `TileStore.read_tile`."""
+        geometry = import_module("wsidicom.geometry")
+        at = dict(zip(self.level.axes, chunk, strict=True))
+        wanted = self.level.planes.indices
+        in_frame = self.level.axes == "yxc"
+        number = at.get("c", 0)
+        path = self.optical[0 if in_frame else wanted[number] if wanted else number]
+        image, point = self.images[path], geometry.Point(at["x"], at["y"])
+        with spent.on("read"):
+            data = image.get_encoded_tile(point, self.z, path)
+        missing = what_is_missing(data, CODECS.get(str(image.transfer_syntax), 1))
+        if missing:
+            raise SlideReadError(f"frame of tile {at['y']}, {at['x']} is damaged: {missing}")
+        with spent.on("decode"):
+            pixels = np.asarray(image.get_decoded_tile(point, self.z, path, cache=False))
+        if in_frame and wanted is not None:
+            pixels = pixels[..., wanted]
+        if pixels.size != prod(self.image.chunks) or pixels.dtype != self.image.dtype:
+            raise SlideReadError(f"frame of tile {at['y']}, {at['x']} decodes to {pixels.shape} {pixels.dtype}")
+        return np.ascontiguousarray(pixels).reshape(self.image.chunks)
+
+
+def _open(path: Path, wanted: int | None) -> Pyramid:
+    """The series at ``path``, or that of it that is ``wanted``, its files open.
+
+    Raises
+    ------
+    SlideError
+        If wsidicom is not installed, does not read one of the files, or none of them is a level.
+    """
+    files = _files(path, wanted)
+    try:
+        config, source_of = import_module("wsidicom.config"), import_module("wsidicom.file").WsiDicomFileSource
+    except ImportError as err:
+        raise SlideFormatError(f"{path.name} is DICOM, and what reads it is missing; {INSTALL}") from err
+    settings = config.Settings(
+        strict_tile_size_check=False, decoded_frame_cache_size=CACHE_BYTES, encoded_frame_cache_size=CACHE_BYTES
+    )
+    try:
+        with config.use_settings(settings):
+            source = source_of.open([str(file) for file in files])
+            instances = list(source.level_instances)
+            kinds = {kind: list(getattr(source, f"{kind}_instances")) for kind in ("label", "overview", "thumbnail")}
+    except Exception as err:  # wsidicom and pydicom raise all sorts on damaged files
+        raise SlideFormatError(
+            f"{path.name} is no DICOM whole-slide image, or damaged ({type(err).__name__}: {err}); {WAY_OUT}"
+        ) from err
+    read = {Path(str(file)) for file in source.files}
+    lost = [file.name for file in files if file not in read]
+    if lost:
+        raise SlideReadError(f"{path.name}: {lost[0]} of its series is not a whole-slide image, or damaged; {WAY_OUT}")
+    by_size: dict[tuple[int, int], list[Any]] = {}
+    for instance in instances:
+        by_size.setdefault((instance.size.height, instance.size.width), []).append(instance)
+    levels = tuple(tuple(by_size[size]) for size in sorted(by_size, key=prod, reverse=True))
+    associated = tuple(f"{kind} {i.size.height} x {i.size.width} px" for kind, found in kinds.items() for i in found)
+    return Pyramid(tuple(files), levels, associated)
+
+
+def _files(path: Path, wanted: int | None) -> list[Path]:
+    """The files of the series that is meant."""
+    if not path.is_dir():
+        choose_one(path.name, "series", wanted, ["0"])
+        return series_in(path.parent)[series_of(path) or ""]
+    found = series_in(path)
+    return list(found.values())[choose_one(path.name, "series", wanted, [files[0].name for files in found.values()])]
+
+
+def _planes_of(instances: Sequence[Any]) -> tuple[list[str], list[float]]:
+    """The optical paths and the focal planes (mm) of a level."""
+    optical = sorted({path for instance in instances for path in instance.optical_paths})
+    return optical, sorted({float(z) for instance in instances for z in instance.focal_planes})
+
+
+def _instance_at(instances: Sequence[Any], path: str, z: float) -> Any:
+    """The one that has the plane.
+
+    Raises
+    ------
+    SlideReadError
+        If there is none.
+    """
+    for instance in instances:
+        if path in instance.optical_paths and z in map(float, instance.focal_planes):
+            return instance
+    raise SlideReadError(f"there is no instance of optical path {path} at {z} mm; {WAY_OUT}")
+
+
+def _level(
+    path: Path,
+    index: int,
+    identity: str,
+    instances: Sequence[Any],
+    first: Sequence[Any],
+    mpp: float | None,
+    planes: Planes,
+) -> Level:
+    """What is said of one level.
+
+    Raises
+    ------
+    SlideFormatError
+        If its pixels are not of a kind that wsipipe reads, or its planes not those of the finest level.
+    """
+    instance, finest = instances[0], first[0]
+    if _planes_of(instances) != _planes_of(first):
+        raise SlideFormatError(f"{path.name}: level {index} has not the planes of level 0; {WAY_OUT}")
+    samples, optical = int(instance.image_data.samples_per_pixel), len(_planes_of(first)[0])
+    bits, signed = instance.dataset.bits, instance.dataset.as_dataset().get("PixelRepresentation", 0)
+    if signed or bits not in (8, 16) or samples not in (1, 3):
+        raise SlideFormatError(
+            f"{path.name} has {samples} samples of {bits} bit{' with a sign' * bool(signed)}; "
+            "wsipipe reads 1 or 3 of 8 or 16 bit without"
+        )
+    shape = (instance.size.height, instance.size.width)
+    downsample = downsample_of((finest.size.height, finest.size.width), shape)
+    axes = "yxc" if samples > 1 else "cyx" if optical > 1 else "yx"
+    return Level(
+        path=str(path),
+        reader=DicomReader.name,
+        index=index,
+        identity=identity,
+        shape=shape,
+        downsample=downsample,
+        mpp=None if mpp is None else mpp * downsample,
+        axes=axes,
+        channels=max(samples, optical) if planes.channels is None else len(planes.channels),
+        dtype="uint8" if bits == 8 else "uint16",
+        tile=(instance.tile_size.height, instance.tile_size.width),
+        codec=str(getattr(instance.image_data.transfer_syntax, "name", "?")),
+        stored_axes=axes,
+        planes=planes,
+    )
+
+
+def _resolution(instance: Any) -> Resolution:
+    """Micrometres per pixel of the finest level."""
+    spacing = instance.pixel_spacing
+    if spacing is None:
+        return Resolution(None, "no PixelSpacing")
+    return checked(float(spacing.height) * 1000, float(spacing.width) * 1000, "PixelSpacing")
+
+
+def _identity(files: Sequence[Path]) -> str:
+    """What tells this series from another."""
+    if len(files) == 1:
+        return file_identity(files[0])
+    return folder_identity(files[0].parent, [], [(file.name, file.stat().st_size) for file in files])
+
+
+def _probe(path: Path, pyramid: Pyramid, level: Level) -> None:
+    """Decode one tile, so that a series which can not be decoded is found before work is planned on it.
+
+    Raises
+    ------
+    SlideReadError
+        If it can not be decoded.
+    """
+    middle: Mapping[str, int] = {
+        axis: size // side // 2 for axis, size, side in zip("yx", level.shape, level.tile, strict=True)
+    }
+    try:
+        FrameStore(pyramid.levels[0], level).read_tile(tuple(middle.get(axis, 0) for axis in level.axes), Spent())
+    except Exception as err:  # whatever a codec raises
+        raise SlideReadError(f"{path.name} can not be decoded: {err}; {WAY_OUT}") from err

@@ -1,0 +1,36 @@
+"""The readers, in the order in which they are asked; the libraries of the extras are imported when they read."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from wsipipe.errors import UsageError
+from wsipipe.files import Location
+from wsipipe.slides.readers.dicom import DicomReader
+from wsipipe.slides.readers.omezarr.reader import OmeZarrReader
+from wsipipe.slides.readers.openslide import SUFFIXES, OpenSlideReader
+from wsipipe.slides.readers.tiff.reader import TiffReader
+from wsipipe.slides.slide import Reader
+
+READERS: tuple[Reader, ...] = (TiffReader(), OmeZarrReader(), DicomReader(), OpenSlideReader())
+
+
+def named(name: str | None) -> tuple[Reader, ...]:
+    """The reader of that name; all of them if it is None.
+
+    Raises
+    ------
+    UsageError
+        If there is none.
+    """
+    found = tuple(reader for reader in READERS if name in (None, reader.name))
+    if not found:
+        names = ", ".join(reader.name for reader in READERS)
+        raise UsageError(f"--reader {name} is not a reader; allowed: {names}")
+    return found
+
+
+def extra_for(path: Location) -> str | None:
+    """The extra of wsipipe that is not installed and may read ``path``, by its name."""
+    wanted = "openslide" if path.suffix.lower() in SUFFIXES else None
+    return wanted if wanted is not None and find_spec(wanted) is None else None

@@ -1,0 +1,1 @@
+"""TIFF of scanners, of OME, and of no one in particular."""

@@ -1,0 +1,271 @@
+"""Which pages of a TIFF are the levels of the image that is meant.
+
+Which page is a level and which a label is worked out here for plain TIFF and for SVS, because writers copy the
+scanner's ImageDescription, and by it tifffile takes levels for a thumbnail and a label. The formats with a
+structure of their own are left to tifffile's series.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from math import prod
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+from tifffile import TiffFile, TiffPage
+
+from wsipipe.errors import SlideFormatError, SlideReadError
+from wsipipe.files import Location
+from wsipipe.slides.planes import Planes, choose_channels, choose_one
+from wsipipe.slides.readers.tiff.image import PALETTE, TiledImage
+
+MAX_PAGES = 10_000
+"""More directories than this are a stack or a circle, not a slide."""
+COMPARABLE = 0.5
+"""An image of this share of the largest one's pixels, or more, may be the one that is meant."""
+BRIGHTFIELD = {"svs", "ndpi", "scn", "philips"}
+"""The flags of files from scanners whose glass is white."""
+OWN_STRUCTURE = {"ndpi", "scn", "bif", "philips", "qpi", "indica", "avs", "sis", "ome", "lsm", "stk", "fluoview"}
+"""The flags of files whose images and levels tifffile's series know."""
+XMP = 700
+"""The tag in which Ventana's scanners describe themselves."""
+WAY_OUT = "copy it again from where it came from, or export it again"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a TIFF file holds, as far as its reader is concerned."""
+
+    levels: tuple[TiledImage, ...]
+    """Those of the image that is meant, from fine to coarse."""
+    series: int
+    """Which of tifffile's series they are; 0 where levels are worked out from the pages."""
+    planes: Planes
+    """What was chosen where there is a choice."""
+    associated: tuple[str, ...]
+    channel_names: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What checking the levels gave."""
+
+
+def pages_of(path: Location, tiff: TiffFile) -> list[TiffPage]:
+    """The pages of the main chain of directories, each with its tags."""
+    pages: list[TiffPage] = []
+    offsets: set[int] = set()
+    for number in itertools.count():
+        try:
+            page = tiff.pages[number]
+        except IndexError:
+            break
+        if page.offset in offsets or number >= MAX_PAGES:
+            circle = page.offset in offsets
+            what = "its directories (IFDs) go round in a circle" if circle else f"it has over {MAX_PAGES} pages"
+            raise SlideReadError(f"{path.name} is damaged, or not a slide: {what}; {WAY_OUT}")
+        offsets.add(page.offset)
+        pages.append(page.aspage())
+    if not pages:
+        raise SlideReadError(f"{path.name} is a damaged TIFF: it holds no image; {WAY_OUT}")
+    return pages
+
+
+def levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage], planes: Planes) -> Found:
+    """The levels of the image that is meant, from the pages of a plain TIFF or SVS and from their SubIFDs."""
+    first = max(pages, key=area)
+    images = [first] if "svs" in tiff.flags else [page for page in pages if page is first or _is_image(page, first)]
+    chosen = choose_one(path.name, "series", planes.series, [size_of(page) for page in images])
+    base = images[chosen]
+    begin, end = pages.index(base), pages.index(images[chosen + 1]) if chosen + 1 < len(images) else len(pages)
+    # Of several images each is followed by its levels.
+    around = pages[begin:end] if len(images) > 1 else pages
+    levels, associated = [base], []
+    for page in sorted([*around, *_subpages(base)], key=area, reverse=True):
+        if page is base:
+            continue
+        if _is_level(page, base) and area(page) < area(levels[-1]):
+            levels.append(page)
+        else:
+            associated.append(_associated_name(page))
+    for option in ("z", "t"):
+        choose_one(path.name, option, getattr(planes, option), ["0"])
+    channels = choose_channels(path.name, planes.channels, (), _channels(base))
+    ycc, white = "svs" in tiff.flags and int(base.compression) == 33003, _is_white(tiff, base)
+    return Found(
+        tuple(TiledImage((page,), ycc, channels, white) for page in levels),
+        0,
+        Planes(channels=channels, series=chosen if len(images) > 1 else None),
+        tuple(associated),
+    )
+
+
+def is_stack(path: Location, tiff: TiffFile, pages: list[TiffPage]) -> bool:
+    """Whether ImageJ's or tifffile's description says that the pages are planes of one image.
+
+    Raises
+    ------
+    SlideFormatError
+        If one directory stands for several planes.
+    """
+    if not {"imagej", "shaped"} & tiff.flags:
+        return False
+    series = tiff.series[0]
+    planes = prod(series.shape) // max(prod(pages[0].shape), 1)
+    if planes > len(pages):
+        raise SlideFormatError(
+            f"{path.name} holds a stack of shape {series.shape} ({series.axes}) under one directory; "
+            "wsipipe reads planes that have one each, so save them so, e.g. as OME-TIFF"
+        )
+    return planes > 1
+
+
+def levels_of_series(path: Location, tiff: TiffFile, planes: Planes) -> Found:
+    """The levels of the image that is meant, where tifffile knows the format."""
+    series = [one for one in tiff.series if prod(one.shape)]
+    sizes = [prod(one.shape) for one in series]
+    large = [i for i, size in enumerate(sizes) if size >= COMPARABLE * max(sizes)]
+    wanted = planes.series
+    if wanted is None and len(large) == 1:
+        wanted = large[0]
+    names = [f"{one.name or 'image'} {size_of(one.keyframe)}" for one in series]
+    chosen = choose_one(path.name, "series", wanted, names)
+    names_of = _channel_names(tiff, chosen)
+    found = [_choose_planes(path, level, planes, names_of) for level in series[chosen].levels]
+    levels = tuple(TiledImage(pages, False, samples, _is_white(tiff, pages[0])) for pages, samples, _ in found)
+    return Found(
+        levels,
+        chosen,
+        replace(found[0][2], series=chosen if len(large) > 1 or planes.series is not None else None),
+        tuple(name for i, name in enumerate(names) if i != chosen),
+        names_of,
+    )
+
+
+def _choose_planes(
+    path: Location, level: tifffile.TiffPageSeries, planes: Planes, names: tuple[str, ...]
+) -> tuple[tuple[TiffPage, ...], tuple[int, ...] | None, Planes]:
+    """The pages of one level that are wanted, one or one per channel; the samples of these; and what was chosen.
+
+    Raises
+    ------
+    SlideFormatError
+        If planes are in other files, or laid out as is not read here.
+    PlaneError
+        If there are several and nobody chose.
+    """
+    keyframe = level.keyframe
+    axes = [(axis, size) for axis, size in zip(level.axes, level.shape, strict=True) if size > 1]
+    of_page = [size for size in keyframe.shape if size > 1]
+    over = axes[: len(axes) - len(of_page)]
+    kinds = ["c" if axis == "C" else "t" if axis == "T" else "z" for axis, _ in over]
+    whole = [size for _, size in axes[len(over) :]] == of_page and len(level.pages) == prod(size for _, size in over)
+    samples = _channels(keyframe)
+    if not whole or len(set(kinds)) < len(kinds) or ("c" in kinds and samples > 1):
+        sizes = ", ".join(f"{axis} {size}" for axis, size in axes)
+        raise SlideFormatError(
+            f"{path.name} holds planes in other files, or more axes than z, t and channels ({sizes}); "
+            "wsipipe reads one plane (y, x) with its channels, so save the one that is meant by itself"
+        )
+    sizes_of = dict(zip(kinds, (size for _, size in over), strict=True))
+    z, t = (
+        choose_one(path.name, kind, getattr(planes, kind), [str(i) for i in range(sizes_of.get(kind, 1))])
+        for kind in "zt"
+    )
+    channels = choose_channels(path.name, planes.channels, names, sizes_of.get("c", samples))
+    numbers = np.arange(len(level.pages)).reshape([size for _, size in over])
+    at: dict[str, int | slice] = {"z": z, "t": t, "c": slice(None)}
+    wanted = numbers[tuple(at[kind] for kind in kinds)].ravel()
+    if "c" in kinds and channels is not None:
+        wanted = wanted[list(channels)]
+    pages = [level.pages[int(number)] for number in wanted]
+    if any(page is None for page in pages):
+        raise SlideReadError(f"{path.name} lacks planes that it says it has; {WAY_OUT}")
+    where = Planes(channels, z if "z" in kinds else None, t if "t" in kinds else None)
+    return tuple(page.aspage() for page in pages if page), None if "c" in kinds else channels, where
+
+
+def _channel_names(tiff: TiffFile, series: int) -> tuple[str, ...]:
+    """Of the channels of an image, as the OME-XML has them."""
+    if not tiff.is_ome or not tiff.ome_metadata:
+        return ()
+    images = [e for e in ElementTree.fromstring(tiff.ome_metadata).iter() if e.tag.endswith("}Pixels")]
+    channels = [e for e in images[series] if e.tag.endswith("}Channel")] if series < len(images) else []
+    names = tuple(channel.attrib.get("Name", "") for channel in channels)
+    return names if all(names) else ()
+
+
+def _channels(page: TiffPage) -> int:
+    """How many a page has, once its palette is looked up."""
+    return 3 if page.photometric == PALETTE else int(page.samplesperpixel)
+
+
+def _subpages(page: TiffPage) -> list[TiffPage]:
+    """The SubIFDs of ``page``."""
+    if not page.subifds or page.pages is None:
+        return []
+    return [sub.aspage() for sub in itertools.islice(page.pages, MAX_PAGES)]
+
+
+def _same_kind(page: TiffPage, base: TiffPage) -> bool:
+    """Whether both hold the same sort of pixels, laid out alike. A scanner's levels are tiled, its labels are not."""
+    return (
+        page.is_tiled == base.is_tiled
+        and page.samplesperpixel == base.samplesperpixel
+        and page.planarconfig == base.planarconfig
+        and page.dtype == base.dtype
+        and _colour_family(page) == _colour_family(base)
+        and not page.subfiletype & 4  # a transparency mask
+    )
+
+
+def _colour_family(page: TiffPage) -> int:
+    """The photometric interpretation, with RGB for YCbCr: some writers give each level the one that suits it."""
+    return 2 if page.photometric == 6 else int(page.photometric)
+
+
+def _is_level(page: TiffPage, base: TiffPage) -> bool:
+    """Whether ``page`` shows what ``base`` shows, smaller, give or take a pixel of rounding."""
+    if not _same_kind(page, base) or not area(page):
+        return False
+    down = max(base.imagelength / page.imagelength, base.imagewidth / page.imagewidth)
+    return down > 1 and all(
+        abs(large / down - small) <= 1
+        for large, small in ((base.imagelength, page.imagelength), (base.imagewidth, page.imagewidth))
+    )
+
+
+def _is_image(page: TiffPage, first: TiffPage) -> bool:
+    """Whether ``page`` could be the image that is meant, as ``first``, the largest, could."""
+    reduced_or_mask = page.subfiletype & 0b101
+    return not reduced_or_mask and area(page) >= COMPARABLE * area(first) and not _is_level(page, first)
+
+
+def _associated_name(page: TiffPage) -> str:
+    """What to call an image that is not a level: as its description does, or by its size."""
+    description = page.description.lower()
+    named = next((name for name in ("label", "macro", "thumbnail") if name in description), None)
+    if page.subfiletype & 4:
+        named = "mask"
+    if named is None and description.startswith("aperio") and "->" in description:
+        named = "thumbnail"
+    return f"{named or 'image'} {size_of(page)}"
+
+
+def _is_white(tiff: TiffFile, page: TiffPage) -> bool:
+    """Whether tiles that were left out are white: a scanner's in colour, as OpenSlide's transparent ones over white."""
+    return bool(BRIGHTFIELD & tiff.flags) and page.samplesperpixel == 3
+
+
+def area(page: TiffPage) -> int:
+    """Pixels of the image."""
+    return int(page.imagelength) * int(page.imagewidth)
+
+
+def shape_of(page: TiffPage) -> tuple[int, int]:
+    """(height, width) of the image."""
+    return int(page.imagelength), int(page.imagewidth)
+
+
+def size_of(page: TiffPage) -> str:
+    """Height and width, for messages."""
+    return f"{page.imagelength} x {page.imagewidth} px"

@@ -1,0 +1,219 @@
+"""TIFF of every kind: tiled, striped, pyramidal, Big- and OME-TIFF, Aperio SVS, Hamamatsu NDPI and others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import zarr
+from tifffile import TiffFile
+
+from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
+from wsipipe.files import Location, locate
+from wsipipe.slides.byte_source import RemoteFile, as_file, open_source
+from wsipipe.slides.identity import file_identity
+from wsipipe.slides.planes import ALL, Planes
+from wsipipe.slides.readers.tiff.checks import (
+    CONVERT,
+    LARGE_TILE_BYTES,
+    check_kind,
+    codec_of,
+    count_empty,
+    orientation_of,
+    probe,
+)
+from wsipipe.slides.readers.tiff.image import PALETTE, WHITE_IS_ZERO, TiledImage
+from wsipipe.slides.readers.tiff.pages import (
+    OWN_STRUCTURE,
+    WAY_OUT,
+    XMP,
+    Found,
+    is_stack,
+    levels_of_pages,
+    levels_of_series,
+    pages_of,
+    shape_of,
+    size_of,
+)
+from wsipipe.slides.readers.tiff.store import UPRIGHT, UprightStore, tiff_store
+from wsipipe.slides.resolution import tiff_downsamples, tiff_resolution
+from wsipipe.slides.slide import Level, Slide, downsample_of
+from wsipipe.urls import Url
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs is found and reported here, by file name
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""The first bytes of TIFF and BigTIFF, in both byte orders."""
+VENDORS = {
+    "svs": "aperio",
+    "ndpi": "hamamatsu",
+    "scn": "leica",
+    "philips": "philips",
+    "qpi": "perkinelmer",
+    "indica": "indica",
+    "avs": "avs",
+    "sis": "olympus",
+    "ome": "ome",
+    "imagej": "imagej",
+}
+"""tifffile's flag for a kind of file, and what we call it."""
+
+
+class TiffReader:
+    """Opens TIFF files."""
+
+    name = "tiff"
+    why = "it begins as TIFF does"
+
+    def recognises(self, path: Location) -> bool:
+        """Whether it is a file that begins as TIFF does."""
+        return path.is_file() and open_source(path).read(0, 4) in MAGIC
+
+    def open(self, path: Location, planes: Planes = ALL) -> Slide:
+        """See `Reader.open`."""
+        with _tifffile(path) as tiff:
+            found = _find(path, tiff, planes)
+            resolution = tiff_resolution(tiff, found.levels[0].pages[0], found.series)
+            stated = tiff_downsamples(tiff)
+            vendor = next((VENDORS[flag] for flag in VENDORS if flag in tiff.flags), "generic")
+        identity = file_identity(path)
+        probe(path, found.levels[0])
+        shapes = [shape_of(image.pages[0]) for image in found.levels]
+        numbers = [image.pages[0].index for image in found.levels]
+        downsamples = [stated.get(n) or downsample_of(shapes[0], of) for n, of in zip(numbers, shapes, strict=True)]
+        levels = tuple(
+            _level(path, index, identity, found, downsample=downsample, mpp=resolution.mpp)
+            for index, downsample in enumerate(downsamples)
+        )
+        return Slide(
+            path=str(path),
+            name=_stem(path),
+            reader=self.name,
+            vendor=vendor,
+            levels=levels,
+            mpp=resolution.mpp,
+            mpp_source=resolution.source,
+            identity=identity,
+            associated=found.associated,
+            warnings=found.warnings + resolution.warnings,
+            readings=resolution.readings,
+            channel_names=found.channel_names,
+        )
+
+    def open_array(self, level: Level) -> zarr.Array[Any]:
+        """See `Reader.open_array`."""
+        path = locate(level.path)
+        if file_identity(path) != level.identity:
+            raise SlideReadError(f"{path.name} is not the file that it was when it was opened; start again")
+        with _tifffile(path) as tiff:
+            image = _find(path, tiff, level.planes).levels[level.index]
+        stored, orientation = tiff_store(open_source(path), image), orientation_of(image.pages[0])
+        store = stored if orientation == 1 else UprightStore(stored, level.axes, orientation)
+        return zarr.open_array(store, mode="r", zarr_format=3)
+
+
+@contextmanager
+def _tifffile(path: Location) -> Iterator[TiffFile]:
+    """The file as tifffile sees it; whatever goes wrong with that is a SlideError, after which OpenSlide is asked."""
+    try:
+        with TiffFile(as_file(RemoteFile(path)) if isinstance(path, Url) else path, _multifile=False) as tiff:
+            yield tiff
+    except (SlideError, OSError):
+        raise
+    except Exception as err:  # tifffile and what it calls raise all sorts on damaged files
+        raise SlideReadError(f"{path.name} is a damaged TIFF ({type(err).__name__}: {err}); {WAY_OUT}") from err
+
+
+def _find(path: Location, tiff: TiffFile, planes: Planes) -> Found:
+    """Levels and associated images of the file, checked.
+
+    What is damaged is a SlideReadError, after which no other reader is asked: OpenSlide ended the process at some files
+    whose tags do not fit together.
+
+    Raises
+    ------
+    SlideError
+        If something is wrong with them, or there are several to choose from and nobody chose.
+    """
+    pages = pages_of(path, tiff)
+    xmp = pages[0].tags.valueof(XMP)
+    if "bif" in tiff.flags or (isinstance(xmp, bytes) and b"<iScan" in xmp):
+        raise SlideFormatError(
+            f"{path.name} is a Ventana BIF, whose tiles overlap; OpenSlide puts them together: "
+            "pip install 'wsipipe[openslide]'"
+        )
+    of_series = OWN_STRUCTURE & tiff.flags or is_stack(path, tiff, pages)
+    unchecked = levels_of_series(path, tiff, planes) if of_series else levels_of_pages(path, tiff, pages, planes)
+    images: list[TiledImage] = []
+    warnings = list(_odd(unchecked))
+    size = tiff.filehandle.size
+    for index, image in enumerate(unchecked.levels):
+        for page in image.pages:
+            check_kind(path, page)
+        if index and orientation_of(image.pages[0]) != orientation_of(unchecked.levels[0].pages[0]):
+            raise SlideFormatError(f"{path.name} has levels of another Orientation than the finest; {CONVERT}")
+        empty, total = count_empty(path, image, size)
+        sides = size_of(image.pages[0])
+        if empty == total:
+            if index == 0:
+                raise SlideReadError(f"{path.name} is half-written: none of its {total} tiles has data; {WAY_OUT}")
+            warnings.append(f"level of {sides} is left out: none of its tiles has data")
+            continue
+        if empty:
+            why = "" if image.nodata is None else ", as GDAL_NODATA says"
+            warnings.append(f"{empty} of {total} tiles of {sides} have no data and read as {image.fill}{why}")
+        if image.tile_bytes > LARGE_TILE_BYTES:
+            mib = image.tile_bytes / 2**20
+            warnings.append(f"tiles of {sides} take {mib:.0f} MiB each: every block decodes whole ones")
+        image.prepare()
+        images.append(image)
+    return replace(unchecked, levels=tuple(images), warnings=tuple(warnings))
+
+
+def _odd(unchecked: Found) -> Iterator[str]:
+    """What is odd about an image, by its finest level."""
+    page = unchecked.levels[0].pages[0]
+    if orientation_of(page) != 1:
+        yield f"Orientation is {orientation_of(page)}: it is turned upright as it is read"
+    if any(name.startswith("mask") for name in unchecked.associated):
+        yield "a transparency mask is in the file, and nothing is masked by it"
+    if page.photometric == PALETTE:
+        yield "its palette is read as RGB"
+    elif page.bitspersample < 8:
+        yield f"its {page.bitspersample} bit a pixel are stretched to 8"
+    if page.photometric == WHITE_IS_ZERO:
+        yield "white is zero in the file, and is inverted"
+
+
+def _level(path: Location, index: int, identity: str, found: Found, *, downsample: float, mpp: float | None) -> Level:
+    """What is said of one level."""
+    image = found.levels[index]
+    page = image.pages[0]
+    axes = {2: "yx", 3: "cyx" if len(image.pages) > 1 or image.planar else "yxc"}[len(image.shape)]
+    sides = [axes.index("y"), axes.index("x")]
+    turned = sides[::-1] if UPRIGHT[orientation_of(page)][0] else sides
+    return Level(
+        path=str(path),
+        reader=TiffReader.name,
+        index=index,
+        identity=identity,
+        shape=(image.shape[turned[0]], image.shape[turned[1]]),
+        downsample=downsample,
+        mpp=None if mpp is None else mpp * downsample,
+        axes=axes,
+        channels=image.shape[axes.index("c")] if "c" in axes else 1,
+        dtype=str(image.dtype),
+        tile=(image.chunks[turned[0]], image.chunks[turned[1]]),
+        codec=codec_of(page),
+        stored_axes=axes,
+        planes=found.planes,
+    )
+
+
+def _stem(path: Location) -> str:
+    """The file's name without its suffix, and without ``.ome`` before it."""
+    stem = path.stem
+    return stem[:-4] if stem.lower().endswith(".ome") else stem

@@ -1,0 +1,187 @@
+"""The tiles of a TIFF image as a read-only Zarr array that never makes pixels up.
+
+tifffile's own Zarr store decodes with the same functions, but hands out what can not be right: libjpeg
+fills the rest of a truncated tile with grey and OpenJPEG with whatever, both without an error; a
+tile missing from the offsets reads as zeros; one lock serialises all reads. So this store checks that every
+tile is whole before and after it is decoded, and reads from a `Source`, which needs no lock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsipipe.errors import TruncatedError
+from wsipipe.events import Spent
+from wsipipe.slides.byte_source import Source
+from wsipipe.slides.pixels.tile_cache import Keep, Tile
+from wsipipe.slides.pixels.tile_store import TileReader, Tiles, TileStore
+from wsipipe.slides.readers.tiff.image import TiledImage
+
+if TYPE_CHECKING:
+    from tifffile import TiffPage
+
+ONE_READ_BYTES, NARROW = 2**20, 16
+"""Uncompressed rows are read together up to so many bytes, unless less than 1 / `NARROW` of them is wanted."""
+NOTHING: Mapping[int, bytes] = {}
+
+
+class TiffStore(TileStore):
+    """The tiles of one `TiledImage`."""
+
+    image: TiledImage
+
+    def __init__(self, file: Source, image: TiledImage) -> None:
+        super().__init__(image)
+        self.file, self.decodes_into = file, image.colours is not None
+
+    def read_tile(
+        self,
+        chunk: tuple[int, ...],
+        spent: Spent,
+        into: npt.NDArray[Any] | None = None,
+        ahead: Mapping[int, bytes] = NOTHING,
+    ) -> Tile:
+        """See `TileStore.read_tile` and `TileReader`; the data are taken from ``ahead``, by their offset, if there."""
+        page, number = self.image.locate(chunk)
+        offset, count = _place(page, number)
+        if offset == 0 or count == 0:
+            if self.image.palette is None:
+                return None
+            return self.image.expand(np.full(page.chunks, self.image.nodata or 0, self.image.dtype))
+        started = time.perf_counter()
+        data = ahead[offset] if offset in ahead else self.file.read(offset, count)
+        read = time.perf_counter()
+        spent.read += read - started
+        if len(data) < count:
+            raise TruncatedError(f"tile {number} ends after {len(data)} of its {count} bytes: the file was truncated")
+        pixels = self.image.decode(page, number, data, into)
+        spent.decode += time.perf_counter() - read
+        return pixels
+
+    def _tile_reader(self, chunks: Iterable[tuple[int, ...]], spent: Spent) -> TileReader:
+        """See `TileStore._tile_reader`."""
+        places = (_place(*self.image.locate(chunk)) for chunk in chunks)
+        with spent.on("read"):
+            ahead = self.file.ahead((offset, count) for offset, count in places if offset and count)
+        return lambda chunk, into=None: self.read_tile(chunk, spent, into, ahead)
+
+
+class StripStore(TiffStore):
+    """Those of an image in uncompressed strips: read by rows, and nothing of it is kept."""
+
+    def read_tile(self, chunk: tuple[int, ...], spent: Spent, *_: Any) -> Tile:
+        """See `TileStore.read_tile`: a row."""
+        plane, row = chunk[:2] if len(self.image.pages) > 1 else (0, chunk[0])
+        return self.read_rows(plane, slice(row, row + 1), slice(0, self.image.pages[0].imagewidth), spent)
+
+    def read_rows(self, plane: int, rows: slice, cols: slice, spent: Spent) -> Tile:
+        """As `read_tile`, but ``rows``, all of one strip, and of them ``cols``.
+
+        They are read with what lies between them, up to `ONE_READ_BYTES`: each read takes 15 µs.
+        """
+        image, page = self.image, self.image.pages[plane]
+        number, first = divmod(rows.start, page.rowsperstrip)
+        pixel = page.samplesperpixel * image.dtype.itemsize
+        row, count = page.imagewidth * pixel, (cols.stop - cols.start) * pixel
+        start, height = first * row + cols.start * pixel, rows.stop - rows.start
+        span = (height - 1) * row + count
+        offset, length = _place(page, number)
+        if offset == 0 or length == 0:
+            return None
+        with spent.on("read"):
+            data = self.file.read(offset + start, span) if start + span <= length else b""
+        if len(data) < span:
+            raise TruncatedError(f"strip {number} ends before its row {first + height} does: the file was truncated")
+        stored = image.dtype.newbyteorder(page.parent.byteorder)
+        shape = (height, count // image.dtype.itemsize)
+        return np.ndarray(shape, stored, data, strides=(row, stored.itemsize)).astype(image.dtype, copy=False)
+
+    def _read_into(
+        self,
+        into: npt.NDArray[Any],
+        where: Sequence[slice],
+        spent: Spent,
+        across: int,  # noqa: ARG002
+        keep: Keep,  # noqa: ARG002
+    ) -> None:
+        image, page = self.image, self.image.pages[0]
+        several = len(image.pages) > 1
+        ys, xs = where[several : several + 2]
+        most = 1
+        if (xs.stop - xs.start) * NARROW >= page.imagewidth:
+            most = max(1, ONE_READ_BYTES // (page.imagewidth * page.samplesperpixel * image.dtype.itemsize))
+        for plane in range(where[0].start, where[0].stop) if several else (0,):
+            pixels, y = into[plane - where[0].start] if several else into, ys.start
+            while y < ys.stop:
+                stop = min(ys.stop, y + most, (y // page.rowsperstrip + 1) * page.rowsperstrip)
+                here = pixels[y - ys.start : stop - ys.start]
+                rows = self.read_rows(plane, slice(y, stop), xs, spent)
+                here[...] = image.fill if rows is None else rows.reshape(here.shape)
+                y = stop
+
+
+def tiff_store(file: Source, image: TiledImage) -> TiffStore:
+    """The store that reads ``image`` of ``file``."""
+    return StripStore(file, image) if image.by_row else TiffStore(file, image)
+
+
+def _place(page: TiffPage, number: int) -> tuple[int, int]:
+    """Where tile or strip ``number`` is, and how long: (offset, count), of which one is 0 where it was left out."""
+    return int(page.dataoffsets[number]), int(page.databytecounts[number])
+
+
+UPRIGHT: Mapping[int, tuple[bool, bool, bool]] = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+"""What makes an image upright, by its Orientation (TIFF 6.0, section 8): transpose it, then reverse its y and its x."""
+
+
+class UprightStore(TileStore):
+    """Another store's image, upright; every read of it is one of the other, so that no tile is decoded twice."""
+
+    image: Tiles
+
+    def __init__(self, stored: TiffStore, axes: str, orientation: int) -> None:
+        self.stored, self.ways = stored, UPRIGHT[orientation]
+        self.y, self.x = axes.index("y"), axes.index("x")
+        image = stored.image
+        super().__init__(Tiles(self._turned(image.shape), self._turned(image.chunks), image.dtype, image.fill))
+
+    def _turned(self, sides: tuple[int, ...]) -> tuple[int, ...]:
+        """``sides`` with those of y and x exchanged, if the image is transposed."""
+        turned = list(sides)
+        if self.ways[0]:
+            turned[self.y], turned[self.x] = sides[self.x], sides[self.y]
+        return tuple(turned)
+
+    def read_tile(self, chunk: tuple[int, ...], spent: Spent) -> Tile:
+        """See `TileStore.read_tile`; tiles of the array begin at its first pixel, and each may meet several."""
+        pixels = self.read(self.image.within(chunk), spent, across=self.x)
+        return np.pad(pixels, [(0, side - size) for side, size in zip(self.image.chunks, pixels.shape, strict=True)])
+
+    def _read_into(self, into: npt.NDArray[Any], where: Sequence[slice], spent: Spent, across: int, keep: Keep) -> None:
+        transposed, *reversed_ = self.ways
+        there = list(where)
+        backwards = tuple(axis for axis, each in zip((self.y, self.x), reversed_, strict=True) if each)
+        for axis in backwards:
+            side, part = self.image.shape[axis], where[axis]
+            there[axis] = slice(side - part.stop, side - part.start)
+        if transposed:
+            there[self.y], there[self.x] = there[self.x], there[self.y]
+            across = {self.x: self.y, self.y: self.x}[across]
+        pixels = self.stored.read(there, spent, across=across, keep=keep)
+        if transposed:
+            pixels = pixels.swapaxes(self.y, self.x)
+        into[...] = np.flip(pixels, backwards)

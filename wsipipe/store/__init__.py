@@ -1,0 +1,1 @@
+"""The OME-Zarr store that a run writes, and its journal."""

@@ -1,0 +1,120 @@
+"""The metadata documents of a store, byte for byte: they follow from its `StoreSpec`, and from how its run went.
+
+Source: https://ngff.openmicroscopy.org/0.5/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.codecs import ZstdCodec
+from zarr.storage import MemoryStore
+
+from wsipipe.store.shards import ZSTD_LEVEL
+from wsipipe.store.spec import STORE, TISSUE, StoreSpec, arrays, tissue_shapes
+
+STORE_VERSION = 1
+TISSUE_CLASS = ("tissue", 1, "#28ff50")
+"""Name, label and colour of what is looked at."""
+
+
+def documents(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, bytes]:
+    """Every metadata document of the store by its path in it, as zarr writes them."""
+    memory = MemoryStore()
+    zarr.create_group(memory, attributes=_attributes(spec, run), zarr_format=3)
+    if spec.fingerprint.probabilities:
+        zarr.create_group(memory, path="probabilities", attributes=_probability_attributes(spec), zarr_format=3)
+    if spec.tissue is not None:
+        zarr.create_group(memory, path=TISSUE, attributes={"ome": _tissue_attributes(spec)}, zarr_format=3)
+    for name, shape, chunks, shards in arrays(spec):
+        zarr.create_array(
+            memory,
+            name=name,
+            shape=shape,
+            chunks=chunks,
+            shards=shards,
+            dtype="uint8",
+            compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
+            fill_value=0,
+            dimension_names=("c", "y", "x")[-len(shape) :],
+        )
+    return {name: document.to_bytes() for name, document in memory._store_dict.items()}
+
+
+def _attributes(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, Any]:
+    """The attributes of the root group: what viewers read, and what a later run does."""
+    return {
+        "ome": {
+            "version": "0.5",
+            "multiscales": [_multiscale(spec, levels=len(spec.grid.level_shapes), axes="yx")],
+            "image-label": _image_label(spec.classes),
+        },
+        "wsipipe": {
+            "version": spec.version,
+            "store_version": STORE_VERSION,
+            "complete": run is not None,
+            "slide": spec.slide,
+            "model": spec.model,
+            "fingerprint": asdict(spec.fingerprint),
+            "mpp_source": spec.mpp_source,
+            "block": spec.grid.block,
+            **({} if run is None else {"run": run}),
+        },
+    }
+
+
+def _image_label(classes: Iterable[tuple[str, int, str]]) -> dict[str, Any]:
+    named = [(name, label, color) for name, label, color in classes if label]
+    return {
+        "colors": [{"label-value": label, "rgba": [*bytes.fromhex(color[1:]), 255]} for _, label, color in named],
+        "properties": [{"label-value": label, "class": name} for name, label, _ in named],
+    }
+
+
+def _tissue_attributes(spec: StoreSpec) -> dict[str, Any]:
+    assert spec.tissue is not None
+    cell = spec.grid.shape[0] / spec.tissue[0], spec.grid.shape[1] / spec.tissue[1]
+    multiscale = _multiscale(spec, levels=len(tissue_shapes(spec)), axes="yx", sides=cell)
+    return {"version": "0.5", "multiscales": [multiscale], "image-label": _image_label([TISSUE_CLASS])}
+
+
+def _probability_attributes(spec: StoreSpec) -> dict[str, Any]:
+    names = [name for name, _, _ in spec.classes]
+    return {
+        "ome": {"version": "0.5", "multiscales": [_multiscale(spec, levels=1, axes="cyx")]},
+        "wsipipe": {"classes": names, "value": "round(255 p)"},
+    }
+
+
+def _multiscale(spec: StoreSpec, *, levels: int, axes: str, sides: tuple[float, float] = (1.0, 1.0)) -> dict[str, Any]:
+    """One multiscale: pixel (0, 0) of the slide's finest level is the origin, and a scale is what a pixel measures.
+
+    Its finest level has pixels of ``sides``, in pixels of the level that is segmented.
+    """
+    mpp, known = spec.fingerprint.mpp or 1.0, spec.fingerprint.mpp is not None
+    space = {"type": "space", "unit": "micrometer"} if known else {"type": "space"}
+    channels = axes.count("c")
+    datasets = []
+    for level in range(levels):
+        scale = [mpp * side * 2**level for side in sides]
+        finest = [spec.downsample * side * 2**level for side in sides]  # pixels of the slide's finest level in one
+        origin = [(count - 1) / 2 * mpp / spec.downsample for count in finest]
+        datasets.append(
+            {
+                "path": str(level),
+                "coordinateTransformations": [
+                    {"type": "scale", "scale": [1.0] * channels + scale},
+                    {"type": "translation", "translation": [0.0] * channels + origin},
+                ],
+            }
+        )
+    return {
+        "name": Path(spec.path).name.removesuffix(STORE),
+        **({"type": "mode"} if levels > 1 else {}),
+        "axes": [{"name": axis, **({"type": "channel"} if axis == "c" else space)} for axis in axes],
+        "datasets": datasets,
+    }

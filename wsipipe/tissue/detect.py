@@ -1,0 +1,191 @@
+"""What of a slide is tissue, and what is only glass, by its picture at a low level.
+
+A pixel is left out if it looks like glass; where that is not clear it is kept::
+
+    brightfield     glass is bright, colourless and flat. Its darkness and its saturation are measured where that
+                    is so; what is darker or more coloured than it by more than its noise is kept
+    fluorescence    the ground is what is darkest, in each channel; what is brighter by more than its noise is kept
+
+Otsu's threshold lies half way between glass and strong stain, and takes pale tissue for glass; if there is no glass at
+all it cuts the tissue in two. Measured against the glass, pale tissue is kept, and pen and dirt, however dark, move no
+threshold. A slide on which nothing is bright, colourless and flat is kept whole.
+"""
+
+from __future__ import annotations
+
+from math import ceil, inf, prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from wsipipe.slides.pixels.overview import BAND_BYTES, averaged_plane, choose_source
+from wsipipe.slides.slide import Level, Slide
+from wsipipe.tissue.mask import Mask, TissueMask, mask_shape, widened
+
+BRIGHTFIELD, FLUORESCENCE, BLANK = "brightfield", "fluorescence", "blank"
+ALGORITHM = 1
+"""Of this version; a change that finds another mask counts it up, for masks decide labels."""
+DIM = 0.3
+"""Share of the full scale: where half of the pixels are below it, light is signal and not glass; of 16 bits, of what
+lies between `GROUND` and `PEAK`, for nobody says where these begin and end."""
+BRIGHT, COLOURLESS, FLAT = 0.75, 0.08, 0.02
+"""Shares of the full scale: glass has at least the first in each channel, channels that differ by no more than the
+second, and neighbours that differ by no more than the third."""
+ENOUGH = 0.01
+"""Share of the pixels that must look like glass for there to be any: lumina and vacuoles in tissue do, too."""
+NOISE = 6.0
+"""Standard deviations that what is kept differs by from the ground, and at least `LEAST` of the full scale."""
+LEAST = 0.02
+LIGHTEST = 10.0
+"""What has less darkness in all than so many black pixels of the level is no nucleus: these have 100 px, or more."""
+COLOURED, TINTED = 0.08, 0.15
+"""A stain has so much saturation, as a share of the full scale, or of its darkness."""
+SIGMA = 1.4826
+"""A standard deviation of the normal distribution, by the median of what is off its middle."""
+GROUND, PEAK = 2.0, 99.9
+"""Percentiles that stand for the ground, and for full scale where that is not known."""
+FINER = 2
+"""A level is seen that has so many pixels as cells, or more, along each side."""
+PART_PX = 2**26
+"""Pixels of a level that are read in one part, at least a row of cells: 0.4 s."""
+TIES = 2**-10
+"""Means are rounded up from so little below a half, for equal sums can differ in the last bits."""
+
+Plane = npt.NDArray[Any]
+Values = npt.NDArray[np.float32]
+
+
+def find_tissue(slide: Slide, level: Level, *, halo: int) -> tuple[TissueMask, str]:
+    """Where on ``level`` of ``slide`` there is tissue, and by what it was told.
+
+    Parameters
+    ----------
+    slide
+        Of which the level that is small and has enough pixels is read; if it has none, all of ``level``, in parts.
+    level
+        That is to be segmented.
+    halo
+        Of the network, in pixels of ``level``: so far around the tissue is looked at, too.
+
+    Raises
+    ------
+    SlideReadError
+        If pixels can not be read or decoded.
+    """
+    return mask_of([see(slide, level, part) for part in parts(slide, level)], level, halo=halo)
+
+
+def find_bytes(level: Level) -> int:
+    """What `see` or `mask_of` holds at most for a mask of ``level``: measured, 14 to 38 bytes a cell, and 10 bands."""
+    return prod(mask_shape(level.shape)) * (28 + 6 * level.channels) + 12 * BAND_BYTES
+
+
+def parts(slide: Slide, level: Level) -> list[range]:
+    """The rows of cells that `see` is to be called for, so that each call reads at most `PART_PX`."""
+    shape = mask_shape(level.shape)
+    _, (height, width) = _source(slide, level)
+    rows = max(1, int(PART_PX / (ceil(width) * height / shape[0])))
+    return [range(first, min(first + rows, shape[0])) for first in range(0, shape[0], rows)]
+
+
+def _source(slide: Slide, level: Level) -> tuple[Level, tuple[float, float]]:
+    """Where to see ``level``, and how many of its (rows, columns) span it."""
+    rows, cols = mask_shape(level.shape)
+    return choose_source(slide, level.index, (FINER * rows, FINER * cols), most_bytes=inf)
+
+
+def see(slide: Slide, level: Level, part: range) -> Plane:
+    """The rows ``part`` of cells over ``level``, (y, x, channel), in its dtype: their means, 0 only where all is.
+
+    Raises
+    ------
+    SlideReadError
+        If pixels can not be read or decoded.
+    """
+    plane = averaged_plane(*_source(slide, level), mask_shape(level.shape), part)
+    something = plane > 0
+    plane += np.float32(0.5 + TIES)
+    rounded: Plane = np.maximum(plane.astype(level.dtype), something)  # a cast cuts off what is behind the point
+    return rounded
+
+
+def mask_of(planes: list[Plane], level: Level, *, halo: int) -> tuple[TissueMask, str]:
+    """As `find_tissue`, of what `see` gave for each part."""
+    cell_px = prod(level.shape) / prod(mask_shape(level.shape))
+    tissue, how = tissue_in(np.concatenate(planes), cell_px)
+    return TissueMask(widened(tissue, level.shape, halo), level.shape), how
+
+
+def tissue_in(plane: Plane, cell_px: float) -> tuple[Mask, str]:
+    """Where ``plane`` shows tissue, bool (y, x), and by what it was told: brightfield, fluorescence or blank.
+
+    Parameters
+    ----------
+    plane
+        (y, x, channel), uint8 or uint16: a slide at a low level.
+    cell_px
+        How many pixels of the level that is to be segmented one of these has.
+    """
+    colors = plane[..., :3] if plane.shape[2] == 4 else plane
+    brightest = colors.max(2)
+    if not brightest.any():
+        return np.zeros(brightest.shape, bool), BLANK
+    eight_bits = plane.dtype == np.uint8
+    scanned = brightest[brightest > 0]
+    low, full = (0.0, 255.0) if eight_bits else np.percentile(scanned, (GROUND, PEAK)).tolist()
+    if colors.shape[2] in (1, 3) and np.median(scanned) >= low + DIM * (full - low):
+        return _in_brightfield(colors, full, cell_px), BRIGHTFIELD
+    channels = [_above_ground(colors[..., i], 255.0 * eight_bits) for i in range(colors.shape[2])]
+    return np.any(channels, axis=0), FLUORESCENCE
+
+
+def _in_brightfield(colors: Plane, full: float, cell_px: float) -> Mask:
+    """What is no glass."""
+    low = colors.min(2)
+    dark, saturation = full - low.astype(np.float32), (colors.max(2) - low).astype(np.float32)
+    dark /= full
+    saturation /= full
+    scanned: Mask = (colors > 0).any(2) & (low < full)  # black or white through and through is what was not scanned
+    flat = ndimage.maximum_filter(low, 3) - ndimage.minimum_filter(low, 3) <= FLAT * full
+    glass = scanned & flat & (dark <= 1 - BRIGHT) & (saturation <= COLOURLESS)
+    if glass.sum() < ENOUGH * scanned.sum():
+        return scanned
+    for values in (dark, saturation):
+        values -= np.median(values[glass])
+    kept = scanned & (_beyond(dark, glass) | _beyond(saturation, glass))
+    return _without_dirt(kept, dark, saturation, cell_px)
+
+
+def _beyond(values: Values, ground: Mask) -> Mask:
+    """Which of ``values``, whose median over ``ground`` is 0, are above its noise."""
+    beyond: Mask = values > max(NOISE * SIGMA * float(np.median(np.abs(values[ground]))), LEAST)
+    return beyond
+
+
+def _without_dirt(kept: Mask, darker: Values, tinted: Values, cell_px: float) -> Mask:
+    """``kept`` without its parts that are less than a nucleus, or, if any part has colour, that have none.
+
+    These are dust, bubbles, and the coverslip's edge. What is ``darker`` and ``tinted`` is by shares of the full scale.
+    """
+    parts, count = ndimage.label(kept, np.ones((3, 3)))
+    every = np.arange(count + 1)
+    most = np.asarray(ndimage.maximum(tinted, parts, every))
+    tint, darkness = (ndimage.sum_labels(values, parts, every) for values in (tinted, darker))
+    enough = darkness * cell_px >= LIGHTEST
+    enough[0] = False
+    stained = enough & ((most > COLOURED) | (tint > TINTED * darkness))
+    clean: Mask = (stained if stained.any() else enough)[parts]
+    return clean
+
+
+def _above_ground(values: Plane, full: float) -> Mask:
+    """What of one channel is brighter than its ground; ``full`` is its full scale, or 0 where that is not known."""
+    values = values.astype(np.float32)
+    ground, peak = np.percentile(values, (GROUND, PEAK))
+    dark = values[:, 1:] <= np.median(values)
+    steps = np.abs(np.diff(values, axis=1))[dark]
+    noise = SIGMA * float(np.median(steps)) / 2**0.5 if steps.size else 0.0
+    mask: Mask = values > ground + max(NOISE * noise, LEAST * max(peak - ground, full))
+    return mask
