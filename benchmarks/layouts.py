@@ -29,7 +29,7 @@ from wsipipe.geometry.network import Receptive
 from wsipipe.inference import allocator
 from wsipipe.inference.block import memory_of_thread
 from wsipipe.pipeline.machine import kept_bytes
-from wsipipe.slides.opened import close_all
+from wsipipe.slides.opened import LEVELS
 from wsipipe.slides.pixels.mirrored import read_mirrored
 from wsipipe.slides.pixels.tile_cache import Keep
 from wsipipe.slides.slide import Level
@@ -68,7 +68,7 @@ def read_blocks(level: Level, block: int, threads: int) -> float:
         count = len(rows) * len(cols) * level.channels * np.dtype(level.dtype).itemsize
         read_mirrored(level, rows, cols, memory=memory_of_thread("pixels", count), keep=keep)
 
-    close_all()  # so that nothing is left of the round before
+    LEVELS.clear()  # so that nothing is left of the round before
     level.array  # noqa: B018 - opened before the clock starts
     started = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:

@@ -18,7 +18,7 @@ from wsipipe.inference import block, openvino, replica
 from wsipipe.model import forward
 from wsipipe.model.unet import UNet
 from wsipipe.pipeline.summary import RunSummary
-from wsipipe.store import store
+from wsipipe.store import content
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 CUDNN = RuntimeError("GET was unable to find an engine to execute this computation")
@@ -128,7 +128,7 @@ def test_a_machine_that_runs_out_of_memory_says_so_and_the_same_command_resumes(
     owner, name = {
         "reading": (block, "memory_of_thread"),
         "labels of a block": (block, "Prediction"),
-        "writing": (store, "halve"),
+        "writing": (content, "halve"),
         "loading": (replica, "deepcopy"),
     }[stage]
     exhausted = Exhausted(getattr(owner, name), MemoryError(), lambda call: call >= (1 if stage == "loading" else 5))

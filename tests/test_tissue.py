@@ -25,7 +25,7 @@ from wsipipe.pipeline.config import DEFAULT_BUNDLE
 from wsipipe.pipeline.run_plan import plan_run
 from wsipipe.pipeline.summary import DONE, FAILED, NO_TISSUE, SKIPPED, RunSummary
 from wsipipe.slides.slide import choose_level
-from wsipipe.store import store as stores
+from wsipipe.store import content, lifecycle
 from wsipipe.store.pyramid import halve
 from wsipipe.tissue.detect import find_tissue
 
@@ -180,10 +180,10 @@ def test_a_run_that_is_resumed_takes_the_mask_that_is_there(
     tmp_path: Path, slide: Path, bundle: Path, whole: Path
 ) -> None:
     (plan,) = plan_run([slide], wsipipe.RunConfig(out=str(tmp_path), bundle=str(bundle), block=128)).planned
-    stores.prepare(plan.store)
+    lifecycle.prepare(plan.store)
     cells = np.zeros(plan.store.tissue or (), bool)
     cells[20:30, 10:15] = True
-    stores.write_tissue(plan.store, cells)
+    content.write_tissue(plan.store, cells)
     (outcome,) = run(slide, tmp_path, bundle).slides
     assert (outcome.tissue_by, outcome.tissue_share) == ("found before", pytest.approx(cells.mean()))
     assert np.array_equal(array(tmp_path, "tissue/0"), cells)

@@ -40,8 +40,9 @@ from wsipipe import urls
 from wsipipe.errors import OutputError, SlideReadError, UsageError
 from wsipipe.files import locate
 from wsipipe.geometry.grid import Box
+from wsipipe.leases.bucket import BucketLease
 from wsipipe.leases.holder import Holder
-from wsipipe.leases.lease import BucketLease, Leases
+from wsipipe.leases.leases import Leases
 from wsipipe.nightly.night import run_night
 from wsipipe.report.record import read_history, read_report
 from wsipipe.slides.discover import expand

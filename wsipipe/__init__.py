@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from wsipipe.pipeline.config import RunConfig
     from wsipipe.pipeline.run import run
     from wsipipe.pipeline.segment import segment
-    from wsipipe.slides.slide import Slide, open_slide
+    from wsipipe.slides.open import open_slide
+    from wsipipe.slides.slide import Slide
 
 __version__ = VERSION
 
@@ -32,7 +33,7 @@ _HOME = {
     "UNet": "model.unet",
     "WsipipeError": "errors",
     "load_bundle": "model.bundle",
-    "open_slide": "slides.slide",
+    "open_slide": "slides.open",
     "run": "pipeline.run",
     "save_bundle": "model.bundle",
     "segment": "pipeline.segment",

@@ -16,7 +16,7 @@ from wsipipe.evaluation.evaluate import evaluate, pair, stored_classes, stored_d
 from wsipipe.evaluation.tally import Tally
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.network import Receptive
-from wsipipe.store import store as stores
+from wsipipe.store import content, lifecycle
 from wsipipe.store.spec import Fingerprint, StoreSpec
 
 CLASSES = (("background", 0, "#000000"), ("gland", 7, "#ff8000"), ("fat", 200, "#0080ff"))
@@ -31,11 +31,11 @@ def write_store(
     height, width = labels.shape
     grid = Grid((height, width), Receptive(2, 1), 4, 32)
     spec = StoreSpec(str(path), "/s.svs", fingerprint, downsample, grid, classes, "glands", "0.1.0")
-    stores.prepare(spec)
+    lifecycle.prepare(spec)
     for index in grid.indices():
-        stores.write_block(spec, index, labels[grid.block_box(index).slices], None)
+        content.write_block(spec, index, labels[grid.block_box(index).slices], None)
     if finished:
-        stores.publish(spec, {})
+        lifecycle.publish(spec, {})
     return path
 
 

@@ -25,9 +25,10 @@ from hypothesis import strategies as st
 
 from wsipipe.errors import OutputError, UsageError
 from wsipipe.leases import holder as holders
-from wsipipe.leases import lease as leases
+from wsipipe.leases import leases
 from wsipipe.leases.holder import UNREADABLE, Holder, this_process
-from wsipipe.leases.lease import BEAT_SECONDS, PATIENCE_SECONDS, Lease, Leases
+from wsipipe.leases.lease import BEAT_SECONDS, HEART, PATIENCE_SECONDS, Lease, evict, look_at
+from wsipipe.leases.leases import Leases
 
 TWICE_A_DAY = 43_200.0
 SOON_SECONDS = 60  # how long anything real may take before a test gives up; nothing here takes a tenth of it
@@ -43,17 +44,17 @@ class FakeClock:
         return self.now
 
 
-class NoThread:
-    """Instead of the thread: heartbeats are those that the test asks for."""
-
-    def add(self, lease: Lease) -> None: ...
-
-    def remove(self, lease: Lease) -> None: ...
+@contextmanager
+def no_thread() -> Iterator[None]:
+    """Without the thread: heartbeats are those that the test asks for."""
+    with patch.object(HEART, "add"), patch.object(HEART, "remove"):
+        yield
 
 
 @pytest.fixture
-def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "_HEART", NoThread())
+def by_hand() -> Iterator[None]:
+    with no_thread():
+        yield
 
 
 @pytest.fixture
@@ -196,7 +197,7 @@ def test_who_looks_once_in_twelve_hours_does_not_take_a_live_holder_for_dead(pat
 @pytest.mark.usefixtures("by_hand")
 def test_a_disk_that_hangs_makes_nobody_dead(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(path, ELSEWHERE)
-    clock, look = FakeClock(), leases._look
+    clock, look = FakeClock(), leases.look_at
     mine = Leases(clock=clock)
 
     def hanging(path: Path) -> Any:
@@ -205,7 +206,7 @@ def test_a_disk_that_hangs_makes_nobody_dead(path: Path, monkeypatch: pytest.Mon
         return found
 
     with monkeypatch.context() as slow:
-        slow.setattr(leases, "_look", hanging)
+        slow.setattr(leases, "look_at", hanging)
         held(mine.take(path))
         held(mine.take(path))
     clock.now += PATIENCE_SECONDS
@@ -404,7 +405,7 @@ def test_a_file_that_says_nothing_is_a_silent_holder(path: Path, content: bytes,
 
 def test_a_foreign_file_evicted_by_another_who_holds_the_lease_since_is_no_error(path: Path) -> None:
     with taken(Leases().take(path)) as lease:
-        leases._evict(path, path)
+        evict(path, path)
         assert left_in(path) == [f"{lease.holder.token}.json"]
 
 
@@ -598,7 +599,7 @@ def test_what_another_machine_removed_is_gone_where_nfs_calls_it_stale(path: Pat
 
     lease = taken(Leases().take(path))
     with patch.object(*operation, stale):
-        assert leases._look(path) == {}
+        assert look_at(path) == {}
         lease.renew()
     assert lease.lost == (operation == (io, "open"))
     lease.release()
@@ -720,7 +721,8 @@ def test_a_lease_that_is_lost_is_no_reason_to_keep_the_thread(path: Path) -> Non
 RUNNER = """
 import sys, time
 from pathlib import Path
-from wsipipe.leases.lease import Lease, Leases
+from wsipipe.leases.lease import Lease
+from wsipipe.leases.leases import Leases
 
 patience, beat = map(float, sys.argv[1:])
 mine, lease = Leases(patience=patience, beat=beat), None
@@ -850,7 +852,8 @@ def test_of_eight_processes_at_the_same_instant_exactly_one_takes_a_free_lease_a
 CHURN = """
 import fcntl, sys, time
 from pathlib import Path
-from wsipipe.leases.lease import Lease, Leases
+from wsipipe.leases.lease import Lease
+from wsipipe.leases.leases import Leases
 
 path, witness, times = Path(sys.argv[1]), open(sys.argv[2], "r+b"), int(sys.argv[3])
 mine = Leases()
@@ -898,7 +901,7 @@ def test_processes_that_take_release_and_are_killed_at_any_moment_never_hold_it_
 FORKED = """
 import os, sys, time, threading
 from pathlib import Path
-from wsipipe.leases.lease import Leases
+from wsipipe.leases.leases import Leases
 
 path = Path(sys.argv[1])
 lease = Leases(patience=60, beat=0.01).take(path)
@@ -1054,7 +1057,7 @@ class World:
 
         real_open = io.open
         with (
-            patch.object(leases, "_HEART", NoThread()),
+            no_thread(),
             patch.object(leases, "this_process", this_process),
             patch.object(leases, "ended", self.ended),
             patch.object(io, "open", open_and_stop),

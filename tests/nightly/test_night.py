@@ -33,7 +33,7 @@ from tests.nightly.nights import (
 from tests.tissue.drawn import glass
 from wsipipe.errors import MachineError, UsageError, WsipipeError
 from wsipipe.events import BlockDone, Event, SlideDone, SlideFailed, SlideStarted, Warned
-from wsipipe.leases.lease import Leases
+from wsipipe.leases.leases import Leases
 from wsipipe.model.bundle import read_bundle_info
 from wsipipe.nightly.config import Night, read_night
 from wsipipe.nightly.failures import version_of

@@ -17,10 +17,12 @@ from tests.report.nights import CLASSES, SHA, disc, write_pyramid, write_store
 from tests.slides.made import ome_zarr
 from wsipipe.errors import SlideFormatError
 from wsipipe.pictures import thumbnail as picture
+from wsipipe.pictures.drawing import as_rgb
 from wsipipe.pictures.thumbnail import inner_edge, look
+from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels import overview as planes
-from wsipipe.slides.pixels.overview import as_rgb, averaged, averaged_plane, choose_source
-from wsipipe.slides.slide import Level, open_slide
+from wsipipe.slides.pixels.overview import averaged, averaged_plane, choose_source
+from wsipipe.slides.slide import Level
 
 Sides = tuple[int, int]
 ORANGE = np.array([255, 128, 0])

@@ -20,9 +20,9 @@ from tests.faults import assert_same_bytes
 from tests.nightly.nights import Clock, blocks_take
 from wsipipe.cli import cli
 from wsipipe.events import BlockDone, Event
-from wsipipe.leases import lease as leases
 from wsipipe.leases.holder import Holder
-from wsipipe.leases.lease import Lease, Leases
+from wsipipe.leases.lease import HEART, Lease
+from wsipipe.leases.leases import Leases
 from wsipipe.model.bundle import read_bundle_info
 from wsipipe.pipeline import dispatcher as flow
 from wsipipe.pipeline.dispatcher import Limits
@@ -188,7 +188,7 @@ def test_a_disk_that_gets_full_with_the_last_block_fails_nothing(
 def held(config: wsipipe.RunConfig, slide: Path) -> Lease:
     """The lease of ``slide``, as another runner has it that is renewed only when a test does it."""
     Path(config.out).mkdir(exist_ok=True)
-    with patch.object(leases, "_HEART"):
+    with patch.object(HEART, "add"), patch.object(HEART, "remove"):
         lease = Leases().take(Path(config.out) / f"{slide.stem}.zarr.lease")
     assert isinstance(lease, Lease)
     return lease

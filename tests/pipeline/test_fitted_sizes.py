@@ -23,7 +23,7 @@ from wsipipe.pipeline import run_plan as look
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.machine import MOST_KEPT_BYTES, kept_bytes
 from wsipipe.pipeline.run_plan import RunPlan, plan_run
-from wsipipe.slides.slide import open_slide
+from wsipipe.slides.open import open_slide
 
 BASE = 200 * 10**6
 MB = 10**6

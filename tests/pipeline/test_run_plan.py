@@ -19,7 +19,7 @@ from wsipipe.pipeline import run_plan as look
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.run_plan import Refused, RunPlan, plan_run
 from wsipipe.pipeline.slide_plan import RESUME, SEGMENT, SKIP, SlidePlan
-from wsipipe.store import store as stores
+from wsipipe.store import content, lifecycle
 from wsipipe.store.spec import REPLACED, StoreSpec, coarse_chunks
 
 
@@ -69,14 +69,14 @@ def bench(tmp_path: Path, tiny_bundle: Path, write_slide: WriteSlide) -> Bench:
 
 def begin(plan: SlidePlan) -> StoreSpec:
     """Make the store of ``plan`` exist, with none of its blocks."""
-    stores.prepare(plan.store)
+    lifecycle.prepare(plan.store)
     return plan.store
 
 
 def finish(plan: SlidePlan) -> StoreSpec:
     """Make the store of ``plan`` exist, finished, without computing anything."""
     spec = complete(plan)
-    stores.publish(spec, {})
+    lifecycle.publish(spec, {})
     return spec
 
 
@@ -84,10 +84,10 @@ def complete(plan: SlidePlan) -> StoreSpec:
     """All of the store of ``plan``, but not published."""
     spec = begin(plan)
     for index in spec.grid.indices():
-        stores.write_block(spec, index, np.ones(spec.grid.block_box(index).shape, np.uint8), None)
+        content.write_block(spec, index, np.ones(spec.grid.block_box(index).shape, np.uint8), None)
     for levels in spec.grid.coarse_passes():
         for index in coarse_chunks(spec, levels[-1]):
-            stores.write_coarse_chunks(spec, levels, index)
+            content.write_coarse_chunks(spec, levels, index)
     return spec
 
 
@@ -187,7 +187,7 @@ def test_what_is_finished_is_skipped_and_what_was_begun_is_resumed(bench: Bench)
     done, begun, new = (bench.slide(f"{name}.tif", seed=i) for i, name in enumerate(["done", "begun", "new"]))
     finish(bench.one(done))
     spec = begin(bench.one(begun))
-    stores.write_block(spec, (0, 1), np.ones((64, 64), np.uint8), None)
+    content.write_block(spec, (0, 1), np.ones((64, 64), np.uint8), None)
     plans = bench.plan(done, begun, new).planned
     assert [p.action for p in plans] == [SKIP, RESUME, SEGMENT]
     assert plans[0].blocks == ()
@@ -273,7 +273,7 @@ def test_overwriting_begins_anew_and_goes_on_where_it_was_killed(bench: Bench) -
     plan = bench.one(slide, overwrite=True)
     assert (plan.action, plan.restart, len(plan.blocks)) == (SEGMENT, True, 4)
     spec = begin(plan)
-    stores.write_block(spec, (0, 0), np.ones((64, 64), np.uint8), None)
+    content.write_block(spec, (0, 0), np.ones((64, 64), np.uint8), None)
     plan = bench.one(slide, overwrite=True)
     assert (plan.action, plan.restart, plan.reopen, len(plan.blocks)) == (RESUME, False, False, 3)
 
@@ -282,7 +282,7 @@ def test_a_run_killed_while_it_published_is_finished_by_the_next(bench: Bench) -
     slide = bench.slide("x.tif")
     finish(bench.one(slide))
     spec = complete(bench.one(slide, overwrite=True))
-    stores._write_documents(spec, {})
+    lifecycle._write_documents(spec, {})
     Path(spec.path).rename(spec.path + REPLACED)
     for overwrite in (False, True):
         plan = bench.one(slide, overwrite=overwrite)

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from wsipipe.errors import LabelError, SlideReadError, UsageError
 from wsipipe.geometry.grid import Box
-from wsipipe.rasters.annotations import OFF_CENTRE, REGIONS, Annotations, open_annotations
+from wsipipe.rasters.annotations import Annotations, open_annotations
+from wsipipe.rasters.geojson import REGIONS
+from wsipipe.rasters.polygons import OFF_CENTRE
 
 SHAPE = (40, 50)
 Polygon = list[list[tuple[float, float]]]

@@ -23,13 +23,13 @@ from tests.slides.made import ome_zarr, patch, picture, pyramid, tile_at
 from tests.store.test_store import make, spec_of
 from wsipipe.errors import LabelError, SlideError, SlideFormatError, SlideReadError, UsageError
 from wsipipe.geometry.grid import Box
-from wsipipe.rasters import opened as held
 from wsipipe.rasters.image import Raster, open_raster, raster_of
-from wsipipe.rasters.labels import LabelRaster, open_label_raster
-from wsipipe.rasters.opened import forget_all
-from wsipipe.slides.opened import close_all
+from wsipipe.rasters.label_raster import LabelRaster
+from wsipipe.rasters.labels import open_label_raster
+from wsipipe.rasters.opened import RASTERS
+from wsipipe.slides.open import open_slide
+from wsipipe.slides.opened import LEVELS
 from wsipipe.slides.pixels.mirrored import read_box
-from wsipipe.slides.slide import open_slide
 
 BOXES = [Box(0, 97, 0, 130), Box(0, 1, 0, 1), Box(96, 97, 129, 130), Box(60, 70, 1, 130), Box(13, 90, 63, 66)]
 """Within 97 x 130 px: all of it, corners, and across tiles of 64 px."""
@@ -37,9 +37,9 @@ BOXES = [Box(0, 97, 0, 130), Box(0, 1, 0, 1), Box(96, 97, 129, 130), Box(60, 70,
 
 @pytest.fixture(autouse=True)
 def _nothing_kept() -> Iterator[None]:
-    forget_all()
+    RASTERS.clear()
     yield
-    forget_all()
+    RASTERS.clear()
 
 
 def png(path: Path, image: np.ndarray) -> Path:
@@ -63,7 +63,7 @@ def check(raster: Raster | LabelRaster, expected: np.ndarray) -> None:
     for copy in (raster, pickle.loads(pickle.dumps(raster))):
         for box in BOXES:
             np.testing.assert_array_equal(copy.read(box), expected[box.slices], strict=True)
-        forget_all()
+        RASTERS.clear()
 
 
 def write_image(path: Path, kind: str, image: np.ndarray) -> Path:
@@ -246,14 +246,13 @@ def test_png_is_decoded_once_and_what_a_caller_changes_is_his_own(
 
 
 def test_what_is_kept_stays_within_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held, "KEPT_BYTES", 3 * 97 * 130)
+    monkeypatch.setattr(RASTERS, "most", 3 * 97 * 130)
     images = [picture((97, 130), seed=seed) for seed in range(6)]
     opened = [open_raster(png(tmp_path / f"{i}.png", image)) for i, image in enumerate(images)]
     with ThreadPoolExecutor(4) as threads:
         for raster, image in zip(opened, threads.map(whole, opened), strict=True):
             np.testing.assert_array_equal(image[:, :, 0], images[opened.index(raster)])
-    assert sum(one.held_bytes for one in held._kept.values()) <= 3 * 97 * 130
-    assert len(held._kept) == 3
+    assert RASTERS.cost == 3 * 97 * 130
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -264,8 +263,8 @@ def test_file_that_was_replaced_or_is_gone_is_an_error(tmp_path: Path, kind: str
     opened = [open_it(path) for open_it in openers]
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_image(tmp_path / "a", kind, labels + np.uint16(1))
-    forget_all()
-    close_all()
+    RASTERS.clear()
+    LEVELS.clear()
     for raster in opened:
         with pytest.raises(SlideReadError, match=r"^a\.\w+ .*is not .* it was"):
             whole(raster)

@@ -23,8 +23,8 @@ from wsipipe.report.record import (
     NightReport,
     SlideReport,
 )
-from wsipipe.slides.slide import open_slide
-from wsipipe.store import store as stores
+from wsipipe.slides.open import open_slide
+from wsipipe.store import content, lifecycle
 from wsipipe.store.spec import Fingerprint, StoreSpec, coarse_chunks
 
 SHA = "640fa0a2bc630b359b599091fb3edf61a1215c073d5f60d936ae580b9fc35aa3"
@@ -125,13 +125,13 @@ def write_store(
         model="glands",
         version="0.0.9",
     )
-    stores.prepare(spec)
+    lifecycle.prepare(spec)
     for index in spec.grid.indices():
-        stores.write_block(spec, index, labels[spec.grid.block_box(index).slices], None)
+        content.write_block(spec, index, labels[spec.grid.block_box(index).slices], None)
     for levels in spec.grid.coarse_passes():
         for index in coarse_chunks(spec, levels[-1]):
-            stores.write_coarse_chunks(spec, levels, index)
+            content.write_coarse_chunks(spec, levels, index)
     values, counts = np.unique(labels, return_counts=True)
     counted = {str(value): int(count) for value, count in zip(values, counts, strict=True)}
-    stores.publish(spec, {"labels": counted} if run is None else run)
+    lifecycle.publish(spec, {"labels": counted} if run is None else run)
     return str(path)

@@ -17,9 +17,10 @@ from tests.real_data import DATA, data
 from wsipipe.errors import PlaneError, SlideError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.discover import expand
+from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import Pixels, read_box
 from wsipipe.slides.planes import Planes
-from wsipipe.slides.slide import Level, Slide, open_slide
+from wsipipe.slides.slide import Level, Slide
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- formats -->\n", "<!-- end of formats -->\n"

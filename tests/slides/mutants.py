@@ -28,8 +28,8 @@ import tifffile
 from tests.slides.made import APERIO, ome_zarr, picture, pyramid
 from wsipipe.errors import SlideError
 from wsipipe.pipeline.machine import peak_bytes
+from wsipipe.slides.open import describe, open_slide
 from wsipipe.slides.pixels.mirrored import read_mirrored
-from wsipipe.slides.slide import describe, open_slide
 
 MOST_SECONDS = 10
 """A mutant that takes longer kills the process."""

@@ -18,10 +18,12 @@ from tests.slides.made import APERIO, ome_zarr, picture, pyramid, set_tag
 from tests.slides.mutants import layout
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.geometry.grid import Box
+from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.readers.jpeg import samples_said
-from wsipipe.slides.readers.omezarr.reader import HEAD_BYTES, MAX_METADATA_BYTES, WholeChunkStore, decoded_bytes
-from wsipipe.slides.slide import MAX_SIDE_PX, check_sides, open_slide
+from wsipipe.slides.readers.omezarr.attributes import MAX_METADATA_BYTES
+from wsipipe.slides.readers.omezarr.chunks import HEAD_BYTES, WholeChunkStore, decoded_bytes
+from wsipipe.slides.slide import MAX_SIDE_PX, check_sides
 
 ENCODERS: dict[str, tuple[int, int, Callable[..., bytes]]] = {
     "jpeg": (7, 3, imagecodecs.jpeg8_encode),

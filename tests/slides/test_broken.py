@@ -30,7 +30,7 @@ import psutil
 import wsipipe.slides.readers.registry  # once, not in each process
 from wsipipe.errors import SlideError
 from wsipipe.slides.pixels.mirrored import read_mirrored
-from wsipipe.slides.slide import describe, open_slide
+from wsipipe.slides.open import describe, open_slide
 def look(path):
     slide = open_slide(path)
     describe(slide)

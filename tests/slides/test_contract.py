@@ -15,8 +15,9 @@ from tests.slides.made import APERIO, VMS, ome_zarr, picture, pyramid, vms
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import mirror
+from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box, read_mirrored
-from wsipipe.slides.slide import Slide, open_slide
+from wsipipe.slides.slide import Slide
 
 REAL = real(
     "slides/CMU-1-Small-Region.svs",

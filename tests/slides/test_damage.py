@@ -14,11 +14,12 @@ from tests.real_data import data, real
 from tests.slides.made import ome_zarr, patch, picture, pyramid, tile_at
 from wsipipe.errors import SlideReadError
 from wsipipe.geometry.grid import Box
+from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box, read_mirrored
 from wsipipe.slides.readers.jpeg import END, START_OF_SCAN, frame_of, what_is_missing
 from wsipipe.slides.readers.tiff.image import TiledImage
 from wsipipe.slides.readers.tiff.store import TiffStore
-from wsipipe.slides.slide import Level, open_slide
+from wsipipe.slides.slide import Level
 
 TILE = 9
 

@@ -14,9 +14,9 @@ import pytest
 from tests.slides.made import picture, pyramid
 from wsipipe.errors import SlideReadError
 from wsipipe.geometry.grid import Box
-from wsipipe.slides import opened
+from wsipipe.slides.open import open_slide
+from wsipipe.slides.opened import LEVELS
 from wsipipe.slides.pixels.mirrored import read_box
-from wsipipe.slides.slide import open_slide
 
 
 def open_files(folder: Path) -> int:
@@ -71,7 +71,7 @@ def test_array_is_opened_once_per_process_by_many_threads(tmp_path: Path) -> Non
 def test_open_files_are_bounded_and_evicted_arrays_go_on_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opened, "MAX_OPEN", 3)
+    monkeypatch.setattr(LEVELS, "most", 3)
     image = picture((64, 64))
     for i in range(8):
         pyramid(tmp_path / f"{i}.tif", image, levels=1)
@@ -81,7 +81,7 @@ def test_open_files_are_bounded_and_evicted_arrays_go_on_reading(
     assert open_files(tmp_path) == 3 + 1
     np.testing.assert_array_equal(first[:], image)
     del first
-    opened.close_all()
+    LEVELS.clear()
     assert open_files(tmp_path) == 0
 
 
@@ -97,7 +97,7 @@ def test_replaced_file_is_not_read_through_the_old_handle(tmp_path: Path) -> Non
     new = open_slide(path).levels[0]
     assert new.identity != old.identity
     np.testing.assert_array_equal(read_box(new, box)[..., 0], after)
-    opened.close_all()
+    LEVELS.clear()
     with pytest.raises(SlideReadError, match=r"a.tif is not the file that it was"):
         read_box(old, box)
 

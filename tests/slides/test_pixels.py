@@ -11,8 +11,9 @@ import tifffile
 from tests.real_data import data, needs_data, real
 from tests.slides.made import APERIO
 from wsipipe.geometry.grid import Box
+from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import Pixels, read_box
-from wsipipe.slides.slide import Level, open_slide
+from wsipipe.slides.slide import Level
 
 CROP = Box(900, 1517, 600, 1333)
 """Where in the CMU slide the crop is that other programs wrote again."""

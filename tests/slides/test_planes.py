@@ -11,9 +11,10 @@ import tifffile
 from tests.slides.made import ome_zarr, picture, pyramid
 from wsipipe.errors import PlaneError, UsageError
 from wsipipe.geometry.grid import Box
+from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import Pixels, read_box
 from wsipipe.slides.planes import ALL, Planes, parse_channels, parse_reading
-from wsipipe.slides.slide import Level, open_slide
+from wsipipe.slides.slide import Level
 
 NAMES = ("DAPI", "CD3", "CD8")
 STACK = np.stack(

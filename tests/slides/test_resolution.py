@@ -11,8 +11,9 @@ import tifffile
 
 from tests.slides.made import APERIO, picture, pyramid
 from wsipipe.errors import ResolutionError
-from wsipipe.slides.resolution import checked, weighed
-from wsipipe.slides.slide import HINT, STATED, TAGS, Reading, Slide, choose_level, describe, open_slide
+from wsipipe.slides.open import describe, open_slide
+from wsipipe.slides.resolution import HINT, STATED, TAGS, Reading, checked, weighed
+from wsipipe.slides.slide import Slide, choose_level
 
 
 def opened(tmp_path: Path, **options: Any) -> Slide:

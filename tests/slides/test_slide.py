@@ -9,7 +9,8 @@ import pytest
 from tests.real_data import data, needs_data
 from tests.slides.made import APERIO, picture, pyramid
 from wsipipe.errors import ResolutionError, SlideFormatError, SlideReadError, UsageError
-from wsipipe.slides.slide import choose_level, describe, downsample_of, open_slide
+from wsipipe.slides.open import describe, open_slide
+from wsipipe.slides.slide import choose_level, downsample_of
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.store.test_pyramid import brute
 from wsipipe.errors import DamagedStoreError, OutputError, StoreError
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.network import Receptive
-from wsipipe.store import store as stores
+from wsipipe.store import content, lifecycle
 from wsipipe.store.journal import read_journal
 from wsipipe.store.record import read_record
 from wsipipe.store.spec import REPLACED, Fingerprint, StoreSpec, coarse_chunks
@@ -76,23 +76,23 @@ def write_blocks(
 ) -> None:
     for index in indices:
         here = spec.grid.block_box(index).slices
-        stores.write_block(spec, index, labels[here], None if probabilities is None else probabilities[:, *here])
+        content.write_block(spec, index, labels[here], None if probabilities is None else probabilities[:, *here])
 
 
 def write_coarse(spec: StoreSpec) -> None:
     for levels in spec.grid.coarse_passes():
         for index in coarse_chunks(spec, levels[-1]):
-            stores.write_coarse_chunks(spec, levels, index)
+            content.write_coarse_chunks(spec, levels, index)
 
 
 def make(spec: StoreSpec, *, seed: int = 0, probabilities: np.ndarray | None = None) -> np.ndarray:
     """A published store, its blocks in random order; what is in it."""
     labels, indices = labels_of(spec, seed), list(spec.grid.indices())
     random.Random(seed).shuffle(indices)
-    stores.prepare(spec)
+    lifecycle.prepare(spec)
     write_blocks(spec, labels, indices, probabilities)
     write_coarse(spec)
-    stores.publish(spec, {})
+    lifecycle.publish(spec, {})
     return labels
 
 
@@ -131,8 +131,8 @@ def test_the_two_oracles_of_the_pyramid_agree() -> None:
 
 def test_a_block_is_one_file_per_level_and_all_of_it_is_written(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (1030, 2047), 8, 1024)
-    stores.prepare(spec)
-    stores.write_block(spec, (1, 0), np.zeros((6, 1024), np.uint8), None)
+    lifecycle.prepare(spec)
+    content.write_block(spec, (1, 0), np.zeros((6, 1024), np.uint8), None)
     written = sorted(str(p.relative_to(spec.partial)) for p in spec.partial.rglob("c/*/*"))
     assert written == ["0/c/1/0", "1/c/1/0"]
     assert all((spec.partial / name).stat().st_size < 1000 for name in written)
@@ -140,7 +140,7 @@ def test_a_block_is_one_file_per_level_and_all_of_it_is_written(tmp_path: Path) 
 
 def test_level_0_is_the_last_that_a_block_writes(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (2000, 2000), 8, 1024, probabilities=True)
-    stores.prepare(spec)
+    lifecycle.prepare(spec)
     for name in ("1", "probabilities/0"):
         shutil.rmtree(spec.partial / name)
         (spec.partial / name).write_text("in the way")
@@ -148,7 +148,7 @@ def test_level_0_is_the_last_that_a_block_writes(tmp_path: Path) -> None:
             write_blocks(spec, labels_of(spec), [(0, 0)], probabilities_of(spec))
         assert not list((spec.partial / "0").rglob("c/*/*"))
         (spec.partial / name).unlink()
-        stores.prepare(spec)
+        lifecycle.prepare(spec)
 
 
 @pytest.mark.parametrize("probabilities", [False, True])
@@ -159,10 +159,10 @@ def test_the_same_spec_gives_the_same_bytes_in_any_order_of_writing(tmp_path: Pa
         spec = replace(spec, path=str(tmp_path / name / "x.zarr"))
         labels, indices = labels_of(spec), list(spec.grid.indices())
         random.Random(seed).shuffle(indices)
-        stores.prepare(spec)
+        lifecycle.prepare(spec)
         write_blocks(spec, labels, indices, probabilities_of(spec) if probabilities else None)
         write_coarse(spec)
-        stores.publish(spec, {})
+        lifecycle.publish(spec, {})
         found.append(contents(Path(spec.path)))
     assert found[0] == found[1]
 
@@ -170,11 +170,11 @@ def test_the_same_spec_gives_the_same_bytes_in_any_order_of_writing(tmp_path: Pa
 def test_a_block_written_twice_is_the_block_written_once(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (40, 40))
     labels = labels_of(spec)
-    stores.prepare(spec)
+    lifecycle.prepare(spec)
     write_blocks(spec, labels, list(spec.grid.indices()))
     before = contents(spec.partial)
     write_blocks(spec, labels, [(1, 1), (0, 2)])
-    stores.prepare(spec)
+    lifecycle.prepare(spec)
     assert contents(spec.partial) == before
 
 
@@ -218,7 +218,7 @@ def test_every_pixel_lies_where_the_pixels_it_stands_for_lie(
     tmp_path: Path, mpp: float | None, downsample: float
 ) -> None:
     spec = spec_of(tmp_path, (100, 90), mpp=mpp, downsample=downsample, probabilities=True)
-    stores.prepare(spec)
+    lifecycle.prepare(spec)
     finest = (mpp or 1.0) / downsample  # what a pixel of the slide's finest level measures
     for group, name, ndim in (("", "", 2), ("probabilities", "probabilities/", 3)):
         ome = json.loads((spec.partial / group / "zarr.json").read_text())["attributes"]["ome"]
@@ -249,7 +249,7 @@ def test_a_new_store_has_everything_to_do_and_a_published_one_nothing(tmp_path: 
     spec = spec_of(tmp_path, (40, 60), probabilities=True)
     everything = tuple(spec.grid.indices())
     assert read_journal(spec, spec.partial).blocks == everything  # not even a folder
-    stores.prepare(spec)
+    lifecycle.prepare(spec)
     journal = read_journal(spec, spec.partial)
     assert journal.blocks == everything
     assert not journal.finished
@@ -265,7 +265,7 @@ def test_journal_misses_just_the_blocks_that_were_not_written(tmp_path: Path, sh
     spec = spec_of(tmp_path, shape)
     labels, indices = labels_of(spec), list(spec.grid.indices())
     random.Random(1).shuffle(indices)
-    stores.prepare(spec)
+    lifecycle.prepare(spec)
     for count, index in enumerate(indices, 1):
         write_blocks(spec, labels, [index])
         journal = read_journal(spec, spec.partial)
@@ -299,21 +299,21 @@ def test_journal_finds_every_single_shard_that_is_gone_or_torn(tmp_path: Path) -
 
 def test_prepare_removes_torn_files_and_what_is_damaged_and_mends_the_metadata(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (40, 40))
-    stores.prepare(spec)
+    lifecycle.prepare(spec)
     fresh = contents(spec.partial)
     write_blocks(spec, labels_of(spec), [(0, 0)])
     (spec.partial / "0/zarr.json").write_bytes(b"{")
     (spec.partial / "1/zarr.json").unlink()
     (spec.partial / "zarr.json.77.partial").write_bytes(b"torn")
     (spec.partial / "0/c/0/1.0123abcd.partial").write_bytes(b"torn")
-    stores.prepare(spec, [spec.partial / "0/c/0/0"])
+    lifecycle.prepare(spec, [spec.partial / "0/c/0/0"])
     assert contents(spec.partial) == fresh
 
 
 def test_record_says_what_the_store_is_made_from_and_whether_it_is_complete(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (40, 40))
     assert read_record(spec.partial) is None
-    stores.prepare(spec)
+    lifecycle.prepare(spec)
     record = read_record(spec.partial)
     assert record is not None
     assert (record.slide, record.fingerprint, record.block, record.complete) == (
@@ -426,7 +426,7 @@ def test_the_older_store_is_there_and_whole_until_the_new_one_is_complete(tmp_pa
     spec = spec_of(tmp_path, (40, 60))
     make(spec, seed=1)
     older = contents(Path(spec.path))
-    stores.prepare(spec)
+    lifecycle.prepare(spec)
     write_blocks(spec, labels_of(spec, 2), list(spec.grid.indices()))
     write_coarse(spec)
     assert contents(Path(spec.path)) == older
@@ -436,22 +436,22 @@ def test_the_older_store_is_there_and_whole_until_the_new_one_is_complete(tmp_pa
 def test_publish_killed_between_its_steps_ends_well_when_it_is_done_again(tmp_path: Path, steps: int) -> None:
     spec = spec_of(tmp_path, (40, 60))
     make(spec, seed=1)
-    stores.prepare(spec)
+    lifecycle.prepare(spec)
     labels = labels_of(spec, 2)
     write_blocks(spec, labels, list(spec.grid.indices()))
     write_coarse(spec)
     final, replaced = Path(spec.path), Path(spec.path + REPLACED)
-    stores._write_documents(spec, {})  # the steps of publish, by hand
+    lifecycle._write_documents(spec, {})  # the steps of publish, by hand
     if steps > 1:
         final.rename(replaced)
     if steps > 2:
         spec.partial.rename(final)
         assert read_journal(spec, final).finished
         assert read_record(final) == replace(read_record(replaced), complete=True)
-        stores.reopen(spec)
+        lifecycle.reopen(spec)
     assert read_journal(spec, spec.partial).finished
-    stores.prepare(spec)
-    stores.publish(spec, {})
+    lifecycle.prepare(spec)
+    lifecycle.publish(spec, {})
     assert np.array_equal(zarr.open_array(f"{spec.path}/0", mode="r")[:], labels)
     assert read_record(spec.path) is not None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["case-17.zarr"]
@@ -473,23 +473,23 @@ def test_a_finished_store_that_lost_a_shard_is_mended_to_the_same_bytes(tmp_path
     (Path(spec.path) / "0/c/1/2").unlink()
     journal = read_journal(spec, Path(spec.path))
     assert journal.blocks == ((1, 2),)
-    stores.reopen(spec)
-    stores.prepare(spec, journal.damaged)
+    lifecycle.reopen(spec)
+    lifecycle.prepare(spec, journal.damaged)
     record = read_record(spec.partial)
     assert record is not None
     assert not record.complete
     write_blocks(spec, labels, list(journal.blocks))
     write_coarse(spec)
-    stores.publish(spec, {})
+    lifecycle.publish(spec, {})
     assert contents(Path(spec.path)) == whole
 
 
 def test_discard_removes_the_unfinished_store_and_only_that(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (20, 20))
     make(spec)
-    stores.prepare(spec)
-    stores.discard_partial(spec)
-    stores.discard_partial(spec)
+    lifecycle.prepare(spec)
+    lifecycle.discard_partial(spec)
+    lifecycle.discard_partial(spec)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["case-17.zarr"]
 
 
@@ -497,12 +497,12 @@ def test_a_disk_that_does_not_take_it_is_an_output_error_that_names_the_store(tm
     spec = spec_of(tmp_path, (20, 20))
     spec.partial.write_bytes(b"a file where the folder should be")
     with pytest.raises(OutputError, match=r"case-17\.zarr\.partial\S* can not be (made|read|written): .*resumes"):
-        stores.prepare(spec)
+        lifecycle.prepare(spec)
 
 
 def test_a_block_that_can_not_be_written_is_an_output_error_that_names_the_store(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (20, 20))
-    stores.prepare(spec)
+    lifecycle.prepare(spec)
     (spec.partial / "0/c").write_bytes(b"a file where the folder should be")
     with pytest.raises(OutputError, match=r"case-17\.zarr\.partial\S* can not be (made|read|written): .*resumes"):
         write_blocks(spec, labels_of(spec), [(0, 0)])
@@ -510,7 +510,7 @@ def test_a_block_that_can_not_be_written_is_an_output_error_that_names_the_store
 
 def test_a_coarse_chunk_that_can_not_be_written_is_an_output_error_that_names_the_store(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (40, 40))
-    stores.prepare(spec)
+    lifecycle.prepare(spec)
     write_blocks(spec, labels_of(spec), list(spec.grid.indices()))
     (spec.partial / "1/c").write_bytes(b"a file where the folder should be")
     with pytest.raises(OutputError, match=r"case-17\.zarr\.partial\S* can not be (made|read|written): .*resumes"):

@@ -12,7 +12,7 @@ from scipy import ndimage
 from tests.real_data import DATA, needs_data
 from tests.slides.made import pyramid
 from tests.tissue.drawn import SHAPE, Image, disc, glass, on_glass, tissue
-from wsipipe.slides.slide import open_slide
+from wsipipe.slides.open import open_slide
 from wsipipe.tissue import detect as find
 from wsipipe.tissue.detect import BLANK, BRIGHTFIELD, FLUORESCENCE, find_bytes, find_tissue, see, tissue_in
 from wsipipe.tissue.mask import CELL_PX, mask_shape

@@ -12,7 +12,8 @@ import tifffile
 
 from tests.slides.made import picture, pyramid
 from wsipipe.errors import LabelError, SlideError, UsageError
-from wsipipe.slides.slide import Level, open_slide
+from wsipipe.slides.open import open_slide
+from wsipipe.slides.slide import Level
 from wsipipe.tissue import mask_file as given
 from wsipipe.tissue.mask_file import given_mask, given_shape, tissue_identity
 

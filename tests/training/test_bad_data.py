@@ -22,7 +22,7 @@ from tests.slides.made import pyramid
 from tests.training.given import geojson, pair, pairs, pixels, plain, png, polygon, squares
 from wsipipe.cli import main
 from wsipipe.errors import LabelError, UsageError
-from wsipipe.rasters.opened import forget_all
+from wsipipe.rasters.opened import RASTERS
 from wsipipe.training import checkpoint, setup
 from wsipipe.training.config import AnnotatedSlide, ClassConfig, DataConfig, TrainConfig, WeightConfig, load_config
 from wsipipe.training.train import train
@@ -62,7 +62,7 @@ def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
     on_term, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
 
     def call(text: str, *options: object, out: str = "out/m.safetensors", source: Path | None = None) -> Refusal:
-        forget_all()
+        RASTERS.clear()
         config = tmp_path / "c.toml"
         config.write_text(text)
         before = sorted(tmp_path.rglob("*"))

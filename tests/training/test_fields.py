@@ -17,9 +17,10 @@ from tests.training.given import at_place, geojson, pairs, pixels, plain, png, p
 from wsipipe.errors import ChannelError, LabelError, ResolutionError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import mirror
-from wsipipe.rasters.opened import forget_all
+from wsipipe.rasters.opened import RASTERS
+from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
-from wsipipe.slides.slide import choose_level, open_slide
+from wsipipe.slides.slide import choose_level
 from wsipipe.training import fields
 from wsipipe.training.config import AnnotatedSlide, ClassConfig, DataConfig, TrainConfig
 from wsipipe.training.fields import Field, HeldImage, one_image, read_fields, resized
@@ -443,7 +444,7 @@ def test_fields_survive_the_way_to_another_process(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(fields, "HELD_PX", 1000)
     for field in [*found, one(plain(), tmp_path / "p")]:
         blob = pickle.dumps(field)
-        forget_all()
+        RASTERS.clear()
         again: Field = pickle.loads(blob)
         np.testing.assert_array_equal(image_of(again), image_of(field))
         before, after = field.truth.read(whole(field)), again.truth.read(whole(field))

@@ -20,7 +20,7 @@ def demo(folder: str) -> None:
     from wsipipe.errors import OutputError
     from wsipipe.pipeline.config import RunConfig
     from wsipipe.pipeline.run import run
-    from wsipipe.slides.slide import open_slide
+    from wsipipe.slides.open import open_slide
 
     out = Path(folder)
     slide, picture = out / "demo-slide.tif", out / "demo.png"

@@ -25,8 +25,8 @@ def info(slides: tuple[str, ...], reader: str | None, pixels: bool, as_json: boo
     from wsipipe.errors import SlideError
     from wsipipe.slides.compare import compare_readers
     from wsipipe.slides.discover import expand
+    from wsipipe.slides.open import describe, open_slide
     from wsipipe.slides.planes import take_planes
-    from wsipipe.slides.slide import describe, open_slide
 
     planes = take_planes(options)
     rows: list[dict[str, Any]] = []

@@ -22,7 +22,8 @@ def preview(slide: str, out: str | None, bundle: str | None, mpp: float | None, 
     from wsipipe.model.bundle import read_bundle_info
     from wsipipe.pictures.thumbnail import tissue_png
     from wsipipe.pipeline.config import DEFAULT_BUNDLE
-    from wsipipe.slides.slide import choose_level, open_slide
+    from wsipipe.slides.open import open_slide
+    from wsipipe.slides.slide import choose_level
     from wsipipe.tissue.detect import find_tissue
     from wsipipe.tissue.mask_file import OFF, given_mask, is_file
 

@@ -19,9 +19,10 @@ from wsipipe.evaluation.counts import MAX_CLASSES
 from wsipipe.evaluation.metrics import DEFAULT_METRICS, Scores, check_metrics
 from wsipipe.evaluation.tally import Tally
 from wsipipe.geometry.grid import Box, boxes
-from wsipipe.rasters.labels import LabelRaster, open_label_raster
+from wsipipe.rasters.label_raster import LabelRaster
+from wsipipe.rasters.labels import open_label_raster
 from wsipipe.rasters.pairs import by_stem, matched, rasters_in, stem
-from wsipipe.slides.readers.omezarr.reader import is_zarr
+from wsipipe.slides.readers.omezarr.attributes import is_zarr
 
 if TYPE_CHECKING:
     from wsipipe.rasters.annotations import Annotations

@@ -38,20 +38,18 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from wsipipe.errors import OutputError, UsageError
+from wsipipe.errors import OutputError
 from wsipipe.files import MAKE_ROOM, Location
-from wsipipe.leases.holder import UNREADABLE, Holder, ended, this_process
-from wsipipe.urls import Url
+from wsipipe.leases.holder import Holder
 
 LEASE = ".lease"
 PATIENCE_SECONDS, BEAT_SECONDS = 60.0, 10.0
@@ -114,7 +112,7 @@ class Lease:
         """Give it back, if it is still this process's, and leave no file; again is nothing."""
         if self._released or os.getpid() != self.holder.pid:
             return
-        _HEART.remove(self)
+        HEART.remove(self)
         lost, self._released = self.lost, True
         self._give_back(lost=lost)
 
@@ -128,7 +126,7 @@ class Lease:
         """
         assert isinstance(self.path, Path)
         try:
-            with (self.path / _file_name(self.holder.token)).open("r+b", buffering=0) as file:
+            with (self.path / file_name(self.holder.token)).open("r+b", buffering=0) as file:
                 file.write(content)  # "r+": what is gone does not come back
         except OSError as err:
             if err.errno in GONE | NOT_FREE:
@@ -140,7 +138,7 @@ class Lease:
         assert isinstance(self.path, Path)
         if not lost:
             self._sweep(self.path)
-        _discard(self.path, self.holder.token)
+        discard(self.path, self.holder.token)
 
     @staticmethod
     def _sweep(path: Path) -> None:
@@ -149,7 +147,7 @@ class Lease:
         with suppress(OSError):
             for match in map(claim.fullmatch, [other.name for other in path.parent.iterdir()]):
                 if match:
-                    _discard(path.with_name(match[0]), match[1])
+                    discard(path.with_name(match[0]), match[1])
 
     def __enter__(self) -> Self:
         return self
@@ -158,182 +156,7 @@ class Lease:
         self.release()
 
 
-class BucketLease(Lease):
-    """A lease that is one object of a bucket, ``e_tag`` what was written last."""
-
-    def __init__(self, url: Url, holder: Holder, beat: float, clock: Clock) -> None:
-        super().__init__(url, holder, beat, clock)
-        self._url, self._e_tag = url, ""
-
-    def claim(self, e_tag: str | None) -> bool:
-        """Write it, if ``e_tag`` is what is there now, or if it is None and nothing is; whether that was so.
-
-        Raises
-        ------
-        OSError
-            If it could not be written, or that not be told.
-        """
-        return self._write(self.holder.written(), e_tag)
-
-    def _beat(self, content: bytes) -> bool:
-        return self._write(content, self._e_tag) or (self._is_mine() and self._write(content, self._e_tag))
-
-    def _write(self, content: bytes, e_tag: str | None) -> bool:
-        written = self._url.put_if(content, e_tag)
-        if written is None:  # or it was, and the answer was lost
-            there = self._url.read_tagged()
-            written = there[1] if there is not None and there[0] == content else None
-        self._e_tag = self._e_tag if written is None else written
-        return written is not None
-
-    def _is_mine(self) -> bool:
-        """Whether what is there is an earlier beat of this lease, of which the answer was lost."""
-        there = self._url.read_tagged()
-        if there is None or Holder.read(there[0]).token != self.holder.token:
-            return False
-        self._e_tag = there[1]
-        return True
-
-    def _give_back(self, *, lost: bool) -> None:
-        with suppress(OSError):
-            if not lost and self._is_mine():
-                self._url.unlink(missing_ok=True)
-
-
-class Leases:
-    """Takes leases for one runner, and remembers since when each that others hold has been silent.
-
-    To be asked again and again, from one thread: a holder on another machine is seen to be dead by the second look,
-    `patience` after the first or later.
-
-    Parameters
-    ----------
-    patience
-        Seconds without a heartbeat after which a holder is dead; of two runners' the longer is waited for.
-    beat
-        Seconds between heartbeats; at most a third of ``patience``, so that one may fail.
-    clock
-        Seconds since any moment; that of no other machine.
-
-    Raises
-    ------
-    UsageError
-        If ``patience`` is shorter than three beats.
-    """
-
-    def __init__(
-        self,
-        *,
-        patience: float = PATIENCE_SECONDS,
-        beat: float = BEAT_SECONDS,
-        clock: Clock = awake_and_asleep,
-    ) -> None:
-        if not 0 < 3 * beat <= patience < float("inf"):
-            raise UsageError(
-                f"patience of {patience:g} s with a heartbeat every {beat:g} s: a holder would be dead too easily; "
-                f"give at least {3 * beat:g} s"
-            )
-        self._patience, self._beat, self._clock = float(patience), beat, clock
-        self._seen: dict[Location, dict[Location, tuple[bytes, float]]] = {}  # lease: its files: (content, since when)
-
-    def take(self, path: Location) -> Lease | Holder:
-        """The lease at ``path`` if it is free, or its holder known to be dead; else who has it. Does not wait.
-
-        Parameters
-        ----------
-        path
-            Of the lease, ``OUT/case-17.zarr.lease``.
-
-        Raises
-        ------
-        OutputError
-            If its folder can not be read or written.
-        """
-        for _ in range(LOOKS):
-            taken = self._attempt_in_bucket(path) if isinstance(path, Url) else self._attempt(path)
-            if isinstance(taken, Lease):
-                _HEART.add(taken)
-            if taken is not None:
-                return taken
-        return UNREADABLE
-
-    def _attempt(self, path: Path) -> Lease | Holder | None:
-        """As `take`; None if another was faster."""
-        asked = self._clock()
-        contents = _look(path)
-        holder = self._living(path, contents, asked)
-        if holder:
-            return holder
-        for file in contents:
-            _evict(path, file)
-        return self._claim(path)
-
-    def _attempt_in_bucket(self, url: Url) -> Lease | Holder | None:
-        """As `_attempt`."""
-        asked = self._clock()
-        try:
-            there = url.read_tagged()
-            holder = self._living(url, {} if there is None else {url: there[0]}, asked)
-            if holder:
-                return holder
-            lease = BucketLease(url, this_process(secrets.token_hex(8), self._patience), self._beat, self._clock)
-            return lease if lease.claim(None if there is None else there[1]) else None
-        except OSError as err:
-            raise OutputError(f"{url} can not be written: {err.strerror or err}; {MAKE_ROOM}") from err
-
-    def _living(self, path: Location, contents: Mapping[Any, bytes], asked: float) -> Holder | None:
-        """Who of those in ``contents``, read since ``asked``, may be alive."""
-        # Of the first read its end counts, of the last its beginning: a disk that hangs makes nobody dead.
-        seen, now = self._seen.pop(path, {}), self._clock()
-        watched = {}
-        for file, content in contents.items():
-            same = file in seen and seen[file][0] == content
-            watched[file] = seen[file] if same else (content, now)
-        for content, since in watched.values():
-            holder = Holder.read(content)
-            if asked - since < max(self._patience, holder.patience) and not ended(holder):
-                self._seen[path] = watched
-                return holder
-        return None
-
-    def _claim(self, path: Path) -> Lease | None:
-        """The lease, or None if another was faster."""
-        token = secrets.token_hex(8)
-        lease = Lease(path, this_process(token, self._patience), self._beat, self._clock)
-        claim, won = path.with_name(f"{path.name}.{token}"), False
-        try:
-            claim.mkdir()
-            try:
-                (claim / _file_name(token)).write_bytes(lease.holder.written())
-                with suppress(OSError):  # Windows renames a folder onto nothing, not onto an empty one
-                    path.rmdir()
-                claim.rename(path)
-            except OSError as err:
-                if err.errno not in GONE | NOT_FREE:
-                    raise
-            # It is the file that decides, not what rename said: NFS can lose the answer and be told "no such file"
-            # when it asks again, and a holder that sweeps late may have emptied the claim before it was renamed.
-            won = _read(path / _file_name(token)) is not None
-        except OSError as err:
-            raise OutputError(f"{path} can not be made: {err.strerror or err}; {MAKE_ROOM}") from err
-        finally:
-            if not won:
-                _discard(claim, token)
-                _discard(path, token)
-        return lease if won else None
-
-
-def remove_if_dead(path: Location) -> None:
-    """Remove the lease at ``path`` if its holder is known to be dead: of a finished store nobody else will.
-
-    In a bucket it stays, for to look would take a request for each store.
-    """
-    with suppress(OutputError):
-        if isinstance(path, Path) and path.exists() and isinstance(lease := Leases().take(path), Lease):
-            lease.release()
-
-
-class _Heart:
+class Heart:
     """The one thread of this process that renews its leases; it lives as long as there are any."""
 
     def __init__(self) -> None:
@@ -342,6 +165,7 @@ class _Heart:
         self._thread: threading.Thread | None = None
 
     def add(self, lease: Lease) -> None:
+        """From now on ``lease`` is renewed."""
         with self._changed:
             self._leases.add(lease)
             if self._thread is None:
@@ -365,16 +189,17 @@ class _Heart:
             self._thread = None
 
 
-_HEART = _Heart()  # one per process
+HEART = Heart()  # one per process
 if hasattr(os, "register_at_fork"):  # a child that renewed them would keep its dead parent's leases alive
-    os.register_at_fork(after_in_child=_HEART.__init__)  # type: ignore[misc]
+    os.register_at_fork(after_in_child=HEART.__init__)  # type: ignore[misc]
 
 
-def _file_name(token: str) -> str:
+def file_name(token: str) -> str:
+    """The file in a lease's folder that is its holder's alone."""
     return f"{token}.json"
 
 
-def _look(path: Path) -> dict[Path, bytes]:
+def look_at(path: Path) -> dict[Path, bytes]:
     """What is in the lease at ``path``: nothing if it is free, ``path`` itself if that is a file, and so not ours."""
     try:
         files = list(path.iterdir())
@@ -384,10 +209,10 @@ def _look(path: Path) -> dict[Path, bytes]:
         if err.errno in GONE:
             return {}
         raise OutputError(f"{path} can not be read: {err.strerror or err}; {MAKE_ROOM}") from err
-    return {file: content for file in files if (content := _read(file)) is not None}
+    return {file: content for file in files if (content := read_file(file)) is not None}
 
 
-def _read(file: Path) -> bytes | None:
+def read_file(file: Path) -> bytes | None:
     """What ``file`` holds, None if there is none. Opened, not only looked up: that is when NFS asks its server."""
     try:
         with file.open("rb", buffering=0) as opened:
@@ -400,7 +225,7 @@ def _read(file: Path) -> bytes | None:
         raise OutputError(f"{file} can not be read: {err.strerror or err}; {MAKE_ROOM}") from err
 
 
-def _evict(path: Path, file: Path) -> None:
+def evict(path: Path, file: Path) -> None:
     """Remove what a dead holder left in the lease at ``path``."""
     try:
         file.unlink()
@@ -413,9 +238,9 @@ def _evict(path: Path, file: Path) -> None:
             ) from err
 
 
-def _discard(folder: Path, token: str) -> None:
+def discard(folder: Path, token: str) -> None:
     """Remove the file of ``token`` from ``folder``, and the folder if that leaves it empty."""
     with suppress(OSError):
-        (folder / _file_name(token)).unlink(missing_ok=True)
+        (folder / file_name(token)).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsipipe.slides.pixels.overview import Plane
+
 Image = npt.NDArray[np.uint8]
 OUTLINE = (40, 255, 80)
 
@@ -19,3 +21,13 @@ def outlined(image: Image, labels: npt.NDArray[Any], color: tuple[int, int, int]
     result = image.copy()
     result[edge] = color
     return result
+
+
+def as_rgb(plane: Plane, dtype: str) -> Image:
+    """A plane (y, x, channels) for the eye: 3 or 4 channels are RGB, others their mean; 16 bits up to the brightest."""
+    channels = plane.shape[-1]
+    colors = plane[..., :3] if channels in (3, 4) else plane.mean(-1, keepdims=True).repeat(3, -1)
+    if np.dtype(dtype).itemsize > 1:
+        colors = colors * (255 / max(float(colors.max()), 1.0))
+    rgb: Image = colors.round().clip(0, 255).astype(np.uint8)
+    return rgb

@@ -26,10 +26,11 @@ import zarr
 from wsipipe.errors import SlideFormatError, StoreError, WsipipeError
 from wsipipe.files import locate, zarr_store
 from wsipipe.geometry.grid import boxes
-from wsipipe.pictures.drawing import OUTLINE
-from wsipipe.slides.pixels.overview import Image, as_rgb, averaged_plane, choose_source
+from wsipipe.pictures.drawing import OUTLINE, as_rgb
+from wsipipe.slides.open import open_slide
+from wsipipe.slides.pixels.overview import Image, averaged_plane, choose_source
 from wsipipe.slides.planes import parse_reading
-from wsipipe.slides.slide import Level, Slide, open_slide
+from wsipipe.slides.slide import Level, Slide
 from wsipipe.tissue.mask import TissueMask
 
 SIDE_PX = 320

@@ -18,7 +18,8 @@ from wsipipe.errors import MachineError, MemoryLimitError, OutputError, SlideErr
 from wsipipe.events import BlockDone, Event, Listener, SlideFailed, SlideLeft, SlideSkipped, SlideTaken
 from wsipipe.files import locate
 from wsipipe.leases.holder import Holder
-from wsipipe.leases.lease import LEASE, Lease, Leases
+from wsipipe.leases.lease import LEASE, Lease
+from wsipipe.leases.leases import Leases
 from wsipipe.pipeline.run_plan import RunPlan, megabytes
 from wsipipe.pipeline.slide_job import Job
 from wsipipe.pipeline.slide_plan import SEGMENT, SKIP, SlidePlan, plan_slide

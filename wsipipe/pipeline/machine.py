@@ -17,10 +17,10 @@ from distributed.system import MEMORY_LIMIT  # the least of machine, cgroup and 
 
 from wsipipe.errors import UsageError
 from wsipipe.geometry.grid import Grid
+from wsipipe.geometry.scale import stored_side
 from wsipipe.inference.devices import OPENVINO, is_cpu, lanes, warm_up
 from wsipipe.inference.footprint import FLOAT32, activation_bytes
 from wsipipe.inference.pool import PoolSpec
-from wsipipe.slides.pixels.averaging import stored_side
 from wsipipe.slides.pixels.mirrored import averaging_bytes
 from wsipipe.slides.readers.tiff.reader import TiffReader
 from wsipipe.slides.slide import Level

@@ -14,7 +14,8 @@ from wsipipe.events import ClusterReady, Listener, RunStarted, SlideFailed, Slid
 from wsipipe.files import Named, absolute, locate, make_folder
 from wsipipe.inference.pool import load_pool, release_pool
 from wsipipe.inference.tuning import correct
-from wsipipe.leases.lease import LEASE, remove_if_dead
+from wsipipe.leases.lease import LEASE
+from wsipipe.leases.leases import remove_if_dead
 from wsipipe.pipeline.cluster.connect import Workers, connect, seen_by_workers
 from wsipipe.pipeline.cluster.in_process import local_client
 from wsipipe.pipeline.config import RunConfig
@@ -24,7 +25,7 @@ from wsipipe.pipeline.measured_sizes import ask_here, tune
 from wsipipe.pipeline.run_plan import Refused, RunPlan, plan_run
 from wsipipe.pipeline.slide_plan import SKIP
 from wsipipe.pipeline.summary import Outcomes, RunSummary
-from wsipipe.store.store import discard_replaced
+from wsipipe.store.lifecycle import discard_replaced
 from wsipipe.tissue.mask_file import is_file
 
 

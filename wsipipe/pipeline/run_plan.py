@@ -15,7 +15,8 @@ from wsipipe.pipeline.fitted_sizes import fit_memory
 from wsipipe.pipeline.machine import RUNTIME_BYTES, default_threads, loaded_bytes, weight_bytes
 from wsipipe.pipeline.slide_plan import SKIP, SlidePlan, level_of, plan_slide
 from wsipipe.slides.discover import expand
-from wsipipe.slides.slide import Level, Slide, open_slide, with_mpp
+from wsipipe.slides.open import open_slide
+from wsipipe.slides.slide import Level, Slide, with_mpp
 from wsipipe.slides.table import SlidesTable, read_slides_table
 from wsipipe.store.record import Record, read_record
 from wsipipe.store.spec import PARTIAL, STORE

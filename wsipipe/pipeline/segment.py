@@ -11,7 +11,8 @@ from wsipipe.model.bundle import Bundle
 from wsipipe.pipeline.config import RunConfig, check_config
 from wsipipe.pipeline.graph import lazy_labels
 from wsipipe.pipeline.slide_plan import check_channels, grid_of, level_of
-from wsipipe.slides.slide import MAX_UPSAMPLE, Slide, open_slide, with_mpp
+from wsipipe.slides.open import open_slide
+from wsipipe.slides.slide import MAX_UPSAMPLE, Slide, with_mpp
 
 
 def segment(

@@ -27,7 +27,7 @@ from wsipipe.pipeline.summary import Outcomes, SlideOutcome, account
 from wsipipe.pipeline.tissue_tasks import Looked, look, resident_mask
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import Level
-from wsipipe.store import store as stores
+from wsipipe.store import content, lifecycle
 from wsipipe.store.spec import StoreSpec, coarse_chunks
 from wsipipe.tissue.detect import BLANK
 
@@ -63,10 +63,10 @@ class Job:
         self._run, self._client, self._outcome = run, client, Outcomes(listener)
         self._started = time.perf_counter()
         if plan.reopen:
-            stores.reopen(plan.store)
+            lifecycle.reopen(plan.store)
         if plan.restart:
-            stores.discard_partial(plan.store)
-        stores.prepare(plan.store, plan.damaged)
+            lifecycle.discard_partial(plan.store)
+        lifecycle.prepare(plan.store, plan.damaged)
         grid = plan.grid
         fill = run.setup.config.on_bad_tile == FILL
         block = BlockWork(plan.level, grid, run.setup.pool, plan.keep(run.threads), fill)
@@ -201,22 +201,22 @@ class Job:
             self._raise_if_incomplete()
         if self._blank:
             raise self._half_written()
-        yield [client.submit(stores.count_labels, plan.store, index, pure=False) for index in done_before]
+        yield [client.submit(content.count_labels, plan.store, index, pure=False) for index in done_before]
         for levels in plan.grid.coarse_passes():
             yield [
-                client.submit(stores.write_coarse_chunks, plan.store, levels, index, pure=False)
+                client.submit(content.write_coarse_chunks, plan.store, levels, index, pure=False)
                 for index in coarse_chunks(plan.store, levels[-1])
             ]
         seconds = time.perf_counter() - self._started
         (how_it_went,) = self._outcome.in_order([plan.slide.path])
         how_it_went.seconds = seconds
-        unread, unseen = stores.all_unread(plan.store)
+        unread, unseen = content.all_unread(plan.store)
         if unread:
             reached = f"{unseen:,} px that they reach have label 0"
             tiles = listed(list(map(str, unread)))
             self._outcome(Warned(plan.slide.path, f"tiles at {tiles} could not be decoded; {reached}"))
         said = {"pixels": unseen, "tiles": [*map(astuple, unread)]}
-        stores.publish(plan.store, _history(how_it_went, self._run, self._labels) | {"unread": said})
+        lifecycle.publish(plan.store, _history(how_it_went, self._run, self._labels) | {"unread": said})
         if self._looked is not None and not self._looked.share:
             self._outcome(Warned(plan.slide.path, NOTHING))
             self._outcome(SlideEmpty(plan.slide.path, plan.store.path, seconds, NOTHING))
@@ -226,7 +226,7 @@ class Job:
 
     def _half_written(self) -> SlideReadError:
         """What to raise of a slide on which there is nothing, and its store goes."""
-        stores.discard_partial(self.plan.store)
+        lifecycle.discard_partial(self.plan.store)
         return SlideReadError(
             f"{self.plan.slide.file}: every pixel that was read is zero, which no scanner writes, so the file is "
             "half-written; copy it again from where it came from (if only its small levels are: --tissue off)"
@@ -291,15 +291,15 @@ def _store_block(work: _StoreWork, index: Index, rows: Indices, cols: Indices) -
         probabilities = np.zeros((len(work.store.classes), *labels.shape), np.uint8)
     with block.spent.on("write"):
         if block.unread:
-            stores.note_unread(work.store, index, block.unread, block.unseen)
-        stores.write_block(work.store, index, labels, probabilities)
+            content.note_unread(work.store, index, block.unread, block.unseen)
+        content.write_block(work.store, index, labels, probabilities)
     done = BlockDone(
         slide=work.store.slide,
         index=index,
         pixels=labels.size,
         computed=block.computed,
         skipped=block.skipped,
-        labels=stores.label_counts(work.store, labels),
+        labels=content.label_counts(work.store, labels),
         blank=block.blank,
         spent=block.spent,
     )

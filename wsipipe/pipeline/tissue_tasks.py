@@ -14,7 +14,7 @@ from wsipipe.files import absolute
 from wsipipe.pipeline.config import FILL, RunConfig
 from wsipipe.pipeline.slide_plan import SlidePlan
 from wsipipe.slides.slide import Level, Slide
-from wsipipe.store import store as stores
+from wsipipe.store import content
 from wsipipe.store.spec import StoreSpec
 from wsipipe.tissue.detect import BLANK, Plane, mask_of, parts, see
 from wsipipe.tissue.mask import TissueMask, mask_shape
@@ -52,7 +52,7 @@ def look(plan: SlidePlan, config: RunConfig, client: Client) -> Future[Any]:
     A slide that has only a huge level is seen in parts, by several workers at once.
     """
     work = _Work(plan.slide, plan.level, plan.store)
-    if stores.has_tissue(plan.store):
+    if content.has_tissue(plan.store):
         return client.submit(_recall, work.store, pure=False, priority=FIRST)
     if is_file(config.tissue):
         return client.submit(_take, work, str(absolute(config.tissue)), pure=False, priority=FIRST)
@@ -87,7 +87,7 @@ def _find(work: _Work, seen: list[Plane | None]) -> Looked:
 
 
 def _keep(store: StoreSpec, mask: TissueMask, how: str) -> Looked:
-    stores.write_tissue(store, mask.cells)
+    content.write_tissue(store, mask.cells)
     return Looked(how, mask.share)
 
 
@@ -100,4 +100,4 @@ def resident_mask(store: StoreSpec) -> TissueMask:
     WsipipeError
         If it can not be read.
     """
-    return TissueMask(np.asarray(stores.read_tissue(store)), store.grid.shape)
+    return TissueMask(np.asarray(content.read_tissue(store)), store.grid.shape)

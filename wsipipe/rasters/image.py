@@ -15,12 +15,13 @@ import numpy as np
 
 from wsipipe.errors import LabelError, PlaneError, SlideFormatError, SlideReadError, UsageError
 from wsipipe.geometry.grid import Box
-from wsipipe.rasters.opened import MAX_WHOLE_BYTES, Opened, Source, check_inside, keep, opened, whole
+from wsipipe.rasters.opened import MAX_WHOLE_BYTES, RASTERS, Opened, Source, check_inside, keep, whole
 from wsipipe.rasters.png import PNG_MAGIC, PngFile, png_header
 from wsipipe.slides.identity import file_identity
+from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import Pixels, read_box
 from wsipipe.slides.readers.registry import named
-from wsipipe.slides.slide import Level, Slide, open_slide
+from wsipipe.slides.slide import Level, Slide
 
 PNG = "png"
 
@@ -53,7 +54,7 @@ class Raster:
             If they can not be read or decoded, or the file is not the one that it was.
         """
         check_inside(box, self.shape)
-        return opened(self.source).read(box)
+        return RASTERS.get(self.source).read(box)
 
 
 def open_raster(path: str | os.PathLike[str], *, mpp: float | None = None) -> Raster:
@@ -85,7 +86,7 @@ def open_raster(path: str | os.PathLike[str], *, mpp: float | None = None) -> Ra
         raise UsageError(f"--mpp {mpp} is not a positive number of micrometres per pixel, such as 0.25")
     shape = png_header(path).shape
     source = PngFile(str(path), file_identity(path))
-    pixel = opened(source).read(Box(0, 1, 0, 1))
+    pixel = RASTERS.get(source).read(Box(0, 1, 0, 1))
     return Raster(path.name, str(path), shape, pixel.shape[2], str(pixel.dtype), mpp, source)
 
 

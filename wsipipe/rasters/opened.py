@@ -6,19 +6,19 @@ process: patches of a training are many and small.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy.typing as npt
 
 from wsipipe.errors import SlideError, SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.identity import file_identity
+from wsipipe.slides.opened import OpenedSources
+from wsipipe.slides.opened import Source as AnySource
 from wsipipe.slides.pixels.mirrored import Pixels
 
 MAX_PIECE_BYTES = 2**30
@@ -42,47 +42,15 @@ class Opened:
     """What keeping it costs; 0 where only the file is open."""
 
 
-class Source(Protocol):
-    """Where pixels are, as a value that can be hashed and pickled; equal sources hold equal pixels."""
-
-    def open(self) -> Opened:
-        """Open it in this process.
-
-        Raises
-        ------
-        SlideError
-            If it is gone, damaged, or not what it was when it was first opened.
-        """
-        ...
-
-
-_lock = threading.Lock()
-_kept: OrderedDict[Source, Opened] = OrderedDict()
-
-
-def opened(source: Source) -> Opened:
-    """``source``, opened at the first call in this process, and after it was dropped."""
-    with _lock:
-        if source in _kept:
-            _kept.move_to_end(source)
-            return _kept[source]
-    found = source.open()  # outside the lock: others go on reading meanwhile
-    with _lock:
-        found = _kept.setdefault(source, found)
-        while len(_kept) > 1 and sum(one.held_bytes or OPEN_FILE_BYTES for one in _kept.values()) > KEPT_BYTES:
-            _kept.popitem(last=False)
-    return found
+Source = AnySource[Opened]
+"""Where the pixels of an image, or labels, are."""
+RASTERS: OpenedSources[Opened] = OpenedSources(KEPT_BYTES, lambda one: one.held_bytes or OPEN_FILE_BYTES)
+"""The images and labels that this process keeps open, or decoded."""
 
 
 def keep(pixels: npt.NDArray[Any]) -> Opened:
     """Decoded pixels, (h, w, ...), of which each reader gets a copy."""
     return Opened(lambda box: pixels[box.slices].copy(), pixels.nbytes)
-
-
-def forget_all() -> None:
-    """Drop what this process keeps; files are closed when nobody holds them any more."""
-    with _lock:
-        _kept.clear()
 
 
 def whole(shape: tuple[int, int]) -> Box:

@@ -9,10 +9,11 @@ import numpy as np
 from wsipipe.errors import SlideError
 from wsipipe.files import Location
 from wsipipe.geometry.grid import Box
+from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import Pixels, read_box
 from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.readers.registry import READERS
-from wsipipe.slides.slide import Level, Slide, open_slide
+from wsipipe.slides.slide import Level, Slide
 
 SIDE_PX = 256
 """Of the regions that are compared."""

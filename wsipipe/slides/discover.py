@@ -10,8 +10,8 @@ from pathlib import Path
 
 from wsipipe.errors import NothingFoundError, UsageError
 from wsipipe.files import Location, Named, absolute, locate, one_name
-from wsipipe.slides.readers.dicom import series_in
-from wsipipe.slides.readers.omezarr.reader import is_labels, is_zarr
+from wsipipe.slides.readers.dicom_series import series_in
+from wsipipe.slides.readers.omezarr.attributes import is_labels, is_zarr
 from wsipipe.urls import Url
 
 SUFFIXES = (

@@ -1,63 +1,85 @@
-"""The levels that this process has open: the one cache of `wsipipe.slides`.
-
-An array that falls out of the cache stays usable for whoever holds it; its file is closed with the
-last reference to it.
-"""
+"""What this process has open, by where it is: levels of slides here, images and labels in `wsipipe.rasters.opened`."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
-
-from wsipipe.errors import SlideError, SlideReadError
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import zarr
 
-    from wsipipe.slides.slide import Level
-
 MAX_OPEN = 32
 """Levels kept open per process; far below the 256 open files that macOS allows."""
 
-_lock = threading.Lock()
-_arrays: OrderedDict[Hashable, zarr.Array[Any]] = OrderedDict()
+Opened_co = TypeVar("Opened_co", covariant=True)
 
 
-def opened_array(level: Level) -> zarr.Array[Any]:
-    """The array of ``level``, opened at the first call in this process."""
-    key = (level.path, level.identity, level.index, level.reader, level.planes)
-    with _lock:
-        if key in _arrays:
-            _arrays.move_to_end(key)
-            return _arrays[key]
-    # Opened outside the lock, so that a slow file server stops nobody who reads another slide. Two
-    # threads may both open it; the array that comes second is dropped, and its file closed.
-    array = _open(level)
-    with _lock:
-        array = _arrays.setdefault(key, array)
-        while len(_arrays) > MAX_OPEN:
-            _arrays.popitem(last=False)
-    return array
+class Source(Protocol[Opened_co]):
+    """Where pixels are, as a value that can be hashed and pickled; equal sources hold equal pixels."""
+
+    def open(self) -> Opened_co:
+        """Open it in this process.
+
+        Raises
+        ------
+        SlideError
+            If it is gone, damaged, or not what it was when it was first opened.
+        """
+        ...
 
 
-def close_all() -> None:
-    """Forget every open level; a file is closed when nobody holds its array any more."""
-    with _lock:
-        _arrays.clear()
+class OpenedSources(Generic[Opened_co]):
+    """Sources kept open, up to a limit; the one that was used longest ago is forgotten first.
+
+    What is forgotten stays usable for whoever holds it; its file is closed with the last reference to it.
+
+    Parameters
+    ----------
+    most
+        What all of them together may cost; the last one opened is kept whatever it costs.
+    cost
+        What one of them costs; by default 1, so that they are counted.
+    """
+
+    def __init__(self, most: int, cost: Callable[[Any], int] = lambda _: 1) -> None:
+        self.most = most
+        self._cost = cost
+        self._lock = threading.Lock()
+        self._opened: OrderedDict[Source[Any], Any] = OrderedDict()
+
+    def get(self, source: Source[Opened_co]) -> Opened_co:
+        """``source``, opened at the first call in this process, and again after it was forgotten.
+
+        Raises
+        ------
+        SlideError
+            As `Source.open`.
+        """
+        with self._lock:
+            if source in self._opened:
+                self._opened.move_to_end(source)
+                return self._opened[source]  # type: ignore[no-any-return]
+        # Opened outside the lock, so that a slow file server stops nobody who reads something else. Two
+        # threads may both open it; what comes second is dropped, and its file closed.
+        opened = source.open()
+        with self._lock:
+            opened = self._opened.setdefault(source, opened)
+            while len(self._opened) > 1 and self.cost > self.most:
+                self._opened.popitem(last=False)
+        return opened
+
+    @property
+    def cost(self) -> int:
+        """What those that are open cost together."""
+        return sum(map(self._cost, self._opened.values()))
+
+    def clear(self) -> None:
+        """Forget all of them; a file is closed when nobody holds it any more."""
+        with self._lock:
+            self._opened.clear()
 
 
-def _open(level: Level) -> zarr.Array[Any]:
-    """Open ``level`` with the reader that it names."""
-    from wsipipe.slides.readers.registry import named
-
-    (reader,) = named(level.reader)
-    try:
-        return reader.open_array(level)
-    except SlideError:
-        raise
-    except FileNotFoundError as err:
-        raise SlideReadError(f"{level.name} is gone: there is no {level.path} any more") from err
-    except Exception as err:  # whatever zarr or the file system raises
-        raise SlideReadError(f"{level.name} can not be opened: {type(err).__name__}: {err}") from err
+LEVELS: OpenedSources[zarr.Array[Any]] = OpenedSources(MAX_OPEN)
+"""The levels that this process has open."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from wsipipe.errors import PlaneError, ResolutionError, SlideError, SlideFormatError, SlideReadError, UsageError
-from wsipipe.files import Location, Named, absolute, files_in, locate
-from wsipipe.slides.byte_source import open_source
-from wsipipe.slides.pixels.averaging import shrunk_side
+from wsipipe.errors import ResolutionError, SlideError, SlideFormatError, SlideReadError
+from wsipipe.geometry.scale import shrunk_side
+from wsipipe.slides.opened import LEVELS, Source
 from wsipipe.slides.planes import ALL, Planes
+from wsipipe.slides.resolution import Reading
 
 if TYPE_CHECKING:
     import zarr
@@ -29,33 +29,8 @@ MAX_UPSAMPLE = 1.1
 """No level is enlarged by more than this unless one asks for it."""
 MAX_SIDE_PX = 2**23
 """A level with a longer side is refused: that is 2 m at 0.25 µm/px."""
-GENERIC_TIFF = "generic-tiff"
-"""What OpenSlide calls a TIFF file of no scanner."""
 FIRST = ("tiff", "ome-zarr")
 """The readers of before there was a choice; what they read needs no mention."""
-MPP_PLAUSIBLE = 20.0
-"""No slide is scanned this coarsely, µm/px; libvips writes 1000 for an untagged TIFF, and 72 dpi is 353."""
-STATED, TAGS, HINT = "stated", "tags", "magnification"
-"""Kinds of a `Reading`, the most trusted first."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What one place of a file says of the size of its pixels."""
-
-    source: str
-    """Where it was read."""
-    y: float
-    """Micrometres per pixel from row to row; of a magnification those that it stands for."""
-    x: float
-    """From column to column."""
-    kind: str = STATED
-    """``stated`` by a scanner or in OME's words, ``tags`` of the file format, or a ``magnification``."""
-
-    @property
-    def mpp(self) -> float:
-        """The mean of both."""
-        return (self.y + self.x) / 2
 
 
 @dataclass(frozen=True)
@@ -88,6 +63,8 @@ class Level:
     """How the pieces are compressed, as people call it."""
     stored_axes: str
     """The axes of `array`: `axes`, and in OME-Zarr also z and t, and then `array` has all planes of the file."""
+    source: Source[zarr.Array[Any]]
+    """Where its pixels are; opened once per process."""
     planes: Planes = ALL
     """Which planes of the file it is, by number; None where there is no choice."""
     shrink: float = 1.0
@@ -132,9 +109,14 @@ class Level:
         SlideError
             If the file is gone, can not be opened, or is not the one that it was.
         """
-        from wsipipe.slides.opened import opened_array
-
-        return opened_array(self)
+        try:
+            return LEVELS.get(self.source)
+        except SlideError:
+            raise
+        except FileNotFoundError as err:
+            raise SlideReadError(f"{self.name} is gone: there is no {self.path} any more") from err
+        except Exception as err:  # whatever zarr or the file system raises
+            raise SlideReadError(f"{self.name} can not be opened: {type(err).__name__}: {err}") from err
 
 
 @dataclass(frozen=True)
@@ -174,115 +156,6 @@ class Slide:
     def file(self) -> str:
         """The file's name, as messages call it."""
         return Path(self.path).name
-
-
-class Reader(Protocol):
-    """What a file format has to offer: one file of `wsipipe.slides` each."""
-
-    name: str
-    """As `Level.reader` and ``--reader`` say it."""
-    why: str
-    """By what it knows its slides, in words."""
-
-    def recognises(self, path: Location) -> bool:
-        """Whether ``path`` looks like this format; a look at its first bytes, no more."""
-        ...
-
-    def open(self, path: Location, planes: Planes = ALL) -> Slide:
-        """Read what the slide says of itself.
-
-        Parameters
-        ----------
-        path
-            The slide's file or folder, absolute.
-        planes
-            Which planes of it are wanted.
-
-        Raises
-        ------
-        SlideError
-            If it is damaged, or not something that wsipipe reads.
-        PlaneError
-            If it holds several planes and nobody said which, or not the one that was asked for.
-        """
-        ...
-
-    def open_array(self, level: Level) -> zarr.Array[Any]:
-        """Open the pixels of ``level``, in this process.
-
-        Raises
-        ------
-        SlideError
-            If the file can not be opened, or is not the one that it was.
-        """
-        ...
-
-
-def open_slide(path: Named, *, mpp: float | None = None, reader: str | None = None, planes: Planes = ALL) -> Slide:
-    """Open a slide; nothing but its description, and a tile to try, is read.
-
-    Parameters
-    ----------
-    path
-        A TIFF file of any kind, an OME-Zarr folder, or the URL of one; a DICOM file or series, or what OpenSlide reads.
-    mpp
-        Micrometres per pixel of level 0, instead of those in the file.
-    reader
-        Name of the reader to take; None: the first that knows the file and reads it right.
-    planes
-        Which planes are wanted of a file that holds several.
-
-    Raises
-    ------
-    SlideFormatError
-        If it is not a slide, or not one that wsipipe reads.
-    SlideReadError
-        If it can not be opened, or is damaged.
-    PlaneError
-        If it holds several planes and ``planes`` does not say which, or not the one that it says.
-    UsageError
-        If ``mpp`` is not a positive number, or there is no such ``reader``.
-    """
-    from wsipipe.slides.readers.registry import named
-
-    if mpp is not None and not 0 < mpp < float("inf"):
-        raise UsageError(f"--mpp {mpp} is not a positive number of micrometres per pixel, such as 0.25")
-    readers = named(reader)
-    path = absolute(path)
-    try:
-        if isinstance(path, Path) and path.stat() and not (path.is_file() or path.is_dir()):
-            raise SlideFormatError(f"{path.name} is neither a file nor a folder; a pipe or device can not be a slide")
-        slide = _open(path, readers, planes)
-        return slide if mpp is None else with_mpp(slide, mpp)
-    except SlideError:
-        raise
-    except OSError as err:
-        raise SlideReadError(f"{path.name} can not be opened: {err.strerror or err} ({path})") from err
-
-
-def _open(path: Location, readers: Sequence[Reader], planes: Planes) -> Slide:
-    """The slide by the first of ``readers`` that knows it and reads it right."""
-    refusal: SlideError | None = None
-    for reader in readers:
-        if not reader.recognises(path):
-            continue
-        try:
-            slide = reader.open(path, planes)
-        except SlideError as err:
-            # Where planes are to be chosen another reader would choose for itself, and damage is damage.
-            if refusal is None and (isinstance(err, PlaneError) or not isinstance(err, SlideFormatError)):
-                raise
-            refusal = refusal or err
-            continue
-        check_sides(slide.file, [level.shape for level in slide.levels])
-        if refusal is None:
-            return replace(slide, why=reader.why if len(readers) > 1 else "asked for")
-        # OpenSlide takes any tiled TIFF for the first images in it, whatever there is besides.
-        if slide.vendor != GENERIC_TIFF:
-            return replace(slide, why=f"{reader.why}; {readers[0].name}: {refusal}")
-    if refusal is not None:
-        raise refusal
-    raise SlideFormatError(f"{path.name} {_what_it_is(path)}; {_what_is_read(path, readers)}")
 
 
 def check_sides(name: str, shapes: Sequence[tuple[int, int]]) -> None:
@@ -357,45 +230,3 @@ def _as_it_is(shrink: float) -> bool:
 def _allowed(shrink: float, max_upsample: float) -> bool:
     """Whether a level may be used that has to be shrunk by ``shrink``, or enlarged if that is below 1."""
     return 1 / shrink <= max_upsample or _as_it_is(shrink)
-
-
-def describe(slide: Slide) -> dict[str, Any]:
-    """What there is to know about a slide, as plain JSON types."""
-    names = ("index", "shape", "downsample", "mpp", "axes", "channels", "dtype", "tile", "codec")
-    document = asdict(slide) | {"planes": str(slide.levels[0].planes)}
-    levels = [{name: level[name] for name in names} for level in document.pop("levels")]
-    return _plain(document | {"bytes": _bytes_of(locate(slide.path)), "levels": levels})  # type: ignore[no-any-return]
-
-
-def _plain(value: Any) -> Any:
-    """``value`` as JSON has it: tuples are lists, and what is no number is null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-def _bytes_of(path: Location) -> int:
-    """Size of a file, or of all files of a folder."""
-    return open_source(path).size if path.is_file() else sum(size for _, size in files_in(path))
-
-
-def _what_is_read(path: Location, readers: Sequence[Reader]) -> str:
-    """What is read instead of ``path``, or by what it would be."""
-    from wsipipe.slides.readers.registry import extra_for
-
-    extra = extra_for(path)
-    if extra is not None:
-        return f"pip install 'wsipipe[{extra}]' brings what may read it"
-    if len(readers) == 1:
-        return f"reader {readers[0].name} does not know it"
-    return "wsipipe reads TIFF of many kinds, OME-Zarr folders, DICOM, and what OpenSlide reads"
-
-
-def _what_it_is(path: Location) -> str:
-    """Why no reader knows the file, to follow its name."""
-    if path.is_dir():
-        return "is a folder that is neither an OME-Zarr image nor a DICOM series"
-    start = open_source(path).read(0, 16)
-    return f"is not a slide (its first bytes are {start!r})" if start else "is empty (0 bytes)"

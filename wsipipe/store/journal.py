@@ -19,9 +19,9 @@ import numpy as np
 
 from wsipipe.errors import OutputError
 from wsipipe.files import Location
+from wsipipe.store.lifecycle import arrays_fit
 from wsipipe.store.shards import NOT_WRITTEN
 from wsipipe.store.spec import StoreSpec, block_shards, coarse_chunks, shard_name, tissue_shards
-from wsipipe.store.store import arrays_fit
 from wsipipe.urls import Url
 
 MISSING, WHOLE, DAMAGED = "missing", "whole", "damaged"

@@ -14,7 +14,8 @@ import numpy as np
 from wsipipe.errors import LabelError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.rasters.annotations import open_outlines
-from wsipipe.rasters.labels import LabelRaster, open_label_raster
+from wsipipe.rasters.label_raster import LabelRaster
+from wsipipe.rasters.labels import open_label_raster
 from wsipipe.slides.slide import Level
 from wsipipe.tissue.detect import ALGORITHM
 from wsipipe.tissue.mask import MOST_CELLS, Mask, TissueMask, mask_shape

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from wsipipe.errors import UsageError
 from wsipipe.geometry.network import Receptive
 from wsipipe.model.bundle import PALETTE, SIZES
-from wsipipe.rasters.labels import MAX_LABEL
+from wsipipe.rasters.label_raster import MAX_LABEL
 from wsipipe.tables import parse_table, parse_value, read_toml
 from wsipipe.training.augment import Augmentation
 from wsipipe.training.pixel_weights import TOUCHING, reach_of

@@ -26,9 +26,11 @@ from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
 from wsipipe.rasters.annotations import Annotated, open_annotations
 from wsipipe.rasters.image import Raster, open_raster, raster_of
-from wsipipe.rasters.labels import LabelRaster, open_label_raster
+from wsipipe.rasters.label_raster import LabelRaster
+from wsipipe.rasters.labels import open_label_raster
 from wsipipe.rasters.pairs import pairs_in
-from wsipipe.slides.slide import choose_level, open_slide
+from wsipipe.slides.open import open_slide
+from wsipipe.slides.slide import choose_level
 from wsipipe.tables import positive, read_csv
 from wsipipe.training.config import SPLITS, TEST, TRAIN, VALIDATION, AnnotatedSlide, Split, TrainConfig
 

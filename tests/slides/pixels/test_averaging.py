@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from tests.slides.made import ome_zarr, picture, pyramid
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import mirror
-from wsipipe.slides.pixels.averaging import means, shrunk_side, taps
+from wsipipe.geometry.scale import shrunk_side
+from wsipipe.slides.open import open_slide
+from wsipipe.slides.pixels.averaging import means, taps
 from wsipipe.slides.pixels.mirrored import averaging_bytes, read_box, read_mirrored
 from wsipipe.slides.pixels.tile_cache import Keep
-from wsipipe.slides.slide import Level, open_slide
+from wsipipe.slides.slide import Level
 
 SHRINKS = [0.93, 1.0 / 1.1, 0.3, 1.08, 1.5, 2.0, 2.0145, 3.7, 8.0, 41.3]
 LAYOUTS: dict[str, dict[str, Any]] = {

@@ -13,10 +13,11 @@ import tifffile
 
 from wsipipe.errors import SlideReadError
 from wsipipe.geometry.grid import Box
+from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.pixels.tile_cache import NONE_KEPT, Keep, KeptTiles
 from wsipipe.slides.pixels.tile_store import TileStore
-from wsipipe.slides.slide import Level, open_slide
+from wsipipe.slides.slide import Level
 
 SIDE, MARGIN = 128, 40
 LAYOUTS: dict[str, dict[str, Any]] = {

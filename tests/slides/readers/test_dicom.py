@@ -14,9 +14,10 @@ from tests.slides.made import patch
 from wsipipe.errors import SlideError, SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.discover import expand
+from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import Pixels, read_box
-from wsipipe.slides.readers.dicom import series_in
-from wsipipe.slides.slide import Level, open_slide
+from wsipipe.slides.readers.dicom_series import series_in
+from wsipipe.slides.slide import Level
 
 pytest.importorskip("wsidicom")
 pytestmark = needs_data

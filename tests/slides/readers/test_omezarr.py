@@ -14,9 +14,9 @@ from tests.slides.made import ome_zarr, picture
 from wsipipe.errors import PlaneError, SlideError, SlideFormatError, SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.discover import expand
+from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.planes import Planes
-from wsipipe.slides.slide import open_slide
 
 SHAPES = {
     "yx": (150, 130),

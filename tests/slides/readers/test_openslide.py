@@ -15,9 +15,10 @@ from tests.real_data import data, needs_data
 from tests.slides.made import APERIO, VMS, patch, picture, pyramid, tile_at, vms
 from wsipipe.errors import SlideFormatError, SlideReadError, UsageError
 from wsipipe.geometry.grid import Box
+from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import Pixels, read_box
 from wsipipe.slides.readers.openslide import EXACT_PX, exact_places, over
-from wsipipe.slides.slide import Level, open_slide
+from wsipipe.slides.slide import Level
 
 openslide = pytest.importorskip("openslide")
 

@@ -15,8 +15,9 @@ from tests.slides.made import APERIO, patch, picture, pyramid, set_tag, tile_at
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.byte_source import OpenFile
+from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import Pixels, read_box
-from wsipipe.slides.slide import Level, open_slide
+from wsipipe.slides.slide import Level
 
 
 @pytest.mark.parametrize("shape", [(200, 300), (200, 300, 3), (200, 300, 4)])

@@ -19,28 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from wsipipe.geometry.mirror import Indices
+from wsipipe.geometry.scale import stored_side
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Floats = npt.NDArray[np.float32]
 
-SLIVER = 1e-6
-"""Less of a pixel than this, at the end of an axis, is a rounding error of ``shrink`` and no pixel."""
 ROWS = 8
 """So many are averaged at once: of 4096 px, with what they are made of, they fit into the cache."""
 FEW = 0.1
 """A tap that no more of the columns need than this share is added to those alone: 4.1 to 3.7 ns a pixel at 2.0145."""
 STRIP_BYTES = 2**20
 """What is read at once of a file whose tiles or strips are small."""
-
-
-def shrunk_side(side: int, shrink: float) -> int:
-    """How many pixels, each ``shrink`` wide, cover ``side``."""
-    return max(1, math.ceil(side / shrink - SLIVER))
-
-
-def stored_side(side: int, shrink: float) -> int:
-    """The most pixels of the stored axis that ``side`` in a row cover, in part or whole."""
-    return side if shrink == 1.0 else math.ceil(side * shrink) + 1
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from wsipipe.errors import SlideReadError, TruncatedError
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
-from wsipipe.slides.pixels.averaging import Averaging, Means, means, stored_side, strip_rows, strips, taps
+from wsipipe.geometry.scale import stored_side
+from wsipipe.slides.pixels.averaging import Averaging, Means, means, strip_rows, strips, taps
 from wsipipe.slides.pixels.tile_cache import NONE_KEPT, Keep
 from wsipipe.slides.pixels.tile_store import Memory, TileStore, array_in
 from wsipipe.slides.slide import Level

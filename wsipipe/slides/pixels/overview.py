@@ -133,13 +133,3 @@ def averaged(values: Plane, extent: float, parts: int) -> npt.NDArray[np.float64
     at_ends = sums[whole] + (ends - whole)[:, None] * values[whole]
     means: npt.NDArray[np.float64] = np.diff(at_ends, axis=0) / (extent / parts)
     return means
-
-
-def as_rgb(plane: Plane, dtype: str) -> Image:
-    """A plane (y, x, channels) for the eye: 3 or 4 channels are RGB, others their mean; 16 bits up to the brightest."""
-    channels = plane.shape[-1]
-    colors = plane[..., :3] if channels in (3, 4) else plane.mean(-1, keepdims=True).repeat(3, -1)
-    if np.dtype(dtype).itemsize > 1:
-        colors = colors * (255 / max(float(colors.max()), 1.0))
-    rgb: Image = colors.round().clip(0, 255).astype(np.uint8)
-    return rgb

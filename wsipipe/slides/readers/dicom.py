@@ -8,9 +8,7 @@ Source: DICOM PS3.3 A.32.8, VL Whole Slide Microscopy Image IOD.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from math import prod
@@ -27,17 +25,12 @@ from wsipipe.slides.identity import file_identity, folder_identity
 from wsipipe.slides.pixels.tile_cache import Tile
 from wsipipe.slides.pixels.tile_store import Tiles, TileStore
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
+from wsipipe.slides.readers.dicom_series import series_in, series_of
 from wsipipe.slides.readers.jpeg import what_is_missing
 from wsipipe.slides.resolution import Resolution, checked
 from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.urls import Url
 
-MAGIC, MAGIC_AT = b"DICM", 128
-"""What a DICOM file has after its preamble."""
-HEAD_BYTES = 64 * 1024
-"""Where the header's elements of a series and its kind are found."""
-SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI..|..\x00\x00)([0-9.]+)", re.DOTALL)
-"""SeriesInstanceUID, with its value representation or without."""
 INSTALL = "pip install 'wsipipe[dicom]'"
 WAY_OUT = "copy it again from where it came from"
 CODECS = {
@@ -49,29 +42,6 @@ CODECS = {
 """The TIFF compression that is as the transfer syntax: JPEG and JPEG 2000."""
 CACHE_BYTES = 2**24
 """What wsidicom keeps, beside the tiles that are kept here."""
-
-
-def series_of(path: Path) -> str | None:
-    """The SeriesInstanceUID of a DICOM file, or None if it is not one; the beginning of the file is read."""
-    with path.open("rb") as file:
-        if file.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] != MAGIC:
-            return None
-        found = SERIES.search(file.read(HEAD_BYTES))
-    return found[1].decode() if found else ""
-
-
-def series_in(folder: Path) -> dict[str, list[Path]]:
-    """The DICOM files of ``folder``, sorted, by their series in the order of the first files' names.
-
-    A file that can not be read is none of them: what it is, whoever opens it by its name will say.
-    """
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        with suppress(OSError):
-            series = None if path.name.startswith(".") or not path.is_file() else series_of(path)
-            if series is not None:
-                found.setdefault(series, []).append(path)
-    return found
 
 
 @dataclass(frozen=True)
@@ -114,11 +84,9 @@ class DicomReader:
         chosen = Planes(channels, z if len(focal) > 1 else None, None, planes.series)
         resolution = _resolution(first[0])
         identity = _identity(pyramid.files)
-        levels = tuple(
-            _level(path, index, identity, instances, first, resolution.mpp, chosen)
-            for index, instances in enumerate(pyramid.levels)
-        )
-        _probe(path, pyramid, levels[0])
+        sources = [_source(path, index, identity, pyramid, chosen) for index in range(len(pyramid.levels))]
+        _probe(path, pyramid, sources[0])
+        levels = tuple(_level(source, pyramid, resolution.mpp) for source in sources)
         return Slide(
             path=str(path),
             name=path.name if path.is_dir() else path.stem,
@@ -133,13 +101,28 @@ class DicomReader:
             channel_names=tuple(names),
         )
 
-    def open_array(self, level: Level) -> zarr.Array[Any]:
-        """See `Reader.open_array`."""
-        path = Path(level.path)
-        pyramid = _open(path, level.planes.series)
-        if _identity(pyramid.files) != level.identity:
+
+@dataclass(frozen=True)
+class DicomLevel:
+    """One level of a series; all fields as in `Level`."""
+
+    path: str
+    identity: str
+    index: int
+    shape: tuple[int, int]
+    tile: tuple[int, int]
+    axes: str
+    channels: int
+    dtype: str
+    planes: Planes
+
+    def open(self) -> zarr.Array[Any]:
+        """See `Source.open`."""
+        path = Path(self.path)
+        pyramid = _open(path, self.planes.series)
+        if _identity(pyramid.files) != self.identity:
             raise SlideReadError(f"{path.name} is not what it was when it was opened; start again")
-        return zarr.open_array(FrameStore(pyramid.levels[level.index], level), mode="r", zarr_format=3)
+        return zarr.open_array(FrameStore(pyramid.levels[self.index], self), mode="r", zarr_format=3)
 
 
 class FrameStore(TileStore):
@@ -147,7 +130,7 @@ class FrameStore(TileStore):
 
     image: Tiles
 
-    def __init__(self, instances: Sequence[Any], level: Level) -> None:
+    def __init__(self, instances: Sequence[Any], level: DicomLevel) -> None:
         sizes = {"y": level.shape[0], "x": level.shape[1], "c": level.channels}
         sides = {"y": level.tile[0], "x": level.tile[1], "c": 1 if level.axes == "cyx" else level.channels}
         shape, chunks = (tuple(each[axis] for axis in level.axes) for each in (sizes, sides))
@@ -246,23 +229,16 @@ def _instance_at(instances: Sequence[Any], path: str, z: float) -> Any:
     raise SlideReadError(f"there is no instance of optical path {path} at {z} mm; {WAY_OUT}")
 
 
-def _level(
-    path: Path,
-    index: int,
-    identity: str,
-    instances: Sequence[Any],
-    first: Sequence[Any],
-    mpp: float | None,
-    planes: Planes,
-) -> Level:
-    """What is said of one level.
+def _source(path: Path, index: int, identity: str, pyramid: Pyramid, planes: Planes) -> DicomLevel:
+    """Where the pixels of level ``index`` are.
 
     Raises
     ------
     SlideFormatError
         If its pixels are not of a kind that wsipipe reads, or its planes not those of the finest level.
     """
-    instance, finest = instances[0], first[0]
+    first, instances = pyramid.levels[0], pyramid.levels[index]
+    instance = instances[0]
     if _planes_of(instances) != _planes_of(first):
         raise SlideFormatError(f"{path.name}: level {index} has not the planes of level 0; {WAY_OUT}")
     samples, optical = int(instance.image_data.samples_per_pixel), len(_planes_of(first)[0])
@@ -272,24 +248,39 @@ def _level(
             f"{path.name} has {samples} samples of {bits} bit{' with a sign' * bool(signed)}; "
             "wsipipe reads 1 or 3 of 8 or 16 bit without"
         )
-    shape = (instance.size.height, instance.size.width)
-    downsample = downsample_of((finest.size.height, finest.size.width), shape)
-    axes = "yxc" if samples > 1 else "cyx" if optical > 1 else "yx"
-    return Level(
+    return DicomLevel(
         path=str(path),
-        reader=DicomReader.name,
-        index=index,
         identity=identity,
-        shape=shape,
-        downsample=downsample,
-        mpp=None if mpp is None else mpp * downsample,
-        axes=axes,
+        index=index,
+        shape=(instance.size.height, instance.size.width),
+        tile=(instance.tile_size.height, instance.tile_size.width),
+        axes="yxc" if samples > 1 else "cyx" if optical > 1 else "yx",
         channels=max(samples, optical) if planes.channels is None else len(planes.channels),
         dtype="uint8" if bits == 8 else "uint16",
-        tile=(instance.tile_size.height, instance.tile_size.width),
-        codec=str(getattr(instance.image_data.transfer_syntax, "name", "?")),
-        stored_axes=axes,
         planes=planes,
+    )
+
+
+def _level(source: DicomLevel, pyramid: Pyramid, mpp: float | None) -> Level:
+    """The level whose pixels are at ``source``; ``mpp`` is that of the finest."""
+    finest = pyramid.levels[0][0].size
+    downsample = downsample_of((finest.height, finest.width), source.shape)
+    return Level(
+        path=source.path,
+        reader=DicomReader.name,
+        index=source.index,
+        identity=source.identity,
+        shape=source.shape,
+        downsample=downsample,
+        mpp=None if mpp is None else mpp * downsample,
+        axes=source.axes,
+        channels=source.channels,
+        dtype=source.dtype,
+        tile=source.tile,
+        codec=str(getattr(pyramid.levels[source.index][0].image_data.transfer_syntax, "name", "?")),
+        stored_axes=source.axes,
+        source=source,
+        planes=source.planes,
     )
 
 
@@ -308,7 +299,7 @@ def _identity(files: Sequence[Path]) -> str:
     return folder_identity(files[0].parent, [], [(file.name, file.stat().st_size) for file in files])
 
 
-def _probe(path: Path, pyramid: Pyramid, level: Level) -> None:
+def _probe(path: Path, pyramid: Pyramid, level: DicomLevel) -> None:
     """Decode one tile, so that a series which can not be decoded is found before work is planned on it.
 
     Raises

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from math import ceil
 from pathlib import Path
@@ -30,7 +31,7 @@ from wsipipe.slides.identity import file_identity, folder_identity
 from wsipipe.slides.pixels.tile_cache import Tile
 from wsipipe.slides.pixels.tile_store import Tiles, TileStore
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
-from wsipipe.slides.readers.dicom import series_in, series_of
+from wsipipe.slides.readers.dicom_series import series_in, series_of
 from wsipipe.slides.resolution import Resolution, checked
 from wsipipe.slides.slide import Level, Slide, check_sides
 
@@ -74,25 +75,19 @@ class OpenSlideReader:
         resolution = _resolution(properties)
         identity = openslide_identity(path)
         exact = _exact_levels(slide)
-        levels = tuple(
-            Level(
+        sources = [
+            OpenSlideLevel(
                 path=str(path),
-                reader=self.name,
-                index=index,
                 identity=identity,
+                index=index,
                 shape=slide.level_dimensions[number][::-1],
-                downsample=float(slide.level_downsamples[number]),
-                mpp=None if resolution.mpp is None else resolution.mpp * slide.level_downsamples[number],
-                axes="yxc",
-                channels=3 if channels is None else len(channels),
-                dtype="uint8",
                 tile=_tile(properties, number),
-                codec=f"as {properties['openslide.vendor']} has it",
-                stored_axes="yxc",
+                downsample=float(slide.level_downsamples[number]),
                 planes=Planes(channels=channels),
             )
             for index, number in enumerate(exact)
-        )
+        ]
+        levels = tuple(_level(source, properties["openslide.vendor"], resolution.mpp) for source in sources)
         left_out = [number for number in range(slide.level_count) if number not in exact]
         warnings = [
             f"level {number} is left out: at its downsample of {slide.level_downsamples[number]:.6g} OpenSlide "
@@ -114,14 +109,53 @@ class OpenSlideReader:
             bounds=_bounds(properties),
         )
 
-    def open_array(self, level: Level) -> zarr.Array[Any]:
-        """See `Reader.open_array`."""
-        path = Path(level.path)
-        if openslide_identity(path) != level.identity:
+
+@dataclass(frozen=True)
+class OpenSlideLevel:
+    """One level as OpenSlide gives it; all fields as in `Level`."""
+
+    path: str
+    identity: str
+    index: int
+    shape: tuple[int, int]
+    tile: tuple[int, int]
+    downsample: float
+    planes: Planes
+
+    @property
+    def channels(self) -> int:
+        """How many of red, green and blue there are."""
+        return 3 if self.planes.channels is None else len(self.planes.channels)
+
+    def open(self) -> zarr.Array[Any]:
+        """See `Source.open`."""
+        path = Path(self.path)
+        if openslide_identity(path) != self.identity:
             raise SlideReadError(f"{path.name} is not the file that it was when it was opened; start again")
         handle = Handle(path)
-        number = _exact_levels(handle.slide)[level.index]
-        return zarr.open_array(RegionStore(handle, number, level), mode="r", zarr_format=3)
+        number = _exact_levels(handle.slide)[self.index]
+        return zarr.open_array(RegionStore(handle, number, self), mode="r", zarr_format=3)
+
+
+def _level(source: OpenSlideLevel, vendor: str, mpp: float | None) -> Level:
+    """The level whose pixels are at ``source``; ``mpp`` is that of the finest."""
+    return Level(
+        path=source.path,
+        reader=OpenSlideReader.name,
+        index=source.index,
+        identity=source.identity,
+        shape=source.shape,
+        downsample=source.downsample,
+        mpp=None if mpp is None else mpp * source.downsample,
+        axes="yxc",
+        channels=source.channels,
+        dtype="uint8",
+        tile=source.tile,
+        codec=f"as {vendor} has it",
+        stored_axes="yxc",
+        source=source,
+        planes=source.planes,
+    )
 
 
 class Handle:
@@ -181,7 +215,7 @@ class RegionStore(TileStore):
 
     image: Tiles
 
-    def __init__(self, handle: Handle, number: int, level: Level) -> None:
+    def __init__(self, handle: Handle, number: int, level: OpenSlideLevel) -> None:
         super().__init__(Tiles((*level.shape, level.channels), (*level.tile, level.channels)))
         self.handle, self.number, self.level = handle, number, level
         self._places = tuple(exact_places(size, level.downsample) for size in level.shape)

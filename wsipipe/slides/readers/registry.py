@@ -9,8 +9,8 @@ from wsipipe.files import Location
 from wsipipe.slides.readers.dicom import DicomReader
 from wsipipe.slides.readers.omezarr.reader import OmeZarrReader
 from wsipipe.slides.readers.openslide import SUFFIXES, OpenSlideReader
+from wsipipe.slides.readers.reader import Reader
 from wsipipe.slides.readers.tiff.reader import TiffReader
-from wsipipe.slides.slide import Reader
 
 READERS: tuple[Reader, ...] = (TiffReader(), OmeZarrReader(), DicomReader(), OpenSlideReader())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import zarr
@@ -38,8 +38,8 @@ from wsipipe.slides.readers.tiff.pages import (
     shape_of,
     size_of,
 )
+from wsipipe.slides.readers.tiff.resolution import tiff_downsamples, tiff_resolution
 from wsipipe.slides.readers.tiff.store import UPRIGHT, UprightStore, tiff_store
-from wsipipe.slides.resolution import tiff_downsamples, tiff_resolution
 from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.urls import Url
 
@@ -103,15 +103,26 @@ class TiffReader:
             channel_names=found.channel_names,
         )
 
-    def open_array(self, level: Level) -> zarr.Array[Any]:
-        """See `Reader.open_array`."""
-        path = locate(level.path)
-        if file_identity(path) != level.identity:
+
+@dataclass(frozen=True)
+class TiffLevel:
+    """One level of a TIFF file."""
+
+    path: str
+    identity: str
+    index: int
+    axes: str
+    planes: Planes
+
+    def open(self) -> zarr.Array[Any]:
+        """See `Source.open`."""
+        path = locate(self.path)
+        if file_identity(path) != self.identity:
             raise SlideReadError(f"{path.name} is not the file that it was when it was opened; start again")
         with _tifffile(path) as tiff:
-            image = _find(path, tiff, level.planes).levels[level.index]
+            image = _find(path, tiff, self.planes).levels[self.index]
         stored, orientation = tiff_store(open_source(path), image), orientation_of(image.pages[0])
-        store = stored if orientation == 1 else UprightStore(stored, level.axes, orientation)
+        store = stored if orientation == 1 else UprightStore(stored, self.axes, orientation)
         return zarr.open_array(store, mode="r", zarr_format=3)
 
 
@@ -209,6 +220,7 @@ def _level(path: Location, index: int, identity: str, found: Found, *, downsampl
         tile=(image.chunks[turned[0]], image.chunks[turned[1]]),
         codec=codec_of(page),
         stored_axes=axes,
+        source=TiffLevel(str(path), identity, index, axes, found.planes),
         planes=found.planes,
     )
 

@@ -1,0 +1,164 @@
+"""The leases of one runner, kept fresh by one thread, and those of others that are dead."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from wsipipe.errors import OutputError, UsageError
+from wsipipe.files import MAKE_ROOM, Location
+from wsipipe.leases.bucket import BucketLease
+from wsipipe.leases.holder import UNREADABLE, Holder, ended, this_process
+from wsipipe.leases.lease import (
+    BEAT_SECONDS,
+    GONE,
+    HEART,
+    LOOKS,
+    NOT_FREE,
+    PATIENCE_SECONDS,
+    Clock,
+    Lease,
+    awake_and_asleep,
+    discard,
+    evict,
+    file_name,
+    look_at,
+    read_file,
+)
+from wsipipe.urls import Url
+
+
+class Leases:
+    """Takes leases for one runner, and remembers since when each that others hold has been silent.
+
+    To be asked again and again, from one thread: a holder on another machine is seen to be dead by the second look,
+    `patience` after the first or later.
+
+    Parameters
+    ----------
+    patience
+        Seconds without a heartbeat after which a holder is dead; of two runners' the longer is waited for.
+    beat
+        Seconds between heartbeats; at most a third of ``patience``, so that one may fail.
+    clock
+        Seconds since any moment; that of no other machine.
+
+    Raises
+    ------
+    UsageError
+        If ``patience`` is shorter than three beats.
+    """
+
+    def __init__(
+        self,
+        *,
+        patience: float = PATIENCE_SECONDS,
+        beat: float = BEAT_SECONDS,
+        clock: Clock = awake_and_asleep,
+    ) -> None:
+        if not 0 < 3 * beat <= patience < float("inf"):
+            raise UsageError(
+                f"patience of {patience:g} s with a heartbeat every {beat:g} s: a holder would be dead too easily; "
+                f"give at least {3 * beat:g} s"
+            )
+        self._patience, self._beat, self._clock = float(patience), beat, clock
+        self._seen: dict[Location, dict[Location, tuple[bytes, float]]] = {}  # lease: its files: (content, since when)
+
+    def take(self, path: Location) -> Lease | Holder:
+        """The lease at ``path`` if it is free, or its holder known to be dead; else who has it. Does not wait.
+
+        Parameters
+        ----------
+        path
+            Of the lease, ``OUT/case-17.zarr.lease``.
+
+        Raises
+        ------
+        OutputError
+            If its folder can not be read or written.
+        """
+        for _ in range(LOOKS):
+            taken = self._attempt_in_bucket(path) if isinstance(path, Url) else self._attempt(path)
+            if isinstance(taken, Lease):
+                HEART.add(taken)
+            if taken is not None:
+                return taken
+        return UNREADABLE
+
+    def _attempt(self, path: Path) -> Lease | Holder | None:
+        """As `take`; None if another was faster."""
+        asked = self._clock()
+        contents = look_at(path)
+        holder = self._living(path, contents, asked)
+        if holder:
+            return holder
+        for file in contents:
+            evict(path, file)
+        return self._claim(path)
+
+    def _attempt_in_bucket(self, url: Url) -> Lease | Holder | None:
+        """As `_attempt`."""
+        asked = self._clock()
+        try:
+            there = url.read_tagged()
+            holder = self._living(url, {} if there is None else {url: there[0]}, asked)
+            if holder:
+                return holder
+            lease = BucketLease(url, this_process(secrets.token_hex(8), self._patience), self._beat, self._clock)
+            return lease if lease.claim(None if there is None else there[1]) else None
+        except OSError as err:
+            raise OutputError(f"{url} can not be written: {err.strerror or err}; {MAKE_ROOM}") from err
+
+    def _living(self, path: Location, contents: Mapping[Any, bytes], asked: float) -> Holder | None:
+        """Who of those in ``contents``, read since ``asked``, may be alive."""
+        # Of the first read its end counts, of the last its beginning: a disk that hangs makes nobody dead.
+        seen, now = self._seen.pop(path, {}), self._clock()
+        watched = {}
+        for file, content in contents.items():
+            same = file in seen and seen[file][0] == content
+            watched[file] = seen[file] if same else (content, now)
+        for content, since in watched.values():
+            holder = Holder.read(content)
+            if asked - since < max(self._patience, holder.patience) and not ended(holder):
+                self._seen[path] = watched
+                return holder
+        return None
+
+    def _claim(self, path: Path) -> Lease | None:
+        """The lease, or None if another was faster."""
+        token = secrets.token_hex(8)
+        lease = Lease(path, this_process(token, self._patience), self._beat, self._clock)
+        claim, won = path.with_name(f"{path.name}.{token}"), False
+        try:
+            claim.mkdir()
+            try:
+                (claim / file_name(token)).write_bytes(lease.holder.written())
+                with suppress(OSError):  # Windows renames a folder onto nothing, not onto an empty one
+                    path.rmdir()
+                claim.rename(path)
+            except OSError as err:
+                if err.errno not in GONE | NOT_FREE:
+                    raise
+            # It is the file that decides, not what rename said: NFS can lose the answer and be told "no such file"
+            # when it asks again, and a holder that sweeps late may have emptied the claim before it was renamed.
+            won = read_file(path / file_name(token)) is not None
+        except OSError as err:
+            raise OutputError(f"{path} can not be made: {err.strerror or err}; {MAKE_ROOM}") from err
+        finally:
+            if not won:
+                discard(claim, token)
+                discard(path, token)
+        return lease if won else None
+
+
+def remove_if_dead(path: Location) -> None:
+    """Remove the lease at ``path`` if its holder is known to be dead: of a finished store nobody else will.
+
+    In a bucket it stays, for to look would take a request for each store.
+    """
+    with suppress(OutputError):
+        if isinstance(path, Path) and path.exists() and isinstance(lease := Leases().take(path), Lease):
+            lease.release()

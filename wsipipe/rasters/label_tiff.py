@@ -1,0 +1,126 @@
+"""Labels in TIFF files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from tifffile import TiffFile, TiffPage
+
+from wsipipe.errors import LabelError, SlideFormatError
+from wsipipe.events import Spent
+from wsipipe.geometry.grid import Box
+from wsipipe.rasters.image import SlideLevel, only_slide
+from wsipipe.rasters.label_raster import WAY_OUT, LabelRaster, OneChannel, refuse_channels, refuse_dtype
+from wsipipe.rasters.label_zarr import _check_complete
+from wsipipe.rasters.opened import (
+    MAX_PIECE_BYTES,
+    MAX_WHOLE_BYTES,
+    Opened,
+    check_same,
+    damage_of,
+    keep,
+    reading,
+    whole,
+)
+from wsipipe.rasters.png import TILE_IT
+from wsipipe.slides.byte_source import OpenFile
+from wsipipe.slides.identity import file_identity
+from wsipipe.slides.pixels.mirrored import Pixels
+from wsipipe.slides.readers.tiff.image import TiledImage
+from wsipipe.slides.readers.tiff.resolution import tiff_resolution
+from wsipipe.slides.readers.tiff.store import tiff_store
+
+LOSSY = {"jpeg", "alt_jpeg", "jpeg_lossy", "jpeg_2000_lossy"}
+"""Compressions that change the values of labels."""
+
+
+def tiff_labels(path: Path) -> LabelRaster:
+    """A TIFF as the slides' reader opens it where it takes such integers; others by `LabelTiff`."""
+    with damage_of(path), TiffFile(path, _multifile=False) as tiff:
+        page = tiff.pages[0].aspage()
+        _check_page(path, page)
+        if page.dtype not in (np.uint8, np.uint16):
+            return _label_tiff(path, tiff, page)
+    level = only_slide(path).levels[0]
+    if level.channels != 1:
+        refuse_channels(path, level.channels)
+    with damage_of(path), TiffFile(path, _multifile=False) as tiff:
+        _check_complete(path, max((page.aspage() for page in tiff.pages), key=lambda page: prod(page.shape)))
+    return LabelRaster(path.name, str(path), level.shape, level.mpp, OneChannel(SlideLevel(level)))
+
+
+def _label_tiff(path: Path, tiff: TiffFile, page: TiffPage) -> LabelRaster:
+    """A TIFF of integers that slides do not have, of one image.
+
+    Raises
+    ------
+    SlideError
+        If it holds several, or is damaged.
+    """
+    if len(tiff.series) != 1 or prod(tiff.series[0].shape) != prod(page.shape) or page.ndim != 2:
+        raise SlideFormatError(
+            f"{path.name} holds several images or planes of {page.dtype}; labels are read from a file of one"
+        )
+    _check_complete(path, page)
+    tile_bytes = TiledImage((page,)).tile_bytes
+    if tile_bytes > MAX_PIECE_BYTES:
+        raise SlideFormatError(
+            f"{path.name} has tiles or strips of {tile_bytes / 2**30:.1f} GiB once decoded; "
+            f"{MAX_PIECE_BYTES / 2**30:.0f} GiB are allowed; {TILE_IT}"
+        )
+    shape = (int(page.imagelength), int(page.imagewidth))
+    mpp = tiff_resolution(tiff, page, 0).mpp
+    return LabelRaster(path.name, str(path), shape, mpp, LabelTiff(str(path), file_identity(path)))
+
+
+@dataclass(frozen=True)
+class LabelTiff:
+    """The first page of a TIFF that was checked."""
+
+    path: str
+    identity: str
+    """That of the file when it was opened first."""
+
+    def open(self) -> Opened:
+        """See `Source.open`; decoded whole if it is small, and laid out in strips."""
+        path = Path(self.path)
+        check_same(path, self.identity)
+        with damage_of(path), TiffFile(path, _multifile=False) as tiff:
+            image = TiledImage((tiff.pages[0].aspage(),), ycc=False)
+            image.prepare()
+        store = tiff_store(OpenFile(path), image)
+
+        def read(box: Box) -> Pixels:
+            with reading(path, box):
+                return store.read(box.slices, Spent(), across=1)
+
+        height, width = image.shape
+        if prod(image.shape) * image.dtype.itemsize <= MAX_WHOLE_BYTES and image.chunks[1] >= width:
+            return keep(read(whole((height, width))))
+        return Opened(read, 0)
+
+
+def _check_page(path: Path, page: TiffPage) -> None:
+    """Refuse what can not be labels, whoever reads it.
+
+    Raises
+    ------
+    LabelError
+        Naming the tag, its value, and what is allowed.
+    """
+    if page.samplesperpixel != 1:
+        refuse_channels(path, page.samplesperpixel)
+    if page.dtype is None or page.dtype.kind not in "iu" or page.bitspersample % 8:
+        refuse_dtype(path, f"{page.bitspersample} bit {page.dtype or 'unknown'}")
+    orientation, photometric = page.tags.valueof(274, 1), int(page.photometric)
+    if orientation not in (0, 1) or photometric != 1:
+        raise LabelError(
+            f"{path.name} has Orientation {orientation} and PhotometricInterpretation {photometric}; labels are "
+            f"read upright (1) and as grey (1), for in a palette (3) indices or colours may be meant; {WAY_OUT}"
+        )
+    codec = str(getattr(page.compression, "name", page.compression)).lower()
+    if codec in LOSSY:
+        raise LabelError(f"{path.name} is compressed with loss ({codec}), which changes labels; save it without")

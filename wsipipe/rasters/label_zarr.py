@@ -1,0 +1,129 @@
+"""Labels in OME-Zarr folders, such as wsipipe writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from tifffile import TiffPage
+from zarr.storage import LocalStore
+
+from wsipipe.errors import LabelError, SlideReadError
+from wsipipe.geometry.grid import Box
+from wsipipe.rasters.label_raster import LabelRaster, refuse_dtype
+from wsipipe.rasters.opened import (
+    Opened,
+    damage_of,
+    reading,
+)
+from wsipipe.slides.pixels.mirrored import Pixels
+from wsipipe.slides.readers.omezarr.attributes import zarr_resolution
+from wsipipe.slides.readers.omezarr.chunks import count_pieces, open_dataset
+from wsipipe.slides.readers.omezarr.identity import zarr_identity
+
+
+def zarr_labels(path: Path) -> LabelRaster:
+    """An OME-Zarr of integers, whether or not it says ``image-label``.
+
+    Raises
+    ------
+    SlideError
+        If it is damaged or unfinished, has several channels, or holds other numbers.
+    """
+    with damage_of(path):
+        attributes: dict[str, Any] = zarr.open(LocalStore(path, read_only=True), mode="r").attrs.asdict()
+        multiscales = attributes.get("ome", attributes).get("multiscales")
+        if not isinstance(multiscales, list) or len(multiscales) != 1:
+            count = len(multiscales) if isinstance(multiscales, list) else "no"
+            raise LabelError(
+                f"{path.name} is a Zarr folder with {count} multiscales; one is allowed; "
+                "give the folder of the label image"
+            )
+        multiscale = multiscales[0]
+        axes = "".join(axis["name"][:1].lower() for axis in multiscale["axes"])
+        dataset = multiscale["datasets"][0]["path"]
+        array = open_dataset(path, dataset)
+        mpp = zarr_resolution(multiscale, multiscale["axes"], axes).mpp
+    sizes = dict(zip(axes, array.shape, strict=True)) if len(axes) == array.ndim else {}
+    if not {"y", "x"} <= set(sizes) or any(sizes[axis] != 1 for axis in set(sizes) - {"y", "x"}):
+        raise LabelError(
+            f"{path.name} has the axes {axes} of lengths {array.shape}; labels have y and x, others of length 1"
+        )
+    if array.dtype.kind not in "iu":
+        refuse_dtype(path, str(array.dtype))
+    if "wsipipe" in attributes:
+        _check_finished(path, dataset, array, attributes["wsipipe"])
+    source = LabelZarr(str(path), dataset, axes, zarr_identity(path, (dataset,)))
+    return LabelRaster(path.name, str(path), (sizes["y"], sizes["x"]), mpp, source)
+
+
+@dataclass(frozen=True)
+class LabelZarr:
+    """The finest array of an OME-Zarr of labels."""
+
+    path: str
+    dataset: str
+    """Path of the array within the folder."""
+    axes: str
+    """First letters of its axes; all but y and x have length 1."""
+    identity: str
+    """That of the folder when it was opened first."""
+
+    def open(self) -> Opened:
+        """See `Source.open`."""
+        path = Path(self.path)
+        with damage_of(path):
+            array = open_dataset(path, self.dataset)
+            if zarr_identity(path, (self.dataset,)) != self.identity:
+                raise SlideReadError(f"{path.name} is not what it was when it was opened; start again")
+
+        def read(box: Box) -> Pixels:
+            where = dict(zip("yx", box.slices, strict=True))
+            with reading(path, box):
+                return np.asarray(array[tuple(where.get(axis, 0) for axis in self.axes)])
+
+        return Opened(read, 0)
+
+
+def _check_complete(path: Path, page: TiffPage) -> None:
+    """Refuse an image of which tiles or strips were left out, or are beyond the end of the file.
+
+    Raises
+    ------
+    SlideReadError
+        Saying how many.
+    """
+    wanted, offsets, counts = prod(page.chunked), page.dataoffsets, page.databytecounts
+    if not len(offsets) == len(counts) == wanted:
+        raise SlideReadError(f"{path.name} is damaged: {wanted} tiles, {len(offsets)} offsets; write it again")
+    empty = sum(not offset or not count for offset, count in zip(offsets, counts, strict=True))
+    if empty:
+        raise SlideReadError(
+            f"{path.name} is half-written: {empty} of {wanted} tiles have no data, and whether nothing is there or "
+            "the writer died is not known; write it again (with GDAL: SPARSE_OK=FALSE)"
+        )
+    end = max(offset + count for offset, count in zip(offsets, counts, strict=True))
+    if end > path.stat().st_size:
+        raise SlideReadError(
+            f"{path.name} is truncated: its tiles end at byte {end}, the file at {path.stat().st_size}; "
+            "copy it again from where it came from"
+        )
+
+
+def _check_finished(path: Path, dataset: str, array: zarr.Array[Any], record: dict[str, Any]) -> None:
+    """Refuse a store of wsipipe that is not complete: a missing shard would read as background.
+
+    Raises
+    ------
+    SlideReadError
+        Saying what is missing.
+    """
+    there, total = count_pieces(path, dataset, array)
+    if not record.get("complete") or there < total:
+        raise SlideReadError(
+            f"{path.name} is not finished: {there} of {total} blocks are there; run the same wsipipe run again"
+        )

@@ -1,0 +1,37 @@
+"""The DICOM files of a folder, by their series; nothing but the beginnings of the files is read."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+MAGIC, MAGIC_AT = b"DICM", 128
+"""What a DICOM file has after its preamble."""
+HEAD_BYTES = 64 * 1024
+"""Where the header's elements of a series and its kind are found."""
+SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI..|..\x00\x00)([0-9.]+)", re.DOTALL)
+"""SeriesInstanceUID, with its value representation or without."""
+
+
+def series_of(path: Path) -> str | None:
+    """The SeriesInstanceUID of a DICOM file, or None if it is not one; the beginning of the file is read."""
+    with path.open("rb") as file:
+        if file.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] != MAGIC:
+            return None
+        found = SERIES.search(file.read(HEAD_BYTES))
+    return found[1].decode() if found else ""
+
+
+def series_in(folder: Path) -> dict[str, list[Path]]:
+    """The DICOM files of ``folder``, sorted, by their series in the order of the first files' names.
+
+    A file that can not be read is none of them: what it is, whoever opens it by its name will say.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        with suppress(OSError):
+            series = None if path.name.startswith(".") or not path.is_file() else series_of(path)
+            if series is not None:
+                found.setdefault(series, []).append(path)
+    return found

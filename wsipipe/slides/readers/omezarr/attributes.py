@@ -1,0 +1,148 @@
+"""What an OME-Zarr folder says of itself: ``multiscales``, axes, scales and channels."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
+from wsipipe.files import Location
+from wsipipe.slides.resolution import UNITS, Resolution, checked
+from wsipipe.urls import Url
+
+VERSIONS = ("0.4", "0.5")
+METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+"""Files of a Zarr folder that are not chunks."""
+MAX_METADATA_BYTES = 2**24
+"""A larger document is no description of an image; as Python's objects one takes 20 times as much."""
+MAX_LEVELS = 64
+"""More datasets than this are refused: each takes several files to be opened."""
+
+
+def is_zarr(path: Location) -> bool:
+    """Whether ``path`` is a Zarr folder of either version."""
+    names = ("zarr.json", ".zgroup", ".zarray")
+    if isinstance(path, Url):
+        return any((path / name).is_file() for name in names)
+    return any(os.path.isfile(path / name) for name in names)  # noqa: PTH113 - Path.is_file raises where it may not look
+
+
+def is_labels(path: Location) -> bool:
+    """Whether the Zarr folder says that it holds labels, as those that wsipipe writes do."""
+    try:
+        return "image-label" in read_attributes(path)
+    except SlideError:
+        return False
+
+
+@dataclass(frozen=True)
+class Multiscale:
+    """One entry of ``multiscales``, the words as in the specification."""
+
+    axes: str
+    """First letters of the axes' names, in the order of the arrays."""
+    paths: tuple[str, ...]
+    """Of the datasets, from fine to coarse."""
+    resolution: Resolution
+    """Micrometres per pixel of the first dataset."""
+    channel_names: tuple[str, ...]
+    """Under ``omero``, if all of them have one."""
+
+
+def read_attributes(path: Location) -> dict[str, Any]:
+    """The OME attributes of the folder: those under ``ome`` in Zarr 3, all of them in Zarr 2."""
+    name = next((name for name in ("zarr.json", ".zattrs") if (path / name).is_file()), None)
+    if name is None:
+        raise SlideFormatError(f"{path.name} is a Zarr folder without OME attributes; give the folder of the image")
+    check_metadata(path, path)
+    try:
+        document = json.loads((path / name).read_bytes())
+        attributes = document.get("attributes", {}).get("ome", {}) if name == "zarr.json" else document
+    except (ValueError, AttributeError, RecursionError) as err:
+        raise SlideReadError(f"{path.name}: {name} can not be read ({err}); write it again") from err
+    if not isinstance(attributes, dict):
+        raise SlideFormatError(f"{path.name}: the OME attributes in {name} are not an object")
+    return attributes
+
+
+def parse_multiscale(path: Location, attributes: Mapping[str, Any]) -> Multiscale:
+    """The one multiscale image of the folder.
+
+    Raises
+    ------
+    SlideFormatError
+        If there is none, or more than one, or it does not follow the specification.
+    """
+    multiscales = attributes.get("multiscales")
+    if not isinstance(multiscales, list) or len(multiscales) != 1:
+        count = len(multiscales) if isinstance(multiscales, list) else "no"
+        hint = _hint(attributes)
+        raise SlideFormatError(f"{path.name} is a Zarr folder with {count} multiscales; wsipipe reads one{hint}")
+    one = multiscales[0]
+    try:
+        version = str(attributes.get("version", one.get("version", VERSIONS[0])))
+        if version not in VERSIONS:
+            raise SlideFormatError(f"{path.name} is OME-Zarr {version}; wsipipe reads {' and '.join(VERSIONS)}")
+        axes = [dict(axis) for axis in one["axes"]]
+        paths = tuple(str(dataset["path"]) for dataset in one["datasets"])
+        letters = "".join(str(axis["name"])[:1].lower() for axis in axes)
+        if not paths:
+            raise SlideFormatError(f"{path.name}: its multiscales list no datasets")
+        if len(paths) > MAX_LEVELS:
+            raise SlideFormatError(f"{path.name}: its multiscales list {len(paths)} datasets; allowed are {MAX_LEVELS}")
+        names = tuple(str(channel.get("label", "")) for channel in attributes.get("omero", {}).get("channels", ()))
+        return Multiscale(letters, paths, zarr_resolution(one, axes, letters), names if all(names) else ())
+    except SlideError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as err:
+        raise SlideFormatError(
+            f"{path.name}: its multiscales do not follow the OME-Zarr specification ({type(err).__name__}: {err})"
+        ) from err
+
+
+def _hint(attributes: Mapping[str, Any]) -> str:
+    """Where the image may be, if the folder is of a kind that holds several."""
+    return "; it is a plate, so give one of its images" if "plate" in attributes else ""
+
+
+def zarr_resolution(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], letters: str) -> Resolution:
+    """Micrometres per pixel: the scale of the first dataset times that of the whole, in the units of the axes."""
+    scales = [
+        transform["scale"]
+        for holder in (multiscale["datasets"][0], multiscale)
+        for transform in holder.get("coordinateTransformations", [])
+        if transform.get("type") == "scale"
+    ]
+    if not scales:
+        return Resolution(None, "no scale in multiscales")
+    sizes = []
+    for letter in "yx":
+        index = letters.index(letter)
+        unit = axes[index].get("unit")
+        if unit is None or unit not in UNITS:
+            return Resolution(None, f"axis {letter} has " + ("no unit" if unit is None else f"the unit {unit!r}"))
+        sizes.append(float(np.prod([float(scale[index]) for scale in scales])) * UNITS[unit])
+    return checked(sizes[0], sizes[1], "scale in multiscales")
+
+
+def check_metadata(path: Location, folder: Location) -> None:
+    """Refuse documents so large that reading them takes memory without bounds; behind a URL they are not asked for.
+
+    Raises
+    ------
+    SlideFormatError
+        Naming the document.
+    """
+    if isinstance(folder, Url):
+        return
+    for file in (folder / name for name in METADATA):
+        size = file.stat().st_size if file.is_file() else 0
+        if size > MAX_METADATA_BYTES:
+            raise SlideFormatError(
+                f"{path.name}: {file.name} of {folder.name} has {size} bytes; wsipipe reads up to {MAX_METADATA_BYTES}"
+            )

@@ -1,0 +1,43 @@
+"""What tells one OME-Zarr image from another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from math import prod
+
+import numpy as np
+import zarr
+
+from wsipipe.files import Location, zarr_store
+from wsipipe.slides.identity import WINDOWS, folder_identity
+from wsipipe.slides.readers.omezarr.attributes import METADATA
+from wsipipe.slides.readers.omezarr.chunks import chunk_files, pieces_of
+from wsipipe.urls import Url
+
+
+def zarr_identity(path: Location, datasets: tuple[str, ...]) -> str:
+    """What tells this image from another."""
+    sizes = [(f"{dataset}/{name}", size) for dataset in datasets for name, size in _sizes(path / dataset)]
+    return folder_identity(path, _documents(path, datasets), sizes)
+
+
+def _sizes(folder: Location) -> Iterator[tuple[str, int]]:
+    """As `chunk_files`; of a web server, which does not list, of some that lie evenly in the array."""
+    if not isinstance(folder, Url) or folder.lists:
+        yield from chunk_files(folder)
+        return
+    array = zarr.open_array(zarr_store(folder), mode="r")
+    pieces = pieces_of(array)
+    for number in sorted({(prod(pieces) - 1) * i // (WINDOWS - 1) for i in range(WINDOWS)}):
+        name = array.metadata.encode_chunk_key(tuple(map(int, np.unravel_index(number, pieces))))
+        with suppress(FileNotFoundError):
+            yield name, int((folder / name).head()["size"])
+
+
+def _documents(path: Location, datasets: tuple[str, ...]) -> Iterator[bytes]:
+    """The metadata documents of the image and its arrays."""
+    for folder in (path, *(path / dataset for dataset in datasets)):
+        for name in METADATA:
+            if (folder / name).is_file():
+                yield (folder / name).read_bytes()
