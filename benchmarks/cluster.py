@@ -37,7 +37,7 @@ import wsipipe
 from wsipipe.events import Spent
 from wsipipe.inference.block import PredictedBlock
 from wsipipe.inference.replica import Prediction
-from wsipipe.pipeline import slide_job as job
+from wsipipe.pipeline import block_tasks, slide_job
 from wsipipe.pipeline.cluster.connect import OWN
 from wsipipe.pipeline.config import DEFAULT_BUNDLE
 from wsipipe.pipeline.dispatcher import Flow
@@ -162,7 +162,7 @@ def overhead(args: argparse.Namespace) -> bool:
         time.sleep(args.sleep)
         return slept
 
-    def no_more(slide: job.Job) -> Iterator[list[Any]]:
+    def no_more(slide: slide_job.SlideJob) -> Iterator[list[Any]]:
         slide.over = True
         yield []
 
@@ -172,9 +172,9 @@ def overhead(args: argparse.Namespace) -> bool:
             with (
                 simulated(count) as cluster,
                 Client(cluster) as client,
-                mock.patch.object(job, "predict_block", sleeps),
-                mock.patch.object(job.stores, "write_block"),
-                mock.patch.object(job.Job, "_after_blocks", no_more),
+                mock.patch.object(block_tasks, "predict_block", sleeps),
+                mock.patch.object(block_tasks.content, "write_block"),
+                mock.patch.object(slide_job.SlideJob, "_after_blocks", no_more),
             ):
                 blocks = run.to_do[0].grid.count
                 cpu, started = time.process_time(), time.perf_counter()

@@ -26,7 +26,8 @@ import wsipipe
 from wsipipe.geometry.mirror import mirror
 from wsipipe.inference.pool import load_replicas
 from wsipipe.inference.replica import Pixels, Replica
-from wsipipe.pipeline.config import DEFAULT_BUNDLE, RunConfig, check_config
+from wsipipe.pipeline.config import DEFAULT_BUNDLE, RunConfig
+from wsipipe.pipeline.setup import check_config
 from wsipipe.pipeline.slide_plan import grid_of
 from wsipipe.slides.pixels.mirrored import read_mirrored
 from wsipipe.slides.slide import choose_level

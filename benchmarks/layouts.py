@@ -28,7 +28,7 @@ from wsipipe.geometry.mirror import mirror
 from wsipipe.geometry.network import Receptive
 from wsipipe.inference import allocator
 from wsipipe.inference.block import memory_of_thread
-from wsipipe.pipeline.machine import kept_bytes
+from wsipipe.pipeline.memory_need import kept_bytes
 from wsipipe.slides.opened import LEVELS
 from wsipipe.slides.pixels.mirrored import read_mirrored
 from wsipipe.slides.pixels.tile_cache import Keep

@@ -216,19 +216,19 @@ def test_a_worker_with_another_version_is_refused_by_name(made: Path, tmp_path: 
 
 DEADLY = """
 import os, signal
-from wsipipe.pipeline import slide_job as job
+from wsipipe.pipeline import block_tasks
 
-if not hasattr(job, "harmless"):  # a preload may be loaded twice
-    job.harmless = job.predict_block
+if not hasattr(block_tasks, "harmless"):  # a preload may be loaded twice
+    block_tasks.harmless = block_tasks.predict_block
 
 def deadly(work, index, rows, cols, mask):
     if index == (1, 2) and work.level.path.endswith("a.tif"):
         with open({deaths!r}, "a") as file:
             file.write("x")
         os.kill(os.getpid(), signal.SIGKILL)
-    return job.harmless(work, index, rows, cols, mask)
+    return block_tasks.harmless(work, index, rows, cols, mask)
 
-job.predict_block = deadly
+block_tasks.predict_block = deadly
 """
 
 

@@ -12,7 +12,7 @@ import torch
 import zarr
 
 import wsipipe
-from wsipipe.evaluation.evaluate import stored_downsample
+from wsipipe.evaluation.sources import stored_downsample
 from wsipipe.model.bundle import default_classes
 
 SHAPE = (1507, 1999)

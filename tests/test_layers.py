@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,12 @@ LAYERS = [
     {"tables", "urls"},
     {"files"},
     {"geometry"},
-    {"slides", "labels"},
-    {"model", "tissue", "evaluation"},
-    {"inference", "report", "export"},
-    {"training"},
+    {"slides", "store", "leases", "model"},
+    {"rasters"},
+    {"objects", "tissue"},
+    {"evaluation"},
+    {"pictures", "inference"},
+    {"report", "training"},
     {"pipeline", "demo"},
     {"nightly"},
     {"cli"},
@@ -31,21 +34,31 @@ LAYERS = [
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 
+# The same within slides/, file by file or folder by folder.
+LAYERS_OF_SLIDES = [
+    {"planes", "resolution", "identity", "byte_source", "opened"},
+    {"slide"},
+    {"pixels"},
+    {"readers"},
+    {"open", "discover", "table", "compare"},
+]
+HEIGHT_IN_SLIDES = {name: height for height, names in enumerate(LAYERS_OF_SLIDES) for name in names}
+
 # library: the folders, or files at the top, that may import it
 HOMES = {
     "torch": {"model", "inference", "training"},
     "safetensors": {"model", "training"},
     "dask": {"pipeline"},
     "distributed": {"pipeline"},
-    "zarr": {"files", "slides", "labels", "report", "demo"},
+    "zarr": {"files", "slides", "rasters", "store", "pictures", "demo"},
     "obstore": {"urls"},
-    "tifffile": {"slides", "labels", "demo"},
-    "imagecodecs": {"slides", "report", "demo"},
+    "tifffile": {"slides", "rasters", "demo"},
+    "imagecodecs": {"slides", "rasters", "pictures", "demo"},
     "click": {"cli"},
     "openvino": {"inference"},
     "rich": {"cli"},
-    "scipy": {"tissue", "evaluation", "training"},
-    "shapely": {"slides"},
+    "scipy": {"objects", "tissue", "evaluation", "training"},
+    "shapely": {"rasters"},
     "matplotlib": {"training"},
 }
 EVERYWHERE = {"dask.system"}  # how many cores are ours
@@ -56,24 +69,32 @@ def part_of(module: str) -> str:
     return module.split("/")[0].removesuffix(".py")
 
 
-def imports(module: str) -> Iterator[tuple[str, str | None]]:
+def imports(module: str) -> list[tuple[str, str | None]]:
     """(dotted module, name or None) of every import of ``module`` that is executed at any time."""
-    tree = ast.parse((ROOT / module).read_text())
+    return imports_in((ROOT / module).read_text())
+
+
+@cache
+def imports_in(source: str) -> list[tuple[str, str | None]]:
+    """As `imports`."""
+    tree = ast.parse(source)
     typing_only = {
         id(node)
         for block in ast.walk(tree)
         if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
         for node in ast.walk(block)
     }
+    found: list[tuple[str, str | None]] = []
     for node in ast.walk(tree):
         if id(node) in typing_only:
             continue
         if isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names)
+            found += ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: relative import"
+            assert node.level == 0, "relative import"
             assert node.module is not None
-            yield from ((node.module, alias.name) for alias in node.names)
+            found += ((node.module, alias.name) for alias in node.names)
+    return found
 
 
 def ours(module: str) -> Iterator[tuple[str, str | None]]:
@@ -86,48 +107,99 @@ def ours(module: str) -> Iterator[tuple[str, str | None]]:
 INSIDE = [module for module in MODULES if module != "__init__.py"]
 
 
+def files_imported(module: str) -> set[str]:
+    """The files of wsipipe that ``module`` imports at any time, within functions too."""
+    found = set()
+    for target, name in ours(module):
+        whole, of_name = target.replace(".", "/") + ".py", f"{target}.{name}".strip(".").replace(".", "/") + ".py"
+        found.add(of_name if of_name in MODULES else whole)
+    return found & set(MODULES)
+
+
 def test_the_package_was_found() -> None:
     assert {"geometry/grid.py", "cli/run.py", "model/unet.py"} <= set(MODULES)
     assert sum(1 for module in INSIDE for _ in ours(module)) > 50
 
 
-@pytest.mark.parametrize("module", INSIDE)
-def test_every_module_has_a_layer_and_imports_only_down(module: str) -> None:
-    here = part_of(module)
-    assert here in HEIGHT
-    for target, _ in ours(module):
-        there = target.split(".")[0]
-        assert there == here or HEIGHT[there] < HEIGHT[here], f"{module} imports wsipipe.{target}"
+def test_every_module_has_a_layer_and_imports_only_down() -> None:
+    assert {part_of(module) for module in INSIDE} <= HEIGHT.keys()
+    up = [
+        f"{module} imports wsipipe.{target}"
+        for module in INSIDE
+        for target, _ in ours(module)
+        if (there := target.split(".")[0]) != part_of(module) and HEIGHT[there] >= HEIGHT[part_of(module)]
+    ]
+    assert up == []
 
 
-@pytest.mark.parametrize("module", INSIDE)
-def test_nothing_inside_imports_the_package_itself(module: str) -> None:
-    for target, name in ours(module):
-        assert target != "" or (ROOT / str(name)).is_dir(), f"{module} imports {name} from wsipipe/__init__"
+def test_within_slides_imports_go_down_as_well() -> None:
+    modules = [module for module in INSIDE if part_of(module) == "slides" and not module.endswith("__init__.py")]
+    up = [
+        f"{module} imports {target}"
+        for module in modules
+        for target in files_imported(module)
+        if part_of(target) == "slides"
+        and (here := part_of(module.removeprefix("slides/"))) != (there := part_of(target.removeprefix("slides/")))
+        and HEIGHT_IN_SLIDES[there] > HEIGHT_IN_SLIDES[here]
+    ]
+    assert up == []
 
 
-@pytest.mark.parametrize("module", INSIDE)
-def test_no_module_takes_the_private_names_of_another(module: str) -> None:
-    for target, name in ours(module):
-        assert not any(part.startswith("_") for part in (*target.split("."), name or "")), f"{target}.{name}"
+def test_no_files_import_each_other_in_a_circle() -> None:
+    imported = {module: files_imported(module) for module in MODULES}
+    while leaves := [module for module, others in imported.items() if not others & imported.keys()]:
+        for module in leaves:
+            del imported[module]
+    assert imported == {}, "each of these imports another of them"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_heavy_libraries_stay_where_they_belong(module: str) -> None:
-    for dotted, name in imports(module):
-        library = dotted.split(".")[0]
-        if library in HOMES and not {dotted, f"{dotted}.{name}"} & EVERYWHERE:
-            assert part_of(module) in HOMES[library], f"{module} imports {dotted}"
+def test_circles_are_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def f():\n    from wsipipe.b import g\n")
+    (tmp_path / "b.py").write_text("from wsipipe import c\n")
+    (tmp_path / "c.py").write_text("import wsipipe.a\n")
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    monkeypatch.setattr(f"{__name__}.MODULES", ["a.py", "b.py", "c.py"])
+    with pytest.raises(AssertionError, match="each of these imports another"):
+        test_no_files_import_each_other_in_a_circle()
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("geometry/")])
-def test_geometry_is_integers(module: str) -> None:
-    for dotted, _ in imports(module):
-        library = dotted.split(".")[0]
-        allowed = library in {"numpy", *sys.stdlib_module_names} or dotted.startswith(
-            ("wsipipe.geometry", "wsipipe.errors")
-        )
-        assert allowed, f"{module} imports {dotted}"
+def test_nothing_inside_imports_the_package_itself() -> None:
+    taken = [(module, name) for module in INSIDE for target, name in ours(module) if not target]
+    assert [one for one in taken if not (ROOT / str(one[1])).is_dir()] == []
+
+
+def test_no_module_takes_the_private_names_of_another() -> None:
+    private = [
+        f"{module} takes {target}.{name}"
+        for module in INSIDE
+        for target, name in ours(module)
+        if any(part.startswith("_") for part in (*target.split("."), name or ""))
+    ]
+    assert private == []
+
+
+def test_heavy_libraries_stay_where_they_belong() -> None:
+    astray = [
+        f"{module} imports {dotted}"
+        for module in MODULES
+        for dotted, name in imports(module)
+        if (library := dotted.split(".")[0]) in HOMES
+        and not {dotted, f"{dotted}.{name}"} & EVERYWHERE
+        and part_of(module) not in HOMES[library]
+    ]
+    assert astray == []
+
+
+def test_geometry_is_integers() -> None:
+    allowed = {"numpy", *sys.stdlib_module_names}
+    others = [
+        f"{module} imports {dotted}"
+        for module in MODULES
+        if part_of(module) == "geometry"
+        for dotted, _ in imports(module)
+        if dotted.split(".")[0] not in allowed and not dotted.startswith(("wsipipe.geometry", "wsipipe.errors"))
+    ]
+    assert others == []
 
 
 def test_every_library_that_is_imported_is_declared() -> None:

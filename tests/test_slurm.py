@@ -54,10 +54,10 @@ scheduler_options = {{dashboard_address = "127.0.0.1:0"}}
 SLOWLY = """#!{python}
 import time
 from wsipipe.cli import main
-from wsipipe.pipeline import slide_job as job
+from wsipipe.pipeline import block_tasks
 
-predict = job.predict_block
-job.predict_block = lambda *args: time.sleep(0.5) or predict(*args)
+predict = block_tasks.predict_block
+block_tasks.predict_block = lambda *args: time.sleep(0.5) or predict(*args)
 main()
 """
 NIGHT = """

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import tifffile
 import zarr
 
-from wsipipe.pictures.drawing import Image, outlined
+from wsipipe.pictures.drawing import outlined
+from wsipipe.slides.pixels.overview import Image
 from wsipipe.slides.slide import Slide
 
 Plane = npt.NDArray[np.float32]

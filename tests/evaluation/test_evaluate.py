@@ -11,8 +11,10 @@ import tifffile
 
 from wsipipe.errors import DamagedStoreError, LabelError, SlideError, StoreError, UsageError
 from wsipipe.evaluation import blockwise as planes
-from wsipipe.evaluation import evaluate as files
-from wsipipe.evaluation.evaluate import evaluate, pair, stored_classes, stored_downsample
+from wsipipe.evaluation import sources
+from wsipipe.evaluation.evaluate import evaluate
+from wsipipe.evaluation.pairing import pair
+from wsipipe.evaluation.sources import Classes, stored_classes, stored_downsample
 from wsipipe.evaluation.tally import Tally
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.network import Receptive
@@ -58,7 +60,7 @@ def ids_of(labels: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "BLOCK_PX", 33)
+    monkeypatch.setattr(sources, "BLOCK_PX", 33)
     monkeypatch.setattr(planes, "BLOCK_PX", 33)
 
 
@@ -168,7 +170,7 @@ def test_what_is_outside_the_annotated_regions_counts_for_nothing(tmp_path: Path
 def test_the_downsample_of_a_store_can_be_read_back(tmp_path: Path, downsample: float) -> None:
     store = write_store(tmp_path / "a.zarr", labels_of(0), downsample=downsample)
     assert stored_downsample(store) == pytest.approx(downsample, abs=1e-6)
-    assert stored_classes(store) == files.Classes(("gland", "fat"), (7, 200))
+    assert stored_classes(store) == Classes(("gland", "fat"), (7, 200))
     assert stored_downsample(tmp_path) == 1
 
 

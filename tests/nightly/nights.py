@@ -14,7 +14,7 @@ import pytest
 
 from wsipipe.inference import tuning
 from wsipipe.nightly.config import Night, read_night
-from wsipipe.pipeline import slide_job as job
+from wsipipe.pipeline import block_tasks
 from wsipipe.report.record import NightReport, SlideReport, read_report
 
 HOUR, DAY = 3600.0, 86400.0
@@ -95,14 +95,14 @@ def blocks_take(seconds: float, side_px: int, patch: pytest.MonkeyPatch) -> None
 
     The clock of the night is not moved: its listener does that with each block.
     """
-    predict = job.predict_block
+    predict = block_tasks.predict_block
 
     def slow(*arguments: Any) -> Any:
         block = predict(*arguments)
         block.spent.wait += seconds
         return block
 
-    patch.setattr(job, "predict_block", slow)
+    patch.setattr(block_tasks, "predict_block", slow)
     patch.setattr(tuning, "speed_of", lambda *_: side_px**2 / seconds)
     patch.setattr(tuning, "remember", lambda *_: None)
     patch.setattr(tuning, "recall", lambda *_: {})

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from skimage.measure import label
 
-from wsipipe.evaluation.counts import class_of, number_objects
 from wsipipe.geometry.grid import boxes
 from wsipipe.objects.components import Components, objects
+from wsipipe.objects.numbers import class_of, number_objects
 
 CLASSES = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 2))
 

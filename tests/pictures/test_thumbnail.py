@@ -17,8 +17,8 @@ from tests.report.nights import CLASSES, SHA, disc, write_pyramid, write_store
 from tests.slides.made import ome_zarr
 from wsipipe.errors import SlideFormatError
 from wsipipe.pictures import thumbnail as picture
-from wsipipe.pictures.drawing import as_rgb
-from wsipipe.pictures.thumbnail import inner_edge, look
+from wsipipe.pictures.drawing import as_rgb, inner_edge
+from wsipipe.pictures.thumbnail import summarise
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels import overview as planes
 from wsipipe.slides.pixels.overview import averaged, averaged_plane, choose_source
@@ -119,7 +119,7 @@ def test_slide_and_labels_line_up(tmp_path: Path, shape: Sides, downs: tuple[int
 
 def test_picture_has_the_outline_in_the_colour_of_the_class_and_the_slide_under_it(tmp_path: Path) -> None:
     slide, store = made(tmp_path, (600, 1000))
-    found = look(str(slide), store)
+    found = summarise(str(slide), store)
     image = imagecodecs.jpeg8_decode(found.jpeg)
     assert found.shape == image.shape[:2] == (192, 320)
     line = inner_edge(disc((192, 320), (0.4, 0.6), 0.3))
@@ -131,7 +131,7 @@ def test_picture_has_the_outline_in_the_colour_of_the_class_and_the_slide_under_
 
 def test_areas_are_those_of_all_pixels(tmp_path: Path) -> None:
     slide, store = made(tmp_path, (600, 1000), level=1)
-    gland, fat = look(str(slide), store).classes
+    gland, fat = summarise(str(slide), store).classes
     pixels = int(disc((300, 500), (0.4, 0.6), 0.3).sum())
     assert (gland.name, gland.color, gland.pixels, gland.exact) == ("gland", "#ff8000", pixels, True)
     assert gland.mm2 == pytest.approx(pixels * 1e-6)
@@ -146,10 +146,10 @@ def test_areas_are_counted_where_the_store_does_not_speak_of_all_pixels(
     slide = write_pyramid(tmp_path / "a.tif", [np.full((1100, 900, 3), 255, np.uint8)])
     mask = disc((1100, 900), (0.5, 0.5), 0.4)
     store = write_store(tmp_path / "a.zarr", slide, mask.astype(np.uint8) * 7, run=run)
-    every = look(str(slide), store).classes[0]
+    every = summarise(str(slide), store).classes[0]
     assert (every.pixels, every.exact) == (int(mask.sum()), True)
     monkeypatch.setattr(picture, "COUNTED_PX", 300 * 300)
-    coarse = look(str(slide), store).classes[0]
+    coarse = summarise(str(slide), store).classes[0]
     assert not coarse.exact
     assert coarse.pixels == pytest.approx(mask.sum(), rel=0.01)
 
@@ -157,14 +157,14 @@ def test_areas_are_counted_where_the_store_does_not_speak_of_all_pixels(
 def test_an_unknown_size_of_pixels_leaves_pixels(tmp_path: Path) -> None:
     slide = write_pyramid(tmp_path / "a.tif", [np.full((64, 64, 3), 255, np.uint8)], mpp=None)
     store = write_store(tmp_path / "a.zarr", slide, np.full((64, 64), 7, np.uint8), mpp=None)
-    gland = look(str(slide), store).classes[0]
+    gland = summarise(str(slide), store).classes[0]
     assert (gland.pixels, gland.mm2) == (4096, None)
 
 
 def test_a_slide_that_is_gone_leaves_the_labels_and_a_note(tmp_path: Path) -> None:
     slide, store = made(tmp_path)
     slide.unlink()
-    found = look(str(slide), store)
+    found = summarise(str(slide), store)
     assert found.classes[0].pixels > 0
     assert colored(imagecodecs.jpeg8_decode(found.jpeg)).any()
     (note,) = found.notes
@@ -174,7 +174,7 @@ def test_a_slide_that_is_gone_leaves_the_labels_and_a_note(tmp_path: Path) -> No
 def test_another_file_of_that_name_is_not_shown_as_the_slide(tmp_path: Path) -> None:
     slide, store = made(tmp_path)
     write_pyramid(slide, [np.zeros((300, 500, 3), np.uint8)])
-    (note,) = look(str(slide), store).notes
+    (note,) = summarise(str(slide), store).notes
     assert "not the one that was segmented" in note
 
 
@@ -182,7 +182,7 @@ def test_a_level_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pyte
     slide, store = made(tmp_path, downs=(1,))
     monkeypatch.setattr(picture, "MAX_LEVEL_BYTES", 300 * 500 * 3 - 1)
     monkeypatch.setattr(planes, "read_box", pytest.fail)
-    found = look(str(slide), store)
+    found = summarise(str(slide), store)
     assert found.jpeg
     assert "its coarsest level has 300 x 500 px of 3 x uint8" in found.notes[0]
 
@@ -210,7 +210,7 @@ def test_a_store_that_can_not_be_read_is_a_note(tmp_path: Path, broken: str) -> 
                 shard.write_bytes(b"\0" * 100)
     if store.is_dir():
         (store / "zarr.json").write_text(json.dumps(document) if document != "{" else "{")
-    found = look(str(slide), str(store))
+    found = summarise(str(slide), str(store))
     assert found.notes
     assert not found.jpeg
     assert all(found.notes)
@@ -308,7 +308,7 @@ def test_slides_of_any_axes_have_a_picture(tmp_path: Path, axes: str) -> None:
     shape = tuple({"y": 300, "x": 500, "c": 2}.get(axis, 1) for axis in axes)
     slide = ome_zarr(tmp_path / "a.ome.zarr", [np.broadcast_to(plane, shape)], axes)
     store = write_store(tmp_path / "a.zarr", slide, (plane > 0).astype(np.uint8) * 200)
-    found = look(str(slide), store)
+    found = summarise(str(slide), store)
     assert found.notes == ()
     assert imagecodecs.jpeg8_decode(found.jpeg)[disc(found.shape, (0.4, 0.6), 0.2)].mean() > 240
 
@@ -316,7 +316,7 @@ def test_slides_of_any_axes_have_a_picture(tmp_path: Path, axes: str) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (5, 2)])
 def test_small_and_long_slides_have_a_picture(tmp_path: Path, shape: Sides) -> None:
     slide = write_pyramid(tmp_path / "a.tif", [np.full((*shape, 3), 200, np.uint8)], tile=(16, 16))
-    found = look(str(slide), write_store(tmp_path / "a.zarr", slide, np.full(shape, 7, np.uint8)))
+    found = summarise(str(slide), write_store(tmp_path / "a.zarr", slide, np.full(shape, 7, np.uint8)))
     assert found.notes == ()
     assert max(found.shape) <= 320
     assert imagecodecs.jpeg8_decode(found.jpeg).shape[:2] == found.shape
@@ -327,7 +327,7 @@ def test_a_thumbnail_of_tissue_is_small_enough_for_a_thousand(tmp_path: Path) ->
 
     image = draw_tissue(np.random.default_rng(3), (480, 640))
     slide = write_pyramid(tmp_path / "a.tif", [image])
-    found = look(str(slide), write_store(tmp_path / "a.zarr", slide, (image[..., 0] < 150).astype(np.uint8) * 7))
+    found = summarise(str(slide), write_store(tmp_path / "a.zarr", slide, (image[..., 0] < 150).astype(np.uint8) * 7))
     assert 5_000 < len(found.jpeg) <= picture.JPEG_BYTES
 
 

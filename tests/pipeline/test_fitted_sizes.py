@@ -19,9 +19,9 @@ from wsipipe.inference.tuning import Size, Speeds
 from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
 from wsipipe.model.unet import UNet
 from wsipipe.pipeline import measured_sizes as tune
-from wsipipe.pipeline import run_plan as look
+from wsipipe.pipeline import run_plan
 from wsipipe.pipeline.config import RunConfig
-from wsipipe.pipeline.machine import MOST_KEPT_BYTES, kept_bytes
+from wsipipe.pipeline.memory_need import MOST_KEPT_BYTES, RUNTIME_BYTES, kept_bytes
 from wsipipe.pipeline.run_plan import RunPlan, plan_run
 from wsipipe.slides.open import open_slide
 
@@ -43,7 +43,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def plan(tmp_path: Path, slide: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunPlan]:
-    monkeypatch.setattr(look, "loaded_bytes", lambda *_: BASE - look.RUNTIME_BYTES)
+    monkeypatch.setattr(run_plan, "loaded_bytes", lambda *_: BASE - RUNTIME_BYTES)
 
     def plan(limit: int, **config: Any) -> RunPlan:
         values = {"out": str(tmp_path / "out"), "bundle": str(bundle), "device": "cpu", "engine": "torch"}

@@ -15,7 +15,7 @@ from tests.conftest import WriteSlide
 from wsipipe.errors import GeometryError, MachineError, MemoryLimitError, OutputError, UsageError
 from wsipipe.model.bundle import BundleSpec, default_classes, load_bundle, save_bundle
 from wsipipe.model.unet import UNet
-from wsipipe.pipeline import run_plan as look
+from wsipipe.pipeline import run_plan
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.run_plan import Refused, RunPlan, plan_run
 from wsipipe.pipeline.slide_plan import RESUME, SEGMENT, SKIP, SlidePlan
@@ -440,8 +440,8 @@ def test_an_output_folder_that_is_a_file_is_refused(bench: Bench) -> None:
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> int:
     """What the process takes, held still: the real number changes from one call to the next."""
-    size = look.loaded_bytes("openvino", ("cpu",))
-    monkeypatch.setattr(look, "loaded_bytes", lambda *_: size)
+    size = run_plan.loaded_bytes("openvino", ("cpu",))
+    monkeypatch.setattr(run_plan, "loaded_bytes", lambda *_: size)
     return size
 
 

@@ -10,21 +10,23 @@ from hypothesis import given
 
 from tests.report.html_check import Seen
 from tests.report.nights import HOSTILE, SHA, night, slides_of_all_kinds, texts
-from wsipipe.pictures.thumbnail import ClassArea, Look
+from wsipipe.pictures.thumbnail import ClassArea, StoreSummary
 from wsipipe.report.page import element, page, tone_of
 from wsipipe.report.record import DONE, FAILED, OPEN, SET_ASIDE, SKIPPED, STATUSES, SlideReport
 from wsipipe.report.words import amount, area, aside, duration, headline, shortened, shown, three_digits
 
 
-def look_of(text: str = "gland") -> Look:
+def look_of(text: str = "gland") -> StoreSummary:
     classes = (ClassArea(text, 7, "#ff8000", 1234, 0.0412, True), ClassArea("fat", 9, "#0080ff", 99, None, False))
-    return Look(b"\xff\xd8 a picture", (240, 320), classes, (f"note {text}",), "0.0.9", text, SHA)
+    return StoreSummary(b"\xff\xd8 a picture", (240, 320), classes, (f"note {text}",), "0.0.9", text, SHA)
 
 
 def page_of(text: str = "") -> str:
     report = night(*slides_of_all_kinds(text), host=text or "gpu-03", command=text or "wsipipe nightly", stopped=text)
     before = replace(report.summary, started="2026-11-23T22:00:00+00:00", host=text)
-    return page(report, {0: look_of(text or "gland"), 6: Look(notes=(text or "no picture",))}, (before, report.summary))
+    return page(
+        report, {0: look_of(text or "gland"), 6: StoreSummary(notes=(text or "no picture",))}, (before, report.summary)
+    )
 
 
 @given(texts)

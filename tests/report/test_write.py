@@ -12,7 +12,7 @@ import pytest
 from tests.report.html_check import Seen
 from tests.report.nights import HOSTILE, night, slides_of_all_kinds, write_pyramid, write_store
 from wsipipe.errors import OutputError
-from wsipipe.pictures.thumbnail import Look
+from wsipipe.pictures.thumbnail import StoreSummary
 from wsipipe.report import write
 from wsipipe.report.record import DONE, FAILED, SKIPPED, SlideReport, read_history, read_report
 from wsipipe.report.write import look_at_all, write_report
@@ -79,7 +79,7 @@ def test_slides_that_are_gone_lose_no_report(tmp_path: Path) -> None:
 
 def test_only_finished_stores_are_looked_at_and_those_of_this_night_first(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(write, "look", lambda slide, _store: seen.append(slide) or Look())
+    monkeypatch.setattr(write, "look", lambda slide, _store: seen.append(slide) or StoreSummary())
     monkeypatch.setattr(write, "MAX_PICTURES", 3)
     slides = [
         SlideReport("old 1", SKIPPED, store="x"),
@@ -96,7 +96,7 @@ def test_only_finished_stores_are_looked_at_and_those_of_this_night_first(monkey
 
 
 def test_json_and_history_are_there_before_the_first_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(_slide: str, _store: str) -> Look:
+    def killed(_slide: str, _store: str) -> StoreSummary:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(write, "look", killed)
@@ -137,6 +137,6 @@ def test_a_folder_that_is_a_file_is_an_output_error(tmp_path: Path) -> None:
 
 def test_a_thousand_pictures_make_a_page_that_can_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jpeg = np.random.default_rng(0).bytes(20_000)
-    monkeypatch.setattr(write, "look", lambda _slide, _store: Look(jpeg, (240, 320)))
+    monkeypatch.setattr(write, "look", lambda _slide, _store: StoreSummary(jpeg, (240, 320)))
     page = write_report(night(*[SlideReport(f"/in/{i}.tif", DONE, store="x") for i in range(1000)]), tmp_path)
     assert 26e6 < page.stat().st_size < 30e6

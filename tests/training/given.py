@@ -13,7 +13,8 @@ import numpy as np
 from tests.training.discs import changed
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.config import DataConfig, NetworkConfig, PatchConfig, TrainConfig, WeightConfig
-from wsipipe.training.fields import Field, HeldImage, HeldTruth
+from wsipipe.training.fields import Field, HeldImage
+from wsipipe.training.truth import HeldTruth
 
 PLAIN = TrainConfig(
     DataConfig(".", validation=0.0),

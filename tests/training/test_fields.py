@@ -23,7 +23,8 @@ from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import choose_level
 from wsipipe.training import fields
 from wsipipe.training.config import AnnotatedSlide, ClassConfig, DataConfig, TrainConfig
-from wsipipe.training.fields import Field, HeldImage, one_image, read_fields, resized
+from wsipipe.training.fields import Field, HeldImage, one_image, read_fields
+from wsipipe.training.resize import resized
 
 SHAPE = (40, 48)
 IMAGE, LABELS = pixels((*SHAPE, 3)), squares(SHAPE)

@@ -28,8 +28,8 @@ from tests.training.discs import TINY, StopError, changed, made_setup, stopping_
 from wsipipe import RunConfig, load_bundle, run
 from wsipipe.errors import MachineError, OutputError, TrainingError, UsageError
 from wsipipe.events import StepDone, TrainingDone, TrainingEvent, TrainingStarted, Validated
-from wsipipe.training import log
-from wsipipe.training import train as module
+from wsipipe.training import log, replicas
+from wsipipe.training import train as train_module
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.log import read_log
 from wsipipe.training.patches import Patch, PatchMaker
@@ -251,7 +251,7 @@ def test_training_stops_at_a_loss_that_is_no_number_and_can_be_resumed(
         return made
 
     with monkeypatch.context() as bad:
-        bad.setattr(module, "prepare", once_prepared(folder, out))
+        bad.setattr(train_module, "prepare", once_prepared(folder, out))
         bad.setattr(PatchMaker, "patch", poisoned)
         with pytest.raises(TrainingError, match="the loss of step 5 is nan"):
             trained(folder, out)
@@ -344,7 +344,7 @@ def replica_that_tells(*given: Any) -> None:
         save_file(weights, self.setup.out.with_name("other.safetensors"))
 
     Trainer.run = run_and_tell  # type: ignore[method-assign, assignment]
-    module.replica(*given)
+    replicas.replica(*given)
 
 
 def replica_that_dies(*given: Any) -> None:
@@ -357,7 +357,7 @@ def replica_that_dies(*given: Any) -> None:
         step(self, *batch)
 
     Trainer._step = die  # type: ignore[method-assign]
-    module.replica(*given)
+    replicas.replica(*given)
 
 
 def replica_that_never_begins(*_given: Any) -> None:
@@ -374,23 +374,23 @@ def replica_with_a_bad_image(*given: Any) -> None:
         return made
 
     PatchMaker.patch = poisoned  # type: ignore[method-assign]
-    module.replica(*given)
+    replicas.replica(*given)
 
 
 @pytest.fixture
 def two(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., None]], Path]:
     """Train on two devices, the second process doing as it is told; no process may stay."""
-    real = module.replica
+    real = replicas.replica
 
     def start(second: Callable[..., None], **changes: Any) -> Path:
-        monkeypatch.setattr(module, "replica", second)
+        monkeypatch.setattr(replicas, "replica", second)
         out = tmp_path / "two.safetensors"
         config = changed(QUICK, optimizer={"batch": 2} | SGD, data={"validation": 0.0}, **changes)
         before = set(psutil.Process().children(recursive=True))
         try:
             trained(folder, out, config, device="cpu,cpu")
         finally:
-            monkeypatch.setattr(module, "replica", real)
+            monkeypatch.setattr(replicas, "replica", real)
             assert begun_since(before) == [], "no process stays"
         return out
 
@@ -417,15 +417,15 @@ def test_two_devices_compute_what_one_computes(folder: Path, tmp_path: Path, two
 
 
 def impatient_join(devices: tuple[str, ...], rank: int, meeting: str) -> None:
-    """As `module.join`, but what computes together gives up soon, as NCCL does after ten minutes."""
-    module.distributed.init_process_group(
+    """As `replicas.join`, but what computes together gives up soon, as NCCL does after ten minutes."""
+    replicas.distributed.init_process_group(
         "gloo", init_method=meeting, rank=rank, world_size=len(devices), timeout=timedelta(seconds=10)
     )
 
 
 def impatient_replica(*given: Any) -> None:
-    module.join = impatient_join
-    module.replica(*given)
+    replicas.join = impatient_join
+    replicas.replica(*given)
 
 
 @pytest.mark.slow
@@ -440,7 +440,7 @@ def test_others_wait_for_as_long_as_a_validation_takes(
         validate(self, listener)
 
     monkeypatch.setattr(Trainer, "_validate", slow)
-    monkeypatch.setattr(module, "join", impatient_join)
+    monkeypatch.setattr(replicas, "join", impatient_join)
     assert two(impatient_replica, loop={"validate_every": 3}).exists()
     assert lasted
 
@@ -453,7 +453,7 @@ def test_the_first_process_leaves_the_group_before_it_waits_for_the_others(
     finish, in_group = Trainer.finish, []
 
     def finishing(self: Trainer, listener: Any) -> None:
-        in_group.append(module.distributed.is_initialized())
+        in_group.append(replicas.distributed.is_initialized())
         finish(self, listener)
 
     monkeypatch.setattr(Trainer, "finish", finishing)
@@ -462,7 +462,7 @@ def test_the_first_process_leaves_the_group_before_it_waits_for_the_others(
 
 
 def test_a_gpu_that_is_named_twice_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "resolve_devices", lambda wish: tuple(wish.split(",")))
+    monkeypatch.setattr(replicas, "resolve_devices", lambda wish: tuple(wish.split(",")))
     with pytest.raises(UsageError, match="cuda:0,cuda:0 names a GPU twice"):
         trained(folder, tmp_path / "b", changed(QUICK, optimizer={"batch": 2}), device="cuda:0,cuda:0")
 

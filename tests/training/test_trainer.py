@@ -16,21 +16,16 @@ from tests.training.discs import changed, made_setup, write_discs
 from wsipipe import load_bundle
 from wsipipe.errors import MemoryLimitError, TrainingError
 from wsipipe.evaluation.metrics import METRICS
+from wsipipe.evaluation.tally import Tally
 from wsipipe.events import StepDone, TrainingEvent, Validated
 from wsipipe.model.unet import UNet
-from wsipipe.training import trainer as loop
+from wsipipe.training import trainer as trainer_module
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.config import OptimizerConfig
+from wsipipe.training.optimizer import learning_rate, make_optimizer, weighted_loss
 from wsipipe.training.patches import Patch, PatchMaker
-from wsipipe.training.trainer import (
-    LOWER_IS_BETTER,
-    Trainer,
-    better,
-    learning_rate,
-    make_optimizer,
-    score,
-    weighted_loss,
-)
+from wsipipe.training.scoring import LOWER_IS_BETTER, better, score
+from wsipipe.training.trainer import Trainer, without_places
 
 QUICK = changed(augmentation=NO_AUGMENTATION)
 
@@ -143,7 +138,7 @@ def test_every_lower_is_better_metric_is_known_and_is_turned() -> None:
     for metric in METRICS:
         values = []
         for found in (truth, poor):
-            tally = loop.Tally(["disc"], (metric,))
+            tally = Tally(["disc"], (metric,))
             tally.add(found, truth)
             values.append(better(tally.scores(), metric))
         assert values[0] > values[1], metric
@@ -160,8 +155,8 @@ def kept_steps(
     config = changed(QUICK, loop={"steps": len(scores), "validate_every": 1, "checkpoint_every": 99, "select": select})
     trainer = Trainer(made_setup(folder, config, into), "cpu")
     given = iter(scores)
-    monkeypatch.setattr(loop, "score", lambda *_: ({select: next(given)}, []))
-    monkeypatch.setattr(loop, "write_sheet", lambda *_: None)
+    monkeypatch.setattr(trainer_module, "score", lambda *_: ({select: next(given)}, []))
+    monkeypatch.setattr(trainer_module, "write_sheet", lambda *_: None)
     best, weights = [], {}
 
     def listener(event: TrainingEvent) -> None:
@@ -191,7 +186,7 @@ def test_best_weights_are_kept(
     assert found == best
     wanted = weights[best[-1]]
     assert all(torch.equal(trainer.best[name], tensor) for name, tensor in wanted.items())
-    monkeypatch.setattr(loop, "score", lambda *_: ({select: math.nan}, []))
+    monkeypatch.setattr(trainer_module, "score", lambda *_: ({select: math.nan}, []))
     trainer.finish(lambda _: None)
     written = load_bundle(trainer.setup.out).network.state_dict()
     assert all(torch.equal(written[name], tensor) for name, tensor in wanted.items())
@@ -285,7 +280,9 @@ def test_gradient_that_is_no_number_stops_before_it_moves_the_weights(
 ) -> None:
     """The root of 0 is 0, and its slope infinite."""
     rooted = weighted_loss
-    monkeypatch.setattr(loop, "weighted_loss", lambda *planes: rooted(*planes) + (planes[0] * 0).sum().abs().sqrt())
+    monkeypatch.setattr(
+        trainer_module, "weighted_loss", lambda *planes: rooted(*planes) + (planes[0] * 0).sum().abs().sqrt()
+    )
     trainer = Trainer(made_setup(folder, QUICK, tmp_path), "cpu")
     before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
     with pytest.raises(TrainingError, match="the gradient's length of step 1 is nan"):
@@ -318,9 +315,9 @@ def test_header_keeps_names_of_absolute_paths_only() -> None:
         "n": [1],
     }
     cleaned = {"settings": {"data": {"folder": "discs", "slides": [{"image": "b.svs", "mpp": 0.5}]}}, "n": [1]}
-    assert loop.without_places(record) == cleaned
+    assert without_places(record) == cleaned
     relative = {"folder": "data/discs", "name": "a/b"}
-    assert loop.without_places(relative) == relative
+    assert without_places(relative) == relative
 
 
 @pytest.mark.parametrize(("sigmoid", "sign"), [(False, 1), (True, -1)])
@@ -337,7 +334,7 @@ def test_calibration_moves_background_by_what_scores_best(
         moved = sign * float(bias.detach()[0] - before[0])
         return {"dice": 1 - min(abs(moved - 1.25), 3.0) / 4}, []
 
-    monkeypatch.setattr(loop, "score", scored)
+    monkeypatch.setattr(trainer_module, "score", scored)
     assert trainer.calibrate() == 1.25
     assert float(bias.detach()[0]) == pytest.approx(float(before[0]) + sign * 1.25)
     assert torch.equal(bias.detach()[1:], before[1:])
@@ -348,7 +345,7 @@ def test_calibration_leaves_alone_what_nothing_betters(
 ) -> None:
     trainer = Trainer(made_setup(folder, changed(QUICK, loop={"calibrate": True}), tmp_path), "cpu")
     before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
-    monkeypatch.setattr(loop, "score", lambda *_: ({"dice": 0.5}, []))
+    monkeypatch.setattr(trainer_module, "score", lambda *_: ({"dice": 0.5}, []))
     assert trainer.calibrate() == 0
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.network.state_dict().items())
 
@@ -359,6 +356,6 @@ def test_device_without_memory_is_said_with_what_takes_less(
     def full(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(loop, "weighted_loss", full)
+    monkeypatch.setattr(trainer_module, "weighted_loss", full)
     with pytest.raises(MemoryLimitError, match=r"no memory for 1 patches of 54 px .*smaller \[optimizer\] batch"):
         Trainer(made_setup(folder, QUICK, tmp_path), "cpu").run()

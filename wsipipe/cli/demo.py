@@ -15,7 +15,7 @@ def demo(folder: str) -> None:
     Run again, it finds the slide segmented and makes the picture anew.
     """
     from wsipipe.cli.progress import progress
-    from wsipipe.cli.run import summary_as_text
+    from wsipipe.cli.run_text import summary_as_text
     from wsipipe.demo import write_picture, write_slide
     from wsipipe.errors import OutputError
     from wsipipe.pipeline.config import RunConfig

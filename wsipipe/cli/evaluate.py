@@ -57,8 +57,8 @@ def evaluate(
     components of a class unless values are instances. Exit code: 0 done, 1 a file can not be read, 2 usage.
     """
     from wsipipe.evaluation.evaluate import evaluate as evaluate_files
-    from wsipipe.evaluation.evaluate import pair
     from wsipipe.evaluation.metrics import DEFAULT_METRICS
+    from wsipipe.evaluation.pairing import pair
 
     names = DEFAULT_METRICS if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
     if table is not None:

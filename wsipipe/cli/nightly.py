@@ -63,7 +63,7 @@ def report_as_text(report: NightReport) -> str:
 
 def projection_as_text(found: Found, projections: list[Projection]) -> str:
     """What ``--dry-run`` prints."""
-    from wsipipe.cli.run import plan_as_text
+    from wsipipe.cli.run_text import plan_as_text
     from wsipipe.report.words import shown
 
     lines = [f"{row.status:9} {row.slide}: {row.message}" for row in found.left]

@@ -20,7 +20,7 @@ def preview(slide: str, out: str | None, bundle: str | None, mpp: float | None, 
     from wsipipe.errors import UsageError
     from wsipipe.files import write_whole
     from wsipipe.model.bundle import read_bundle_info
-    from wsipipe.pictures.thumbnail import tissue_png
+    from wsipipe.pictures.preview import tissue_png
     from wsipipe.pipeline.config import DEFAULT_BUNDLE
     from wsipipe.slides.open import open_slide
     from wsipipe.slides.slide import choose_level

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from wsipipe.errors import UsageError
-from wsipipe.evaluation.counts import Confusion, Counts, Integers, Overlap, number_objects
+from wsipipe.evaluation.counts import Confusion, Overlap
 from wsipipe.evaluation.metrics import Comparison, Need
 from wsipipe.geometry.grid import Box, boxes
 from wsipipe.objects.components import Components
+from wsipipe.objects.numbers import Counts, Integers, number_objects
 
 Mask = npt.NDArray[np.bool_]
 

@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import get_args
 
-import numpy as np
-import numpy.typing as npt
-
-from wsipipe.errors import DamagedStoreError, LabelError, StoreError, UsageError
-from wsipipe.evaluation.blockwise import BLOCK_PX, Labelled, Plane, check_sizes
-from wsipipe.evaluation.counts import MAX_CLASSES
+from wsipipe.errors import UsageError
+from wsipipe.evaluation.blockwise import check_sizes
 from wsipipe.evaluation.metrics import DEFAULT_METRICS, Scores, check_metrics
+from wsipipe.evaluation.pairing import pair
+from wsipipe.evaluation.sources import Are, open_pairs
 from wsipipe.evaluation.tally import Tally
-from wsipipe.geometry.grid import Box, boxes
-from wsipipe.rasters.label_raster import LabelRaster
-from wsipipe.rasters.labels import open_label_raster
-from wsipipe.rasters.pairs import by_stem, matched, rasters_in, stem
-from wsipipe.slides.readers.omezarr.attributes import is_zarr
-
-if TYPE_CHECKING:
-    from wsipipe.rasters.annotations import Annotations
-
-Are = Literal["classes", "instances"]
-Values = npt.NDArray[np.int32]
-
-ANNOTATIONS = (".geojson", ".json")
-"""What a file of annotations is called, in lower case."""
-PARTIAL = ".partial"
-IMAGE = re.compile(r"_(image|img)\.")
-"""In the name of a file that lies beside its labels, and is none."""
-NO_VALUES = np.zeros(0, np.int32)
-
-
-@dataclass(frozen=True)
-class Classes:
-    """What there is besides the background."""
-
-    names: tuple[str, ...]
-    """In the order of their ids, from 1."""
-    values: tuple[int, ...]
-    """What stands for each in the pixels of the predictions, and of the labels unless they are mapped."""
-
-
-ONE_CLASS = Classes(("object",), (1,))
-"""Of predictions that are instances."""
 
 
 @dataclass(frozen=True)
@@ -74,82 +37,6 @@ class Evaluation:
     """In order of their names."""
     scores: Scores
     """Of all (`Tally`)."""
-
-
-@dataclass(frozen=True, eq=False)
-class RasterPlane:
-    """A label raster as a plane: its values are those of classes, or ids of instances of class 1."""
-
-    raster: LabelRaster
-    """The pixels."""
-    classes: Classes
-    """The values that there may be besides 0."""
-    are: Are
-    """What the values are."""
-    option: str
-    """The option that says so."""
-    mapped: Mapping[int, int]
-    """Values of the pixels that stand for another one."""
-
-    @property
-    def name(self) -> str:
-        """As messages call it."""
-        return self.raster.name
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return self.raster.shape
-
-    def read(self, box: Box) -> Labelled:
-        """See `Plane.read`.
-
-        Raises
-        ------
-        LabelError
-            If a value is not that of a class.
-        SlideReadError
-            If the pixels can not be read.
-        """
-        values = read_values(self.raster, box, self.mapped)
-        if self.are == "instances":
-            return Labelled((values > 0).astype(np.uint8), values)
-        known = np.array([0, *self.classes.values])
-        order = np.argsort(known)
-        at = order[np.minimum(np.searchsorted(known, values, sorter=order), len(known) - 1)]
-        if (wrong := known[at] != values).any():
-            raise LabelError(self._unknown(int(values[wrong][0]), box))
-        return Labelled(at.astype(np.uint8))
-
-    def _unknown(self, value: int, box: Box) -> str:
-        allowed = ", ".join(f"{v} ({n})" for v, n in zip(self.classes.values, self.classes.names, strict=True))
-        return (
-            f"{self.name} has the value {value} in {box}: allowed are 0 and {allowed}; if its values are ids of "
-            f"objects give {self.option} instances, if they stand for other classes --map {value}=CLASS"
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class AnnotationPlane:
-    """Annotated outlines as a plane."""
-
-    annotations: Annotations
-    """The outlines."""
-
-    @property
-    def name(self) -> str:
-        """As messages call it."""
-        return self.annotations.name
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return self.annotations.shape
-
-    def read(self, box: Box) -> Labelled:
-        """See `Plane.read`."""
-        found = self.annotations.read(box)
-        return Labelled(found.classes, found.instances, found.inside)
 
 
 def evaluate(
@@ -189,7 +76,7 @@ def evaluate(
     if mapped and labels_are == "instances":
         raise UsageError("--map is for labels that are classes; with --labels-are instances leave it out")
     pairs = pair(predictions, labels)
-    classes, planes = _open(list(pairs.values()), predictions_are, labels_are, mapped=mapped or {})
+    classes, planes = open_pairs(list(pairs.values()), predictions_are, labels_are, mapped=mapped or {})
     for predicted, truth in planes:
         check_sizes(predicted, truth)
     tally = Tally(classes.names, metrics)
@@ -200,210 +87,3 @@ def evaluate(
         for (name, (prediction, path)), scores in zip(pairs.items(), tally.per_image(), strict=True)
     )
     return Evaluation(tuple(images), tally.scores())
-
-
-def _open(
-    pairs: Sequence[tuple[Path, Path]], predictions_are: Are, labels_are: Are, *, mapped: Mapping[int, int]
-) -> tuple[Classes, list[tuple[Plane, Plane]]]:
-    """What classes there are, and (prediction, truth) of each pair."""
-    rasters = [open_label_raster(prediction) for prediction, _ in pairs]
-    named = ONE_CLASS if predictions_are == "instances" else common_classes([prediction for prediction, _ in pairs])
-    sources = [_open_labels(pair, raster, named) for pair, raster in zip(pairs, rasters, strict=True)]
-    classes = named or _found_classes(rasters, sources, labels_are, mapped)
-
-    def truth(source: LabelRaster | Annotations) -> Plane:
-        if isinstance(source, LabelRaster):
-            return RasterPlane(source, classes, labels_are, "--labels-are", mapped)
-        return AnnotationPlane(source)
-
-    return classes, [
-        (RasterPlane(raster, classes, predictions_are, "--predictions-are", {}), truth(source))
-        for raster, source in zip(rasters, sources, strict=True)
-    ]
-
-
-def pair(predictions: Path, labels: Path) -> dict[str, tuple[Path, Path]]:
-    """(prediction, labels) by their common name; two files are a pair whatever their names.
-
-    Raises
-    ------
-    UsageError
-        If there is nothing, one has no partner, or two have the same name.
-    StoreError
-        If a prediction is not finished.
-    """
-    found = _files(predictions, ()), _files(labels, ANNOTATIONS)
-    if predictions in found[0] and labels in found[1]:
-        return {stem(predictions): (predictions, labels)}
-    return matched(by_stem(found[0]), by_stem(found[1]), predictions)
-
-
-def _files(path: Path, more: Sequence[str]) -> list[Path]:
-    """The rasters, or files of the suffixes ``more``, that ``path`` is or holds."""
-    if path.suffix == PARTIAL or (not os.path.exists(path) and os.path.exists(f"{path}{PARTIAL}")):  # noqa: PTH110
-        raise _unfinished(path)
-    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where it may not look
-        raise UsageError(f"{path} does not exist; give a label raster, or a folder of them")
-    if not path.is_dir() or is_zarr(path):
-        return [path]
-    found = rasters_in(path)
-    for entry in path.glob(f"*{PARTIAL}"):
-        raise _unfinished(entry)
-    found += [entry for entry in sorted(path.iterdir()) if entry.suffix.lower() in more]
-    found = [entry for entry in found if not (more and IMAGE.search(entry.name))]
-    if not found:
-        raise UsageError(f"folder {path} holds no label rasters; wsipipe looks for .zarr, .tif, .png and the like")
-    return found
-
-
-def _unfinished(path: Path) -> StoreError:
-    return StoreError(f"{path} is unfinished; the wsipipe run that began it, started again, finishes it")
-
-
-def attributes(path: Path) -> dict[str, Any]:
-    """The attributes of a Zarr folder of either version, those of OME at the top; empty of anything else.
-
-    Raises
-    ------
-    DamagedStoreError
-        If they can not be read.
-    """
-    file = next((path / name for name in ("zarr.json", ".zattrs") if (path / name).is_file()), None)
-    if file is None:
-        return {}
-    try:
-        document = json.loads(file.read_bytes())
-        found = document.get("attributes", {}) if file.name == "zarr.json" else document
-        return dict(found) | dict(found.get("ome", {}))
-    except (OSError, ValueError, TypeError, AttributeError) as err:
-        raise DamagedStoreError(f"{file} can not be read ({err}); write the store again") from err
-
-
-def stored_classes(path: Path) -> Classes | None:
-    """The classes that the image-label at ``path`` names; None if it names none.
-
-    Source: https://ngff.openmicroscopy.org/0.5/#labels-md
-    """
-    label = attributes(path).get("image-label")
-    properties = label.get("properties", []) if isinstance(label, dict) else []
-    named = {
-        entry["label-value"]: str(entry["class"])
-        for entry in properties
-        if isinstance(entry, dict) and "class" in entry and isinstance(entry.get("label-value"), int)
-    }
-    named.pop(0, None)
-    return Classes(tuple(named[value] for value in sorted(named)), tuple(sorted(named))) if named else None
-
-
-def stored_downsample(path: Path) -> float:
-    """How many pixels of the slide's finest level one of the store's spans; 1 where it does not say.
-
-    A store of wsipipe puts pixel (0, 0) of the slide at the origin, so that the centre of its own first pixel is at
-    ``(downsample - 1) / 2`` pixels of the slide.
-    """
-    try:
-        transforms = attributes(path)["multiscales"][0]["datasets"][0]["coordinateTransformations"]
-        found = {transform["type"]: transform[transform["type"]][-1] for transform in transforms}
-        return round(1 / (1 - 2 * float(found["translation"]) / float(found["scale"])), 6)
-    except (LookupError, TypeError, ValueError, ZeroDivisionError):
-        return 1.0
-
-
-def common_classes(predictions: Sequence[Path]) -> Classes | None:
-    """The classes that all predictions name; None where none does.
-
-    Raises
-    ------
-    UsageError
-        If they differ.
-    """
-    first = stored_classes(predictions[0])
-    for path in predictions[1:]:
-        if (other := stored_classes(path)) != first:
-            names = [", ".join(classes.names) if classes else "no classes" for classes in (first, other)]
-            raise UsageError(
-                f"{predictions[0].name} names {names[0]}, and {path.name} {names[1]}; evaluate one kind at a time"
-            )
-    return first
-
-
-def _open_labels(pair: tuple[Path, Path], raster: LabelRaster, classes: Classes | None) -> LabelRaster | Annotations:
-    """The labels of a pair; outlines are drawn in the pixels of the prediction, which is ``raster``."""
-    prediction, path = pair
-    if path.suffix.lower() not in ANNOTATIONS:
-        return open_label_raster(path)
-    if classes is None or classes is ONE_CLASS:
-        raise UsageError(
-            f"{path.name} has classes by name, and {prediction.name} names none; give predictions of wsipipe run, or "
-            "labels that are a raster"
-        )
-    from wsipipe.rasters.annotations import open_annotations  # shapely, where there are outlines only
-
-    return open_annotations(path, raster.shape, classes.names, downsample=stored_downsample(prediction))
-
-
-def read_values(raster: LabelRaster, box: Box, mapped: Mapping[int, int]) -> Values:
-    """The pixels of ``box``, int32 (y, x), with some values for others.
-
-    Raises
-    ------
-    SlideReadError
-        If they can not be read.
-    """
-    values = raster.read(box)
-    if not mapped:
-        return values
-    out = values.copy()
-    for value, meant in mapped.items():
-        out[values == value] = meant
-    return out
-
-
-def _found_classes(
-    rasters: Sequence[LabelRaster],
-    sources: Sequence[LabelRaster | Annotations],
-    labels_are: Are,
-    mapped: Mapping[int, int],
-) -> Classes:
-    """Classes by the values that there are, where predictions do not name any: read once for that.
-
-    Raises
-    ------
-    UsageError
-        If there are too many values, or predictions and labels have none in common.
-    """
-    predicted, truth = NO_VALUES, NO_VALUES
-    for raster, source in zip(rasters, sources, strict=True):
-        predicted = np.union1d(predicted, distinct_values(raster, {}, "--predictions-are"))
-        if labels_are == "classes" and isinstance(source, LabelRaster):
-            truth = np.union1d(truth, distinct_values(source, mapped, "--labels-are"))
-    if predicted.size and truth.size and not np.intersect1d(predicted, truth).size:
-        raise UsageError(
-            f"predictions have the values {_listed(predicted)}, and labels {_listed(truth)}, none of them the same; "
-            f"say which is which, e.g. --map {truth[0]}={predicted[0]}, or give --labels-are instances"
-        )
-    values = np.union1d(predicted, truth).tolist() or [1]
-    return Classes(tuple(map(str, values)), tuple(values))
-
-
-def distinct_values(raster: LabelRaster, mapped: Mapping[int, int], option: str) -> Values:
-    """The values of a raster but 0, ascending.
-
-    Raises
-    ------
-    UsageError
-        If there are more than classes can be.
-    """
-    found: Values = NO_VALUES
-    for box in boxes(raster.shape, BLOCK_PX):
-        found = np.union1d(found, read_values(raster, box, mapped))
-        if np.count_nonzero(found) > MAX_CLASSES:
-            raise UsageError(
-                f"{raster.name} has more than {MAX_CLASSES} values, and there are no more classes than that; if they "
-                f"are ids of objects give {option} instances"
-            )
-    return np.setdiff1d(found, [0]).astype(np.int32)
-
-
-def _listed(values: Values) -> str:
-    return ", ".join(map(str, values[:5].tolist())) + (", ..." if len(values) > 5 else "")

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from wsipipe.errors import UsageError
 from wsipipe.evaluation.blockwise import BLOCK_PX, ArrayPlane, Labelled, Mask, Plane, compare
-from wsipipe.evaluation.counts import MAX_CLASSES, Integers
 from wsipipe.evaluation.metrics import DEFAULT_METRICS, METRICS, Comparison, Floats, Need, Scores, check_metrics
+from wsipipe.objects.numbers import MAX_CLASSES, Integers
 
 
 class Tally:

@@ -26,8 +26,9 @@ from wsipipe.files import Location, locate
 from wsipipe.geometry.grid import Grid, fit_sizes
 from wsipipe.inference.devices import TORCH
 from wsipipe.model.bundle import read_bundle_info
-from wsipipe.pipeline.config import BLOCK_PX, CORE_PX, DEFAULT_BUNDLE, FAIL, KINDS, RunConfig, Site, check_config
+from wsipipe.pipeline.config import DEFAULT_BUNDLE, FAIL, KINDS, RunConfig
 from wsipipe.pipeline.machine import size_bytes
+from wsipipe.pipeline.setup import BLOCK_PX, CORE_PX, Site, check_config
 from wsipipe.slides.planes import parse_channels, take_planes
 from wsipipe.slides.readers.registry import named
 from wsipipe.slides.slide import MAX_UPSAMPLE

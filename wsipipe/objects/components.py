@@ -13,8 +13,8 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.sparse import coo_array, csgraph
 
-from wsipipe.evaluation.counts import Counts, Integers, class_of, number_objects
 from wsipipe.geometry.grid import Box
+from wsipipe.objects.numbers import Counts, Integers, class_of, number_objects
 
 
 def objects(classes: Integers) -> npt.NDArray[np.int32]:

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsipipe.slides.pixels.overview import Plane
+from wsipipe.slides.pixels.overview import Image, Plane
 
-Image = npt.NDArray[np.uint8]
 OUTLINE = (40, 255, 80)
 
 
@@ -31,3 +30,12 @@ def as_rgb(plane: Plane, dtype: str) -> Image:
         colors = colors * (255 / max(float(colors.max()), 1.0))
     rgb: Image = colors.round().clip(0, 255).astype(np.uint8)
     return rgb
+
+
+def inner_edge(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The pixels of ``mask`` that one beside, above or below is not of; the end of the image is no edge.
+
+    Of two classes that touch each keeps its own line, and what is one pixel small stays where it is.
+    """
+    inside = np.pad(mask, 1, mode="edge")
+    return mask & ~(inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:])

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf, prod
+from math import prod
 from typing import Any, TypeVar
 
 import imagecodecs
@@ -26,12 +26,10 @@ import zarr
 from wsipipe.errors import SlideFormatError, StoreError, WsipipeError
 from wsipipe.files import locate, zarr_store
 from wsipipe.geometry.grid import boxes
-from wsipipe.pictures.drawing import OUTLINE, as_rgb
+from wsipipe.pictures.drawing import as_rgb, inner_edge
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.overview import Image, averaged_plane, choose_source
 from wsipipe.slides.planes import parse_reading
-from wsipipe.slides.slide import Level, Slide
-from wsipipe.tissue.mask import TissueMask
 
 SIDE_PX = 320
 """Long side of a thumbnail."""
@@ -43,10 +41,6 @@ COUNTED_PX = 2**22
 """Pixels of a level of labels that are counted where the store does not say how many there are."""
 JPEG_LEVELS, JPEG_BYTES = (85, 75, 65, 55, 45), 20_000
 """The first of these qualities that gives so few bytes is taken, so that 1000 of them make a page of 27 MB."""
-PREVIEW_PX = 1600
-"""Long side of a picture of what is to be looked at."""
-LEFT_OUT = 160
-"""The grey that what is not looked at is mixed with."""
 PAPER = 238
 """The ground where there is no picture of the slide."""
 
@@ -71,7 +65,7 @@ class ClassArea:
 
 
 @dataclass(frozen=True)
-class Look:
+class StoreSummary:
     """What there is to see of a store."""
 
     jpeg: bytes = b""
@@ -128,7 +122,7 @@ class _Store:
         return [(height, width) for height, width in (self.labels(level).shape for level in range(levels))]
 
 
-def look(slide: str, store: str) -> Look:
+def summarise(slide: str, store: str) -> StoreSummary:
     """The thumbnail, and the areas of the classes, of ``store``, whose slide is ``slide``; never raises.
 
     Parameters
@@ -141,10 +135,10 @@ def look(slide: str, store: str) -> Look:
     notes: list[str] = []
     opened = _try(lambda: _open(store), "the store can not be read", notes)
     if opened is None:
-        return Look(notes=tuple(notes))
+        return StoreSummary(notes=tuple(notes))
     classes = _try(lambda: _areas(opened), "the classes can not be counted", notes)
     picture = _try(lambda: _thumbnail(slide, opened, notes), "no picture", notes) or _Picture()
-    return Look(
+    return StoreSummary(
         jpeg=picture.jpeg,
         shape=picture.shape,
         classes=classes or (),
@@ -250,15 +244,6 @@ def nearest_labels(store: _Store, shape: tuple[int, int]) -> Labels:
     return at_middles
 
 
-def inner_edge(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The pixels of ``mask`` that one beside, above or below is not of; the end of the image is no edge.
-
-    Of two classes that touch each keeps its own line, and what is one pixel small stays where it is.
-    """
-    inside = np.pad(mask, 1, mode="edge")
-    return mask & ~(inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:])
-
-
 def _slide_image(slide: str, store: _Store, shape: tuple[int, int]) -> Image:
     """The slide at ``shape`` as RGB."""
     reader, planes = parse_reading(store.reading)
@@ -279,26 +264,3 @@ def _encoded(image: Image) -> bytes:
         if len(jpeg) <= JPEG_BYTES:
             break
     return jpeg
-
-
-def tissue_png(slide: Slide, level: Level, mask: TissueMask, *, side: int = PREVIEW_PX) -> bytes:
-    """``level`` of ``slide`` as a PNG of at most ``side`` px, what ``mask`` leaves out greyed, and its outline.
-
-    Raises
-    ------
-    SlideError
-        If pixels can not be read.
-    """
-    height, width = level.shape
-    scale = max(1.0, max(height, width) / side)
-    shape = max(1, round(height / scale)), max(1, round(width / scale))
-    source, extent = choose_source(slide, level.index, shape, most_bytes=inf)
-    image = as_rgb(averaged_plane(source, extent, shape), level.dtype)
-    rows, cols = (
-        np.minimum((2 * np.arange(n) + 1) * cells // (2 * n), cells - 1)
-        for n, cells in zip(shape, mask.cells.shape, strict=True)
-    )
-    inside = mask.cells[rows][:, cols]
-    image[~inside] = image[~inside] // 2 + LEFT_OUT // 2
-    image[inner_edge(inside)] = OUTLINE
-    return bytes(imagecodecs.png_encode(image))

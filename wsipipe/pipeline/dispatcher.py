@@ -20,8 +20,9 @@ from wsipipe.files import locate
 from wsipipe.leases.holder import Holder
 from wsipipe.leases.lease import LEASE, Lease
 from wsipipe.leases.leases import Leases
-from wsipipe.pipeline.run_plan import RunPlan, megabytes
-from wsipipe.pipeline.slide_job import Job
+from wsipipe.pipeline.machine import megabytes
+from wsipipe.pipeline.run_plan import RunPlan
+from wsipipe.pipeline.slide_job import SlideJob
 from wsipipe.pipeline.slide_plan import SEGMENT, SKIP, SlidePlan, plan_slide
 from wsipipe.urls import Url
 
@@ -73,8 +74,8 @@ class Flow:
         self._waiting = deque(run.to_do)
         self._held: dict[str, tuple[SlidePlan, Holder]] = {}  # by the slide's path: those that others have
         self._leases = Leases()
-        self._jobs: dict[Job, Lease] = {}
-        self._owner: dict[Future[Any], Job] = {}
+        self._jobs: dict[SlideJob, Lease] = {}
+        self._owner: dict[Future[Any], SlideJob] = {}
         self._completed = as_completed()
         self._expected = run.threads / (run.bare * len(run.setup.devices)) if run.bare else 0.0
         self._slowest = 0.0  # seconds a pixel of a block that was computed
@@ -165,7 +166,7 @@ class Flow:
                     self._listener(SlideSkipped(plan.slide.path, plan.store.path, plan.reason))
                     lease.release()
                     return
-                job = Job(plan, self._run, self._client, self._hear)
+                job = SlideJob(plan, self._run, self._client, self._hear)
             except BaseException:
                 lease.release()
                 raise
@@ -218,7 +219,7 @@ class Flow:
             self._slowest = max(self._slowest, event.spent.threads / event.computed)
         self._listener(event)
 
-    def _more_of(self, job: Job) -> None:
+    def _more_of(self, job: SlideJob) -> None:
         with self._attempting(job.plan):
             if self._jobs[job].lost:
                 raise SlideError(f"{job.plan.slide.file}: another runner took it over while this one was held up")

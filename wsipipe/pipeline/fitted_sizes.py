@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from wsipipe.pipeline.config import Setup
 from wsipipe.pipeline.machine import default_threads
-from wsipipe.pipeline.slide_plan import block_need, grid_of, network_need, tissue_need
+from wsipipe.pipeline.memory_need import block_need, network_need, tissue_need
+from wsipipe.pipeline.setup import Setup
+from wsipipe.pipeline.slide_plan import grid_of
 from wsipipe.slides.slide import Level
 
 CORES = (256, 512, 1024, 2048, 4096)

@@ -16,8 +16,10 @@ from wsipipe.inference.pool import load_pool, release_pool
 from wsipipe.inference.tuning import correct
 from wsipipe.leases.lease import LEASE
 from wsipipe.leases.leases import remove_if_dead
-from wsipipe.pipeline.cluster.connect import Workers, connect, seen_by_workers
+from wsipipe.pipeline.cluster.connect import connect
 from wsipipe.pipeline.cluster.in_process import local_client
+from wsipipe.pipeline.cluster.local import seen_by_workers
+from wsipipe.pipeline.cluster.workers import Workers
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.dispatcher import NO_LIMITS, Flow, Limits
 from wsipipe.pipeline.machine import peak_bytes

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsipipe.errors import MemoryLimitError, OutputError, SlideError, StoreError, UsageError
+from wsipipe.errors import MemoryLimitError, OutputError, SlideError, UsageError
 from wsipipe.files import Location, Named, locate
-from wsipipe.pipeline.config import RunConfig, Setup, Site, check_config
+from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.fitted_sizes import fit_memory
-from wsipipe.pipeline.machine import RUNTIME_BYTES, default_threads, loaded_bytes, weight_bytes
+from wsipipe.pipeline.machine import default_threads, loaded_bytes, megabytes
+from wsipipe.pipeline.memory_need import RUNTIME_BYTES, weight_bytes
+from wsipipe.pipeline.setup import Setup, Site, check_config
 from wsipipe.pipeline.slide_plan import SKIP, SlidePlan, level_of, plan_slide
+from wsipipe.pipeline.store_names import name_stores
 from wsipipe.slides.discover import expand
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.slide import Level, Slide, with_mpp
 from wsipipe.slides.table import SlidesTable, read_slides_table
-from wsipipe.store.record import Record, read_record
-from wsipipe.store.spec import PARTIAL, STORE
 from wsipipe.tissue.mask_file import is_file
 from wsipipe.urls import Url
 
@@ -84,7 +84,7 @@ def plan_run(slides: Sequence[Named], config: RunConfig, site: Site | None = Non
     paths_of_slides = expand(slides)
     if is_file(config.tissue) and len(paths_of_slides) > 1:
         raise UsageError(f"--tissue {config.tissue} is the mask of one slide; {len(paths_of_slides)} are given")
-    looked = [_look(path, config, table) for path in paths_of_slides]
+    looked = [_open_listed(path, config, table) for path in paths_of_slides]
     opened = [s for s in looked if isinstance(s, Slide)]
     loaded = loaded_bytes(setup.engine, setup.devices if site is None else ())
     base = loaded + RUNTIME_BYTES + weight_bytes(setup.bundle.path, setup.devices, setup.engine)
@@ -116,7 +116,7 @@ def _check_bucket(out: Url) -> None:
         raise OutputError(f"-o {out}: {err.strerror}; see that there is such a bucket, and who one is there") from err
 
 
-def _look(path: Location, config: RunConfig, table: SlidesTable | None) -> Slide | Refused:
+def _open_listed(path: Location, config: RunConfig, table: SlidesTable | None) -> Slide | Refused:
     try:
         if table is None:
             return open_slide(path, mpp=config.mpp, reader=config.reader, planes=config.planes)
@@ -142,58 +142,6 @@ def _plan(slide: Slide, store: str, setup: Setup) -> SlidePlan | Refused:
         return plan_slide(slide, store, setup)
     except (SlideError, OutputError) as err:  # a store that may not be read stops its own slide only
         return Refused(slide.path, str(err))
-
-
-def name_stores(slides: Sequence[Slide], out: Location) -> dict[str, str]:
-    """The path of each slide's store, by the slide's path.
-
-    It is ``out/<slide's name>.zarr``, unless that is another slide's, of this run or an earlier one; then it is
-    ``out/<slide's name>-<8 hex digits of the slide's path>.zarr``. A store that was begun from a slide stays its.
-    """
-    named: dict[str, str] = {}
-    taken: set[str] = set()  # without regard to case, as some file systems see names
-    candidates = {slide.path: _candidates(slide, out) for slide in slides}
-    owners = {name: _owner(name) for names in candidates.values() for name in names}
-    for is_of in (_of_that_path, _of_that_file):
-        for slide in slides:
-            mine = [name for name in candidates[slide.path] if is_of(owners[name], slide, candidates)]
-            if slide.path not in named and mine and mine[0].casefold() not in taken:
-                named[slide.path] = mine[0]
-                taken.add(mine[0].casefold())
-    for slide in slides:
-        if slide.path not in named:
-            plain, told_apart = candidates[slide.path]
-            free = owners[plain] is None and plain.casefold() not in taken
-            named[slide.path] = plain if free else told_apart
-            taken.add(named[slide.path].casefold())
-    return named
-
-
-def _candidates(slide: Slide, out: Location) -> tuple[str, str]:
-    digest = hashlib.sha256(os.fsencode(slide.path)).hexdigest()[:8]
-    return str(out / f"{slide.name}{STORE}"), str(out / f"{slide.name}-{digest}{STORE}")
-
-
-def _owner(store: str) -> Record | None:
-    """What the store, finished or not, says it was made from; None too where it does not say."""
-    for path in (store, store + PARTIAL):
-        try:
-            record = read_record(path)
-        except (StoreError, OutputError):  # the slide's plan refuses it, and says why
-            continue
-        if record is not None:
-            return record
-    return None
-
-
-def _of_that_path(owner: Record | None, slide: Slide, _others: Collection[str]) -> bool:
-    """Whether a store was made from the path of ``slide``."""
-    return owner is not None and owner.slide == slide.path
-
-
-def _of_that_file(owner: Record | None, slide: Slide, others: Collection[str]) -> bool:
-    """Whether a store was made from the same file when that was elsewhere, at none of the ``others``' paths."""
-    return owner is not None and owner.fingerprint.slide == slide.identity and owner.slide not in others
 
 
 def _within_memory(run: RunPlan) -> RunPlan:
@@ -231,8 +179,3 @@ def _refuse_large(plan: SlidePlan, need: int, limit: int) -> SlidePlan | Refused
         f"{plan.slide.file} needs {megabytes(need, up=True)} of memory, allowed are {megabytes(limit)}: it is stored "
         f"in pieces of {plan.level.tile[0]} x {plan.level.tile[1]} px; raise --max-memory, or convert it to tiles",
     )
-
-
-def megabytes(count: int, *, up: bool = False) -> str:
-    """``count`` bytes as ``--max-memory`` takes it, in whole megabytes, rounded down or up."""
-    return f"{-(-count // 10**6) if up else count // 10**6}MB"

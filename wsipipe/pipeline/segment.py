@@ -8,8 +8,9 @@ import dask.array as da
 
 from wsipipe.inference.block import BlockWork
 from wsipipe.model.bundle import Bundle
-from wsipipe.pipeline.config import RunConfig, check_config
+from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.graph import lazy_labels
+from wsipipe.pipeline.setup import check_config
 from wsipipe.pipeline.slide_plan import check_channels, grid_of, level_of
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.slide import MAX_UPSAMPLE, Slide, with_mpp

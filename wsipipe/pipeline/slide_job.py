@@ -5,50 +5,37 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from wsipipe.errors import MachineError, SlideError, SlideReadError
 from wsipipe.events import BlockDone, Listener, SlideDone, SlideEmpty, SlideStarted, TissueFound, Warned
-from wsipipe.geometry.grid import Box
-from wsipipe.geometry.mirror import Indices
-from wsipipe.inference.block import BlockWork, predict_block
+from wsipipe.inference.block import BlockWork
+from wsipipe.pipeline.block_tasks import Index, StoreWork, is_blank, store_block
 from wsipipe.pipeline.config import FILL
 from wsipipe.pipeline.graph import map_blocks
 from wsipipe.pipeline.run_plan import RunPlan
 from wsipipe.pipeline.slide_plan import SlidePlan
 from wsipipe.pipeline.summary import Outcomes, SlideOutcome, account
-from wsipipe.pipeline.tissue_tasks import Looked, look, resident_mask
-from wsipipe.slides.pixels.mirrored import read_box
-from wsipipe.slides.slide import Level
+from wsipipe.pipeline.tissue_tasks import Looked, look
 from wsipipe.store import content, lifecycle
-from wsipipe.store.spec import StoreSpec, coarse_chunks
+from wsipipe.store.spec import coarse_chunks
 from wsipipe.tissue.detect import BLANK
 
 MOST_LISTED = 20
 """Regions that a message lists."""
-Index = tuple[int, int]
 Futures = list[Future[Any]]
-LOOKS = 3
+TISSUE_ATTEMPTS = 3
 """Times that tissue is looked for on a slide while workers die: a block that kills them is set aside after two."""
 NOTHING = "no tissue was found, so nothing was segmented; if there is some, look everywhere: --tissue off --overwrite"
 
 
-@dataclass(frozen=True)
-class _StoreWork:
-    """What every task that writes a block knows."""
-
-    block: BlockWork
-    store: StoreSpec
-
-
-class Job:
+class SlideJob:
     """The slide of ``plan``, one of ``run``, on its way into its store through the workers of ``client``.
 
     Raises
@@ -71,8 +58,8 @@ class Job:
         fill = run.setup.config.on_bad_tile == FILL
         block = BlockWork(plan.level, grid, run.setup.pool, plan.keep(run.threads), fill)
         self._blocks = map_blocks(
-            _store_block,
-            _StoreWork(block, plan.store),
+            store_block,
+            StoreWork(block, plan.store),
             grid,
             chunks=tuple((1,) * count for count in grid.blocks),
             dtype=object,
@@ -160,7 +147,7 @@ class Job:
         plan = self.plan
         if isinstance(error, SlideReadError):
             raise SlideReadError(f"{error}; mend the slide, or look everywhere: --tissue off") from error
-        if isinstance(error, KilledWorker) and self._looks < LOOKS:
+        if isinstance(error, KilledWorker) and self._looks < TISSUE_ATTEMPTS:
             return  # a block of another slide may have been the cause
         if isinstance(error, KilledWorker):
             raise SlideError(
@@ -197,7 +184,7 @@ class Job:
         unlooked = sorted(done_before)
         while self._blank and unlooked:  # nobody remembers what was seen there
             some = [unlooked.pop() for _ in range(min(len(unlooked), self._run.all_threads))]
-            yield [client.submit(_is_blank, plan.level, plan.grid.block_box(index), pure=False) for index in some]
+            yield [client.submit(is_blank, plan.level, plan.grid.block_box(index), pure=False) for index in some]
             self._raise_if_incomplete()
         if self._blank:
             raise self._half_written()
@@ -275,34 +262,3 @@ def _history(slide: SlideOutcome, run: RunPlan, labels: Counter[int]) -> dict[st
         "account": None if spent is None else asdict(spent),
         "labels": {str(label): labels[label] for label in sorted(labels)},
     }
-
-
-def _is_blank(level: Level, box: Box) -> bool:
-    """Whether every pixel of ``box`` that can be read is zero."""
-    return not read_box(level, box, unread={}).any()
-
-
-def _store_block(work: _StoreWork, index: Index, rows: Indices, cols: Indices) -> npt.NDArray[np.object_]:
-    """Predict one block and write its shards; the block's row of statistics, as an array of one object."""
-    mask = None if work.store.tissue is None else resident_mask(work.store)
-    block = predict_block(work.block, index, rows, cols, mask)
-    labels, probabilities = block.prediction.labels, block.prediction.probabilities
-    if probabilities is None and work.store.fingerprint.probabilities:  # no tile of the block was computed
-        probabilities = np.zeros((len(work.store.classes), *labels.shape), np.uint8)
-    with block.spent.on("write"):
-        if block.unread:
-            content.note_unread(work.store, index, block.unread, block.unseen)
-        content.write_block(work.store, index, labels, probabilities)
-    done = BlockDone(
-        slide=work.store.slide,
-        index=index,
-        pixels=labels.size,
-        computed=block.computed,
-        skipped=block.skipped,
-        labels=content.label_counts(work.store, labels),
-        blank=block.blank,
-        spent=block.spent,
-    )
-    row = np.empty((1, 1), object)
-    row[0, 0] = done
-    return row

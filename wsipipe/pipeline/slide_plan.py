@@ -9,15 +9,14 @@ from wsipipe.errors import ChannelError, DamagedStoreError, FingerprintError
 from wsipipe.files import locate
 from wsipipe.geometry.grid import Grid, fit_sizes
 from wsipipe.model.bundle import BundleInfo
-from wsipipe.pipeline.config import Setup
-from wsipipe.pipeline.machine import block_bytes, kept_bytes, network_bytes
+from wsipipe.pipeline.memory_need import block_need, kept_bytes, network_need, tissue_need
+from wsipipe.pipeline.setup import Setup
 from wsipipe.slides.pixels.tile_cache import Keep
 from wsipipe.slides.planes import listed_channels
 from wsipipe.slides.slide import Level, Slide, choose_level
 from wsipipe.store.journal import Journal, read_journal
 from wsipipe.store.record import Record, read_record
 from wsipipe.store.spec import PARTIAL, Fingerprint, StoreSpec
-from wsipipe.tissue.detect import find_bytes
 from wsipipe.tissue.mask import mask_shape
 from wsipipe.tissue.mask_file import OFF, given_shape, is_file
 from wsipipe.version import VERSION
@@ -225,23 +224,6 @@ def tissue_shape(level: Level, setup: Setup) -> tuple[int, int] | None:
     if tissue == OFF:
         return None
     return given_shape(tissue, level) if is_file(tissue) else mask_shape(level.shape)
-
-
-def tissue_need(level: Level, setup: Setup) -> int:
-    """The bytes that a task which looks for the tissue of ``level`` holds at most."""
-    return 0 if setup.config.tissue == OFF else find_bytes(level)
-
-
-def block_need(level: Level, grid: Grid, setup: Setup) -> int:
-    """The bytes that one block of ``level`` holds at most."""
-    classes = setup.bundle.architecture["classes"]
-    return block_bytes(level, grid, classes=classes, probabilities=setup.config.probabilities)
-
-
-def network_need(grid: Grid, setup: Setup) -> int:
-    """The bytes of this machine's memory that the replicas hold at most."""
-    side = min(grid.core, max(*grid.computed_sides(0), *grid.computed_sides(1))) + grid.receptive.margin
-    return network_bytes(setup.bundle.architecture, side, setup.pool, setup.devices)
 
 
 def _usable(path: str, *, fingerprint: Fingerprint, overwrite: bool) -> Record | None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import shapely
 
 from wsipipe.errors import LabelError, SlideReadError
-from wsipipe.rasters.polygons import NOT_DRAWN, parts_of
+from wsipipe.rasters.polygons import NOT_DRAWN, Points, parts_of
 
 REGIONS = ("Region*", "Region", "Region of interest", "ROI")
 """Classes that say where was looked; the first is QuPath's own (PathClass.StandardPathClasses.REGION)."""
@@ -21,8 +21,6 @@ UNCLASSIFIED = "Unclassified"
 """What QuPath calls an object that has no class."""
 MAX_CLASSES = 255
 
-Points = npt.NDArray[np.float64]
-"""(n, 2): x, y."""
 Names = tuple[str, ...]
 
 

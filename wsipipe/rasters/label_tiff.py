@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 from tifffile import TiffFile, TiffPage
 
-from wsipipe.errors import LabelError, SlideFormatError
+from wsipipe.errors import LabelError, SlideFormatError, SlideReadError
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.rasters.image import SlideLevel, only_slide
 from wsipipe.rasters.label_raster import WAY_OUT, LabelRaster, OneChannel, refuse_channels, refuse_dtype
-from wsipipe.rasters.label_zarr import _check_complete
 from wsipipe.rasters.opened import (
     MAX_PIECE_BYTES,
     MAX_WHOLE_BYTES,
@@ -124,3 +123,28 @@ def _check_page(path: Path, page: TiffPage) -> None:
     codec = str(getattr(page.compression, "name", page.compression)).lower()
     if codec in LOSSY:
         raise LabelError(f"{path.name} is compressed with loss ({codec}), which changes labels; save it without")
+
+
+def _check_complete(path: Path, page: TiffPage) -> None:
+    """Refuse an image of which tiles or strips were left out, or are beyond the end of the file.
+
+    Raises
+    ------
+    SlideReadError
+        Saying how many.
+    """
+    wanted, offsets, counts = prod(page.chunked), page.dataoffsets, page.databytecounts
+    if not len(offsets) == len(counts) == wanted:
+        raise SlideReadError(f"{path.name} is damaged: {wanted} tiles, {len(offsets)} offsets; write it again")
+    empty = sum(not offset or not count for offset, count in zip(offsets, counts, strict=True))
+    if empty:
+        raise SlideReadError(
+            f"{path.name} is half-written: {empty} of {wanted} tiles have no data, and whether nothing is there or "
+            "the writer died is not known; write it again (with GDAL: SPARSE_OK=FALSE)"
+        )
+    end = max(offset + count for offset, count in zip(offsets, counts, strict=True))
+    if end > path.stat().st_size:
+        raise SlideReadError(
+            f"{path.name} is truncated: its tiles end at byte {end}, the file at {path.stat().st_size}; "
+            "copy it again from where it came from"
+        )

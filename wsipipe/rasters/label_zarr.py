@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from tifffile import TiffPage
 from zarr.storage import LocalStore
 
 from wsipipe.errors import LabelError, SlideReadError
@@ -87,31 +85,6 @@ class LabelZarr:
                 return np.asarray(array[tuple(where.get(axis, 0) for axis in self.axes)])
 
         return Opened(read, 0)
-
-
-def _check_complete(path: Path, page: TiffPage) -> None:
-    """Refuse an image of which tiles or strips were left out, or are beyond the end of the file.
-
-    Raises
-    ------
-    SlideReadError
-        Saying how many.
-    """
-    wanted, offsets, counts = prod(page.chunked), page.dataoffsets, page.databytecounts
-    if not len(offsets) == len(counts) == wanted:
-        raise SlideReadError(f"{path.name} is damaged: {wanted} tiles, {len(offsets)} offsets; write it again")
-    empty = sum(not offset or not count for offset, count in zip(offsets, counts, strict=True))
-    if empty:
-        raise SlideReadError(
-            f"{path.name} is half-written: {empty} of {wanted} tiles have no data, and whether nothing is there or "
-            "the writer died is not known; write it again (with GDAL: SPARSE_OK=FALSE)"
-        )
-    end = max(offset + count for offset, count in zip(offsets, counts, strict=True))
-    if end > path.stat().st_size:
-        raise SlideReadError(
-            f"{path.name} is truncated: its tiles end at byte {end}, the file at {path.stat().st_size}; "
-            "copy it again from where it came from"
-        )
 
 
 def _check_finished(path: Path, dataset: str, array: zarr.Array[Any], record: dict[str, Any]) -> None:

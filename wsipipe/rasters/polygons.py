@@ -11,7 +11,6 @@ import numpy.typing as npt
 import shapely
 
 from wsipipe.geometry.grid import Box
-from wsipipe.rasters.geojson import Points
 
 NOT_DRAWN = {"tmaCore", "tma_core", "TMACoreObject", "root", "PathRootObject"}
 """Types of objects that are a grid or a container, not something that anybody drew."""
@@ -123,3 +122,7 @@ def _piece(polygon: Any, xs: npt.NDArray[np.float64], ys: npt.NDArray[np.float64
     if shapely.contains_properly(polygon, extent):
         return True
     return np.asarray(shapely.contains_xy(polygon, xs, ys[:, np.newaxis]))
+
+
+Points = npt.NDArray[np.float64]
+"""(n, 2): x, y."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
-from wsipipe.pictures.thumbnail import ClassArea, Look
+from wsipipe.pictures.thumbnail import ClassArea, StoreSummary
 from wsipipe.report.record import (
     DONE,
     FAILED,
@@ -101,7 +101,7 @@ def tone_of(report: NightReport) -> str:
     return "warn" if counts[SET_ASIDE] or counts[OPEN] or report.stopped else "good"
 
 
-def page(report: NightReport, looks: Mapping[int, Look], history: Sequence[NightSummary]) -> str:
+def page(report: NightReport, looks: Mapping[int, StoreSummary], history: Sequence[NightSummary]) -> str:
     """The page.
 
     Parameters
@@ -194,7 +194,7 @@ def _bottlenecks(report: NightReport) -> str:
     return f"bottleneck: {most}{share}"
 
 
-def _section(status: str, report: NightReport, numbers: Sequence[int], looks: Mapping[int, Look]) -> Html:
+def _section(status: str, report: NightReport, numbers: Sequence[int], looks: Mapping[int, StoreSummary]) -> Html:
     """All slides that ended as ``status``; of cards, those with warnings first."""
     slides = [(report.slides[i], looks.get(i)) for i in numbers]
     title = f"{len(slides)} {status}"
@@ -230,7 +230,7 @@ def _problem(slide: SlideReport) -> Html:
     )
 
 
-def _card(slide: SlideReport, found: Look | None, version: str) -> Html:
+def _card(slide: SlideReport, found: StoreSummary | None, version: str) -> Html:
     """A slide whose labels are there."""
     made_by = (found.version if found else "") or version
     return element(
@@ -250,7 +250,7 @@ def _card(slide: SlideReport, found: Look | None, version: str) -> Html:
     )
 
 
-def _figure(slide: SlideReport, found: Look | None) -> Html:
+def _figure(slide: SlideReport, found: StoreSummary | None) -> Html:
     if found is None or not found.jpeg:
         return element("figure", element("figcaption", "no picture"))
     names = ", ".join(c.name for c in found.classes if c.pixels)
@@ -297,7 +297,7 @@ def _speed(slide: SlideReport) -> list[str]:
     return [amount(slide.pixels), glass, duration(slide.seconds), speed, limit]
 
 
-def _weights(slide: SlideReport, found: Look | None) -> list[Html | str]:
+def _weights(slide: SlideReport, found: StoreSummary | None) -> list[Html | str]:
     """Name and sha256 of the bundle, the latter in full where one points at it."""
     model = slide.model or (found.model if found else "")
     digest = slide.bundle_sha256 or (found.bundle_sha256 if found else "")
@@ -328,7 +328,7 @@ def _message(text: str) -> Html | None:
     return element("details", element("summary", first), element("p", text, class_="text"), class_="message")
 
 
-def _more(slide: SlideReport, found: Look | None, version: str) -> Html:
+def _more(slide: SlideReport, found: StoreSummary | None, version: str) -> Html:
     """What one looks up once something is odd."""
     facts = {
         "slide": slide.slide,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wsipipe.files import Location, make_folder, write_whole
-from wsipipe.pictures.thumbnail import Look, look
+from wsipipe.pictures.thumbnail import StoreSummary, summarise
 from wsipipe.report.page import page
 from wsipipe.report.record import (
     DONE,
@@ -38,7 +38,7 @@ def write_report(report: NightReport, folder: Location) -> Location:
     return folder / PAGE
 
 
-def look_at_all(report: NightReport) -> dict[int, Look]:
+def look_at_all(report: NightReport) -> dict[int, StoreSummary]:
     """What there is to see of the slides whose stores are finished, by their place in ``report``."""
     finished = [
         (i, slide.slide, slide.store)
@@ -46,6 +46,6 @@ def look_at_all(report: NightReport) -> dict[int, Look]:
         for i, slide in enumerate(report.slides)
         if slide.status == status and slide.store is not None
     ]
-    left_out = Look(notes=(f"no picture: this page has {MAX_PICTURES} of others",))
-    seen = {i: look(slide, store) for i, slide, store in finished[:MAX_PICTURES]}
+    left_out = StoreSummary(notes=(f"no picture: this page has {MAX_PICTURES} of others",))
+    seen = {i: summarise(slide, store) for i, slide, store in finished[:MAX_PICTURES]}
     return seen | {i: left_out for i, _, _ in finished[MAX_PICTURES:]}

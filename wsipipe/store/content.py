@@ -14,7 +14,6 @@ import zarr
 from wsipipe.errors import DamagedStoreError, OutputError
 from wsipipe.files import Location, files_in, make_folder, write_whole, zarr_store
 from wsipipe.geometry.grid import Box, boxes
-from wsipipe.store.lifecycle import RESUMES
 from wsipipe.store.pyramid import Labels, halve
 from wsipipe.store.shards import write_shard
 from wsipipe.store.spec import (
@@ -214,3 +213,6 @@ def _write_shard(spec: StoreSpec, array: str, index: tuple[int, ...], pixels: np
 def output_error(path: Location, err: OSError) -> OutputError:
     """What to raise where ``path`` cannot be written."""
     return OutputError(f"{path} can not be written: {err.strerror or err}; {RESUMES}")
+
+
+RESUMES = "once it can, the same command resumes"

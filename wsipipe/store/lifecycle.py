@@ -11,7 +11,7 @@ import zarr
 
 from wsipipe.errors import OutputError
 from wsipipe.files import Location, locate, make_folder, move_folder, remove_folder, write_whole, zarr_store
-from wsipipe.store.content import output_error
+from wsipipe.store.content import RESUMES, output_error
 from wsipipe.store.documents import documents
 from wsipipe.store.spec import (
     PARTIAL,
@@ -22,8 +22,6 @@ from wsipipe.store.spec import (
     arrays,
 )
 from wsipipe.urls import Url
-
-RESUMES = "once it can, the same command resumes"
 
 
 def prepare(spec: StoreSpec, damaged: Iterable[str] = ()) -> None:

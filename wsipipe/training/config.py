@@ -138,7 +138,7 @@ class OptimizerConfig:
     """``sgd`` is that of the paper, with momentum; its learning rate stays."""
     learning_rate: float = 4e-3
     """The largest; AdamW reaches it after `warm_up` steps, and comes down to 0 by a cosine, and gives layers of many
-    connections less of it (`wsipipe.training.trainer.shares_under_adam`), so that one suits any width and depth."""
+    connections less of it (`wsipipe.training.optimizer.shares_under_adam`), so that one suits any width and depth."""
     momentum: float = 0.99
     """Of ``sgd``."""
     weight_decay: float = 1e-3

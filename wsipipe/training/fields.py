@@ -13,36 +13,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import ndimage
-from torch.nn import functional
 
 from wsipipe.errors import ChannelError, LabelError, ResolutionError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
 from wsipipe.rasters.annotations import Annotated, open_annotations
 from wsipipe.rasters.image import Raster, open_raster, raster_of
-from wsipipe.rasters.label_raster import LabelRaster
 from wsipipe.rasters.labels import open_label_raster
 from wsipipe.rasters.pairs import pairs_in
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.slide import choose_level
 from wsipipe.tables import positive, read_csv
 from wsipipe.training.config import SPLITS, TEST, TRAIN, VALIDATION, AnnotatedSlide, Split, TrainConfig
+from wsipipe.training.resize import Pixels, nearest, resized, scaled_shape
+from wsipipe.training.truth import PIECES, HeldTruth, RasterTruth, Truth, as_truth, bounding
 
-Pixels = npt.NDArray[Any]
 HELD_PX = 2**24
 """Images up to this size are held in memory."""
-SCALED_PX = 2**28
-"""An image that would be larger once scaled has a wrong resolution."""
-MPP_TOLERANCE = 0.05
-"""An image held in memory whose mpp is this near to the wanted one, as a share of it, is taken as it is."""
-PIECES = 4.0
-"""If the numbers of a raster lie in so many pieces each, they are classes, not objects."""
 
 
 class Image(Protocol):
@@ -50,14 +42,6 @@ class Image(Protocol):
 
     def read(self, box: Box) -> Pixels:
         """(h, w, channel), uint8 or uint16."""
-        ...
-
-
-class Truth(Protocol):
-    """Labels, read box by box."""
-
-    def read(self, box: Box) -> Annotated:
-        """Classes, objects, and where both are known, (h, w)."""
         ...
 
 
@@ -80,20 +64,14 @@ class Field:
 
     def pixels_at(self, rows: Indices, cols: Indices) -> Pixels:
         """The pixels at ``rows`` x ``cols``, int64 indices in any order, (len(rows), len(cols), channel)."""
-        box, ys, xs = _bounding(rows, cols)
+        box, ys, xs = bounding(rows, cols)
         return self.image.read(box)[ys[:, None], xs]
 
     def truth_at(self, rows: Indices, cols: Indices) -> Annotated:
         """What is known of the pixels at ``rows`` x ``cols``."""
-        box, ys, xs = _bounding(rows, cols)
+        box, ys, xs = bounding(rows, cols)
         truth, where = self.truth.read(box), (ys[:, None], xs)
         return Annotated(truth.classes[where], truth.instances[where], truth.inside[where])
-
-
-def _bounding(rows: Indices, cols: Indices) -> tuple[Box, Indices, Indices]:
-    """The box of all ``rows`` and ``cols``, and both counted from its corner."""
-    box = Box(int(rows.min()), int(rows.max()) + 1, int(cols.min()), int(cols.max()) + 1)
-    return box, rows - box.y0, cols - box.x0
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,67 +84,6 @@ class HeldImage:
     def read(self, box: Box) -> Pixels:
         """See `Image.read`."""
         return self.pixels[box.slices]
-
-
-@dataclass(frozen=True, eq=False)
-class HeldTruth:
-    """Labels in memory, known everywhere."""
-
-    classes: npt.NDArray[np.uint8]
-    instances: npt.NDArray[np.int32]
-
-    def read(self, box: Box) -> Annotated:
-        """See `Truth.read`."""
-        return Annotated(self.classes[box.slices], self.instances[box.slices], np.ones(box.shape, bool))
-
-
-@dataclass(frozen=True)
-class RasterTruth:
-    """Labels of a raster, at the image's scale or another, read when they are wanted."""
-
-    raster: LabelRaster
-    shape: tuple[int, int]
-    """Of the image."""
-    values: dict[int, int] | None
-    """The class of each value; None where values are objects of class 1."""
-
-    def read(self, box: Box) -> Annotated:
-        """See `Truth.read`.
-
-        Raises
-        ------
-        LabelError
-            If there is a value that stands for no class.
-        """
-        rows, cols = (
-            (2 * np.arange(*span) + 1) * there // (2 * here)
-            for span, there, here in zip(
-                ((box.y0, box.y1), (box.x0, box.x1)), self.raster.shape, self.shape, strict=True
-            )
-        )
-        source, ys, xs = _bounding(rows, cols)
-        return as_truth(self.raster.read(source)[ys[:, None], xs], self.values, self.raster.name)
-
-
-def as_truth(labels: npt.NDArray[np.int32], values: dict[int, int] | None, name: str) -> Annotated:
-    """What ``labels`` (y, x) say: ``values`` gives the class of each; without them they are objects of class 1.
-
-    Raises
-    ------
-    LabelError
-        If there is a value that stands for no class.
-    """
-    inside = np.ones(labels.shape, bool)
-    if values is None:
-        return Annotated((labels > 0).astype(np.uint8), labels, inside)
-    there, which = np.unique(labels, return_inverse=True)
-    if strange := [int(v) for v in there if int(v) not in values]:
-        raise LabelError(
-            f"{name} has pixels of value {', '.join(map(str, strange[:5]))}; the classes have "
-            f"{', '.join(map(str, sorted(values)))}; add to [[classes]], with its value, or say what labels_are"
-        )
-    classes = np.array([values[int(v)] for v in there], np.uint8)[which].reshape(labels.shape)
-    return Annotated(classes, np.zeros(labels.shape, np.int32), inside)
 
 
 def read_fields(config: TrainConfig, roots: Sequence[Path]) -> list[Field]:
@@ -315,42 +232,6 @@ def _mpp_of(image: Raster, ids: npt.NDArray[np.int32] | None, config: TrainConfi
             f"{image.name} has no object, so object_um can not tell its resolution; give it in a table's column mpp"
         )
     return config.data.object_um / float(np.median(2 * np.sqrt(areas / np.pi)))
-
-
-def scaled_shape(image: Raster, mpp: float | None, wanted: float | None) -> tuple[int, int]:
-    """(height, width) of ``image``, of ``mpp``, at ``wanted`` micrometres per pixel; as it is if within 5 %."""
-    if wanted is None:
-        return image.shape
-    if mpp is None:
-        raise ResolutionError(
-            f"{image.path} has no micrometres per pixel; give them in the table's column mpp, or object_um, "
-            "or take mpp out of the configuration to train at whatever the images have"
-        )
-    if abs(mpp - wanted) <= MPP_TOLERANCE * wanted:
-        return image.shape
-    height, width = (max(1, round(side * mpp / wanted)) for side in image.shape)
-    if height * width > SCALED_PX:
-        raise ResolutionError(
-            f"{image.name} of {image.shape[0]} x {image.shape[1]} px at {mpp:g} micrometres per pixel would have "
-            f"{height} x {width} at {wanted:g}; is that its resolution?"
-        )
-    return height, width
-
-
-def resized(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
-    """``pixels`` (y, x, channel) by bicubic interpolation, without aliasing, in ``shape``; of the same dtype."""
-    if pixels.shape[:2] == shape:
-        return pixels
-    planes = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
-    scaled = functional.interpolate(planes, shape, mode="bicubic", antialias=True, align_corners=False)[0]
-    top = np.iinfo(pixels.dtype).max
-    return np.ascontiguousarray(scaled.permute(1, 2, 0).round().clamp(0, top).numpy().astype(pixels.dtype))
-
-
-def nearest(plane: Pixels, shape: tuple[int, int]) -> Pixels:
-    """``plane`` (y, x) in ``shape``, each pixel that of the nearest centre."""
-    rows, cols = ((2 * np.arange(n) + 1) * old // (2 * n) for n, old in zip(shape, plane.shape, strict=True))
-    return plane[rows[:, None], cols]  # type: ignore[no-any-return]
 
 
 def _check_objects(ids: npt.NDArray[np.int32], name: str) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wsipipe.files import write_whole
-from wsipipe.pictures.drawing import Image, outlined
+from wsipipe.pictures.drawing import outlined
+from wsipipe.slides.pixels.overview import Image
 
 FOUND, TRUE = (255, 40, 40), (40, 255, 80)
 SIDE_PX, GAP_PX = 512, 6

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
@@ -21,44 +21,28 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wsipipe.errors import MemoryLimitError, TrainingError, WsipipeError
 from wsipipe.evaluation.metrics import METRICS, check_metrics
-from wsipipe.evaluation.tally import Tally
 from wsipipe.events import StepDone, TrainingDone, TrainingListener, Validated, ignore
 from wsipipe.files import write_whole
 from wsipipe.inference.replica import is_out_of_memory
-from wsipipe.model.bundle import BundleSpec, save_bundle
-from wsipipe.model.forward import Normalise, compute_float32, core_of, predict_box
-from wsipipe.model.unet import UNet, incoming
+from wsipipe.model.bundle import save_bundle
+from wsipipe.model.forward import Normalise, compute_float32, core_of
+from wsipipe.model.unet import UNet
 from wsipipe.training.checkpoint import Progress, read_checkpoint, write_checkpoint
-from wsipipe.training.config import OptimizerConfig
+from wsipipe.training.optimizer import learning_rate, make_optimizer, mixed_precision, weighted_loss
 from wsipipe.training.patches import Patch, batches
-from wsipipe.training.pictures import Shown, write_sheet
-from wsipipe.training.setup import Setup, View
+from wsipipe.training.pictures import write_sheet
+from wsipipe.training.scoring import OFFSETS, Scores, better, score
+from wsipipe.training.setup import Setup
 from wsipipe.version import VERSION
 
-Scores = dict[str, float]
 LOOKED_AT = ("pixel_error", "dice", "iou", "f1", "adapted_rand_error", "merged_per_100", "split_per_100")
 """What is measured in every validation, beside what the best weights are chosen by."""
-LOWER_IS_BETTER = (
-    "pixel_error",
-    "adapted_rand_error",
-    "variation_of_information",
-    "warping_error",
-    "merged_per_100",
-    "split_per_100",
-)
-OFFSETS = tuple(step / 4 for step in range(-12, 13))
-"""What is added to the logit of background, one after the other, when it is calibrated."""
-FULL_RATE = 9 * 16
-"""Connections of a layer up to which its weights have the whole learning rate: those of 3x3 pixels of 16 channels."""
 PATIENCE = timedelta(days=7)
 """How long processes wait for one another."""
-SHOWN = 8
-"""Rows of the sheet of validation images."""
 
 
 class Trainer:
@@ -279,83 +263,6 @@ class Trainer:
         listener(TrainingDone(str(self.setup.out), self.progress.step, self.progress.best_step, split, scores))
 
 
-def make_optimizer(network: UNet, wish: OptimizerConfig) -> torch.optim.Optimizer:
-    """SGD with momentum, as in the paper, or AdamW; a ``share`` of the learning rate goes with each group."""
-    if wish.name == "sgd":
-        groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "share": 1.0}]
-        return torch.optim.SGD(groups, lr=wish.learning_rate, momentum=wish.momentum)
-    groups = [{"params": [p], "share": share} for p, share in shares_under_adam(network)]
-    return torch.optim.AdamW(groups, lr=wish.learning_rate, weight_decay=wish.weight_decay)
-
-
-def shares_under_adam(network: UNet) -> list[tuple[Tensor, float]]:
-    """Each parameter with its share of the learning rate: a weight's is less, the more connections its layer has.
-
-    Adam moves every weight as far, whatever its gradient; an output of n connections then moves n times as far as one
-    of a single one. At a rate that suits the first level most outputs of the deepest are thrown below 0 within the
-    first steps, and where its ReLU passes nothing on, a channel never comes back. So a weight of n times
-    `FULL_RATE` connections moves 1 / n as far (Yang et al. 2022, arXiv:2203.03466, table 3), and one rate suits
-    networks of any width and depth.
-    """
-    pairs = []
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            assert layer.bias is not None
-            pairs += [(layer.weight, min(1.0, FULL_RATE / incoming(layer))), (layer.bias, 1.0)]
-    return pairs
-
-
-def learning_rate(wish: OptimizerConfig, step: int, share: float) -> float:
-    """That of ``step``, with ``share`` of the training done: warm-up, then a cosine down to 0; constant for SGD."""
-    warm = min(1.0, (step + 1) / wish.warm_up) if wish.warm_up else 1.0
-    cosine = (1 + math.cos(math.pi * share)) / 2 if wish.name == "adamw" else 1.0
-    return wish.learning_rate * warm * cosine
-
-
-def mixed_precision(device: torch.device) -> torch.dtype | None:
-    """What ``device`` multiplies faster than float32 and precisely enough to train with, or None."""
-    if device.type != "cuda":
-        return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-
-def weighted_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Mean over pixels of weight times cross entropy; of one channel binary cross entropy from logits.
-
-    Parameters
-    ----------
-    logits
-        (n, classes, y, x), float32.
-    target
-        (n, y, x), int64: the class.
-    weight
-        (n, y, x), float32: the paper's w(x).
-    """
-    if logits.shape[1] == 1:
-        loss = functional.binary_cross_entropy_with_logits(logits[:, 0], target.to(logits.dtype), reduction="none")
-    else:
-        loss = functional.cross_entropy(logits, target, reduction="none")
-    return (loss * weight).mean()
-
-
-def score(
-    network: UNet, spec: BundleSpec, views: tuple[View, ...], metrics: Sequence[str]
-) -> tuple[Scores, list[Shown]]:
-    """Scores of what a run would write for ``views``, and the first few of them to be shown."""
-    network.eval()
-    tally = Tally([c.name for c in spec.classes if c.label], metrics)
-    shown: list[Shown] = []
-    for view in views:
-        found = predict_box(network, spec, view.field.pixels_at, view.box, shape=view.field.shape)
-        truth = view.field.truth.read(view.box)
-        objects = truth.instances if truth.instances.any() else None
-        tally.add(found, truth.classes, truth_instances=objects, inside=truth.inside)
-        if len(shown) < SHOWN:
-            true = truth.classes if objects is None else objects
-            shown.append(Shown(view.field.image.read(view.box), found, true))
-    return tally.scores(), shown
-
-
 def without_places(record: Any) -> Any:
     """``record``, of JSON types, with the mere names of what absolute paths lead to: they say nothing elsewhere."""
     if isinstance(record, dict):
@@ -363,11 +270,3 @@ def without_places(record: Any) -> Any:
     if isinstance(record, list):
         return [without_places(value) for value in record]
     return Path(record).name if isinstance(record, str) and Path(record).is_absolute() else record
-
-
-def better(scores: Scores, metric: str) -> float:
-    """``metric`` of ``scores``, turned so that more is better; what is undefined is worst."""
-    value = scores[metric]
-    if math.isnan(value):
-        return -math.inf
-    return -value if metric in LOWER_IS_BETTER else value

@@ -1,0 +1,121 @@
+"""A plan, and what came of it, as text and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wsipipe.pipeline.run_plan import Refused, RunPlan
+    from wsipipe.pipeline.slide_plan import SlidePlan
+    from wsipipe.pipeline.summary import Account, RunSummary, SlideOutcome
+
+
+def plan_as_json(plan: RunPlan) -> dict[str, Any]:
+    """What ``--dry-run --json`` prints."""
+    return {
+        "bundle": plan.setup.bundle.path,
+        "devices": list(plan.setup.devices),
+        "engine": plan.setup.engine,
+        "threads": plan.threads,
+        "max_memory_bytes": plan.setup.limit_bytes,
+        "slides": [_slide_plan_as_json(plan, slide) for slide in plan.slides],
+    }
+
+
+def _slide_plan_as_json(plan: RunPlan, slide: SlidePlan | Refused) -> dict[str, Any]:
+    from wsipipe.pipeline.run_plan import Refused
+
+    if isinstance(slide, Refused):
+        return {"slide": slide.path, "action": "refuse", "reason": slide.error}
+    height, width = slide.grid.shape
+    return {
+        "slide": slide.slide.path,
+        "action": slide.action,
+        "reason": slide.reason,
+        "store": slide.store.path,
+        "level": slide.level.index,
+        "shrink": slide.level.shrink,
+        "mpp": slide.level.mpp,
+        "mpp_source": slide.slide.mpp_source,
+        "height": height,
+        "width": width,
+        "tissue": plan.setup.tissue,
+        "block": slide.grid.block,
+        "blocks": slide.grid.count,
+        "blocks_to_do": len(slide.blocks),
+        "output_bytes_at_most": slide.store.raw_bytes,
+        "projected_memory_bytes": plan.memory_bytes(slide),
+        "warnings": list(slide.slide.warnings),
+    }
+
+
+def plan_as_text(plan: RunPlan) -> str:
+    """What ``--dry-run`` prints."""
+    from wsipipe.report.words import shown
+
+    setup = plan.setup
+    where = f"{', '.join(setup.devices)} by {setup.engine}"
+    lines = [f"{setup.bundle.spec.name} on {where}, {plan.threads} blocks in flight"]
+    for row in [_slide_plan_as_json(plan, slide) for slide in plan.slides]:
+        lines.append(f"{row['action']:8} {row['slide']}: {row['reason']}")
+        if "store" in row:
+            mpp = f"{row['mpp']:.4g} um/px ({row['mpp_source']})" if row["mpp"] else "resolution not known"
+            to_do = f"{row['blocks_to_do']} of {row['blocks']} blocks of {row['block']} px"
+            shrunk = "" if row["shrink"] == 1 else f" {'shrunk' if row['shrink'] > 1 else 'enlarged'} to"
+            lines.append(f"         level {row['level']}{shrunk or ','} {mpp}; {to_do}")
+            lines.append(
+                f"         -> {row['store']}, {row['height']} x {row['width']} px, "
+                f"at most {row['output_bytes_at_most'] / 1e6:,.1f} MB before compression; "
+                f"memory at most {row['projected_memory_bytes'] / 1e6:,.0f} MB"
+            )
+        lines += [f"         warning: {warning}" for warning in row.get("warnings", [])]
+    return shown("\n".join(lines))
+
+
+def summary_as_json(summary: RunSummary) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    from wsipipe.pipeline.summary import STATUSES
+
+    counts = {status: summary.count(status) for status in STATUSES}
+    document = {**asdict(summary), **counts, "exit_code": summary.exit_code}
+    for slide, described in zip(summary.slides, document["slides"], strict=True):
+        described["account"] = _account_as_json(summary.account(slide))
+    return document | {"account": _account_as_json(summary.account())}
+
+
+def _account_as_json(account: Account | None) -> dict[str, Any] | None:
+    return None if account is None else asdict(account)
+
+
+def summary_as_text(summary: RunSummary) -> str:
+    """One line a slide, and one over all."""
+    from wsipipe.pipeline.summary import DONE, FAILED, NO_TISSUE, NOT_ATTEMPTED, OPEN, SKIPPED, TAKEN
+    from wsipipe.report.words import shown
+
+    lines = [_outcome_as_text(slide) for slide in summary.slides]
+    pixels = sum(slide.pixels for slide in summary.slides)
+    counts = ", ".join(f"{summary.count(status)} {status}" for status in (DONE, SKIPPED, FAILED))
+    rare = [(status, summary.count(status)) for status in (NO_TISSUE, TAKEN, OPEN, NOT_ATTEMPTED)]
+    counts += "".join(f", {count} {status}" for status, count in rare if count)
+    lines.append(
+        f"{counts}; {pixels / 1e6:,.1f} MP in {summary.seconds:,.1f} s; "
+        f"peak memory {summary.peak_bytes / 1e6:,.0f} MB (projected {summary.projected_bytes / 1e6:,.0f} MB)"
+    )
+    if (account := summary.account()) is not None:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in account.shares.items())
+        speed = f"devices busy {account.busy:.0%}, {account.of_bare:.0%} of the bare network"
+        lines.append(f"{speed}; threads: {shares}; bottleneck: {account.bottleneck}")
+    return shown("\n".join(lines))
+
+
+def _outcome_as_text(slide: SlideOutcome) -> str:
+    if slide.store is None or slide.message:
+        where = f" -> {slide.store}" if slide.store else ""
+        return f"{slide.status:8} {Path(slide.slide).name}{where}: {slide.message}"
+    speed = slide.pixels / 1e6 / slide.seconds if slide.seconds else 0.0
+    size = f"{slide.pixels / 1e6:,.1f} MP"
+    if slide.skipped:
+        size += f" ({slide.skipped / slide.pixels:.0%} skipped as glass)"
+    return f"{slide.status:8} {Path(slide.slide).name} -> {slide.store}  {size}, {speed:.2f} MP/s"

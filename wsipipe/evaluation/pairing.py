@@ -1,0 +1,56 @@
+"""Which labels belong to which prediction, by name."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from wsipipe.errors import StoreError, UsageError
+from wsipipe.rasters.pairs import by_stem, matched, rasters_in, stem
+from wsipipe.slides.readers.omezarr.attributes import is_zarr
+
+ANNOTATIONS = (".geojson", ".json")
+"""What a file of annotations is called, in lower case."""
+PARTIAL = ".partial"
+IMAGE = re.compile(r"_(image|img)\.")
+"""In the name of a file that lies beside its labels, and is none."""
+
+
+def pair(predictions: Path, labels: Path) -> dict[str, tuple[Path, Path]]:
+    """(prediction, labels) by their common name; two files are a pair whatever their names.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing, one has no partner, or two have the same name.
+    StoreError
+        If a prediction is not finished.
+    """
+    found = _files(predictions, ()), _files(labels, ANNOTATIONS)
+    if predictions in found[0] and labels in found[1]:
+        return {stem(predictions): (predictions, labels)}
+    return matched(by_stem(found[0]), by_stem(found[1]), predictions)
+
+
+def _files(path: Path, more: Sequence[str]) -> list[Path]:
+    """The rasters, or files of the suffixes ``more``, that ``path`` is or holds."""
+    if path.suffix == PARTIAL or (not os.path.exists(path) and os.path.exists(f"{path}{PARTIAL}")):  # noqa: PTH110
+        raise _unfinished(path)
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where it may not look
+        raise UsageError(f"{path} does not exist; give a label raster, or a folder of them")
+    if not path.is_dir() or is_zarr(path):
+        return [path]
+    found = rasters_in(path)
+    for entry in path.glob(f"*{PARTIAL}"):
+        raise _unfinished(entry)
+    found += [entry for entry in sorted(path.iterdir()) if entry.suffix.lower() in more]
+    found = [entry for entry in found if not (more and IMAGE.search(entry.name))]
+    if not found:
+        raise UsageError(f"folder {path} holds no label rasters; wsipipe looks for .zarr, .tif, .png and the like")
+    return found
+
+
+def _unfinished(path: Path) -> StoreError:
+    return StoreError(f"{path} is unfinished; the wsipipe run that began it, started again, finishes it")

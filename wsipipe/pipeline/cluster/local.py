@@ -1,0 +1,77 @@
+"""Worker processes on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from distributed import Nanny, Scheduler, SpecCluster
+
+from wsipipe.inference.devices import resolve_devices
+from wsipipe.pipeline.config import LOCAL, RunConfig, parse_cluster
+from wsipipe.pipeline.machine import default_threads
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+class LocalWorkers(SpecCluster):
+    """Worker processes on this machine, each of which sees no GPUs but its own.
+
+    Parameters
+    ----------
+    number
+        How many begin.
+    threads
+        Of each.
+    gpus
+        What each of them sees, as CUDA_VISIBLE_DEVICES says it; the next one takes what the fewest have. Empty where
+        there are none.
+    """
+
+    def __init__(self, number: int, threads: int, gpus: Sequence[str]) -> None:
+        quiet = {"silence_logs": logging.CRITICAL}
+        self._gpus = gpus
+        self._options = {"nthreads": threads, "memory_limit": 0, **quiet}
+        scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}}
+        workers: dict[int, Any] = {}
+        for i in range(number):
+            workers[i] = self._beside(workers)
+        super().__init__(workers, scheduler, worker=workers[0], **quiet)  # type: ignore[no-untyped-call]
+
+    def _beside(self, others: Mapping[int, Any]) -> dict[str, Any]:
+        """A worker that shares as little as possible with ``others``."""
+        env = {}
+        if self._gpus:
+            taken = Counter(other["options"]["env"][VISIBLE] for other in others.values())
+            env = {VISIBLE: min(self._gpus, key=lambda gpus: taken[gpus])}
+        return {"cls": Nanny, "options": {**self._options, "env": env}}
+
+    def new_worker_spec(self) -> dict[Any, Any]:
+        """Name and description of a worker that comes later."""
+        (name,) = super().new_worker_spec()  # type: ignore[no-untyped-call]
+        return {name: self._beside(self.worker_spec)}
+
+
+def local_cluster(count: int | None, config: RunConfig) -> LocalWorkers:
+    """``count`` worker processes on this machine, which share its GPUs out among them; by default one a GPU, or one."""
+    devices = resolve_devices(config.device)
+    cuda = [int(device.partition(":")[2] or 0) for device in devices if device.startswith("cuda")]
+    names = dict(enumerate(filter(None, os.environ.get(VISIBLE, "").split(","))))
+    gpus = [names.get(i, str(i)) for i in dict.fromkeys(cuda)]
+    number = count or len(cuda) or 1
+    most = max(number, *(config.adapt or (0,)))
+    shares = [",".join(gpus[i::most]) for i in range(min(most, len(gpus)))]
+    threads = config.threads or default_threads(devices[: -(-len(gpus) // most) or 1], most)
+    return LocalWorkers(number, threads, shares)
+
+
+def seen_by_workers(config: RunConfig) -> RunConfig:
+    """``config`` as workers here take it: the GPUs that one sees are its own, and their numbers begin anew."""
+    if config.cluster is None or parse_cluster(config.cluster)[0] != LOCAL:
+        return config
+    cuda = all(device.startswith("cuda") for device in resolve_devices(config.device))
+    return replace(config, device="cuda") if cuda else config

@@ -1,0 +1,241 @@
+"""The workers of a run: what each of them has and sees, and whether it can do the work."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from distributed import Client, Worker
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from wsipipe.errors import BundleError, MachineError, OutputError, WsipipeError
+from wsipipe.files import locate
+from wsipipe.inference.devices import is_cpu
+from wsipipe.inference.pool import PoolSpec, load_pool, release_pool, sent_bundles
+from wsipipe.model.bundle import BundleInfo, read_bundle_info
+from wsipipe.pipeline.config import DEFAULT_BUNDLE, RunConfig
+from wsipipe.pipeline.machine import RESERVE
+from wsipipe.pipeline.setup import Site, this_process
+
+SAME = ("wsipipe", "zarr")
+"""Packages of which a worker has to have the version that is here: it reads and writes the same stores."""
+LOOK_SECONDS = 5.0
+"""How often it is looked whether workers came."""
+
+
+@dataclass(frozen=True)
+class WorkerFacts:
+    """What one worker has and sees."""
+
+    host: str
+    threads: int
+    site: Site
+    own_limit: bool
+    """Whether the memory is its own, and not shared with the other workers on its host."""
+    sees_bundle: bool
+
+
+class Workers:
+    """The workers of a run, looked at before they are given work: those that came later as well.
+
+    Parameters
+    ----------
+    client
+        Of their scheduler.
+    config
+        What they are to do.
+    """
+
+    def __init__(self, client: Client, config: RunConfig) -> None:
+        self.client, self._config = client, config
+        self.address: str = client.scheduler_info(n_workers=0)["address"]
+        self.dashboard: str = client.dashboard_link
+        self._bundle: BundleInfo = read_bundle_info(config.bundle or DEFAULT_BUNDLE)
+        self._facts: dict[str, WorkerFacts] = {}
+        self._looked = float("-inf")
+        self._sent = False
+        self._seen: list[str] = []  # by all workers, and by those that come later
+
+    def site(self) -> Site:
+        """What every worker has: the least memory of all, and devices of the kind that takes most of it.
+
+        Raises
+        ------
+        MachineError
+            If one can not do the work; the message names it and says why.
+        """
+        self._look(self._addresses())
+        facts = list(self._facts.values())
+        if not facts:
+            raise MachineError(f"all workers of {self.address} went as they were asked; see their logs")
+        hosts = Counter(fact.host for fact in facts)
+        first = next((fact for fact in facts if is_cpu(fact.site.devices)), facts[0]).site
+        engines = {fact.site.engine for fact in facts}
+        return Site(
+            devices=first.devices,
+            engine=first.engine if len(engines) == 1 else "torch",
+            limit_bytes=min(f.site.limit_bytes // (1 if f.own_limit else hosts[f.host]) for f in facts),
+            processes=len(facts),
+            per_machine=max(hosts.values()),
+        )
+
+    @property
+    def threads(self) -> int:
+        """Blocks in flight in one of them, the most."""
+        return max(fact.threads for fact in self._facts.values())
+
+    def check_paths(self, slides: Sequence[str], out: str) -> None:
+        """Raise a MachineError unless every worker sees ``slides`` and the folder ``out``."""
+        token = locate(out) / f".seen-{secrets.token_hex(4)}"
+        try:
+            token.write_bytes(b"")
+            self._refuse_blind([*slides, str(token)], list(self._facts))
+            self._seen = [*slides[:1], out]
+        except OSError as err:
+            raise OutputError(f"-o {out} can not be written: {err.strerror}; give another -o") from err
+        finally:
+            with suppress(OSError):
+                token.unlink()
+
+    def count_threads(self) -> int:
+        """Threads of all workers now; those that came since are looked at, and sent away if they can not do it."""
+        if time.monotonic() > self._looked + LOOK_SECONDS:
+            addresses = self._addresses()
+            for new in [address for address in addresses if address not in self._facts]:
+                try:
+                    self._look([new])
+                    self._refuse_blind(self._seen, [new])
+                except MachineError as err:
+                    logging.getLogger(__name__).warning("%s; it is sent away", err)
+                    self.client.retire_workers([new])
+            self._facts = {address: fact for address, fact in self._facts.items() if address in addresses}
+        return sum(fact.threads for fact in self._facts.values())
+
+    def load(self, spec: PoolSpec) -> None:
+        """Have every worker load the network."""
+        loading = [
+            self.client.submit(load_pool, spec, workers=[w], allow_other_workers=True, pure=False)  # it may have gone
+            for w in self._facts
+        ]
+        self.client.gather(loading)
+
+    def release(self, spec: PoolSpec) -> None:
+        """Have every worker let go of the network."""
+        self.client.run(release_pool, spec, on_error="ignore")
+
+    def ask(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """The result of ``function``, called in one of the workers."""
+        return self.client.submit(function, *args, **options, pure=False).result()
+
+    def _addresses(self) -> list[str]:
+        self._looked = time.monotonic()
+        return sorted(self.client.scheduler_info(n_workers=-1)["workers"])
+
+    def _run(self, function: Callable[..., Any], *args: Any, workers: Sequence[str]) -> Mapping[str, Any]:
+        """What ``function`` gives in each of ``workers`` that is still there."""
+        found: Mapping[str, Any] = self.client.run(function, *args, workers=list(workers), on_error="return")
+        return {address: result for address, result in found.items() if not isinstance(result, OSError)}
+
+    def _look(self, addresses: Sequence[str]) -> None:
+        """Find out what the workers at ``addresses`` have; send the bundle to those that do not see it."""
+        here = versions()()
+        for address, there in self._run(versions(), workers=addresses).items():
+            if there != here:
+                raise MachineError(f"worker {address} {_difference(there, here)}; install the same there")
+        for address, fact in self._run(look_around, self._config, self._bundle, workers=addresses).items():
+            if isinstance(fact, WsipipeError):
+                raise MachineError(f"worker {address}: {fact}") from fact
+            if isinstance(fact, BaseException):
+                raise fact
+            self._facts[address] = fact
+            if not fact.sees_bundle and not self._sent:
+                blob = Path(self._bundle.path).read_bytes()
+                self.client.register_plugin(SentBundle(self._bundle.sha256, blob))
+                self._sent = True
+
+    def _refuse_blind(self, paths: Sequence[str], workers: Sequence[str]) -> None:
+        for address, unseen in self._run(paths_not_seen, list(paths), workers=workers).items():
+            if isinstance(unseen, BaseException):
+                raise unseen
+            if unseen:
+                more = f", and {len(unseen) - 1} more" if len(unseen) > 1 else ""
+                raise MachineError(
+                    f"worker {address} on {self._facts[address].host} does not see {unseen[0]}{more}; "
+                    "slides and results have to be in a folder that all workers share, or in a bucket"
+                )
+
+
+class SentBundle(WorkerPlugin):
+    """A bundle that workers do not see, sent once to each of them, and to those that come later."""
+
+    idempotent = True
+
+    def __init__(self, sha256: str, blob: bytes) -> None:
+        self.name = f"wsipipe-bundle-{sha256}"
+        self._sha256, self._blob = sha256, blob
+
+    def setup(self, worker: Worker) -> None:
+        """Put it into the worker's folder, which goes with the worker."""
+        path = Path(worker.local_directory) / f"{self._sha256}.safetensors"
+        path.write_bytes(self._blob)
+        sent_bundles[self._sha256] = str(path)
+
+
+def versions() -> Callable[[], dict[str, str | None]]:
+    """A function that gives the versions of `SAME`; it travels by value, so that it needs no wsipipe to be called."""
+    names = SAME
+
+    def installed() -> dict[str, str | None]:
+        from importlib.metadata import PackageNotFoundError, version
+
+        found: dict[str, str | None] = {}
+        for name in names:
+            try:
+                found[name] = version(name)
+            except PackageNotFoundError:
+                found[name] = None
+        return found
+
+    return installed
+
+
+def _difference(there: Any, here: Mapping[str, str | None]) -> str:
+    if isinstance(there, BaseException):
+        return f"can not say what it has ({type(there).__name__}: {there})"
+    words = [f"{name} {there[name]} (here {here[name]})" for name in SAME if there[name] != here[name] and there[name]]
+    words += [f"no {name} (here {here[name]})" for name in SAME if there[name] is None]
+    return "has " + " and ".join(words)
+
+
+def look_around(config: RunConfig, bundle: BundleInfo, dask_worker: Worker) -> WorkerFacts:
+    """What the worker that calls it has."""
+    site, limit = this_process(config), dask_worker.memory_manager.memory_limit
+    if config.max_memory_bytes is None and limit:
+        pauses = dask_worker.memory_manager.memory_pause_fraction or 1.0  # beyond that it takes no more tasks
+        site = replace(site, limit_bytes=int(limit * min(pauses, 1 - RESERVE)))
+    try:
+        sees_bundle = read_bundle_info(bundle.path).sha256 == bundle.sha256
+    except BundleError:
+        sees_bundle = False
+    own = config.max_memory_bytes is not None or bool(limit)
+    return WorkerFacts(platform.node(), dask_worker.state.nthreads, site, own, sees_bundle)
+
+
+def paths_not_seen(paths: Sequence[str]) -> list[str]:
+    """Which of ``paths`` are not there for the worker that calls it."""
+    return [path for path in paths if not _sees(path)]
+
+
+def _sees(path: str) -> bool:
+    try:
+        return locate(path).exists()
+    except (OSError, ValueError):  # it may not look, or a path that is none
+        return False

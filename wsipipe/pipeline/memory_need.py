@@ -1,0 +1,114 @@
+"""The memory that a block, a task that looks for tissue, and a network take; bytes."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from wsipipe.geometry.grid import Grid
+from wsipipe.geometry.scale import stored_side
+from wsipipe.inference.devices import OPENVINO, lanes
+from wsipipe.inference.footprint import FLOAT32, activation_bytes
+from wsipipe.inference.pool import PoolSpec
+from wsipipe.pipeline.setup import Setup
+from wsipipe.slides.pixels.mirrored import averaging_bytes
+from wsipipe.slides.readers.tiff.reader import TiffReader
+from wsipipe.slides.slide import Level
+from wsipipe.tissue.detect import find_bytes
+from wsipipe.tissue.mask_file import OFF
+
+RUNTIME_BYTES = 192 * 2**20
+"""What scheduler, codecs, oneDNN, threads' stacks and the allocator's slack add: 120 to 150 MiB where measured."""
+OPENVINO_SHARE = 1.5
+"""What OpenVINO holds, over image and tensors alive at once: 1.3 to 1.47 for bases of 2 to 64, depths of 1 to 4."""
+UINT16 = 2
+MOST_KEPT_BYTES = 2**27
+"""Of tiles kept for the blocks beside, for each in flight: strips of slides that are up to 20 000 px wide."""
+AT_ONCE = 10
+"""Pieces of a file that zarr decodes at the same time (its ``async.concurrency``)."""
+
+
+def block_bytes(level: Level, grid: Grid, *, classes: int, probabilities: bool) -> int:
+    """What one block in flight holds at most: its pixels as read, averaged and mirrored, its labels, what is written.
+
+    Parameters
+    ----------
+    level
+        Where it is read from; a file whose tiles or strips are huge is decoded a whole one at a time.
+    grid
+        Of the blocks.
+    classes
+        Output channels of the network.
+    probabilities
+        Whether they are kept.
+    """
+    pixel = level.channels * np.dtype(level.dtype).itemsize
+    height, width = (max(grid.computed_sides(axis)) for axis in (0, 1))
+    margin = grid.receptive.margin
+    pixels = (height + margin) * (width + margin) * pixel
+    labels = height * width
+    encoded = 2 * height * width  # labels of all levels, and the shard as it is put together
+    averaged = averaging_bytes(level, (height + margin, width + margin))
+    met = prod(
+        1 if piece >= whole else -(-stored_side(side + margin, level.shrink) // piece) + 1
+        for whole, side, piece in zip(level.stored.shape, (height, width), level.tile, strict=True)
+    )
+    decoded = min(met, AT_ONCE) * level.tile[0] * level.tile[1] * pixel
+    kept = kept_bytes(level, grid)
+    return 2 * pixels + averaged + labels + encoded + decoded + kept + (4 * classes * labels if probabilities else 0)
+
+
+def kept_bytes(level: Level, grid: Grid) -> int:
+    """What the decoded tiles take that a block shares with one beside it; 0 where that is too much.
+
+    A strip as wide as the slide is shared by all blocks of a row, and decoding it for each would take as many times
+    as long. What is not compressed is as well read again, and zarr keeps nothing.
+    """
+    if grid.blocks[1] == 1 or level.codec == "none" or level.reader != TiffReader.name:
+        return 0
+    pieces = prod(
+        min(-(-stored_side(side, level.shrink) // piece) + 1, -(-whole // piece))
+        for side, piece, whole in zip(
+            (max(grid.computed_sides(0)) + grid.receptive.margin, grid.receptive.margin),
+            level.tile,
+            level.stored.shape,
+            strict=True,
+        )
+    )
+    need = pieces * level.tile[0] * level.tile[1] * level.channels * np.dtype(level.dtype).itemsize
+    return need if need <= MOST_KEPT_BYTES else 0
+
+
+def weight_bytes(bundle: str, devices: tuple[str, ...], engine: str) -> int:
+    """What the weights take: as they are loaded, and once more for each replica on the CPU, for OpenVINO twice."""
+    copies = 2 if engine == OPENVINO else 1
+    return Path(bundle).stat().st_size * copies * (1 + devices.count("cpu"))
+
+
+def network_bytes(architecture: dict[str, int], side: int, pool: PoolSpec, devices: tuple[str, ...]) -> int:
+    """What replicas of ``pool`` on ``devices`` take of the machine's memory (not a GPU's) for tiles of ``side`` px."""
+    values = pool.batch * side * side * architecture["in_channels"]
+    pixels = UINT16 * values  # the batch, as it is stacked
+    tensors = activation_bytes(architecture, side, pool.batch, probabilities=pool.probabilities)
+    if pool.engine == OPENVINO:
+        tensors = int(OPENVINO_SHARE * (tensors + FLOAT32 * values))
+    return sum(map(lanes, devices)) * pixels + devices.count("cpu") * tensors
+
+
+def tissue_need(level: Level, setup: Setup) -> int:
+    """The bytes that a task which looks for the tissue of ``level`` holds at most."""
+    return 0 if setup.config.tissue == OFF else find_bytes(level)
+
+
+def block_need(level: Level, grid: Grid, setup: Setup) -> int:
+    """The bytes that one block of ``level`` holds at most."""
+    classes = setup.bundle.architecture["classes"]
+    return block_bytes(level, grid, classes=classes, probabilities=setup.config.probabilities)
+
+
+def network_need(grid: Grid, setup: Setup) -> int:
+    """The bytes of this machine's memory that the replicas hold at most."""
+    side = min(grid.core, max(*grid.computed_sides(0), *grid.computed_sides(1))) + grid.receptive.margin
+    return network_bytes(setup.bundle.architecture, side, setup.pool, setup.devices)

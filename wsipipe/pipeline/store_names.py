@@ -1,0 +1,65 @@
+"""The path of each slide's store: by the slide's name, and told apart where several slides share it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Sequence
+
+from wsipipe.errors import OutputError, StoreError
+from wsipipe.files import Location
+from wsipipe.slides.slide import Slide
+from wsipipe.store.record import Record, read_record
+from wsipipe.store.spec import PARTIAL, STORE
+
+
+def name_stores(slides: Sequence[Slide], out: Location) -> dict[str, str]:
+    """The path of each slide's store, by the slide's path.
+
+    It is ``out/<slide's name>.zarr``, unless that is another slide's, of this run or an earlier one; then it is
+    ``out/<slide's name>-<8 hex digits of the slide's path>.zarr``. A store that was begun from a slide stays its.
+    """
+    named: dict[str, str] = {}
+    taken: set[str] = set()  # without regard to case, as some file systems see names
+    candidates = {slide.path: _candidates(slide, out) for slide in slides}
+    owners = {name: _owner(name) for names in candidates.values() for name in names}
+    for is_of in (_of_that_path, _of_that_file):
+        for slide in slides:
+            mine = [name for name in candidates[slide.path] if is_of(owners[name], slide, candidates)]
+            if slide.path not in named and mine and mine[0].casefold() not in taken:
+                named[slide.path] = mine[0]
+                taken.add(mine[0].casefold())
+    for slide in slides:
+        if slide.path not in named:
+            plain, told_apart = candidates[slide.path]
+            free = owners[plain] is None and plain.casefold() not in taken
+            named[slide.path] = plain if free else told_apart
+            taken.add(named[slide.path].casefold())
+    return named
+
+
+def _candidates(slide: Slide, out: Location) -> tuple[str, str]:
+    digest = hashlib.sha256(os.fsencode(slide.path)).hexdigest()[:8]
+    return str(out / f"{slide.name}{STORE}"), str(out / f"{slide.name}-{digest}{STORE}")
+
+
+def _owner(store: str) -> Record | None:
+    """What the store, finished or not, says it was made from; None too where it does not say."""
+    for path in (store, store + PARTIAL):
+        try:
+            record = read_record(path)
+        except (StoreError, OutputError):  # the slide's plan refuses it, and says why
+            continue
+        if record is not None:
+            return record
+    return None
+
+
+def _of_that_path(owner: Record | None, slide: Slide, _others: Collection[str]) -> bool:
+    """Whether a store was made from the path of ``slide``."""
+    return owner is not None and owner.slide == slide.path
+
+
+def _of_that_file(owner: Record | None, slide: Slide, others: Collection[str]) -> bool:
+    """Whether a store was made from the same file when that was elsewhere, at none of the ``others``' paths."""
+    return owner is not None and owner.fingerprint.slide == slide.identity and owner.slide not in others

@@ -1,0 +1,55 @@
+"""How a training is scored while it goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from wsipipe.evaluation.tally import Tally
+from wsipipe.model.bundle import BundleSpec
+from wsipipe.model.forward import predict_box
+from wsipipe.model.unet import UNet
+from wsipipe.training.pictures import Shown
+from wsipipe.training.setup import View
+
+Scores = dict[str, float]
+LOWER_IS_BETTER = (
+    "pixel_error",
+    "adapted_rand_error",
+    "variation_of_information",
+    "warping_error",
+    "merged_per_100",
+    "split_per_100",
+)
+OFFSETS = tuple(step / 4 for step in range(-12, 13))
+"""What is added to the logit of background, one after the other, when it is calibrated."""
+
+
+def score(
+    network: UNet, spec: BundleSpec, views: tuple[View, ...], metrics: Sequence[str]
+) -> tuple[Scores, list[Shown]]:
+    """Scores of what a run would write for ``views``, and the first few of them to be shown."""
+    network.eval()
+    tally = Tally([c.name for c in spec.classes if c.label], metrics)
+    shown: list[Shown] = []
+    for view in views:
+        found = predict_box(network, spec, view.field.pixels_at, view.box, shape=view.field.shape)
+        truth = view.field.truth.read(view.box)
+        objects = truth.instances if truth.instances.any() else None
+        tally.add(found, truth.classes, truth_instances=objects, inside=truth.inside)
+        if len(shown) < SHOWN:
+            true = truth.classes if objects is None else objects
+            shown.append(Shown(view.field.image.read(view.box), found, true))
+    return tally.scores(), shown
+
+
+def better(scores: Scores, metric: str) -> float:
+    """``metric`` of ``scores``, turned so that more is better; what is undefined is worst."""
+    value = scores[metric]
+    if math.isnan(value):
+        return -math.inf
+    return -value if metric in LOWER_IS_BETTER else value
+
+
+SHOWN = 8
+"""Rows of the sheet of validation images."""
