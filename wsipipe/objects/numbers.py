@@ -1,5 +1,4 @@
-"""The number of an object: ``id << 8 | class``, so that equal ids of different classes are different objects; 0 is no
-object."""
+"""The numbers of objects: ``id << 8 | class``; equal ids of different classes are different objects, 0 is none."""
 
 from __future__ import annotations
 
