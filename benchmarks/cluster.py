@@ -40,7 +40,7 @@ from wsipipe.inference.replica import Prediction
 from wsipipe.pipeline import block_tasks, slide_job
 from wsipipe.pipeline.cluster.connect import OWN
 from wsipipe.pipeline.config import DEFAULT_BUNDLE
-from wsipipe.pipeline.dispatcher import Flow
+from wsipipe.pipeline.dispatcher import Dispatcher
 from wsipipe.pipeline.run_plan import plan_run
 
 WANTED = 1.8
@@ -178,7 +178,7 @@ def overhead(args: argparse.Namespace) -> bool:
             ):
                 blocks = run.to_do[0].grid.count
                 cpu, started = time.process_time(), time.perf_counter()
-                Flow(run, client, lambda _: None, lambda count=count: count).attempt_all()
+                Dispatcher(run, client, lambda _: None, lambda count=count: count).attempt_all()
                 taken, cpu = time.perf_counter() - started, time.process_time() - cpu
         ideal = -(-blocks // count) * args.sleep
         print(

@@ -23,9 +23,10 @@ from queue import Empty, SimpleQueue
 import numpy as np
 
 import wsipipe
+from wsipipe.arrays import Pixels
 from wsipipe.geometry.mirror import mirror
 from wsipipe.inference.pool import load_replicas
-from wsipipe.inference.replica import Pixels, Replica
+from wsipipe.inference.replica import Replica
 from wsipipe.pipeline.config import DEFAULT_BUNDLE, RunConfig
 from wsipipe.pipeline.setup import check_config
 from wsipipe.pipeline.slide_plan import grid_of

@@ -22,10 +22,11 @@ from unittest import mock
 import numpy as np
 
 import wsipipe
+from wsipipe.arrays import Pixels
 from wsipipe.geometry.grid import Box
 from wsipipe.inference import allocator
 from wsipipe.inference.block import memory_of_thread
-from wsipipe.inference.replica import Pixels, Prediction, Replica
+from wsipipe.inference.replica import Prediction, Replica
 from wsipipe.model.bundle import default_classes
 from wsipipe.pipeline.run_plan import RunPlan, plan_run
 from wsipipe.slides.pixels.mirrored import read_box

@@ -35,7 +35,7 @@ from tests.faults import (
 )
 from tests.warm import Warm
 from wsipipe.errors import UsageError
-from wsipipe.pipeline.cluster.connect import connect as cluster
+from wsipipe.pipeline.cluster.connect import connect_cluster as cluster
 from wsipipe.pipeline.config import RunConfig, parse_cluster
 from wsipipe.pipeline.run import run as run_slides
 from wsipipe.pipeline.run_plan import plan_run

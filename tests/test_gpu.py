@@ -14,8 +14,9 @@ import zarr
 
 import wsipipe
 from tests.faults import assert_same_bytes, picture, write_slide
+from wsipipe.arrays import Pixels
 from wsipipe.inference.pool import close_resident_pools
-from wsipipe.inference.replica import Pixels, Replica
+from wsipipe.inference.replica import Replica
 from wsipipe.model.bundle import Bundle
 from wsipipe.pipeline.config import DEFAULT_BUNDLE
 

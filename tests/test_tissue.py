@@ -180,7 +180,7 @@ def test_a_run_that_is_resumed_takes_the_mask_that_is_there(
     tmp_path: Path, slide: Path, bundle: Path, whole: Path
 ) -> None:
     (plan,) = plan_run([slide], wsipipe.RunConfig(out=str(tmp_path), bundle=str(bundle), block=128)).planned
-    lifecycle.prepare(plan.store)
+    lifecycle.begin_store(plan.store)
     cells = np.zeros(plan.store.tissue or (), bool)
     cells[20:30, 10:15] = True
     content.write_tissue(plan.store, cells)

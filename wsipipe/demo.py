@@ -15,10 +15,10 @@ import tifffile
 import zarr
 
 from wsipipe.pictures.drawing import outlined
-from wsipipe.slides.pixels.overview import Image
+from wsipipe.slides.pixels.overview import RgbImage
 from wsipipe.slides.slide import Slide
 
-Plane = npt.NDArray[np.float32]
+Drawing = npt.NDArray[np.float32]
 
 SHAPE, MPP, TILE = (1536, 2048), 0.5, 256
 GLASS = 243.0
@@ -47,7 +47,7 @@ def write_slide(path: Path, *, seed: int = 7) -> None:
             )
 
 
-def draw_tissue(rng: np.random.Generator, shape: tuple[int, int]) -> Image:
+def draw_tissue(rng: np.random.Generator, shape: tuple[int, int]) -> RgbImage:
     """An image (y, x, 3) of nuclei in a pink matrix, with glass around."""
     ys, xs = np.mgrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j].astype(np.float32)
     inside = smooth_step((0.85 + 0.15 * noise(rng, shape, 200) - np.hypot(ys, xs)) * 30)
@@ -57,11 +57,11 @@ def draw_tissue(rng: np.random.Generator, shape: tuple[int, int]) -> Image:
     draw_nuclei(rng, haematoxylin, inside * (0.6 + 0.8 * (noise(rng, shape, 90) > -0.2)), texture)
     density = haematoxylin[..., None] * HAEMATOXYLIN + eosin[..., None] * EOSIN
     grain = rng.normal(0, 1.5, (*shape, 3)).astype(np.float32)
-    image: Image = np.clip(GLASS * np.exp(-density) + grain, 0, 255).astype(np.uint8)
+    image: RgbImage = np.clip(GLASS * np.exp(-density) + grain, 0, 255).astype(np.uint8)
     return image
 
 
-def draw_nuclei(rng: np.random.Generator, haematoxylin: Plane, crowding: Plane, texture: Plane) -> None:
+def draw_nuclei(rng: np.random.Generator, haematoxylin: Drawing, crowding: Drawing, texture: Drawing) -> None:
     """Add ellipses of 5 to 11 micrometres to ``haematoxylin``, more of them where ``crowding`` is high."""
     spacing = 21
     for y in range(spacing, haematoxylin.shape[0] - spacing, spacing):
@@ -79,16 +79,16 @@ def draw_nuclei(rng: np.random.Generator, haematoxylin: Plane, crowding: Plane, 
             haematoxylin[box] = np.maximum(haematoxylin[box], body)
 
 
-def noise(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Plane:
+def noise(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Drawing:
     """Gaussian noise (y, x), float32, of unit variance, smooth over ``scale`` px."""
     spectrum = np.fft.rfft2(rng.standard_normal(shape))
     fy, fx = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])
     smooth = np.fft.irfft2(spectrum * np.exp(-2 * (np.pi * scale) ** 2 * (fy**2 + fx**2)), shape)
-    plane: Plane = (smooth / smooth.std()).astype(np.float32)
+    plane: Drawing = (smooth / smooth.std()).astype(np.float32)
     return plane
 
 
-def smooth_step(x: Plane) -> Plane:
+def smooth_step(x: Drawing) -> Drawing:
     """From 0 to 1 around 0, within about 4 units."""
     return (1 / (1 + np.exp(-np.clip(x, -30, 30)))).astype(np.float32)
 

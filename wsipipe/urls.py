@@ -35,7 +35,7 @@ ATTEMPTS, RETRY_SECONDS = 10, 180.0
 COALESCE_BYTES = 2**14
 """Bytes that are read for nothing rather than ask twice: those of a small tile."""
 
-T = TypeVar("T")
+Answer = TypeVar("Answer")
 
 
 def is_url(text: object) -> bool:
@@ -108,11 +108,11 @@ class Url:
     @property
     def store(self) -> ObjectStore:
         """All that begins with this URL and a slash, as obstore and zarr read it."""
-        return connect(self.text, REQUEST_SECONDS)
+        return connect_store(self.text, REQUEST_SECONDS)
 
     @property
     def _host(self) -> ObjectStore:
-        return connect(f"{self.scheme}://{urlsplit(self.text).netloc}", REQUEST_SECONDS)
+        return connect_store(f"{self.scheme}://{urlsplit(self.text).netloc}", REQUEST_SECONDS)
 
     @property
     def _key(self) -> str:
@@ -309,7 +309,7 @@ class Url:
 
 
 @lru_cache(maxsize=256)
-def connect(url: str, seconds: float) -> ObjectStore:
+def connect_store(url: str, seconds: float) -> ObjectStore:
     """All that is below ``url``, whose requests take ``seconds`` at most: one in a process, for its connections.
 
     It makes requests again that failed; of those that took too long all but the two kinds that `again` is for.
@@ -323,7 +323,7 @@ def connect(url: str, seconds: float) -> ObjectStore:
     )
 
 
-def again(request: Callable[[], T]) -> T:
+def again(request: Callable[[], Answer]) -> Answer:
     """What ``request`` gives, a removal or a write on condition: one that took too long obstore does not make again."""
     from obstore.exceptions import GenericError
 

@@ -20,7 +20,7 @@ from tests.faults import PATIENCE_SECONDS, Process, files_up_to, finish, start, 
 from tests.training.discs import TINY, changed, write_discs, write_toml
 from wsipipe import load_bundle
 from wsipipe.cli import cli, train
-from wsipipe.cli.train import EVERY, configured, shown, spoken, tell
+from wsipipe.cli.train import EVERY, configured, show_training, tell_training, training_line
 from wsipipe.errors import OutputError, TrainingError, UsageError
 from wsipipe.events import StepDone, TrainingDone, TrainingStarted, Validated
 from wsipipe.training.augment import NO_AUGMENTATION
@@ -285,12 +285,12 @@ EVENTS = {
 
 @pytest.mark.parametrize(("said", "event"), EVENTS.items())
 def test_events_are_spoken(said: str, event: Any) -> None:
-    assert spoken(event) == said
+    assert training_line(event) == said
 
 
 def test_one_step_in_some_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     for step in range(1, 2 * EVERY + 2):
-        tell(StepDone(step, 1.0, 1e-3, 1.0, 0.5))
+        tell_training(StepDone(step, 1.0, 1e-3, 1.0, 0.5))
     assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == [
         f"step {EVERY}",
         f"step {2 * EVERY}",
@@ -299,8 +299,8 @@ def test_one_step_in_some_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_terminal_has_a_bar_and_the_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with shown() as listener:
-        assert listener is not tell
+    with show_training() as listener:
+        assert listener is not tell_training
         for event in EVENTS.values():
             listener(event)
     said = capsys.readouterr().err

@@ -33,7 +33,7 @@ def write_store(
     height, width = labels.shape
     grid = Grid((height, width), Receptive(2, 1), 4, 32)
     spec = StoreSpec(str(path), "/s.svs", fingerprint, downsample, grid, classes, "glands", "0.1.0")
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     for index in grid.indices():
         content.write_block(spec, index, labels[grid.block_box(index).slices], None)
     if finished:
@@ -61,7 +61,7 @@ def ids_of(labels: np.ndarray) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "BLOCK_PX", 33)
-    monkeypatch.setattr(planes, "BLOCK_PX", 33)
+    monkeypatch.setattr(planes, "READ_BLOCK_PX", 33)
 
 
 def test_scores_of_a_store_and_a_tiff_are_those_of_their_arrays(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from wsipipe.arrays import Pixels
 from wsipipe.errors import BundleError, MachineError, MemoryLimitError
 from wsipipe.inference import devices
 from wsipipe.inference import pool as pools
 from wsipipe.inference.pool import Pool, PoolSpec, close_resident_pools, resident_pool
-from wsipipe.inference.replica import Pixels, Prediction, Replica
+from wsipipe.inference.replica import Prediction, Replica
 from wsipipe.model.bundle import Bundle, BundleSpec, LabelClass, load_bundle, save_bundle
 from wsipipe.model.unet import UNet
 

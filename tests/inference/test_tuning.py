@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wsipipe.arrays import Pixels
 from wsipipe.errors import MachineError
 from wsipipe.geometry.network import Receptive
 from wsipipe.inference import tuning
 from wsipipe.inference.pool import PoolSpec
-from wsipipe.inference.replica import Pixels, Prediction, Replica
+from wsipipe.inference.replica import Prediction, Replica
 from wsipipe.inference.tuning import PASSES, Size, Speeds, correct, measure, memory, recall, remember
 from wsipipe.model.bundle import read_bundle_info
 

@@ -51,7 +51,7 @@ def web_service(answer: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 @pytest.fixture
 def folder(tmp_path: Path, write_slide: WriteSlide, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with two slides of 4 blocks in ``in``, and a third that is none."""
-    monkeypatch.setattr(nights, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(nights, "INBOX_SECONDS", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for i, name in enumerate("ab"):
         write_slide(tmp_path / "in" / f"{name}.tif", (128, 128), seed=i)

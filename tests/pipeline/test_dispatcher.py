@@ -228,7 +228,7 @@ def test_the_command_says_taken_and_ends_with_0(
 ) -> None:
     lease = held(config, slides[1])
     limits = Limits(sleep=Sleeps(lambda _: lease.renew()))
-    monkeypatch.setattr("wsipipe.pipeline.run.Flow", lambda *given: flow.Flow(*given[:-1], limits))
+    monkeypatch.setattr("wsipipe.pipeline.run.Flow", lambda *given: flow.Dispatcher(*given[:-1], limits))
     options = ["-m", config.bundle, "-o", config.out, "--block", "64", "--tile", "64", "--device", "cpu"]
     ended = CliRunner().invoke(cli, ["run", *map(str, slides[1:]), *options])
     assert ended.exit_code == 0, ended.output
@@ -362,9 +362,9 @@ def test_a_cluster_that_has_no_worker_for_a_moment_is_given_work_all_the_same(
     tmp_path: Path, config: wsipipe.RunConfig, slides: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = iter([0, 0, 2, 0])
-    real = flow.Flow
+    real = flow.Dispatcher
 
-    def no_workers(*given: object) -> flow.Flow:
+    def no_workers(*given: object) -> flow.Dispatcher:
         return real(*given[:3], lambda: next(counts, 0), given[4])  # type: ignore[arg-type]
 
     monkeypatch.setattr("wsipipe.pipeline.run.Flow", no_workers)

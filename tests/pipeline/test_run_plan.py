@@ -69,7 +69,7 @@ def bench(tmp_path: Path, tiny_bundle: Path, write_slide: WriteSlide) -> Bench:
 
 def begin(plan: SlidePlan) -> StoreSpec:
     """Make the store of ``plan`` exist, with none of its blocks."""
-    lifecycle.prepare(plan.store)
+    lifecycle.begin_store(plan.store)
     return plan.store
 
 

@@ -125,7 +125,7 @@ def write_store(
         model="glands",
         version="0.0.9",
     )
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     for index in spec.grid.indices():
         content.write_block(spec, index, labels[spec.grid.block_box(index).slices], None)
     for levels in spec.grid.coarse_passes():

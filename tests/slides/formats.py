@@ -14,11 +14,12 @@ import numpy as np
 import tifffile
 
 from tests.real_data import DATA, data
+from wsipipe.arrays import Pixels
 from wsipipe.errors import PlaneError, SlideError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.discover import expand
 from wsipipe.slides.open import open_slide
-from wsipipe.slides.pixels.mirrored import Pixels, read_box
+from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.planes import Planes
 from wsipipe.slides.slide import Level, Slide
 

@@ -22,7 +22,7 @@ from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.readers.jpeg import samples_said
 from wsipipe.slides.readers.omezarr.attributes import MAX_METADATA_BYTES
-from wsipipe.slides.readers.omezarr.chunks import HEAD_BYTES, WholeChunkStore, decoded_bytes
+from wsipipe.slides.readers.omezarr.chunks import CHUNK_HEAD_BYTES, WholeChunkStore, decoded_bytes
 from wsipipe.slides.slide import MAX_SIDE_PX, check_sides
 
 ENCODERS: dict[str, tuple[int, int, Callable[..., bytes]]] = {
@@ -183,7 +183,7 @@ def test_xml_that_grows_is_a_clear_error_or_not_used(tmp_path: Path, kind: str, 
 def test_chunk_says_how_many_bytes_it_decodes_to(size: int) -> None:
     for codec, name in ((numcodecs.Zstd(), "zstd"), (numcodecs.Blosc(), "blosc")):
         data = bytes(codec.encode(np.arange(size, dtype=np.uint8)))
-        assert decoded_bytes(data[:HEAD_BYTES], name) == size
+        assert decoded_bytes(data[:CHUNK_HEAD_BYTES], name) == size
     assert (
         decoded_bytes(b"", "zstd") == decoded_bytes(b"\x28\xb5\x2f\xfd", "zstd") == decoded_bytes(b"1" * 18, "lz4") == 0
     )

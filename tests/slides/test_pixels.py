@@ -10,9 +10,10 @@ import tifffile
 
 from tests.real_data import data, needs_data, real
 from tests.slides.made import APERIO
+from wsipipe.arrays import Pixels
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.open import open_slide
-from wsipipe.slides.pixels.mirrored import Pixels, read_box
+from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import Level
 
 CROP = Box(900, 1517, 600, 1333)

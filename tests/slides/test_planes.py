@@ -9,10 +9,11 @@ import pytest
 import tifffile
 
 from tests.slides.made import ome_zarr, picture, pyramid
+from wsipipe.arrays import Pixels
 from wsipipe.errors import PlaneError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.open import open_slide
-from wsipipe.slides.pixels.mirrored import Pixels, read_box
+from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.planes import ALL, Planes, parse_channels, parse_reading
 from wsipipe.slides.slide import Level
 

@@ -89,7 +89,7 @@ def make(spec: StoreSpec, *, seed: int = 0, probabilities: np.ndarray | None = N
     """A published store, its blocks in random order; what is in it."""
     labels, indices = labels_of(spec, seed), list(spec.grid.indices())
     random.Random(seed).shuffle(indices)
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     write_blocks(spec, labels, indices, probabilities)
     write_coarse(spec)
     lifecycle.publish(spec, {})
@@ -131,7 +131,7 @@ def test_the_two_oracles_of_the_pyramid_agree() -> None:
 
 def test_a_block_is_one_file_per_level_and_all_of_it_is_written(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (1030, 2047), 8, 1024)
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     content.write_block(spec, (1, 0), np.zeros((6, 1024), np.uint8), None)
     written = sorted(str(p.relative_to(spec.partial)) for p in spec.partial.rglob("c/*/*"))
     assert written == ["0/c/1/0", "1/c/1/0"]
@@ -140,7 +140,7 @@ def test_a_block_is_one_file_per_level_and_all_of_it_is_written(tmp_path: Path) 
 
 def test_level_0_is_the_last_that_a_block_writes(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (2000, 2000), 8, 1024, probabilities=True)
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     for name in ("1", "probabilities/0"):
         shutil.rmtree(spec.partial / name)
         (spec.partial / name).write_text("in the way")
@@ -148,7 +148,7 @@ def test_level_0_is_the_last_that_a_block_writes(tmp_path: Path) -> None:
             write_blocks(spec, labels_of(spec), [(0, 0)], probabilities_of(spec))
         assert not list((spec.partial / "0").rglob("c/*/*"))
         (spec.partial / name).unlink()
-        lifecycle.prepare(spec)
+        lifecycle.begin_store(spec)
 
 
 @pytest.mark.parametrize("probabilities", [False, True])
@@ -159,7 +159,7 @@ def test_the_same_spec_gives_the_same_bytes_in_any_order_of_writing(tmp_path: Pa
         spec = replace(spec, path=str(tmp_path / name / "x.zarr"))
         labels, indices = labels_of(spec), list(spec.grid.indices())
         random.Random(seed).shuffle(indices)
-        lifecycle.prepare(spec)
+        lifecycle.begin_store(spec)
         write_blocks(spec, labels, indices, probabilities_of(spec) if probabilities else None)
         write_coarse(spec)
         lifecycle.publish(spec, {})
@@ -170,11 +170,11 @@ def test_the_same_spec_gives_the_same_bytes_in_any_order_of_writing(tmp_path: Pa
 def test_a_block_written_twice_is_the_block_written_once(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (40, 40))
     labels = labels_of(spec)
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     write_blocks(spec, labels, list(spec.grid.indices()))
     before = contents(spec.partial)
     write_blocks(spec, labels, [(1, 1), (0, 2)])
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     assert contents(spec.partial) == before
 
 
@@ -218,7 +218,7 @@ def test_every_pixel_lies_where_the_pixels_it_stands_for_lie(
     tmp_path: Path, mpp: float | None, downsample: float
 ) -> None:
     spec = spec_of(tmp_path, (100, 90), mpp=mpp, downsample=downsample, probabilities=True)
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     finest = (mpp or 1.0) / downsample  # what a pixel of the slide's finest level measures
     for group, name, ndim in (("", "", 2), ("probabilities", "probabilities/", 3)):
         ome = json.loads((spec.partial / group / "zarr.json").read_text())["attributes"]["ome"]
@@ -249,7 +249,7 @@ def test_a_new_store_has_everything_to_do_and_a_published_one_nothing(tmp_path: 
     spec = spec_of(tmp_path, (40, 60), probabilities=True)
     everything = tuple(spec.grid.indices())
     assert read_journal(spec, spec.partial).blocks == everything  # not even a folder
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     journal = read_journal(spec, spec.partial)
     assert journal.blocks == everything
     assert not journal.finished
@@ -265,7 +265,7 @@ def test_journal_misses_just_the_blocks_that_were_not_written(tmp_path: Path, sh
     spec = spec_of(tmp_path, shape)
     labels, indices = labels_of(spec), list(spec.grid.indices())
     random.Random(1).shuffle(indices)
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     for count, index in enumerate(indices, 1):
         write_blocks(spec, labels, [index])
         journal = read_journal(spec, spec.partial)
@@ -299,21 +299,21 @@ def test_journal_finds_every_single_shard_that_is_gone_or_torn(tmp_path: Path) -
 
 def test_prepare_removes_torn_files_and_what_is_damaged_and_mends_the_metadata(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (40, 40))
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     fresh = contents(spec.partial)
     write_blocks(spec, labels_of(spec), [(0, 0)])
     (spec.partial / "0/zarr.json").write_bytes(b"{")
     (spec.partial / "1/zarr.json").unlink()
     (spec.partial / "zarr.json.77.partial").write_bytes(b"torn")
     (spec.partial / "0/c/0/1.0123abcd.partial").write_bytes(b"torn")
-    lifecycle.prepare(spec, [spec.partial / "0/c/0/0"])
+    lifecycle.begin_store(spec, [spec.partial / "0/c/0/0"])
     assert contents(spec.partial) == fresh
 
 
 def test_record_says_what_the_store_is_made_from_and_whether_it_is_complete(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (40, 40))
     assert read_record(spec.partial) is None
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     record = read_record(spec.partial)
     assert record is not None
     assert (record.slide, record.fingerprint, record.block, record.complete) == (
@@ -426,7 +426,7 @@ def test_the_older_store_is_there_and_whole_until_the_new_one_is_complete(tmp_pa
     spec = spec_of(tmp_path, (40, 60))
     make(spec, seed=1)
     older = contents(Path(spec.path))
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     write_blocks(spec, labels_of(spec, 2), list(spec.grid.indices()))
     write_coarse(spec)
     assert contents(Path(spec.path)) == older
@@ -436,7 +436,7 @@ def test_the_older_store_is_there_and_whole_until_the_new_one_is_complete(tmp_pa
 def test_publish_killed_between_its_steps_ends_well_when_it_is_done_again(tmp_path: Path, steps: int) -> None:
     spec = spec_of(tmp_path, (40, 60))
     make(spec, seed=1)
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     labels = labels_of(spec, 2)
     write_blocks(spec, labels, list(spec.grid.indices()))
     write_coarse(spec)
@@ -450,7 +450,7 @@ def test_publish_killed_between_its_steps_ends_well_when_it_is_done_again(tmp_pa
         assert read_record(final) == replace(read_record(replaced), complete=True)
         lifecycle.reopen(spec)
     assert read_journal(spec, spec.partial).finished
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     lifecycle.publish(spec, {})
     assert np.array_equal(zarr.open_array(f"{spec.path}/0", mode="r")[:], labels)
     assert read_record(spec.path) is not None
@@ -474,7 +474,7 @@ def test_a_finished_store_that_lost_a_shard_is_mended_to_the_same_bytes(tmp_path
     journal = read_journal(spec, Path(spec.path))
     assert journal.blocks == ((1, 2),)
     lifecycle.reopen(spec)
-    lifecycle.prepare(spec, journal.damaged)
+    lifecycle.begin_store(spec, journal.damaged)
     record = read_record(spec.partial)
     assert record is not None
     assert not record.complete
@@ -487,7 +487,7 @@ def test_a_finished_store_that_lost_a_shard_is_mended_to_the_same_bytes(tmp_path
 def test_discard_removes_the_unfinished_store_and_only_that(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (20, 20))
     make(spec)
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     lifecycle.discard_partial(spec)
     lifecycle.discard_partial(spec)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["case-17.zarr"]
@@ -497,12 +497,12 @@ def test_a_disk_that_does_not_take_it_is_an_output_error_that_names_the_store(tm
     spec = spec_of(tmp_path, (20, 20))
     spec.partial.write_bytes(b"a file where the folder should be")
     with pytest.raises(OutputError, match=r"case-17\.zarr\.partial\S* can not be (made|read|written): .*resumes"):
-        lifecycle.prepare(spec)
+        lifecycle.begin_store(spec)
 
 
 def test_a_block_that_can_not_be_written_is_an_output_error_that_names_the_store(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (20, 20))
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     (spec.partial / "0/c").write_bytes(b"a file where the folder should be")
     with pytest.raises(OutputError, match=r"case-17\.zarr\.partial\S* can not be (made|read|written): .*resumes"):
         write_blocks(spec, labels_of(spec), [(0, 0)])
@@ -510,7 +510,7 @@ def test_a_block_that_can_not_be_written_is_an_output_error_that_names_the_store
 
 def test_a_coarse_chunk_that_can_not_be_written_is_an_output_error_that_names_the_store(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (40, 40))
-    lifecycle.prepare(spec)
+    lifecycle.begin_store(spec)
     write_blocks(spec, labels_of(spec), list(spec.grid.indices()))
     (spec.partial / "1/c").write_bytes(b"a file where the folder should be")
     with pytest.raises(OutputError, match=r"case-17\.zarr\.partial\S* can not be (made|read|written): .*resumes"):

@@ -23,7 +23,7 @@ from wsipipe.training.config import (
     TrainConfig,
     WeightConfig,
 )
-from wsipipe.training.setup import Setup, prepare
+from wsipipe.training.setup import TrainingSetup, prepare_training
 
 KNOWN = "disc-0*"
 """The images to validate on."""
@@ -97,14 +97,14 @@ def write_toml(path: Path, config: TrainConfig) -> Path:
     return path
 
 
-def made_setup(folder: Path, config: TrainConfig, into: Path) -> Setup:
+def made_setup(folder: Path, config: TrainConfig, into: Path) -> TrainingSetup:
     """What a training of ``config`` on the images in ``folder``, into ``into``, starts from; its folder is made."""
-    setup = prepare(config, into / "discs.safetensors", [folder])
+    setup = prepare_training(config, into / "discs.safetensors", [folder])
     setup.folder.mkdir(parents=True, exist_ok=True)
     return setup
 
 
-def network_of(setup: Setup) -> UNet:
+def network_of(setup: TrainingSetup) -> UNet:
     """An untrained network for it."""
     return UNet(**setup.architecture)
 

@@ -101,7 +101,7 @@ def check(refusal: Refusal, code: int, message: str) -> None:
 def test_good_data_is_taken(tmp_path: Path, data: Path) -> None:
     """That what is refused below is refused for what is wrong with it."""
     (tmp_path / "c.toml").write_text(FOLDER + NO_BORDERS + SMALL)
-    found = setup.prepare(load_config(tmp_path / "c.toml"), tmp_path / "m.safetensors", [data.parent])
+    found = setup.prepare_training(load_config(tmp_path / "c.toml"), tmp_path / "m.safetensors", [data.parent])
     assert [field.name for field in found.maker.fields] == ["a", "b"]
 
 
@@ -346,7 +346,7 @@ def test_slide_to_validate_on_may_be_of_one_class(slide: Path) -> None:
         AnnotatedSlide("s.tif", annotations="s.geojson", split="train"),
         AnnotatedSlide("negative.tif", annotations="nothing.geojson", split="validation"),
     )
-    found = setup.prepare(config, slide / "m.safetensors", [slide])
+    found = setup.prepare_training(config, slide / "m.safetensors", [slide])
     assert found.validation
     assert {view.field.name for view in found.validation} == {"negative"}
     truth = [view.field.truth.read(view.box) for view in found.validation]
@@ -361,7 +361,7 @@ def test_slide_on_which_nothing_can_be_validated_is_named(slide: Path) -> None:
         AnnotatedSlide("empty.tif", annotations="far.geojson", split="test"),
     )
     with pytest.raises(LabelError, match=r"empty, of the split test, has no labelled pixel; leave it away"):
-        setup.prepare(config, slide / "m.safetensors", [slide])
+        setup.prepare_training(config, slide / "m.safetensors", [slide])
 
 
 @pytest.mark.parametrize(

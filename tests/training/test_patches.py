@@ -29,7 +29,7 @@ from wsipipe.training.config import TrainConfig
 from wsipipe.training.fields import Field, read_fields
 from wsipipe.training.patches import Patch, PatchMaker, batches, stacked
 from wsipipe.training.pixel_weights import border_weight, class_weights, separated
-from wsipipe.training.sampling import Place, Places, survey
+from wsipipe.training.sampling import PatchPlace, Places, survey
 
 CORE, HALF = 16, MARGIN // 2
 TILE = CORE + MARGIN
@@ -57,7 +57,7 @@ def maker_of(
 def still(maker: PatchMaker, y: float, x: float) -> Patch:
     """The patch at (y, x) as it is, without augmentation."""
     rng = np.random.default_rng(0)
-    return maker.patch_at(Place(0, (y, x)), source_positions(rng, maker.tile, NO_AUGMENTATION), rng)
+    return maker.patch_at(PatchPlace(0, (y, x)), source_positions(rng, maker.tile, NO_AUGMENTATION), rng)
 
 
 def mirrored(plane: np.ndarray, by: int) -> np.ndarray:
@@ -126,7 +126,7 @@ def test_image_and_target_move_alike(axis: int, kind: dict[str, Any]) -> None:
     maker = replace(maker_of([one], config, classes=250), class_weights=np.arange(251.0))
     for k in range(6):
         rng = np.random.default_rng(k)
-        patch = maker.patch_at(Place(0, (200.3, 199.9)), source_positions(rng, TILE, moved), rng)
+        patch = maker.patch_at(PatchPlace(0, (200.3, 199.9)), source_positions(rng, TILE, moved), rng)
         came_from = patch.image[0].astype(np.float64)[HALF:-HALF, HALF:-HALF] * 65535 / 150
         assert np.ptp(came_from) > 8
         clear = np.abs(came_from % 1 - 0.5) > 0.01

@@ -12,7 +12,16 @@ from matplotlib.image import imread
 from tests.faults import files_up_to
 from tests.training.discs import discs
 from wsipipe.errors import OutputError
-from wsipipe.training.pictures import FOUND, GAP_PX, SIDE_PX, TRUE, Shown, as_rgb, write_curves, write_sheet
+from wsipipe.training.pictures import (
+    FOUND,
+    GAP_PX,
+    SHEET_IMAGE_PX,
+    TRUE,
+    Shown,
+    patch_as_rgb,
+    write_curves,
+    write_sheet,
+)
 
 
 def picture(path: Path) -> Any:
@@ -61,12 +70,12 @@ def test_sheet_has_image_found_and_true_side_by_side(tmp_path: Path) -> None:
     found = np.zeros_like(objects)
     found[20:30, 20:30] = 1
     small, few = discs((33, 40), channels=1, dtype="uint16", seed=1)
-    large = np.zeros((SIDE_PX + 50, SIDE_PX + 9, 3), np.uint8)
+    large = np.zeros((SHEET_IMAGE_PX + 50, SHEET_IMAGE_PX + 9, 3), np.uint8)
     nothing = np.zeros(large.shape[:2], np.uint8)
     rows = [Shown(image, found, objects), Shown(small[..., None], few, few), Shown(large, nothing, nothing)]
     write_sheet(tmp_path / "validation.png", rows)
     sheet = picture(tmp_path / "validation.png")
-    assert sheet.shape == (60 + 33 + SIDE_PX + 3 * GAP_PX, 3 * (SIDE_PX + GAP_PX), 3)
+    assert sheet.shape == (60 + 33 + SHEET_IMAGE_PX + 3 * GAP_PX, 3 * (SHEET_IMAGE_PX + GAP_PX), 3)
     np.testing.assert_array_equal(sheet[:60, :80], image)
     middle, right = sheet[:60, 86:166], sheet[:60, 172:252]
     for strip, color, labels in ((middle, FOUND, found), (right, TRUE, objects)):
@@ -86,13 +95,13 @@ def test_sheet_has_image_found_and_true_side_by_side(tmp_path: Path) -> None:
 
 def test_grey_levels_keep_their_order_and_rgb_stays() -> None:
     rgb = discs((20, 30))[0]
-    assert as_rgb(rgb) is rgb
+    assert patch_as_rgb(rgb) is rgb
     ramp = np.arange(0, 60000, 60, np.uint16).reshape(20, 50, 1)
-    seen = as_rgb(ramp)
+    seen = patch_as_rgb(ramp)
     assert (seen.shape, seen.dtype) == ((20, 50, 3), np.uint8)
     assert (np.diff(seen[..., 0].ravel().astype(int)) >= 0).all()
     assert np.ptp(seen) == 255
-    np.testing.assert_array_equal(as_rgb(np.full((4, 4, 2), 7, np.uint16)), 0)
+    np.testing.assert_array_equal(patch_as_rgb(np.full((4, 4, 2), 7, np.uint16)), 0)
 
 
 def test_full_disk_is_an_output_error_and_leaves_the_picture_before(tmp_path: Path) -> None:

@@ -4,15 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from wsipipe.training.stain import (
-    NO_NUCLEI,
-    density_of,
-    haematoxylin_of,
-    image_of,
-    jitter_stain,
-    restain,
-    texture,
-)
+from wsipipe.training.stain import NO_NUCLEI, density_of, haematoxylin_of, image_of, jitter_stain, restain, texture
 
 SIDE = 64
 

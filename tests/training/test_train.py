@@ -33,7 +33,7 @@ from wsipipe.training import train as train_module
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.log import read_log
 from wsipipe.training.patches import Patch, PatchMaker
-from wsipipe.training.setup import Setup
+from wsipipe.training.setup import TrainingSetup
 from wsipipe.training.train import train
 from wsipipe.training.trainer import Trainer
 
@@ -259,10 +259,10 @@ def test_training_stops_at_a_loss_that_is_no_number_and_can_be_resumed(
     assert trained(folder, out, resume=True) == whole
 
 
-def once_prepared(folder: Path, out: Path) -> Callable[..., Setup]:
+def once_prepared(folder: Path, out: Path) -> Callable[..., TrainingSetup]:
     """`prepare` that was called before the images were poisoned."""
     setup = made_setup(folder, QUICK, out.parent)
-    return lambda *_: Setup(**{**vars(setup), "out": out})
+    return lambda *_: TrainingSetup(**{**vars(setup), "out": out})
 
 
 def test_bundle_says_how_it_was_made_and_nothing_of_the_machine(folder: Path, tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def begun_since(before: set[psutil.Process]) -> list[psutil.Process]:
 # --- several devices ------------------------------------------------------------------------------------------
 
 
-Replica = tuple[Setup, tuple[str, ...], int, int, str, Connection]
+Replica = tuple[TrainingSetup, tuple[str, ...], int, int, str, Connection]
 
 
 def replica_that_tells(*given: Any) -> None:

@@ -40,7 +40,7 @@ from wsipipe.geometry.network import round_up
 from wsipipe.model.bundle import Bundle, load_bundle
 from wsipipe.model.forward import Normalise, core_of, probabilities_of
 from wsipipe.training.config import load_config
-from wsipipe.training.setup import View, prepare
+from wsipipe.training.setup import View, prepare_training
 
 CONFIG = Path(__file__).with_suffix(".toml")
 METRICS = ("pixel_error", "dice", "adapted_rand_error", "warping_error")
@@ -99,7 +99,7 @@ def offset(image: npt.NDArray[np.float64], label: npt.NDArray[np.bool_]) -> tupl
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
 def score(bundle: Path, data: Path) -> None:
     """Score BUNDLE on the validation and test slices of the registered images in --data."""
-    setup = prepare(load_config(CONFIG), Path("not-written.safetensors"), [data])
+    setup = prepare_training(load_config(CONFIG), Path("not-written.safetensors"), [data])
     loaded = load_bundle(bundle)
     on_validation, on_test = (scores_at(loaded, views) for views in (setup.validation, setup.test))
     click.echo(f"{'':21}  {'as the challenge':>16}  {'by validation':>16}")

@@ -66,7 +66,7 @@ def evaluate(
     found = evaluate_files(predictions, labels, metrics=names, mapped=parse_maps(maps), **are)
     if table is not None:
         write_table(table, found)
-    click.echo(json.dumps(as_document(found), indent=2) if as_json else as_text(found))
+    click.echo(json.dumps(as_document(found), indent=2) if as_json else scores_as_text(found))
 
 
 def parse_maps(texts: tuple[str, ...]) -> dict[int, int]:
@@ -100,7 +100,7 @@ def _finite(scores: dict[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in scores.items()}
 
 
-def as_text(found: Evaluation) -> str:
+def scores_as_text(found: Evaluation) -> str:
     """The scores of all images as a table."""
     width = max(len(name) for name in found.scores)
     rows = [f"{name:<{width}}  {_number(value):>8}" for name, value in found.scores.items()]

@@ -36,11 +36,11 @@ def info(slides: tuple[str, ...], reader: str | None, pixels: bool, as_json: boo
         except SlideError as err:
             row = {"path": str(path), "error": str(err)}
         rows.append(row | ({"pixels": compare_readers(path, planes)} if pixels else {}))
-    click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(map(as_text, rows)))
+    click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(map(slide_as_text, rows)))
     click.get_current_context().exit(1 if any("error" in row for row in rows) else 0)
 
 
-def as_text(row: dict[str, Any]) -> str:
+def slide_as_text(row: dict[str, Any]) -> str:
     """A slide in a few lines."""
     return "\n".join([*_lines(row), *(f"  pixels: {line}" for line in row.get("pixels", ()))])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from wsipipe.nightly.night import Found, Projection
+    from wsipipe.nightly.night import InboxContent, Projection
     from wsipipe.report.record import NightReport
 
 
@@ -61,7 +61,7 @@ def report_as_text(report: NightReport) -> str:
     return shown("\n".join([*lines, headline(report)]))
 
 
-def projection_as_text(found: Found, projections: list[Projection]) -> str:
+def projection_as_text(found: InboxContent, projections: list[Projection]) -> str:
     """What ``--dry-run`` prints."""
     from wsipipe.cli.run_text import plan_as_text
     from wsipipe.report.words import shown

@@ -25,9 +25,9 @@ def preview(slide: str, out: str | None, bundle: str | None, mpp: float | None, 
     from wsipipe.slides.open import open_slide
     from wsipipe.slides.slide import choose_level
     from wsipipe.tissue.detect import find_tissue
-    from wsipipe.tissue.mask_file import OFF, given_mask, is_file
+    from wsipipe.tissue.mask_file import TISSUE_OFF, given_mask, is_file
 
-    if tissue == OFF:
+    if tissue == TISSUE_OFF:
         raise UsageError("--tissue off looks everywhere, so there is nothing to preview; allowed: auto, or a file")
     model, opened = read_bundle_info(bundle or DEFAULT_BUNDLE), open_slide(slide, mpp=mpp)
     level = choose_level(opened, model.spec.mpp)

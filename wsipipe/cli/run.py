@@ -30,7 +30,7 @@ def least_and_most(text: str) -> tuple[int, int]:
     return int(least), int(most)
 
 
-AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N|auto"}
+NUMBER_OR_AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N|auto"}
 
 
 @click.command()
@@ -48,9 +48,11 @@ AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N
     help="How much a slide that is coarser than the model may be enlarged.",
 )
 @reader_options
-@click.option("--block", **AUTO, help="Unit of work and of resume, px; auto: 4096, on a CPU 2048, or what fits.")
-@click.option("--tile", **AUTO, help="Core of a tile, px; auto: the fastest that the memory takes.")
-@click.option("--batch", **AUTO, help="Tiles per forward pass; auto: the fastest that the memory takes.")
+@click.option(
+    "--block", **NUMBER_OR_AUTO, help="Unit of work and of resume, px; auto: 4096, on a CPU 2048, or what fits."
+)
+@click.option("--tile", **NUMBER_OR_AUTO, help="Core of a tile, px; auto: the fastest that the memory takes.")
+@click.option("--batch", **NUMBER_OR_AUTO, help="Tiles per forward pass; auto: the fastest that the memory takes.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:0,cuda:1", help="Where.")
 @click.option(
     "--engine",
@@ -66,7 +68,9 @@ AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N
     show_default=True,
     help="Of convolutions; less than float32 is faster on GPUs, and changes some labels.",
 )
-@click.option("--threads", **AUTO, help="Blocks in flight; auto: 2 on a CPU, more for GPUs, as the memory takes.")
+@click.option(
+    "--threads", **NUMBER_OR_AUTO, help="Blocks in flight; auto: 2 on a CPU, more for GPUs, as the memory takes."
+)
 @click.option("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]")
 @click.option(
     "--tissue", default="auto", show_default=True, metavar="auto|off|FILE", help="Look at tissue only; FILE: a mask."

@@ -55,7 +55,7 @@ def train(
     path = Path(source)
     roots = [path] if path.is_dir() else [*([Path(data)] if data is not None else []), path.parent]
     try:
-        with shown() as listener:
+        with show_training() as listener:
             train_network(config, out, roots=roots, device=device, resume=resume, listener=listener)
     except KeyboardInterrupt:
         click.echo("wsipipe: interrupted; the same command with --resume goes on from the last checkpoint", err=True)
@@ -87,10 +87,10 @@ def configured(
 
 
 @contextmanager
-def shown() -> Iterator[TrainingListener]:
+def show_training() -> Iterator[TrainingListener]:
     """A listener that shows a training on stderr: a bar on a terminal, plain lines elsewhere."""
     if not sys.stderr.isatty():
-        yield tell
+        yield tell_training
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -102,18 +102,18 @@ def shown() -> Iterator[TrainingListener]:
             if isinstance(event, StepDone):
                 bars.update(bar, completed=event.share, description=f"step {event.step}, loss {event.loss:.4f}")
             else:
-                bars.console.print(spoken(event), highlight=False)
+                bars.console.print(training_line(event), highlight=False)
 
         yield listener
 
 
-def tell(event: TrainingEvent) -> None:
+def tell_training(event: TrainingEvent) -> None:
     """Say ``event`` on stderr; of steps one in `EVERY`."""
     if not isinstance(event, StepDone) or event.step % EVERY == 0:
-        click.echo(spoken(event), err=True)
+        click.echo(training_line(event), err=True)
 
 
-def spoken(event: TrainingEvent) -> str:
+def training_line(event: TrainingEvent) -> str:
     """The line that says ``event``."""
     match event:
         case TrainingStarted():

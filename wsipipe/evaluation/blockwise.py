@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from wsipipe.arrays import Mask
 from wsipipe.errors import UsageError
 from wsipipe.evaluation.counts import Confusion, Overlap
 from wsipipe.evaluation.metrics import Comparison, Need
@@ -19,9 +19,7 @@ from wsipipe.geometry.grid import Box, boxes
 from wsipipe.objects.components import Components
 from wsipipe.objects.numbers import Counts, Integers, number_objects
 
-Mask = npt.NDArray[np.bool_]
-
-BLOCK_PX = 2048
+READ_BLOCK_PX = 2048
 """Side in pixels of what is read at once, unless told otherwise."""
 WARPING_LIMIT_PX = 2**24
 """Pixels of an image whose warping error is computed at most: 4096 x 4096; it takes the whole image at once."""
@@ -39,7 +37,7 @@ class Labelled:
     """(y, x): the pixels to count; None for all."""
 
 
-class Plane(Protocol):
+class LabelPlane(Protocol):
     """A label image, read block by block."""
 
     @property
@@ -73,7 +71,7 @@ class ArrayPlane:
         return height, width
 
     def read(self, box: Box) -> Labelled:
-        """See `Plane.read`."""
+        """See `LabelPlane.read`."""
         instances, inside = self.labelled.instances, self.labelled.inside
         return Labelled(
             self.labelled.classes[box.slices],
@@ -83,7 +81,7 @@ class ArrayPlane:
 
 
 def compare(
-    predicted: Plane, truth: Plane, classes: int, *, needs: Collection[Need], block_px: int = BLOCK_PX
+    predicted: LabelPlane, truth: LabelPlane, classes: int, *, needs: Collection[Need], block_px: int = READ_BLOCK_PX
 ) -> Comparison:
     """Count what two planes have in common; the same counts, however they are cut into blocks.
 
@@ -125,7 +123,7 @@ def compare(
     return Comparison(classes, confusion, whole, warping)
 
 
-def check_sizes(predicted: Plane, truth: Plane) -> None:
+def check_sizes(predicted: LabelPlane, truth: LabelPlane) -> None:
     """Refuse planes of different sizes.
 
     Raises
@@ -141,7 +139,7 @@ def check_sizes(predicted: Plane, truth: Plane) -> None:
 class _Objects:
     """The objects of one plane, as its blocks come: given as instances, or found as connected components."""
 
-    def __init__(self, plane: Plane) -> None:
+    def __init__(self, plane: LabelPlane) -> None:
         self._components = Components(plane.shape[1])
 
     def add(self, box: Box, labelled: Labelled) -> Counts:
@@ -153,7 +151,9 @@ class _Objects:
         return self._components.whole(parts)
 
 
-def _read_both(predicted: Plane, truth: Plane, box: Box, classes: int) -> tuple[Labelled, Labelled, Mask | None]:
+def _read_both(
+    predicted: LabelPlane, truth: LabelPlane, box: Box, classes: int
+) -> tuple[Labelled, Labelled, Mask | None]:
     """The labels of both within ``box``, background where they do not count, and where they count."""
     sides = [plane.read(box) for plane in (predicted, truth)]
     masks = [side.inside for side in sides if side.inside is not None]
@@ -164,7 +164,7 @@ def _read_both(predicted: Plane, truth: Plane, box: Box, classes: int) -> tuple[
     return p, t, counted
 
 
-def _check_classes(plane: Plane, values: Integers, classes: int) -> None:
+def _check_classes(plane: LabelPlane, values: Integers, classes: int) -> None:
     if values.size and not 0 <= int(values.min()) <= int(values.max()) <= classes:
         raise UsageError(
             f"{plane.name} has class ids from {values.min()} to {values.max()}: allowed are 0, the background, to "
@@ -180,7 +180,7 @@ def _only(values: Integers, counted: Mask | None) -> Integers:
     return values if counted is None else values[counted]
 
 
-def _warping(predicted: Plane, truth: Plane, classes: int) -> float:
+def _warping(predicted: LabelPlane, truth: LabelPlane, classes: int) -> float:
     """The warping error of everything but the background.
 
     Raises

@@ -10,10 +10,10 @@ from pathlib import Path
 from wsipipe.errors import StoreError, UsageError
 from wsipipe.rasters.pairs import by_stem, matched, rasters_in, stem
 from wsipipe.slides.readers.omezarr.attributes import is_zarr
+from wsipipe.store.spec import PARTIAL
 
 ANNOTATIONS = (".geojson", ".json")
 """What a file of annotations is called, in lower case."""
-PARTIAL = ".partial"
 IMAGE = re.compile(r"_(image|img)\.")
 """In the name of a file that lies beside its labels, and is none."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsipipe.errors import DamagedStoreError, LabelError, UsageError
-from wsipipe.evaluation.blockwise import BLOCK_PX, Labelled, Plane
+from wsipipe.evaluation.blockwise import READ_BLOCK_PX, Labelled, LabelPlane
 from wsipipe.evaluation.pairing import ANNOTATIONS
 from wsipipe.geometry.grid import Box, boxes
 from wsipipe.objects.numbers import MAX_CLASSES
@@ -69,7 +69,7 @@ class RasterPlane:
         return self.raster.shape
 
     def read(self, box: Box) -> Labelled:
-        """See `Plane.read`.
+        """See `LabelPlane.read`.
 
         Raises
         ------
@@ -114,21 +114,21 @@ class AnnotationPlane:
         return self.annotations.shape
 
     def read(self, box: Box) -> Labelled:
-        """See `Plane.read`."""
+        """See `LabelPlane.read`."""
         found = self.annotations.read(box)
         return Labelled(found.classes, found.instances, found.inside)
 
 
 def open_pairs(
     pairs: Sequence[tuple[Path, Path]], predictions_are: Are, labels_are: Are, *, mapped: Mapping[int, int]
-) -> tuple[Classes, list[tuple[Plane, Plane]]]:
+) -> tuple[Classes, list[tuple[LabelPlane, LabelPlane]]]:
     """What classes there are, and (prediction, truth) of each pair."""
     rasters = [open_label_raster(prediction) for prediction, _ in pairs]
     named = ONE_CLASS if predictions_are == "instances" else common_classes([prediction for prediction, _ in pairs])
     sources = [_open_labels(pair, raster, named) for pair, raster in zip(pairs, rasters, strict=True)]
     classes = named or _found_classes(rasters, sources, labels_are, mapped)
 
-    def truth(source: LabelRaster | Annotations) -> Plane:
+    def truth(source: LabelRaster | Annotations) -> LabelPlane:
         if isinstance(source, LabelRaster):
             return RasterPlane(source, classes, labels_are, "--labels-are", mapped)
         return AnnotationPlane(source)
@@ -274,7 +274,7 @@ def distinct_values(raster: LabelRaster, mapped: Mapping[int, int], option: str)
         If there are more than classes can be.
     """
     found: Values = NO_VALUES
-    for box in boxes(raster.shape, BLOCK_PX):
+    for box in boxes(raster.shape, READ_BLOCK_PX):
         found = np.union1d(found, read_values(raster, box, mapped))
         if np.count_nonzero(found) > MAX_CLASSES:
             raise UsageError(

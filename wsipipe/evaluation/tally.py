@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsipipe.arrays import Mask
 from wsipipe.errors import UsageError
-from wsipipe.evaluation.blockwise import BLOCK_PX, ArrayPlane, Labelled, Mask, Plane, compare
+from wsipipe.evaluation.blockwise import READ_BLOCK_PX, ArrayPlane, Labelled, LabelPlane, compare
 from wsipipe.evaluation.metrics import DEFAULT_METRICS, METRICS, Comparison, Floats, Need, Scores, check_metrics
 from wsipipe.objects.numbers import MAX_CLASSES, Integers
 
@@ -92,7 +93,7 @@ class Tally:
             ArrayPlane("prediction", predicted), ArrayPlane("truth", truth), block_px=max(1, *predicted.classes.shape)
         )
 
-    def add_planes(self, predicted: Plane, truth: Plane, *, block_px: int = BLOCK_PX) -> None:
+    def add_planes(self, predicted: LabelPlane, truth: LabelPlane, *, block_px: int = READ_BLOCK_PX) -> None:
         """Count one image of any size, block by block; the scores are those of the whole at once.
 
         Raises

@@ -27,9 +27,8 @@ from heapq import heapify, heappop, heappush
 import numpy as np
 import numpy.typing as npt
 
+from wsipipe.arrays import Mask
 from wsipipe.errors import UsageError
-
-Mask = npt.NDArray[np.bool_]
 
 # The eight neighbours as (dy, dx), clockwise from the one above: the even ones share a side, the odd ones a corner.
 RING = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))

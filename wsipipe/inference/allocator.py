@@ -13,7 +13,7 @@ import os
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGE_BYTES = 2**20
-KEPT_BYTES = 2**24
+TRIM_THRESHOLD_BYTES = 2**24
 
 
 def settle() -> None:
@@ -26,6 +26,6 @@ def settle() -> None:
     try:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
     except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
         return

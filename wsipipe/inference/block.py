@@ -11,13 +11,14 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
+from wsipipe.arrays import Labels
 from wsipipe.errors import SlideReadError
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box, Grid, boxes
 from wsipipe.geometry.mirror import Indices
 from wsipipe.geometry.network import round_up
 from wsipipe.inference.pool import PoolSpec, resident_pool
-from wsipipe.inference.replica import Labels, Prediction
+from wsipipe.inference.replica import Prediction
 from wsipipe.slides.pixels.mirrored import Unread, read_mirrored
 from wsipipe.slides.pixels.tile_cache import NONE_KEPT, Keep
 from wsipipe.slides.pixels.tile_store import Memory

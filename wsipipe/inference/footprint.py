@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wsipipe.geometry.network import Receptive
 
-FLOAT32 = 4
+FLOAT32_BYTES = 4
 
 
 def activation_bytes(architecture: dict[str, int], side: int, batch: int, *, probabilities: bool = False) -> int:
@@ -19,7 +19,7 @@ def activation_bytes(architecture: dict[str, int], side: int, batch: int, *, pro
     base, convs = architecture["base_channels"], receptive.convs
 
     def tensor(channels: int, px: int) -> int:
-        return FLOAT32 * batch * channels * px * px
+        return FLOAT32_BYTES * batch * channels * px * px
 
     image = tensor(architecture["in_channels"], side)
     peak, x, skips, sizes = 0, 0, image, []  # the image is held by the caller throughout
@@ -49,5 +49,5 @@ def activation_bytes(architecture: dict[str, int], side: int, batch: int, *, pro
     logits = x = step(tensor(architecture["classes"], side))
     step(2 * tensor(1, side))  # int64: the winning class
     if probabilities:
-        step(logits + logits // FLOAT32)
+        step(logits + logits // FLOAT32_BYTES)
     return peak

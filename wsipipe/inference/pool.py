@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
+from wsipipe.arrays import Pixels
 from wsipipe.errors import BundleError, MachineError
 from wsipipe.inference import allocator
 from wsipipe.inference.devices import forget_free_memory, resolve_devices, threads_per_replica
-from wsipipe.inference.replica import Pixels, Prediction, Replica
+from wsipipe.inference.replica import Prediction, Replica
 from wsipipe.model.bundle import load_bundle
 
 
@@ -57,7 +58,7 @@ class PoolSpec:
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
+class _Request:
     tile: Pixels
     result: Future[Prediction]
 
@@ -67,11 +68,11 @@ class _Queue:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[_Request] = deque()
         self._changed = threading.Condition()
         self._closed_by: BaseException | None = None
 
-    def put(self, job: _Job) -> None:
+    def put(self, job: _Request) -> None:
         """Add ``job``, waiting for room; raises MachineError once the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed_by or len(self._jobs) < self._size)
@@ -80,7 +81,7 @@ class _Queue:
             self._jobs.append(job)
             self._changed.notify_all()
 
-    def take(self, most: int) -> list[_Job]:
+    def take(self, most: int) -> list[_Request]:
         """The oldest job, and up to ``most`` - 1 others of its shape, wherever they stand; none once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed_by or self._jobs)
@@ -136,7 +137,7 @@ class _Clock:
             return seconds
 
 
-def wanted(jobs: Iterable[_Job]) -> list[_Job]:
+def wanted(jobs: Iterable[_Request]) -> list[_Request]:
     """Those of ``jobs`` that nobody cancelled, and that from now on nobody can."""
     return [job for job in jobs if job.result.set_running_or_notify_cancel()]
 
@@ -166,7 +167,7 @@ class Pool:
         MachineError
             If the pool was closed, or a device failed for good.
         """
-        job = _Job(tile, Future())
+        job = _Request(tile, Future())
         self._queue.put(job)
         return job.result
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from wsipipe.arrays import Labels, Pixels
 from wsipipe.errors import MachineError, MemoryLimitError
 from wsipipe.geometry.network import round_up
 from wsipipe.inference import devices
@@ -28,9 +29,6 @@ from wsipipe.inference.devices import COMPILE, FLOAT32, OPENVINO, TORCH
 from wsipipe.model.bundle import Bundle
 from wsipipe.model.forward import Normalise, compute_float32, core_of, label_values, probabilities_of, winner
 from wsipipe.model.unet import UNet
-
-Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-Labels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

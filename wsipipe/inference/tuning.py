@@ -28,7 +28,7 @@ from wsipipe.inference.footprint import activation_bytes
 from wsipipe.inference.pool import PoolSpec, load_replicas
 from wsipipe.inference.replica import Replica
 
-log = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 Size = tuple[int, int]
 """Side in pixels of a tile's core, and tiles in a batch."""
@@ -113,7 +113,7 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
                 except MachineError as err:
                     if not known:
                         raise
-                    log.debug("tiles of %s are not to be had: %s", size, err)
+                    LOGGER.debug("tiles of %s are not to be had: %s", size, err)
                     known[size] = 0.0
                     return
 
@@ -178,7 +178,7 @@ def remember(spec: PoolSpec, speeds: dict[Size, float]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(table, indent=1).encode(), shared=True)
     except (OSError, OutputError) as err:
-        log.debug("speeds are not remembered: %s", err)
+        LOGGER.debug("speeds are not remembered: %s", err)
 
 
 def correct(spec: PoolSpec, size: Size, speed: float) -> None:

@@ -37,7 +37,7 @@ SIZES = {
 """The arguments of `UNet`, and from where to where each makes sense."""
 BACKGROUND = 0
 """The label of background, and of what was not looked at."""
-PALETTE = ("#e6194b", "#3cb44b", "#4363d8", "#ffe119", "#f58231", "#911eb4", "#46f0f0", "#f032e6")
+CLASS_COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#ffe119", "#f58231", "#911eb4", "#46f0f0", "#f032e6")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class BundleSpec:
 
 def default_classes(channels: int) -> tuple[LabelClass, ...]:
     """Background and ``class 1``, ``class 2`` ...; for one sigmoid channel ``class 1`` alone."""
-    named = [LabelClass(f"class {i}", i, PALETTE[(i - 1) % len(PALETTE)]) for i in range(1, max(channels, 2))]
+    named = [LabelClass(f"class {i}", i, CLASS_COLORS[(i - 1) % len(CLASS_COLORS)]) for i in range(1, max(channels, 2))]
     return tuple(named) if channels == 1 else (LabelClass("background", BACKGROUND, "#000000"), *named)
 
 

@@ -26,17 +26,17 @@ from wsipipe.files import Location, locate
 from wsipipe.geometry.grid import Grid, fit_sizes
 from wsipipe.inference.devices import TORCH
 from wsipipe.model.bundle import read_bundle_info
-from wsipipe.pipeline.config import DEFAULT_BUNDLE, FAIL, KINDS, RunConfig
+from wsipipe.pipeline.config import CLUSTER_KINDS, DEFAULT_BUNDLE, FAIL, RunConfig
 from wsipipe.pipeline.machine import size_bytes
-from wsipipe.pipeline.setup import BLOCK_PX, CORE_PX, Site, check_config
+from wsipipe.pipeline.setup import CORE_PX, GPU_BLOCK_PX, Site, check_config
 from wsipipe.slides.planes import parse_channels, take_planes
 from wsipipe.slides.readers.registry import named
 from wsipipe.slides.slide import MAX_UPSAMPLE
 from wsipipe.tables import Place, TableError, line_of, parse_table, read_toml
-from wsipipe.tissue.mask_file import AUTO, OFF, is_file
+from wsipipe.tissue.mask_file import TISSUE_AUTO, TISSUE_OFF, is_file
 from wsipipe.urls import is_url
 
-UNITS = {"s": 1, "m": 60, "h": 3600}
+DURATION_UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class RunTable:
     batch: int | None = None
     threads: int | None = None
     max_memory: str | None = None
-    tissue: str = AUTO
+    tissue: str = TISSUE_AUTO
     on_bad_tile: str = FAIL
     probabilities: bool = False
     max_upsample: float = MAX_UPSAMPLE
@@ -291,8 +291,8 @@ def _failing(checks: Iterable[tuple[Place, Callable[[], object]]]) -> Iterator[t
 
 
 def _cluster_problems(cluster: ClusterTable) -> Iterator[tuple[Place, str]]:
-    if cluster.kind is not None and cluster.kind not in KINDS:
-        yield ("cluster", "kind"), f"[cluster] kind {cluster.kind!r} is no cluster; allowed: {', '.join(KINDS)}"
+    if cluster.kind is not None and cluster.kind not in CLUSTER_KINDS:
+        yield ("cluster", "kind"), f"[cluster] kind {cluster.kind!r} is no cluster; allowed: {', '.join(CLUSTER_KINDS)}"
     if cluster.kind is not None and cluster.scheduler is not None:
         yield ("cluster", "kind"), "[cluster] scheduler is one that is there, kind starts one; give one"
     for name in ("workers", "adapt", "options"):
@@ -315,13 +315,13 @@ def _check_run(config: RunConfig) -> None:
 def _check_tissue(tissue: str) -> None:
     """Raise a UsageError if it is a file: a mask is of one slide."""
     if is_file(tissue):
-        raise UsageError(f"[run] tissue {tissue!r} is neither {AUTO!r} nor {OFF!r}")
+        raise UsageError(f"[run] tissue {tissue!r} is neither {TISSUE_AUTO!r} nor {TISSUE_OFF!r}")
 
 
 def _check_sizes(model: str | None, table: RunTable) -> None:
     """Raise a GeometryError unless the network of the bundle ``model`` can have the sizes of ``table``."""
     receptive = read_bundle_info(model or DEFAULT_BUNDLE).receptive
-    Grid((1, 1), receptive, *fit_sizes(receptive, table.tile, table.block, preferred=(CORE_PX, BLOCK_PX)))
+    Grid((1, 1), receptive, *fit_sizes(receptive, table.tile, table.block, preferred=(CORE_PX, GPU_BLOCK_PX)))
 
 
 def _reserve_bytes(config: NightConfig) -> int:
@@ -343,4 +343,4 @@ def seconds_of(text: str) -> float:
     """Seconds in ``8h``, ``90m`` or ``1h30m``; a UsageError if it is no duration."""
     if not re.fullmatch(r"(\d+[smh])+", text):
         raise UsageError(f"{text!r} is no duration, such as 8h, 90m or 1h30m")
-    return float(sum(int(number) * UNITS[unit] for number, unit in re.findall(r"(\d+)([smh])", text)))
+    return float(sum(int(number) * DURATION_UNITS[unit] for number, unit in re.findall(r"(\d+)([smh])", text)))

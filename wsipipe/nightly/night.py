@@ -32,7 +32,7 @@ from wsipipe.version import VERSION
 
 UNREADABLE_FACTOR = 12
 """A file that can not be opened is still being copied until it was left alone for so many times ``settle``."""
-LOOK_SECONDS = 2.0
+INBOX_SECONDS = 2.0
 """Between two looks at each file."""
 STATUS = {
     outcomes.DONE: reports.DONE,
@@ -56,7 +56,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Found:
+class InboxContent:
     """What is in the inboxes."""
 
     groups: tuple[Group, ...]
@@ -96,10 +96,10 @@ def run_night(
     rows: list[SlideReport] = []
     stopped, code = "", 0
     try:
-        found = look(night, started)
+        found = sort_inbox(night, started)
         groups, rows = found.groups, list(found.left)
         code = int(any(row.status == reports.FAILED for row in rows))
-        sleep(LOOK_SECONDS if groups else 0)  # what changes meanwhile is being copied in
+        sleep(INBOX_SECONDS if groups else 0)  # what changes meanwhile is being copied in
         for group in groups:
             slides, why, group_code = _run_group(night, group, heard, limits)
             rows += slides
@@ -119,11 +119,11 @@ def run_night(
             stopped=stopped,
             exit_code=code,
         )
-        tell(night, report, listener)
+        tell_outcome(night, report, listener)
     return report
 
 
-def tell(night: Night, report: NightReport, listener: Listener) -> None:
+def tell_outcome(night: Night, report: NightReport, listener: Listener) -> None:
     """Write the report and the metrics, and post the outcome; what can not be posted is said.
 
     Raises
@@ -140,7 +140,7 @@ def tell(night: Night, report: NightReport, listener: Listener) -> None:
             listener(Warned(str(night.path), problem))  # the address may have a secret in it
 
 
-def look(night: Night, now: float) -> Found:
+def sort_inbox(night: Night, now: float) -> InboxContent:
     """What is in the inboxes of ``night``, each slide once; files are looked at, none is opened."""
     failures = Failures(locate(night.place(night.config.out)), night.digest)
     groups: dict[Hashable, Group] = {}
@@ -165,7 +165,7 @@ def look(night: Night, now: float) -> Found:
             if key not in groups:
                 groups[key] = Group(config, read_bundle_info(config.bundle or DEFAULT_BUNDLE), {})
             groups[key].slides[slide] = version_of(slide)
-    return Found(tuple(groups.values()), tuple(left))
+    return InboxContent(tuple(groups.values()), tuple(left))
 
 
 def slides_in(night: Night) -> tuple[list[Location], dict[str, str]]:
@@ -307,7 +307,7 @@ class Projection:
     """The most, before compression."""
 
 
-def project(night: Night, now: float) -> tuple[Found, list[Projection]]:
+def project(night: Night, now: float) -> tuple[InboxContent, list[Projection]]:
     """What ``night`` would do if it began ``now``: headers are read, nothing is written.
 
     Raises
@@ -315,7 +315,7 @@ def project(night: Night, now: float) -> tuple[Found, list[Projection]]:
     WsipipeError
         As `plan_run` would.
     """
-    found = look(night, now)
+    found = sort_inbox(night, now)
     return found, [_project(plan_run(list(group.slides), group.config)) for group in found.groups]
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsipipe.slides.pixels.overview import Image, Plane
+from wsipipe.slides.pixels.overview import Plane, RgbImage
 
 OUTLINE = (40, 255, 80)
 
 
-def outlined(image: Image, labels: npt.NDArray[Any], color: tuple[int, int, int] = OUTLINE) -> Image:
+def outlined(image: RgbImage, labels: npt.NDArray[Any], color: tuple[int, int, int] = OUTLINE) -> RgbImage:
     """``image`` (y, x, 3), uint8, with the pixels coloured at which ``labels`` (y, x) change."""
     edge = np.zeros(labels.shape, bool)
     edge[1:] |= labels[1:] != labels[:-1]
@@ -22,13 +22,13 @@ def outlined(image: Image, labels: npt.NDArray[Any], color: tuple[int, int, int]
     return result
 
 
-def as_rgb(plane: Plane, dtype: str) -> Image:
+def as_rgb(plane: Plane, dtype: str) -> RgbImage:
     """A plane (y, x, channels) for the eye: 3 or 4 channels are RGB, others their mean; 16 bits up to the brightest."""
     channels = plane.shape[-1]
     colors = plane[..., :3] if channels in (3, 4) else plane.mean(-1, keepdims=True).repeat(3, -1)
     if np.dtype(dtype).itemsize > 1:
         colors = colors * (255 / max(float(colors.max()), 1.0))
-    rgb: Image = colors.round().clip(0, 255).astype(np.uint8)
+    rgb: RgbImage = colors.round().clip(0, 255).astype(np.uint8)
     return rgb
 
 

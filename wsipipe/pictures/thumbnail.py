@@ -20,18 +20,18 @@ from typing import Any, TypeVar
 
 import imagecodecs
 import numpy as np
-import numpy.typing as npt
 import zarr
 
+from wsipipe.arrays import Labels
 from wsipipe.errors import SlideFormatError, StoreError, WsipipeError
 from wsipipe.files import locate, zarr_store
 from wsipipe.geometry.grid import boxes
 from wsipipe.pictures.drawing import as_rgb, inner_edge
 from wsipipe.slides.open import open_slide
-from wsipipe.slides.pixels.overview import Image, averaged_plane, choose_source
+from wsipipe.slides.pixels.overview import RgbImage, averaged_plane, choose_source
 from wsipipe.slides.planes import parse_reading
 
-SIDE_PX = 320
+THUMBNAIL_PX = 320
 """Long side of a thumbnail."""
 MAX_LEVEL_BYTES = 48 * 2**20
 """Of the level of a slide that a thumbnail is made from: 16 megapixels of RGB."""
@@ -44,7 +44,6 @@ JPEG_LEVELS, JPEG_BYTES = (85, 75, 65, 55, 45), 20_000
 PAPER = 238
 """The ground where there is no picture of the slide."""
 
-Labels = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
 
@@ -216,7 +215,7 @@ def _counted(labels: zarr.Array[Any]) -> dict[int, int]:
 def _thumbnail(slide: str, store: _Store, notes: list[str]) -> _Picture:
     """The thumbnail; without the slide's pixels if these can not be had, and a note why."""
     height, width = store.shapes[0]
-    scale = max(1.0, max(height, width) / SIDE_PX)
+    scale = max(1.0, max(height, width) / THUMBNAIL_PX)
     shape = max(1, round(height / scale)), max(1, round(width / scale))
     labels = nearest_labels(store, shape)
     image = _try(lambda: _slide_image(slide, store, shape), "without the slide's pixels", notes)
@@ -244,7 +243,7 @@ def nearest_labels(store: _Store, shape: tuple[int, int]) -> Labels:
     return at_middles
 
 
-def _slide_image(slide: str, store: _Store, shape: tuple[int, int]) -> Image:
+def _slide_image(slide: str, store: _Store, shape: tuple[int, int]) -> RgbImage:
     """The slide at ``shape`` as RGB."""
     reader, planes = parse_reading(store.reading)
     opened = open_slide(slide, reader=reader, planes=planes)
@@ -257,7 +256,7 @@ def _slide_image(slide: str, store: _Store, shape: tuple[int, int]) -> Image:
     return as_rgb(averaged_plane(level, extent, shape), level.dtype)
 
 
-def _encoded(image: Image) -> bytes:
+def _encoded(image: RgbImage) -> bytes:
     """``image`` as JPEG; colours at full size, for lines are one pixel wide."""
     for level in JPEG_LEVELS:
         jpeg = bytes(imagecodecs.jpeg8_encode(image, level=level, subsampling="444"))

@@ -14,7 +14,7 @@ from wsipipe.slides.slide import MAX_UPSAMPLE
 FAIL, FILL = "fail", "fill"
 """What tiles can do that can not be decoded."""
 LOCAL, SLURM, KUBERNETES = "local", "slurm", "kubernetes"
-KINDS = (LOCAL, SLURM, KUBERNETES)
+CLUSTER_KINDS = (LOCAL, SLURM, KUBERNETES)
 """Of clusters that a run starts."""
 DEFAULT_BUNDLE = Path(__file__).parent.parent / "model" / "nuclei.safetensors"
 
@@ -87,8 +87,10 @@ def parse_cluster(text: str) -> tuple[str, int | None]:
         If it is not one.
     """
     kind, _, count = text.partition(":")
-    if kind not in KINDS or (count and not (count.isdecimal() and int(count) > 0)):
-        raise UsageError(f"--cluster {text} is no cluster; allowed: {', '.join(KINDS)}, or with a number: {LOCAL}:2")
+    if kind not in CLUSTER_KINDS or (count and not (count.isdecimal() and int(count) > 0)):
+        raise UsageError(
+            f"--cluster {text} is no cluster; allowed: {', '.join(CLUSTER_KINDS)}, or with a number: {LOCAL}:2"
+        )
     return kind, int(count) if count else None
 
 

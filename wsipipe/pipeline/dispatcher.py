@@ -26,14 +26,14 @@ from wsipipe.pipeline.slide_job import SlideJob
 from wsipipe.pipeline.slide_plan import SEGMENT, SKIP, SlidePlan, plan_slide
 from wsipipe.urls import Url
 
-log = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 IN_HAND, IN_HAND_PER_THREAD = 128, 8
 """Blocks that the scheduler has, at least where nothing may stop the run, and for each thread. It takes 20 kB for each;
 handing over 8 at a time instead of 64 cost 4 % without a network."""
 BEGIN_PER_THREAD = 4
 """Blocks in hand below which the next slide begins."""
-LOOK_SECONDS = 2.0
+DISPATCH_CHECK_SECONDS = 2.0
 """How often it is looked whether slides that others have are free."""
 
 
@@ -54,7 +54,7 @@ class Limits:
 NO_LIMITS = Limits()
 
 
-class Flow:
+class Dispatcher:
     """The slides of ``run``: the next one begins where the blocks of those before do not fill the workers.
 
     Blocks that were handed over first are computed first, so the order is that of the command. Each slide is taken by
@@ -135,7 +135,7 @@ class Flow:
                 if self._limits.until is not None and self._limits.clock() >= self._limits.until:
                     self._why = self._time_is_up()
                     break
-                self._limits.sleep(LOOK_SECONDS)
+                self._limits.sleep(DISPATCH_CHECK_SECONDS)
         return bool(self._owner)
 
     def _hand_over(self) -> None:
@@ -243,7 +243,7 @@ class Flow:
         except WsipipeError:
             raise
         except Exception as err:  # a fault of wsipipe or of a library: the night goes on; the trace is logged
-            log.debug("%s failed", plan.slide.path, exc_info=True)
+            LOGGER.debug("%s failed", plan.slide.path, exc_info=True)
             self._fail(plan, f"{plan.slide.file}: unexpected {type(err).__name__}: {err}")
 
     def _fail(self, plan: SlidePlan, error: str) -> None:

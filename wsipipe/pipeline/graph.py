@@ -16,10 +16,10 @@ import dask.array as da
 import numpy as np
 from dask.base import tokenize
 
+from wsipipe.arrays import Labels
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.mirror import Indices
 from wsipipe.inference.block import BlockWork, predict_block
-from wsipipe.inference.replica import Labels
 
 BlockFunction = Callable[..., Any]
 

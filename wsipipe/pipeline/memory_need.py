@@ -10,14 +10,14 @@ import numpy as np
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.scale import stored_side
 from wsipipe.inference.devices import OPENVINO, lanes
-from wsipipe.inference.footprint import FLOAT32, activation_bytes
+from wsipipe.inference.footprint import FLOAT32_BYTES, activation_bytes
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.pipeline.setup import Setup
 from wsipipe.slides.pixels.mirrored import averaging_bytes
 from wsipipe.slides.readers.tiff.reader import TiffReader
 from wsipipe.slides.slide import Level
 from wsipipe.tissue.detect import find_bytes
-from wsipipe.tissue.mask_file import OFF
+from wsipipe.tissue.mask_file import TISSUE_OFF
 
 RUNTIME_BYTES = 192 * 2**20
 """What scheduler, codecs, oneDNN, threads' stacks and the allocator's slack add: 120 to 150 MiB where measured."""
@@ -93,13 +93,13 @@ def network_bytes(architecture: dict[str, int], side: int, pool: PoolSpec, devic
     pixels = UINT16 * values  # the batch, as it is stacked
     tensors = activation_bytes(architecture, side, pool.batch, probabilities=pool.probabilities)
     if pool.engine == OPENVINO:
-        tensors = int(OPENVINO_SHARE * (tensors + FLOAT32 * values))
+        tensors = int(OPENVINO_SHARE * (tensors + FLOAT32_BYTES * values))
     return sum(map(lanes, devices)) * pixels + devices.count("cpu") * tensors
 
 
 def tissue_need(level: Level, setup: Setup) -> int:
     """The bytes that a task which looks for the tissue of ``level`` holds at most."""
-    return 0 if setup.config.tissue == OFF else find_bytes(level)
+    return 0 if setup.config.tissue == TISSUE_OFF else find_bytes(level)
 
 
 def block_need(level: Level, grid: Grid, setup: Setup) -> int:

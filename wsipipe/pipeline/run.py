@@ -16,12 +16,12 @@ from wsipipe.inference.pool import load_pool, release_pool
 from wsipipe.inference.tuning import correct
 from wsipipe.leases.lease import LEASE
 from wsipipe.leases.leases import remove_if_dead
-from wsipipe.pipeline.cluster.connect import connect
+from wsipipe.pipeline.cluster.connect import connect_cluster
 from wsipipe.pipeline.cluster.in_process import local_client
 from wsipipe.pipeline.cluster.local import seen_by_workers
 from wsipipe.pipeline.cluster.workers import Workers
 from wsipipe.pipeline.config import RunConfig
-from wsipipe.pipeline.dispatcher import NO_LIMITS, Flow, Limits
+from wsipipe.pipeline.dispatcher import NO_LIMITS, Dispatcher, Limits
 from wsipipe.pipeline.machine import peak_bytes
 from wsipipe.pipeline.measured_sizes import ask_here, tune
 from wsipipe.pipeline.run_plan import Refused, RunPlan, plan_run
@@ -62,7 +62,7 @@ def run(
     config = config or RunConfig()
     if not config.on_cluster:
         return _run(slides, config, Outcomes(listener), None, limits)
-    with connect(config) as client:
+    with connect_cluster(config) as client:
         config = seen_by_workers(config)
         return _run(slides, config, Outcomes(listener), Workers(client, config), limits)
 
@@ -108,7 +108,7 @@ def _run(
             with _at_work(plan, workers) as (client, count_threads):
                 computing = time.perf_counter()
                 try:
-                    ended = Flow(plan, client, outcomes, count_threads, limits).attempt_all()
+                    ended = Dispatcher(plan, client, outcomes, count_threads, limits).attempt_all()
                 finally:
                     computing_seconds = time.perf_counter() - computing
     except MachineError as err:

@@ -13,7 +13,7 @@ from wsipipe.pipeline.machine import default_limit_bytes
 from wsipipe.slides.readers.registry import named
 from wsipipe.tissue.mask_file import tissue_identity
 
-CORE_PX, BLOCK_PX, CPU_BLOCK_PX = 1024, 4096, 2048
+CORE_PX, GPU_BLOCK_PX, CPU_BLOCK_PX = 1024, 4096, 2048
 """What is taken where there is memory for it."""
 
 
@@ -103,19 +103,19 @@ def check_config(config: RunConfig, site: Site | None = None) -> Setup:
     check_cluster(config)
     named(config.reader)
     bundle = read_bundle_info(config.bundle or DEFAULT_BUNDLE)
-    site = site or this_process(config)
+    site = site or site_of_this_process(config)
     return Setup(
         config=config,
         bundle=bundle,
         site=site,
         engine=site.engine,
-        preferred_sizes=(CORE_PX, CPU_BLOCK_PX if is_cpu(site.devices) else BLOCK_PX),
+        preferred_sizes=(CORE_PX, CPU_BLOCK_PX if is_cpu(site.devices) else GPU_BLOCK_PX),
         batch=config.batch or 1,
         tissue=tissue_identity(config.tissue),
     )
 
 
-def this_process(config: RunConfig) -> Site:
+def site_of_this_process(config: RunConfig) -> Site:
     """What this process has of what ``config`` asks for.
 
     Raises

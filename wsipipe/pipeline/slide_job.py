@@ -22,7 +22,7 @@ from wsipipe.pipeline.graph import map_blocks
 from wsipipe.pipeline.run_plan import RunPlan
 from wsipipe.pipeline.slide_plan import SlidePlan
 from wsipipe.pipeline.summary import Outcomes, SlideOutcome, account
-from wsipipe.pipeline.tissue_tasks import Looked, look
+from wsipipe.pipeline.tissue_tasks import TissueFinding, submit_tissue
 from wsipipe.store import content, lifecycle
 from wsipipe.store.spec import coarse_chunks
 from wsipipe.tissue.detect import BLANK
@@ -32,7 +32,9 @@ MOST_LISTED = 20
 Futures = list[Future[Any]]
 TISSUE_ATTEMPTS = 3
 """Times that tissue is looked for on a slide while workers die: a block that kills them is set aside after two."""
-NOTHING = "no tissue was found, so nothing was segmented; if there is some, look everywhere: --tissue off --overwrite"
+NO_TISSUE_FOUND = (
+    "no tissue was found, so nothing was segmented; if there is some, look everywhere: --tissue off --overwrite"
+)
 
 
 class SlideJob:
@@ -53,7 +55,7 @@ class SlideJob:
             lifecycle.reopen(plan.store)
         if plan.restart:
             lifecycle.discard_partial(plan.store)
-        lifecycle.prepare(plan.store, plan.damaged)
+        lifecycle.begin_store(plan.store, plan.damaged)
         grid = plan.grid
         fill = run.setup.config.on_bad_tile == FILL
         block = BlockWork(plan.level, grid, run.setup.pool, plan.keep(run.threads), fill)
@@ -73,7 +75,7 @@ class SlideJob:
         self._labels: Counter[int] = Counter()
         self._blank = True  # until a pixel is seen that is not zero
         self.looking = plan.store.tissue is not None
-        self._looked: Looked | None = None
+        self._looked: TissueFinding | None = None
         self._looks = 0
         self._in_flight: set[Future[Any]] = set()
         self._rest = self._after_blocks()
@@ -97,7 +99,7 @@ class SlideJob:
         if self.looking:
             if most and not self._in_flight:
                 self._looks += 1
-                futures = [look(self.plan, self._run.setup.config, self._client)]
+                futures = [submit_tissue(self.plan, self._run.setup.config, self._client)]
         elif self._todo:
             futures = self._hand_over([self._todo.popleft() for _ in range(min(most, len(self._todo)))])
         elif self._suspects and not self._in_flight:
@@ -156,7 +158,7 @@ class SlideJob:
             ) from error
         if error is not None:
             raise error
-        looked: Looked = future.result()
+        looked: TissueFinding = future.result()
         if looked.how == BLANK:
             raise self._half_written()
         self._looked, self.looking = looked, False
@@ -205,8 +207,8 @@ class SlideJob:
         said = {"pixels": unseen, "tiles": [*map(astuple, unread)]}
         lifecycle.publish(plan.store, _history(how_it_went, self._run, self._labels) | {"unread": said})
         if self._looked is not None and not self._looked.share:
-            self._outcome(Warned(plan.slide.path, NOTHING))
-            self._outcome(SlideEmpty(plan.slide.path, plan.store.path, seconds, NOTHING))
+            self._outcome(Warned(plan.slide.path, NO_TISSUE_FOUND))
+            self._outcome(SlideEmpty(plan.slide.path, plan.store.path, seconds, NO_TISSUE_FOUND))
         else:
             self._outcome(SlideDone(plan.slide.path, plan.store.path, seconds, plan.pixels))
         self.over = True

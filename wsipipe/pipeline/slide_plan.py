@@ -18,7 +18,7 @@ from wsipipe.store.journal import Journal, read_journal
 from wsipipe.store.record import Record, read_record
 from wsipipe.store.spec import PARTIAL, Fingerprint, StoreSpec
 from wsipipe.tissue.mask import mask_shape
-from wsipipe.tissue.mask_file import OFF, given_shape, is_file
+from wsipipe.tissue.mask_file import TISSUE_OFF, given_shape, is_file
 from wsipipe.version import VERSION
 
 SEGMENT, RESUME, SKIP = "segment", "resume", "skip"
@@ -221,7 +221,7 @@ def tissue_shape(level: Level, setup: Setup) -> tuple[int, int] | None:
         If the mask that was given is not one of this slide.
     """
     tissue = setup.config.tissue
-    if tissue == OFF:
+    if tissue == TISSUE_OFF:
         return None
     return given_shape(tissue, level) if is_file(tissue) else mask_shape(level.shape)
 

@@ -20,15 +20,15 @@ from wsipipe.tissue.detect import BLANK, Plane, mask_of, parts, see
 from wsipipe.tissue.mask import TissueMask, mask_shape
 from wsipipe.tissue.mask_file import given_mask, is_file
 
-MASKS = 8
+MASKS_KEPT = 8
 """Kept per process, of at most 2 MB each: those of the slides that are computed at the same time."""
 GIVEN, STORED, UNSEEN = "given", "found before", "not readable"
-FIRST = 1
+TISSUE_PRIORITY = 1
 """Priority of these tasks over blocks: those of the slides before keep the other threads busy meanwhile."""
 
 
 @dataclass(frozen=True)
-class Looked:
+class TissueFinding:
     """How much of a slide is to be looked at."""
 
     how: str
@@ -46,27 +46,27 @@ class _Work:
     store: StoreSpec
 
 
-def look(plan: SlidePlan, config: RunConfig, client: Client) -> Future[Any]:
-    """A task that puts the mask that ``config`` asks for into the store of ``plan``; gives `Looked`.
+def submit_tissue(plan: SlidePlan, config: RunConfig, client: Client) -> Future[Any]:
+    """A task that puts the mask that ``config`` asks for into the store of ``plan``; gives `TissueFinding`.
 
     A slide that has only a huge level is seen in parts, by several workers at once.
     """
     work = _Work(plan.slide, plan.level, plan.store)
     if content.has_tissue(plan.store):
-        return client.submit(_recall, work.store, pure=False, priority=FIRST)
+        return client.submit(_recall, work.store, pure=False, priority=TISSUE_PRIORITY)
     if is_file(config.tissue):
-        return client.submit(_take, work, str(absolute(config.tissue)), pure=False, priority=FIRST)
+        return client.submit(_take, work, str(absolute(config.tissue)), pure=False, priority=TISSUE_PRIORITY)
     rows = parts(plan.slide, plan.level)
     seeing = _see_if_readable if config.on_bad_tile == FILL else see
-    seen = [client.submit(seeing, plan.slide, plan.level, part, pure=False, priority=FIRST) for part in rows]
-    return client.submit(_find, work, seen, pure=False, priority=FIRST)
+    seen = [client.submit(seeing, plan.slide, plan.level, part, pure=False, priority=TISSUE_PRIORITY) for part in rows]
+    return client.submit(_find, work, seen, pure=False, priority=TISSUE_PRIORITY)
 
 
-def _recall(store: StoreSpec) -> Looked:
-    return Looked(STORED, resident_mask(store).share)
+def _recall(store: StoreSpec) -> TissueFinding:
+    return TissueFinding(STORED, resident_mask(store).share)
 
 
-def _take(work: _Work, path: str) -> Looked:
+def _take(work: _Work, path: str) -> TissueFinding:
     return _keep(work.store, given_mask(path, work.level), GIVEN)
 
 
@@ -77,21 +77,21 @@ def _see_if_readable(slide: Slide, level: Level, part: range) -> Plane | None:
         return None
 
 
-def _find(work: _Work, seen: list[Plane | None]) -> Looked:
+def _find(work: _Work, seen: list[Plane | None]) -> TissueFinding:
     planes = [plane for plane in seen if plane is not None]
     if len(planes) < len(seen):  # where that is not known it is looked
         cells = np.ones(mask_shape(work.level.shape), bool)
         return _keep(work.store, TissueMask(cells, work.level.shape), UNSEEN)
     mask, how = mask_of(planes, work.level, halo=work.store.grid.receptive.halo)
-    return Looked(how, 0.0) if how == BLANK else _keep(work.store, mask, how)  # of a blank slide nothing is kept
+    return TissueFinding(how, 0.0) if how == BLANK else _keep(work.store, mask, how)  # of a blank slide nothing is kept
 
 
-def _keep(store: StoreSpec, mask: TissueMask, how: str) -> Looked:
+def _keep(store: StoreSpec, mask: TissueMask, how: str) -> TissueFinding:
     content.write_tissue(store, mask.cells)
-    return Looked(how, mask.share)
+    return TissueFinding(how, mask.share)
 
 
-@lru_cache(MASKS)
+@lru_cache(MASKS_KEPT)
 def resident_mask(store: StoreSpec) -> TissueMask:
     """The mask of ``store``, which has one, read once per process: its fingerprint decides what it is.
 

@@ -33,7 +33,7 @@ import shapely
 
 from wsipipe.errors import LabelError, UsageError
 from wsipipe.geometry.grid import Box
-from wsipipe.rasters.geojson import MAX_CLASSES, REGIONS, UNCLASSIFIED, Features, Names, tidy_name
+from wsipipe.rasters.geojson import MAX_DRAWN_CLASSES, REGIONS, UNCLASSIFIED, Features, Names, tidy_name
 from wsipipe.rasters.polygons import Shapes, shapes_of
 
 
@@ -196,8 +196,8 @@ def _check_options(classes: Names, background: Names, downsample: float) -> None
     """
     if not 1 <= downsample < float("inf"):
         raise UsageError(f"downsample {downsample} of the annotations' level; 1 (level 0) or more is allowed")
-    if not 1 <= len(classes) <= MAX_CLASSES:
-        raise UsageError(f"{len(classes)} classes are asked for; 1 to {MAX_CLASSES} are allowed")
+    if not 1 <= len(classes) <= MAX_DRAWN_CLASSES:
+        raise UsageError(f"{len(classes)} classes are asked for; 1 to {MAX_DRAWN_CLASSES} are allowed")
     twice = [name for name, count in Counter((*classes, *background)).items() if count > 1]
     if twice:
         raise UsageError(f"the class {twice[0]!r} is asked for twice, or as background too; name each once")

@@ -19,7 +19,7 @@ REGIONS = ("Region*", "Region", "Region of interest", "ROI")
 """Classes that say where was looked; the first is QuPath's own (PathClass.StandardPathClasses.REGION)."""
 UNCLASSIFIED = "Unclassified"
 """What QuPath calls an object that has no class."""
-MAX_CLASSES = 255
+MAX_DRAWN_CLASSES = 255
 
 Names = tuple[str, ...]
 

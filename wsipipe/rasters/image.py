@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from wsipipe.arrays import Pixels
 from wsipipe.errors import LabelError, PlaneError, SlideFormatError, SlideReadError, UsageError
 from wsipipe.geometry.grid import Box
-from wsipipe.rasters.opened import MAX_WHOLE_BYTES, RASTERS, Opened, Source, check_inside, keep, whole
+from wsipipe.rasters.opened import MAX_WHOLE_BYTES, RASTERS, Opened, RasterSource, check_inside, keep, whole
 from wsipipe.rasters.png import PNG_MAGIC, PngFile, png_header
 from wsipipe.slides.identity import file_identity
 from wsipipe.slides.open import open_slide
-from wsipipe.slides.pixels.mirrored import Pixels, read_box
+from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.readers.registry import named
 from wsipipe.slides.slide import Level, Slide
 
@@ -42,7 +43,7 @@ class Raster:
     """``uint8`` or ``uint16``."""
     mpp: float | None
     """Micrometres per pixel; of a PNG only what was given: what it says of itself is mostly 72 dpi."""
-    source: Source
+    source: RasterSource
     """Where the pixels are."""
 
     def read(self, box: Box) -> Pixels:
@@ -110,7 +111,7 @@ class SlideLevel:
     level: Level
 
     def open(self) -> Opened:
-        """See `Source.open`; decoded whole if it is small, and laid out in strips or in one piece."""
+        """See `RasterSource.open`; decoded whole if it is small, and laid out in strips or in one piece."""
         level = self.level
         size = prod(level.shape) * level.channels * np.dtype(level.dtype).itemsize
         if size <= MAX_WHOLE_BYTES and level.tile[1] >= level.stored.shape[1]:

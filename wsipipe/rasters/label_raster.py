@@ -14,13 +14,13 @@ from wsipipe.geometry.grid import Box
 from wsipipe.rasters.opened import (
     RASTERS,
     Opened,
-    Source,
+    RasterSource,
     check_inside,
 )
 
 MAX_LABEL = int(np.iinfo(np.int32).max)
-WAY_OUT = "save the labels as one channel of integers: PNG of 8 or 16 bit grey, or TIFF"
-Labels = npt.NDArray[np.int32]
+SAVE_AS_INTEGERS = "save the labels as one channel of integers: PNG of 8 or 16 bit grey, or TIFF"
+RasterLabels = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class LabelRaster:
     """(height, width) in pixels."""
     mpp: float | None
     """Micrometres per pixel, or None where the file does not say."""
-    source: Source
+    source: RasterSource
     """Where the labels are."""
 
-    def read(self, box: Box) -> Labels:
+    def read(self, box: Box) -> RasterLabels:
         """The labels of ``box``, int32 (h, w), to keep and to change.
 
         Raises
@@ -56,15 +56,15 @@ class LabelRaster:
 class OneChannel:
     """A source of one channel as (h, w), without the axis of the channels."""
 
-    source: Source
+    source: RasterSource
 
     def open(self) -> Opened:
-        """See `Source.open`."""
+        """See `RasterSource.open`."""
         one = self.source.open()
         return Opened(lambda box: one.read(box)[:, :, 0], one.held_bytes)
 
 
-def as_labels(name: str, box: Box, values: npt.NDArray[Any]) -> Labels:
+def as_labels(name: str, box: Box, values: npt.NDArray[Any]) -> RasterLabels:
     """``values`` as int32.
 
     Raises
@@ -85,9 +85,9 @@ def as_labels(name: str, box: Box, values: npt.NDArray[Any]) -> Labels:
 
 def refuse_channels(path: Path, channels: int) -> None:
     """Raise the error for an image of colours."""
-    raise LabelError(f"{path.name} has {channels} channels; labels have one; {WAY_OUT}")
+    raise LabelError(f"{path.name} has {channels} channels; labels have one; {SAVE_AS_INTEGERS}")
 
 
 def refuse_dtype(path: Path, dtype: str) -> None:
     """Raise the error for numbers that are not integers."""
-    raise LabelError(f"{path.name} holds {dtype} values; labels are integers of 8 to 64 bit; {WAY_OUT}")
+    raise LabelError(f"{path.name} holds {dtype} values; labels are integers of 8 to 64 bit; {SAVE_AS_INTEGERS}")

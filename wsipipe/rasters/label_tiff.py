@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from tifffile import TiffFile, TiffPage
 
+from wsipipe.arrays import Pixels
 from wsipipe.errors import LabelError, SlideFormatError, SlideReadError
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.rasters.image import SlideLevel, only_slide
-from wsipipe.rasters.label_raster import WAY_OUT, LabelRaster, OneChannel, refuse_channels, refuse_dtype
+from wsipipe.rasters.label_raster import SAVE_AS_INTEGERS, LabelRaster, OneChannel, refuse_channels, refuse_dtype
 from wsipipe.rasters.opened import (
     MAX_PIECE_BYTES,
     MAX_WHOLE_BYTES,
@@ -27,7 +28,6 @@ from wsipipe.rasters.opened import (
 from wsipipe.rasters.png import TILE_IT
 from wsipipe.slides.byte_source import OpenFile
 from wsipipe.slides.identity import file_identity
-from wsipipe.slides.pixels.mirrored import Pixels
 from wsipipe.slides.readers.tiff.image import TiledImage
 from wsipipe.slides.readers.tiff.resolution import tiff_resolution
 from wsipipe.slides.readers.tiff.store import tiff_store
@@ -118,7 +118,8 @@ def _check_page(path: Path, page: TiffPage) -> None:
     if orientation not in (0, 1) or photometric != 1:
         raise LabelError(
             f"{path.name} has Orientation {orientation} and PhotometricInterpretation {photometric}; labels are "
-            f"read upright (1) and as grey (1), for in a palette (3) indices or colours may be meant; {WAY_OUT}"
+            f"read upright (1) and as grey (1), for in a palette (3) indices or colours may be meant; "
+            f"{SAVE_AS_INTEGERS}"
         )
     codec = str(getattr(page.compression, "name", page.compression)).lower()
     if codec in LOSSY:

@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 from zarr.storage import LocalStore
 
+from wsipipe.arrays import Pixels
 from wsipipe.errors import LabelError, SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.rasters.label_raster import LabelRaster, refuse_dtype
@@ -18,7 +19,6 @@ from wsipipe.rasters.opened import (
     damage_of,
     reading,
 )
-from wsipipe.slides.pixels.mirrored import Pixels
 from wsipipe.slides.readers.omezarr.attributes import zarr_resolution
 from wsipipe.slides.readers.omezarr.chunks import count_pieces, open_dataset
 from wsipipe.slides.readers.omezarr.identity import zarr_identity

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy.typing as npt
 
+from wsipipe.arrays import Pixels
 from wsipipe.errors import SlideError, SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.identity import file_identity
-from wsipipe.slides.opened import OpenedSources
-from wsipipe.slides.opened import Source as AnySource
-from wsipipe.slides.pixels.mirrored import Pixels
+from wsipipe.slides.opened import OpenedSources, Source
 
 MAX_PIECE_BYTES = 2**30
 """A PNG, or a tile of labels, that needs more than this once decoded is refused: it can only be decoded whole."""
@@ -42,7 +41,7 @@ class Opened:
     """What keeping it costs; 0 where only the file is open."""
 
 
-Source = AnySource[Opened]
+RasterSource = Source[Opened]
 """Where the pixels of an image, or labels, are."""
 RASTERS: OpenedSources[Opened] = OpenedSources(KEPT_BYTES, lambda one: one.held_bytes or OPEN_FILE_BYTES)
 """The images and labels that this process keeps open, or decoded."""

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from wsipipe.errors import UsageError
-from wsipipe.slides.discover import SUFFIXES
+from wsipipe.slides.discover import SLIDE_SUFFIXES
 
-RASTERS = (".png", *SUFFIXES)
+RASTER_SUFFIXES = (".png", *SLIDE_SUFFIXES)
 """What a file of pixels in a folder may be called, in lower case."""
 IMAGE_FOLDERS, LABEL_FOLDERS = ("image", "images"), ("label", "labels", "mask", "masks")
 ROLE = re.compile(r"_(image|img|label|labels|mask|masks)$", re.IGNORECASE)
@@ -21,7 +21,7 @@ NOT_READ = (".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2", ".npy", ".npz", ".
 def stem(path: Path) -> str:
     """What images and labels that belong together are both called: no suffixes, no ``_image`` or ``_label``."""
     name = path.name
-    while Path(name).suffix.lower() in (*RASTERS, ".ome", ".geojson", ".json", ".partial"):
+    while Path(name).suffix.lower() in (*RASTER_SUFFIXES, ".ome", ".geojson", ".json", ".partial"):
         name = Path(name).stem
     return ROLE.sub("", name)
 
@@ -35,7 +35,7 @@ def rasters_in(folder: Path) -> list[Path]:
         If the folder can not be listed.
     """
     try:
-        return sorted(p for p in folder.iterdir() if p.suffix.lower() in RASTERS and not p.name.startswith("."))
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in RASTER_SUFFIXES and not p.name.startswith("."))
     except OSError as err:
         raise UsageError(f"folder {folder} can not be listed: {err.strerror or err}") from err
 
@@ -103,7 +103,7 @@ def pairs_in(folder: Path) -> dict[str, tuple[Path, Path]]:
     if not images and not labels:
         raise UsageError(
             f"folder {folder} holds no training images; wsipipe looks for NAME_image.* with NAME_label.*, "
-            f"or image/NAME.* with label/NAME.* ({' '.join(RASTERS)}){_not_read_in(folder)}"
+            f"or image/NAME.* with label/NAME.* ({' '.join(RASTER_SUFFIXES)}){_not_read_in(folder)}"
         )
     return matched(by_stem(images), by_stem(labels), folder)
 
@@ -111,6 +111,6 @@ def pairs_in(folder: Path) -> dict[str, tuple[Path, Path]]:
 def _bare(path: Path) -> str:
     """The file's name without suffixes."""
     name = path.name
-    while Path(name).suffix.lower() in (*RASTERS, ".ome"):
+    while Path(name).suffix.lower() in (*RASTER_SUFFIXES, ".ome"):
         name = Path(name).stem
     return name

@@ -13,13 +13,13 @@ from typing import Protocol
 from wsipipe.files import Location
 from wsipipe.urls import Url
 
-WINDOW_BYTES = 2**15
+FETCHED_BYTES = 2**15
 """What is fetched at once of a file's description, which lies here and there in it."""
 MOST_WINDOWS = 256
 """Kept in memory, 8 MiB: a file is opened when it is planned, and again in each process that reads it."""
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """A file that was opened."""
 
     size: int
@@ -43,7 +43,7 @@ class Source(Protocol):
         ...
 
 
-def open_source(path: Location) -> Source:
+def open_source(path: Location) -> ByteSource:
     """The file at ``path``.
 
     Raises
@@ -63,7 +63,7 @@ class OpenFile:
         self.size = os.fstat(self.fd).st_size
 
     def read(self, offset: int, count: int) -> bytes:
-        """See `Source.read`."""
+        """See `ByteSource.read`."""
         data = os.pread(self.fd, count, offset)
         while 0 < len(data) < count:  # a network file system may give less than asked for
             more = os.pread(self.fd, count - len(data), offset + len(data))
@@ -87,19 +87,19 @@ class RemoteFile:
         """Another one is another file."""
 
     def read(self, offset: int, count: int) -> bytes:
-        """See `Source.read`."""
+        """See `ByteSource.read`."""
         count = min(count, self.size - offset)
         return self.url.read_ranges([offset], [count])[0] if count > 0 else b""
 
     def ahead(self, ranges: Iterable[tuple[int, int]]) -> Mapping[int, bytes]:
-        """See `Source.ahead`: several requests at a time, and one for ranges that are close."""
+        """See `ByteSource.ahead`: several requests at a time, and one for ranges that are close."""
         counts = dict(ranges)
         return dict(zip(counts, self.url.read_ranges(list(counts), list(counts.values())), strict=True))
 
 
 def as_file(source: RemoteFile) -> io.BufferedReader:
     """``source`` for those who seek and read in it."""
-    return io.BufferedReader(_Windows(source), WINDOW_BYTES)
+    return io.BufferedReader(_Windows(source), FETCHED_BYTES)
 
 
 class _Windows(io.RawIOBase):
@@ -121,7 +121,7 @@ class _Windows(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        number, start = divmod(self._at, WINDOW_BYTES)
+        number, start = divmod(self._at, FETCHED_BYTES)
         if self._at >= self._source.size:
             return 0
         data = _window(self._source.url, self._source.version, number)[start : start + len(buffer)]
@@ -132,7 +132,7 @@ class _Windows(io.RawIOBase):
 
 @lru_cache(maxsize=MOST_WINDOWS)
 def _window(url: Url, version: str, number: int) -> bytes:
-    """``WINDOW_BYTES`` of the file that ``version`` tells from those that were at ``url`` before."""
+    """``FETCHED_BYTES`` of the file that ``version`` tells from those that were at ``url`` before."""
     size = int(version.rpartition(" ")[2])
-    start = number * WINDOW_BYTES
-    return url.read_ranges([start], [min(WINDOW_BYTES, size - start)])[0]
+    start = number * FETCHED_BYTES
+    return url.read_ranges([start], [min(FETCHED_BYTES, size - start)])[0]

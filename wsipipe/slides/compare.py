@@ -6,16 +6,17 @@ from itertools import combinations
 
 import numpy as np
 
+from wsipipe.arrays import Pixels
 from wsipipe.errors import SlideError
 from wsipipe.files import Location
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.open import open_slide
-from wsipipe.slides.pixels.mirrored import Pixels, read_box
+from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.readers.registry import READERS
 from wsipipe.slides.slide import Level, Slide
 
-SIDE_PX = 256
+COMPARED_PX = 256
 """Of the regions that are compared."""
 
 
@@ -75,7 +76,7 @@ def _as_8_bit(level: Level, box: Box) -> Pixels:
 
 def _regions(shape: tuple[int, int]) -> list[Box]:
     """The corners and the middle."""
-    sides = [min(SIDE_PX, size) for size in shape]
+    sides = [min(COMPARED_PX, size) for size in shape]
     starts = [(0, (size - side) // 2, size - side) for size, side in zip(shape, sides, strict=True)]
     places = [(0, 0), (0, 2), (1, 1), (2, 0), (2, 2)]
     return [Box(starts[0][i], starts[0][i] + sides[0], starts[1][j], starts[1][j] + sides[1]) for i, j in places]

@@ -14,7 +14,7 @@ from wsipipe.slides.readers.dicom_series import series_in
 from wsipipe.slides.readers.omezarr.attributes import is_labels, is_zarr
 from wsipipe.urls import Url
 
-SUFFIXES = (
+SLIDE_SUFFIXES = (
     ".svs",
     ".svslide",
     ".tif",
@@ -104,13 +104,13 @@ def _slides_in(path: Location) -> Sequence[Location]:
     except OSError as err:
         raise UsageError(f"folder {path} can not be listed: {err.strerror}") from err
     if not slides:
-        raise NothingFoundError(f"folder {path} holds no slide; wsipipe looks for {' '.join(SUFFIXES)} and DICOM")
+        raise NothingFoundError(f"folder {path} holds no slide; wsipipe looks for {' '.join(SLIDE_SUFFIXES)} and DICOM")
     return slides
 
 
 def _slides_behind(url: Url) -> list[Url]:
     """As `_slides_in`; what can not be reached is kept, to be reported as a slide that can not be opened."""
-    if url.suffix.lower() in SUFFIXES or not url.lists:
+    if url.suffix.lower() in SLIDE_SUFFIXES or not url.lists:
         return [url]
     try:
         if url.is_file() or is_zarr(url) or not url.is_dir():
@@ -123,13 +123,13 @@ def _slides_behind(url: Url) -> list[Url]:
         if _is_named_so(other) and not (other.suffix.lower() == ".zarr" and is_labels(other))
     )
     if not slides:
-        raise NothingFoundError(f"folder {url} holds no slide; wsipipe looks for {' '.join(SUFFIXES)}")
+        raise NothingFoundError(f"folder {url} holds no slide; wsipipe looks for {' '.join(SLIDE_SUFFIXES)}")
     return slides
 
 
 def _is_named_so(path: Location) -> bool:
     """Whether the name says slide."""
-    return not path.name.startswith(".") and path.suffix.lower() in SUFFIXES
+    return not path.name.startswith(".") and path.suffix.lower() in SLIDE_SUFFIXES
 
 
 def _looks_like_slide(path: Path) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from wsipipe.files import Location
-from wsipipe.slides.byte_source import RemoteFile, Source, open_source
+from wsipipe.slides.byte_source import ByteSource, RemoteFile, open_source
 from wsipipe.urls import Url
 
 WINDOWS = 16
@@ -24,7 +24,7 @@ def file_identity(path: Location) -> str:
     return _identity(open_source(path))
 
 
-def _identity(source: Source) -> str:
+def _identity(source: ByteSource) -> str:
     most = max(source.size - WINDOW_BYTES, 0)
     offsets = [most * i // (WINDOWS - 1) for i in range(WINDOWS)]
     ahead = source.ahead((offset, min(WINDOW_BYTES, source.size)) for offset in offsets) if source.size else {}

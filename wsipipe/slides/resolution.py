@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-UNITS: Mapping[str, float] = {
+LENGTH_UNITS: Mapping[str, float] = {
     "pm": 1e-6,
     "picometer": 1e-6,
     "nm": 1e-3,
@@ -64,7 +64,7 @@ class Reading:
         return (self.y + self.x) / 2
 
 
-Found = Iterator[Reading | str]
+Statements = Iterator[Reading | str]
 """What one kind of place says, and why it does not say anything."""
 
 

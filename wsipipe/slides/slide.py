@@ -29,7 +29,7 @@ MAX_UPSAMPLE = 1.1
 """No level is enlarged by more than this unless one asks for it."""
 MAX_SIDE_PX = 2**23
 """A level with a longer side is refused: that is 2 m at 0.25 µm/px."""
-FIRST = ("tiff", "ome-zarr")
+UNMENTIONED_READERS = ("tiff", "ome-zarr")
 """The readers of before there was a choice; what they read needs no mention."""
 
 
@@ -76,7 +76,9 @@ class Level:
     def reading(self) -> str:
         """What tells its pixels from all planes as the reader of the format gives them; mostly nothing."""
         # `parse_reading` takes it apart.
-        return " ".join(filter(None, [f"--reader {self.reader}" * (self.reader not in FIRST), str(self.planes)]))
+        return " ".join(
+            filter(None, [f"--reader {self.reader}" * (self.reader not in UNMENTIONED_READERS), str(self.planes)])
+        )
 
     @property
     def stored(self) -> Level:

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from wsipipe.arrays import Labels
 from wsipipe.errors import DamagedStoreError, OutputError
 from wsipipe.files import Location, files_in, make_folder, write_whole, zarr_store
 from wsipipe.geometry.grid import Box, boxes
-from wsipipe.store.pyramid import Labels, halve
+from wsipipe.store.pyramid import halve
 from wsipipe.store.shards import write_shard
 from wsipipe.store.spec import (
     PROBABILITIES,

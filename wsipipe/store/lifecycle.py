@@ -24,7 +24,7 @@ from wsipipe.store.spec import (
 from wsipipe.urls import Url
 
 
-def prepare(spec: StoreSpec, damaged: Iterable[str] = ()) -> None:
+def begin_store(spec: StoreSpec, damaged: Iterable[str] = ()) -> None:
     """Make the unfinished store ready for its blocks: write its metadata, new or again, and clear debris away.
 
     Parameters

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Labels = npt.NDArray[np.uint8]
-Pairs = npt.NDArray[np.uint16]
+from wsipipe.arrays import Labels
+
+PixelPairs = npt.NDArray[np.uint16]
 """Two pixels side by side, the first in the lower byte."""
 IN_CACHE = 2**17
 """Pixels of the coarser level that are made at once: they stay in a processor's cache, and the calls are few enough for
@@ -34,7 +35,7 @@ def halve(labels: Labels, *, binary: bool = False) -> Labels:
     return coarse
 
 
-def _mode(upper: Pairs, lower: Pairs) -> npt.NDArray[np.integer]:
+def _mode(upper: PixelPairs, lower: PixelPairs) -> npt.NDArray[np.integer]:
     """The most frequent of four labels, in reading order."""
     a, b, c, d = (pixels.astype(np.uint8) for pixels in (upper, upper >> 8, lower, lower >> 8))
     mode = _where(c == d, c, a)
@@ -42,7 +43,7 @@ def _mode(upper: Pairs, lower: Pairs) -> npt.NDArray[np.integer]:
     return _where((a == b) | (a == c) | (a == d), a, mode)
 
 
-def _mode_of_two(upper: Pairs, lower: Pairs) -> npt.NDArray[np.integer]:
+def _mode_of_two(upper: PixelPairs, lower: PixelPairs) -> npt.NDArray[np.integer]:
     """The same where no more than two labels occur, bit by bit: the first's, if any other has it, or if all others do.
 
     In the lower bytes; what is in the upper ones means nothing. Each cast takes as long as three of these steps.

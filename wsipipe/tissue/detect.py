@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from wsipipe.arrays import Mask
 from wsipipe.slides.pixels.overview import BAND_BYTES, averaged_plane, choose_source
 from wsipipe.slides.slide import Level, Slide
-from wsipipe.tissue.mask import Mask, TissueMask, mask_shape, widened
+from wsipipe.tissue.mask import TissueMask, mask_shape, widened
 
 BRIGHTFIELD, FLUORESCENCE, BLANK = "brightfield", "fluorescence", "blank"
 ALGORITHM = 1
@@ -54,7 +55,7 @@ TIES = 2**-10
 """Means are rounded up from so little below a half, for equal sums can differ in the last bits."""
 
 Plane = npt.NDArray[Any]
-Values = npt.NDArray[np.float32]
+CellValues = npt.NDArray[np.float32]
 
 
 def find_tissue(slide: Slide, level: Level, *, halo: int) -> tuple[TissueMask, str]:
@@ -158,13 +159,13 @@ def _in_brightfield(colors: Plane, full: float, cell_px: float) -> Mask:
     return _without_dirt(kept, dark, saturation, cell_px)
 
 
-def _beyond(values: Values, ground: Mask) -> Mask:
+def _beyond(values: CellValues, ground: Mask) -> Mask:
     """Which of ``values``, whose median over ``ground`` is 0, are above its noise."""
     beyond: Mask = values > max(NOISE * SIGMA * float(np.median(np.abs(values[ground]))), LEAST)
     return beyond
 
 
-def _without_dirt(kept: Mask, darker: Values, tinted: Values, cell_px: float) -> Mask:
+def _without_dirt(kept: Mask, darker: CellValues, tinted: CellValues, cell_px: float) -> Mask:
     """``kept`` without its parts that are less than a nucleus, or, if any part has colour, that have none.
 
     These are dust, bubbles, and the coverslip's edge. What is ``darker`` and ``tinted`` is by shares of the full scale.

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from wsipipe.arrays import Mask
 from wsipipe.geometry.grid import Box
 
 CELL_PX = 8
@@ -25,8 +26,6 @@ MOST_CELLS = 2**20
 """Of a mask: a slide of 8192 px square has so many of `CELL_PX`."""
 HOLE_PX = 256
 """Holes whose area is at most the square of this, px, are looked at like the tissue that surrounds them."""
-
-Mask = npt.NDArray[np.bool_]
 
 
 def mask_shape(plane: tuple[int, int]) -> tuple[int, int]:

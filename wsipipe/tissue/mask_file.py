@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wsipipe.arrays import Mask
 from wsipipe.errors import LabelError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.rasters.annotations import open_outlines
@@ -18,9 +19,9 @@ from wsipipe.rasters.label_raster import LabelRaster
 from wsipipe.rasters.labels import open_label_raster
 from wsipipe.slides.slide import Level
 from wsipipe.tissue.detect import ALGORITHM
-from wsipipe.tissue.mask import MOST_CELLS, Mask, TissueMask, mask_shape
+from wsipipe.tissue.mask import MOST_CELLS, TissueMask, mask_shape
 
-OFF, AUTO = "off", "auto"
+TISSUE_OFF, TISSUE_AUTO = "off", "auto"
 POLYGONS = (".geojson", ".json")
 """Suffixes of files of polygons; all others are rasters."""
 SAME_FORM = 0.02
@@ -31,7 +32,7 @@ BAND_CELLS = 2**22
 
 def is_file(tissue: str) -> bool:
     """Whether ``tissue``, as ``--tissue`` says it, is the path of a mask."""
-    return tissue not in (OFF, AUTO)
+    return tissue not in (TISSUE_OFF, TISSUE_AUTO)
 
 
 def tissue_identity(tissue: str) -> str:
@@ -43,13 +44,14 @@ def tissue_identity(tissue: str) -> str:
         If it is a file that can not be read.
     """
     if not is_file(tissue):
-        return f"{AUTO} {ALGORITHM}" if tissue == AUTO else OFF
+        return f"{TISSUE_AUTO} {ALGORITHM}" if tissue == TISSUE_AUTO else TISSUE_OFF
     try:
         with Path(tissue).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as err:
         raise UsageError(
-            f"--tissue {tissue} can not be read: {err.strerror or err}; allowed: {AUTO}, {OFF}, or a file of a mask"
+            f"--tissue {tissue} can not be read: {err.strerror or err}; "
+            f"allowed: {TISSUE_AUTO}, {TISSUE_OFF}, or a file of a mask"
         ) from err
 
 

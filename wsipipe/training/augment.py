@@ -26,15 +26,15 @@ import torch
 from scipy import ndimage
 from scipy.interpolate import CubicSpline
 
+from wsipipe.arrays import Mask
 from wsipipe.errors import UsageError
 from wsipipe.training.stain import jitter_stain, restain
 
-Image = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
+FloatImage = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.float64]
 Label = TypeVar("Label", bound=np.generic)
 
-SPARE_PX = 2
+INSIDE_PX = 2
 """How far inside the image every position must lie: cubic interpolation takes two pixels at either side."""
 
 
@@ -131,7 +131,7 @@ def elastic(rng: np.random.Generator, side: int, *, points: int, sigma_px: float
     return displacements
 
 
-def sample_image(pixels: Image, positions: Positions) -> Image:
+def sample_image(pixels: FloatImage, positions: Positions) -> FloatImage:
     """``pixels`` (h, w, c) at ``positions`` (2, s, s), by cubic convolution, float32 (s, s, c).
 
     At whole positions it is the pixel, rounded as float32 is. Values may overshoot those of the pixels around.
@@ -141,10 +141,10 @@ def sample_image(pixels: Image, positions: Positions) -> Image:
     pixels
         float32 (h, w, c).
     positions
-        In px of ``pixels``, (y, x) first; pixel centres are whole. At least `SPARE_PX` inside the image.
+        In px of ``pixels``, (y, x) first; pixel centres are whole. At least `INSIDE_PX` inside the image.
     """
-    low = np.floor(positions.min(axis=(1, 2))).astype(int) - SPARE_PX + 1
-    high = np.floor(positions.max(axis=(1, 2))).astype(int) + SPARE_PX + 1
+    low = np.floor(positions.min(axis=(1, 2))).astype(int) - INSIDE_PX + 1
+    high = np.floor(positions.max(axis=(1, 2))).astype(int) + INSIDE_PX + 1
     assert min(low) >= 0, f"{low}, {high}"
     assert all(high <= pixels.shape[:2]), f"{low}, {high} of {pixels.shape}"
     window = pixels[low[0] : high[0], low[1] : high[1]].transpose(2, 0, 1).astype(np.float64)
@@ -152,7 +152,7 @@ def sample_image(pixels: Image, positions: Positions) -> Image:
     shares = 2 * (positions - low[:, None, None]) / (high - low - 1)[:, None, None] - 1
     grid = torch.from_numpy(np.stack([shares[1], shares[0]], axis=-1))[None]
     sampled = torch.nn.functional.grid_sample(torch.from_numpy(window)[None], grid, "bicubic", align_corners=True)
-    image: Image = sampled[0].permute(1, 2, 0).float().contiguous().numpy()
+    image: FloatImage = sampled[0].permute(1, 2, 0).float().contiguous().numpy()
     return image
 
 
@@ -163,7 +163,9 @@ def sample_labels(labels: npt.NDArray[Label], positions: Positions) -> npt.NDArr
     return nearest
 
 
-def jitter(image: Image, foreground: Mask, rng: np.random.Generator, augmentation: Augmentation) -> tuple[Image, bool]:
+def jitter(
+    image: FloatImage, foreground: Mask, rng: np.random.Generator, augmentation: Augmentation
+) -> tuple[FloatImage, bool]:
     """``image`` as another laboratory and scanner would show it, in 0 .. 1; and whether its objects are still there.
 
     Parameters
@@ -207,7 +209,7 @@ def jitter(image: Image, foreground: Mask, rng: np.random.Generator, augmentatio
     return image.clip(0, 1), keep_objects
 
 
-def exposed(image: Image, rng: np.random.Generator, sigma: float) -> Image:
+def exposed(image: FloatImage, rng: np.random.Generator, sigma: float) -> FloatImage:
     """``image`` with other contrast, about its mean, and other brightness, float32 (s, s, c), not clipped."""
     if not sigma:
         return image
@@ -218,8 +220,8 @@ def exposed(image: Image, rng: np.random.Generator, sigma: float) -> Image:
     return image * np.float32(gain) + np.float32(mean * (brightness - gain) + offset)
 
 
-def defocused(image: Image, rng: np.random.Generator, sigma_px: float) -> Image:
+def defocused(image: FloatImage, rng: np.random.Generator, sigma_px: float) -> FloatImage:
     """``image`` through better or worse optics, float32 (s, s, c), not clipped."""
     fine = image - ndimage.gaussian_filter(image, (sigma_px, sigma_px, 0))
-    refocused: Image = image + np.float32(rng.uniform(-0.7, 1.2)) * fine
+    refocused: FloatImage = image + np.float32(rng.uniform(-0.7, 1.2)) * fine
     return refocused

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from wsipipe.errors import OutputError, TrainingError
 from wsipipe.files import MAKE_ROOM, write_whole
 
-HEADER_KEY, CHECKSUM_KEY = "wsipipe-checkpoint", "crc32"
+CHECKPOINT_KEY, CHECKSUM_KEY = "wsipipe-checkpoint", "crc32"
 
 
 @dataclass
@@ -73,7 +73,7 @@ def write_checkpoint(
         tensors |= {f"optimizer.{number}.{name}": v for name, v in values.items() if v is not None}
     header = json.dumps({"fingerprint": fingerprint, "progress": asdict(progress), "scale": scale})
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_whole(path, save(plain, metadata={HEADER_KEY: header, CHECKSUM_KEY: checksum(header, plain)}))
+    write_whole(path, save(plain, metadata={CHECKPOINT_KEY: header, CHECKSUM_KEY: checksum(header, plain)}))
 
 
 def read_checkpoint(
@@ -90,7 +90,7 @@ def read_checkpoint(
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        text = metadata[HEADER_KEY]
+        text = metadata[CHECKPOINT_KEY]
         if metadata[CHECKSUM_KEY] != checksum(text, tensors):
             raise ValueError("its checksum is wrong")
         header = json.loads(text)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from wsipipe.errors import UsageError
 from wsipipe.geometry.network import Receptive
-from wsipipe.model.bundle import PALETTE, SIZES
+from wsipipe.model.bundle import CLASS_COLORS, SIZES
 from wsipipe.rasters.label_raster import MAX_LABEL
 from wsipipe.tables import parse_table, parse_value, read_toml
 from wsipipe.training.augment import Augmentation
@@ -218,7 +218,7 @@ class TrainConfig:
     @property
     def colors(self) -> tuple[str, ...]:
         """Of the classes."""
-        return tuple(c.color or PALETTE[(i + 3) % len(PALETTE)] for i, c in enumerate(self.classes))
+        return tuple(c.color or CLASS_COLORS[(i + 3) % len(CLASS_COLORS)] for i, c in enumerate(self.classes))
 
     @property
     def values(self) -> dict[int, int]:

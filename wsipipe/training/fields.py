@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from wsipipe.arrays import Pixels
 from wsipipe.errors import ChannelError, LabelError, ResolutionError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
@@ -30,14 +31,14 @@ from wsipipe.slides.open import open_slide
 from wsipipe.slides.slide import choose_level
 from wsipipe.tables import positive, read_csv
 from wsipipe.training.config import SPLITS, TEST, TRAIN, VALIDATION, AnnotatedSlide, Split, TrainConfig
-from wsipipe.training.resize import Pixels, nearest, resized, scaled_shape
+from wsipipe.training.resize import nearest, resized, scaled_shape
 from wsipipe.training.truth import PIECES, HeldTruth, RasterTruth, Truth, as_truth, bounding
 
 HELD_PX = 2**24
 """Images up to this size are held in memory."""
 
 
-class Image(Protocol):
+class FieldImage(Protocol):
     """Pixels, read box by box."""
 
     def read(self, box: Box) -> Pixels:
@@ -57,7 +58,7 @@ class Field:
     channels: int
     dtype: str
     """``uint8`` or ``uint16``."""
-    image: Image
+    image: FieldImage
     truth: Truth
     sha256: str
     """Of what it was read from: the image's file and the labels' (of slides, their identity)."""
@@ -82,7 +83,7 @@ class HeldImage:
     """(y, x, channel)."""
 
     def read(self, box: Box) -> Pixels:
-        """See `Image.read`."""
+        """See `FieldImage.read`."""
         return self.pixels[box.slices]
 
 

@@ -14,7 +14,7 @@ from wsipipe.events import StepDone, TrainingDone, TrainingEvent, TrainingStarte
 from wsipipe.files import write_whole
 from wsipipe.training.pictures import write_curves
 
-KINDS = {TrainingStarted: "start", StepDone: "step", Validated: "validation", TrainingDone: "done"}
+EVENT_KINDS = {TrainingStarted: "start", StepDone: "step", Validated: "validation", TrainingDone: "done"}
 
 
 class Log:
@@ -41,7 +41,7 @@ class Log:
 
     def __call__(self, event: TrainingEvent) -> None:
         """Write ``event``, at once."""
-        line = {"kind": KINDS[type(event)], **_plain(asdict(event))}
+        line = {"kind": EVENT_KINDS[type(event)], **_plain(asdict(event))}
         self.lines.append(line)
         try:
             self.file.write((json.dumps(line) + "\n").encode())

@@ -31,7 +31,7 @@ from wsipipe.training.augment import Augmentation, jitter, sample_image, sample_
 from wsipipe.training.config import WeightConfig
 from wsipipe.training.fields import Field
 from wsipipe.training.pixel_weights import border_weight, separated
-from wsipipe.training.sampling import Place, Places
+from wsipipe.training.sampling import PatchPlace, Places
 
 SPARE_PX = 3
 """How far interpolation looks beyond the positions that it is asked for."""
@@ -70,7 +70,7 @@ class PatchMaker:
         place = self.places.draw(rng)
         return self.patch_at(place, source_positions(rng, self.tile, self.augmentation), rng)
 
-    def patch_at(self, place: Place, positions: npt.NDArray[np.float64], rng: np.random.Generator) -> Patch:
+    def patch_at(self, place: PatchPlace, positions: npt.NDArray[np.float64], rng: np.random.Generator) -> Patch:
         """The patch at ``place`` whose pixels come from ``positions`` (2, tile, tile), relative to its centre."""
         field = self.fields[place.field]
         # An even number of pixels has its centre between two of them.

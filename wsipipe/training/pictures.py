@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from wsipipe.files import write_whole
 from wsipipe.pictures.drawing import outlined
-from wsipipe.slides.pixels.overview import Image
+from wsipipe.slides.pixels.overview import RgbImage
 
 FOUND, TRUE = (255, 40, 40), (40, 255, 80)
-SIDE_PX, GAP_PX = 512, 6
+SHEET_IMAGE_PX, GAP_PX = 512, 6
 SMOOTH = 25
 """Steps that the loss is averaged over."""
 
@@ -37,7 +37,9 @@ def write_sheet(path: Path, rows: Sequence[Shown]) -> None:
 
     strips = []
     for row in rows:
-        image, found, true = (plane[:SIDE_PX, :SIDE_PX] for plane in (as_rgb(row.image), row.found, row.true))
+        image, found, true = (
+            plane[:SHEET_IMAGE_PX, :SHEET_IMAGE_PX] for plane in (patch_as_rgb(row.image), row.found, row.true)
+        )
         strip = [image, outlined(image, found, FOUND), outlined(image, true, TRUE)]
         strips.append(np.concatenate([_padded(one, one.shape[0], one.shape[1] + GAP_PX) for one in strip], axis=1))
     width = max(strip.shape[1] for strip in strips)
@@ -47,13 +49,13 @@ def write_sheet(path: Path, rows: Sequence[Shown]) -> None:
     write_whole(path, png.getvalue())
 
 
-def _padded(image: Image, height: int, width: int) -> Image:
+def _padded(image: RgbImage, height: int, width: int) -> RgbImage:
     """``image`` with white at its end, (height, width, 3)."""
     sides = (0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)
     return np.pad(image, sides, constant_values=255)
 
 
-def as_rgb(pixels: npt.NDArray[Any]) -> Image:
+def patch_as_rgb(pixels: npt.NDArray[Any]) -> RgbImage:
     """``pixels`` (y, x, channel) as people can see them, uint8 (y, x, 3): RGB as it is, of others the first channel."""
     if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
         return pixels

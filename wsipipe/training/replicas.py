@@ -19,7 +19,7 @@ from torch.distributed import distributed_c10d
 from wsipipe.errors import MachineError, WsipipeError
 from wsipipe.inference.devices import is_cpu
 from wsipipe.training.config import TrainConfig
-from wsipipe.training.setup import Setup
+from wsipipe.training.setup import TrainingSetup
 from wsipipe.training.trainer import Trainer
 
 GRACE_SECONDS = 5.0
@@ -43,7 +43,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def other_replicas(setup: Setup, devices: tuple[str, ...], workers: int) -> Iterator[int]:
+def other_replicas(setup: TrainingSetup, devices: tuple[str, ...], workers: int) -> Iterator[int]:
     """Processes for all but the first of ``devices``, joined to this one for as long as it lasts; how many in all."""
     if len(devices) == 1:
         yield 1
@@ -123,7 +123,9 @@ def leave(*, broken: bool = False) -> None:
         distributed.destroy_process_group()
 
 
-def replica(setup: Setup, devices: tuple[str, ...], rank: int, workers: int, meeting: str, news: Connection) -> None:
+def replica(
+    setup: TrainingSetup, devices: tuple[str, ...], rank: int, workers: int, meeting: str, news: Connection
+) -> None:
     """What every process but the first does: the same steps, on its own patches."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of them; the first ends the others
     news.send(None)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from wsipipe.arrays import Pixels
 from wsipipe.errors import ResolutionError
 from wsipipe.rasters.image import Raster
 
@@ -52,6 +50,5 @@ def nearest(plane: Pixels, shape: tuple[int, int]) -> Pixels:
     return plane[rows[:, None], cols]  # type: ignore[no-any-return]
 
 
-Pixels = npt.NDArray[Any]
 MPP_TOLERANCE = 0.05
 """An image held in memory whose mpp is this near to the wanted one, as a share of it, is taken as it is."""

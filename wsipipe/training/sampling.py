@@ -85,7 +85,7 @@ def check_learnable(found: Survey, fields: Sequence[Field], names: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Place:
+class PatchPlace:
     """Where a patch is laid."""
 
     field: int
@@ -110,10 +110,10 @@ class Places:
         self.classes = np.flatnonzero(found.totals)
         self.up_to = np.cumsum(np.column_stack([found.counts.sum(1), found.counts]), axis=0)
 
-    def draw(self, rng: np.random.Generator) -> Place:
+    def draw(self, rng: np.random.Generator) -> PatchPlace:
         """A place; the cell in proportion to its labelled pixels, or to those of the class, and anywhere within it."""
         column = 1 + int(rng.choice(self.classes)) if rng.random() < self.balance else 0
         up_to = self.up_to[:, column]
         cell = int(np.searchsorted(up_to, rng.random() * up_to[-1], side="right"))
         y, x = self.survey.origins[cell] + rng.random(2) * self.survey.sides[cell]
-        return Place(int(self.survey.fields[cell]), (float(y), float(x)))
+        return PatchPlace(int(self.survey.fields[cell]), (float(y), float(x)))

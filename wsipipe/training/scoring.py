@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from wsipipe.evaluation.metrics import Scores
 from wsipipe.evaluation.tally import Tally
 from wsipipe.model.bundle import BundleSpec
 from wsipipe.model.forward import predict_box
@@ -12,7 +13,6 @@ from wsipipe.model.unet import UNet
 from wsipipe.training.pictures import Shown
 from wsipipe.training.setup import View
 
-Scores = dict[str, float]
 LOWER_IS_BETTER = (
     "pixel_error",
     "adapted_rand_error",

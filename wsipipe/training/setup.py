@@ -19,7 +19,7 @@ from wsipipe.training.patches import PatchMaker
 from wsipipe.training.pixel_weights import class_weights
 from wsipipe.training.sampling import Places, check_learnable, survey
 
-LOOKED_AT = 16
+STATISTICS_PATCHES = 16
 """Patches that mean and standard deviation are taken from, and views of a slide that are validated."""
 
 
@@ -32,7 +32,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Setup:
+class TrainingSetup:
     """All that a training needs to know; plain values, that go to other processes by pickling."""
 
     config: TrainConfig
@@ -64,7 +64,7 @@ class Setup:
         return self.folder / "log.jsonl"
 
 
-def prepare(config: TrainConfig, out: Path, roots: Sequence[Path]) -> Setup:
+def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> TrainingSetup:
     """Read the training set, look at all its labels, and make what the loop needs.
 
     Parameters
@@ -125,7 +125,7 @@ def prepare(config: TrainConfig, out: Path, roots: Sequence[Path]) -> Setup:
     validation, test = (
         tuple(view for f in fields if f.split == split for view in views(f, config)) for split in (VALIDATION, TEST)
     )
-    return Setup(config, out, architecture, spec, maker, validation, test, fingerprint)
+    return TrainingSetup(config, out, architecture, spec, maker, validation, test, fingerprint)
 
 
 def _label_classes(config: TrainConfig) -> tuple[LabelClass, ...]:
@@ -137,7 +137,7 @@ def _label_classes(config: TrainConfig) -> tuple[LabelClass, ...]:
 
 def channel_statistics(maker: PatchMaker) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over the first patches, as shares of full scale, to four digits."""
-    seen = np.stack([maker.patch(k).image for k in range(LOOKED_AT)]).astype(np.float64)
+    seen = np.stack([maker.patch(k).image for k in range(STATISTICS_PATCHES)]).astype(np.float64)
     mean, std = seen.mean((0, 2, 3)), np.maximum(seen.std((0, 2, 3)), 1e-3)
     return tuple(round(float(v), 4) for v in mean), tuple(round(float(v), 4) for v in std)
 
@@ -154,7 +154,7 @@ def views(field: Field, config: TrainConfig) -> list[View]:
     places = Places(found, config.patches.balance)
     rng = np.random.default_rng(0)
     boxes = set()
-    for _ in range(LOOKED_AT):
+    for _ in range(STATISTICS_PATCHES):
         corner = (int(c) - core // 2 for c in places.draw(rng).center)
         y0, x0 = (max(0, min(c, side - core)) // step * step for c, side in zip(corner, field.shape, strict=True))
         boxes.add((y0, min(y0 + core, height), x0, min(x0 + core, width)))
@@ -170,7 +170,7 @@ def _check_colors(field: Field, config: TrainConfig) -> None:
         )
 
 
-def check_place(setup: Setup, *, resume: bool) -> bool:
+def check_place(setup: TrainingSetup, *, resume: bool) -> bool:
     """Whether there is a checkpoint to go on from; makes the folder of the training.
 
     Raises

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft, ndimage
 
-Image = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
-Plane = npt.NDArray[np.float32]
+from wsipipe.arrays import Mask
+
+FloatImage = npt.NDArray[np.float32]
+Channel = npt.NDArray[np.float32]
 
 DARKEST = np.float32(1 / 256)
 """Added to a transmitted share before its logarithm is taken: half a grey level at black and white alike."""
@@ -26,19 +27,19 @@ COARSEST_PX = 25.0
 """The largest standard deviation that a texture is smoothed with, in px."""
 
 
-def density_of(image: Image) -> Image:
+def density_of(image: FloatImage) -> FloatImage:
     """Optical density (natural logarithm) of the transmitted shares ``image``, float32."""
-    density: Image = -np.log(image * (1 - DARKEST) + DARKEST)
+    density: FloatImage = -np.log(image * (1 - DARKEST) + DARKEST)
     return density
 
 
-def image_of(density: Image) -> Image:
+def image_of(density: FloatImage) -> FloatImage:
     """The inverse of `density_of`, float32."""
-    image: Image = (np.exp(-density) - DARKEST) / (1 - DARKEST)
+    image: FloatImage = (np.exp(-density) - DARKEST) / (1 - DARKEST)
     return image
 
 
-def jitter_stain(image: Image, rng: np.random.Generator, strength: float) -> Image:
+def jitter_stain(image: FloatImage, rng: np.random.Generator, strength: float) -> FloatImage:
     """``image`` stained and scanned a little differently, float32 (y, x, 3), not clipped.
 
     Parameters
@@ -59,7 +60,7 @@ def jitter_stain(image: Image, rng: np.random.Generator, strength: float) -> Ima
     return image_of(mixed + offset.astype(np.float32))
 
 
-def restain(image: Image, foreground: Mask, rng: np.random.Generator) -> tuple[Image, bool]:
+def restain(image: FloatImage, foreground: Mask, rng: np.random.Generator) -> tuple[FloatImage, bool]:
     """Haematoxylin of ``image`` in another colour, over drawn eosin, glass and debris; and whether it still has nuclei.
 
     What it makes of a field without eosin is a field that looks as if it had been counterstained; `NO_NUCLEI` of the
@@ -83,7 +84,7 @@ def restain(image: Image, foreground: Mask, rng: np.random.Generator) -> tuple[I
     return image_of(density), keep
 
 
-def haematoxylin_of(image: Image, foreground: Mask) -> Plane:
+def haematoxylin_of(image: FloatImage, foreground: Mask) -> Channel:
     """Optical density of red, which eosin lets pass, above that of the background, float32 (y, x), 0 or more."""
     red = density_of(image[..., 0])
     background = red[~foreground]
@@ -91,7 +92,7 @@ def haematoxylin_of(image: Image, foreground: Mask) -> Plane:
     return np.maximum(red - glass, np.float32(0))
 
 
-def counterstained(blue: Plane, nuclei: Plane, rng: np.random.Generator) -> Image:
+def counterstained(blue: Channel, nuclei: Channel, rng: np.random.Generator) -> FloatImage:
     """Optical density, float32 (y, x, 3), of haematoxylin in a drawn colour, over drawn eosin and glass.
 
     Parameters
@@ -114,19 +115,19 @@ def counterstained(blue: Plane, nuclei: Plane, rng: np.random.Generator) -> Imag
     return density.astype(np.float32, copy=False)
 
 
-def dark_matter(nuclei: Plane, rng: np.random.Generator) -> Image:
+def dark_matter(nuclei: Channel, rng: np.random.Generator) -> FloatImage:
     """Optical density (y, x, 3), float32, of keratin, ink or folds: dark, of any colour, long, away from ``nuclei``."""
     away = (1 - ndimage.gaussian_filter(nuclei, 6)) ** 4
     where = texture(nuclei.shape, rng, finest_px=20) * away
     where *= texture(nuclei.shape, rng, stretch=rng.uniform(2, 4))
     color = rng.uniform(0.3, 2, 3).astype(np.float32)
-    density: Image = where[..., None] * color
+    density: FloatImage = where[..., None] * color
     return density
 
 
 def texture(
     shape: tuple[int, ...], rng: np.random.Generator, *, finest_px: float = 1.5, stretch: float | None = None
-) -> Plane:
+) -> Channel:
     """Fibres, cells or clouds: noise, smoothed, stretched one way, its contrast raised, float32 (y, x), in 0 .. 1.
 
     Parameters
@@ -148,7 +149,7 @@ def texture(
     blur[0, 0] = 0  # the mean, which in a patch smaller than a grain would be all there is
     noise = fft.irfft2(fft.rfft2(rng.standard_normal(shape, np.float32)) * blur, shape)
     noise /= noise.std() or 1
-    grey: Plane = 1 / (1 + np.exp(_share(rng, -8, -1) * (noise + _share(rng, -1, 2))))
+    grey: Channel = 1 / (1 + np.exp(_share(rng, -8, -1) * (noise + _share(rng, -1, 2))))
     return grey
 
 

@@ -15,7 +15,7 @@ from wsipipe.training.checkpoint import check_space
 from wsipipe.training.config import TrainConfig
 from wsipipe.training.log import Log
 from wsipipe.training.replicas import leave, other_replicas, spare_processes, threads_of, torch_threads
-from wsipipe.training.setup import check_place, prepare
+from wsipipe.training.setup import check_place, prepare_training
 from wsipipe.training.trainer import Trainer
 
 CHECKPOINT_COPIES = 10
@@ -72,7 +72,7 @@ def train(
     if len(set(gpus)) < len(gpus):
         raise UsageError(f"--device {device} names a GPU twice; in a training each takes part once")
     check_metrics((config.loop.select,))
-    setup = prepare(config, out, [Path(root) for root in roots])
+    setup = prepare_training(config, out, [Path(root) for root in roots])
     begun = check_place(setup, resume=resume)
     workers = config.loop.workers if config.loop.workers is not None else spare_processes(devices)
     with torch_threads(threads_of(config, devices)), other_replicas(setup, devices, workers) as world:

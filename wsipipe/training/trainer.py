@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wsipipe.errors import MemoryLimitError, TrainingError, WsipipeError
-from wsipipe.evaluation.metrics import METRICS, check_metrics
+from wsipipe.evaluation.metrics import METRICS, Scores, check_metrics
 from wsipipe.events import StepDone, TrainingDone, TrainingListener, Validated, ignore
 from wsipipe.files import write_whole
 from wsipipe.inference.replica import is_out_of_memory
@@ -35,11 +35,11 @@ from wsipipe.training.checkpoint import Progress, read_checkpoint, write_checkpo
 from wsipipe.training.optimizer import learning_rate, make_optimizer, mixed_precision, weighted_loss
 from wsipipe.training.patches import Patch, batches
 from wsipipe.training.pictures import write_sheet
-from wsipipe.training.scoring import OFFSETS, Scores, better, score
-from wsipipe.training.setup import Setup
+from wsipipe.training.scoring import OFFSETS, better, score
+from wsipipe.training.setup import TrainingSetup
 from wsipipe.version import VERSION
 
-LOOKED_AT = ("pixel_error", "dice", "iou", "f1", "adapted_rand_error", "merged_per_100", "split_per_100")
+VALIDATED_METRICS = ("pixel_error", "dice", "iou", "f1", "adapted_rand_error", "merged_per_100", "split_per_100")
 """What is measured in every validation, beside what the best weights are chosen by."""
 PATIENCE = timedelta(days=7)
 """How long processes wait for one another."""
@@ -60,7 +60,7 @@ class Trainer:
         Processes that make patches for it.
     """
 
-    def __init__(self, setup: Setup, device: str, *, rank: int = 0, world: int = 1, workers: int = 0) -> None:
+    def __init__(self, setup: TrainingSetup, device: str, *, rank: int = 0, world: int = 1, workers: int = 0) -> None:
         self.setup, self.config = setup, setup.config
         self.device, self.rank, self.world, self.workers = torch.device(device), rank, world, workers
         compute_float32(self.device)
@@ -80,7 +80,7 @@ class Trainer:
         self.normalise = Normalise(setup.spec, self.device)
         self.precision = mixed_precision(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
-        self.metrics = check_metrics((*LOOKED_AT, self.config.loop.select))
+        self.metrics = check_metrics((*VALIDATED_METRICS, self.config.loop.select))
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
 

@@ -11,11 +11,12 @@ import pytest
 
 from tests.real_data import data, needs_data
 from tests.slides.made import patch
+from wsipipe.arrays import Pixels
 from wsipipe.errors import SlideError, SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.discover import expand
 from wsipipe.slides.open import open_slide
-from wsipipe.slides.pixels.mirrored import Pixels, read_box
+from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.readers.dicom_series import series_in
 from wsipipe.slides.slide import Level
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from tests.real_data import data, needs_data
 from tests.slides.made import APERIO, VMS, patch, picture, pyramid, tile_at, vms
+from wsipipe.arrays import Pixels
 from wsipipe.errors import SlideFormatError, SlideReadError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.open import open_slide
-from wsipipe.slides.pixels.mirrored import Pixels, read_box
+from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.readers.openslide import EXACT_PX, exact_places, over
 from wsipipe.slides.slide import Level
 

@@ -12,11 +12,12 @@ from wsipipe.slides.readers.registry.tiff import store as tiffstore
 
 from tests.real_data import data, needs_data
 from tests.slides.made import APERIO, patch, picture, pyramid, set_tag, tile_at
+from wsipipe.arrays import Pixels
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.byte_source import OpenFile
 from wsipipe.slides.open import open_slide
-from wsipipe.slides.pixels.mirrored import Pixels, read_box
+from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import Level
 
 

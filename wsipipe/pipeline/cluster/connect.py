@@ -17,7 +17,7 @@ from wsipipe.pipeline.cluster.in_process import QUIET
 from wsipipe.pipeline.cluster.local import local_cluster
 from wsipipe.pipeline.config import KUBERNETES, LOCAL, SLURM, RunConfig, check_cluster, parse_cluster
 
-PATIENCE_SECONDS = 60
+WORKER_PATIENCE_SECONDS = 60
 """How long a scheduler that is there may be without a worker."""
 DEATHS = 2
 """How many workers a block may survive: with the third it is set aside."""
@@ -26,7 +26,7 @@ OWN = {**QUIET, "distributed.scheduler.work-stealing": True, "distributed.schedu
 
 
 @contextmanager
-def connect(config: RunConfig) -> Iterator[Client]:
+def connect_cluster(config: RunConfig) -> Iterator[Client]:
     """A client of the cluster that ``config`` names, once it has a worker; what was started ends with the context.
 
     Raises
@@ -81,16 +81,16 @@ def _start(kind: str, count: int | None, config: RunConfig) -> AbstractContextMa
 
 def _client(where: Any) -> Client:
     try:
-        return Client(where, timeout=PATIENCE_SECONDS / 2)
+        return Client(where, timeout=WORKER_PATIENCE_SECONDS / 2)
     except (OSError, ValueError) as err:  # dask's own timeouts among them
         raise MachineError(f"no scheduler answers at {where}: {err}; see that it runs and can be reached") from err
 
 
 def _wait(client: Client, count: int, way_out: str) -> None:
     try:
-        client.wait_for_workers(count, timeout=PATIENCE_SECONDS)
+        client.wait_for_workers(count, timeout=WORKER_PATIENCE_SECONDS)
     except TimeoutError as err:
-        raise MachineError(f"no worker came within {PATIENCE_SECONDS} s; {way_out}") from err
+        raise MachineError(f"no worker came within {WORKER_PATIENCE_SECONDS} s; {way_out}") from err
 
 
 def _wait_in_queue(client: Client, cluster: Any) -> None:

@@ -23,11 +23,11 @@ from wsipipe.inference.pool import PoolSpec, load_pool, release_pool, sent_bundl
 from wsipipe.model.bundle import BundleInfo, read_bundle_info
 from wsipipe.pipeline.config import DEFAULT_BUNDLE, RunConfig
 from wsipipe.pipeline.machine import RESERVE
-from wsipipe.pipeline.setup import Site, this_process
+from wsipipe.pipeline.setup import Site, site_of_this_process
 
 SAME = ("wsipipe", "zarr")
 """Packages of which a worker has to have the version that is here: it reads and writes the same stores."""
-LOOK_SECONDS = 5.0
+WORKER_CHECK_SECONDS = 5.0
 """How often it is looked whether workers came."""
 
 
@@ -107,7 +107,7 @@ class Workers:
 
     def count_threads(self) -> int:
         """Threads of all workers now; those that came since are looked at, and sent away if they can not do it."""
-        if time.monotonic() > self._looked + LOOK_SECONDS:
+        if time.monotonic() > self._looked + WORKER_CHECK_SECONDS:
             addresses = self._addresses()
             for new in [address for address in addresses if address not in self._facts]:
                 try:
@@ -217,7 +217,7 @@ def _difference(there: Any, here: Mapping[str, str | None]) -> str:
 
 def look_around(config: RunConfig, bundle: BundleInfo, dask_worker: Worker) -> WorkerFacts:
     """What the worker that calls it has."""
-    site, limit = this_process(config), dask_worker.memory_manager.memory_limit
+    site, limit = site_of_this_process(config), dask_worker.memory_manager.memory_limit
     if config.max_memory_bytes is None and limit:
         pauses = dask_worker.memory_manager.memory_pause_fraction or 1.0  # beyond that it takes no more tasks
         site = replace(site, limit_bytes=int(limit * min(pauses, 1 - RESERVE)))

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from wsipipe.arrays import Pixels
 from wsipipe.geometry.mirror import Indices
 from wsipipe.geometry.scale import stored_side
 
-Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-Floats = npt.NDArray[np.float32]
+Float32s = npt.NDArray[np.float32]
 
 ROWS = 8
 """So many are averaged at once: of 4096 px, with what they are made of, they fit into the cache."""
@@ -38,7 +38,7 @@ class Means:
 
     first: Indices
     """(pixels,): the first stored pixel that each covers."""
-    weights: Floats
+    weights: Float32s
     """(pixels, taps): the share of each of the stored pixels from there on; their sum is 1."""
 
     @property
@@ -94,8 +94,8 @@ class Averaging:
         width, self._stored = len(cols) * channels, (stop - start) * channels
         channel = np.arange(channels)
         first = (cols.first - start)[:, None] * channels + channel
-        self._every: list[tuple[Indices, Floats]] = []
-        self._few: list[tuple[Indices, Indices, Floats]] = []  # the last taps: who needs one needs those before it
+        self._every: list[tuple[Indices, Float32s]] = []
+        self._few: list[tuple[Indices, Indices, Float32s]] = []  # the last taps: who needs one needs those before it
         for k, weights in enumerate(np.repeat(cols.weights, channels, axis=0).T.copy()):
             at = np.minimum(first + k * channels, self._stored - channels + channel).ravel()
             some = np.flatnonzero(weights)
@@ -132,7 +132,7 @@ class Averaging:
             made = self._over_columns(self._over_rows(flat, some))
             into[y : y + ROWS] = np.rint(made, out=made).reshape(into[y : y + ROWS].shape)
 
-    def _over_rows(self, flat: Pixels, rows: Means) -> Floats:
+    def _over_rows(self, flat: Pixels, rows: Means) -> Float32s:
         """(rows, values) of stored columns."""
         start, stop = rows.stored
         source = self._source[: stop - start]
@@ -143,10 +143,10 @@ class Averaging:
                 np.add(out, np.multiply(source[first + k], weights[k], out=self._row), out=out)
         return self._rows[: len(rows)]
 
-    def _over_columns(self, rows: Floats) -> Floats:
+    def _over_columns(self, rows: Float32s) -> Float32s:
         """(rows, values) of the columns that are made."""
 
-        def weighted(at: Indices, weights: Floats, out: Floats) -> Floats:
+        def weighted(at: Indices, weights: Float32s, out: Float32s) -> Float32s:
             return np.multiply(np.take(rows, at, axis=1, out=out, mode="clip"), weights, out=out)
 
         first, *others = self._every

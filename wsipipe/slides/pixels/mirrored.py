@@ -7,8 +7,8 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from wsipipe.arrays import Pixels
 from wsipipe.errors import SlideReadError, TruncatedError
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
@@ -19,7 +19,6 @@ from wsipipe.slides.pixels.tile_cache import NONE_KEPT, Keep
 from wsipipe.slides.pixels.tile_store import Memory, TileStore, array_in
 from wsipipe.slides.slide import Level
 
-Pixels = npt.NDArray[Any]
 Unread = dict[Box, str]
 """Tiles that can not be decoded, and what there is to say of each."""
 

@@ -23,7 +23,7 @@ BAND_BYTES = 2**20
 """What is read of it at once, unless a row of tiles is more."""
 
 Plane = npt.NDArray[np.float32]
-Image = npt.NDArray[np.uint8]
+RgbImage = npt.NDArray[np.uint8]
 
 
 def choose_source(

@@ -23,12 +23,12 @@ from wsipipe.slides.pixels.tile_cache import KEPT, NONE_KEPT, Keep, Tile
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
 
-METADATA = "zarr.json"
+METADATA_KEY = "zarr.json"
 Memory = npt.NDArray[np.uint8]
 """Bytes to read pixels into, one axis."""
 TOGETHER_BYTES = 2**20
 """So many of tiles side by side are decoded before they are put in their place: they stay in a core's cache."""
-Place = tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]
+TilePart = tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]
 """A tile that meets what is read: its index, where in what is read, and where in the tile."""
 _numbers = itertools.count()
 
@@ -157,7 +157,7 @@ class TileStore(Store):
         before = start + keep.overlap_px if start > 0 else 0
         behind = end - keep.overlap_px if end < image.shape[across] else math.inf
 
-        def shared(place: Place) -> bool:
+        def shared(place: TilePart) -> bool:
             first = place[0][across] * side
             return first < before or first + side > behind
 
@@ -182,7 +182,7 @@ class TileStore(Store):
     def _read_run(
         self,
         into: npt.NDArray[Any],
-        run: Sequence[Place],
+        run: Sequence[TilePart],
         along: int,
         read_tile: TileReader,
         together: npt.NDArray[Any],
@@ -222,7 +222,7 @@ class TileStore(Store):
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """The document, or a decoded tile; None for a tile that the file left out."""
-        if key == METADATA:
+        if key == METADATA_KEY:
             return prototype.buffer.from_bytes(self.metadata())
         if not key.startswith("c/"):
             return None
@@ -240,7 +240,7 @@ class TileStore(Store):
 
     async def exists(self, key: str) -> bool:
         """Whether there is such a key; of the tiles nobody asks."""
-        return key == METADATA
+        return key == METADATA_KEY
 
     @property
     def supports_writes(self) -> bool:
@@ -267,17 +267,17 @@ class TileStore(Store):
 
     async def list(self) -> AsyncIterator[str]:
         """The document."""
-        yield METADATA
+        yield METADATA_KEY
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """The document, if it begins with ``prefix``."""
-        if METADATA.startswith(prefix):
-            yield METADATA
+        if METADATA_KEY.startswith(prefix):
+            yield METADATA_KEY
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """The document, at the root."""
         if not prefix:
-            yield METADATA
+            yield METADATA_KEY
 
 
 def array_in(memory: Memory | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -289,13 +289,13 @@ def array_in(memory: Memory | None, shape: tuple[int, ...], dtype: np.dtype[Any]
 
 
 def _runs(
-    places: Iterable[Place], along: int, side: int, most: int, *, alone: Callable[[Place], bool]
-) -> Iterator[list[Place]]:
+    places: Iterable[TilePart], along: int, side: int, most: int, *, alone: Callable[[TilePart], bool]
+) -> Iterator[list[TilePart]]:
     """``places`` in their order, up to ``most`` together that lie side by side and are whole ``along`` an axis.
 
     Those that are to be ``alone`` are.
     """
-    run: list[Place] = []
+    run: list[TilePart] = []
     for place in places:
         whole = place[2][along].stop - place[2][along].start == side and not alone(place)
         if run and not (whole and len(run) < most and place[1][along].start == run[-1][1][along].stop):

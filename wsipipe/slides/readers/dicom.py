@@ -31,8 +31,8 @@ from wsipipe.slides.resolution import Resolution, checked
 from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.urls import Url
 
-INSTALL = "pip install 'wsipipe[dicom]'"
-WAY_OUT = "copy it again from where it came from"
+INSTALL_DICOM = "pip install 'wsipipe[dicom]'"
+COPY_SERIES_AGAIN = "copy it again from where it came from"
 CODECS = {
     "1.2.840.10008.1.2.4.50": 7,
     "1.2.840.10008.1.2.4.51": 7,
@@ -175,7 +175,7 @@ def _open(path: Path, wanted: int | None) -> Pyramid:
     try:
         config, source_of = import_module("wsidicom.config"), import_module("wsidicom.file").WsiDicomFileSource
     except ImportError as err:
-        raise SlideFormatError(f"{path.name} is DICOM, and what reads it is missing; {INSTALL}") from err
+        raise SlideFormatError(f"{path.name} is DICOM, and what reads it is missing; {INSTALL_DICOM}") from err
     settings = config.Settings(
         strict_tile_size_check=False, decoded_frame_cache_size=CACHE_BYTES, encoded_frame_cache_size=CACHE_BYTES
     )
@@ -186,12 +186,14 @@ def _open(path: Path, wanted: int | None) -> Pyramid:
             kinds = {kind: list(getattr(source, f"{kind}_instances")) for kind in ("label", "overview", "thumbnail")}
     except Exception as err:  # wsidicom and pydicom raise all sorts on damaged files
         raise SlideFormatError(
-            f"{path.name} is no DICOM whole-slide image, or damaged ({type(err).__name__}: {err}); {WAY_OUT}"
+            f"{path.name} is no DICOM whole-slide image, or damaged ({type(err).__name__}: {err}); {COPY_SERIES_AGAIN}"
         ) from err
     read = {Path(str(file)) for file in source.files}
     lost = [file.name for file in files if file not in read]
     if lost:
-        raise SlideReadError(f"{path.name}: {lost[0]} of its series is not a whole-slide image, or damaged; {WAY_OUT}")
+        raise SlideReadError(
+            f"{path.name}: {lost[0]} of its series is not a whole-slide image, or damaged; {COPY_SERIES_AGAIN}"
+        )
     by_size: dict[tuple[int, int], list[Any]] = {}
     for instance in instances:
         by_size.setdefault((instance.size.height, instance.size.width), []).append(instance)
@@ -226,7 +228,7 @@ def _instance_at(instances: Sequence[Any], path: str, z: float) -> Any:
     for instance in instances:
         if path in instance.optical_paths and z in map(float, instance.focal_planes):
             return instance
-    raise SlideReadError(f"there is no instance of optical path {path} at {z} mm; {WAY_OUT}")
+    raise SlideReadError(f"there is no instance of optical path {path} at {z} mm; {COPY_SERIES_AGAIN}")
 
 
 def _source(path: Path, index: int, identity: str, pyramid: Pyramid, planes: Planes) -> DicomLevel:
@@ -240,7 +242,7 @@ def _source(path: Path, index: int, identity: str, pyramid: Pyramid, planes: Pla
     first, instances = pyramid.levels[0], pyramid.levels[index]
     instance = instances[0]
     if _planes_of(instances) != _planes_of(first):
-        raise SlideFormatError(f"{path.name}: level {index} has not the planes of level 0; {WAY_OUT}")
+        raise SlideFormatError(f"{path.name}: level {index} has not the planes of level 0; {COPY_SERIES_AGAIN}")
     samples, optical = int(instance.image_data.samples_per_pixel), len(_planes_of(first)[0])
     bits, signed = instance.dataset.bits, instance.dataset.as_dataset().get("PixelRepresentation", 0)
     if signed or bits not in (8, 16) or samples not in (1, 3):
@@ -313,4 +315,4 @@ def _probe(path: Path, pyramid: Pyramid, level: DicomLevel) -> None:
     try:
         FrameStore(pyramid.levels[0], level).read_tile(tuple(middle.get(axis, 0) for axis in level.axes), Spent())
     except Exception as err:  # whatever a codec raises
-        raise SlideReadError(f"{path.name} can not be decoded: {err}; {WAY_OUT}") from err
+        raise SlideReadError(f"{path.name} can not be decoded: {err}; {COPY_SERIES_AGAIN}") from err

@@ -6,7 +6,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-MAGIC, MAGIC_AT = b"DICM", 128
+DICOM_MAGIC, MAGIC_AT = b"DICM", 128
 """What a DICOM file has after its preamble."""
 HEAD_BYTES = 64 * 1024
 """Where the header's elements of a series and its kind are found."""
@@ -17,7 +17,7 @@ SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI..|..\x00\x00)([0-9.]+)", re.DOTALL)
 def series_of(path: Path) -> str | None:
     """The SeriesInstanceUID of a DICOM file, or None if it is not one; the beginning of the file is read."""
     with path.open("rb") as file:
-        if file.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] != MAGIC:
+        if file.read(MAGIC_AT + len(DICOM_MAGIC))[MAGIC_AT:] != DICOM_MAGIC:
             return None
         found = SERIES.search(file.read(HEAD_BYTES))
     return found[1].decode() if found else ""

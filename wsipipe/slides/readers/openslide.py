@@ -35,9 +35,9 @@ from wsipipe.slides.readers.dicom_series import series_in, series_of
 from wsipipe.slides.resolution import Resolution, checked
 from wsipipe.slides.slide import Level, Slide, check_sides
 
-SUFFIXES = (".mrxs", ".vms", ".vmu", ".svslide", ".czi")
+OPENSLIDE_SUFFIXES = (".mrxs", ".vms", ".vmu", ".svslide", ".czi")
 """What only OpenSlide reads, in lower case."""
-INSTALL = "pip install 'wsipipe[openslide]'"
+INSTALL_OPENSLIDE = "pip install 'wsipipe[openslide]'"
 WHITE = "FFFFFF"
 MIN_TILE_PX, MAX_TILE_PX = 256, 2048
 """Smaller tiles are read several at once, larger ones in parts."""
@@ -203,7 +203,9 @@ class Handle:
         try:
             library = _library()
         except ImportError as err:
-            raise SlideFormatError(f"{self.path.name} is to be read by OpenSlide, which is missing; {INSTALL}") from err
+            raise SlideFormatError(
+                f"{self.path.name} is to be read by OpenSlide, which is missing; {INSTALL_OPENSLIDE}"
+            ) from err
         try:
             return library.OpenSlide(self.path)
         except library.OpenSlideError as err:

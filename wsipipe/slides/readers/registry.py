@@ -8,7 +8,7 @@ from wsipipe.errors import UsageError
 from wsipipe.files import Location
 from wsipipe.slides.readers.dicom import DicomReader
 from wsipipe.slides.readers.omezarr.reader import OmeZarrReader
-from wsipipe.slides.readers.openslide import SUFFIXES, OpenSlideReader
+from wsipipe.slides.readers.openslide import OPENSLIDE_SUFFIXES, OpenSlideReader
 from wsipipe.slides.readers.reader import Reader
 from wsipipe.slides.readers.tiff.reader import TiffReader
 
@@ -32,5 +32,5 @@ def named(name: str | None) -> tuple[Reader, ...]:
 
 def extra_for(path: Location) -> str | None:
     """The extra of wsipipe that is not installed and may read ``path``, by its name."""
-    wanted = "openslide" if path.suffix.lower() in SUFFIXES else None
+    wanted = "openslide" if path.suffix.lower() in OPENSLIDE_SUFFIXES else None
     return wanted if wanted is not None and find_spec(wanted) is None else None

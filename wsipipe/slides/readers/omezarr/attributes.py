@@ -12,7 +12,7 @@ import numpy as np
 
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.files import Location
-from wsipipe.slides.resolution import UNITS, Resolution, checked
+from wsipipe.slides.resolution import LENGTH_UNITS, Resolution, checked
 from wsipipe.urls import Url
 
 VERSIONS = ("0.4", "0.5")
@@ -124,9 +124,9 @@ def zarr_resolution(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], l
     for letter in "yx":
         index = letters.index(letter)
         unit = axes[index].get("unit")
-        if unit is None or unit not in UNITS:
+        if unit is None or unit not in LENGTH_UNITS:
             return Resolution(None, f"axis {letter} has " + ("no unit" if unit is None else f"the unit {unit!r}"))
-        sizes.append(float(np.prod([float(scale[index]) for scale in scales])) * UNITS[unit])
+        sizes.append(float(np.prod([float(scale[index]) for scale in scales])) * LENGTH_UNITS[unit])
     return checked(sizes[0], sizes[1], "scale in multiscales")
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_CHUNK_BYTES = 2**30
 """A chunk that needs more than this once decoded is refused: every block would need it."""
-HEAD_BYTES = 18
+CHUNK_HEAD_BYTES = 18
 """Of a chunk, in which Blosc and Zstandard say how many bytes it decodes to."""
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -53,7 +53,7 @@ class WholeChunkStore(WrapperStore[Store]):
         data = await super().get(key, prototype, RangeByteRequest(0, self.most_bytes + 1))
         if data is None:
             return None
-        head = data[:HEAD_BYTES].to_bytes()
+        head = data[:CHUNK_HEAD_BYTES].to_bytes()
         said = max(len(data), decoded_bytes(head, self.codec))
         if said > self.most_bytes:
             raise SlideReadError(
@@ -66,7 +66,7 @@ class WholeChunkStore(WrapperStore[Store]):
 
 
 def decoded_bytes(head: bytes, codec: str) -> int:
-    """How many bytes a chunk decodes to, by its first `HEAD_BYTES`; 0 where it does not say.
+    """How many bytes a chunk decodes to, by its first `CHUNK_HEAD_BYTES`; 0 where it does not say.
 
     Sources: https://github.com/Blosc/c-blosc, README_CHUNK_FORMAT; RFC 8878, section 3.1.1.1, of Zstandard.
     """

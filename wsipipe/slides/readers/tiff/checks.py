@@ -13,7 +13,7 @@ from wsipipe.files import Location
 from wsipipe.slides.byte_source import open_source
 from wsipipe.slides.readers.jpeg import JPEG_CODECS
 from wsipipe.slides.readers.tiff.image import PALETTE, TiledImage
-from wsipipe.slides.readers.tiff.pages import WAY_OUT, area, size_of
+from wsipipe.slides.readers.tiff.pages import COPY_AGAIN, page_area, size_of
 from wsipipe.slides.readers.tiff.store import UPRIGHT
 
 MAX_TILE_BYTES = 2**30
@@ -39,7 +39,7 @@ def check_kind(path: Location, page: TiffPage) -> None:
     grey = samples == 1 and photometric in (0, 1, PALETTE)
     colours = None if page.colormap is None else page.colormap.shape
     turned = orientation_of(page) in UPRIGHT and UPRIGHT[orientation_of(page)][0]
-    costly = turned and not page.is_tiled and compression != 1 and area(page) * samples > LARGE_TILE_BYTES
+    costly = turned and not page.is_tiled and compression != 1 and page_area(page) * samples > LARGE_TILE_BYTES
     rules = {
         ("ImageWidth and ImageLength", size_of(page), "at least 1 px"): page.imagelength > 0 and page.imagewidth > 0,
         ("Orientation", orientation_of(page), "1 to 8"): orientation_of(page) in UPRIGHT,
@@ -80,7 +80,7 @@ def count_empty(path: Location, image: TiledImage, file_bytes: int) -> tuple[int
     empty, total = 0, 0
     if len(image.chunks) != len(image.shape) or min(image.chunks) < 1:
         raise SlideReadError(
-            f"{path.name} is damaged: an image of shape {image.shape} has tiles of {image.chunks}; {WAY_OUT}"
+            f"{path.name} is damaged: an image of shape {image.shape} has tiles of {image.chunks}; {COPY_AGAIN}"
         )
     if image.tile_bytes > MAX_TILE_BYTES:
         raise SlideFormatError(
@@ -93,7 +93,7 @@ def count_empty(path: Location, image: TiledImage, file_bytes: int) -> tuple[int
         if not len(offsets) == len(counts) == wanted:
             raise SlideReadError(
                 f"{path.name} is damaged: an image of {size_of(page)} in tiles of {page.chunks} has {wanted} of them, "
-                f"but there are {len(offsets)} offsets and {len(counts)} byte counts; {WAY_OUT}"
+                f"but there are {len(offsets)} offsets and {len(counts)} byte counts; {COPY_AGAIN}"
             )
         starts, lengths = np.asarray(offsets, np.float64), np.asarray(counts, np.float64)
         within = (starts >= 0) & (lengths >= 0) & (starts + lengths <= file_bytes)
@@ -101,7 +101,8 @@ def count_empty(path: Location, image: TiledImage, file_bytes: int) -> tuple[int
             number = int(np.argmin(within))
             raise SlideReadError(
                 f"{path.name} is truncated or damaged: tile {number} of {size_of(page)} is at bytes "
-                f"{starts[number]:.0f} to {starts[number] + lengths[number]:.0f}, the file has {file_bytes}; {WAY_OUT}"
+                f"{starts[number]:.0f} to {starts[number] + lengths[number]:.0f}, the file has {file_bytes}; "
+                f"{COPY_AGAIN}"
             )
         empty += int(((starts < 1) | (lengths < 1)).sum())  # damaged tags may hold fractions
         total += wanted
@@ -129,7 +130,7 @@ def probe(path: Location, image: TiledImage) -> None:
     try:
         image.decode(page, number, data)
     except SlideReadError as err:
-        raise SlideReadError(f"{path.name} can not be decoded: {err} ({codec_of(page)}); {WAY_OUT}") from err
+        raise SlideReadError(f"{path.name} can not be decoded: {err} ({codec_of(page)}); {COPY_AGAIN}") from err
 
 
 def orientation_of(page: TiffPage) -> int:

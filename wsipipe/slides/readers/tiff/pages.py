@@ -25,17 +25,17 @@ MAX_PAGES = 10_000
 """More directories than this are a stack or a circle, not a slide."""
 COMPARABLE = 0.5
 """An image of this share of the largest one's pixels, or more, may be the one that is meant."""
-BRIGHTFIELD = {"svs", "ndpi", "scn", "philips"}
+WHITE_GLASS = {"svs", "ndpi", "scn", "philips"}
 """The flags of files from scanners whose glass is white."""
 OWN_STRUCTURE = {"ndpi", "scn", "bif", "philips", "qpi", "indica", "avs", "sis", "ome", "lsm", "stk", "fluoview"}
 """The flags of files whose images and levels tifffile's series know."""
 XMP = 700
 """The tag in which Ventana's scanners describe themselves."""
-WAY_OUT = "copy it again from where it came from, or export it again"
+COPY_AGAIN = "copy it again from where it came from, or export it again"
 
 
 @dataclass(frozen=True)
-class Found:
+class TiffContent:
     """What a TIFF file holds, as far as its reader is concerned."""
 
     levels: tuple[TiledImage, ...]
@@ -62,17 +62,17 @@ def pages_of(path: Location, tiff: TiffFile) -> list[TiffPage]:
         if page.offset in offsets or number >= MAX_PAGES:
             circle = page.offset in offsets
             what = "its directories (IFDs) go round in a circle" if circle else f"it has over {MAX_PAGES} pages"
-            raise SlideReadError(f"{path.name} is damaged, or not a slide: {what}; {WAY_OUT}")
+            raise SlideReadError(f"{path.name} is damaged, or not a slide: {what}; {COPY_AGAIN}")
         offsets.add(page.offset)
         pages.append(page.aspage())
     if not pages:
-        raise SlideReadError(f"{path.name} is a damaged TIFF: it holds no image; {WAY_OUT}")
+        raise SlideReadError(f"{path.name} is a damaged TIFF: it holds no image; {COPY_AGAIN}")
     return pages
 
 
-def levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage], planes: Planes) -> Found:
+def levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage], planes: Planes) -> TiffContent:
     """The levels of the image that is meant, from the pages of a plain TIFF or SVS and from their SubIFDs."""
-    first = max(pages, key=area)
+    first = max(pages, key=page_area)
     images = [first] if "svs" in tiff.flags else [page for page in pages if page is first or _is_image(page, first)]
     chosen = choose_one(path.name, "series", planes.series, [size_of(page) for page in images])
     base = images[chosen]
@@ -80,10 +80,10 @@ def levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage], plane
     # Of several images each is followed by its levels.
     around = pages[begin:end] if len(images) > 1 else pages
     levels, associated = [base], []
-    for page in sorted([*around, *_subpages(base)], key=area, reverse=True):
+    for page in sorted([*around, *_subpages(base)], key=page_area, reverse=True):
         if page is base:
             continue
-        if _is_level(page, base) and area(page) < area(levels[-1]):
+        if _is_level(page, base) and page_area(page) < page_area(levels[-1]):
             levels.append(page)
         else:
             associated.append(_associated_name(page))
@@ -91,7 +91,7 @@ def levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage], plane
         choose_one(path.name, option, getattr(planes, option), ["0"])
     channels = choose_channels(path.name, planes.channels, (), _channels(base))
     ycc, white = "svs" in tiff.flags and int(base.compression) == 33003, _is_white(tiff, base)
-    return Found(
+    return TiffContent(
         tuple(TiledImage((page,), ycc, channels, white) for page in levels),
         0,
         Planes(channels=channels, series=chosen if len(images) > 1 else None),
@@ -119,7 +119,7 @@ def is_stack(path: Location, tiff: TiffFile, pages: list[TiffPage]) -> bool:
     return planes > 1
 
 
-def levels_of_series(path: Location, tiff: TiffFile, planes: Planes) -> Found:
+def levels_of_series(path: Location, tiff: TiffFile, planes: Planes) -> TiffContent:
     """The levels of the image that is meant, where tifffile knows the format."""
     series = [one for one in tiff.series if prod(one.shape)]
     sizes = [prod(one.shape) for one in series]
@@ -132,7 +132,7 @@ def levels_of_series(path: Location, tiff: TiffFile, planes: Planes) -> Found:
     names_of = _channel_names(tiff, chosen)
     found = [_choose_planes(path, level, planes, names_of) for level in series[chosen].levels]
     levels = tuple(TiledImage(pages, False, samples, _is_white(tiff, pages[0])) for pages, samples, _ in found)
-    return Found(
+    return TiffContent(
         levels,
         chosen,
         replace(found[0][2], series=chosen if len(large) > 1 or planes.series is not None else None),
@@ -179,7 +179,7 @@ def _choose_planes(
         wanted = wanted[list(channels)]
     pages = [level.pages[int(number)] for number in wanted]
     if any(page is None for page in pages):
-        raise SlideReadError(f"{path.name} lacks planes that it says it has; {WAY_OUT}")
+        raise SlideReadError(f"{path.name} lacks planes that it says it has; {COPY_AGAIN}")
     where = Planes(channels, z if "z" in kinds else None, t if "t" in kinds else None)
     return tuple(page.aspage() for page in pages if page), None if "c" in kinds else channels, where
 
@@ -225,7 +225,7 @@ def _colour_family(page: TiffPage) -> int:
 
 def _is_level(page: TiffPage, base: TiffPage) -> bool:
     """Whether ``page`` shows what ``base`` shows, smaller, give or take a pixel of rounding."""
-    if not _same_kind(page, base) or not area(page):
+    if not _same_kind(page, base) or not page_area(page):
         return False
     down = max(base.imagelength / page.imagelength, base.imagewidth / page.imagewidth)
     return down > 1 and all(
@@ -237,7 +237,7 @@ def _is_level(page: TiffPage, base: TiffPage) -> bool:
 def _is_image(page: TiffPage, first: TiffPage) -> bool:
     """Whether ``page`` could be the image that is meant, as ``first``, the largest, could."""
     reduced_or_mask = page.subfiletype & 0b101
-    return not reduced_or_mask and area(page) >= COMPARABLE * area(first) and not _is_level(page, first)
+    return not reduced_or_mask and page_area(page) >= COMPARABLE * page_area(first) and not _is_level(page, first)
 
 
 def _associated_name(page: TiffPage) -> str:
@@ -253,10 +253,10 @@ def _associated_name(page: TiffPage) -> str:
 
 def _is_white(tiff: TiffFile, page: TiffPage) -> bool:
     """Whether tiles that were left out are white: a scanner's in colour, as OpenSlide's transparent ones over white."""
-    return bool(BRIGHTFIELD & tiff.flags) and page.samplesperpixel == 3
+    return bool(WHITE_GLASS & tiff.flags) and page.samplesperpixel == 3
 
 
-def area(page: TiffPage) -> int:
+def page_area(page: TiffPage) -> int:
     """Pixels of the image."""
     return int(page.imagelength) * int(page.imagewidth)
 

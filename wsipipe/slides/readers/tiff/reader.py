@@ -27,10 +27,10 @@ from wsipipe.slides.readers.tiff.checks import (
 )
 from wsipipe.slides.readers.tiff.image import PALETTE, WHITE_IS_ZERO, TiledImage
 from wsipipe.slides.readers.tiff.pages import (
+    COPY_AGAIN,
     OWN_STRUCTURE,
-    WAY_OUT,
     XMP,
-    Found,
+    TiffContent,
     is_stack,
     levels_of_pages,
     levels_of_series,
@@ -45,7 +45,7 @@ from wsipipe.urls import Url
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs is found and reported here, by file name
 
-MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first bytes of TIFF and BigTIFF, in both byte orders."""
 VENDORS = {
     "svs": "aperio",
@@ -70,7 +70,7 @@ class TiffReader:
 
     def recognises(self, path: Location) -> bool:
         """Whether it is a file that begins as TIFF does."""
-        return path.is_file() and open_source(path).read(0, 4) in MAGIC
+        return path.is_file() and open_source(path).read(0, 4) in TIFF_MAGIC
 
     def open(self, path: Location, planes: Planes = ALL) -> Slide:
         """See `Reader.open`."""
@@ -135,10 +135,10 @@ def _tifffile(path: Location) -> Iterator[TiffFile]:
     except (SlideError, OSError):
         raise
     except Exception as err:  # tifffile and what it calls raise all sorts on damaged files
-        raise SlideReadError(f"{path.name} is a damaged TIFF ({type(err).__name__}: {err}); {WAY_OUT}") from err
+        raise SlideReadError(f"{path.name} is a damaged TIFF ({type(err).__name__}: {err}); {COPY_AGAIN}") from err
 
 
-def _find(path: Location, tiff: TiffFile, planes: Planes) -> Found:
+def _find(path: Location, tiff: TiffFile, planes: Planes) -> TiffContent:
     """Levels and associated images of the file, checked.
 
     What is damaged is a SlideReadError, after which no other reader is asked: OpenSlide ended the process at some files
@@ -170,7 +170,7 @@ def _find(path: Location, tiff: TiffFile, planes: Planes) -> Found:
         sides = size_of(image.pages[0])
         if empty == total:
             if index == 0:
-                raise SlideReadError(f"{path.name} is half-written: none of its {total} tiles has data; {WAY_OUT}")
+                raise SlideReadError(f"{path.name} is half-written: none of its {total} tiles has data; {COPY_AGAIN}")
             warnings.append(f"level of {sides} is left out: none of its tiles has data")
             continue
         if empty:
@@ -184,7 +184,7 @@ def _find(path: Location, tiff: TiffFile, planes: Planes) -> Found:
     return replace(unchecked, levels=tuple(images), warnings=tuple(warnings))
 
 
-def _odd(unchecked: Found) -> Iterator[str]:
+def _odd(unchecked: TiffContent) -> Iterator[str]:
     """What is odd about an image, by its finest level."""
     page = unchecked.levels[0].pages[0]
     if orientation_of(page) != 1:
@@ -199,7 +199,9 @@ def _odd(unchecked: Found) -> Iterator[str]:
         yield "white is zero in the file, and is inverted"
 
 
-def _level(path: Location, index: int, identity: str, found: Found, *, downsample: float, mpp: float | None) -> Level:
+def _level(
+    path: Location, index: int, identity: str, found: TiffContent, *, downsample: float, mpp: float | None
+) -> Level:
     """What is said of one level."""
     image = found.levels[index]
     page = image.pages[0]

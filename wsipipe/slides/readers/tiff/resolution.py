@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from wsipipe.slides.resolution import HINT, TAGS, UNITS, Found, Reading, Resolution, number, weighed
+from wsipipe.slides.resolution import HINT, LENGTH_UNITS, TAGS, Reading, Resolution, Statements, number, weighed
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -63,14 +63,14 @@ def tiff_downsamples(tiff: TiffFile) -> dict[int, float]:
     return {index: float(round(size / min(sizes.values()))) for index, size in sizes.items()}
 
 
-def _magnification(value: str, source: str) -> Found:
+def _magnification(value: str, source: str) -> Statements:
     """``20``, ``20x`` or ``20.0`` as a hint; nothing where it is no number, or that of an overview."""
     power = number(value.strip().rstrip("xX"))
     if power > 0:
         yield Reading(source, UM_OF_MAGNIFICATION / power, UM_OF_MAGNIFICATION / power, HINT)
 
 
-def _of_aperio(page: TiffPage) -> Found:
+def _of_aperio(page: TiffPage) -> Statements:
     """``MPP = 0.499`` and ``AppMag = 20`` in the ImageDescription of an Aperio file."""
     if not page.description.startswith("Aperio"):
         return
@@ -83,12 +83,12 @@ def _of_aperio(page: TiffPage) -> Found:
     yield from _magnification(values.get("AppMag", ""), "AppMag in ImageDescription")
 
 
-def _of_hamamatsu(page: TiffPage) -> Found:
+def _of_hamamatsu(page: TiffPage) -> Statements:
     """The magnification of the lens; the resolution of an NDPI is in its tags."""
     yield from _magnification(str(page.tags.valueof(SOURCE_LENS, "")), "SourceLens tag")
 
 
-def _of_leica(tiff: TiffFile, page: TiffPage, series: int) -> Found:
+def _of_leica(tiff: TiffFile, page: TiffPage, series: int) -> Statements:
     """The side of the view, nanometres, over that of level 0 in pixels."""
     root = _xml(tiff.scn_metadata)
     images = [] if root is None else root.findall("{*}collection/{*}image")
@@ -102,7 +102,7 @@ def _of_leica(tiff: TiffFile, page: TiffPage, series: int) -> Found:
     yield from _magnification(images[series].findtext(".//{*}objective") or "", "objective in Leica's XML")
 
 
-def _of_philips(tiff: TiffFile) -> Found:
+def _of_philips(tiff: TiffFile) -> Statements:
     """The first of `_philips_spacings`."""
     for y, x in _philips_spacings(tiff)[:1]:
         yield Reading("DICOM_PIXEL_SPACING in ImageDescription", y * 1000, x * 1000)
@@ -116,22 +116,22 @@ def _philips_spacings(tiff: TiffFile) -> list[tuple[float, float]]:
     return [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
 
 
-def _of_akoya(tiff: TiffFile, page: TiffPage) -> Found:
+def _of_akoya(tiff: TiffFile, page: TiffPage) -> Statements:
     """The objective of a QPTIFF; its resolution is in the tags."""
     root = _xml(page.description) if tiff.is_qpi else None
     if root is not None:
         yield from _magnification(root.findtext(".//Objective") or "", "Objective in ImageDescription")
 
 
-def _of_imagej(tiff: TiffFile, page: TiffPage) -> Found:
+def _of_imagej(tiff: TiffFile, page: TiffPage) -> Statements:
     """The unit that ImageJ names, of which the resolution tags are pixels per one."""
     unit = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ")
-    if unit.lower() in UNITS and 282 in page.tags and 283 in page.tags:
-        y, x = (UNITS[unit.lower()] * _units_of_pixel(page, axis) for axis in "YX")
+    if unit.lower() in LENGTH_UNITS and 282 in page.tags and 283 in page.tags:
+        y, x = (LENGTH_UNITS[unit.lower()] * _units_of_pixel(page, axis) for axis in "YX")
         yield Reading("unit in ImageJ's description", y, x)
 
 
-def _of_ome(tiff: TiffFile, series: int) -> Found:
+def _of_ome(tiff: TiffFile, series: int) -> Statements:
     """PhysicalSizeX and PhysicalSizeY in the OME-XML, micrometres unless it names another unit, and the objective."""
     root = _xml(tiff.ome_metadata) if tiff.is_ome else None
     images = [] if root is None else [image for image in root.iter() if image.tag.endswith("}Image")]
@@ -145,10 +145,10 @@ def _of_ome(tiff: TiffFile, series: int) -> Found:
         if f"PhysicalSize{axis}" not in attributes:
             yield f"no PhysicalSize{axis} in OME-XML"
             break
-        if unit.lower() not in UNITS:
+        if unit.lower() not in LENGTH_UNITS:
             yield f"PhysicalSize{axis}Unit in OME-XML is {unit!r}, not a length"
             break
-        sizes.append(number(attributes[f"PhysicalSize{axis}"]) * UNITS[unit.lower()])
+        sizes.append(number(attributes[f"PhysicalSize{axis}"]) * LENGTH_UNITS[unit.lower()])
     else:
         yield Reading("PhysicalSizeX and Y in OME-XML", sizes[0], sizes[1])
     for objective in root.findall(".//{*}Objective"):
@@ -156,7 +156,7 @@ def _of_ome(tiff: TiffFile, series: int) -> Found:
             yield from _magnification(objective.get("NominalMagnification", ""), "NominalMagnification in OME-XML")
 
 
-def _of_tags(page: TiffPage) -> Found:
+def _of_tags(page: TiffPage) -> Statements:
     """XResolution and YResolution, in pixels per ResolutionUnit."""
     unit = page.tags.valueof(296)
     micrometres = {2: 25400.0, 3: 10000.0}.get(0 if unit is None else int(unit))

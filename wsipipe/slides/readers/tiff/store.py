@@ -3,7 +3,7 @@
 tifffile's own Zarr store decodes with the same functions, but hands out what can not be right: libjpeg
 fills the rest of a truncated tile with grey and OpenJPEG with whatever, both without an error; a
 tile missing from the offsets reads as zeros; one lock serialises all reads. So this store checks that every
-tile is whole before and after it is decoded, and reads from a `Source`, which needs no lock.
+tile is whole before and after it is decoded, and reads from a `ByteSource`, which needs no lock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from wsipipe.errors import TruncatedError
 from wsipipe.events import Spent
-from wsipipe.slides.byte_source import Source
+from wsipipe.slides.byte_source import ByteSource
 from wsipipe.slides.pixels.tile_cache import Keep, Tile
 from wsipipe.slides.pixels.tile_store import TileReader, Tiles, TileStore
 from wsipipe.slides.readers.tiff.image import TiledImage
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ONE_READ_BYTES, NARROW = 2**20, 16
 """Uncompressed rows are read together up to so many bytes, unless less than 1 / `NARROW` of them is wanted."""
-NOTHING: Mapping[int, bytes] = {}
+NO_TILES: Mapping[int, bytes] = {}
 
 
 class TiffStore(TileStore):
@@ -35,7 +35,7 @@ class TiffStore(TileStore):
 
     image: TiledImage
 
-    def __init__(self, file: Source, image: TiledImage) -> None:
+    def __init__(self, file: ByteSource, image: TiledImage) -> None:
         super().__init__(image)
         self.file, self.decodes_into = file, image.colours is not None
 
@@ -44,7 +44,7 @@ class TiffStore(TileStore):
         chunk: tuple[int, ...],
         spent: Spent,
         into: npt.NDArray[Any] | None = None,
-        ahead: Mapping[int, bytes] = NOTHING,
+        ahead: Mapping[int, bytes] = NO_TILES,
     ) -> Tile:
         """See `TileStore.read_tile` and `TileReader`; the data are taken from ``ahead``, by their offset, if there."""
         page, number = self.image.locate(chunk)
@@ -125,7 +125,7 @@ class StripStore(TiffStore):
                 y = stop
 
 
-def tiff_store(file: Source, image: TiledImage) -> TiffStore:
+def tiff_store(file: ByteSource, image: TiledImage) -> TiffStore:
     """The store that reads ``image`` of ``file``."""
     return StripStore(file, image) if image.by_row else TiffStore(file, image)
 
