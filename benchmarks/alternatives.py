@@ -1,7 +1,7 @@
 """What one would write instead, with the same weights on the same slide: throughput and peak memory.
 
     pip install monai
-    python benchmarks/alternatives.py SLIDE [-m BUNDLE] [--mpp F] [--tile N] [--rounds N]
+    python benchmarks/alternatives.py SLIDE [-m MODEL] [--mpp F] [--tile N] [--rounds N]
 
 `monai` is its `sliding_window_inference` over the slide read whole; `dask` is a plain `map_overlap` over the pixels of
 tifffile's Zarr store. Both get the overlap-tile geometry for nothing: windows at whole cores, margins of the right
@@ -35,7 +35,7 @@ import wsipipe
 from wsipipe.geometry.network import round_up
 from wsipipe.inference.devices import threads_per_replica
 from wsipipe.model.forward import Normalise, core_of, label_values, winner
-from wsipipe.pipeline.config import DEFAULT_BUNDLE
+from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.pipeline.machine import peak_bytes
 from wsipipe.slides.slide import Level, choose_level
 
@@ -64,15 +64,15 @@ def wsipipe_by(engine: str) -> Callable[[argparse.Namespace, Path], None]:
 
 
 class Network:
-    """The bundle's network as both alternatives use it."""
+    """The model's network as both alternatives use it."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        bundle = wsipipe.load_bundle(args.model)
-        self.level: Level = choose_level(wsipipe.open_slide(args.slide, mpp=args.mpp), bundle.spec.mpp)
-        self.receptive = bundle.info.receptive
-        self.logits = bundle.network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.normalise = Normalise(bundle.spec, torch.device("cpu"))
-        self.values = label_values(bundle.spec, torch.device("cpu"))
+        model = wsipipe.load_model(args.model)
+        self.level: Level = choose_level(wsipipe.open_slide(args.slide, mpp=args.mpp), model.spec.mpp)
+        self.receptive = model.info.receptive
+        self.logits = model.network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.normalise = Normalise(model.spec, torch.device("cpu"))
+        self.values = label_values(model.spec, torch.device("cpu"))
         self.to_grid = [round_up(side, self.receptive.stride) - side for side in self.level.shape]
 
     def labels(self, logits: Tensor) -> Labels:
@@ -180,7 +180,7 @@ def main() -> None:
     """Print a line for each way: its throughput and peak, and both over those of wsipipe by torch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slide")
-    parser.add_argument("-m", "--model", default=str(DEFAULT_BUNDLE))
+    parser.add_argument("-m", "--model", default=str(DEFAULT_MODEL))
     parser.add_argument("--mpp", type=float)
     parser.add_argument("--tile", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,6 +1,6 @@
 """What two workers gain over one, and what handing a block to a worker costs.
 
-    python benchmarks/cluster.py scaling SLIDE [-m BUNDLE] [--mpp F] [--rounds N]
+    python benchmarks/cluster.py scaling SLIDE [-m MODEL] [--mpp F] [--rounds N]
     python benchmarks/cluster.py overhead SLIDE [--sleep SECONDS] [--workers N...]
 
 Scaling: plain ``dask worker`` processes of one thread, each on a core of its own; one, then two, the same slide. Beside
@@ -39,7 +39,7 @@ from wsipipe.inference.block import PredictedBlock
 from wsipipe.inference.replica import Prediction
 from wsipipe.pipeline import block_tasks, slide_job
 from wsipipe.pipeline.cluster.connect import OWN
-from wsipipe.pipeline.config import DEFAULT_BUNDLE
+from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.pipeline.dispatcher import Dispatcher
 from wsipipe.pipeline.run_plan import plan_run
 
@@ -85,7 +85,7 @@ def workers_on_cores(count: int) -> Iterator[str]:
 def bare(count: int, seconds: float = 8.0) -> float:
     """Tiles a second of the bare network in ``count`` processes, each bound to a core."""
     cores = sorted(os.sched_getaffinity(0))
-    command = [sys.executable, "-c", BARE.format(bundle=str(DEFAULT_BUNDLE), seconds=seconds)]
+    command = [sys.executable, "-c", BARE.format(model=str(DEFAULT_MODEL), seconds=seconds)]
     started = [
         subprocess.Popen(["taskset", "-c", str(cores[i % len(cores)]), *command], stdout=subprocess.PIPE)
         for i in range(count)
@@ -96,7 +96,7 @@ def bare(count: int, seconds: float = 8.0) -> float:
 BARE = """
 import time, numpy, torch, wsipipe
 from wsipipe.inference.replica import Replica
-replica, tile = Replica(wsipipe.load_bundle({bundle!r}), "cpu", threads=1), numpy.full((700, 700, 3), 99, numpy.uint8)
+replica, tile = Replica(wsipipe.load_model({model!r}), "cpu", threads=1), numpy.full((700, 700, 3), 99, numpy.uint8)
 with replica.lane():
     replica.predict([tile])
     started, tiles = time.perf_counter(), 0
@@ -195,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["scaling", "overhead"])
     parser.add_argument("slide")
-    parser.add_argument("-m", "--model", default=str(DEFAULT_BUNDLE))
+    parser.add_argument("-m", "--model", default=str(DEFAULT_MODEL))
     parser.add_argument("--mpp", type=float)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sleep", type=float, default=1.0)

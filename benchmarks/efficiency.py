@@ -1,6 +1,6 @@
 """How much of the bare network's speed `run` reaches: from a slide on disk to a complete store.
 
-    python benchmarks/efficiency.py SLIDE [-m BUNDLE] [--mpp F] [--device NAME] [--engine NAME]
+    python benchmarks/efficiency.py SLIDE [-m MODEL] [--mpp F] [--device NAME] [--engine NAME]
         [--precision NAME] [--tile N] [--batch N] [--rounds N]
 
 The bare network is the same replica on the same tiles, cut and mirrored beforehand and held in memory. Both run
@@ -27,7 +27,7 @@ from wsipipe.arrays import Pixels
 from wsipipe.geometry.mirror import mirror
 from wsipipe.inference.pool import load_replicas
 from wsipipe.inference.replica import Replica
-from wsipipe.pipeline.config import DEFAULT_BUNDLE, RunConfig
+from wsipipe.pipeline.config import DEFAULT_MODEL, RunConfig
 from wsipipe.pipeline.setup import check_config
 from wsipipe.pipeline.slide_plan import grid_of
 from wsipipe.slides.pixels.mirrored import read_mirrored
@@ -39,7 +39,7 @@ WANTED = 0.97
 def cut_tiles(slide: str, config: RunConfig) -> tuple[list[Pixels], int]:
     """Every tile of the slide, as a run cuts them, and how many pixels they give."""
     setup = check_config(config)
-    level = choose_level(wsipipe.open_slide(slide, mpp=config.mpp), setup.bundle.spec.mpp)
+    level = choose_level(wsipipe.open_slide(slide, mpp=config.mpp), setup.model.spec.mpp)
     grid = grid_of(level, setup)
     half = grid.receptive.margin // 2
 
@@ -89,7 +89,7 @@ def main() -> None:
     """Print both speeds and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("slide")
-    parser.add_argument("-m", "--model", default=str(DEFAULT_BUNDLE))
+    parser.add_argument("-m", "--model", default=str(DEFAULT_MODEL))
     parser.add_argument("--mpp", type=float)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--engine", default="auto")
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     config = RunConfig(
-        bundle=args.model,
+        model=args.model,
         device=args.device,
         engine=args.engine,
         precision=args.precision,

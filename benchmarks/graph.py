@@ -1,6 +1,6 @@
 """What the task graph of a slide of 100 000 x 100 000 px takes to build, in tasks a block and seconds.
 
-    python benchmarks/graph.py SLIDE [-m BUNDLE]
+    python benchmarks/graph.py SLIDE [-m MODEL]
 
 The slide is as large as it is; nothing of it is read. A plain `map_overlap` over its pixels stands beside it.
 """
@@ -14,16 +14,16 @@ import dask.array as da
 import numpy as np
 
 import wsipipe
-from wsipipe.pipeline.config import DEFAULT_BUNDLE
+from wsipipe.pipeline.config import DEFAULT_MODEL
 
 
 def main() -> None:
     """Print a line for each block size and way."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("slide")
-    parser.add_argument("-m", "--model", default=str(DEFAULT_BUNDLE))
+    parser.add_argument("-m", "--model", default=str(DEFAULT_MODEL))
     args = parser.parse_args()
-    slide = wsipipe.open_slide(args.slide, mpp=wsipipe.load_bundle(args.model).spec.mpp)
+    slide = wsipipe.open_slide(args.slide, mpp=wsipipe.load_model(args.model).spec.mpp)
     for block in (1024, 2048, 4096):
         started = time.perf_counter()
         labels = wsipipe.segment(slide, args.model, block=block, device="cpu")

@@ -1,6 +1,6 @@
 """Time per megapixel and peak memory of `wsipipe run` on slides of different size: neither may grow with the slide.
 
-    python benchmarks/growth.py SMALL LARGE ... [-m BUNDLE] [--max-memory SIZE] [--device cpu cpu,cpu ...]
+    python benchmarks/growth.py SMALL LARGE ... [-m MODEL] [--max-memory SIZE] [--device cpu cpu,cpu ...]
 
 Each slide is segmented by a process of its own, on each of the devices; a device named twice holds two replicas. Time
 and peak are printed over those of the first line.

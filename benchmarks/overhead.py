@@ -27,7 +27,7 @@ from wsipipe.geometry.grid import Box
 from wsipipe.inference import allocator
 from wsipipe.inference.block import memory_of_thread
 from wsipipe.inference.replica import Prediction, Replica
-from wsipipe.model.bundle import default_classes
+from wsipipe.model.model_file import default_classes
 from wsipipe.pipeline.run_plan import RunPlan, plan_run
 from wsipipe.slides.pixels.mirrored import read_box
 
@@ -81,13 +81,13 @@ def main() -> None:
     allocator.settle()
     ratios, own, planning = [], [], []
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(Replica, "predict", partialmethod(NoNetwork())):
-        bundle = str(Path(folder) / "none.safetensors")
+        model = str(Path(folder) / "none.safetensors")
         network = wsipipe.UNet(base_channels=1, depth=4)
-        wsipipe.save_bundle(bundle, network, wsipipe.BundleSpec(classes=default_classes(2)))
+        wsipipe.save_model(model, network, wsipipe.ModelSpec(classes=default_classes(2)))
         for round_ in range(-1, args.rounds):  # the first is a warm-up
             config = wsipipe.RunConfig(
                 f"{folder}/{round_}",
-                bundle,
+                model,
                 tile=1024,
                 block=args.block,
                 threads=args.threads,

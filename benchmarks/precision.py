@@ -1,6 +1,6 @@
 """How many labels differ from those of torch in float32, by engine and by precision.
 
-    python benchmarks/precision.py SLIDE [-m BUNDLE] [--mpp F] [--device NAME] [--of ENGINE:PRECISION ...]
+    python benchmarks/precision.py SLIDE [-m MODEL] [--mpp F] [--device NAME] [--of ENGINE:PRECISION ...]
 
 Tiles, blocks and batches are chosen otherwise for each, which must change nothing. In float32 no label may differ.
 """
@@ -40,7 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     exact = True
     with tempfile.TemporaryDirectory() as folder:
-        common = {"bundle": args.model, "mpp": args.mpp, "device": args.device, "tissue": "off"}
+        common = {"model": args.model, "mpp": args.mpp, "device": args.device, "tissue": "off"}
         plain = wsipipe.RunConfig(f"{folder}/plain", engine="torch", tile=512, block=2048, **common)
         expected = labels_of(args.slide, plain)
         for i, name in enumerate(args.of):

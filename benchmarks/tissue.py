@@ -1,7 +1,7 @@
 """What looking at tissue only saves, and what it loses.
 
-    python benchmarks/tissue.py SLIDE [--mpp F] [-m BUNDLE] [--tile N] [--block N]
-    python benchmarks/tissue.py SLIDE --lost [--mpp F] [-m BUNDLE]
+    python benchmarks/tissue.py SLIDE [--mpp F] [-m MODEL] [--tile N] [--block N]
+    python benchmarks/tissue.py SLIDE --lost [--mpp F] [-m MODEL]
 
 The first prints how much of the glass does not go through the network. It is for slides whose glass is known: that are
 tiles, all at the same place in the file as the first one. The second runs the network everywhere, and prints how many
@@ -21,8 +21,8 @@ import zarr
 import wsipipe
 from wsipipe.geometry.grid import Box, Grid
 from wsipipe.inference.block import cores_met
-from wsipipe.model.bundle import BundleInfo, read_bundle_info
-from wsipipe.pipeline.config import DEFAULT_BUNDLE
+from wsipipe.model.model_file import ModelInfo, read_model_info
+from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.slides.readers.tiff.store import TiffStore
 from wsipipe.slides.slide import Level, choose_level
 from wsipipe.tissue.detect import find_tissue
@@ -53,10 +53,10 @@ def not_computed(level: Level, grid: Grid, mask: TissueMask) -> float:
     return float((is_glass & ~computed).sum() / is_glass.sum())
 
 
-def lost(slide: str, mpp: float | None, bundle: BundleInfo, mask: TissueMask) -> tuple[int, int]:
+def lost(slide: str, mpp: float | None, model: ModelInfo, mask: TissueMask) -> tuple[int, int]:
     """Labelled pixels that ``mask`` leaves out, and all of them."""
     with tempfile.TemporaryDirectory() as out:
-        (done,) = wsipipe.run([slide], wsipipe.RunConfig(out=out, bundle=bundle.path, mpp=mpp, tissue="off")).slides
+        (done,) = wsipipe.run([slide], wsipipe.RunConfig(out=out, model=model.path, mpp=mpp, tissue="off")).slides
         labels = np.asarray(zarr.open_array(Path(str(done.store)) / "0", mode="r")[...])
     every = int(np.count_nonzero(labels))
     mask.clear_outside(labels, Box(0, labels.shape[0], 0, labels.shape[1]))
@@ -67,24 +67,24 @@ def main() -> None:
     """Print what is saved, or lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("slide")
-    parser.add_argument("-m", "--model", default=str(DEFAULT_BUNDLE))
+    parser.add_argument("-m", "--model", default=str(DEFAULT_MODEL))
     parser.add_argument("--mpp", type=float)
     parser.add_argument("--tile", type=int, default=1024)
     parser.add_argument("--block", type=int, default=4096)
     parser.add_argument("--lost", action="store_true")
     args = parser.parse_args()
-    bundle = read_bundle_info(args.model)
+    model = read_model_info(args.model)
     slide = wsipipe.open_slide(args.slide, mpp=args.mpp)
-    level = choose_level(slide, bundle.spec.mpp)
+    level = choose_level(slide, model.spec.mpp)
     started = time.perf_counter()
-    mask, how = find_tissue(slide, level, halo=bundle.receptive.halo)
+    mask, how = find_tissue(slide, level, halo=model.receptive.halo)
     name, seconds = Path(args.slide).name, time.perf_counter() - started
     print(f"{name}: {how}, {mask.share:.1%} is to be looked at, found in {seconds:.1f} s")
     if args.lost:
-        out, every = lost(args.slide, args.mpp, bundle, mask)
+        out, every = lost(args.slide, args.mpp, model, mask)
         print(f"{name}: {out} of {every} labelled pixels are not looked at: {out / every:.3%}")
     else:
-        share = not_computed(level, Grid(level.shape, bundle.receptive, args.tile, args.block), mask)
+        share = not_computed(level, Grid(level.shape, model.receptive, args.tile, args.block), mask)
         print(f"{name}, tiles of {args.tile} px: {share:.1%} of the glass is not computed")
 
 

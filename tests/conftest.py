@@ -32,15 +32,15 @@ WriteSlide = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A U-Net of 2 poolings and random weights, for RGB slides of any resolution: halo 10, grid 4 px."""
-    from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
+    from wsipipe.model.model_file import ModelSpec, default_classes, save_model
     from wsipipe.model.unet import UNet
 
-    path = tmp_path_factory.mktemp("bundle") / "tiny.safetensors"
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     torch.manual_seed(20)
     network = UNet(3, 2, base_channels=2, depth=2, convs_per_level=1)
-    save_bundle(path, network, BundleSpec(default_classes(2), name="tiny"))
+    save_model(path, network, ModelSpec(default_classes(2), name="tiny"))
     return path
 
 

@@ -20,7 +20,7 @@ import torch
 
 from tests.warm import First, Warm
 from wsipipe.demo import noise
-from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
+from wsipipe.model.model_file import ModelSpec, default_classes, save_model
 from wsipipe.model.unet import UNet
 
 SCRIPT = str(Path(sys.executable).with_name("wsipipe"))
@@ -152,7 +152,7 @@ def write_slide(path: Path, image: np.ndarray, *, mpp: float | None = 0.5) -> Pa
     return path
 
 
-def write_bundle(path: Path, *, seed: int = 0, mpp: float | None = 0.5) -> Path:
+def write_model(path: Path, *, seed: int = 0, mpp: float | None = 0.5) -> Path:
     """Write a small network of three classes, each of which wins in a part of `picture`."""
     torch.manual_seed(seed)
     network = UNet(3, 3, base_channels=2, depth=2)
@@ -162,7 +162,7 @@ def write_bundle(path: Path, *, seed: int = 0, mpp: float | None = 0.5) -> Path:
         spread = logits.std((0, 2, 3))
         network.head.weight /= spread.view(-1, 1, 1, 1)
         network.head.bias.copy_((network.head.bias - logits.mean((0, 2, 3))) / spread)  # type: ignore[union-attr]
-    save_bundle(path, network, BundleSpec(classes=default_classes(3), mpp=mpp, name=path.stem))
+    save_model(path, network, ModelSpec(classes=default_classes(3), mpp=mpp, name=path.stem))
     return path
 
 

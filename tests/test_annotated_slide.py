@@ -27,7 +27,7 @@ def call(*words: object) -> Result:
 
 @needs_data
 @pytest.mark.slow
-def test_an_annotated_slide_becomes_a_bundle_that_runs_and_scores_well(tmp_path: Path) -> None:
+def test_an_annotated_slide_becomes_a_model_that_runs_and_scores_well(tmp_path: Path) -> None:
     slide = data("slides/CMU-1-Small-Region.svs")
     text = (WORKFLOW / "tissue.toml").read_text()
     for large, small in SMALLER.items():
@@ -35,9 +35,9 @@ def test_an_annotated_slide_becomes_a_bundle_that_runs_and_scores_well(tmp_path:
         text = text.replace(large, small)
     (tmp_path / "tissue.toml").write_text(text)
     (tmp_path / "train.geojson").write_bytes((WORKFLOW / "train.geojson").read_bytes())
-    bundle = tmp_path / "tissue.safetensors"
-    call("train", tmp_path / "tissue.toml", "-o", bundle, "--data", slide.parent, "--device", "cpu")
-    call("run", slide, "-m", bundle, "-o", tmp_path / "out", "--device", "cpu")
+    model = tmp_path / "tissue.safetensors"
+    call("train", tmp_path / "tissue.toml", "-o", model, "--data", slide.parent, "--device", "cpu")
+    call("run", slide, "-m", model, "-o", tmp_path / "out", "--device", "cpu")
     store = tmp_path / "out" / "CMU-1-Small-Region.zarr"
     scores = json.loads(call("evaluate", store, WORKFLOW / "test.geojson", "--json").stdout)["scores"]
     # Of the region 55 % are epithelium, 41 % dermis: who says epithelium everywhere is 45 % wrong, and finds no dermis.

@@ -25,7 +25,7 @@ from tests.faults import (
     files,
     picture,
     summary,
-    write_bundle,
+    write_model,
     write_slide,
     wsipipe,
 )
@@ -40,15 +40,15 @@ OBEYS_PERMISSIONS = ["setpriv", "--bounding-set", "-dac_override,-dac_read_searc
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small RGB network that does not care for the resolution."""
-    return write_bundle(tmp_path_factory.mktemp("bundle") / "any.safetensors", mpp=None)
+    return write_model(tmp_path_factory.mktemp("model") / "any.safetensors", mpp=None)
 
 
 @pytest.fixture(scope="module")
 def half_micrometre(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small RGB network for 0.5 micrometres per pixel."""
-    return write_bundle(tmp_path_factory.mktemp("bundle") / "half.safetensors", mpp=0.5)
+    return write_model(tmp_path_factory.mktemp("model") / "half.safetensors", mpp=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,9 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [write_slide(folder / f"good{seed}.tif", picture((300, 400), seed)) for seed in (1, 2)]
 
 
-def outcomes(out: Path, bundle: Path, slides: list[Path], **options: Any) -> dict[str, Any]:
+def outcomes(out: Path, model: Path, slides: list[Path], **options: Any) -> dict[str, Any]:
     """How it goes with each of ``slides``, by file name."""
-    done = run([str(s) for s in slides], RunConfig(out=str(out), bundle=str(bundle), device="cpu", **options))
+    done = run([str(s) for s in slides], RunConfig(out=str(out), model=str(model), device="cpu", **options))
     return {Path(slide.slide).name: slide for slide in done.slides}
 
 
@@ -103,11 +103,11 @@ def broken() -> list[Path]:
 
 @pytest.fixture(scope="module")
 def night(
-    tmp_path_factory: pytest.TempPathFactory, broken: list[Path], bundle: Path, good: list[Path]
+    tmp_path_factory: pytest.TempPathFactory, broken: list[Path], model: Path, good: list[Path]
 ) -> tuple[Measured, Path]:
     """One run over a good slide, all broken ones, and another good one; and where it wrote."""
     folder = tmp_path_factory.mktemp("night")
-    given = ("-m", bundle, "-o", folder / "out", "--device", "cpu", "--json")
+    given = ("-m", model, "-o", folder / "out", "--device", "cpu", "--json")
     return measured(folder, "run", good[0], *broken, good[1], *given), folder / "out"
 
 
@@ -172,7 +172,7 @@ def test_info_of_broken_slides_ends_in_exit_code_1(broken: list[Path], good: lis
 
 
 @pytest.mark.slow
-def test_what_is_no_slide_for_this_bundle_fails_by_itself(
+def test_what_is_no_slide_for_this_model_fails_by_itself(
     tmp_path: Path, half_micrometre: Path, good: list[Path]
 ) -> None:
     (tmp_path / "text.tif").write_text("This is not a slide.\n")
@@ -188,7 +188,7 @@ def test_what_is_no_slide_for_this_bundle_fails_by_itself(
         "text.tif": "text.tif is not a slide (its first bytes are b'This is not a sl')",
         "empty.svs": "empty.svs is empty (0 bytes)",
         "folder.zarr": "folder.zarr ",
-        "grey.tif": "grey.tif has 1 channel (grey), bundle 'half' takes 3 channels (RGB); use a bundle",
+        "grey.tif": "grey.tif has 1 channel (grey), model 'half' takes 3 channels (RGB); use a model",
         "coarse.tif": "coarse.tif is coarser than 0.5 micrometres per pixel (level 0: 2, level 1: 4): level 0 would",
         "unsaid.tif": "unsaid.tif has no micrometres per pixel (ResolutionUnit tag is 1, no unit of length); give",
         "pipe.tif": "pipe.tif is neither a file nor a folder",
@@ -213,18 +213,18 @@ def test_what_is_no_slide_for_this_bundle_fails_by_itself(
 
 
 def test_slide_that_does_not_say_its_resolution_is_segmented_where_that_is_given_or_does_not_matter(
-    tmp_path: Path, bundle: Path, half_micrometre: Path
+    tmp_path: Path, model: Path, half_micrometre: Path
 ) -> None:
     slide = write_slide(tmp_path / "unsaid.tif", picture((300, 400)), mpp=None)
     (refused,) = outcomes(tmp_path / "out", half_micrometre, [slide]).values()
     assert refused.status == "failed"
     (given,) = outcomes(tmp_path / "out", half_micrometre, [slide], mpp=0.5).values()
     assert given.status == "done"
-    (free,) = outcomes(tmp_path / "free", bundle, [slide]).values()
+    (free,) = outcomes(tmp_path / "free", model, [slide]).values()
     assert free.status == "done"
 
 
-def test_default_bundle_refuses_a_slide_that_does_not_say_its_resolution(tmp_path: Path, call: Call) -> None:
+def test_default_model_refuses_a_slide_that_does_not_say_its_resolution(tmp_path: Path, call: Call) -> None:
     slide = write_slide(tmp_path / "unsaid.tif", picture((300, 400)), mpp=None)
     code, stdout, stderr = call("run", slide, "-o", tmp_path / "out", "--device", "cpu")
     assert code == 1
@@ -235,7 +235,7 @@ def test_default_bundle_refuses_a_slide_that_does_not_say_its_resolution(tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_to_do_is_a_usage_error(tmp_path: Path, bundle: Path, good: list[Path], call: Call) -> None:
+def test_nothing_to_do_is_a_usage_error(tmp_path: Path, model: Path, good: list[Path], call: Call) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "notes.txt").write_text("no slide\n")
@@ -244,7 +244,7 @@ def test_nothing_to_do_is_a_usage_error(tmp_path: Path, bundle: Path, good: list
         tmp_path / "empty": f"folder {tmp_path / 'empty'} holds no slide",
         tmp_path / "texts": f"folder {tmp_path / 'texts'} holds no slide",
     }.items():
-        code, stdout, stderr = call("run", good[0], wrong, "-m", bundle, "-o", tmp_path / "out", "--json")
+        code, stdout, stderr = call("run", good[0], wrong, "-m", model, "-o", tmp_path / "out", "--json")
         assert code == 2
         assert f"wsipipe: {message}" in stderr
         assert json.loads(stdout)["exit_code"] == 2
@@ -253,14 +253,14 @@ def test_nothing_to_do_is_a_usage_error(tmp_path: Path, bundle: Path, good: list
     assert not (tmp_path / "out").exists()
 
 
-def test_folder_of_slides_is_run_with_the_broken_one_reported(tmp_path: Path, bundle: Path) -> None:
+def test_folder_of_slides_is_run_with_the_broken_one_reported(tmp_path: Path, model: Path) -> None:
     write_slide(tmp_path / "slides.tif", picture((300, 400)))
     folder = tmp_path / "slides"
     folder.mkdir()
     (tmp_path / "slides.tif").rename(folder / "b.tif")
     (folder / "a.tif").write_bytes(b"II*\0")
     (folder / "notes.txt").write_text("not looked at\n")
-    assert {name: slide.status for name, slide in outcomes(tmp_path / "out", bundle, [folder]).items()} == {
+    assert {name: slide.status for name, slide in outcomes(tmp_path / "out", model, [folder]).items()} == {
         "a.tif": "failed",
         "b.tif": "done",
     }
@@ -271,14 +271,14 @@ def test_folder_of_slides_is_run_with_the_broken_one_reported(tmp_path: Path, bu
 
 @pytest.mark.slow
 def test_slide_with_a_broken_tile_fails_and_goes_on_once_it_is_mended(
-    tmp_path: Path, bundle: Path, good: list[Path]
+    tmp_path: Path, model: Path, good: list[Path]
 ) -> None:
     slide = write_slide(tmp_path / "case.tif", picture((1000, 1200)))
     sound = slide.read_bytes()
     offset, count = tile_at(slide, 12)  # [512:768, 512:768]
     patch(slide, offset + count // 2, bytes(count - count // 2))
     out = tmp_path / "out"
-    given = ("-m", bundle, "-o", out, "--block", "256", "--device", "cpu", "--json")
+    given = ("-m", model, "-o", out, "--block", "256", "--device", "cpu", "--json")
     process = wsipipe("run", slide, good[0], *given)
     assert process.returncode == 1, process.stderr
     assert "Traceback" not in process.stderr
@@ -290,42 +290,42 @@ def test_slide_with_a_broken_tile_fails_and_goes_on_once_it_is_mended(
     assert not (out / "case.zarr").exists()
 
     slide.write_bytes(sound)  # and do as the message says
-    mended = outcomes(out, bundle, [slide], block=256, overwrite="--overwrite" in failed["message"])["case.tif"]
+    mended = outcomes(out, model, [slide], block=256, overwrite="--overwrite" in failed["message"])["case.tif"]
     assert mended.status == "done", mended.message
-    assert outcomes(tmp_path / "undisturbed", bundle, [slide], block=256)["case.tif"].status == "done"
+    assert outcomes(tmp_path / "undisturbed", model, [slide], block=256)["case.tif"].status == "done"
     assert_same_bytes(out / "case.zarr", tmp_path / "undisturbed" / "case.zarr")
 
 
 @pytest.mark.parametrize("tissue", ["auto", "off"])
 @pytest.mark.parametrize("compression", [None, "zlib"])
-def test_slide_that_is_all_zero_fails(tmp_path: Path, bundle: Path, compression: str | None, tissue: str) -> None:
+def test_slide_that_is_all_zero_fails(tmp_path: Path, model: Path, compression: str | None, tissue: str) -> None:
     slide = tmp_path / "black.tif"
     tifffile.imwrite(
         slide, np.zeros((600, 500, 3), np.uint8), photometric="rgb", tile=(256, 256), compression=compression
     )
-    black = outcomes(tmp_path / "out", bundle, [slide], block=256, tissue=tissue)["black.tif"]
+    black = outcomes(tmp_path / "out", model, [slide], block=256, tissue=tissue)["black.tif"]
     assert black.status == "failed"
     assert "every pixel that was read is zero" in black.message
 
 
-def test_slide_that_is_not_all_zero_is_no_failure(tmp_path: Path, bundle: Path) -> None:
+def test_slide_that_is_not_all_zero_is_no_failure(tmp_path: Path, model: Path) -> None:
     pixels = np.zeros((600, 500, 3), np.uint8)
     pixels[599, 499, 2] = 1
     slide = tmp_path / "dark.tif"
     tifffile.imwrite(slide, pixels, photometric="rgb", tile=(256, 256), compression="zlib")
-    dark = outcomes(tmp_path / "off", bundle, [slide], block=256, tissue="off")["dark.tif"]
+    dark = outcomes(tmp_path / "off", model, [slide], block=256, tissue="off")["dark.tif"]
     assert (dark.status, dark.warnings) == ("done", [])
-    (warning,) = outcomes(tmp_path / "auto", bundle, [slide], block=256)["dark.tif"].warnings
+    (warning,) = outcomes(tmp_path / "auto", model, [slide], block=256)["dark.tif"].warnings
     assert "no tissue was found" in warning
 
 
 # --- the model and the machine --------------------------------------------------------------------------------
 
 
-def test_bundle_that_can_not_be_used_is_a_usage_error(
-    tmp_path: Path, bundle: Path, good: list[Path], call: Call
+def test_model_file_that_can_not_be_used_is_a_usage_error(
+    tmp_path: Path, model: Path, good: list[Path], call: Call
 ) -> None:
-    whole = bundle.read_bytes()
+    whole = model.read_bytes()
     written: dict[str, bytes] = {
         "cut.safetensors": whole[:-1],
         "half.safetensors": whole[: len(whole) // 2],
@@ -342,30 +342,30 @@ def test_bundle_that_can_not_be_used_is_a_usage_error(
     for name in [*written, "pickle.pt", "folder", "missing.safetensors"]:
         code, stdout, stderr = call("run", good[0], "-m", tmp_path / name, "-o", tmp_path / "out", "--json")
         assert code == 2, name
-        assert f"wsipipe: bundle {tmp_path / name} " in stderr
+        assert f"wsipipe: model {tmp_path / name} " in stderr
         assert json.loads(stdout)["exit_code"] == 2
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_device_that_is_not_there_ends_in_exit_code_3(
-    tmp_path: Path, bundle: Path, good: list[Path], call: Call
+    tmp_path: Path, model: Path, good: list[Path], call: Call
 ) -> None:
     for device in ("cuda", "cuda:0", "cpu,cuda:7"):
-        code, _, stderr = call("run", good[0], "-m", bundle, "-o", tmp_path / "out", "--device", device)
+        code, _, stderr = call("run", good[0], "-m", model, "-o", tmp_path / "out", "--device", device)
         assert code == 3
         assert f"wsipipe: --device {device}: there is no cuda" in stderr
         assert "there is: cpu" in stderr
-    code, _, stderr = call("run", good[0], "-m", bundle, "-o", tmp_path / "out", "--device", "gpu")
+    code, _, stderr = call("run", good[0], "-m", model, "-o", tmp_path / "out", "--device", "gpu")
     assert code == 2
     assert "'gpu' is not a device" in stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_memory_that_is_too_small_is_said_with_the_least_that_works(
-    tmp_path: Path, bundle: Path, good: list[Path], call: Call
+    tmp_path: Path, model: Path, good: list[Path], call: Call
 ) -> None:
-    given = ("run", good[0], "-m", bundle, "-o", tmp_path / "out", "--device", "cpu", "--max-memory")
+    given = ("run", good[0], "-m", model, "-o", tmp_path / "out", "--device", "cpu", "--max-memory")
     code, _, stderr = call(*given, "50MB")
     assert code == 2
     assert "--max-memory 50MB is less than one block needs; the smallest that works here: --max-memory " in stderr
@@ -378,11 +378,11 @@ def test_memory_that_is_too_small_is_said_with_the_least_that_works(
 
 
 def test_output_folder_that_is_a_file_ends_in_exit_code_3(
-    tmp_path: Path, bundle: Path, good: list[Path], call: Call
+    tmp_path: Path, model: Path, good: list[Path], call: Call
 ) -> None:
     (tmp_path / "out").write_text("mine")
     for out in (tmp_path / "out", tmp_path / "out" / "below"):
-        code, _, stderr = call("run", good[0], "-m", bundle, "-o", out)
+        code, _, stderr = call("run", good[0], "-m", model, "-o", out)
         assert code == 3
         assert f"wsipipe: -o {out}: {tmp_path / 'out'} is a file, not a folder" in stderr
     assert (tmp_path / "out").read_text() == "mine"
@@ -402,18 +402,18 @@ def obedient() -> list[str]:
 
 @pytest.mark.slow
 def test_files_without_permission_fail_by_themselves(
-    tmp_path: Path, bundle: Path, good: list[Path], obedient: list[str]
+    tmp_path: Path, model: Path, good: list[Path], obedient: list[str]
 ) -> None:
     """A slide, the shards of a store, and the metadata of another, each of which belongs to someone else."""
     names = ("slide", "shard", "root")
     slides = [write_slide(tmp_path / f"{name}.tif", picture((300, 400))) for name in names]
     out = tmp_path / "out"
-    assert {slide.status for slide in outcomes(out, bundle, slides[1:], block=128).values()} == {"done"}
+    assert {slide.status for slide in outcomes(out, model, slides[1:], block=128).values()} == {"done"}
     locked = [slides[0], out / "shard.zarr/0/c/0/0", out / "root.zarr/zarr.json"]
     for path in locked:
         path.chmod(0)
     try:
-        given = ("-m", bundle, "-o", out, "--device", "cpu", "--json")
+        given = ("-m", model, "-o", out, "--device", "cpu", "--json")
         process = wsipipe("run", *slides, good[0], *given, before=obedient)
     finally:
         for path in locked:
@@ -429,12 +429,12 @@ def test_files_without_permission_fail_by_themselves(
 
 @pytest.mark.slow
 def test_output_folder_without_permission_ends_in_exit_code_3(
-    tmp_path: Path, bundle: Path, good: list[Path], obedient: list[str]
+    tmp_path: Path, model: Path, good: list[Path], obedient: list[str]
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
     out.chmod(0o500)
-    process = wsipipe("run", good[0], "-m", bundle, "-o", out, before=obedient)
+    process = wsipipe("run", good[0], "-m", model, "-o", out, before=obedient)
     out.chmod(0o700)
     assert process.returncode == 3
     assert f"wsipipe: -o {out}: no permission to write in {out}" in process.stderr
@@ -458,11 +458,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("mount") is None, reason="there is no mount")
 def test_full_disk_ends_in_exit_code_3_and_the_same_command_resumes_once_there_is_room(
-    tmp_path: Path, bundle: Path, small_disk: Path
+    tmp_path: Path, model: Path, small_disk: Path
 ) -> None:
     slide = write_slide(tmp_path / "case.tif", picture((1200, 1400)))
-    command = ("run", slide, "-m", bundle, "--block", "516", "--device", "cpu", "--probabilities", "--json")
-    (undisturbed,) = outcomes(tmp_path / "undisturbed", bundle, [slide], block=516, probabilities=True).values()
+    command = ("run", slide, "-m", model, "--block", "516", "--device", "cpu", "--probabilities", "--json")
+    (undisturbed,) = outcomes(tmp_path / "undisturbed", model, [slide], block=516, probabilities=True).values()
     assert undisturbed.status == "done"
     wanted = files(tmp_path / "undisturbed" / "case.zarr")
     assert sum(map(len, wanted.values())) > 1.2 * 2**20, "it does not fit"

@@ -14,14 +14,14 @@ import tifffile
 import zarr
 
 import wsipipe
-from tests.faults import assert_same_bytes, picture, write_bundle, write_slide
+from tests.faults import assert_same_bytes, picture, write_model, write_slide
 from tests.slides.made import ome_zarr, patch, tile_at
 from tests.tissue.drawn import disc, on_glass
 from wsipipe.events import BlockDone, Event, TissueFound
 from wsipipe.geometry.grid import Box, Grid
 from wsipipe.geometry.mirror import mirror
 from wsipipe.geometry.network import Receptive
-from wsipipe.model.bundle import read_bundle_info
+from wsipipe.model.model_file import read_model_info
 from wsipipe.pipeline import run as batch
 from wsipipe.pipeline.summary import RunSummary, SlideOutcome
 
@@ -32,8 +32,8 @@ TILES = [Box(0, 256, 768, 900), Box(256, 512, 512, 768)]
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bad") / "b.safetensors")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("bad") / "b.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return intact, torn
 
 
-def run(slide: Path, out: Path, bundle: Path, **options: Any) -> RunSummary:
+def run(slide: Path, out: Path, model: Path, **options: Any) -> RunSummary:
     values = {"block": 256, "tile": 64, "device": "cpu", "engine": "torch", "tissue": "off"} | options
-    return wsipipe.run([slide], wsipipe.RunConfig(out=str(out), bundle=str(bundle), **values))
+    return wsipipe.run([slide], wsipipe.RunConfig(out=str(out), model=str(model), **values))
 
 
 def labels(out: Path, name: str) -> np.ndarray:
@@ -61,9 +61,9 @@ def record(out: Path, name: str) -> dict[str, Any]:
     return document["attributes"]["wsipipe"]["run"]
 
 
-def cleared(wanted: np.ndarray, tiles: list[Box], bundle: Path) -> np.ndarray:
+def cleared(wanted: np.ndarray, tiles: list[Box], model: Path) -> np.ndarray:
     """``wanted``, and 0 where any of ``tiles`` is within what a pixel is computed from."""
-    grid = Grid(wanted.shape, read_bundle_info(bundle).receptive, 64, 256)
+    grid = Grid(wanted.shape, read_model_info(model).receptive, 64, 256)
     wanted = wanted.copy()
     for tile in tiles:
         wanted[grid.reached_from(tile).slices] = 0
@@ -71,9 +71,9 @@ def cleared(wanted: np.ndarray, tiles: list[Box], bundle: Path) -> np.ndarray:
 
 
 def test_a_slide_fails_with_all_the_regions_that_can_not_be_read(
-    slides: tuple[Path, Path], tmp_path: Path, bundle: Path
+    slides: tuple[Path, Path], tmp_path: Path, model: Path
 ) -> None:
-    summary = run(slides[1], tmp_path, bundle)
+    summary = run(slides[1], tmp_path, model)
     (slide,) = summary.slides
     assert (slide.status, summary.exit_code) == ("failed", 1)
     for number in BAD:
@@ -85,15 +85,15 @@ def test_a_slide_fails_with_all_the_regions_that_can_not_be_read(
 
 @pytest.mark.parametrize("sizes", [{}, {"block": 128, "tile": 128}, {"block": 512, "tile": 32}])
 def test_what_a_bad_tile_reaches_is_0_and_all_else_as_if_it_were_whole(
-    slides: tuple[Path, Path], tmp_path: Path, bundle: Path, sizes: dict[str, int]
+    slides: tuple[Path, Path], tmp_path: Path, model: Path, sizes: dict[str, int]
 ) -> None:
     intact, torn = slides
-    run(intact, tmp_path, bundle)
-    summary = run(torn, tmp_path, bundle, on_bad_tile="fill", probabilities=True, **sizes)
+    run(intact, tmp_path, model)
+    summary = run(torn, tmp_path, model, on_bad_tile="fill", probabilities=True, **sizes)
     (slide,) = summary.slides
     assert (slide.status, summary.exit_code) == ("done", 0)
     wanted = labels(tmp_path, "intact")
-    expected = cleared(wanted, TILES, bundle)
+    expected = cleared(wanted, TILES, model)
     np.testing.assert_array_equal(labels(tmp_path, "torn"), expected)
     assert 0 < np.count_nonzero(expected) < np.count_nonzero(wanted)
     probabilities = np.asarray(zarr.open_array(tmp_path / "torn.zarr" / "probabilities" / "0", mode="r")[...])
@@ -103,84 +103,84 @@ def test_what_a_bad_tile_reaches_is_0_and_all_else_as_if_it_were_whole(
 
 
 def test_what_a_pixel_is_computed_from_is_no_more_than_is_cleared(
-    slides: tuple[Path, Path], tmp_path: Path, bundle: Path
+    slides: tuple[Path, Path], tmp_path: Path, model: Path
 ) -> None:
     """A tile of other pixels changes labels only where a tile that can not be decoded would clear them."""
     image = picture(SHAPE)
     for tile in TILES:
         image[tile.slices] = 255 - image[tile.slices]
-    run(slides[0], tmp_path, bundle)
-    run(write_slide(tmp_path / "other.tif", image), tmp_path, bundle)
+    run(slides[0], tmp_path, model)
+    run(write_slide(tmp_path / "other.tif", image), tmp_path, model)
     one, other = labels(tmp_path, "intact"), labels(tmp_path, "other")
-    np.testing.assert_array_equal(cleared(other, TILES, bundle), cleared(one, TILES, bundle))
+    np.testing.assert_array_equal(cleared(other, TILES, model), cleared(one, TILES, model))
     assert (one != other).any()
 
 
 @pytest.mark.parametrize("sizes", [{}, {"block": 128, "tile": 128}])
-def test_tiles_are_cleared_through_another_resolution(tmp_path: Path, bundle: Path, sizes: dict[str, int]) -> None:
+def test_tiles_are_cleared_through_another_resolution(tmp_path: Path, model: Path, sizes: dict[str, int]) -> None:
     intact, torn = (write_slide(tmp_path / f"{name}.tif", picture(SHAPE), mpp=0.31) for name in ("intact", "torn"))
     shrunk = {"mpp": 0.31}
     offset, count = tile_at(torn, BAD[1])
     patch(torn, offset + count // 2, b"\xff" * 40)
-    run(intact, tmp_path / "out", bundle, **shrunk)
-    run(torn, tmp_path / "out", bundle, on_bad_tile="fill", **shrunk, **sizes)
+    run(intact, tmp_path / "out", model, **shrunk)
+    run(torn, tmp_path / "out", model, on_bad_tile="fill", **shrunk, **sizes)
     shrink = 0.5 / 0.31
     box = TILES[1]
     tile = Box(int(box.y0 / shrink), -int(-box.y1 // shrink), int(box.x0 / shrink), -int(-box.x1 // shrink))
-    expected = cleared(labels(tmp_path / "out", "intact"), [tile], bundle)
+    expected = cleared(labels(tmp_path / "out", "intact"), [tile], model)
     np.testing.assert_array_equal(labels(tmp_path / "out", "torn"), expected)
 
 
 def test_a_slide_that_is_mended_in_part_still_names_its_bad_tiles(
-    slides: tuple[Path, Path], tmp_path: Path, bundle: Path
+    slides: tuple[Path, Path], tmp_path: Path, model: Path
 ) -> None:
-    run(slides[1], tmp_path, bundle, on_bad_tile="fill")
+    run(slides[1], tmp_path, model, on_bad_tile="fill")
     before = record(tmp_path, "torn")["unread"]["tiles"]
     (tmp_path / "torn.zarr" / "0" / "c" / "2" / "3").unlink()
-    (slide,) = run(slides[1], tmp_path, bundle, on_bad_tile="fill").slides
+    (slide,) = run(slides[1], tmp_path, model, on_bad_tile="fill").slides
     assert slide.blocks_computed == 1
     assert record(tmp_path, "torn")["unread"]["tiles"] == before
     assert len(before) == 2
 
 
-def test_a_chunk_of_an_ome_zarr_is_a_tile_too(tmp_path: Path, bundle: Path) -> None:
+def test_a_chunk_of_an_ome_zarr_is_a_tile_too(tmp_path: Path, model: Path) -> None:
     image = np.moveaxis(picture((300, 400)), -1, 0)
     for name in ("intact", "torn"):
         ome_zarr(tmp_path / f"{name}.zarr", [image], "cyx")
     chunk = tmp_path / "torn.zarr" / "0" / "c" / "1" / "2" / "3"
     chunk.write_bytes(chunk.read_bytes()[:40])
     out = tmp_path / "out"
-    run(tmp_path / "intact.zarr", out, bundle)
-    assert run(tmp_path / "torn.zarr", out, bundle).exit_code == 1
-    assert run(tmp_path / "torn.zarr", out, bundle, on_bad_tile="fill", overwrite=True).exit_code == 0
-    expected = cleared(labels(out, "intact"), [Box(128, 192, 192, 256)], bundle)
+    run(tmp_path / "intact.zarr", out, model)
+    assert run(tmp_path / "torn.zarr", out, model).exit_code == 1
+    assert run(tmp_path / "torn.zarr", out, model, on_bad_tile="fill", overwrite=True).exit_code == 0
+    expected = cleared(labels(out, "intact"), [Box(128, 192, 192, 256)], model)
     np.testing.assert_array_equal(labels(out, "torn"), expected)
 
 
-def test_where_tissue_is_can_not_be_seen_in_a_bad_tile_so_all_is_looked_at(tmp_path: Path, bundle: Path) -> None:
+def test_where_tissue_is_can_not_be_seen_in_a_bad_tile_so_all_is_looked_at(tmp_path: Path, model: Path) -> None:
     slide = write_slide(tmp_path / "a.tif", picture((300, 400)))
     offset, count = tile_at(slide, 0, page=1)
     patch(slide, offset + count // 2, b"\xff" * 40)
-    assert run(slide, tmp_path / "fail", bundle, tissue="auto").exit_code == 1
-    (filled,) = run(slide, tmp_path / "fill", bundle, tissue="auto", on_bad_tile="fill").slides
+    assert run(slide, tmp_path / "fail", model, tissue="auto").exit_code == 1
+    (filled,) = run(slide, tmp_path / "fill", model, tissue="auto", on_bad_tile="fill").slides
     assert (filled.status, filled.tissue_share) == ("done", 1.0)
 
 
 @pytest.mark.parametrize("tissue", ["auto", "off"])
-def test_a_slide_of_zeros_is_half_written_and_leaves_nothing(tmp_path: Path, bundle: Path, tissue: str) -> None:
+def test_a_slide_of_zeros_is_half_written_and_leaves_nothing(tmp_path: Path, model: Path, tissue: str) -> None:
     slide = write_slide(tmp_path / "a.tif", np.zeros((300, 400, 3), np.uint8))
     for _ in range(2):
-        summary = run(slide, tmp_path / "out", bundle, tissue=tissue)
+        summary = run(slide, tmp_path / "out", model, tissue=tissue)
         assert (summary.exit_code, summary.slides[0].status) == (1, "failed")
         assert "every pixel that was read is zero" in summary.slides[0].message
         assert not list((tmp_path / "out").iterdir())
 
 
 def test_what_is_to_become_of_bad_tiles_is_part_of_what_a_store_is(
-    slides: tuple[Path, Path], tmp_path: Path, bundle: Path
+    slides: tuple[Path, Path], tmp_path: Path, model: Path
 ) -> None:
-    run(slides[0], tmp_path, bundle)
-    refused = run(slides[0], tmp_path, bundle, on_bad_tile="fill")
+    run(slides[0], tmp_path, model)
+    refused = run(slides[0], tmp_path, model, on_bad_tile="fill")
     assert "was made with --on-bad-tile fail (now fill)" in refused.slides[0].message
 
 
@@ -195,8 +195,8 @@ def damage(path: Path, *numbers: int) -> Path:
     return path
 
 
-def outcome_of(slide: Path, out: Path, bundle: Path, **options: Any) -> SlideOutcome:
-    (outcome,) = run(slide, out, bundle, **({"block": 128, "mpp": 0.5} | options)).slides
+def outcome_of(slide: Path, out: Path, model: Path, **options: Any) -> SlideOutcome:
+    (outcome,) = run(slide, out, model, **({"block": 128, "mpp": 0.5} | options)).slides
     return outcome
 
 
@@ -217,24 +217,24 @@ def test_what_a_box_reaches_is_what_the_smallest_tiles_that_read_it_give(recepti
 
 
 @pytest.mark.parametrize("block", [128, 1024])
-def test_every_bad_tile_of_a_block_is_named(tmp_path: Path, bundle: Path, block: int) -> None:
+def test_every_bad_tile_of_a_block_is_named(tmp_path: Path, model: Path, block: int) -> None:
     slide = damage(write_slide(tmp_path / "case.tif", picture((600, 800))), 1, 8)
-    outcome = outcome_of(slide, tmp_path / "out", bundle, block=block)
+    outcome = outcome_of(slide, tmp_path / "out", model, block=block)
     assert outcome.status == "failed"
     assert "tile 1 " in outcome.message
     assert "tile 8 " in outcome.message
 
 
-def test_what_the_message_says_works(tmp_path: Path, bundle: Path) -> None:
+def test_what_the_message_says_works(tmp_path: Path, model: Path) -> None:
     slide = damage(write_slide(tmp_path / "case.tif", picture((600, 800))), 1)
-    message = outcome_of(slide, tmp_path / "out", bundle).message
+    message = outcome_of(slide, tmp_path / "out", model).message
     way_out = message[message.index("--on-bad-tile fill") :]
-    outcome = outcome_of(slide, tmp_path / "out", bundle, on_bad_tile="fill", overwrite="--overwrite" in way_out)
+    outcome = outcome_of(slide, tmp_path / "out", model, on_bad_tile="fill", overwrite="--overwrite" in way_out)
     assert outcome.status == "done", outcome.message
 
 
 def test_a_file_that_is_truncated_meanwhile_is_not_filled(
-    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slide = tmp_path / "case.tif"
     tifffile.imwrite(slide, picture((600, 800)), photometric="rgb", tile=(256, 256), compression="zlib", metadata=None)
@@ -249,30 +249,30 @@ def test_a_file_that_is_truncated_meanwhile_is_not_filled(
         return plan
 
     monkeypatch.setattr(batch, "plan_run", then_truncated)
-    outcome = outcome_of(slide, tmp_path / "out", bundle, on_bad_tile="fill")
+    outcome = outcome_of(slide, tmp_path / "out", model, on_bad_tile="fill")
     assert outcome.status == "failed"
     assert "truncated" in outcome.message
 
 
-def test_of_tiles_that_no_tissue_needs_nothing_is_told_whatever_the_tile(tmp_path: Path, bundle: Path) -> None:
+def test_of_tiles_that_no_tissue_needs_nothing_is_told_whatever_the_tile(tmp_path: Path, model: Path) -> None:
     where = disc((250, 150), 90, (600, 800))
     slide = damage(write_slide(tmp_path / "case.tif", on_glass(where)), 1, 3, 11)
     for tile in (32, 512):
-        outcome_of(slide, tmp_path / f"{tile}", bundle, on_bad_tile="fill", block=512, tile=tile, tissue="auto")
+        outcome_of(slide, tmp_path / f"{tile}", model, on_bad_tile="fill", block=512, tile=tile, tissue="auto")
     assert_same_bytes(tmp_path / "32" / "case.zarr", tmp_path / "512" / "case.zarr")
 
 
-def test_nothing_in_a_filled_store_is_foreign_to_zarr(tmp_path: Path, bundle: Path) -> None:
+def test_nothing_in_a_filled_store_is_foreign_to_zarr(tmp_path: Path, model: Path) -> None:
     slide = damage(write_slide(tmp_path / "case.tif", picture((600, 800))), 1)
-    assert outcome_of(slide, tmp_path / "out", bundle, on_bad_tile="fill").status == "done"
+    assert outcome_of(slide, tmp_path / "out", model, on_bad_tile="fill").status == "done"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "0" in dict(zarr.open_group(tmp_path / "out" / "case.zarr", mode="r").members())
 
 
-def test_how_many_pixels_are_0_for_it_is_told(tmp_path: Path, bundle: Path) -> None:
+def test_how_many_pixels_are_0_for_it_is_told(tmp_path: Path, model: Path) -> None:
     slide = damage(write_slide(tmp_path / "case.tif", picture((600, 800))), 1)
-    outcome = outcome_of(slide, tmp_path / "out", bundle, on_bad_tile="fill")
+    outcome = outcome_of(slide, tmp_path / "out", model, on_bad_tile="fill")
     root = json.loads((tmp_path / "out" / "case.zarr" / "zarr.json").read_text())
     unread = root["attributes"]["wsipipe"]["run"]["unread"]
     reached = Grid((600, 800), Receptive(2, 2), 64, 128).reached_from(Box(0, 256, 256, 512)).shape
@@ -282,11 +282,11 @@ def test_how_many_pixels_are_0_for_it_is_told(tmp_path: Path, bundle: Path) -> N
 
 @pytest.mark.parametrize(("tissue", "moment"), [("auto", TissueFound), ("off", BlockDone)])
 def test_a_slide_of_zeros_fails_also_when_it_is_resumed(
-    tmp_path: Path, bundle: Path, tissue: str, moment: type[Event]
+    tmp_path: Path, model: Path, tissue: str, moment: type[Event]
 ) -> None:
     slide = write_slide(tmp_path / "case.tif", np.zeros((300, 400, 3), np.uint8))
     config = wsipipe.RunConfig(
-        out=str(tmp_path / "out"), bundle=str(bundle), block=128, tile=64, device="cpu", engine="torch", tissue=tissue
+        out=str(tmp_path / "out"), model=str(model), block=128, tile=64, device="cpu", engine="torch", tissue=tissue
     )
 
     def stop(event: Event) -> None:
@@ -295,6 +295,6 @@ def test_a_slide_of_zeros_fails_also_when_it_is_resumed(
 
     with suppress(KeyboardInterrupt):
         wsipipe.run([slide], config, stop)
-    outcome = outcome_of(slide, tmp_path / "out", bundle, tissue=tissue)
+    outcome = outcome_of(slide, tmp_path / "out", model, tissue=tissue)
     assert outcome.status == "failed", outcome
     assert "every pixel that was read is zero" in outcome.message

@@ -29,7 +29,7 @@ from tests.faults import (
     start,
     summary,
     wait_until,
-    write_bundle,
+    write_model,
     write_slide,
     wsipipe,
 )
@@ -132,11 +132,11 @@ def dask_cluster(folder: Path, *, workers: int = 0, **settings: str) -> Iterator
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two slides, a bundle, and in ``out`` the stores that this process makes."""
+    """A folder with two slides, a model, and in ``out`` the stores that this process makes."""
     folder = tmp_path_factory.mktemp("made")
     write_slide(folder / "a.tif", picture((500, 700)))
     write_slide(folder / "b.tif", picture((300, 260), seed=1))
-    write_bundle(folder / "b.safetensors")
+    write_model(folder / "b.safetensors")
     ended = run(folder, folder / "out")
     assert ended.returncode == 0, ended.stderr
     return folder
@@ -175,26 +175,26 @@ def test_plain_dask_workers_make_the_same_bytes(made: Path, tmp_path: Path) -> N
         assert again["skipped"] == 2, "the workers are still there, and all is done"
 
 
-def test_a_bundle_that_workers_do_not_see_is_sent_and_a_slide_that_they_do_not_see_is_refused(
+def test_a_model_that_workers_do_not_see_is_sent_and_a_slide_that_they_do_not_see_is_refused(
     made: Path, tmp_path: Path
 ) -> None:
     def hidden(folder: Path) -> tuple[str, ...]:
         return ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs none "{folder}" && exec "$0" "$@"')
 
-    bundles = tmp_path / "bundles"
-    bundles.mkdir()
-    if subprocess.run([*hidden(bundles), "true"], capture_output=True, check=False).returncode:
+    models = tmp_path / "models"
+    models.mkdir()
+    if subprocess.run([*hidden(models), "true"], capture_output=True, check=False).returncode:
         pytest.skip("no permission for a mount namespace, which hides a folder from a process")
-    bundle = bundles / "b.safetensors"
-    bundle.write_bytes((made / "b.safetensors").read_bytes())
+    model = models / "b.safetensors"
+    model.write_bytes((made / "b.safetensors").read_bytes())
     slides = [made / "a.tif", made / "b.tif"]
     with dask_cluster(tmp_path / "dask") as dask:
-        dask.start_worker("blind", before=hidden(bundles))
-        given = ["-m", bundle, *SMALL, "--json", "--scheduler", dask.address]
+        dask.start_worker("blind", before=hidden(models))
+        given = ["-m", model, *SMALL, "--json", "--scheduler", dask.address]
         ended = wsipipe("run", *slides, "-o", tmp_path / "out", *given)
         assert ended.returncode == 0, ended.stderr
         assert_same_stores(made, tmp_path / "out")
-        hers = write_slide(bundles / "c.tif", picture((200, 200)))
+        hers = write_slide(models / "c.tif", picture((200, 200)))
         refused = wsipipe("run", hers, "-o", tmp_path / "out", *given)
         assert refused.returncode == 3
         assert f"does not see {hers}" in refused.stderr

@@ -24,8 +24,8 @@ from wsipipe.geometry.grid import Box
 from wsipipe.geometry.network import round_up
 from wsipipe.inference import replica
 from wsipipe.inference.pool import close_resident_pools
-from wsipipe.model.bundle import default_classes
-from wsipipe.pipeline.config import DEFAULT_BUNDLE
+from wsipipe.model.model_file import default_classes
+from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import choose_level
 
@@ -40,8 +40,8 @@ def write_slide(path: Path, image: Image) -> str:
     return str(path)
 
 
-def make_bundle(path: Path, *, mpp: float | None = None, **sizes: int) -> str:
-    """A bundle whose weights, and so whose logits, are whole numbers, and whose labels are balanced."""
+def make_model(path: Path, *, mpp: float | None = None, **sizes: int) -> str:
+    """A model whose weights, and so whose logits, are whole numbers, and whose labels are balanced."""
     generator = torch.Generator().manual_seed(sum(sizes.values()))
     network = wsipipe.UNet(**sizes).eval()
     with torch.no_grad():
@@ -53,8 +53,8 @@ def make_bundle(path: Path, *, mpp: float | None = None, **sizes: int) -> str:
         logits = network(pixels[..., :side, :side])
         network.head.bias -= logits.mean((0, 2, 3)).round()
     # mean 0 and std 1/255 give back the pixel, see whole_numbers()
-    spec = wsipipe.BundleSpec(classes=default_classes(network.classes), mpp=mpp, mean=(0.0,), std=(1 / 255,))
-    wsipipe.save_bundle(path, network, spec)
+    spec = wsipipe.ModelSpec(classes=default_classes(network.classes), mpp=mpp, mean=(0.0,), std=(1 / 255,))
+    wsipipe.save_model(path, network, spec)
     return str(path)
 
 
@@ -75,9 +75,9 @@ def random_image(shape: tuple[int, int]) -> Image:
     return np.random.default_rng(shape).choice(whole_numbers(), (*shape, 3))
 
 
-def whole_logits(bundle: str, image: Image) -> torch.Tensor:
+def whole_logits(model: str, image: Image) -> torch.Tensor:
     """One pass of the network over the whole mirror-padded image, (class, y, x)."""
-    loaded = wsipipe.load_bundle(bundle)
+    loaded = wsipipe.load_model(model)
     receptive, spec = loaded.network.receptive, loaded.spec
     half = receptive.margin // 2
     pads = [(half, half + round_up(side, receptive.stride) - side) for side in image.shape[:2]]
@@ -90,9 +90,9 @@ def whole_logits(bundle: str, image: Image) -> torch.Tensor:
     return logits[:, crop : crop + height, crop : crop + width]
 
 
-def whole_labels(bundle: str, image: Image) -> Labels:
+def whole_labels(model: str, image: Image) -> Labels:
     """The reference: labels of `whole_logits`."""
-    logits = whole_logits(bundle, image)
+    logits = whole_logits(model, image)
     winner = logits.argmax(0) if len(logits) > 1 else (logits[0] > 0).long()
     return winner.numpy().astype(np.uint8)
 
@@ -113,10 +113,10 @@ def test_segment_equals_the_whole_pass(
 ) -> None:
     image = random_image(shape)
     slide = write_slide(tmp_path / "s.tif", image)
-    bundle = make_bundle(tmp_path / "b.safetensors", classes=3, **sizes)
-    expected = whole_labels(bundle, image)
+    model = make_model(tmp_path / "b.safetensors", classes=3, **sizes)
+    expected = whole_labels(model, image)
     for block, tile in ((96, 96), (96, 32), (192, 48), (None, None)):
-        labels = wsipipe.segment(slide, bundle, block=block, tile=tile, device="cpu", engine=engine)
+        labels = wsipipe.segment(slide, model, block=block, tile=tile, device="cpu", engine=engine)
         assert labels.shape == shape
         assert labels.dtype == np.uint8
         np.testing.assert_array_equal(labels.compute(scheduler="synchronous"), expected)
@@ -131,10 +131,10 @@ def test_segment_equals_the_whole_pass(
 def test_compiled_the_labels_are_those_of_the_whole_pass(tmp_path: Path) -> None:
     image = random_image((288, 288))
     slide = write_slide(tmp_path / "s.tif", image)
-    bundle = make_bundle(tmp_path / "b.safetensors", classes=3, base_channels=3, depth=1, convs_per_level=1)
-    labels = wsipipe.segment(slide, bundle, block=96, tile=96, device="cpu", engine="compile")
+    model = make_model(tmp_path / "b.safetensors", classes=3, base_channels=3, depth=1, convs_per_level=1)
+    labels = wsipipe.segment(slide, model, block=96, tile=96, device="cpu", engine="compile")
     before = dynamo_counters["stats"]["unique_graphs"]
-    np.testing.assert_array_equal(labels.compute(scheduler="synchronous"), whole_labels(bundle, image))
+    np.testing.assert_array_equal(labels.compute(scheduler="synchronous"), whole_labels(model, image))
     assert dynamo_counters["stats"]["unique_graphs"] > before, "of 9 tiles of one shape the last ones are compiled"
 
 
@@ -146,26 +146,26 @@ def test_segment_is_the_same_under_any_scheduler_batch_and_pool(
 ) -> None:
     image = random_image((203, 331))
     slide = write_slide(tmp_path / "s.tif", image)
-    bundle = make_bundle(tmp_path / "b.safetensors", classes=1, **PAPER_LIKE)
-    labels = wsipipe.segment(slide, bundle, block=96, tile=48, batch=batch, device=device)
+    model = make_model(tmp_path / "b.safetensors", classes=1, **PAPER_LIKE)
+    labels = wsipipe.segment(slide, model, block=96, tile=48, batch=batch, device=device)
     if scheduler == "distributed":
         with LocalCluster(processes=False, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
             result = labels.compute()
             close_resident_pools()
     else:
         result = labels.compute(scheduler=scheduler)
-    np.testing.assert_array_equal(result, whole_labels(bundle, image))
+    np.testing.assert_array_equal(result, whole_labels(model, image))
 
 
 @pytest.mark.slow
 def test_segment_is_the_same_in_other_processes(tmp_path: Path) -> None:
     image = random_image((203, 331))
     slide = write_slide(tmp_path / "s.tif", image)
-    bundle = make_bundle(tmp_path / "b.safetensors", classes=2, **PAPER_LIKE)
-    labels = wsipipe.segment(slide, bundle, block=96, tile=48, device="cpu")
+    model = make_model(tmp_path / "b.safetensors", classes=2, **PAPER_LIKE)
+    labels = wsipipe.segment(slide, model, block=96, tile=48, device="cpu")
     with dask.config.set({"multiprocessing.context": "spawn"}):
         result = labels.compute(scheduler="processes", num_workers=2)
-    np.testing.assert_array_equal(result, whole_labels(bundle, image))
+    np.testing.assert_array_equal(result, whole_labels(model, image))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -175,8 +175,8 @@ def test_whole_number_logits_are_equal_to_the_last_bit(
 ) -> None:
     image = random_image(shape)
     slide = write_slide(tmp_path / "s.tif", image)
-    bundle = make_bundle(tmp_path / "b.safetensors", classes=3, base_channels=4, depth=2)
-    logits = whole_logits(bundle, image)
+    model = make_model(tmp_path / "b.safetensors", classes=3, base_channels=4, depth=2)
+    logits = whole_logits(model, image)
     assert logits.abs().max() < FLOAT32_EXACT
     assert torch.equal(logits, logits.round())
     assert len(logits.unique()) > 50
@@ -190,7 +190,7 @@ def test_whole_number_logits_are_equal_to_the_last_bit(
     monkeypatch.setattr(
         replica.Replica, "label_values", property(lambda _: torch.arange(256).byte(), lambda *_: None), raising=False
     )
-    labels = wsipipe.segment(slide, bundle, block=96, tile=32, device="cpu", engine=engine)
+    labels = wsipipe.segment(slide, model, block=96, tile=32, device="cpu", engine=engine)
     np.testing.assert_array_equal(labels.compute(scheduler="synchronous"), digest(logits).numpy())
 
 
@@ -202,12 +202,12 @@ def test_a_resampled_slide_equals_the_whole_pass_over_it(
 ) -> None:
     image = np.kron(random_image(shape), np.ones((2, 2, 1), np.uint8))[: shape[0], : shape[1]]
     slide = write_slide(tmp_path / "s.tif", image)
-    bundle = make_bundle(tmp_path / "b.safetensors", classes=3, mpp=0.5, **PAPER_LIKE)
+    model = make_model(tmp_path / "b.safetensors", classes=3, mpp=0.5, **PAPER_LIKE)
     level = choose_level(wsipipe.open_slide(slide, mpp=mpp), 0.5)
     assert level.mpp == 0.5
-    expected = whole_labels(bundle, read_box(level, Box(0, level.shape[0], 0, level.shape[1])))
+    expected = whole_labels(model, read_box(level, Box(0, level.shape[0], 0, level.shape[1])))
     for block, tile in ((96, 96), (96, 32), (192, 48), (None, None)):
-        labels = wsipipe.segment(slide, bundle, block=block, tile=tile, device="cpu", engine=engine, mpp=mpp)
+        labels = wsipipe.segment(slide, model, block=block, tile=tile, device="cpu", engine=engine, mpp=mpp)
         np.testing.assert_array_equal(labels.compute(scheduler="synchronous"), expected)
     if min(level.shape) > 90:
         assert len(np.unique(expected)) > 1, "a constant result would prove nothing"
@@ -215,10 +215,10 @@ def test_a_resampled_slide_equals_the_whole_pass_over_it(
 
 def test_run_writes_the_whole_pass_over_a_resampled_slide(tmp_path: Path) -> None:
     slide = write_slide(tmp_path / "s.tif", random_image((401, 307)))
-    bundle = make_bundle(tmp_path / "b.safetensors", classes=2, mpp=0.5, **PAPER_LIKE)
+    model = make_model(tmp_path / "b.safetensors", classes=2, mpp=0.5, **PAPER_LIKE)
     level = choose_level(wsipipe.open_slide(slide, mpp=0.2482), 0.5)
-    expected = whole_labels(bundle, read_box(level, Box(0, level.shape[0], 0, level.shape[1])))
-    config = {"bundle": bundle, "device": "cpu,cpu", "batch": 2, "threads": 3, "mpp": 0.2482, "tissue": "off"}
+    expected = whole_labels(model, read_box(level, Box(0, level.shape[0], 0, level.shape[1])))
+    config = {"model": model, "device": "cpu,cpu", "batch": 2, "threads": 3, "mpp": 0.2482, "tissue": "off"}
     for name, sizes in {"a": {}, "b": {"block": 96, "tile": 48}, "c": {"block": 96, "tile": 16}}.items():
         summary = wsipipe.run([slide], wsipipe.RunConfig(out=str(tmp_path / name), **config, **sizes))
         assert summary.exit_code == 0
@@ -257,9 +257,9 @@ def test_cores_off_the_pooling_grid_do_not_equal_the_whole_pass() -> None:
 def test_run_writes_the_whole_pass(tmp_path: Path, shape: tuple[int, int], engine: str) -> None:
     image = random_image(shape)
     slide = write_slide(tmp_path / "s.tif", image)
-    bundle = make_bundle(tmp_path / "b.safetensors", classes=2, **PAPER_LIKE)
-    expected = whole_labels(bundle, image)
-    config = {"bundle": bundle, "device": "cpu,cpu", "engine": engine, "batch": 2, "threads": 3, "tissue": "off"}
+    model = make_model(tmp_path / "b.safetensors", classes=2, **PAPER_LIKE)
+    expected = whole_labels(model, image)
+    config = {"model": model, "device": "cpu,cpu", "engine": engine, "batch": 2, "threads": 3, "tissue": "off"}
     for name, sizes in {"a": {}, "b": {"block": 96, "tile": 48}, "c": {"block": 96, "tile": 16}}.items():
         summary = wsipipe.run([slide], wsipipe.RunConfig(out=str(tmp_path / name), **config, **sizes))
         assert summary.exit_code == 0
@@ -270,11 +270,11 @@ def test_run_writes_the_whole_pass(tmp_path: Path, shape: tuple[int, int], engin
 
 @needs_data
 @pytest.mark.slow
-def test_trained_bundle_on_a_real_slide_differs_in_no_label(tmp_path: Path) -> None:
+def test_trained_model_on_a_real_slide_differs_in_no_label(tmp_path: Path) -> None:
     assert DATA is not None
     path = DATA / "slides" / "CMU-1-Small-Region.svs"
     slide = wsipipe.open_slide(path)
-    expected = whole_labels(str(DEFAULT_BUNDLE), slide.levels[0].array[:])
+    expected = whole_labels(str(DEFAULT_MODEL), slide.levels[0].array[:])
     assert 0.01 < (expected > 0).mean() < 0.5
     for engine, sizes in product(ENGINES, ({"tile": 512, "block": 1024}, {})):
         out = tmp_path / f"{engine} {len(sizes)}"

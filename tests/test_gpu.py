@@ -17,8 +17,8 @@ from tests.faults import assert_same_bytes, picture, write_slide
 from wsipipe.arrays import Pixels
 from wsipipe.inference.pool import close_resident_pools
 from wsipipe.inference.replica import Replica
-from wsipipe.model.bundle import Bundle
-from wsipipe.pipeline.config import DEFAULT_BUNDLE
+from wsipipe.model.model_file import Model
+from wsipipe.pipeline.config import DEFAULT_MODEL
 
 CUDA = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
 MPS = ["mps"] if torch.backends.mps.is_available() else []
@@ -41,8 +41,8 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return wsipipe.load_bundle(DEFAULT_BUNDLE)
+def model() -> Model:
+    return wsipipe.load_model(DEFAULT_MODEL)
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def segment(slide: Path, tmp_path: Path) -> Callable[..., tuple[np.ndarray, wsip
     return segment
 
 
-def tiles_of(bundle: Bundle, count: int, core: int = 512) -> list[Pixels]:
-    side = core + bundle.info.receptive.margin
+def tiles_of(model: Model, count: int, core: int = 512) -> list[Pixels]:
+    side = core + model.info.receptive.margin
     return [picture((side, side), seed=seed) for seed in range(count)]
 
 
@@ -90,15 +90,15 @@ def test_lower_precisions_change_few_labels_and_how_many_is_printed(
 
 @needs_gpu
 @pytest.mark.filterwarnings("ignore")
-def test_the_compiled_network_gives_the_same_labels(bundle: Bundle, gpu: str) -> None:
-    eager, compiled = Replica(bundle, gpu), Replica(bundle, gpu, engine="compile")
-    for tile in tiles_of(bundle, 5):
+def test_the_compiled_network_gives_the_same_labels(model: Model, gpu: str) -> None:
+    eager, compiled = Replica(model, gpu), Replica(model, gpu, engine="compile")
+    for tile in tiles_of(model, 5):
         np.testing.assert_array_equal(compiled.predict([tile]).labels, eager.predict([tile]).labels)
 
 
 @needs_cuda
-def test_tiles_travel_from_pinned_memory_on_streams_of_their_own(bundle: Bundle) -> None:
-    replica, (tile,) = Replica(bundle, CUDA[0]), tiles_of(bundle, 1)
+def test_tiles_travel_from_pinned_memory_on_streams_of_their_own(model: Model) -> None:
+    replica, (tile,) = Replica(model, CUDA[0]), tiles_of(model, 1)
     stacked = replica._stack([tile])
     assert torch.from_numpy(stacked).is_pinned()
     np.testing.assert_array_equal(stacked[0], tile)
@@ -135,8 +135,8 @@ def test_a_device_that_runs_out_of_memory_gives_the_same_bytes(
 
 
 @needs_cuda
-def test_memory_of_the_device_does_not_grow(bundle: Bundle) -> None:
-    replica, tiles = Replica(bundle, CUDA[0]), tiles_of(bundle, 4)
+def test_memory_of_the_device_does_not_grow(model: Model) -> None:
+    replica, tiles = Replica(model, CUDA[0]), tiles_of(model, 4)
     with replica.lane():
         replica.predict(tiles)
         torch.cuda.reset_peak_memory_stats()

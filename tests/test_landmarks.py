@@ -13,7 +13,7 @@ import zarr
 
 import wsipipe
 from wsipipe.evaluation.sources import stored_downsample
-from wsipipe.model.bundle import default_classes
+from wsipipe.model.model_file import default_classes
 
 SHAPE = (1507, 1999)
 DISC_PX = 31
@@ -22,7 +22,7 @@ CENTRES = [(40.0, 40.0), (700.5, 1002.25), (1466.0, 1958.0), (44.0, 1950.5), (14
 
 
 @pytest.fixture(scope="module")
-def dark_bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+def dark_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A network of one convolution that says 1 where a pixel is darker than the middle; 0.5 µm/px."""
     path = tmp_path_factory.mktemp("b") / "dark.safetensors"
     network = wsipipe.UNet(in_channels=3, classes=1, base_channels=1, depth=0, convs_per_level=1)
@@ -34,8 +34,8 @@ def dark_bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
         first.bias.fill_(1.0)
         head.weight.fill_(1.0)
         head.bias.fill_(-0.5)
-    spec = wsipipe.BundleSpec(classes=default_classes(1), mpp=0.5, mean=(0.0,), std=(1.0,))
-    wsipipe.save_bundle(path, network, spec)
+    spec = wsipipe.ModelSpec(classes=default_classes(1), mpp=0.5, mean=(0.0,), std=(1.0,))
+    wsipipe.save_model(path, network, spec)
     return str(path)
 
 
@@ -66,7 +66,7 @@ def halved(image: np.ndarray) -> np.ndarray:
     ],
 )
 def test_landmarks_are_found_within_a_quarter_of_a_pixel(
-    tmp_path: Path, dark_bundle: str, mpp: float, levels: int, shrink: float, index: int
+    tmp_path: Path, dark_model: str, mpp: float, levels: int, shrink: float, index: int
 ) -> None:
     image = disc_image()
     with tifffile.TiffWriter(tmp_path / "s.tif") as tiff:
@@ -76,7 +76,7 @@ def test_landmarks_are_found_within_a_quarter_of_a_pixel(
             image = halved(image)
     out = tmp_path / "out"
     summary = wsipipe.run(
-        [tmp_path / "s.tif"], wsipipe.RunConfig(out=str(out), bundle=dark_bundle, device="cpu", block=512, tile=256)
+        [tmp_path / "s.tif"], wsipipe.RunConfig(out=str(out), model=dark_model, device="cpu", block=512, tile=256)
     )
     assert summary.exit_code == 0, summary
     store = out / "s.zarr"

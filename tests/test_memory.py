@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.big import write_big_slide
-from wsipipe.model.bundle import load_bundle, save_bundle
+from wsipipe.model.model_file import load_model, save_model
 
 SIDES = 2048, 8192
 SCRIPT = str(Path(sys.executable).with_name("wsipipe"))
@@ -27,10 +27,10 @@ def run_json(*arguments: object) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shrink", [1.0, 2.0])
-def test_peak_memory_is_flat_and_below_the_projection(tmp_path: Path, tiny_bundle: Path, shrink: float) -> None:
+def test_peak_memory_is_flat_and_below_the_projection(tmp_path: Path, tiny_model: Path, shrink: float) -> None:
     """Of a slide as it is, and of one that is averaged: as many pixels of labels of twice as fine a slide."""
-    peaks, bundle = {}, load_bundle(tiny_bundle)
-    save_bundle(tmp_path / "b.safetensors", bundle.network, replace(bundle.spec, mpp=0.5))
+    peaks, model = {}, load_model(tiny_model)
+    save_model(tmp_path / "b.safetensors", model.network, replace(model.spec, mpp=0.5))
     slides = [write_big_slide(tmp_path / f"{side}.zarr", round(side * shrink), mpp=0.5 / shrink) for side in SIDES]
     options = ("-m", tmp_path / "b.safetensors", "-o", tmp_path / "out", "--block", 1024, "--tile", 512)
     plans = run_json(*slides, *options, "--dry-run")["slides"]
@@ -45,9 +45,9 @@ def test_peak_memory_is_flat_and_below_the_projection(tmp_path: Path, tiny_bundl
 
 
 @pytest.mark.slow
-def test_the_smallest_max_memory_that_is_named_works(tmp_path: Path, tiny_bundle: Path) -> None:
+def test_the_smallest_max_memory_that_is_named_works(tmp_path: Path, tiny_model: Path) -> None:
     slide = write_big_slide(tmp_path / "s.zarr", 3000)
-    command = [SCRIPT, "run", str(slide), "-m", str(tiny_bundle), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    command = [SCRIPT, "run", str(slide), "-m", str(tiny_model), "-o", str(tmp_path / "out"), "--device", "cpu"]
     refused = subprocess.run([*command, "--max-memory", "50MB"], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr
@@ -55,7 +55,7 @@ def test_the_smallest_max_memory_that_is_named_works(tmp_path: Path, tiny_bundle
     assert found, refused.stderr
     megabytes = int(found[1])
     # What the process takes before the first block differs by a few pages from start to start.
-    fits = run_json(slide, "-m", tiny_bundle, "-o", tmp_path / "out", "--max-memory", f"{megabytes + 8}MB")
+    fits = run_json(slide, "-m", tiny_model, "-o", tmp_path / "out", "--max-memory", f"{megabytes + 8}MB")
     assert fits["exit_code"] == 0
     assert fits["threads"] == 1
     assert fits["peak_bytes"] <= (megabytes + 8) * 1e6

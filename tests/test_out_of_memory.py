@@ -35,13 +35,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, write_slide: WriteSlide) ->
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path, tiny_bundle: Path) -> Callable[..., RunSummary]:
+def run(folder: Path, tiny_model: Path) -> Callable[..., RunSummary]:
     """``run(out, engine)``: segment the slide; ``undisturbed`` is done."""
 
     def run(out: str, engine: str = "torch") -> RunSummary:
         config = wsipipe.RunConfig(
             out=str(folder / out),
-            bundle=str(tiny_bundle),
+            model=str(tiny_model),
             device="cpu",
             engine=engine,
             block=128,

@@ -23,7 +23,7 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     network = wsipipe.UNet(base_channels=1, depth=2)
     classes = (wsipipe.LabelClass("background", 0, "#000000"), wsipipe.LabelClass("nucleus", 1, "#ffe119"))
-    wsipipe.save_bundle("my.safetensors", network, wsipipe.BundleSpec(classes=classes, mpp=0.5))
+    wsipipe.save_model("my.safetensors", network, wsipipe.ModelSpec(classes=classes, mpp=0.5))
     names: dict[str, object] = {}
     exec(example.replace("base_channels=16", "base_channels=1, depth=1"), names)
     assert (tmp_path / "segmentations" / "case-18.zarr" / "zarr.json").exists()

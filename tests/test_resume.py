@@ -28,11 +28,11 @@ from tests.faults import (
     start,
     summary,
     wait_until,
-    write_bundle,
+    write_model,
     write_slide,
     wsipipe,
 )
-from wsipipe import RunConfig, load_bundle, run
+from wsipipe import RunConfig, load_model, run
 from wsipipe.pipeline.run_plan import plan_run
 from wsipipe.pipeline.summary import SlideOutcome
 
@@ -52,7 +52,7 @@ class Case:
 
     def command(self, out: Path) -> list[object]:
         """The arguments of `wsipipe` that make it again in ``out``."""
-        given = [*("-m", self.config.bundle), *("--block", self.config.block), *("--device", "cpu"), *("-o", out)]
+        given = [*("-m", self.config.model), *("--block", self.config.block), *("--device", "cpu"), *("-o", out)]
         return ["run", self.slide, *given, *(["--probabilities"] if self.config.probabilities else [])]
 
     def again(self, out: Path, **changes: object) -> SlideOutcome:
@@ -63,8 +63,8 @@ class Case:
 
 def made(folder: Path, shape: tuple[int, int], blocks: int, **options: object) -> Case:
     """A case in ``folder``, segmented undisturbed."""
-    bundle = write_bundle(folder / "small.safetensors")
-    config = RunConfig(out=str(folder / "undisturbed"), bundle=str(bundle), device="cpu", **options)  # type: ignore[arg-type]
+    model = write_model(folder / "small.safetensors")
+    config = RunConfig(out=str(folder / "undisturbed"), model=str(model), device="cpu", **options)  # type: ignore[arg-type]
     case = Case(write_slide(folder / "slide.tif", picture(shape)), config, blocks)
     outcome = case.again(Path(config.out))
     assert (outcome.status, outcome.blocks_computed) == ("done", blocks), outcome.message
@@ -224,14 +224,14 @@ def test_run_with_probabilities_that_was_killed_ends_in_the_same_bytes(
 @pytest.mark.slow
 def test_probabilities_are_those_of_one_pass_over_the_whole_slide(with_probabilities: Case) -> None:
     case = with_probabilities
-    bundle = load_bundle(str(case.config.bundle))
+    model = load_model(str(case.config.model))
     image = picture((1100, 1300))  # a multiple of the pooling grid, so that only the margin is mirrored
-    receptive = bundle.info.receptive
+    receptive = model.info.receptive
     half = receptive.margin // 2
     mirrored = np.pad(image, ((half, half), (half, half), (0, 0)), "symmetric")
     pixels = torch.from_numpy(mirrored).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
-        logits = bundle.network((pixels - bundle.spec.mean[0]) / bundle.spec.std[0])[0]
+        logits = model.network((pixels - model.spec.mean[0]) / model.spec.std[0])[0]
     logits = logits[:, receptive.crop : receptive.crop + 1100, receptive.crop : receptive.crop + 1300]
     wanted = (logits.softmax(0) * 255).round().to(torch.uint8).numpy()
     made = np.asarray(zarr.open_array(case.store / "probabilities/0", mode="r")[:])
@@ -468,8 +468,8 @@ def test_store_of_something_else_is_refused_and_left_alone(damaged_store: Path, 
     out = damaged_store.parent
     before = files(damaged_store), shards(damaged_store)
     if change == "weights":
-        other = write_bundle(out.parent / "other.safetensors", seed=1)
-        message, outcome = "other weights", few.again(out, bundle=str(other))
+        other = write_model(out.parent / "other.safetensors", seed=1)
+        message, outcome = "other weights", few.again(out, model=str(other))
     elif change == "mpp":
         message, outcome = r"the level shrunk by 1 \(now 0\.98039\)", few.again(out, mpp=0.51)
     elif change == "probabilities":
@@ -523,7 +523,7 @@ def test_damaged_probabilities_are_made_again(with_probabilities: Case, tmp_path
 
 @pytest.mark.slow
 def test_overwrite_replaces_the_old_store_only_once_the_new_one_is_complete(few: Case, tmp_path: Path) -> None:
-    other = replace(few, config=replace(few.config, bundle=str(write_bundle(tmp_path / "other.safetensors", seed=1))))
+    other = replace(few, config=replace(few.config, model=str(write_model(tmp_path / "other.safetensors", seed=1))))
     assert other.again(tmp_path / "undisturbed").status == "done"
     wanted = tmp_path / "undisturbed" / "slide.zarr"
     assert files(wanted)["0/c/0/0"] != files(few.store)["0/c/0/0"]
@@ -561,8 +561,8 @@ def test_overwrite_throws_away_what_was_begun_with_something_else(few: Case, tmp
     shutil.copytree(few.store, tmp_path / "slide.zarr")
     unfinish(tmp_path / "slide.zarr")
     shutil.copytree(few.store, tmp_path / "slide.zarr")
-    other = str(write_bundle(tmp_path / "other.safetensors", seed=1))
-    outcome = few.again(tmp_path, bundle=other, overwrite=True)
+    other = str(write_model(tmp_path / "other.safetensors", seed=1))
+    outcome = few.again(tmp_path, model=other, overwrite=True)
     assert (outcome.status, outcome.blocks_computed) == ("done", few.blocks), outcome.message
     outcome = few.again(tmp_path, overwrite=True)
     assert (outcome.status, outcome.blocks_computed) == ("done", few.blocks), outcome.message
@@ -576,7 +576,7 @@ def test_overwrite_killed_while_it_throws_away_what_was_begun_is_resumed(few: Ca
     for level in range(4):  # so many that the kill falls into their removal, wherever the root's turn is in it
         for i in range(5000):
             (begun / f"{level}/c/0/{i}.partial").touch()
-    other = replace(few, config=replace(few.config, bundle=str(write_bundle(tmp_path / "other.safetensors", seed=1))))
+    other = replace(few, config=replace(few.config, model=str(write_model(tmp_path / "other.safetensors", seed=1))))
     log = tmp_path / "log"
     process = start(*other.command(tmp_path), "--overwrite", log=log)
     count = count_files(begun)

@@ -29,7 +29,7 @@ from tests.faults import (
     shards,
     start,
     wait_until,
-    write_bundle,
+    write_model,
     write_slide,
     wsipipe,
 )
@@ -129,12 +129,12 @@ def _slurm() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with slides, a bundle, and in ``out`` the stores that one process makes."""
+    """A folder with slides, a model, and in ``out`` the stores that one process makes."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "slides").mkdir()
     for seed, name in enumerate(NAMES):
         write_slide(folder / "slides" / f"{name}.tif", picture((200 + 150 * seed, 400), seed=seed))
-    write_bundle(folder / "b.safetensors")
+    write_model(folder / "b.safetensors")
     config = RunConfig(str(folder / "out"), str(folder / "b.safetensors"), block=128, tile=128, device="cpu")
     assert run([folder / "slides"], config).exit_code == 0
     return folder

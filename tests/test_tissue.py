@@ -13,15 +13,15 @@ import zarr
 from ome_zarr_models.v05.image_label import ImageLabel
 
 import wsipipe
-from tests.faults import assert_same_bytes, files, write_bundle, write_slide
+from tests.faults import assert_same_bytes, files, write_model, write_slide
 from tests.real_data import DATA, needs_data
 from tests.slides.made import patch, tile_at
 from tests.tissue.drawn import disc, glass, on_glass
 from wsipipe.errors import UsageError
 from wsipipe.events import BlockDone, Event, TissueFound, ignore
 from wsipipe.geometry.grid import Box
-from wsipipe.model.bundle import read_bundle_info
-from wsipipe.pipeline.config import DEFAULT_BUNDLE
+from wsipipe.model.model_file import read_model_info
+from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.pipeline.run_plan import plan_run
 from wsipipe.pipeline.summary import DONE, FAILED, NO_TISSUE, SKIPPED, RunSummary
 from wsipipe.slides.slide import choose_level
@@ -36,8 +36,8 @@ LEFT_OUT = 0.001
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("tissue") / "b.safetensors")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("tissue") / "b.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_slide(tmp_path_factory.mktemp("tissue") / "case.tif", on_glass(WHERE))
 
 
-def run(slide: Path, out: Path, bundle: Path, listener: Any = ignore, **options: Any) -> RunSummary:
+def run(slide: Path, out: Path, model: Path, listener: Any = ignore, **options: Any) -> RunSummary:
     values = {"block": 128, "tile": 64, "threads": 2, "device": "cpu", "engine": "torch"} | options
-    return wsipipe.run([slide], wsipipe.RunConfig(out=str(out), bundle=str(bundle), **values), listener)
+    return wsipipe.run([slide], wsipipe.RunConfig(out=str(out), model=str(model), **values), listener)
 
 
 def array(out: Path, name: str = "0") -> np.ndarray:
@@ -73,10 +73,10 @@ def pixels_in(out: Path, shape: tuple[int, int] = SHAPE) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, slide: Path, bundle: Path) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, slide: Path, model: Path) -> Path:
     """The results of a run that looks everywhere."""
     out = tmp_path_factory.mktemp("whole")
-    assert run(slide, out, bundle, tissue="off", probabilities=True).slides[0].skipped == 0
+    assert run(slide, out, model, tissue="off", probabilities=True).slides[0].skipped == 0
     assert not (out / "case.zarr" / "tissue").exists()
     return out
 
@@ -87,7 +87,7 @@ SIZES = [(128, 64), (128, 32), (256, 256), (96, 48), (1024, 512)]
 @pytest.mark.parametrize("probabilities", [False, True])
 @pytest.mark.parametrize("tissue", ["auto", "file"])
 def test_inside_labels_are_those_of_the_whole_slide_and_outside_they_are_0(
-    tmp_path: Path, slide: Path, bundle: Path, whole: Path, tissue: str, probabilities: bool
+    tmp_path: Path, slide: Path, model: Path, whole: Path, tissue: str, probabilities: bool
 ) -> None:
     given = tmp_path / "mask.png"
     given.write_bytes(imagecodecs.png_encode((np.random.default_rng(0).random((9, 12)) < 0.1).astype(np.uint8)))
@@ -96,7 +96,7 @@ def test_inside_labels_are_those_of_the_whole_slide_and_outside_they_are_0(
         out, heard = tmp_path / f"{block}-{tile}", list[Event]()
         options = {"block": block, "tile": tile, "probabilities": probabilities}
         options |= {"tissue": str(given) if tissue == "file" else tissue}
-        (outcome,) = run(slide, out, bundle, heard.append, **options).slides
+        (outcome,) = run(slide, out, model, heard.append, **options).slides
         assert outcome.status == DONE
         inside = pixels_in(out)
         masks.append(inside)
@@ -119,8 +119,8 @@ def test_inside_labels_are_those_of_the_whole_slide_and_outside_they_are_0(
         assert_same_bytes(tmp_path / "128-64" / "case.zarr", tmp_path / "128-32" / "case.zarr")
 
 
-def test_the_mask_is_an_image_label_over_the_whole_slide(tmp_path: Path, slide: Path, bundle: Path) -> None:
-    run(slide, tmp_path, bundle)
+def test_the_mask_is_an_image_label_over_the_whole_slide(tmp_path: Path, slide: Path, model: Path) -> None:
+    run(slide, tmp_path, model)
     group = zarr.open_group(tmp_path / "case.zarr" / "tissue", mode="r")
     ImageLabel.from_zarr(group)
     (multiscale,) = group.attrs["ome"]["multiscales"]
@@ -131,10 +131,10 @@ def test_the_mask_is_an_image_label_over_the_whole_slide(tmp_path: Path, slide: 
         assert np.allclose(translation["translation"], (np.array(scale["scale"]) - 0.5) / 2)
 
 
-def test_of_a_large_mask_there_is_a_pyramid(tmp_path: Path, slide: Path, bundle: Path) -> None:
+def test_of_a_large_mask_there_is_a_pyramid(tmp_path: Path, slide: Path, model: Path) -> None:
     mask = (np.random.default_rng(0).random((750, 1000)) < 0.5).astype(np.uint8)
     (tmp_path / "m.png").write_bytes(imagecodecs.png_encode(mask))
-    run(slide, tmp_path, bundle, tissue=str(tmp_path / "m.png"))
+    run(slide, tmp_path, model, tissue=str(tmp_path / "m.png"))
     levels = [array(tmp_path, f"tissue/{level}") for level in range(2)]
     assert np.array_equal(levels[0], mask)
     assert np.array_equal(levels[1], halve(mask))
@@ -142,107 +142,107 @@ def test_of_a_large_mask_there_is_a_pyramid(tmp_path: Path, slide: Path, bundle:
     ImageLabel.from_zarr(zarr.open_group(tmp_path / "case.zarr" / "tissue", mode="r"))
 
 
-def test_without_tissue_a_slide_is_complete_but_not_done(tmp_path: Path, bundle: Path) -> None:
+def test_without_tissue_a_slide_is_complete_but_not_done(tmp_path: Path, model: Path) -> None:
     slide = write_slide(tmp_path / "case.tif", glass(SHAPE))
-    summary = run(slide, tmp_path / "out", bundle, probabilities=True)
+    summary = run(slide, tmp_path / "out", model, probabilities=True)
     (outcome,) = summary.slides
     assert (outcome.status, summary.exit_code, summary.count(DONE)) == (NO_TISSUE, 0, 0)
     assert [warning for warning in outcome.warnings if "no tissue was found" in warning]
     assert (outcome.skipped, outcome.computed, outcome.pixels) == (600 * 800, 0, 600 * 800)
     assert not array(tmp_path / "out").any()
     assert not array(tmp_path / "out", "probabilities/0").any()
-    (again,) = run(slide, tmp_path / "out", bundle, probabilities=True).slides
+    (again,) = run(slide, tmp_path / "out", model, probabilities=True).slides
     assert (again.status, again.message) == (SKIPPED, "complete, no tissue was found")
-    everywhere = run(slide, tmp_path / "out", bundle, tissue="off", overwrite=True)
+    everywhere = run(slide, tmp_path / "out", model, tissue="off", overwrite=True)
     assert everywhere.slides[0].status == DONE
 
 
-def test_blocks_without_tissue_are_not_read(tmp_path: Path, bundle: Path, whole: Path) -> None:
+def test_blocks_without_tissue_are_not_read(tmp_path: Path, model: Path, whole: Path) -> None:
     slide = write_slide(tmp_path / "case.tif", on_glass(WHERE))
     patch(slide, tile_at(slide, 3)[0], bytes(64))  # the tile [0:256, 768:800] of level 0 can not be decoded any more
-    broken = run(slide, tmp_path / "off", bundle, tissue="off")
+    broken = run(slide, tmp_path / "off", model, tissue="off")
     assert broken.slides[0].status == FAILED
-    assert run(slide, tmp_path / "auto", bundle).slides[0].status == DONE
+    assert run(slide, tmp_path / "auto", model).slides[0].status == DONE
     assert np.array_equal(array(tmp_path / "auto"), array(whole) * pixels_in(tmp_path / "auto"))
 
 
-def test_a_low_level_that_can_not_be_read_fails_the_slide_and_names_the_way_out(tmp_path: Path, bundle: Path) -> None:
+def test_a_low_level_that_can_not_be_read_fails_the_slide_and_names_the_way_out(tmp_path: Path, model: Path) -> None:
     slide = write_slide(tmp_path / "case.tif", on_glass(WHERE))
     patch(slide, tile_at(slide, 0, page=1)[0], bytes(64))
-    (outcome,) = run(slide, tmp_path / "out", bundle).slides
+    (outcome,) = run(slide, tmp_path / "out", model).slides
     assert outcome.status == FAILED
     assert "case.tif level 1 can not be read" in outcome.message
     assert "look everywhere: --tissue off" in outcome.message
-    assert run(slide, tmp_path / "out", bundle, tissue="off", overwrite=True).slides[0].status == DONE
+    assert run(slide, tmp_path / "out", model, tissue="off", overwrite=True).slides[0].status == DONE
 
 
 def test_a_run_that_is_resumed_takes_the_mask_that_is_there(
-    tmp_path: Path, slide: Path, bundle: Path, whole: Path
+    tmp_path: Path, slide: Path, model: Path, whole: Path
 ) -> None:
-    (plan,) = plan_run([slide], wsipipe.RunConfig(out=str(tmp_path), bundle=str(bundle), block=128)).planned
+    (plan,) = plan_run([slide], wsipipe.RunConfig(out=str(tmp_path), model=str(model), block=128)).planned
     lifecycle.begin_store(plan.store)
     cells = np.zeros(plan.store.tissue or (), bool)
     cells[20:30, 10:15] = True
     content.write_tissue(plan.store, cells)
-    (outcome,) = run(slide, tmp_path, bundle).slides
+    (outcome,) = run(slide, tmp_path, model).slides
     assert (outcome.tissue_by, outcome.tissue_share) == ("found before", pytest.approx(cells.mean()))
     assert np.array_equal(array(tmp_path, "tissue/0"), cells)
     assert np.array_equal(array(tmp_path), array(whole) * pixels_in(tmp_path))
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut"])
-def test_a_mask_that_was_lost_is_made_again(tmp_path: Path, slide: Path, bundle: Path, damage: str) -> None:
-    run(slide, tmp_path, bundle)
+def test_a_mask_that_was_lost_is_made_again(tmp_path: Path, slide: Path, model: Path, damage: str) -> None:
+    run(slide, tmp_path, model)
     store = tmp_path / "case.zarr"
     before, shard = files(store), store / "tissue" / "0" / "c" / "0" / "0"
     if damage == "gone":
         shard.unlink()
     else:
         shard.write_bytes(shard.read_bytes()[:-5])
-    (outcome,) = run(slide, tmp_path, bundle).slides
+    (outcome,) = run(slide, tmp_path, model).slides
     assert (outcome.status, outcome.blocks_computed) == (DONE, 0)
     assert files(store).keys() == before.keys()
     assert files(store)["tissue/0/c/0/0"] == before["tissue/0/c/0/0"]
 
 
-def test_another_mask_is_another_result(tmp_path: Path, slide: Path, bundle: Path) -> None:
-    run(slide, tmp_path, bundle)
-    (refused,) = run(slide, tmp_path, bundle, tissue="off").slides
+def test_another_mask_is_another_result(tmp_path: Path, slide: Path, model: Path) -> None:
+    run(slide, tmp_path, model)
+    (refused,) = run(slide, tmp_path, model, tissue="off").slides
     assert refused.status == FAILED
     assert "was made with tissue auto 1 (now off)" in refused.message
-    assert run(slide, tmp_path, bundle, tissue="off", overwrite=True).slides[0].status == DONE
+    assert run(slide, tmp_path, model, tissue="off", overwrite=True).slides[0].status == DONE
     assert not (tmp_path / "case.zarr" / "tissue").exists()
 
 
-def test_stores_of_before_there_were_masks_looked_everywhere(tmp_path: Path, slide: Path, bundle: Path) -> None:
-    run(slide, tmp_path, bundle, tissue="off")
+def test_stores_of_before_there_were_masks_looked_everywhere(tmp_path: Path, slide: Path, model: Path) -> None:
+    run(slide, tmp_path, model, tissue="off")
     root = tmp_path / "case.zarr" / "zarr.json"
     document = json.loads(root.read_text())
     assert document["attributes"]["wsipipe"]["fingerprint"].pop("tissue") == "off"
     root.write_text(json.dumps(document))
-    assert run(slide, tmp_path, bundle, tissue="off").slides[0].status == SKIPPED
+    assert run(slide, tmp_path, model, tissue="off").slides[0].status == SKIPPED
 
 
-def test_what_was_skipped_is_in_the_store(tmp_path: Path, slide: Path, bundle: Path) -> None:
-    (outcome,) = run(slide, tmp_path, bundle).slides
+def test_what_was_skipped_is_in_the_store(tmp_path: Path, slide: Path, model: Path) -> None:
+    (outcome,) = run(slide, tmp_path, model).slides
     record = zarr.open_group(tmp_path / "case.zarr", mode="r").attrs["wsipipe"]["run"]
     assert record["skipped"] == outcome.skipped > 0
     assert record["tissue"] == {"share": outcome.tissue_share, "how": "brightfield"}
 
 
-def test_the_mask_of_a_file_is_of_one_slide(tmp_path: Path, slide: Path, bundle: Path) -> None:
+def test_the_mask_of_a_file_is_of_one_slide(tmp_path: Path, slide: Path, model: Path) -> None:
     other = write_slide(tmp_path / "other.tif", glass(SHAPE))
     (tmp_path / "m.png").write_bytes(imagecodecs.png_encode(np.ones((6, 8), np.uint8)))
-    config = wsipipe.RunConfig(out=str(tmp_path), bundle=str(bundle), tissue=str(tmp_path / "m.png"))
+    config = wsipipe.RunConfig(out=str(tmp_path), model=str(model), tissue=str(tmp_path / "m.png"))
     with pytest.raises(UsageError, match="is the mask of one slide; 2 are given"):
         wsipipe.run([slide, other], config)
 
 
 def share_left_out(path: Path, everywhere: np.ndarray, mpp: float | None = None) -> float:
     """Of what the nuclei model finds everywhere on a slide, the share that the tissue mask leaves out."""
-    bundle = read_bundle_info(DEFAULT_BUNDLE)
+    model = read_model_info(DEFAULT_MODEL)
     slide = wsipipe.open_slide(path, mpp=mpp)
-    mask, _ = find_tissue(slide, choose_level(slide, bundle.spec.mpp), halo=bundle.receptive.halo)
+    mask, _ = find_tissue(slide, choose_level(slide, model.spec.mpp), halo=model.receptive.halo)
     inside = everywhere.copy()
     mask.clear_outside(inside, Box(0, inside.shape[0], 0, inside.shape[1]))
     found = np.count_nonzero(everywhere)

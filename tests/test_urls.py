@@ -27,7 +27,7 @@ from tests.faults import (
     store_files,
     summary,
     wait_until,
-    write_bundle,
+    write_model,
     write_slide,
 )
 from tests.faults import wsipipe as command
@@ -72,11 +72,11 @@ def _bucket(port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two slides, a bundle, and in ``out`` the stores that come from files."""
+    """A folder with two slides, a model, and in ``out`` the stores that come from files."""
     folder = tmp_path_factory.mktemp("made")
     write_slide(folder / "a.tif", picture((500, 700)))
     write_slide(folder / "b.tif", picture((300, 260), seed=1))
-    write_bundle(folder / "b.safetensors")
+    write_model(folder / "b.safetensors")
     slides = [folder / "a.tif", folder / "b.tif"]
     ended = command("run", *slides, "-m", folder / "b.safetensors", "-o", folder / "out", *SMALL)
     assert ended.returncode == 0, ended.stderr
@@ -193,10 +193,10 @@ STEPS = ("write_bytes", "copy", "remove")
 
 @pytest.mark.parametrize("replaced", [False, True])
 def test_killed_at_any_step_of_publishing_a_store_is_whole_or_not_there_and_the_next_run_ends_alike(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, replaced: bool
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, replaced: bool
 ) -> None:
     slide, out = write_slide(tmp_path / "a.tif", picture((60, 100))), f"{ROOT}/out"
-    config = wsipipe.RunConfig(out=out, bundle=str(tiny_bundle), block=64, tile=64, device="cpu", tissue="off")
+    config = wsipipe.RunConfig(out=out, model=str(tiny_model), block=64, tile=64, device="cpu", tissue="off")
     wsipipe.run([slide], config)
     wanted = store_files(download(f"{out}/a.zarr", tmp_path / "wanted"))
     done, steps = False, 0
@@ -356,7 +356,7 @@ def test_a_bucket_that_is_not_there_is_an_environment_error(made: Path) -> None:
 
 
 def test_a_slide_that_is_not_in_the_bucket_fails_and_the_others_go_on(made: Path, slides: str) -> None:
-    config = wsipipe.RunConfig(out=f"{ROOT}/out", bundle=str(made / "b.safetensors"), block=128, tile=128, device="cpu")
+    config = wsipipe.RunConfig(out=f"{ROOT}/out", model=str(made / "b.safetensors"), block=128, tile=128, device="cpu")
     summary = wsipipe.run([f"{slides}/gone.tif", f"{slides}/b.tif"], config)
     assert [slide.status for slide in summary.slides] == ["failed", "done"]
     assert f"gone.tif can not be opened: no such file ({slides}/gone.tif)" in summary.slides[0].message
@@ -364,7 +364,7 @@ def test_a_slide_that_is_not_in_the_bucket_fails_and_the_others_go_on(made: Path
 
 def test_what_is_in_the_way_in_a_bucket_is_not_overwritten(made: Path) -> None:
     Url(f"{ROOT}/out/a.zarr/notes.txt").write_bytes(b"mine")
-    config = wsipipe.RunConfig(out=f"{ROOT}/out", bundle=str(made / "b.safetensors"), device="cpu")
+    config = wsipipe.RunConfig(out=f"{ROOT}/out", model=str(made / "b.safetensors"), device="cpu")
     summary = wsipipe.run([made / "a.tif"], config)
     assert "is in the way: it is not a store that wsipipe made" in summary.slides[0].message
     assert Url(f"{ROOT}/out/a.zarr/notes.txt").read_bytes() == b"mine"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.faults import PATIENCE_SECONDS, SCRIPT, assert_same_bytes, picture, write_bundle, write_slide
+from tests.faults import PATIENCE_SECONDS, SCRIPT, assert_same_bytes, picture, write_model, write_slide
 from wsipipe import RunConfig, run
 from wsipipe.nightly.config import Night, read_night
 from wsipipe.pipeline.config import parse_cluster
@@ -74,7 +74,7 @@ def test_what_the_example_of_a_night_only_shows_is_right_too(number: int, tmp_pa
     night = night_here(re.sub(r"^#(?=\w)", "", text, flags=re.MULTILINE), tmp_path)
     config = night.run_config()
     assert config.on_cluster
-    assert config.bundle == str(tmp_path / "nuclei.safetensors")
+    assert config.model == str(tmp_path / "nuclei.safetensors")
     if config.cluster:
         pytest.importorskip("dask_jobqueue", reason="no dask-jobqueue; pip install '.[slurm]'")
         from dask_jobqueue.slurm import SLURMJob
@@ -173,17 +173,17 @@ def test_what_lies_on_kubernetes_belongs_together(tmp_path: Path) -> None:
 
 def test_snakemake_makes_the_same_stores(tmp_path: Path) -> None:
     snakemake = tool("snakemake", "pip install snakemake")
-    bundle = write_bundle(tmp_path / "b.safetensors")
+    model = write_model(tmp_path / "b.safetensors")
     (tmp_path / "slides").mkdir()
     slide = write_slide(tmp_path / "slides" / "a slide.tif", picture((200, 300)))
     command = [snakemake, "--snakefile", WORKFLOWS / "Snakefile", "--cores", 2, "--config"]
-    command += [f"options=-m {bundle} {SMALL}"]
+    command += [f"options=-m {model} {SMALL}"]
     assert "segment" in check(*command, "--dry-run", cwd=tmp_path)
     check(*command, cwd=tmp_path)
     assert "Nothing to be done" in check(*command, cwd=tmp_path)
     store = tmp_path / "segmentations" / "a slide.zarr"
     (store / ".snakemake_timestamp").unlink()
-    config = RunConfig(str(tmp_path / "out"), str(bundle), block=128, tile=128, device="cpu")
+    config = RunConfig(str(tmp_path / "out"), str(model), block=128, tile=128, device="cpu")
     assert run([slide], config).exit_code == 0
     assert_same_bytes(store, tmp_path / "out" / "a slide.zarr")
 

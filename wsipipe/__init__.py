@@ -14,7 +14,7 @@ from wsipipe.version import VERSION
 
 if TYPE_CHECKING:
     from wsipipe.errors import WsipipeError
-    from wsipipe.model.bundle import BundleSpec, LabelClass, load_bundle, save_bundle
+    from wsipipe.model.model_file import LabelClass, ModelSpec, load_model, save_model
     from wsipipe.model.unet import UNet
     from wsipipe.pipeline.config import RunConfig
     from wsipipe.pipeline.run import run
@@ -26,31 +26,31 @@ __version__ = VERSION
 
 # Where each public name lives; it is imported when it is first used, so that `wsipipe --help` is quick.
 _HOME = {
-    "BundleSpec": "model.bundle",
-    "LabelClass": "model.bundle",
+    "ModelSpec": "model.model_file",
+    "LabelClass": "model.model_file",
     "RunConfig": "pipeline.config",
     "Slide": "slides.slide",
     "UNet": "model.unet",
     "WsipipeError": "errors",
-    "load_bundle": "model.bundle",
+    "load_model": "model.model_file",
     "open_slide": "slides.open",
     "run": "pipeline.run",
-    "save_bundle": "model.bundle",
+    "save_model": "model.model_file",
     "segment": "pipeline.segment",
 }
 
 __all__ = [
-    "BundleSpec",
     "LabelClass",
+    "ModelSpec",
     "RunConfig",
     "Slide",
     "UNet",
     "WsipipeError",
     "__version__",
-    "load_bundle",
+    "load_model",
     "open_slide",
     "run",
-    "save_bundle",
+    "save_model",
     "segment",
 ]
 

@@ -28,8 +28,8 @@ class GeometryError(UsageError):
     """A side, core, block or margin that the network or the store can not have."""
 
 
-class BundleError(WsipipeError, ValueError):
-    """A model bundle that is missing, truncated, foreign, newer than this wsipipe, or inconsistent."""
+class ModelError(WsipipeError, ValueError):
+    """A model that is missing, truncated, foreign, newer than this wsipipe, or inconsistent."""
 
 
 class SlideError(WsipipeError):
@@ -56,11 +56,11 @@ class TruncatedError(SlideReadError):
 
 
 class ResolutionError(SlideError, ValueError):
-    """The slide's micrometres per pixel are missing, implausible, or not those of the bundle."""
+    """The slide's micrometres per pixel are missing, implausible, or not those of the model."""
 
 
 class ChannelError(SlideError, ValueError):
-    """Slide and bundle do not agree on the channels."""
+    """Slide and model do not agree on the channels."""
 
 
 class LabelError(SlideError, ValueError):

@@ -239,9 +239,9 @@ class Validated:
 
 @dataclass(frozen=True)
 class TrainingDone:
-    """The bundle is written."""
+    """The model is written."""
 
-    bundle: str
+    model: str
     steps: int
     best_step: int
     split: str

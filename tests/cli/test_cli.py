@@ -22,7 +22,7 @@ from tests.conftest import Call, WriteSlide
 from tests.tissue.drawn import disc, glass, on_glass
 from wsipipe import cli
 from wsipipe.errors import UsageError
-from wsipipe.model.bundle import load_bundle
+from wsipipe.model.model_file import load_model
 from wsipipe.pictures.drawing import OUTLINE
 from wsipipe.pipeline.machine import size_bytes
 
@@ -32,9 +32,9 @@ HEAVY = {"torch", "dask", "distributed", "zarr", "tifffile", "numpy", "rich", "i
 
 
 @pytest.fixture
-def run(call: Call, tmp_path: Path, tiny_bundle: Path) -> Call:
-    """``wsipipe run ...`` with the tiny bundle, into ``tmp_path / "out"``."""
-    options = ["-m", tiny_bundle, "-o", tmp_path / "out", "--device", "cpu", "--block", "64"]
+def run(call: Call, tmp_path: Path, tiny_model: Path) -> Call:
+    """``wsipipe run ...`` with the tiny model, into ``tmp_path / "out"``."""
+    options = ["-m", tiny_model, "-o", tmp_path / "out", "--device", "cpu", "--block", "64"]
     return lambda *words: call("run", *options, *words)
 
 
@@ -307,10 +307,10 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 @pytest.mark.slow
 def test_a_terminated_run_is_exit_code_130_and_the_same_command_resumes(  # SIGINT, and the bytes: tests/test_resume.py
-    tmp_path: Path, tiny_bundle: Path, write_slide: WriteSlide
+    tmp_path: Path, tiny_model: Path, write_slide: WriteSlide
 ) -> None:
     slide = write_slide(tmp_path / "x.tif", (640, 640))
-    command = [SCRIPT, "run", slide, "-m", tiny_bundle, "--device", "cpu", "--block", "64", "-o", tmp_path / "out"]
+    command = [SCRIPT, "run", slide, "-m", tiny_model, "--device", "cpu", "--block", "64", "-o", tmp_path / "out"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert any(line == "x.tif: 10 %\n" for line in process.stderr)  # ten of a hundred blocks
@@ -378,19 +378,19 @@ def test_info_of_a_pattern_that_matches_nothing_is_exit_code_2(call: Call, tmp_p
 # model
 
 
-def test_model_show_prints_what_the_bundle_holds(call: Call, tiny_bundle: Path) -> None:
-    ended = call("model", "show", tiny_bundle)
+def test_model_show_prints_what_the_model_holds(call: Call, tiny_model: Path) -> None:
+    ended = call("model", "show", tiny_model)
     assert (ended.code, ended.err) == (0, "")
-    shown, bundle = json.loads(ended.out), load_bundle(tiny_bundle)
-    assert shown["sha256"] == bundle.info.sha256
-    assert shown["architecture"] == bundle.network.architecture
+    shown, model = json.loads(ended.out), load_model(tiny_model)
+    assert shown["sha256"] == model.info.sha256
+    assert shown["architecture"] == model.network.architecture
     assert (shown["halo_px"], shown["margin_px"], shown["core_multiple_px"]) == (10, 22, 4)
     assert [c["name"] for c in shown["classes"]] == ["background", "class 1"]
     assert shown["name"] == "tiny"
 
 
 @pytest.mark.parametrize("kind", ["gone", "folder", "text"])
-def test_model_show_of_what_is_no_bundle_is_exit_code_2(call: Call, tmp_path: Path, kind: str) -> None:
+def test_model_show_of_what_is_no_model_is_exit_code_2(call: Call, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x.safetensors"
     if kind == "folder":
         path.mkdir()
@@ -398,7 +398,7 @@ def test_model_show_of_what_is_no_bundle_is_exit_code_2(call: Call, tmp_path: Pa
         path.write_text("weights")
     ended = call("model", "show", path)
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith(f"wsipipe: bundle {path}")
+    assert ended.err.startswith(f"wsipipe: model {path}")
 
 
 def init_options(**changes: Any) -> list[str]:
@@ -422,17 +422,17 @@ def test_model_init_writes_what_was_asked_for(call: Call, tmp_path: Path) -> Non
     path = tmp_path / "new.safetensors"
     sizes = init_options(**{"in-channels": 1, "classes": 3, "mpp": 0.25, "depth": 1})
     assert call("model", "init", path, *sizes).code == 0
-    bundle = load_bundle(path)
-    assert bundle.network.architecture == {
+    model = load_model(path)
+    assert model.network.architecture == {
         "in_channels": 1,
         "classes": 3,
         "base_channels": 2,
         "depth": 1,
         "convs_per_level": 2,
     }
-    assert (bundle.spec.mpp, bundle.spec.name) == (0.25, "new")
-    assert bundle.spec.training["untrained"] is True
-    weights = np.concatenate([p.numpy().ravel() for p in bundle.network.parameters()])
+    assert (model.spec.mpp, model.spec.name) == (0.25, "new")
+    assert model.spec.training["untrained"] is True
+    weights = np.concatenate([p.numpy().ravel() for p in model.network.parameters()])
     assert np.unique(weights).size > weights.size / 2
 
 
@@ -492,11 +492,11 @@ def test_demo_into_a_file_is_exit_code_3(call: Call, tmp_path: Path) -> None:
     assert "give another DIR" in ended.err
 
 
-def test_preview_draws_what_would_be_looked_at(call: Call, tmp_path: Path, tiny_bundle: Path) -> None:
+def test_preview_draws_what_would_be_looked_at(call: Call, tmp_path: Path, tiny_model: Path) -> None:
     where = disc((150, 150), 60, (400, 600))
     slide = tmp_path / "x.tif"
     tifffile.imwrite(slide, on_glass(where), photometric="rgb", tile=(64, 64), metadata=None)
-    ended = call("preview", slide, "-m", tiny_bundle, "-o", tmp_path / "x.png")
+    ended = call("preview", slide, "-m", tiny_model, "-o", tmp_path / "x.png")
     assert ended.code == 0
     share = re.fullmatch(r"x\.tif: ([\d.]+)% of level 0 is to be looked at \(brightfield\): .*x\.png\n", ended.out)
     assert share

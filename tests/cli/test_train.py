@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from tests.conftest import Call
 from tests.faults import PATIENCE_SECONDS, Process, files_up_to, finish, start, wait_until
 from tests.training.discs import TINY, changed, write_discs, write_toml
-from wsipipe import load_bundle
+from wsipipe import load_model
 from wsipipe.cli import cli, train
 from wsipipe.cli.train import EVERY, configured, show_training, tell_training, training_line
 from wsipipe.errors import OutputError, TrainingError, UsageError
@@ -37,10 +37,10 @@ LONG = changed(
 
 
 class Case(NamedTuple):
-    """A configuration, and the bundle that comes of it when nothing happens."""
+    """A configuration, and the model that comes of it when nothing happens."""
 
     config: Path
-    bundle: bytes
+    model: bytes
 
     def command(self, out: Path, *options: object) -> list[object]:
         """The arguments of `wsipipe` that make it again."""
@@ -60,7 +60,7 @@ def made(folder: Path, **optimizer: Any) -> Case:
     case = Case(write_toml(write_discs(folder, 3) / "discs.toml", changed(LONG, optimizer=optimizer)), b"")
     out = folder / "out" / "discs.safetensors"
     assert called(*case.command(out)).exit_code == 0
-    return case._replace(bundle=out.read_bytes())
+    return case._replace(model=out.read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_killed_twice_ends_in_the_same_bytes(adamw: Case, tmp_path: Path) -> Non
     assert result.exit_code == 0
     assert "from step " in result.stderr
     assert steps_done(out) == list(range(1, STEPS + 1))
-    assert out.read_bytes() == adamw.bundle
+    assert out.read_bytes() == adamw.model
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_signals_end_a_training_with_130_and_resume_goes_on(sgd: Case, tmp_path:
     finally:
         signal.signal(signal.SIGINT, before)
     assert called(*sgd.command(out, "--resume")).exit_code == 0
-    assert out.read_bytes() == sgd.bundle
+    assert out.read_bytes() == sgd.model
     assert steps_done(out) == list(range(1, STEPS + 1))
 
 
@@ -198,7 +198,7 @@ def test_training_prints_what_it_does(short: Path, tmp_path: Path) -> None:
     assert lines[1].endswith("best so far: step 4")
     assert lines[2].startswith(f"{out}: weights of step 4 of 4; validation pixel_error 0.")
     assert len(lines) == 3
-    assert load_bundle(out).spec.training["settings"]["loop"]["seed"] == 3
+    assert load_model(out).spec.training["settings"]["loop"]["seed"] == 3
 
 
 def test_paths_are_looked_for_in_the_folder_that_is_given_and_beside_the_configuration(
@@ -216,7 +216,7 @@ def test_minutes_end_a_training(short: Path, tmp_path: Path) -> None:
     out = tmp_path / "b.safetensors"
     result = called("train", short, "-o", out, "--minutes", 0.01)
     assert result.exit_code == 0
-    training = load_bundle(out).spec.training
+    training = load_model(out).spec.training
     assert training["steps"] >= 1
     assert training["settings"]["loop"]["minutes"] == 0.01
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from wsipipe.arrays import Pixels
-from wsipipe.errors import BundleError, MachineError, MemoryLimitError
+from wsipipe.errors import MachineError, MemoryLimitError, ModelError
 from wsipipe.inference import devices
 from wsipipe.inference import pool as pools
 from wsipipe.inference.pool import Pool, PoolSpec, close_resident_pools, resident_pool
 from wsipipe.inference.replica import Prediction, Replica
-from wsipipe.model.bundle import Bundle, BundleSpec, LabelClass, load_bundle, save_bundle
+from wsipipe.model.model_file import LabelClass, Model, ModelSpec, load_model, save_model
 from wsipipe.model.unet import UNet
 
 PATIENCE = 120
@@ -27,41 +27,41 @@ THREE = (LabelClass("background", 0, "#000000"), LabelClass("gland", 7, "#ff0000
 ONE = (LabelClass("nucleus", 9, "#ff0000"),)
 NO_BACKGROUND = (LabelClass("gland", 200, "#ff0000"), LabelClass("fat", 7, "#00ff00"))
 
-MakeBundle = Callable[..., Bundle]
+MakeModel = Callable[..., Model]
 
 
 @pytest.fixture
-def make_bundle(tmp_path: Path) -> MakeBundle:
-    """``make_bundle(classes, in_channels)``: random weights whose classes all win somewhere; halo 10, grid 4 px."""
+def make_model(tmp_path: Path) -> MakeModel:
+    """``make_model(classes, in_channels)``: random weights whose classes all win somewhere; halo 10, grid 4 px."""
 
-    def make(classes: tuple[LabelClass, ...] = THREE, in_channels: int = 3, **spec: Any) -> Bundle:
+    def make(classes: tuple[LabelClass, ...] = THREE, in_channels: int = 3, **spec: Any) -> Model:
         path = tmp_path / f"{len(classes)}-{in_channels}.safetensors"
         torch.manual_seed(3)
         network = UNet(in_channels, len(classes), base_channels=4, depth=2, convs_per_level=1).eval()
         with torch.no_grad():
             logits = network(torch.randn(1, in_channels, 122, 122))
             network.head.bias -= logits.mean((0, 2, 3))
-        save_bundle(path, network, BundleSpec(classes, **spec))
-        return load_bundle(path)
+        save_model(path, network, ModelSpec(classes, **spec))
+        return load_model(path)
 
     return make
 
 
-def tiles_of(bundle: Bundle, count: int, dtype: type = np.uint8, seed: int = 0) -> list[Pixels]:
+def tiles_of(model: Model, count: int, dtype: type = np.uint8, seed: int = 0) -> list[Pixels]:
     """Random tiles of many shapes."""
-    rng, receptive = np.random.default_rng(seed), bundle.info.receptive
+    rng, receptive = np.random.default_rng(seed), model.info.receptive
     sides = receptive.stride * rng.integers(1, 6, (count, 2)) + receptive.margin
-    channels = bundle.network.in_channels
+    channels = model.network.in_channels
     return [rng.integers(0, np.iinfo(dtype).max, (h, w, channels), dtype, endpoint=True) for h, w in sides]
 
 
-def direct(bundle: Bundle, tile: Pixels) -> Prediction:
+def direct(model: Model, tile: Pixels) -> Prediction:
     """What the pool ought to say of ``tile``: one pass of the network over it alone, decided in numpy."""
-    spec, crop = bundle.spec, bundle.info.receptive.crop
+    spec, crop = model.spec, model.info.receptive.crop
     pixels = np.moveaxis(tile.astype(np.float32) / np.iinfo(tile.dtype).max, -1, 0)
     pixels = (pixels - np.reshape(spec.mean, (-1, 1, 1))) / np.reshape(spec.std, (-1, 1, 1))
     with torch.no_grad():
-        logits = bundle.network(torch.from_numpy(pixels.astype(np.float32))[None])[0].double().numpy()
+        logits = model.network(torch.from_numpy(pixels.astype(np.float32))[None])[0].double().numpy()
     logits = logits[:, crop : logits.shape[1] - crop, crop : logits.shape[2] - crop]
     labels = np.array([c.label for c in spec.classes])
     if len(labels) == 1:
@@ -86,12 +86,10 @@ def assert_is(prediction: Prediction, wanted: Prediction) -> None:
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 4])
 @pytest.mark.parametrize("replicas", [1, 2, 3])
-def test_pool_gives_every_thread_the_answers_to_its_own_tiles(
-    make_bundle: MakeBundle, replicas: int, batch: int
-) -> None:
-    bundle = make_bundle()
-    tiles = [tiles_of(bundle, 6, seed=thread) for thread in range(4)]
-    with Pool([Replica(bundle, "cpu") for _ in range(replicas)], batch=batch) as pool, ThreadPoolExecutor(4) as threads:
+def test_pool_gives_every_thread_the_answers_to_its_own_tiles(make_model: MakeModel, replicas: int, batch: int) -> None:
+    model = make_model()
+    tiles = [tiles_of(model, 6, seed=thread) for thread in range(4)]
+    with Pool([Replica(model, "cpu") for _ in range(replicas)], batch=batch) as pool, ThreadPoolExecutor(4) as threads:
 
         def submit_all(mine: list[Pixels]) -> list[Prediction]:
             futures = [pool.submit(tile) for tile in mine]
@@ -100,59 +98,59 @@ def test_pool_gives_every_thread_the_answers_to_its_own_tiles(
         answers = list(threads.map(submit_all, tiles))
     for mine, predictions in zip(tiles, answers, strict=True):
         for tile, prediction in zip(mine, predictions, strict=True):
-            assert_is(prediction, direct(bundle, tile))
+            assert_is(prediction, direct(model, tile))
             assert prediction.probabilities is None
 
 
 @pytest.mark.parametrize("classes", [THREE, ONE, NO_BACKGROUND], ids=["softmax", "sigmoid", "no background"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_pool_labels_and_probabilities_are_those_of_a_direct_computation(
-    make_bundle: MakeBundle, classes: tuple[LabelClass, ...], dtype: type
+    make_model: MakeModel, classes: tuple[LabelClass, ...], dtype: type
 ) -> None:
-    bundle = make_bundle(classes, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    model = make_model(classes, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
     seen: set[int] = set()
-    with Pool([Replica(bundle, "cpu", probabilities=True)], batch=3) as pool:
-        for tile in tiles_of(bundle, 5, dtype):
+    with Pool([Replica(model, "cpu", probabilities=True)], batch=3) as pool:
+        for tile in tiles_of(model, 5, dtype):
             prediction = pool.submit(tile).result(PATIENCE)
             assert prediction.probabilities is not None
-            assert_is(prediction, direct(bundle, tile))
+            assert_is(prediction, direct(model, tile))
             seen |= set(prediction.labels.ravel().tolist())
     assert seen == ({0, 9} if classes is ONE else {c.label for c in classes})
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
-def test_pool_takes_as_many_channels_as_the_network(make_bundle: MakeBundle, channels: int) -> None:
-    bundle = make_bundle(THREE, channels)
-    with Pool([Replica(bundle, "cpu")]) as pool:
-        for tile in tiles_of(bundle, 3):
-            assert_is(pool.submit(tile).result(PATIENCE), direct(bundle, tile))
+def test_pool_takes_as_many_channels_as_the_network(make_model: MakeModel, channels: int) -> None:
+    model = make_model(THREE, channels)
+    with Pool([Replica(model, "cpu")]) as pool:
+        for tile in tiles_of(model, 3):
+            assert_is(pool.submit(tile).result(PATIENCE), direct(model, tile))
 
 
-def test_pool_does_not_change_the_tiles_it_is_given(make_bundle: MakeBundle) -> None:
-    bundle = make_bundle()
-    (tile,) = tiles_of(bundle, 1)
+def test_pool_does_not_change_the_tiles_it_is_given(make_model: MakeModel) -> None:
+    model = make_model()
+    (tile,) = tiles_of(model, 1)
     before = tile.copy()
-    with Pool([Replica(bundle, "cpu")]) as pool:
+    with Pool([Replica(model, "cpu")]) as pool:
         pool.submit(tile).result(PATIENCE)
     assert np.array_equal(tile, before)
 
 
-def test_pool_takes_views_of_a_larger_array(make_bundle: MakeBundle) -> None:
-    bundle = make_bundle()
-    pixels = tiles_of(bundle, 1)[0][:30, :30].repeat(4, 0).repeat(4, 1)
-    margin = bundle.info.receptive.margin
-    with Pool([Replica(bundle, "cpu")], batch=2) as pool:
+def test_pool_takes_views_of_a_larger_array(make_model: MakeModel) -> None:
+    model = make_model()
+    pixels = tiles_of(model, 1)[0][:30, :30].repeat(4, 0).repeat(4, 1)
+    margin = model.info.receptive.margin
+    with Pool([Replica(model, "cpu")], batch=2) as pool:
         views = [pixels[y : y + 16 + margin, x : x + 16 + margin] for y in (0, 8) for x in (4, 12)]
         futures = [pool.submit(view) for view in views]
         for view, future in zip(views, futures, strict=True):
-            assert_is(future.result(PATIENCE), direct(bundle, view.copy()))
+            assert_is(future.result(PATIENCE), direct(model, view.copy()))
 
 
 class Gated(Replica):
     """A replica that waits before each batch until it is let, and keeps what it was given."""
 
-    def __init__(self, bundle: Bundle, device: str = "cpu") -> None:
-        super().__init__(bundle, device)
+    def __init__(self, model: Model, device: str = "cpu") -> None:
+        super().__init__(model, device)
         self.entered, self.gate = threading.Semaphore(0), threading.Semaphore(0)
         self.batches: list[list[Pixels]] = []
 
@@ -206,10 +204,10 @@ def begin(function: Callable[[], Any]) -> tuple[threading.Thread, Future[Any]]:
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_submit_waits_while_the_queue_is_full(make_bundle: MakeBundle, announced: Announcing, batch: int) -> None:
-    bundle = make_bundle()
-    replica = Gated(bundle)
-    (tile,) = tiles_of(bundle, 1)
+def test_submit_waits_while_the_queue_is_full(make_model: MakeModel, announced: Announcing, batch: int) -> None:
+    model = make_model()
+    replica = Gated(model)
+    (tile,) = tiles_of(model, 1)
     with Pool([replica], batch=batch) as pool:
         futures = [pool.submit(tile)]
         assert replica.entered.acquire(timeout=PATIENCE)  # the device has one tile, and the queue is empty
@@ -221,14 +219,14 @@ def test_submit_waits_while_the_queue_is_full(make_bundle: MakeBundle, announced
             replica.gate.release()
         futures.append(outcome.result(PATIENCE))
         for future in futures:
-            assert_is(future.result(PATIENCE), direct(bundle, tile))
+            assert_is(future.result(PATIENCE), direct(model, tile))
         thread.join()
     assert max(map(len, replica.batches)) == batch
 
 
-def test_batches_hold_one_shape_and_no_tile_is_left_behind(make_bundle: MakeBundle) -> None:
-    bundle = make_bundle()
-    replica = Gated(bundle)
+def test_batches_hold_one_shape_and_no_tile_is_left_behind(make_model: MakeModel) -> None:
+    model = make_model()
+    replica = Gated(model)
     first, wide, tall = (np.zeros((*shape, 3), np.uint8) for shape in ((34, 34), (26, 30), (30, 26)))
     deep = wide.astype(np.uint16)
     with Pool([replica], batch=3) as pool:
@@ -254,10 +252,10 @@ class Failing(Gated):
         raise RuntimeError("CUDA error: unspecified launch failure")
 
 
-def test_first_failure_fails_what_waits_and_closes_the_pool(make_bundle: MakeBundle, announced: Announcing) -> None:
-    bundle = make_bundle()
-    replica = Failing(bundle)
-    (tile,) = tiles_of(bundle, 1)
+def test_first_failure_fails_what_waits_and_closes_the_pool(make_model: MakeModel, announced: Announcing) -> None:
+    model = make_model()
+    replica = Failing(model)
+    (tile,) = tiles_of(model, 1)
     with Pool([replica], batch=1) as pool:
         futures = [pool.submit(tile)]
         assert replica.entered.acquire(timeout=PATIENCE)
@@ -276,9 +274,9 @@ def test_first_failure_fails_what_waits_and_closes_the_pool(make_bundle: MakeBun
     assert len(replica.batches) == 1
 
 
-def test_a_failure_that_nobody_foresaw_surfaces_too(make_bundle: MakeBundle) -> None:
-    bundle = make_bundle()
-    with Pool([Replica(bundle, "cpu")]) as pool:
+def test_a_failure_that_nobody_foresaw_surfaces_too(make_model: MakeModel) -> None:
+    model = make_model()
+    with Pool([Replica(model, "cpu")]) as pool:
         future = pool.submit(np.zeros((26, 27, 3), np.uint8))  # not a legal side
         with pytest.raises(ValueError, match="27 px is not legal"):
             future.result(PATIENCE)
@@ -286,10 +284,10 @@ def test_a_failure_that_nobody_foresaw_surfaces_too(make_bundle: MakeBundle) -> 
             pool.submit(np.zeros((26, 26, 3), np.uint8))
 
 
-def test_a_failing_replica_stops_the_others_too(make_bundle: MakeBundle) -> None:
-    bundle = make_bundle()
-    good, bad = Gated(bundle), Failing(bundle)
-    (tile,) = tiles_of(bundle, 1)
+def test_a_failing_replica_stops_the_others_too(make_model: MakeModel) -> None:
+    model = make_model()
+    good, bad = Gated(model), Failing(model)
+    (tile,) = tiles_of(model, 1)
     with Pool([good, bad], batch=1) as pool:
         futures = [pool.submit(tile) for _ in range(2)]
         assert good.entered.acquire(timeout=PATIENCE)
@@ -310,20 +308,20 @@ class WithoutLane(Replica):
         raise RuntimeError("CUDA error: out of streams")
 
 
-def test_a_device_without_a_lane_fails_what_waits(make_bundle: MakeBundle) -> None:
-    bundle = make_bundle()
-    (tile,) = tiles_of(bundle, 1)
+def test_a_device_without_a_lane_fails_what_waits(make_model: MakeModel) -> None:
+    model = make_model()
+    (tile,) = tiles_of(model, 1)
     with (
-        Pool([WithoutLane(bundle, "cpu")]) as pool,
+        Pool([WithoutLane(model, "cpu")]) as pool,
         pytest.raises(MachineError, match="cpu failed: CUDA error"),
     ):
         pool.submit(tile).result(PATIENCE)
 
 
-def test_close_ends_the_threads_and_fails_whoever_waits(make_bundle: MakeBundle, announced: Announcing) -> None:
-    bundle = make_bundle()
-    replica = Gated(bundle)
-    (tile,) = tiles_of(bundle, 1)
+def test_close_ends_the_threads_and_fails_whoever_waits(make_model: MakeModel, announced: Announcing) -> None:
+    model = make_model()
+    replica = Gated(model)
+    (tile,) = tiles_of(model, 1)
     pool = Pool([replica], batch=1)
     running = pool.submit(tile)
     assert replica.entered.acquire(timeout=PATIENCE)
@@ -340,17 +338,17 @@ def test_close_ends_the_threads_and_fails_whoever_waits(make_bundle: MakeBundle,
     replica.gate.release()
     closer.join(PATIENCE)
     thread.join(PATIENCE)
-    assert_is(running.result(0), direct(bundle, tile))  # what the device had begun is finished
+    assert_is(running.result(0), direct(model, tile))  # what the device had begun is finished
     assert not any(t.is_alive() for t in (*pool._threads, closer, thread))
     with pytest.raises(MachineError, match="was closed"):
         pool.submit(tile)
     pool.close()  # twice is once
 
 
-def test_a_cancelled_future_does_not_stop_the_pool(make_bundle: MakeBundle) -> None:
-    bundle = make_bundle()
-    replica = Gated(bundle)
-    (tile,) = tiles_of(bundle, 1)
+def test_a_cancelled_future_does_not_stop_the_pool(make_model: MakeModel) -> None:
+    model = make_model()
+    replica = Gated(model)
+    (tile,) = tiles_of(model, 1)
     with Pool([replica], batch=1) as pool:
         running = pool.submit(tile)
         assert replica.entered.acquire(timeout=PATIENCE)
@@ -359,12 +357,12 @@ def test_a_cancelled_future_does_not_stop_the_pool(make_bundle: MakeBundle) -> N
         for _ in range(3):
             replica.gate.release()
         running.result(PATIENCE)
-        assert_is(wanted.result(10), direct(bundle, tile))
+        assert_is(wanted.result(10), direct(model, tile))
 
 
-def test_pool_leaves_no_thread_behind_when_its_context_fails(make_bundle: MakeBundle) -> None:
-    bundle = make_bundle()
-    pool = Pool([Replica(bundle, "cpu") for _ in range(3)])
+def test_pool_leaves_no_thread_behind_when_its_context_fails(make_model: MakeModel) -> None:
+    model = make_model()
+    pool = Pool([Replica(model, "cpu") for _ in range(3)])
 
     def leave() -> None:
         with pool:
@@ -380,8 +378,8 @@ class Small(Replica):
 
     room = 0
 
-    def __init__(self, bundle: Bundle, *, error: type[RuntimeError] = torch.OutOfMemoryError) -> None:
-        super().__init__(bundle, "cpu", probabilities=True)
+    def __init__(self, model: Model, *, error: type[RuntimeError] = torch.OutOfMemoryError) -> None:
+        super().__init__(model, "cpu", probabilities=True)
         self.error = error
         self.fitted: list[tuple[int, ...]] = []
         self.refused: list[tuple[int, ...]] = []
@@ -397,37 +395,37 @@ class Small(Replica):
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError], ids=["cuda", "cpu"])
 @pytest.mark.parametrize("room", [5 * 64**2, 3 * 64**2, 2 * 64**2, 64**2, 64**2 - 1, 44 * 64, 44 * 44, 32 * 32, 24**2])
 def test_out_of_memory_halves_the_batch_then_the_tile_and_changes_nothing(
-    make_bundle: MakeBundle, room: int, error: type[RuntimeError]
+    make_model: MakeModel, room: int, error: type[RuntimeError]
 ) -> None:
-    bundle = make_bundle()
-    margin = bundle.info.receptive.margin
+    model = make_model()
+    margin = model.info.receptive.margin
     assert margin == 20 + 2  # what the numbers above were chosen for: 64 = 42 + 22 is not legal, 62 = 40 + 22 is
     tiles = [np.random.default_rng(i).integers(0, 256, (62, 62, 3), np.uint8) for i in range(5)]
-    small = Small(bundle, error=error)
+    small = Small(model, error=error)
     small.room = max(room, 26 * 26)
-    whole, parts = Replica(bundle, "cpu", probabilities=True).predict(tiles), small.predict(tiles)
+    whole, parts = Replica(model, "cpu", probabilities=True).predict(tiles), small.predict(tiles)
     assert np.array_equal(parts.labels, whole.labels)
     assert np.array_equal(parts.probabilities, whole.probabilities)
     assert all(n * h * w <= small.room for n, h, w in small.fitted)
-    assert all(bundle.info.receptive.is_legal(side) for _, h, w in small.fitted for side in (h, w))
+    assert all(model.info.receptive.is_legal(side) for _, h, w in small.fitted for side in (h, w))
     assert sum(n for n, h, w in small.fitted if (h, w) == (62, 62)) == (5 if small.room >= 62 * 62 else 0)
 
 
 @pytest.mark.parametrize("shape", [(62, 26), (26, 62), (26, 46), (38, 122)])
-def test_a_tile_that_does_not_fit_is_cut_along_its_longer_side(make_bundle: MakeBundle, shape: tuple[int, int]) -> None:
-    bundle = make_bundle()
-    small = Small(bundle)
+def test_a_tile_that_does_not_fit_is_cut_along_its_longer_side(make_model: MakeModel, shape: tuple[int, int]) -> None:
+    model = make_model()
+    small = Small(model)
     small.room = shape[0] * shape[1] - 1
     tile = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
-    whole, parts = Replica(bundle, "cpu", probabilities=True).predict([tile]), small.predict([tile])
+    whole, parts = Replica(model, "cpu", probabilities=True).predict([tile]), small.predict([tile])
     assert np.array_equal(parts.labels, whole.labels)
     assert np.array_equal(parts.probabilities, whole.probabilities)
     assert {min(h, w) for _, h, w in small.fitted} == {min(shape)} if max(shape) > 46 else True
     assert len(small.fitted) == 2
 
 
-def test_what_did_not_fit_is_not_tried_again(make_bundle: MakeBundle) -> None:
-    small = Small(make_bundle())
+def test_what_did_not_fit_is_not_tried_again(make_model: MakeModel) -> None:
+    small = Small(make_model())
     small.room = 2 * 62 * 62
     tiles = [np.random.default_rng(i).integers(0, 256, (62, 62, 3), np.uint8) for i in range(4)]
     for _ in range(3):
@@ -436,9 +434,9 @@ def test_what_did_not_fit_is_not_tried_again(make_bundle: MakeBundle) -> None:
     assert [n for n, _, _ in small.fitted] == [2] * 6
 
 
-def test_memory_for_nothing_is_an_error_that_says_so_and_what_to_do(make_bundle: MakeBundle) -> None:
-    bundle = make_bundle()
-    small = Small(bundle)
+def test_memory_for_nothing_is_an_error_that_says_so_and_what_to_do(make_model: MakeModel) -> None:
+    model = make_model()
+    small = Small(model)
     with Pool([small], batch=2) as pool:
         future = pool.submit(np.zeros((62, 62, 3), np.uint8))
         with pytest.raises(MemoryLimitError, match=r"device cpu has no memory for a tile of 26 x 26 px .*--device"):
@@ -448,9 +446,9 @@ def test_memory_for_nothing_is_an_error_that_says_so_and_what_to_do(make_bundle:
             pool.submit(np.zeros((62, 62, 3), np.uint8))
 
 
-def test_an_error_that_is_not_about_memory_is_not_taken_for_one(make_bundle: MakeBundle) -> None:
+def test_an_error_that_is_not_about_memory_is_not_taken_for_one(make_model: MakeModel) -> None:
     with pytest.raises(MachineError, match="device cpu failed") as failed:
-        Failing.predict(ungated(Failing(make_bundle())), [np.zeros((26, 26, 3), np.uint8)] * 4)
+        Failing.predict(ungated(Failing(make_model())), [np.zeros((26, 26, 3), np.uint8)] * 4)
     assert not isinstance(failed.value, MemoryLimitError)
     assert isinstance(failed.value.__cause__, RuntimeError)
 
@@ -461,12 +459,12 @@ def ungated(replica: Gated) -> Gated:
 
 
 def test_two_lanes_keep_one_device_busy_and_its_time_is_counted_once(
-    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "lanes", lambda _: 2)
-    bundle = make_bundle()
-    replica = Gated(bundle)
-    tiles = tiles_of(bundle, 8)
+    model = make_model()
+    replica = Gated(model)
+    tiles = tiles_of(model, 8)
     with Pool([replica], batch=1) as pool, ThreadPoolExecutor(8) as threads:
         started = time.perf_counter()
         waiting = [threads.submit(lambda tile: pool.submit(tile).result(PATIENCE), tile) for tile in tiles]
@@ -477,21 +475,21 @@ def test_two_lanes_keep_one_device_busy_and_its_time_is_counted_once(
         predictions = [future.result(PATIENCE) for future in waiting]
         elapsed = time.perf_counter() - started
     for tile, prediction in zip(tiles, predictions, strict=True):
-        assert_is(prediction, direct(bundle, tile))
+        assert_is(prediction, direct(model, tile))
     assert 0 < sum(prediction.seconds for prediction in predictions) <= elapsed
 
 
-def test_a_lower_precision_gives_nearly_the_same_labels(make_bundle: MakeBundle) -> None:
-    bundle = make_bundle()
+def test_a_lower_precision_gives_nearly_the_same_labels(make_model: MakeModel) -> None:
+    model = make_model()
     (tile,) = [np.random.default_rng(0).integers(0, 256, (142, 142, 3), np.uint8)]
-    exact = Replica(bundle, "cpu").predict([tile]).labels
+    exact = Replica(model, "cpu").predict([tile]).labels
     for precision, most in (("bfloat16", 0.05), ("float16", 0.01)):
-        labels = Replica(bundle, "cpu", precision=precision).predict([tile]).labels
+        labels = Replica(model, "cpu", precision=precision).predict([tile]).labels
         assert labels.dtype == np.uint8
         assert 0 < (labels != exact).mean() < most
 
 
-def test_only_shapes_that_come_often_are_compiled(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_shapes_that_come_often_are_compiled(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[torch.Size] = []
 
     def compile_(network: UNet, *, dynamic: bool) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -499,38 +497,38 @@ def test_only_shapes_that_come_often_are_compiled(make_bundle: MakeBundle, monke
         return lambda x: (compiled.append(x.shape), network(x))[1]
 
     monkeypatch.setattr(torch, "compile", compile_)
-    bundle = make_bundle()
-    replica = Replica(bundle, "cpu", engine="compile")
+    model = make_model()
+    replica = Replica(model, "cpu", engine="compile")
     often, seldom = np.zeros((42, 42, 3), np.uint8), np.zeros((26, 42, 3), np.uint8)
     for tile in [often, seldom] * 3 + [often] * 2:
-        assert_is(replica.predict([tile])[0], direct(bundle, tile))
+        assert_is(replica.predict([tile])[0], direct(model, tile))
     assert compiled == [(1, 3, 42, 42)] * 2
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's compiler has deprecations of its own
-def test_the_compiled_network_gives_the_same_labels(make_bundle: MakeBundle) -> None:
-    bundle = make_bundle()
-    replica = Replica(bundle, "cpu", engine="compile")
+def test_the_compiled_network_gives_the_same_labels(make_model: MakeModel) -> None:
+    model = make_model()
+    replica = Replica(model, "cpu", engine="compile")
     for seed in range(5):
         tile = np.random.default_rng(seed).integers(0, 256, (142, 142, 3), np.uint8)
-        assert_is(replica.predict([tile])[0], direct(bundle, tile))
+        assert_is(replica.predict([tile])[0], direct(model, tile))
 
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The bundles that were loaded for pools, in order."""
+    """The models that were loaded for pools, in order."""
     loaded: list[str] = []
 
-    def counting(path: str) -> Bundle:
+    def counting(path: str) -> Model:
         loaded.append(path)
-        return load_bundle(path)
+        return load_model(path)
 
-    monkeypatch.setattr(pools, "load_bundle", counting)
+    monkeypatch.setattr(pools, "load_model", counting)
     return loaded
 
 
-def spec_of(bundle: Bundle, **changes: Any) -> PoolSpec:
+def spec_of(model: Model, **changes: Any) -> PoolSpec:
     values = {
         "device": "cpu,cpu",
         "engine": "torch",
@@ -538,59 +536,59 @@ def spec_of(bundle: Bundle, **changes: Any) -> PoolSpec:
         "batch": 1,
         "probabilities": False,
     } | changes
-    return PoolSpec(bundle.info.path, bundle.info.sha256, **values)
+    return PoolSpec(model.info.path, model.info.sha256, **values)
 
 
-def test_weights_are_loaded_once_per_process_however_many_ask(make_bundle: MakeBundle, loads: list[str]) -> None:
-    bundle = make_bundle()
+def test_weights_are_loaded_once_per_process_however_many_ask(make_model: MakeModel, loads: list[str]) -> None:
+    model = make_model()
     together = threading.Barrier(8)
 
     def ask(_: int) -> Pool:
         together.wait(PATIENCE)
-        return resident_pool(spec_of(bundle))
+        return resident_pool(spec_of(model))
 
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(ask, range(8)))
     assert len(set(map(id, found))) == 1
     assert len(found[0]._threads) == 2
-    assert loads == [bundle.info.path]
-    (tile,) = tiles_of(bundle, 1)
-    assert_is(found[0].submit(tile).result(PATIENCE), direct(bundle, tile))
+    assert loads == [model.info.path]
+    (tile,) = tiles_of(model, 1)
+    assert_is(found[0].submit(tile).result(PATIENCE), direct(model, tile))
 
 
-def test_another_spec_has_another_pool(make_bundle: MakeBundle, loads: list[str]) -> None:
-    bundle = make_bundle()
-    one, other = resident_pool(spec_of(bundle)), resident_pool(spec_of(bundle, probabilities=True))
-    (tile,) = tiles_of(bundle, 1)
+def test_another_spec_has_another_pool(make_model: MakeModel, loads: list[str]) -> None:
+    model = make_model()
+    one, other = resident_pool(spec_of(model)), resident_pool(spec_of(model, probabilities=True))
+    (tile,) = tiles_of(model, 1)
     assert one.submit(tile).result(PATIENCE).probabilities is None
     assert other.submit(tile).result(PATIENCE).probabilities is not None
     assert len(loads) == 2
 
 
 def test_closing_resident_pools_ends_their_threads_and_the_next_to_ask_gets_a_new_one(
-    make_bundle: MakeBundle, loads: list[str]
+    make_model: MakeModel, loads: list[str]
 ) -> None:
-    bundle = make_bundle()
-    first = resident_pool(spec_of(bundle))
+    model = make_model()
+    first = resident_pool(spec_of(model))
     close_resident_pools()
     assert not any(thread.is_alive() for thread in first._threads)
-    second = resident_pool(spec_of(bundle))
-    (tile,) = tiles_of(bundle, 1)
-    assert_is(second.submit(tile).result(PATIENCE), direct(bundle, tile))
+    second = resident_pool(spec_of(model))
+    (tile,) = tiles_of(model, 1)
+    assert_is(second.submit(tile).result(PATIENCE), direct(model, tile))
     assert len(loads) == 2
 
 
-def test_a_resident_pool_that_failed_is_not_handed_out_again(make_bundle: MakeBundle) -> None:
-    bundle = make_bundle()
-    failed = resident_pool(spec_of(bundle))
+def test_a_resident_pool_that_failed_is_not_handed_out_again(make_model: MakeModel) -> None:
+    model = make_model()
+    failed = resident_pool(spec_of(model))
     assert failed.submit(np.zeros((3, 3, 3), np.uint8)).exception(PATIENCE) is not None
-    (tile,) = tiles_of(bundle, 1)
-    assert_is(resident_pool(spec_of(bundle)).submit(tile).result(PATIENCE), direct(bundle, tile))
+    (tile,) = tiles_of(model, 1)
+    assert_is(resident_pool(spec_of(model)).submit(tile).result(PATIENCE), direct(model, tile))
 
 
-def test_a_bundle_replaced_since_the_run_began_is_refused(make_bundle: MakeBundle) -> None:
-    bundle = make_bundle()
-    spec = spec_of(bundle)
-    save_bundle(spec.bundle, bundle.network, BundleSpec(THREE, licence="another"))
-    with pytest.raises(BundleError, match=r"3-3\.safetensors was replaced while in use"):
+def test_a_model_replaced_since_the_run_began_is_refused(make_model: MakeModel) -> None:
+    model = make_model()
+    spec = spec_of(model)
+    save_model(spec.model, model.network, ModelSpec(THREE, licence="another"))
+    with pytest.raises(ModelError, match=r"3-3\.safetensors was replaced while in use"):
         resident_pool(spec)

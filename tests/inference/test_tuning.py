@@ -15,7 +15,7 @@ from wsipipe.inference import tuning
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.inference.replica import Prediction, Replica
 from wsipipe.inference.tuning import PASSES, Size, Speeds, correct, measure, memory, recall, remember
-from wsipipe.model.bundle import read_bundle_info
+from wsipipe.model.model_file import read_model_info
 
 PAPER = Receptive(4, 2)
 SMALL = Receptive(2, 1)
@@ -23,9 +23,9 @@ PROBE = (256, 1)
 
 
 @pytest.fixture
-def spec(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PoolSpec:
+def spec(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PoolSpec:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return PoolSpec(str(tiny_bundle), read_bundle_info(tiny_bundle).sha256, "cpu", "torch", "float32", 1, False)
+    return PoolSpec(str(tiny_model), read_model_info(tiny_model).sha256, "cpu", "torch", "float32", 1, False)
 
 
 class Clock:
@@ -155,7 +155,7 @@ def test_what_was_measured_of_one_device_or_network_says_nothing_of_another(spec
         replace(spec, probabilities=True),
     ]
     assert len({tuning.key(one) for one in (spec, *others)}) == 6
-    assert tuning.key(spec) == tuning.key(replace(spec, batch=7, bundle="elsewhere"))
+    assert tuning.key(spec) == tuning.key(replace(spec, batch=7, model="elsewhere"))
 
 
 def test_a_real_device_is_measured_with_tiles_that_are_not_kept(spec: PoolSpec) -> None:

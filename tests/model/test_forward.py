@@ -11,10 +11,10 @@ import torch
 import zarr
 
 from tests.training.discs import changed, discs, made_setup, write_discs
-from wsipipe import BundleSpec, RunConfig, UNet, run
+from wsipipe import ModelSpec, RunConfig, UNet, run
 from wsipipe.geometry.grid import Box
-from wsipipe.model.bundle import LabelClass, default_classes
 from wsipipe.model.forward import Normalise, core_of, label_values, predict_box, probabilities_of, winner
+from wsipipe.model.model_file import LabelClass, default_classes
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.config import ClassConfig
 from wsipipe.training.trainer import Trainer
@@ -51,7 +51,7 @@ def test_prediction_of_a_validation_image_is_what_a_run_writes(
     found = predict_box(trainer.network, trainer.setup.spec, view.field.pixels_at, view.box, shape=shape)
     assert found.shape == shape
     assert 0.05 < (found == 1).mean() < 0.95, "there is something to be wrong about"
-    options = RunConfig(out=str(tmp_path / "run"), bundle=str(trainer.setup.out), device="cpu", **sizes)  # type: ignore[arg-type]
+    options = RunConfig(out=str(tmp_path / "run"), model=str(trainer.setup.out), device="cpu", **sizes)  # type: ignore[arg-type]
     (slide,) = run([str(data / "disc-0_image.tif")], options).slides
     assert slide.status == "done", slide.message
     np.testing.assert_array_equal(zarr.open_array(Path(slide.store) / "0", mode="r")[:], found)
@@ -75,7 +75,7 @@ def reader(image: Any) -> Any:
 @pytest.mark.parametrize("core", [4, 16, 64, 512])
 def test_box_is_the_same_whatever_the_tile_and_whatever_is_around(network: UNet, core: int) -> None:
     image = discs((75, 93))[0]
-    spec, shape = BundleSpec(default_classes(3)), (75, 93)
+    spec, shape = ModelSpec(default_classes(3)), (75, 93)
     whole = predict_box(network, spec, reader(image), Box(0, 75, 0, 93), shape=shape)
     assert len(np.unique(whole)) == 3
     for box in (Box(0, 75, 0, 93), Box(8, 75, 12, 50), Box(40, 41, 88, 93), Box(0, 9, 0, 93)):
@@ -85,16 +85,14 @@ def test_box_is_the_same_whatever_the_tile_and_whatever_is_around(network: UNet,
 
 def test_box_off_the_pooling_grid_is_refused(network: UNet) -> None:
     with pytest.raises(AssertionError, match="off the pooling grid of 4 px"):
-        predict_box(
-            network, BundleSpec(default_classes(3)), reader(discs((40, 40))[0]), Box(2, 9, 0, 9), shape=(40, 40)
-        )
+        predict_box(network, ModelSpec(default_classes(3)), reader(discs((40, 40))[0]), Box(2, 9, 0, 9), shape=(40, 40))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_pixels_are_normalised_as_shares_of_full_scale(dtype: str) -> None:
     top = np.iinfo(dtype).max
     tiles = np.random.default_rng(0).integers(0, top + 1, (2, 5, 7, 3)).astype(dtype)
-    spec = BundleSpec(default_classes(2), mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
+    spec = ModelSpec(default_classes(2), mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
     seen = Normalise(spec, CPU).pixels(tiles)
     wanted = (tiles / top - spec.mean) / spec.std
     np.testing.assert_allclose(seen.numpy(), wanted.transpose(0, 3, 1, 2), atol=1e-5)
@@ -105,14 +103,14 @@ def test_pixels_are_normalised_as_shares_of_full_scale(dtype: str) -> None:
 def test_one_mean_serves_all_channels() -> None:
     shares = torch.rand(1, 3, 4, 4)
     wanted = (shares - 0.25) / 0.5
-    assert torch.equal(Normalise(BundleSpec(default_classes(2), mean=(0.25,), std=(0.5,)), CPU)(shares.clone()), wanted)
+    assert torch.equal(Normalise(ModelSpec(default_classes(2), mean=(0.25,), std=(0.5,)), CPU)(shares.clone()), wanted)
 
 
 def test_labels_are_those_of_the_classes() -> None:
     classes = (LabelClass("a", 7, "#000000"), LabelClass("rest", 0, "#000000"), LabelClass("b", 200, "#000000"))
     logits = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]]).T.view(1, 3, 1, 4)
-    assert label_values(BundleSpec(classes), CPU)[winner(logits)].tolist() == [[[7, 0, 200, 7]]]
-    one = BundleSpec((LabelClass("a", 9, "#000000"),))
+    assert label_values(ModelSpec(classes), CPU)[winner(logits)].tolist() == [[[7, 0, 200, 7]]]
+    one = ModelSpec((LabelClass("a", 9, "#000000"),))
     assert label_values(one, CPU)[winner(torch.tensor([-1.0, 0.0, 1e-6]).view(1, 1, 1, 3))].tolist() == [[[0, 0, 9]]]
 
 

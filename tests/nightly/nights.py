@@ -28,9 +28,9 @@ def write_night(path: Path, *, tables: str = SMALL, **keys: Any) -> Path:
     return path
 
 
-def night_of(folder: Path, bundle: Path, *, tables: str = SMALL, **keys: Any) -> Night:
+def night_of(folder: Path, model: Path, *, tables: str = SMALL, **keys: Any) -> Night:
     """The night of ``folder/night.toml``, of the slides in ``folder/in`` into ``folder/out``."""
-    given = {"inbox": ["in"], "out": "out", "model": str(bundle)} | keys
+    given = {"inbox": ["in"], "out": "out", "model": str(model)} | keys
     return read_night(write_night(folder / "night.toml", tables=tables, **given))
 
 

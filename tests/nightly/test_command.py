@@ -49,14 +49,14 @@ def web_service(answer: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, write_slide: WriteSlide, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, write_slide: WriteSlide, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with two slides of 4 blocks in ``in``, and a third that is none."""
     monkeypatch.setattr(nights, "INBOX_SECONDS", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for i, name in enumerate("ab"):
         write_slide(tmp_path / "in" / f"{name}.tif", (128, 128), seed=i)
     (tmp_path / "in" / "c.tif").write_text("no slide")
-    shutil.copy(tiny_bundle, tmp_path / "tiny.safetensors")
+    shutil.copy(tiny_model, tmp_path / "tiny.safetensors")
     return tmp_path
 
 
@@ -206,7 +206,7 @@ def test_a_dry_run_projects_hours_and_space_from_what_was_measured(folder: Path,
     result = nightly(folder, "--dry-run")
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("projected")]
     hours = float(line.split()[1])
-    with_margins = ((64 + 20) / 64) ** 2  # the margin of the tiny bundle
+    with_margins = ((64 + 20) / 64) ** 2  # the margin of the tiny model
     assert hours == pytest.approx(with_margins / 2, abs=0.05), "on two devices"
     pyramid = 8192 * 8192 * (1 + 1 / 4 + 1 / 16 + 1 / 64 + 1 / 256)
     assert line.endswith(f"results at most {pyramid / 1e9:.1f} GB before compression")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import write_bundle
+from tests.faults import write_model
 from tests.nightly.nights import write_night
 from wsipipe.errors import UsageError
 from wsipipe.nightly.config import Night, clock_of, read_night, seconds_of
@@ -163,7 +163,7 @@ def test_a_device_that_is_not_here_is_no_error_of_the_configuration(path: Path) 
 
 
 def test_paths_are_relative_to_the_file(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_bundle(tmp_path / "m.safetensors")
+    write_model(tmp_path / "m.safetensors")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     given = {"inbox": ["in/*.tif"], "out": "../out", "model": "m.safetensors", "log": "logs/n.jsonl", "metrics": "/m"}
@@ -172,7 +172,7 @@ def test_paths_are_relative_to_the_file(path: Path, tmp_path: Path, monkeypatch:
     night = read_night(Path(os.path.relpath(path)))
     assert night.path == elsewhere / ".." / "night.toml"
     assert Path(night.run_config().out).resolve() == tmp_path.parent / "out"
-    assert Path(str(night.run_config().bundle)).resolve() == tmp_path / "m.safetensors"
+    assert Path(str(night.run_config().model)).resolve() == tmp_path / "m.safetensors"
     assert night.report.resolve() == tmp_path.parent / "out" / "reports"
     assert (night.place("/m"), Path(night.place("logs/n.jsonl")).resolve()) == ("/m", tmp_path / "logs" / "n.jsonl")
     write_night(path, **given, report="r")
@@ -191,7 +191,7 @@ def test_slides_of_one_pattern_have_planes_of_their_own(path: Path) -> None:
 
 def test_the_first_table_of_slides_that_matches_counts(path: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_bundle(tmp_path / f"{name}.safetensors")
+        write_model(tmp_path / f"{name}.safetensors")
     text = GOOD + "model = 'a.safetensors'\n"
     for match, more in (
         ("*_20x*.tif", "mpp = 0.5"),
@@ -205,7 +205,7 @@ def test_the_first_table_of_slides_that_matches_counts(path: Path, tmp_path: Pat
 
     def options(slide: str) -> tuple[float | None, str]:
         config = night.options(Path(slide))
-        return config.mpp, Path(str(config.bundle)).name
+        return config.mpp, Path(str(config.model)).name
 
     assert options("/in/x_20x.tif") == (0.5, "a.safetensors")
     assert options("/in/x_40x.tif") == (None, "b.safetensors")

@@ -16,7 +16,7 @@ import tifffile
 
 import wsipipe
 from tests.conftest import WriteSlide
-from tests.faults import assert_same_bytes, files, picture, write_bundle
+from tests.faults import assert_same_bytes, files, picture, write_model
 from tests.faults import write_slide as write_pyramid
 from tests.nightly.nights import (
     DAY,
@@ -34,7 +34,7 @@ from tests.tissue.drawn import glass
 from wsipipe.errors import MachineError, UsageError, WsipipeError
 from wsipipe.events import BlockDone, Event, SlideDone, SlideFailed, SlideStarted, Warned
 from wsipipe.leases.leases import Leases
-from wsipipe.model.bundle import read_bundle_info
+from wsipipe.model.model_file import read_model_info
 from wsipipe.nightly.config import Night, read_night
 from wsipipe.nightly.failures import version_of
 from wsipipe.nightly.night import run_night, seconds_left_alone, slides_in
@@ -45,9 +45,9 @@ from wsipipe.report.record import NightReport, moment, read_history, read_report
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network of three classes for slides of 0.5 micrometres per pixel."""
-    return write_bundle(tmp_path_factory.mktemp("bundle") / "small.safetensors")
+    return write_model(tmp_path_factory.mktemp("model") / "small.safetensors")
 
 
 class Nights:
@@ -120,13 +120,13 @@ MINUTE = 60
 
 @pytest.mark.slow
 def test_nights_over_forty_slides_tell_the_truth_and_do_what_is_left(
-    tmp_path: Path, bundle: Path, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: Path, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(write, "MAX_PICTURES", 1)  # they take longer than these slides
     inbox, out = tmp_path / "in", tmp_path / "out"
     fill(inbox, write_slide)
     tables = SMALL + "[[slides]]\nmatch = '*_20x*'\nmpp = 0.5\n"
-    nights = Nights(night_of(tmp_path, bundle, inbox=["in/a", "in/b"], tables=tables, retries=2))
+    nights = Nights(night_of(tmp_path, model, inbox=["in/a", "in/b"], tables=tables, retries=2))
     clock = nights.clock
     clock.now += DAY
     set_age(inbox / "b/copying.tif", MINUTE, clock)
@@ -239,9 +239,9 @@ def inbox(tmp_path: Path, write_slide: WriteSlide) -> Path:
 
 
 def test_new_weights_mean_again_and_the_old_store_stays_until_the_new_one_is_complete(
-    tmp_path: Path, inbox: Path, bundle: Path
+    tmp_path: Path, inbox: Path, model: Path
 ) -> None:
-    weights = shutil.copy(bundle, tmp_path / "weights.safetensors")
+    weights = shutil.copy(model, tmp_path / "weights.safetensors")
     nights = Nights(night_of(tmp_path, weights))
     assert set(statuses(nights.run()).values()) == {"done"}
     stores = {name: tmp_path / "out" / f"{name}.zarr" for name in "abc"}
@@ -249,7 +249,7 @@ def test_new_weights_mean_again_and_the_old_store_stays_until_the_new_one_is_com
     assert set(statuses(nights.run()).values()) == {"skipped"}, "unchanged ones mean skip"
     assert {name: listing(store) for name, store in stores.items()} == old
 
-    other = write_bundle(tmp_path / "other.safetensors", seed=1)
+    other = write_model(tmp_path / "other.safetensors", seed=1)
     shutil.copy(other, weights)  # at the same path
     seen = []
 
@@ -263,7 +263,7 @@ def test_new_weights_mean_again_and_the_old_store_stays_until_the_new_one_is_com
     assert report.exit_code == 0
     assert len(seen) == 24
     assert all(seen), "the old one is there while the new one is made"
-    config = replace(nights.night.run_config(), out=str(tmp_path / "undisturbed"), bundle=str(other))
+    config = replace(nights.night.run_config(), out=str(tmp_path / "undisturbed"), model=str(other))
     wsipipe.run([inbox], config)
     for name, store in stores.items():
         assert_same_bytes(store, tmp_path / "undisturbed" / f"{name}.zarr")
@@ -271,9 +271,9 @@ def test_new_weights_mean_again_and_the_old_store_stays_until_the_new_one_is_com
     assert set(statuses(nights.run()).values()) == {"skipped"}
 
 
-def test_a_slide_without_tissue_is_told_and_not_tried_again(tmp_path: Path, inbox: Path, bundle: Path) -> None:
+def test_a_slide_without_tissue_is_told_and_not_tried_again(tmp_path: Path, inbox: Path, model: Path) -> None:
     write_pyramid(inbox / "glass.tif", glass((128, 192)))
-    nights = Nights(night_of(tmp_path, bundle, tables=SMALL.replace("'off'", "'auto'")))
+    nights = Nights(night_of(tmp_path, model, tables=SMALL.replace("'off'", "'auto'")))
     report = nights.run()
     assert statuses(report) == {"a.tif": "done", "b.tif": "done", "c.tif": "done", "glass.tif": "no tissue"}
     row = rows(report)["glass.tif"]
@@ -283,9 +283,9 @@ def test_a_slide_without_tissue_is_told_and_not_tried_again(tmp_path: Path, inbo
 
 
 def test_a_slide_that_was_scanned_again_is_done_again(
-    tmp_path: Path, inbox: Path, bundle: Path, write_slide: WriteSlide
+    tmp_path: Path, inbox: Path, model: Path, write_slide: WriteSlide
 ) -> None:
-    nights = Nights(night_of(tmp_path, bundle))
+    nights = Nights(night_of(tmp_path, model))
     nights.run()
     made = {name: listing(tmp_path / "out" / f"{name}.zarr") for name in "abc"}
     write_slide(inbox / "a.tif", (128, 128), seed=77)
@@ -299,9 +299,9 @@ def test_a_slide_that_was_scanned_again_is_done_again(
 
 
 def test_what_was_begun_with_other_weights_is_begun_anew_and_a_store_that_can_not_be_read_is_made_again(
-    tmp_path: Path, inbox: Path, bundle: Path
+    tmp_path: Path, inbox: Path, model: Path
 ) -> None:
-    other = write_bundle(tmp_path / "other.safetensors", seed=1)
+    other = write_model(tmp_path / "other.safetensors", seed=1)
     out = tmp_path / "out"
     wsipipe.run([inbox], replace(night_of(tmp_path, other).run_config(), out=str(out)))
     (out / "a.zarr").rename(out / "a.zarr.partial")
@@ -309,7 +309,7 @@ def test_what_was_begun_with_other_weights_is_begun_anew_and_a_store_that_can_no
     root.write_text(root.read_text().replace('"complete": true', '"complete": false'))
     (out / "a.zarr.partial" / "0/c/0/0").unlink()
     (out / "b.zarr" / "zarr.json").write_bytes(b"{")
-    nights = Nights(night_of(tmp_path, bundle))
+    nights = Nights(night_of(tmp_path, model))
     report = nights.run()
     assert set(statuses(report).values()) == {"done"}
     assert len(nights.of(BlockDone)) == 24
@@ -319,13 +319,13 @@ def test_what_was_begun_with_other_weights_is_begun_anew_and_a_store_that_can_no
 
 
 def test_something_else_in_the_place_of_a_store_is_refused_and_left_alone(
-    tmp_path: Path, inbox: Path, bundle: Path
+    tmp_path: Path, inbox: Path, model: Path
 ) -> None:
     mine = tmp_path / "out" / "a.zarr" / "notes.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     before = listing(inbox, mine.parent)
-    report = Nights(night_of(tmp_path, bundle)).run()
+    report = Nights(night_of(tmp_path, model)).run()
     assert statuses(report) == {"a.tif": "failed", "b.tif": "done", "c.tif": "done"}
     assert "a.zarr is in the way" in rows(report)["a.tif"].message
     assert listing(inbox, mine.parent) == before
@@ -335,11 +335,11 @@ def test_something_else_in_the_place_of_a_store_is_refused_and_left_alone(
 
 
 def test_a_night_ends_in_time_and_the_next_ones_resume(
-    tmp_path: Path, inbox: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, inbox: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """24 blocks of 100 s each, in nights of 1000 s: of which two go into the second look at the files."""
-    nights = Nights(night_of(tmp_path, bundle, tables=SMALL.replace("threads = 2", "threads = 1"), duration="1000s"))
-    margin = read_bundle_info(str(bundle)).receptive.margin
+    nights = Nights(night_of(tmp_path, model, tables=SMALL.replace("threads = 2", "threads = 1"), duration="1000s"))
+    margin = read_model_info(str(model)).receptive.margin
     blocks_take(100, 64 + margin, monkeypatch)
     ends: list[float] = []
 
@@ -372,9 +372,9 @@ def test_a_night_ends_in_time_and_the_next_ones_resume(
 
 @pytest.mark.usefixtures("inbox")
 def test_a_night_stops_below_the_reserve_says_so_and_the_next_one_resumes(
-    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nights = Nights(night_of(tmp_path, bundle, reserve="2GB"))
+    nights = Nights(night_of(tmp_path, model, reserve="2GB"))
     free = [3 * 10**9]
 
     def disk_fills(event: Event) -> None:
@@ -404,11 +404,11 @@ def test_a_night_stops_below_the_reserve_says_so_and_the_next_one_resumes(
 
 
 def test_an_interrupted_night_tells_what_was_done_and_the_next_one_resumes(
-    tmp_path: Path, inbox: Path, bundle: Path, write_slide: WriteSlide
+    tmp_path: Path, inbox: Path, model: Path, write_slide: WriteSlide
 ) -> None:
     (inbox / "0.tif").write_text("no slide")
     write_slide(inbox / "d_20x.tif", mpp=None)
-    nights = Nights(night_of(tmp_path, bundle, tables=SMALL + "[[slides]]\nmatch = '*_20x*'\nmpp = 0.5\n"))
+    nights = Nights(night_of(tmp_path, model, tables=SMALL + "[[slides]]\nmatch = '*_20x*'\nmpp = 0.5\n"))
 
     def interrupted(event: Event) -> None:
         if isinstance(event, SlideDone):
@@ -443,7 +443,7 @@ def test_an_interrupted_night_tells_what_was_done_and_the_next_one_resumes(
 def test_whatever_goes_wrong_with_one_group_of_slides_the_report_tells_of_all(
     tmp_path: Path,
     inbox: Path,
-    bundle: Path,
+    model: Path,
     write_slide: WriteSlide,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
@@ -451,7 +451,7 @@ def test_whatever_goes_wrong_with_one_group_of_slides_the_report_tells_of_all(
     why: str,
 ) -> None:
     write_slide(inbox / "a_20x.tif", mpp=None)  # so that its group is the second
-    nights = Nights(night_of(tmp_path, bundle, tables=SMALL + "[[slides]]\nmatch = '*_20x*'\nmpp = 0.5\n"))
+    nights = Nights(night_of(tmp_path, model, tables=SMALL + "[[slides]]\nmatch = '*_20x*'\nmpp = 0.5\n"))
 
     def run_but_for(slides: list[Path], config: wsipipe.RunConfig, *given: object, **options: object) -> RunSummary:
         if config.mpp is not None:
@@ -469,8 +469,8 @@ def test_whatever_goes_wrong_with_one_group_of_slides_the_report_tells_of_all(
 
 
 @pytest.mark.usefixtures("inbox")
-def test_a_night_that_is_interrupted_before_it_began_is_told_too(tmp_path: Path, bundle: Path) -> None:
-    nights = Nights(night_of(tmp_path, bundle))
+def test_a_night_that_is_interrupted_before_it_began_is_told_too(tmp_path: Path, model: Path) -> None:
+    nights = Nights(night_of(tmp_path, model))
 
     def interrupted() -> None:
         raise KeyboardInterrupt
@@ -482,8 +482,8 @@ def test_a_night_that_is_interrupted_before_it_began_is_told_too(tmp_path: Path,
 
 
 @pytest.mark.usefixtures("inbox")
-def test_a_device_that_is_gone_is_told_as_the_machines_fault(tmp_path: Path, bundle: Path) -> None:
-    nights = Nights(night_of(tmp_path, bundle, tables=SMALL.replace("cpu,cpu", "cuda:77")))
+def test_a_device_that_is_gone_is_told_as_the_machines_fault(tmp_path: Path, model: Path) -> None:
+    nights = Nights(night_of(tmp_path, model, tables=SMALL.replace("cpu,cpu", "cuda:77")))
     report = nights.run()
     assert report.exit_code == 3
     assert "there is no cuda:77 here" in report.stopped
@@ -491,17 +491,17 @@ def test_a_device_that_is_gone_is_told_as_the_machines_fault(tmp_path: Path, bun
     assert not (tmp_path / "out" / ".failed").exists()
 
 
-def test_an_empty_inbox_is_an_empty_night(tmp_path: Path, bundle: Path) -> None:
+def test_an_empty_inbox_is_an_empty_night(tmp_path: Path, model: Path) -> None:
     (tmp_path / "in").mkdir()
-    nights = Nights(night_of(tmp_path, bundle, inbox=["in", "in/*.svs"]))
+    nights = Nights(night_of(tmp_path, model, inbox=["in", "in/*.svs"]))
     report = nights.run()
     assert (report.slides, report.exit_code, report.stopped) == ((), 0, "")
     assert (nights.night.report / "report.html").exists()
 
 
-def test_failures_that_can_not_be_remembered_do_not_end_the_night(tmp_path: Path, inbox: Path, bundle: Path) -> None:
+def test_failures_that_can_not_be_remembered_do_not_end_the_night(tmp_path: Path, inbox: Path, model: Path) -> None:
     (inbox / "broken.tif").write_text("no slide")
-    nights = Nights(night_of(tmp_path, bundle))
+    nights = Nights(night_of(tmp_path, model))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".failed").touch()  # a file, so that no folder can be made there
     report = nights.run()
@@ -513,8 +513,8 @@ def test_failures_that_can_not_be_remembered_do_not_end_the_night(tmp_path: Path
 
 
 @pytest.mark.usefixtures("inbox")
-def test_a_slide_that_another_runner_does_not_let_go_of_is_told_taken(tmp_path: Path, bundle: Path) -> None:
-    nights = Nights(night_of(tmp_path, bundle, duration="10m"))
+def test_a_slide_that_another_runner_does_not_let_go_of_is_told_taken(tmp_path: Path, model: Path) -> None:
+    nights = Nights(night_of(tmp_path, model, duration="10m"))
     (tmp_path / "out").mkdir()
     with Leases().take(tmp_path / "out" / "b.zarr.lease") as lease:  # type: ignore[union-attr]
         report = nights.run()
@@ -560,21 +560,21 @@ def test_copying_tools_that_set_the_time_to_the_originals_do_not_fool_it(tmp_pat
     assert seconds_left_alone(tmp_path / "gone", now) == 0
 
 
-def test_a_link_that_leads_nowhere_is_tried_and_told(tmp_path: Path, inbox: Path, bundle: Path) -> None:
+def test_a_link_that_leads_nowhere_is_tried_and_told(tmp_path: Path, inbox: Path, model: Path) -> None:
     (inbox / "link.tif").symlink_to(tmp_path / "gone.tif")
-    report = Nights(night_of(tmp_path, bundle)).run()
+    report = Nights(night_of(tmp_path, model)).run()
     assert rows(report)["link.tif"].status == "failed"
     assert report.exit_code == 1
 
 
-def test_a_slide_in_two_inboxes_or_by_two_names_is_done_once(tmp_path: Path, inbox: Path, bundle: Path) -> None:
+def test_a_slide_in_two_inboxes_or_by_two_names_is_done_once(tmp_path: Path, inbox: Path, model: Path) -> None:
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "other.tif").symlink_to(inbox / "a.tif")
-    night = night_of(tmp_path, bundle, inbox=["in", "in/*.tif", "links", "in/../in/b.tif"])
+    night = night_of(tmp_path, model, inbox=["in", "in/*.tif", "links", "in/../in/b.tif"])
     assert [path.name for path in slides_in(night)[0]] == ["a.tif", "b.tif", "c.tif"]
 
 
-def test_a_slide_that_goes_between_the_looks_is_no_failure(tmp_path: Path, inbox: Path, bundle: Path) -> None:
-    report = Nights(night_of(tmp_path, bundle)).run((inbox / "a.tif").unlink)
+def test_a_slide_that_goes_between_the_looks_is_no_failure(tmp_path: Path, inbox: Path, model: Path) -> None:
+    report = Nights(night_of(tmp_path, model)).run((inbox / "a.tif").unlink)
     assert statuses(report) == {"a.tif": "waiting", "b.tif": "done", "c.tif": "done"}
     assert report.exit_code == 0

@@ -26,13 +26,13 @@ BLOCKS = {"a": 64, "b": 36, "c": 4, "d": 36}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, write_slide: WriteSlide, tiny_bundle: Path) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, write_slide: WriteSlide, tiny_model: Path) -> Path:
     """Four slides in ``in``, and in ``undisturbed`` the stores that one runner makes of them."""
     folder = tmp_path_factory.mktemp("runners")
     for name, blocks in BLOCKS.items():
         side = 64 * int(blocks**0.5)
         write_slide(folder / "in" / f"{name}.tif", (side, side), seed=blocks + ord(name))
-    config = night_of(folder, tiny_bundle).run_config()
+    config = night_of(folder, tiny_model).run_config()
     wsipipe.run([folder / "in"], config)
     (folder / "out").rename(folder / "undisturbed")
     return folder
@@ -43,7 +43,7 @@ class Runners:
     """Processes that share the slides of ``folder``, each with its own log and reports, and one folder of stores."""
 
     folder: Path
-    bundle: Path
+    model: Path
     out: Path
     processes: dict[str, Process] = field(default_factory=dict)
 
@@ -53,7 +53,7 @@ class Runners:
             self.out.with_name(f"{name}.toml"),
             inbox=[str(self.folder / "in")],
             out=str(self.out),
-            model=str(self.bundle),
+            model=str(self.model),
             report=f"reports-{name}",
             log=f"{name}.jsonl",
             settle="0s",
@@ -65,7 +65,7 @@ class Runners:
         """Start `wsipipe run`."""
         options = ["--device", "cpu,cpu", "--engine", "torch", "--block", 64, "--tile", 64, "--threads", 2]
         options += ["--tissue", "off", "--json"]
-        return self._start(name, "run", self.folder / "in", "-m", self.bundle, "-o", self.out, *options)
+        return self._start(name, "run", self.folder / "in", "-m", self.model, "-o", self.out, *options)
 
     def _start(self, name: str, *arguments: object) -> Process:
         # A shell that starts pytest in the background has SIGINT ignored, and children inherit that.
@@ -135,8 +135,8 @@ class Runners:
 
 
 @pytest.fixture
-def runners(folder: Path, tiny_bundle: Path, tmp_path: Path) -> Iterator[Runners]:
-    made = Runners(folder, tiny_bundle, tmp_path / "out")
+def runners(folder: Path, tiny_model: Path, tmp_path: Path) -> Iterator[Runners]:
+    made = Runners(folder, tiny_model, tmp_path / "out")
     try:
         yield made
     finally:

@@ -126,7 +126,7 @@ def test_picture_has_the_outline_in_the_colour_of_the_class_and_the_slide_under_
     assert colored(image)[line].mean() > 0.8
     inside = disc((192, 320), (0.4, 0.6), 0.27)
     assert (image[inside].mean(), image[~disc((192, 320), (0.4, 0.6), 0.33)].mean()) == pytest.approx((0, 255), abs=9)
-    assert (found.model, found.bundle_sha256, found.version, found.notes) == ("glands", SHA, "0.0.9", ())
+    assert (found.model, found.model_sha256, found.version, found.notes) == ("glands", SHA, "0.0.9", ())
 
 
 def test_areas_are_those_of_all_pixels(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from wsipipe.events import BlockDone, Event
 from wsipipe.leases.holder import Holder
 from wsipipe.leases.lease import HEART, Lease
 from wsipipe.leases.leases import Leases
-from wsipipe.model.bundle import read_bundle_info
+from wsipipe.model.model_file import read_model_info
 from wsipipe.pipeline import dispatcher as flow
 from wsipipe.pipeline.dispatcher import Limits
 from wsipipe.pipeline.run import run
@@ -33,10 +33,10 @@ SIDE = 64
 
 
 @pytest.fixture
-def config(tmp_path: Path, tiny_bundle: Path) -> wsipipe.RunConfig:
+def config(tmp_path: Path, tiny_model: Path) -> wsipipe.RunConfig:
     return wsipipe.RunConfig(
         out=str(tmp_path / "out"),
-        bundle=str(tiny_bundle),
+        model=str(tiny_model),
         device="cpu,cpu",
         engine="torch",
         block=SIDE,
@@ -74,7 +74,7 @@ def test_no_block_begins_that_would_not_end_in_time_and_what_is_open_is_resumed(
 ) -> None:
     """Blocks take 100 s each by a clock that moves with them, and the network was measured to be as fast as that."""
     clock, config = Clock(0.0), replace(config, threads=threads)
-    margin = read_bundle_info(str(config.bundle)).receptive.margin
+    margin = read_model_info(str(config.model)).receptive.margin
     blocks_take(100, SIDE + margin, monkeypatch)
     ends: list[float] = []
     computed: list[tuple[str, tuple[int, int]]] = []
@@ -229,7 +229,7 @@ def test_the_command_says_taken_and_ends_with_0(
     lease = held(config, slides[1])
     limits = Limits(sleep=Sleeps(lambda _: lease.renew()))
     monkeypatch.setattr("wsipipe.pipeline.run.Flow", lambda *given: flow.Dispatcher(*given[:-1], limits))
-    options = ["-m", config.bundle, "-o", config.out, "--block", "64", "--tile", "64", "--device", "cpu"]
+    options = ["-m", config.model, "-o", config.out, "--block", "64", "--tile", "64", "--device", "cpu"]
     ended = CliRunner().invoke(cli, ["run", *map(str, slides[1:]), *options])
     assert ended.exit_code == 0, ended.output
     assert f"b.tif: taken by {lease.holder}" in ended.stderr

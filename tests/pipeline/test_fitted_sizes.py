@@ -16,7 +16,7 @@ from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.network import Receptive
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.inference.tuning import Size, Speeds
-from wsipipe.model.bundle import BundleSpec, default_classes, save_bundle
+from wsipipe.model.model_file import ModelSpec, default_classes, save_model
 from wsipipe.model.unet import UNet
 from wsipipe.pipeline import measured_sizes as tune
 from wsipipe.pipeline import run_plan
@@ -35,18 +35,18 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sizes") / "b.safetensors"
-    save_bundle(path, UNet(3, 2, base_channels=16, depth=4), BundleSpec(default_classes(2)))
+    save_model(path, UNet(3, 2, base_channels=16, depth=4), ModelSpec(default_classes(2)))
     return path
 
 
 @pytest.fixture
-def plan(tmp_path: Path, slide: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunPlan]:
+def plan(tmp_path: Path, slide: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunPlan]:
     monkeypatch.setattr(run_plan, "loaded_bytes", lambda *_: BASE - RUNTIME_BYTES)
 
     def plan(limit: int, **config: Any) -> RunPlan:
-        values = {"out": str(tmp_path / "out"), "bundle": str(bundle), "device": "cpu", "engine": "torch"}
+        values = {"out": str(tmp_path / "out"), "model": str(model), "device": "cpu", "engine": "torch"}
         values |= {"tissue": "off"} | config
         run = plan_run([str(slide)], RunConfig(max_memory_bytes=limit, **values))
         assert all(run.memory_bytes(p) <= limit for p in run.to_do)

@@ -23,36 +23,36 @@ def tasks(array: Array) -> int:
 
 
 @pytest.mark.parametrize("block", [2048, 4096])
-def test_graph_of_ten_gigapixels_has_at_most_1_3_tasks_a_block(tmp_path: Path, tiny_bundle: Path, block: int) -> None:
-    labels = wsipipe.segment(write_big_slide(tmp_path / "big.zarr", 100_000), tiny_bundle, block=block, device="cpu")
+def test_graph_of_ten_gigapixels_has_at_most_1_3_tasks_a_block(tmp_path: Path, tiny_model: Path, block: int) -> None:
+    labels = wsipipe.segment(write_big_slide(tmp_path / "big.zarr", 100_000), tiny_model, block=block, device="cpu")
     assert labels.shape == (100_000, 100_000)
     assert labels.npartitions == (-(-100_000 // block)) ** 2
     assert tasks(labels) <= 1.3 * labels.npartitions
     assert tasks(dask.optimize(labels)[0]) <= 1.3 * labels.npartitions
 
 
-def test_segment_reads_no_pixel_until_it_is_computed(tmp_path: Path, tiny_bundle: Path) -> None:
+def test_segment_reads_no_pixel_until_it_is_computed(tmp_path: Path, tiny_model: Path) -> None:
     path = write_big_slide(tmp_path / "big.zarr", 4096)
     slide = wsipipe.open_slide(path)
     chunk = path / "0" / "c" / "0" / "0" / "0"
     pixels = chunk.read_bytes()
     chunk.write_bytes(b"these are no pixels")
-    labels = wsipipe.segment(slide, tiny_bundle, block=1024, device="cpu")
+    labels = wsipipe.segment(slide, tiny_model, block=1024, device="cpu")
     with pytest.raises(SlideReadError, match=r"big\.zarr"):
         labels.blocks[0, 0].compute(scheduler="synchronous")
     chunk.write_bytes(pixels)
     assert labels.blocks[0, 0].compute(scheduler="synchronous").shape == (1024, 1024)
 
 
-def test_one_block_computes_one_block(tmp_path: Path, tiny_bundle: Path) -> None:
-    labels = wsipipe.segment(write_big_slide(tmp_path / "big.zarr", 8192), tiny_bundle, block=512, device="cpu")
+def test_one_block_computes_one_block(tmp_path: Path, tiny_model: Path) -> None:
+    labels = wsipipe.segment(write_big_slide(tmp_path / "big.zarr", 8192), tiny_model, block=512, device="cpu")
     few, _ = dask.optimize(labels.blocks[3, 4], labels.blocks[3, 4])
     assert tasks(few) <= 4, "the block, its rows, its columns, and its slice"
 
 
-def test_the_same_request_has_the_same_names(tmp_path: Path, tiny_bundle: Path) -> None:
+def test_the_same_request_has_the_same_names(tmp_path: Path, tiny_model: Path) -> None:
     path = write_big_slide(tmp_path / "big.zarr", 2048)
-    names = {wsipipe.segment(path, tiny_bundle, block=block, device="cpu").name for block in (1024, 1024, 2048)}
+    names = {wsipipe.segment(path, tiny_model, block=block, device="cpu").name for block in (1024, 1024, 2048)}
     assert len(names) == 2
 
 

@@ -22,9 +22,9 @@ NAMES = ("DAPI", "CD3", "CD8", "CD20", "PanCK")
 
 
 @pytest.fixture
-def config(tmp_path: Path, tiny_bundle: Path) -> Config:
+def config(tmp_path: Path, tiny_model: Path) -> Config:
     return lambda out, **options: wsipipe.RunConfig(
-        out=str(tmp_path / out), bundle=str(tiny_bundle), device="cpu", block=64, engine="torch", **options
+        out=str(tmp_path / out), model=str(tiny_model), device="cpu", block=64, engine="torch", **options
     )
 
 
@@ -69,7 +69,7 @@ def test_store_of_other_planes_is_not_gone_on_with(stack: Path, config: Config) 
 def test_too_many_channels_are_listed_with_the_option_that_chooses(stack: Path, config: Config) -> None:
     failed = wsipipe.run([stack], config("out", planes=Planes(z=0))).slides[0]
     assert failed.status == FAILED
-    assert "a.ome.tif has 5 channels, bundle 'tiny' takes 3 channels (RGB)" in failed.message
+    assert "a.ome.tif has 5 channels, model 'tiny' takes 3 channels (RGB)" in failed.message
     assert "or choose 3 of them with --channels: 0: DAPI, 1: CD3, 2: CD8, 3: CD20, 4: PanCK" in failed.message
 
 

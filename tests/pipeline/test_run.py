@@ -38,9 +38,9 @@ Config = Callable[..., wsipipe.RunConfig]
 
 
 @pytest.fixture
-def config(tmp_path: Path, tiny_bundle: Path) -> Config:
+def config(tmp_path: Path, tiny_model: Path) -> Config:
     return lambda **options: wsipipe.RunConfig(
-        out=str(tmp_path / "out"), bundle=str(tiny_bundle), device="cpu", block=64, **options
+        out=str(tmp_path / "out"), model=str(tiny_model), device="cpu", block=64, **options
     )
 
 

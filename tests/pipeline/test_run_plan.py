@@ -13,7 +13,7 @@ import torch
 
 from tests.conftest import WriteSlide
 from wsipipe.errors import GeometryError, MachineError, MemoryLimitError, OutputError, UsageError
-from wsipipe.model.bundle import BundleSpec, default_classes, load_bundle, save_bundle
+from wsipipe.model.model_file import ModelSpec, default_classes, load_model, save_model
 from wsipipe.model.unet import UNet
 from wsipipe.pipeline import run_plan
 from wsipipe.pipeline.config import RunConfig
@@ -25,10 +25,10 @@ from wsipipe.store.spec import REPLACED, StoreSpec, coarse_chunks
 
 @dataclass(frozen=True)
 class Bench:
-    """A folder with slides and an output folder, and the tiny bundle to use."""
+    """A folder with slides and an output folder, and the tiny model to use."""
 
     folder: Path
-    bundle: Path
+    model: Path
     write: WriteSlide
 
     @property
@@ -39,7 +39,7 @@ class Bench:
         return self.write(self.folder / name, **content)
 
     def plan(self, *slides: Path, **config: Any) -> RunPlan:
-        values = {"out": str(self.out), "bundle": str(self.bundle), "device": "cpu", "block": 64, "tissue": "off"}
+        values = {"out": str(self.out), "model": str(self.model), "device": "cpu", "block": 64, "tissue": "off"}
         return plan_run([str(s) for s in slides], RunConfig(**(values | config)))
 
     def one(self, *slides: Path, **config: Any) -> SlidePlan:
@@ -63,8 +63,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, tiny_bundle: Path, write_slide: WriteSlide) -> Bench:
-    return Bench(tmp_path, tiny_bundle, write_slide)
+def bench(tmp_path: Path, tiny_model: Path, write_slide: WriteSlide) -> Bench:
+    return Bench(tmp_path, tiny_model, write_slide)
 
 
 def begin(plan: SlidePlan) -> StoreSpec:
@@ -234,17 +234,17 @@ def test_an_unfinished_store_of_a_replaced_file_is_refused_too(bench: Bench) -> 
     [
         ({"mpp": 0.25}, "0.5 micrometres per pixel (now 0.25)"),
         ({"probabilities": True}, "no probabilities"),
-        ({"bundle": "other"}, "other weights"),
-        ({"mpp": 0.25, "bundle": "other"}, "other weights, 0.5 micrometres per pixel (now 0.25)"),
+        ({"model": "other"}, "other weights"),
+        ({"mpp": 0.25, "model": "other"}, "other weights, 0.5 micrometres per pixel (now 0.25)"),
     ],
 )
 def test_options_that_change_the_labels_are_told_apart(bench: Bench, config: dict[str, Any], words: str) -> None:
     slide = bench.slide("x.tif")
     finish(bench.one(slide))
-    if "bundle" in config:
-        bundle = load_bundle(bench.bundle)
-        save_bundle(bench.folder / "other", bundle.network, replace(bundle.spec, name="other"))
-        config = config | {"bundle": str(bench.folder / "other")}
+    if "model" in config:
+        model = load_model(bench.model)
+        save_model(bench.folder / "other", model.network, replace(model.spec, name="other"))
+        config = config | {"model": str(bench.folder / "other")}
     assert f"was made with {words};" in bench.refusal(slide, **config)
     assert bench.one(slide, **config, overwrite=True).action == SEGMENT
 
@@ -328,45 +328,45 @@ def test_every_slide_is_looked_at_and_the_bad_ones_say_why(bench: Bench) -> None
 
 @pytest.fixture
 def picky(bench: Bench) -> str:
-    """A bundle that wants 0.5 µm/px."""
+    """A model that wants 0.5 µm/px."""
     torch.manual_seed(0)
     path = bench.folder / "picky.safetensors"
-    save_bundle(path, UNet(3, 2, 2, 2, 1), BundleSpec(default_classes(2), mpp=0.5))
+    save_model(path, UNet(3, 2, 2, 2, 1), ModelSpec(default_classes(2), mpp=0.5))
     return str(path)
 
 
-def test_a_slide_without_resolution_is_refused_by_a_bundle_that_wants_one(bench: Bench, picky: str) -> None:
+def test_a_slide_without_resolution_is_refused_by_a_model_that_wants_one(bench: Bench, picky: str) -> None:
     with_mpp, without = bench.slide("with.tif"), bench.slide("without.tif", mpp=None)
-    plans = bench.plan(without, with_mpp, bundle=picky).slides
+    plans = bench.plan(without, with_mpp, model=picky).slides
     assert isinstance(plans[0], Refused)
     assert "give --mpp" in plans[0].error
     assert isinstance(plans[1], SlidePlan)
-    assert bench.one(without, bundle=picky, mpp=0.5).level.mpp == 0.5
-    assert bench.one(without).level.mpp is None  # the tiny bundle does not care
+    assert bench.one(without, model=picky, mpp=0.5).level.mpp == 0.5
+    assert bench.one(without).level.mpp is None  # the tiny model does not care
 
 
-def test_a_slide_is_planned_at_the_resolution_of_the_bundle(bench: Bench, picky: str) -> None:
+def test_a_slide_is_planned_at_the_resolution_of_the_model(bench: Bench, picky: str) -> None:
     slide = bench.slide("x.tif", shape=(200, 300), mpp=0.2482)
-    plan = bench.one(slide, bundle=picky)
+    plan = bench.one(slide, model=picky)
     assert (plan.level.index, plan.level.mpp, plan.grid.shape) == (0, 0.5, (100, 149))
     assert plan.store.fingerprint.shrink == pytest.approx(2.0145, abs=1e-4)
     assert plan.store.downsample == plan.level.downsample == plan.level.shrink
-    assert bench.one(slide).grid.shape == (200, 300), "the tiny bundle does not care"
+    assert bench.one(slide).grid.shape == (200, 300), "the tiny model does not care"
     assert plan.keep(2).overlap_px == plan.grid.receptive.margin
     assert plan.block_bytes > bench.one(slide).block_bytes / 4
 
 
 def test_stores_of_another_shrink_are_told_apart(bench: Bench, picky: str) -> None:
     slide = bench.slide("x.tif", shape=(200, 300), mpp=0.25)
-    finish(bench.one(slide, bundle=picky))
-    assert "was made with the level shrunk by 2 (now 2.0145);" in bench.refusal(slide, bundle=picky, mpp=0.2482)
-    assert bench.one(slide, bundle=picky).action == SKIP
+    finish(bench.one(slide, model=picky))
+    assert "was made with the level shrunk by 2 (now 2.0145);" in bench.refusal(slide, model=picky, mpp=0.2482)
+    assert bench.one(slide, model=picky).action == SKIP
 
 
 def test_no_more_is_enlarged_than_is_allowed(bench: Bench, picky: str) -> None:
     slide = bench.slide("x.tif", mpp=0.9)
-    assert "--max-upsample" in bench.refusal(slide, bundle=picky)
-    plan = bench.one(slide, bundle=picky, max_upsample=2.0)
+    assert "--max-upsample" in bench.refusal(slide, model=picky)
+    plan = bench.one(slide, model=picky, max_upsample=2.0)
     assert plan.level.shrink == pytest.approx(0.5 / 0.9, rel=1e-5)
     assert plan.level.mpp == 0.5
 
@@ -375,7 +375,7 @@ def test_a_table_says_the_resolution_of_single_slides(bench: Bench, picky: str) 
     a, b, c = (bench.slide(f"{name}.tif", seed=i, mpp=0.5) for i, name in enumerate("abc"))
     table = bench.folder / "slides.csv"
     table.write_text("slide,mpp\na.tif,0.25\nb.tif,\n")
-    plans = bench.plan(a, b, c, bundle=picky, slides_table=str(table), mpp=1 / 3).planned
+    plans = bench.plan(a, b, c, model=picky, slides_table=str(table), mpp=1 / 3).planned
     assert [(p.slide.mpp, p.slide.mpp_source) for p in plans] == [
         (0.25, "given in slides.csv"),
         (1 / 3, "given"),

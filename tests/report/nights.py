@@ -68,7 +68,7 @@ def slides_of_all_kinds(text: str = "") -> tuple[SlideReport, ...]:
             warnings=("odd" + text, "odder"),
             attempts=1,
             model=text or "nuclei",
-            bundle_sha256=SHA,
+            model_sha256=SHA,
             skipped=1_048_576,
         ),
         SlideReport("/in/case-2.tif", FAILED, text or "case-2.tif is truncated", seconds=2.0, attempts=2),

@@ -46,12 +46,12 @@ def test_a_report_of_hostile_texts_is_written_and_read_back(tmp_path: Path, text
     Seen(page.read_bytes().decode())
 
 
-def test_a_run_of_wsipipe_is_shown(tmp_path: Path, tiny_bundle: Path, write_slide: Callable[..., Path]) -> None:
+def test_a_run_of_wsipipe_is_shown(tmp_path: Path, tiny_model: Path, write_slide: Callable[..., Path]) -> None:
     from wsipipe.pipeline.config import RunConfig
     from wsipipe.pipeline.run import run
 
     slide = write_slide(tmp_path / "case.tif", (96, 128))
-    summary = run([slide], RunConfig(out=str(tmp_path / "out"), bundle=str(tiny_bundle), device="cpu", engine="torch"))
+    summary = run([slide], RunConfig(out=str(tmp_path / "out"), model=str(tiny_model), device="cpu", engine="torch"))
     (outcome,) = summary.slides
     assert outcome.store is not None
     report = night(

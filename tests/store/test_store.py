@@ -408,8 +408,14 @@ def test_attributes_that_make_no_sense_are_damage(tmp_path: Path, change: Any) -
 def test_fingerprints_say_in_what_they_differ() -> None:
     one = Fingerprint("a", "b", 0, 0.5, False)
     assert one.differences(one) == []
-    assert one.differences(Fingerprint("a", "c", 0, 0.25, False)) == ["bundle", "mpp"]
-    assert one.differences(Fingerprint("x", "y", 1, None, True)) == ["slide", "bundle", "level", "mpp", "probabilities"]
+    assert one.differences(Fingerprint("a", "c", 0, 0.25, False)) == ["model_sha256", "mpp"]
+    assert one.differences(Fingerprint("x", "y", 1, None, True)) == [
+        "slide",
+        "model_sha256",
+        "level",
+        "mpp",
+        "probabilities",
+    ]
 
 
 def test_publish_replaces_an_older_store_wholly(tmp_path: Path) -> None:

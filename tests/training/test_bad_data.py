@@ -1,6 +1,6 @@
 """Data and settings that can not be trained on: one line that says what, where and what to do, before the first step.
 
-Nothing is written for them: neither a bundle nor the folder of the training.
+Nothing is written for them: neither a model nor the folder of the training.
 """
 
 from __future__ import annotations

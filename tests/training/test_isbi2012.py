@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from tests.training.given import field, pixels, png, squares
 from wsipipe.geometry.grid import Box
-from wsipipe.model.bundle import Bundle, BundleSpec, default_classes, load_bundle, save_bundle
+from wsipipe.model.model_file import Model, ModelSpec, default_classes, load_model, save_model
 from wsipipe.model.unet import UNet
 from wsipipe.training.setup import View
 
@@ -72,14 +72,14 @@ def test_register_moves_the_images_and_nothing_else(isbi2012: ModuleType, tmp_pa
 def test_an_average_over_turned_images_turns_with_the_image(isbi2012: ModuleType, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = UNet(in_channels=1, base_channels=4, depth=2)
-    spec = BundleSpec(classes=default_classes(2), mean=(0.5,), std=(0.2,))
-    save_bundle(tmp_path / "b.safetensors", network, spec)
-    bundle: Bundle = load_bundle(tmp_path / "b.safetensors")
+    spec = ModelSpec(classes=default_classes(2), mean=(0.5,), std=(0.2,))
+    save_model(tmp_path / "b.safetensors", network, spec)
+    model: Model = load_model(tmp_path / "b.safetensors")
     image = pixels((64, 64, 1))
 
     def averaged(shown: np.ndarray) -> np.ndarray:
         shown_field = field(np.ascontiguousarray(shown), squares((64, 64)))
-        found: np.ndarray = isbi2012.averaged(bundle, View(shown_field, Box(0, 64, 0, 64)))
+        found: np.ndarray = isbi2012.averaged(model, View(shown_field, Box(0, 64, 0, 64)))
         return found
 
     upright = averaged(image)

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.faults import files_up_to
 from tests.training.discs import TINY, StopError, changed, made_setup, stopping_at, write_discs, write_image
-from wsipipe import RunConfig, load_bundle, run
+from wsipipe import RunConfig, load_model, run
 from wsipipe.errors import MachineError, OutputError, TrainingError, UsageError
 from wsipipe.events import StepDone, TrainingDone, TrainingEvent, TrainingStarted, Validated
 from wsipipe.training import log, replicas
@@ -54,7 +54,7 @@ def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trained(folder: Path, out: Path, config: Any = QUICK, **options: Any) -> bytes:
-    """The bundle that a training on the CPU writes."""
+    """The model that a training on the CPU writes."""
     train(config, out, **{"roots": [folder], "device": "cpu"} | options)
     return out.read_bytes()
 
@@ -66,7 +66,7 @@ def logged(out: Path, kind: str) -> list[int]:
     ]
 
 
-def test_training_tells_what_it_does_and_leaves_a_bundle_a_log_and_pictures(
+def test_training_tells_what_it_does_and_leaves_a_model_a_log_and_pictures(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log, "write_curves", DRAW)
@@ -79,7 +79,7 @@ def test_training_tells_what_it_does_and_leaves_a_bundle_a_log_and_pictures(
     assert events[0] == TrainingStarted(3, 1, 0, 0, ("cpu",))
     done = events[-1]
     assert isinstance(done, TrainingDone)
-    assert (done.bundle, done.steps, done.split) == (str(out), 6, "validation")
+    assert (done.model, done.steps, done.split) == (str(out), 6, "validation")
     best = max((e for e in events if isinstance(e, Validated)), key=lambda e: e.scores["dice"])
     assert done.best_step == best.step
     assert {name: done.scores[name] for name in best.scores} == pytest.approx(best.scores, nan_ok=True)
@@ -100,7 +100,7 @@ def test_same_seed_gives_the_same_bytes_and_another_does_not(folder: Path, tmp_p
     torch.manual_seed(99)
     assert trained(folder, tmp_path / "2.safetensors", TINY) == first
     other = trained(folder, tmp_path / "3.safetensors", changed(TINY, loop={"seed": 1}))
-    weights = [load_bundle(tmp_path / f"{i}.safetensors").network.state_dict() for i in (1, 3)]
+    weights = [load_model(tmp_path / f"{i}.safetensors").network.state_dict() for i in (1, 3)]
     assert other != first
     assert not torch.equal(weights[0]["head.weight"], weights[1]["head.weight"])
 
@@ -140,7 +140,7 @@ def test_training_that_breaks_is_resumed_to_the_same_bytes(
     assert losses[0] == losses[1]
 
 
-def test_training_that_breaks_while_the_bundle_is_written_is_resumed(
+def test_training_that_breaks_while_the_model_is_written_is_resumed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = trained(folder, tmp_path / "whole.safetensors")
@@ -265,10 +265,10 @@ def once_prepared(folder: Path, out: Path) -> Callable[..., TrainingSetup]:
     return lambda *_: TrainingSetup(**{**vars(setup), "out": out})
 
 
-def test_bundle_says_how_it_was_made_and_nothing_of_the_machine(folder: Path, tmp_path: Path) -> None:
+def test_model_file_says_how_it_was_made_and_nothing_of_the_machine(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "b.safetensors"
     trained(folder, out, changed(QUICK, data={"folder": str(folder), "test": ("disc-1*",)}), roots=["."])
-    training = load_bundle(out).spec.training
+    training = load_model(out).spec.training
     assert training["settings"]["optimizer"]["learning_rate"] == 1e-2
     assert training["settings"]["data"]["folder"] == folder.name
     assert {"workers", "checkpoint_every"}.isdisjoint(training["settings"]["loop"])
@@ -288,12 +288,12 @@ def test_bundle_says_how_it_was_made_and_nothing_of_the_machine(folder: Path, tm
     json.loads(header, parse_constant=pytest.fail)
 
 
-def test_trained_bundle_segments_what_it_learnt(folder: Path, tmp_path: Path) -> None:
+def test_trained_model_segments_what_it_learnt(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "b.safetensors"
     events: list[TrainingEvent] = []
     trained(folder, out, changed(QUICK, loop={"steps": 60, "validate_every": 60}), listener=events.append)
     (slide,) = run(
-        [str(folder / "disc-0_image.tif")], RunConfig(out=str(tmp_path / "run"), bundle=str(out), device="cpu")
+        [str(folder / "disc-0_image.tif")], RunConfig(out=str(tmp_path / "run"), model=str(out), device="cpu")
     ).slides
     assert slide.status == "done", slide.message
     assert slide.labels[1] > 100
@@ -306,7 +306,7 @@ def test_minutes_end_a_training(folder: Path, tmp_path: Path) -> None:
     steps = [event for event in events if isinstance(event, StepDone)]
     assert len(steps) >= 1
     assert all(0 <= a.share <= b.share < 1 for a, b in pairwise(steps))
-    assert load_bundle(out).spec.training["steps"] == len(steps)
+    assert load_model(out).spec.training["steps"] == len(steps)
 
 
 def test_batch_that_devices_can_not_share_is_refused(folder: Path, tmp_path: Path) -> None:

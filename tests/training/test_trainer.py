@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.discs import changed, made_setup, write_discs
-from wsipipe import load_bundle
+from wsipipe import load_model
 from wsipipe.errors import MemoryLimitError, TrainingError
 from wsipipe.evaluation.metrics import METRICS
 from wsipipe.evaluation.tally import Tally
@@ -188,7 +188,7 @@ def test_best_weights_are_kept(
     assert all(torch.equal(trainer.best[name], tensor) for name, tensor in wanted.items())
     monkeypatch.setattr(trainer_module, "score", lambda *_: ({select: math.nan}, []))
     trainer.finish(lambda _: None)
-    written = load_bundle(trainer.setup.out).network.state_dict()
+    written = load_model(trainer.setup.out).network.state_dict()
     assert all(torch.equal(written[name], tensor) for name, tensor in wanted.items())
 
 

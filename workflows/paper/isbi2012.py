@@ -37,8 +37,8 @@ from torch import Tensor
 from wsipipe.evaluation.tally import Tally
 from wsipipe.geometry.mirror import mirror
 from wsipipe.geometry.network import round_up
-from wsipipe.model.bundle import Bundle, load_bundle
 from wsipipe.model.forward import Normalise, core_of, probabilities_of
+from wsipipe.model.model_file import Model, load_model
 from wsipipe.training.config import load_config
 from wsipipe.training.setup import View, prepare_training
 
@@ -95,12 +95,12 @@ def offset(image: npt.NDArray[np.float64], label: npt.NDArray[np.bool_]) -> tupl
 
 
 @main.command()
-@click.argument("bundle", type=click.Path(path_type=Path, exists=True))
+@click.argument("model", type=click.Path(path_type=Path, exists=True))
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
-def score(bundle: Path, data: Path) -> None:
-    """Score BUNDLE on the validation and test slices of the registered images in --data."""
+def score(model: Path, data: Path) -> None:
+    """Score MODEL on the validation and test slices of the registered images in --data."""
     setup = prepare_training(load_config(CONFIG), Path("not-written.safetensors"), [data])
-    loaded = load_bundle(bundle)
+    loaded = load_model(model)
     on_validation, on_test = (scores_at(loaded, views) for views in (setup.validation, setup.test))
     click.echo(f"{'':21}  {'as the challenge':>16}  {'by validation':>16}")
     for name, values in on_test.items():
@@ -108,9 +108,9 @@ def score(bundle: Path, data: Path) -> None:
         click.echo(f"{name:21}  {np.nanmin(values):16.4g}  {chosen:16.4g}")
 
 
-def scores_at(bundle: Bundle, views: tuple[View, ...]) -> dict[str, list[float]]:
+def scores_at(model: Model, views: tuple[View, ...]) -> dict[str, list[float]]:
     """Each error on ``views`` at all `THRESHOLDS`; pixels, and pairs of pixels, are pooled over the slices."""
-    cells = [averaged(bundle, view) for view in views]
+    cells = [averaged(model, view) for view in views]
     known = [view.field.truth.read(view.box) for view in views]
     first = np.cumsum([0, *(truth.instances.max() for truth in known)])
     objects = [np.where(truth.instances > 0, truth.instances + n, 0) for truth, n in zip(known, first, strict=False)]
@@ -146,16 +146,16 @@ def side_by_side(slices: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 
 
 @torch.inference_mode()
-def averaged(bundle: Bundle, view: View) -> npt.NDArray[np.float32]:
+def averaged(model: Model, view: View) -> npt.NDArray[np.float32]:
     """The probability (y, x) of cell in ``view``, the mean over all ways to turn and mirror what the network sees."""
-    receptive = bundle.network.receptive
+    receptive = model.network.receptive
     half, (height, width) = receptive.margin // 2, view.field.shape
     rows, cols = (mirror(np.arange(-half, round_up(n, receptive.stride) + half), n) for n in (height, width))
-    tile = Normalise(bundle.spec, torch.device("cpu")).pixels(view.field.pixels_at(rows, cols)[None])
+    tile = Normalise(model.spec, torch.device("cpu")).pixels(view.field.pixels_at(rows, cols)[None])
 
     def turned(quarters: int, mirrored: bool) -> Tensor:
         seen = tile.rot90(quarters, (2, 3))
-        logits = core_of(bundle.network(seen.flip(3) if mirrored else seen), receptive)
+        logits = core_of(model.network(seen.flip(3) if mirrored else seen), receptive)
         cell = probabilities_of(logits)[0, -1]
         return (cell.flip(1) if mirrored else cell).rot90(-quarters)
 

@@ -22,7 +22,7 @@ from wsipipe.cli.nightly import nightly
 from wsipipe.cli.preview import preview
 from wsipipe.cli.run import run
 from wsipipe.cli.train import train
-from wsipipe.errors import BundleError, MachineError, UsageError, WsipipeError
+from wsipipe.errors import MachineError, ModelError, UsageError, WsipipeError
 from wsipipe.version import VERSION
 
 FAILED, USAGE, ENVIRONMENT, INTERRUPTED = 1, 2, 3, 130
@@ -62,7 +62,7 @@ def main() -> NoReturn:
 
 
 def _exit_code(err: WsipipeError) -> int:
-    if isinstance(err, UsageError | BundleError):
+    if isinstance(err, UsageError | ModelError):
         return USAGE
     return ENVIRONMENT if isinstance(err, MachineError) else FAILED
 

@@ -1,4 +1,4 @@
-"""``wsipipe model``: look at bundles, and make untrained ones."""
+"""``wsipipe model``: look at models, and make untrained ones."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from wsipipe.errors import UsageError
 
 @click.group()
 def model() -> None:
-    """Show or make a model bundle."""
+    """Show or make a model."""
 
 
 @model.command()
-@click.argument("bundle")
-def show(bundle: str) -> None:
-    """Print what BUNDLE holds, as JSON."""
-    from wsipipe.model.bundle import load_bundle
+@click.argument("model")
+def show(model: str) -> None:
+    """Print what MODEL holds, as JSON."""
+    from wsipipe.model.model_file import load_model
 
-    info = load_bundle(bundle).info
+    info = load_model(model).info
     receptive = info.receptive
     sizes = {"halo_px": receptive.halo, "margin_px": receptive.margin, "core_multiple_px": receptive.stride}
     click.echo(
@@ -34,7 +34,7 @@ def show(bundle: str) -> None:
 
 
 @model.command()
-@click.argument("bundle")
+@click.argument("model")
 @click.option("--in-channels", default=3, show_default=True, metavar="N", help="Channels of the slides.")
 @click.option("--base-channels", default=64, show_default=True, metavar="N", help="Channels of the first level.")
 @click.option("--depth", default=4, show_default=True, metavar="N", help="Number of 2x2 poolings.")
@@ -42,9 +42,9 @@ def show(bundle: str) -> None:
 @click.option("--seed", default=0, show_default=True, metavar="N", help="Of the random weights.")
 @click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel it is for.  [default: any]")
 def init(
-    bundle: str, in_channels: int, base_channels: int, depth: int, classes: int, seed: int, mpp: float | None
+    model: str, in_channels: int, base_channels: int, depth: int, classes: int, seed: int, mpp: float | None
 ) -> None:
-    """Write an untrained bundle to BUNDLE, for tests and timings."""
+    """Write an untrained model to MODEL, for tests and timings."""
     for option, value, least in (
         ("--in-channels", in_channels, 1),
         ("--base-channels", base_channels, 1),
@@ -53,11 +53,11 @@ def init(
     ):
         if value < least:
             raise UsageError(f"{option} {value} is less than {least}")
-    if Path(bundle).exists():
-        raise UsageError(f"{bundle} is there already; give another name, or remove it")
+    if Path(model).exists():
+        raise UsageError(f"{model} is there already; give another name, or remove it")
 
-    from wsipipe.model.bundle import save_untrained
+    from wsipipe.model.model_file import save_untrained
 
     sizes = {"in_channels": in_channels, "classes": classes, "base_channels": base_channels, "depth": depth}
-    count = save_untrained(bundle, sizes, seed=seed, mpp=mpp)
-    click.echo(f"{bundle}: {count:,} untrained weights")
+    count = save_untrained(model, sizes, seed=seed, mpp=mpp)
+    click.echo(f"{model}: {count:,} untrained weights")

@@ -10,18 +10,18 @@ import click
 @click.command()
 @click.argument("slide", metavar="SLIDE")
 @click.option("-o", "--out", metavar="PICTURE.png", help="The picture.  [default: <slide's name>.png]")
-@click.option("-m", "--model", "bundle", metavar="BUNDLE", help="As for run; its context is looked at around tissue.")
+@click.option("-m", "--model", "model", metavar="MODEL", help="As for run; its context is looked at around tissue.")
 @click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0, over what the file says.")
 @click.option(
     "--tissue", default="auto", show_default=True, metavar="auto|FILE", help="Found, or a mask that is given."
 )
-def preview(slide: str, out: str | None, bundle: str | None, mpp: float | None, tissue: str) -> None:
+def preview(slide: str, out: str | None, model: str | None, mpp: float | None, tissue: str) -> None:
     """Draw SLIDE small, with the outline of what `run` would look at, and say what share of it that is."""
     from wsipipe.errors import UsageError
     from wsipipe.files import write_whole
-    from wsipipe.model.bundle import read_bundle_info
+    from wsipipe.model.model_file import read_model_info
     from wsipipe.pictures.preview import tissue_png
-    from wsipipe.pipeline.config import DEFAULT_BUNDLE
+    from wsipipe.pipeline.config import DEFAULT_MODEL
     from wsipipe.slides.open import open_slide
     from wsipipe.slides.slide import choose_level
     from wsipipe.tissue.detect import find_tissue
@@ -29,12 +29,12 @@ def preview(slide: str, out: str | None, bundle: str | None, mpp: float | None, 
 
     if tissue == TISSUE_OFF:
         raise UsageError("--tissue off looks everywhere, so there is nothing to preview; allowed: auto, or a file")
-    model, opened = read_bundle_info(bundle or DEFAULT_BUNDLE), open_slide(slide, mpp=mpp)
-    level = choose_level(opened, model.spec.mpp)
+    info, opened = read_model_info(model or DEFAULT_MODEL), open_slide(slide, mpp=mpp)
+    level = choose_level(opened, info.spec.mpp)
     if is_file(tissue):
         mask, how = given_mask(tissue, level), "given"
     else:
-        mask, how = find_tissue(opened, level, halo=model.receptive.halo)
+        mask, how = find_tissue(opened, level, halo=info.receptive.halo)
     path = Path(out or f"{opened.name}.png")
     write_whole(path, tissue_png(opened, level, mask), kind="picture ")
     click.echo(f"{opened.file}: {mask.share:.1%} of level {level.index} is to be looked at ({how}): {path}")

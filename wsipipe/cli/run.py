@@ -36,7 +36,7 @@ NUMBER_OR_AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "me
 @click.command()
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
 @click.option("-o", "--out", default="segmentations", show_default=True, metavar="DIR", help="Folder of the results.")
-@click.option("-m", "--model", "bundle", metavar="BUNDLE", help="Model file.  [default: nuclei in H&E, 0.5 um/px]")
+@click.option("-m", "--model", "model", metavar="MODEL", help="Model file.  [default: nuclei in H&E, 0.5 um/px]")
 @click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0, over what the file says.")
 @click.option("--slides-table", metavar="FILE", help="CSV: slide, mpp, reader, channels, z, t, series of each.")
 @click.option(

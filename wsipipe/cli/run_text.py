@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def plan_as_json(plan: RunPlan) -> dict[str, Any]:
     """What ``--dry-run --json`` prints."""
     return {
-        "bundle": plan.setup.bundle.path,
+        "model": plan.setup.model.path,
         "devices": list(plan.setup.devices),
         "engine": plan.setup.engine,
         "threads": plan.threads,
@@ -57,7 +57,7 @@ def plan_as_text(plan: RunPlan) -> str:
 
     setup = plan.setup
     where = f"{', '.join(setup.devices)} by {setup.engine}"
-    lines = [f"{setup.bundle.spec.name} on {where}, {plan.threads} blocks in flight"]
+    lines = [f"{setup.model.spec.name} on {where}, {plan.threads} blocks in flight"]
     for row in [_slide_plan_as_json(plan, slide) for slide in plan.slides]:
         lines.append(f"{row['action']:8} {row['slide']}: {row['reason']}")
         if "store" in row:

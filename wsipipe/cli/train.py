@@ -1,4 +1,4 @@
-"""``wsipipe train``: from images and labels to a model bundle."""
+"""``wsipipe train``: from images and labels to a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EVERY = 25
 
 @click.command()
 @click.argument("source", metavar="CONFIG.toml|FOLDER")
-@click.option("-o", "--out", required=True, metavar="BUNDLE", help="The model to write, .safetensors.")
+@click.option("-o", "--out", required=True, metavar="MODEL", help="The model to write, .safetensors.")
 @click.option("--data", metavar="DIR", help="Where the data are that CONFIG.toml names.  [default: beside it]")
 @click.option("--labels-are", metavar="instances|components|classes", help="What the numbers of the labels are.")
 @click.option("--steps", type=int, metavar="N", help="Batches to train for, over what the configuration says.")
@@ -45,7 +45,7 @@ def train(
     """Train a U-Net on the images and labels that CONFIG.toml names, or on a FOLDER of pairs.
 
     A FOLDER holds NAME_image.* with NAME_label.*, or image/NAME.* with label/NAME.*, and is trained on with the
-    default settings. BUNDLE.training/ holds the checkpoint, a log, the curves and a sheet of validation images.
+    default settings. MODEL.training/ holds the checkpoint, a log, the curves and a sheet of validation images.
     Exit code: 0 done, 1 data that can not be used or a loss that is no number, 2 usage, 3 the environment,
     130 interrupted: --resume goes on.
     """
@@ -128,7 +128,7 @@ def training_line(event: TrainingEvent) -> str:
             return f"step {event.step}: validation {said(event.scores)}; best so far: step {event.best_step}"
         case TrainingDone():
             weights = f"weights of step {event.best_step} of {event.steps}"
-            return f"{event.bundle}: {weights}; {event.split} {said(event.scores)}"
+            return f"{event.model}: {weights}; {event.split} {said(event.scores)}"
 
 
 def said(scores: dict[str, float]) -> str:

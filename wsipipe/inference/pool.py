@@ -18,21 +18,21 @@ from types import TracebackType
 from typing import Self
 
 from wsipipe.arrays import Pixels
-from wsipipe.errors import BundleError, MachineError
+from wsipipe.errors import MachineError, ModelError
 from wsipipe.inference import allocator
 from wsipipe.inference.devices import forget_free_memory, resolve_devices, threads_per_replica
 from wsipipe.inference.replica import Prediction, Replica
-from wsipipe.model.bundle import load_bundle
+from wsipipe.model.model_file import load_model
 
 
 @dataclass(frozen=True)
 class PoolSpec:
     """Everything that makes a pool; small, so that tasks carry this and never the weights."""
 
-    bundle: str
-    """Path of the bundle."""
+    model: str
+    """Path of the model."""
     sha256: str
-    """Of the bundle, so that a file replaced meanwhile is noticed."""
+    """Of the model, so that a file replaced meanwhile is noticed."""
     device: str
     """What each process makes its `devices` of, as ``--device`` says it."""
     engine: str
@@ -220,19 +220,19 @@ def load_replicas(spec: PoolSpec, devices: Sequence[str]) -> list[Replica]:
 
     Raises
     ------
-    BundleError
-        If the bundle is no longer the one that the run began with.
+    ModelError
+        If the model is no longer the one that the run began with.
     MachineError
         If a device can not take the network.
     """
     allocator.settle()
-    bundle = load_bundle(sent_bundles.get(spec.sha256, spec.bundle))
-    if bundle.info.sha256 != spec.sha256:
-        raise BundleError(f"bundle {spec.bundle} was replaced while in use; start again")
+    model = load_model(sent_models.get(spec.sha256, spec.model))
+    if model.info.sha256 != spec.sha256:
+        raise ModelError(f"model {spec.model} was replaced while in use; start again")
     try:
         return [
             Replica(
-                bundle,
+                model,
                 device,
                 engine=spec.engine,
                 precision=spec.precision,
@@ -246,8 +246,8 @@ def load_replicas(spec: PoolSpec, devices: Sequence[str]) -> list[Replica]:
         raise MachineError(f"{', '.join(devices)} can not take the network: {reason}; use another --device") from err
 
 
-sent_bundles: dict[str, str] = {}
-"""Where this process finds bundles that were sent to it, by their sha256: it does not see the path that others do."""
+sent_models: dict[str, str] = {}
+"""Where this process finds models that were sent to it, by their sha256: it does not see the path that others do."""
 _resident: dict[PoolSpec, Pool] = {}
 _resident_lock = threading.Lock()
 
@@ -257,7 +257,7 @@ def resident_pool(spec: PoolSpec) -> Pool:
 
     Raises
     ------
-    BundleError, MachineError
+    ModelError, MachineError
         As `load_replicas`.
     """
     with _resident_lock:
@@ -271,7 +271,7 @@ def load_pool(spec: PoolSpec) -> None:
 
     Raises
     ------
-    BundleError, MachineError
+    ModelError, MachineError
         As `load_replicas`.
     """
     resident_pool(spec)

@@ -26,8 +26,8 @@ from wsipipe.errors import MachineError, MemoryLimitError
 from wsipipe.geometry.network import round_up
 from wsipipe.inference import devices
 from wsipipe.inference.devices import COMPILE, FLOAT32, OPENVINO, TORCH
-from wsipipe.model.bundle import Bundle
 from wsipipe.model.forward import Normalise, compute_float32, core_of, label_values, probabilities_of, winner
+from wsipipe.model.model_file import Model
 from wsipipe.model.unet import UNet
 
 
@@ -48,11 +48,11 @@ class Prediction:
 
 
 class Replica:
-    """The network of ``bundle`` on ``device``.
+    """The network of ``model`` on ``device``.
 
     Parameters
     ----------
-    bundle
+    model
         As loaded; its network is copied to the device.
     device
         ``"cpu"``, ``"cuda:0"`` and the like.
@@ -71,7 +71,7 @@ class Replica:
 
     def __init__(
         self,
-        bundle: Bundle,
+        model: Model,
         device: str,
         *,
         engine: str = TORCH,
@@ -82,21 +82,21 @@ class Replica:
         self.device = torch.device(device)
         self.precision = precision
         self.probabilities = probabilities
-        self.receptive = bundle.info.receptive
-        self.in_channels = bundle.network.in_channels
+        self.receptive = model.info.receptive
+        self.in_channels = model.network.in_channels
         self.threads = threads
         self.lanes = devices.lanes(device)
         if engine == OPENVINO:
             from wsipipe.inference.openvino import OpenVinoUNet  # an extra, and not installed everywhere
 
-            self.network = OpenVinoUNet(bundle.network, threads)
+            self.network = OpenVinoUNet(model.network, threads)
         else:
             compute_float32(self.device)
-            network = deepcopy(bundle.network).to(self.device)
+            network = deepcopy(model.network).to(self.device)
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.network = CompiledUNet(network) if engine == COMPILE else network
-        self.normalise = Normalise(bundle.spec, self.device)
-        self.label_values = label_values(bundle.spec, self.device)
+        self.normalise = Normalise(model.spec, self.device)
+        self.label_values = label_values(model.spec, self.device)
         self._too_large: float = inf  # pixels of a batch for which there was no memory
         self._reason = ""
         if self.device.type == "cuda":

@@ -88,7 +88,7 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
 
     Raises
     ------
-    BundleError, MachineError
+    ModelError, MachineError
         As the pool would.
     """
     started, known = time.perf_counter(), recall(spec)
@@ -158,7 +158,7 @@ def pixels_of(size: Size, receptive: Receptive) -> int:
 
 
 def recall(spec: PoolSpec) -> dict[Size, float]:
-    """What was measured before of the first device of ``spec`` and its bundle; nothing if that can not be read."""
+    """What was measured before of the first device of ``spec`` and its model; nothing if that can not be read."""
     try:
         rows = json.loads(memory().read_bytes())[key(spec)]
         return {(int(core), int(batch)): float(speed) for core, batch, speed in rows}
@@ -194,7 +194,7 @@ def memory() -> Path:
 
 
 def key(spec: PoolSpec) -> str:
-    """All that the speeds follow from: device, cores, engine, precision, bundle."""
+    """All that the speeds follow from: device, cores, engine, precision, model."""
     device = torch.device(spec.devices[0])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {processor()}"
     library = OPENVINO if spec.engine == OPENVINO else TORCH

@@ -13,7 +13,7 @@ from torch import Tensor
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices, mirror
 from wsipipe.geometry.network import Receptive, round_up
-from wsipipe.model.bundle import BACKGROUND, BundleSpec
+from wsipipe.model.model_file import BACKGROUND, ModelSpec
 from wsipipe.model.unet import UNet
 
 ReadPixels = Callable[[Indices, Indices], npt.NDArray[Any]]
@@ -32,7 +32,7 @@ def compute_float32(device: torch.device) -> None:
 class Normalise:
     """Pixels as a share of full scale, less the mean, over the standard deviation, per channel."""
 
-    def __init__(self, spec: BundleSpec, device: torch.device) -> None:
+    def __init__(self, spec: ModelSpec, device: torch.device) -> None:
         self.mean = torch.tensor(spec.mean, device=device).view(1, -1, 1, 1)
         self.std = torch.tensor(spec.std, device=device).view(1, -1, 1, 1)
 
@@ -55,7 +55,7 @@ def core_of(logits: Tensor, receptive: Receptive) -> Tensor:
     return logits[..., crop : logits.shape[-2] - crop, crop : logits.shape[-1] - crop]
 
 
-def label_values(spec: BundleSpec, device: torch.device) -> Tensor:
+def label_values(spec: ModelSpec, device: torch.device) -> Tensor:
     """The label, uint8, of each index that `winner` gives."""
     labels = [c.label for c in spec.classes]
     return torch.tensor(labels if len(labels) > 1 else [BACKGROUND, *labels], dtype=torch.uint8, device=device)
@@ -73,14 +73,14 @@ def probabilities_of(logits: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def predict_box(
-    network: UNet, spec: BundleSpec, read: ReadPixels, box: Box, *, shape: tuple[int, int], core: int = 512
+    network: UNet, spec: ModelSpec, read: ReadPixels, box: Box, *, shape: tuple[int, int], core: int = 512
 ) -> npt.NDArray[np.uint8]:
     """Labels, uint8 (y, x), of a ``box`` of an image: what a run writes there.
 
     Parameters
     ----------
     network, spec
-        As a bundle holds them; the network in evaluation mode, on any device.
+        As a model holds them; the network in evaluation mode, on any device.
     read
         Gives the pixels (len(rows), len(cols), channel), uint8 or uint16, at rows x cols.
     box

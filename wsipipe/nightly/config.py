@@ -21,12 +21,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from wsipipe.errors import BundleError, MachineError, UsageError
+from wsipipe.errors import MachineError, ModelError, UsageError
 from wsipipe.files import Location, locate
 from wsipipe.geometry.grid import Grid, fit_sizes
 from wsipipe.inference.devices import TORCH
-from wsipipe.model.bundle import read_bundle_info
-from wsipipe.pipeline.config import CLUSTER_KINDS, DEFAULT_BUNDLE, FAIL, RunConfig
+from wsipipe.model.model_file import read_model_info
+from wsipipe.pipeline.config import CLUSTER_KINDS, DEFAULT_MODEL, FAIL, RunConfig
 from wsipipe.pipeline.machine import size_bytes
 from wsipipe.pipeline.setup import CORE_PX, GPU_BLOCK_PX, Site, check_config
 from wsipipe.slides.planes import parse_channels, take_planes
@@ -90,7 +90,7 @@ class SlideTable:
     mpp: float | None = None
     """Micrometres per pixel of level 0, over what the file says."""
     model: str | None = None
-    """Another bundle."""
+    """Another model."""
     reader: str | None = None
     """As in `RunTable`, and over that; the next four, too."""
     channels: str | None = None
@@ -110,7 +110,7 @@ class NightConfig:
     report: str | None = None
     """Folder of ``report.html``, ``report.json`` and ``history.jsonl``; by default ``reports`` in ``out``."""
     model: str | None = None
-    """Bundle; by default the nuclei model."""
+    """Model; by default the nuclei model."""
     until: str | None = None
     """When it ends, ``06:30``: no block is begun that would not be done by then."""
     duration: str | None = None
@@ -183,7 +183,7 @@ class Night:
         return RunConfig(
             out=self.place(self.config.out),
             renew=True,
-            bundle=None if model is None else self.place(model),
+            model=None if model is None else self.place(model),
             mpp=slides.mpp if slides else None,
             planes=planes,
             max_memory_bytes=None if limit is None else size_bytes(limit, "max_memory"),
@@ -227,9 +227,9 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
         (("run", "max_memory"), lambda: run.max_memory is None or size_bytes(run.max_memory, "max_memory")),
         (("run", "channels"), lambda: run.channels is None or parse_channels(run.channels)),
         (("run", "tissue"), lambda: _check_tissue(config.run.tissue)),
-        (("model",), lambda: config.model is None or read_bundle_info(night.place(config.model))),
+        (("model",), lambda: config.model is None or read_model_info(night.place(config.model))),
         *(
-            (("slides", i, "model"), partial(read_bundle_info, night.place(one.model)))
+            (("slides", i, "model"), partial(read_model_info, night.place(one.model)))
             for i, one in enumerate(config.slides)
             if one.model is not None
         ),
@@ -262,7 +262,7 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
     if not problems:
         yield from _failing([(("run",), lambda: _check_run(night.run_config()))])
         size = "block" if config.run.tile is None else "tile"
-        models = dict.fromkeys([night.run_config().bundle, *(night.run_config(one).bundle for one in config.slides)])
+        models = dict.fromkeys([night.run_config().model, *(night.run_config(one).model for one in config.slides)])
         yield from _failing([(("run", size), partial(_check_sizes, model, config.run)) for model in models])
 
 
@@ -286,7 +286,7 @@ def _failing(checks: Iterable[tuple[Place, Callable[[], object]]]) -> Iterator[t
             check()
         except MachineError:
             continue
-        except (UsageError, BundleError) as err:
+        except (UsageError, ModelError) as err:
             yield place, str(err)
 
 
@@ -319,8 +319,8 @@ def _check_tissue(tissue: str) -> None:
 
 
 def _check_sizes(model: str | None, table: RunTable) -> None:
-    """Raise a GeometryError unless the network of the bundle ``model`` can have the sizes of ``table``."""
-    receptive = read_bundle_info(model or DEFAULT_BUNDLE).receptive
+    """Raise a GeometryError unless the network of the model ``model`` can have the sizes of ``table``."""
+    receptive = read_model_info(model or DEFAULT_MODEL).receptive
     Grid((1, 1), receptive, *fit_sizes(receptive, table.tile, table.block, preferred=(CORE_PX, GPU_BLOCK_PX)))
 
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wsipipe.errors import BundleError, MachineError, NothingFoundError, OutputError, UsageError, WsipipeError
+from wsipipe.errors import MachineError, ModelError, NothingFoundError, OutputError, UsageError, WsipipeError
 from wsipipe.events import Listener, Warned, ignore
 from wsipipe.files import Location, locate, one_name
 from wsipipe.inference.tuning import recall
-from wsipipe.model.bundle import BundleInfo, read_bundle_info
+from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.nightly.config import Night
 from wsipipe.nightly.failures import Failures, stats_of, version_of
 from wsipipe.pipeline import summary as outcomes
-from wsipipe.pipeline.config import DEFAULT_BUNDLE, RunConfig
+from wsipipe.pipeline.config import DEFAULT_MODEL, RunConfig
 from wsipipe.pipeline.dispatcher import Limits
 from wsipipe.pipeline.run import run
 from wsipipe.pipeline.run_plan import RunPlan, plan_run
@@ -50,7 +50,7 @@ class Group:
     """Slides that are run with the same options, in the order in which they were found."""
 
     config: RunConfig
-    bundle: BundleInfo
+    model: ModelInfo
     slides: dict[Location, tuple[int, int]]
     """Each with the size and time of change that its file had."""
 
@@ -161,9 +161,9 @@ def sort_inbox(night: Night, now: float) -> InboxContent:
             left.append(SlideReport(str(slide), reports.WAITING, message))
         else:
             config = night.options(slide)
-            key = config.bundle, config.mpp, config.reader, config.planes
+            key = config.model, config.mpp, config.reader, config.planes
             if key not in groups:
-                groups[key] = Group(config, read_bundle_info(config.bundle or DEFAULT_BUNDLE), {})
+                groups[key] = Group(config, read_model_info(config.model or DEFAULT_MODEL), {})
             groups[key].slides[slide] = version_of(slide)
     return InboxContent(tuple(groups.values()), tuple(left))
 
@@ -268,8 +268,8 @@ def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop:
         skipped=slide.skipped,
         warnings=tuple(slide.warnings),
         attempts=attempts,
-        model=group.bundle.spec.name,
-        bundle_sha256=group.bundle.sha256,
+        model=group.model.spec.name,
+        model_sha256=group.model.sha256,
     )
 
 
@@ -293,7 +293,7 @@ def _exit_code(err: BaseException) -> int:
     """That of a night that ``err`` ended."""
     if isinstance(err, KeyboardInterrupt):
         return 130
-    return 3 if isinstance(err, MachineError) else 2 if isinstance(err, UsageError | BundleError) else 1
+    return 3 if isinstance(err, MachineError) else 2 if isinstance(err, UsageError | ModelError) else 1
 
 
 @dataclass(frozen=True)

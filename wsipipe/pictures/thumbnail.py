@@ -77,7 +77,7 @@ class StoreSummary:
     version: str = ""
     """Of the wsipipe that made the store."""
     model: str = ""
-    bundle_sha256: str = ""
+    model_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class _Store:
     group: zarr.Group
     version: str
     model: str
-    bundle: str
+    model_sha256: str
     slide: str
     """The identity of the slide's file."""
     level: int
@@ -144,7 +144,7 @@ def summarise(slide: str, store: str) -> StoreSummary:
         notes=tuple(notes),
         version=opened.version,
         model=opened.model,
-        bundle_sha256=opened.bundle,
+        model_sha256=opened.model_sha256,
     )
 
 
@@ -170,7 +170,7 @@ def _open(store: str) -> _Store:
         group=group,
         version=str(ours["version"]),
         model=str(ours["model"]),
-        bundle=str(fingerprint["bundle"]),
+        model_sha256=str(fingerprint["model_sha256"]),
         slide=str(fingerprint["slide"]),
         level=int(fingerprint["level"]),
         shrink=float(fingerprint.get("shrink", 1.0)),

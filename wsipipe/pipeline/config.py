@@ -16,7 +16,7 @@ FAIL, FILL = "fail", "fill"
 LOCAL, SLURM, KUBERNETES = "local", "slurm", "kubernetes"
 CLUSTER_KINDS = (LOCAL, SLURM, KUBERNETES)
 """Of clusters that a run starts."""
-DEFAULT_BUNDLE = Path(__file__).parent.parent / "model" / "nuclei.safetensors"
+DEFAULT_MODEL = Path(__file__).parent.parent / "model" / "nuclei.safetensors"
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class RunConfig:
 
     out: str = "segmentations"
     """Folder of the stores; made if it is not there."""
-    bundle: str | None = None
-    """Model bundle; None: the nuclei model that comes with wsipipe."""
+    model: str | None = None
+    """Model; None: the nuclei model that comes with wsipipe."""
     mpp: float | None = None
     """Micrometres per pixel of the slides' finest level, over what the files say."""
     slides_table: str | None = None
     """CSV file of what is said of single slides, over ``mpp`` and over what the files say (`wsipipe.slides.table`)."""
     max_upsample: float = MAX_UPSAMPLE
-    """How much a slide that is coarser than the bundle may be enlarged."""
+    """How much a slide that is coarser than the model may be enlarged."""
     reader: str | None = None
     """Name of the reader of slides; None: the first that reads each right."""
     planes: Planes = ALL

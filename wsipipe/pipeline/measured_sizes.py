@@ -33,11 +33,11 @@ def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
 
     Raises
     ------
-    BundleError, MachineError
+    ModelError, MachineError
         As the pool would.
     """
     setup, to_do = run.setup, run.to_do
-    config, receptive = setup.config, setup.bundle.receptive
+    config, receptive = setup.config, setup.model.receptive
     planned = max(to_do, key=lambda p: p.pixels).grid
     cores = {planned.core, *(c for c in CORES if c % receptive.stride == 0 and planned.block % c == 0)}
     batches = (1,) if is_cpu(setup.devices) else BATCHES
@@ -78,4 +78,4 @@ def _fits(run: RunPlan, size: Size, ask: Ask) -> bool:
     """Whether there is memory for tiles and batches of ``size``, here and on the devices."""
     tiled = _tiled(run, size)
     here = all(tiled.memory_bytes(plan) <= run.setup.limit_bytes for plan in tiled.to_do)
-    return here and bool(ask(fits_device, tiled.setup.pool, run.setup.bundle.architecture, size))
+    return here and bool(ask(fits_device, tiled.setup.pool, run.setup.model.architecture, size))

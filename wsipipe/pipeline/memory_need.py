@@ -81,10 +81,10 @@ def kept_bytes(level: Level, grid: Grid) -> int:
     return need if need <= MOST_KEPT_BYTES else 0
 
 
-def weight_bytes(bundle: str, devices: tuple[str, ...], engine: str) -> int:
+def weight_bytes(model: str, devices: tuple[str, ...], engine: str) -> int:
     """What the weights take: as they are loaded, and once more for each replica on the CPU, for OpenVINO twice."""
     copies = 2 if engine == OPENVINO else 1
-    return Path(bundle).stat().st_size * copies * (1 + devices.count("cpu"))
+    return Path(model).stat().st_size * copies * (1 + devices.count("cpu"))
 
 
 def network_bytes(architecture: dict[str, int], side: int, pool: PoolSpec, devices: tuple[str, ...]) -> int:
@@ -104,11 +104,11 @@ def tissue_need(level: Level, setup: Setup) -> int:
 
 def block_need(level: Level, grid: Grid, setup: Setup) -> int:
     """The bytes that one block of ``level`` holds at most."""
-    classes = setup.bundle.architecture["classes"]
+    classes = setup.model.architecture["classes"]
     return block_bytes(level, grid, classes=classes, probabilities=setup.config.probabilities)
 
 
 def network_need(grid: Grid, setup: Setup) -> int:
     """The bytes of this machine's memory that the replicas hold at most."""
     side = min(grid.core, max(*grid.computed_sides(0), *grid.computed_sides(1))) + grid.receptive.margin
-    return network_bytes(setup.bundle.architecture, side, setup.pool, setup.devices)
+    return network_bytes(setup.model.architecture, side, setup.pool, setup.devices)

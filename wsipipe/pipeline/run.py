@@ -53,7 +53,7 @@ def run(
 
     Raises
     ------
-    UsageError, BundleError
+    UsageError, ModelError
         If what was asked for is not possible.
     MachineError
         If there is no such device, or no memory for any slide. What fails the machine later, such as a full disk,
@@ -115,7 +115,7 @@ def _run(
         stopped = str(err)
     summary = RunSummary(
         out=config.out,
-        bundle=plan.setup.bundle.path,
+        model=plan.setup.model.path,
         slides=outcomes.in_order(p.path if isinstance(p, Refused) else p.slide.path for p in plan.slides),
         seconds=time.perf_counter() - started,
         threads=plan.all_threads,

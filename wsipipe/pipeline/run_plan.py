@@ -75,7 +75,7 @@ def plan_run(slides: Sequence[Named], config: RunConfig, site: Site | None = Non
 
     Raises
     ------
-    UsageError, BundleError, MachineError
+    UsageError, ModelError, MachineError
         If nothing can be done for any slide, whatever the slides.
     """
     setup = check_config(config, site)
@@ -87,7 +87,7 @@ def plan_run(slides: Sequence[Named], config: RunConfig, site: Site | None = Non
     looked = [_open_listed(path, config, table) for path in paths_of_slides]
     opened = [s for s in looked if isinstance(s, Slide)]
     loaded = loaded_bytes(setup.engine, setup.devices if site is None else ())
-    base = loaded + RUNTIME_BYTES + weight_bytes(setup.bundle.path, setup.devices, setup.engine)
+    base = loaded + RUNTIME_BYTES + weight_bytes(setup.model.path, setup.devices, setup.engine)
     setup = fit_memory(setup, [level for s in opened if (level := _level(s, setup))], base)
     paths = name_stores(opened, locate(config.out))
     plans = [_plan(s, paths[s.path], setup) if isinstance(s, Slide) else s for s in looked]

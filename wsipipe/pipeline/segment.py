@@ -7,7 +7,7 @@ import os
 import dask.array as da
 
 from wsipipe.inference.block import BlockWork
-from wsipipe.model.bundle import Bundle
+from wsipipe.model.model_file import Model
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.graph import lazy_labels
 from wsipipe.pipeline.setup import check_config
@@ -18,7 +18,7 @@ from wsipipe.slides.slide import MAX_UPSAMPLE, Slide, with_mpp
 
 def segment(
     slide: str | os.PathLike[str] | Slide,
-    bundle: str | os.PathLike[str] | Bundle,
+    model: str | os.PathLike[str] | Model,
     *,
     block: int | None = None,
     tile: int | None = None,
@@ -30,13 +30,13 @@ def segment(
 ) -> da.Array:
     """The labels of a slide as a lazy dask array (y, x), uint8; no pixel is read until it is computed.
 
-    It computes under any dask scheduler; each process that computes loads the bundle once, from its path.
+    It computes under any dask scheduler; each process that computes loads the model once, from its path.
     The labels equal those of one pass of the network over the whole mirror-padded slide.
 
     Parameters
     ----------
-    slide, bundle
-        Paths, or what `open_slide` and `load_bundle` give.
+    slide, model
+        Paths, or what `open_slide` and `load_model` give.
     block, tile
         Sides in pixels of a task's block and of a tile's core.
     batch
@@ -46,17 +46,17 @@ def segment(
     mpp
         Micrometres per pixel of the slide's level 0, over what it says itself.
     max_upsample
-        How much a slide that is coarser than the bundle may be enlarged.
+        How much a slide that is coarser than the model may be enlarged.
 
     Raises
     ------
-    SlideError, BundleError, UsageError, MachineError
+    SlideError, ModelError, UsageError, MachineError
         As `run` would report them, at once; computing may raise SlideReadError and MachineError.
     """
-    source = bundle.info.path if isinstance(bundle, Bundle) else os.fspath(bundle)
+    source = model.info.path if isinstance(model, Model) else os.fspath(model)
     setup = check_config(
         RunConfig(
-            bundle=source,
+            model=source,
             block=block,
             tile=tile,
             batch=batch,
@@ -70,5 +70,5 @@ def segment(
     if mpp is not None:
         opened = with_mpp(opened, mpp)
     level = level_of(opened, setup)
-    check_channels(opened, level, setup.bundle)
+    check_channels(opened, level, setup.model)
     return lazy_labels(BlockWork(level, grid_of(level, setup), setup.pool))

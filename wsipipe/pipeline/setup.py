@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from wsipipe.errors import UsageError
 from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine
 from wsipipe.inference.pool import PoolSpec
-from wsipipe.model.bundle import BundleInfo, read_bundle_info
-from wsipipe.pipeline.config import DEFAULT_BUNDLE, FAIL, FILL, RunConfig, check_cluster
+from wsipipe.model.model_file import ModelInfo, read_model_info
+from wsipipe.pipeline.config import DEFAULT_MODEL, FAIL, FILL, RunConfig, check_cluster
 from wsipipe.pipeline.machine import default_limit_bytes
 from wsipipe.slides.readers.registry import named
 from wsipipe.tissue.mask_file import tissue_identity
@@ -38,7 +38,7 @@ class Setup:
     """A configuration that was checked against this machine."""
 
     config: RunConfig
-    bundle: BundleInfo
+    model: ModelInfo
     site: Site
     engine: str
     """What computes, of what the site has."""
@@ -62,8 +62,8 @@ class Setup:
     def pool(self) -> PoolSpec:
         """The worker pool that each process of the run makes."""
         return PoolSpec(
-            bundle=self.bundle.path,
-            sha256=self.bundle.sha256,
+            model=self.model.path,
+            sha256=self.model.sha256,
             device=self.config.device,
             engine=self.engine,
             precision=self.config.precision,
@@ -74,7 +74,7 @@ class Setup:
 
 
 def check_config(config: RunConfig, site: Site | None = None) -> Setup:
-    """``config`` with its bundle read, its devices found and its numbers checked.
+    """``config`` with its model read, its devices found and its numbers checked.
 
     Parameters
     ----------
@@ -87,8 +87,8 @@ def check_config(config: RunConfig, site: Site | None = None) -> Setup:
     ------
     UsageError
         If a number is out of range, or there is no such cluster or reader.
-    BundleError
-        If the bundle can not be used.
+    ModelError
+        If the model can not be used.
     MachineError
         If a device is not there.
     """
@@ -102,11 +102,11 @@ def check_config(config: RunConfig, site: Site | None = None) -> Setup:
         raise UsageError(f"--on-bad-tile {config.on_bad_tile} makes no sense; allowed: {FAIL}, {FILL}")
     check_cluster(config)
     named(config.reader)
-    bundle = read_bundle_info(config.bundle or DEFAULT_BUNDLE)
+    model = read_model_info(config.model or DEFAULT_MODEL)
     site = site or site_of_this_process(config)
     return Setup(
         config=config,
-        bundle=bundle,
+        model=model,
         site=site,
         engine=site.engine,
         preferred_sizes=(CORE_PX, CPU_BLOCK_PX if is_cpu(site.devices) else GPU_BLOCK_PX),

@@ -8,7 +8,7 @@ from functools import partial
 from wsipipe.errors import ChannelError, DamagedStoreError, FingerprintError
 from wsipipe.files import locate
 from wsipipe.geometry.grid import Grid, fit_sizes
-from wsipipe.model.bundle import BundleInfo
+from wsipipe.model.model_file import ModelInfo
 from wsipipe.pipeline.memory_need import block_need, kept_bytes, network_need, tissue_need
 from wsipipe.pipeline.setup import Setup
 from wsipipe.slides.pixels.tile_cache import Keep
@@ -87,24 +87,24 @@ def plan_slide(slide: Slide, path: str, setup: Setup) -> SlidePlan:
         If the sizes asked for are impossible.
     """
     level = level_of(slide, setup)
-    check_channels(slide, level, setup.bundle)
+    check_channels(slide, level, setup.model)
     return _plan_store(slide, level, path, setup)
 
 
 def level_of(slide: Slide, setup: Setup) -> Level:
-    """The level of ``slide`` that is segmented, at the micrometres per pixel of the bundle.
+    """The level of ``slide`` that is segmented, at the micrometres per pixel of the model.
 
     Raises
     ------
     ResolutionError
         If there is none.
     """
-    return choose_level(slide, setup.bundle.spec.mpp, setup.config.max_upsample)
+    return choose_level(slide, setup.model.spec.mpp, setup.config.max_upsample)
 
 
-def check_channels(slide: Slide, level: Level, bundle: BundleInfo) -> None:
+def check_channels(slide: Slide, level: Level, model: ModelInfo) -> None:
     """Raise a ChannelError unless the slide has as many channels as the network takes."""
-    wanted = bundle.architecture["in_channels"]
+    wanted = model.architecture["in_channels"]
     if level.channels != wanted:
         count = len(slide.channel_names) or level.channels
         named = f": {listed_channels(slide.channel_names, count)}" if slide.channel_names else ""
@@ -112,8 +112,8 @@ def check_channels(slide: Slide, level: Level, bundle: BundleInfo) -> None:
             f", or choose {wanted} of them with --channels{named}" if count > wanted and level.axes == "cyx" else ""
         )
         raise ChannelError(
-            f"{slide.file} has {_channels(level.channels)}, bundle {bundle.spec.name!r} takes {_channels(wanted)}; "
-            f"use a bundle that was trained on such slides (-m){choose}"
+            f"{slide.file} has {_channels(level.channels)}, model {model.spec.name!r} takes {_channels(wanted)}; "
+            f"use a model that was trained on such slides (-m){choose}"
         )
 
 
@@ -122,7 +122,7 @@ def grid_of(level: Level, setup: Setup, *, block: int | None = None) -> Grid:
 
     Its tile need not be the one that is asked for now: that only changes speed.
     """
-    receptive, core = setup.bundle.receptive, setup.config.tile
+    receptive, core = setup.model.receptive, setup.config.tile
     if core is not None and block is not None and block % core:
         core = None
     core, block = fit_sizes(receptive, core, block or setup.config.block, preferred=setup.preferred_sizes)
@@ -161,7 +161,7 @@ def _store_spec(slide: Slide, level: Level, path: str, setup: Setup, block: int 
         slide=slide.path,
         fingerprint=Fingerprint(
             slide=slide.identity,
-            bundle=setup.bundle.sha256,
+            model_sha256=setup.model.sha256,
             level=level.index,
             mpp=level.mpp,
             probabilities=setup.config.probabilities,
@@ -173,8 +173,8 @@ def _store_spec(slide: Slide, level: Level, path: str, setup: Setup, block: int 
         ),
         downsample=level.downsample,
         grid=grid_of(level, setup, block=block),
-        classes=tuple((c.name, c.label, c.color) for c in setup.bundle.spec.classes),
-        model=setup.bundle.spec.name,
+        classes=tuple((c.name, c.label, c.color) for c in setup.model.spec.classes),
+        model=setup.model.spec.name,
         version=VERSION,
         mpp_source=slide.mpp_source,
         tissue=tissue_shape(level, setup),
@@ -241,7 +241,7 @@ def _usable(path: str, *, fingerprint: Fingerprint, overwrite: bool) -> Record |
     old, new = record.fingerprint, fingerprint
     words = {
         "slide": "another slide file",
-        "bundle": "other weights",
+        "model_sha256": "other weights",
         "level": f"level {old.level} (now {new.level})",
         "mpp": f"{old.mpp} micrometres per pixel (now {new.mpp})",
         "probabilities": f"{'' if old.probabilities else 'no '}probabilities",

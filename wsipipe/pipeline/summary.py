@@ -102,7 +102,7 @@ class RunSummary:
     """How a run went."""
 
     out: str
-    bundle: str
+    model: str
     slides: tuple[SlideOutcome, ...]
     seconds: float
     threads: int

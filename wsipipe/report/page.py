@@ -298,9 +298,9 @@ def _speed(slide: SlideReport) -> list[str]:
 
 
 def _weights(slide: SlideReport, found: StoreSummary | None) -> list[Html | str]:
-    """Name and sha256 of the bundle, the latter in full where one points at it."""
+    """Name and sha256 of the model, the latter in full where one points at it."""
     model = slide.model or (found.model if found else "")
-    digest = slide.bundle_sha256 or (found.bundle_sha256 if found else "")
+    digest = slide.model_sha256 or (found.model_sha256 if found else "")
     parts: list[Html | str] = [model] if model else []
     return [*parts, element("span", f"sha256 {digest[:12]}…", title=digest)] if digest else parts
 
@@ -333,7 +333,7 @@ def _more(slide: SlideReport, found: StoreSummary | None, version: str) -> Html:
     facts = {
         "slide": slide.slide,
         "store": slide.store or "",
-        "weights": slide.bundle_sha256 or (found.bundle_sha256 if found else ""),
+        "weights": slide.model_sha256 or (found.model_sha256 if found else ""),
         "made by": f"wsipipe {version}" if version else "",
         "tried": f"in {_count(slide.attempts, 'night')}" if slide.attempts else "",
     }

@@ -59,9 +59,9 @@ class SlideReport:
     attempts: int = 0
     """Nights that tried it."""
     model: str = ""
-    """Name of the bundle."""
-    bundle_sha256: str = ""
-    """Of the bundle's file."""
+    """Name of the model."""
+    model_sha256: str = ""
+    """Of the model's file."""
     skipped: int = 0
     """Of `pixels`, those in tiles of glass, which did not go through the network."""
 

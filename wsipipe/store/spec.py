@@ -39,8 +39,8 @@ class Fingerprint:
 
     slide: str
     """Identity of the slide file (sha256)."""
-    bundle: str
-    """Identity of the bundle file (sha256)."""
+    model_sha256: str
+    """Identity of the model file (sha256)."""
     level: int
     """The level of the slide that is segmented."""
     mpp: float | None
@@ -80,7 +80,7 @@ class StoreSpec:
     classes: tuple[tuple[str, int, str], ...]
     """(name, label, #rrggbb) of each output channel of the network."""
     model: str
-    """Name of the bundle."""
+    """Name of the model."""
     version: str
     """Of wsipipe."""
     mpp_source: str = ""

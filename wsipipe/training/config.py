@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from wsipipe.errors import UsageError
 from wsipipe.geometry.network import Receptive
-from wsipipe.model.bundle import CLASS_COLORS, SIZES
+from wsipipe.model.model_file import CLASS_COLORS, SIZES
 from wsipipe.rasters.label_raster import MAX_LABEL
 from wsipipe.tables import parse_table, parse_value, read_toml
 from wsipipe.training.augment import Augmentation

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from wsipipe.evaluation.metrics import Scores
 from wsipipe.evaluation.tally import Tally
-from wsipipe.model.bundle import BundleSpec
 from wsipipe.model.forward import predict_box
+from wsipipe.model.model_file import ModelSpec
 from wsipipe.model.unet import UNet
 from wsipipe.training.pictures import Shown
 from wsipipe.training.setup import View
@@ -26,7 +26,7 @@ OFFSETS = tuple(step / 4 for step in range(-12, 13))
 
 
 def score(
-    network: UNet, spec: BundleSpec, views: tuple[View, ...], metrics: Sequence[str]
+    network: UNet, spec: ModelSpec, views: tuple[View, ...], metrics: Sequence[str]
 ) -> tuple[Scores, list[Shown]]:
     """Scores of what a run would write for ``views``, and the first few of them to be shown."""
     network.eval()

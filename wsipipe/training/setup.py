@@ -12,7 +12,7 @@ import numpy as np
 
 from wsipipe.errors import LabelError, OutputError, UsageError
 from wsipipe.geometry.grid import Box
-from wsipipe.model.bundle import BACKGROUND, BundleSpec, LabelClass
+from wsipipe.model.model_file import BACKGROUND, LabelClass, ModelSpec
 from wsipipe.training.config import TEST, TRAIN, VALIDATION, TrainConfig
 from wsipipe.training.fields import HELD_PX, Field, read_fields
 from wsipipe.training.patches import PatchMaker
@@ -37,11 +37,11 @@ class TrainingSetup:
 
     config: TrainConfig
     out: Path
-    """The bundle to write."""
+    """The model to write."""
     architecture: dict[str, int]
     """Arguments of `UNet`."""
-    spec: BundleSpec
-    """Of the bundle, as yet without scores."""
+    spec: ModelSpec
+    """Of the model, as yet without scores."""
     maker: PatchMaker
     validation: tuple[View, ...]
     test: tuple[View, ...]
@@ -72,7 +72,7 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
     config
         What is wanted.
     out
-        The bundle to write.
+        The model to write.
     roots
         Folders in which relative paths of the configuration are looked for.
 
@@ -105,7 +105,7 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
     for unimportant in ("workers", "checkpoint_every"):
         del settings["loop"][unimportant]
     files = {f.name: {"split": f.split, "sha256": f.sha256} for f in fields}
-    spec = BundleSpec(
+    spec = ModelSpec(
         classes=_label_classes(config),
         mpp=config.mpp,
         mean=mean,
@@ -129,7 +129,7 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
 
 
 def _label_classes(config: TrainConfig) -> tuple[LabelClass, ...]:
-    """The classes of the bundle: background, unless there is one sigmoid channel, and label i for class i."""
+    """The classes of the model: background, unless there is one sigmoid channel, and label i for class i."""
     pairs = zip(config.classes, config.colors, strict=True)
     named = [LabelClass(c.name, i, color) for i, (c, color) in enumerate(pairs, 1)]
     return tuple(named) if config.network.sigmoid else (LabelClass("background", BACKGROUND, "#000000"), *named)

@@ -1,4 +1,4 @@
-"""Train a network, from a configuration to a bundle."""
+"""Train a network, from a configuration to a model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def train(
     resume: bool = False,
     listener: TrainingListener = ignore,
 ) -> None:
-    """Train a network and write it to ``out``, a bundle that `run` takes.
+    """Train a network and write it to ``out``, a model that `run` takes.
 
     Beside it the folder ``<out>.training`` holds the checkpoint, a log of JSON lines, the curves and a sheet of
     validation images. On a CPU, the same configuration, data and number of threads give the same bytes.
@@ -42,7 +42,7 @@ def train(
     config
         What is wanted.
     out
-        The bundle to write; nothing may be there.
+        The model to write; nothing may be there.
     roots
         Folders in which relative paths of the configuration are looked for, one after the other.
     device

@@ -28,8 +28,8 @@ from wsipipe.evaluation.metrics import METRICS, Scores, check_metrics
 from wsipipe.events import StepDone, TrainingDone, TrainingListener, Validated, ignore
 from wsipipe.files import write_whole
 from wsipipe.inference.replica import is_out_of_memory
-from wsipipe.model.bundle import save_bundle
 from wsipipe.model.forward import Normalise, compute_float32, core_of
+from wsipipe.model.model_file import save_model
 from wsipipe.model.unet import UNet
 from wsipipe.training.checkpoint import Progress, read_checkpoint, write_checkpoint
 from wsipipe.training.optimizer import learning_rate, make_optimizer, mixed_precision, weighted_loss
@@ -246,7 +246,7 @@ class Trainer:
         return best
 
     def finish(self, listener: TrainingListener) -> None:
-        """Write the bundle of the best weights, with their scores on the test views, or else the validation views."""
+        """Write the model of the best weights, with their scores on the test views, or else the validation views."""
         self.network.load_state_dict(self.best)
         moved = self.calibrate() if self.config.loop.calibrate and self.setup.validation else 0.0
         views, split = (self.setup.test, "test") if self.setup.test else (self.setup.validation, "validation")
@@ -259,7 +259,7 @@ class Trainer:
             "scores": {"on": split, **{k: round(v, 4) if math.isfinite(v) else None for k, v in scores.items()}},
             "versions": {"wsipipe": VERSION, "torch": torch.__version__},
         }
-        save_bundle(self.setup.out, self.network, replace(self.setup.spec, training=record))
+        save_model(self.setup.out, self.network, replace(self.setup.spec, training=record))
         listener(TrainingDone(str(self.setup.out), self.progress.step, self.progress.best_step, split, scores))
 
 

@@ -16,12 +16,12 @@ from typing import Any
 from distributed import Client, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from wsipipe.errors import BundleError, MachineError, OutputError, WsipipeError
+from wsipipe.errors import MachineError, ModelError, OutputError, WsipipeError
 from wsipipe.files import locate
 from wsipipe.inference.devices import is_cpu
-from wsipipe.inference.pool import PoolSpec, load_pool, release_pool, sent_bundles
-from wsipipe.model.bundle import BundleInfo, read_bundle_info
-from wsipipe.pipeline.config import DEFAULT_BUNDLE, RunConfig
+from wsipipe.inference.pool import PoolSpec, load_pool, release_pool, sent_models
+from wsipipe.model.model_file import ModelInfo, read_model_info
+from wsipipe.pipeline.config import DEFAULT_MODEL, RunConfig
 from wsipipe.pipeline.machine import RESERVE
 from wsipipe.pipeline.setup import Site, site_of_this_process
 
@@ -40,7 +40,7 @@ class WorkerFacts:
     site: Site
     own_limit: bool
     """Whether the memory is its own, and not shared with the other workers on its host."""
-    sees_bundle: bool
+    sees_model: bool
 
 
 class Workers:
@@ -58,7 +58,7 @@ class Workers:
         self.client, self._config = client, config
         self.address: str = client.scheduler_info(n_workers=0)["address"]
         self.dashboard: str = client.dashboard_link
-        self._bundle: BundleInfo = read_bundle_info(config.bundle or DEFAULT_BUNDLE)
+        self._model: ModelInfo = read_model_info(config.model or DEFAULT_MODEL)
         self._facts: dict[str, WorkerFacts] = {}
         self._looked = float("-inf")
         self._sent = False
@@ -145,20 +145,20 @@ class Workers:
         return {address: result for address, result in found.items() if not isinstance(result, OSError)}
 
     def _look(self, addresses: Sequence[str]) -> None:
-        """Find out what the workers at ``addresses`` have; send the bundle to those that do not see it."""
+        """Find out what the workers at ``addresses`` have; send the model to those that do not see it."""
         here = versions()()
         for address, there in self._run(versions(), workers=addresses).items():
             if there != here:
                 raise MachineError(f"worker {address} {_difference(there, here)}; install the same there")
-        for address, fact in self._run(look_around, self._config, self._bundle, workers=addresses).items():
+        for address, fact in self._run(look_around, self._config, self._model, workers=addresses).items():
             if isinstance(fact, WsipipeError):
                 raise MachineError(f"worker {address}: {fact}") from fact
             if isinstance(fact, BaseException):
                 raise fact
             self._facts[address] = fact
-            if not fact.sees_bundle and not self._sent:
-                blob = Path(self._bundle.path).read_bytes()
-                self.client.register_plugin(SentBundle(self._bundle.sha256, blob))
+            if not fact.sees_model and not self._sent:
+                blob = Path(self._model.path).read_bytes()
+                self.client.register_plugin(SentModel(self._model.sha256, blob))
                 self._sent = True
 
     def _refuse_blind(self, paths: Sequence[str], workers: Sequence[str]) -> None:
@@ -173,20 +173,20 @@ class Workers:
                 )
 
 
-class SentBundle(WorkerPlugin):
-    """A bundle that workers do not see, sent once to each of them, and to those that come later."""
+class SentModel(WorkerPlugin):
+    """A model that workers do not see, sent once to each of them, and to those that come later."""
 
     idempotent = True
 
     def __init__(self, sha256: str, blob: bytes) -> None:
-        self.name = f"wsipipe-bundle-{sha256}"
+        self.name = f"wsipipe-model-{sha256}"
         self._sha256, self._blob = sha256, blob
 
     def setup(self, worker: Worker) -> None:
         """Put it into the worker's folder, which goes with the worker."""
         path = Path(worker.local_directory) / f"{self._sha256}.safetensors"
         path.write_bytes(self._blob)
-        sent_bundles[self._sha256] = str(path)
+        sent_models[self._sha256] = str(path)
 
 
 def versions() -> Callable[[], dict[str, str | None]]:
@@ -215,18 +215,18 @@ def _difference(there: Any, here: Mapping[str, str | None]) -> str:
     return "has " + " and ".join(words)
 
 
-def look_around(config: RunConfig, bundle: BundleInfo, dask_worker: Worker) -> WorkerFacts:
+def look_around(config: RunConfig, model: ModelInfo, dask_worker: Worker) -> WorkerFacts:
     """What the worker that calls it has."""
     site, limit = site_of_this_process(config), dask_worker.memory_manager.memory_limit
     if config.max_memory_bytes is None and limit:
         pauses = dask_worker.memory_manager.memory_pause_fraction or 1.0  # beyond that it takes no more tasks
         site = replace(site, limit_bytes=int(limit * min(pauses, 1 - RESERVE)))
     try:
-        sees_bundle = read_bundle_info(bundle.path).sha256 == bundle.sha256
-    except BundleError:
-        sees_bundle = False
+        sees_model = read_model_info(model.path).sha256 == model.sha256
+    except ModelError:
+        sees_model = False
     own = config.max_memory_bytes is not None or bool(limit)
-    return WorkerFacts(platform.node(), dask_worker.state.nthreads, site, own, sees_bundle)
+    return WorkerFacts(platform.node(), dask_worker.state.nthreads, site, own, sees_model)
 
 
 def paths_not_seen(paths: Sequence[str]) -> list[str]:

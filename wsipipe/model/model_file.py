@@ -1,4 +1,4 @@
-"""A model bundle: one ``.safetensors`` file that holds the weights and all that a run must know of them.
+"""A model: one ``.safetensors`` file that holds the weights and all that a run must know of them.
 
 The file's header carries one JSON document under the key ``wsipipe``: architecture, halo, normalisation,
 micrometres per pixel, classes with label values and colours, licence, how it was trained, and the version
@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from wsipipe.errors import BundleError
+from wsipipe.errors import ModelError
 from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive
 from wsipipe.model.unet import UNet
@@ -53,12 +53,12 @@ class LabelClass:
 
 
 @dataclass(frozen=True)
-class BundleSpec:
-    """What a bundle says beside its weights.
+class ModelSpec:
+    """What a model says beside its weights.
 
     Raises
     ------
-    BundleError
+    ModelError
         If a value is out of range, or two classes share a label.
     """
 
@@ -79,7 +79,7 @@ class BundleSpec:
 
     def __post_init__(self) -> None:
         for problem in self._problems():
-            raise BundleError(f"bundle {self.name!r} {problem}")
+            raise ModelError(f"model {self.name!r} {problem}")
 
     def _problems(self) -> Iterator[str]:
         """What is wrong with it, the most basic first; what follows relies on what came before."""
@@ -114,8 +114,8 @@ def default_classes(channels: int) -> tuple[LabelClass, ...]:
 
 
 @dataclass(frozen=True)
-class BundleInfo:
-    """What the header of a bundle file says; no weight is read for it."""
+class ModelInfo:
+    """What the header of a model file says; no weight is read for it."""
 
     path: str
     """The file, absolute."""
@@ -123,7 +123,7 @@ class BundleInfo:
     """Of the whole file: the identity of the weights and of what is said of them."""
     architecture: dict[str, int] = field(hash=False)
     """Arguments of `UNet`."""
-    spec: BundleSpec = field(hash=False)
+    spec: ModelSpec = field(hash=False)
     """Classes, resolution, normalisation and the like."""
 
     @property
@@ -133,24 +133,24 @@ class BundleInfo:
 
 
 @dataclass(frozen=True)
-class Bundle:
+class Model:
     """A network ready to run, and what its file says."""
 
-    info: BundleInfo
+    info: ModelInfo
     network: UNet
 
     @property
-    def spec(self) -> BundleSpec:
-        """What the bundle says beside its weights."""
+    def spec(self) -> ModelSpec:
+        """What the model says beside its weights."""
         return self.info.spec
 
 
-def save_bundle(path: str | Path, network: UNet, spec: BundleSpec) -> None:
-    """Write ``network`` and ``spec`` as one bundle file; it appears whole or not at all.
+def save_model(path: str | Path, network: UNet, spec: ModelSpec) -> None:
+    """Write ``network`` and ``spec`` as one model file; it appears whole or not at all.
 
     Raises
     ------
-    BundleError
+    ModelError
         If the spec does not fit the network.
     OutputError
         If the file can not be written.
@@ -164,11 +164,11 @@ def save_bundle(path: str | Path, network: UNet, spec: BundleSpec) -> None:
     _check_fit(path, network.architecture, spec)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     blob = save(weights, metadata={HEADER_KEY: json.dumps(header, sort_keys=True)})
-    write_whole(Path(path), blob, kind="bundle ", way_out="give another path")
+    write_whole(Path(path), blob, kind="model ", way_out="give another path")
 
 
 def save_untrained(path: str | Path, sizes: dict[str, int], *, seed: int, mpp: float | None) -> int:
-    """Write a bundle of random weights, the same for the same ``seed``, and return how many they are.
+    """Write a model of random weights, the same for the same ``seed``, and return how many they are.
 
     Parameters
     ----------
@@ -185,27 +185,27 @@ def save_untrained(path: str | Path, sizes: dict[str, int], *, seed: int, mpp: f
         torch.manual_seed(seed)
         network = UNet(**sizes)
     training = {"untrained": True, "seed": seed}
-    spec = BundleSpec(default_classes(network.classes), mpp=mpp, name=Path(path).stem, training=training)
-    save_bundle(path, network, spec)
+    spec = ModelSpec(default_classes(network.classes), mpp=mpp, name=Path(path).stem, training=training)
+    save_model(path, network, spec)
     return sum(weights.numel() for weights in network.parameters())
 
 
-def _check_fit(path: str | Path, architecture: dict[str, int], spec: BundleSpec) -> None:
-    """Raise a BundleError unless there is a class for every output, and a mean and deviation for every input."""
+def _check_fit(path: str | Path, architecture: dict[str, int], spec: ModelSpec) -> None:
+    """Raise a ModelError unless there is a class for every output, and a mean and deviation for every input."""
     channels_fit = all(len(values) in (1, architecture["in_channels"]) for values in (spec.mean, spec.std))
     if len(spec.classes) != architecture["classes"] or not channels_fit:
-        raise BundleError(
-            f"bundle {path} names {len(spec.classes)} classes, {len(spec.mean)} means and {len(spec.std)} standard "
+        raise ModelError(
+            f"model {path} names {len(spec.classes)} classes, {len(spec.mean)} means and {len(spec.std)} standard "
             f"deviations for a network of {architecture['classes']} classes and {architecture['in_channels']} channels"
         )
 
 
-def read_bundle_info(path: str | Path) -> BundleInfo:
-    """What the bundle says of itself.
+def read_model_info(path: str | Path) -> ModelInfo:
+    """What the model says of itself.
 
     Raises
     ------
-    BundleError
+    ModelError
         If there is no such file, or it is truncated, foreign, newer than this wsipipe, or inconsistent.
     """
     path = Path(path)
@@ -215,22 +215,22 @@ def read_bundle_info(path: str | Path) -> BundleInfo:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except OSError as err:
-        raise BundleError(f"bundle {path} can not be read: {err.strerror or err}") from err
+        raise ModelError(f"model {path} can not be read: {err.strerror or err}") from err
     except SafetensorError as err:
-        raise BundleError(
-            f"bundle {path} is truncated or not a safetensors file ({err}); copy it again, or give another with -m"
+        raise ModelError(
+            f"model {path} is truncated or not a safetensors file ({err}); copy it again, or give another with -m"
         ) from err
     if HEADER_KEY not in metadata:
-        raise BundleError(
-            f"{path} is a safetensors file, but not a wsipipe bundle (its header has no {HEADER_KEY!r}); "
-            "wsipipe.save_bundle writes one"
+        raise ModelError(
+            f"{path} is a safetensors file, but not a wsipipe model (its header has no {HEADER_KEY!r}); "
+            "wsipipe.save_model writes one"
         )
     architecture, spec = _parse_header(path, metadata[HEADER_KEY])
     _check_fit(path, architecture, spec)
-    return BundleInfo(str(path.absolute()), sha256, architecture, spec)
+    return ModelInfo(str(path.absolute()), sha256, architecture, spec)
 
 
-def _parse_header(path: Path, text: str) -> tuple[dict[str, int], BundleSpec]:
+def _parse_header(path: Path, text: str) -> tuple[dict[str, int], ModelSpec]:
     """Architecture and spec from the JSON of the header."""
     try:
         header = json.loads(text)
@@ -241,7 +241,7 @@ def _parse_header(path: Path, text: str) -> tuple[dict[str, int], BundleSpec]:
             if set(given) != set(SIZES):
                 raise ValueError(f"the architecture is given by {sorted(given)}, not by {sorted(SIZES)}")
             architecture = {key: _whole(given[key], key, limits) for key, limits in SIZES.items()}
-            spec = BundleSpec(
+            spec = ModelSpec(
                 classes=tuple(LabelClass(**c) for c in header["classes"]),
                 mpp=header["mpp"],
                 mean=tuple(header["mean"]),
@@ -252,14 +252,14 @@ def _parse_header(path: Path, text: str) -> tuple[dict[str, int], BundleSpec]:
             )
             said, halo = header["halo"], Receptive(architecture["depth"], architecture["convs_per_level"]).halo
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as err:
-        raise BundleError(f"bundle {path} has a header that makes no sense: {type(err).__name__}: {err}") from err
+        raise ModelError(f"model {path} has a header that makes no sense: {type(err).__name__}: {err}") from err
     if newer:
-        raise BundleError(
-            f"bundle {path} has format version {version}, this wsipipe reads up to {FORMAT_VERSION}; "
+        raise ModelError(
+            f"model {path} has format version {version}, this wsipipe reads up to {FORMAT_VERSION}; "
             "install a newer wsipipe"
         )
     if said != halo:
-        raise BundleError(f"bundle {path} says a halo of {said} px, its architecture has {halo}")
+        raise ModelError(f"model {path} says a halo of {said} px, its architecture has {halo}")
     return architecture, spec
 
 
@@ -270,15 +270,15 @@ def _whole(value: object, name: str, limits: tuple[int, int]) -> int:
     return value
 
 
-def load_bundle(path: str | Path) -> Bundle:
-    """The network of a bundle file, on the CPU, in evaluation mode, and what the file says of it.
+def load_model(path: str | Path) -> Model:
+    """The network of a model file, on the CPU, in evaluation mode, and what the file says of it.
 
     Raises
     ------
-    BundleError
-        As `read_bundle_info`, and if the weights are not those of the architecture, or not finite float32.
+    ModelError
+        As `read_model_info`, and if the weights are not those of the architecture, or not finite float32.
     """
-    info = read_bundle_info(path)
+    info = read_model_info(path)
     try:
         # Its weights are replaced at once; on the "meta" device they would cost nothing, but 1.5 s of imports.
         with torch.random.fork_rng(devices=[]):
@@ -287,10 +287,10 @@ def load_bundle(path: str | Path) -> Bundle:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         network.load_state_dict(weights, assign=True)
     except (OSError, SafetensorError, RuntimeError, TypeError) as err:
-        raise BundleError(f"bundle {path}: its weights do not fit its architecture {info.architecture}: {err}") from err
+        raise ModelError(f"model {path}: its weights do not fit its architecture {info.architecture}: {err}") from err
     for name, weight in weights.items():
         if weight.dtype != torch.float32 or not weight.isfinite().all():
-            raise BundleError(
-                f"bundle {path}: weights {name} are {weight.dtype}, or not finite; finite float32 is allowed"
+            raise ModelError(
+                f"model {path}: weights {name} are {weight.dtype}, or not finite; finite float32 is allowed"
             )
-    return Bundle(info, network.eval().requires_grad_(False))
+    return Model(info, network.eval().requires_grad_(False))

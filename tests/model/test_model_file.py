@@ -13,19 +13,19 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save, save_file
 
-from wsipipe.errors import BundleError
-from wsipipe.model.bundle import (
+from wsipipe.errors import ModelError
+from wsipipe.model.model_file import (
     FORMAT_VERSION,
-    BundleSpec,
     LabelClass,
+    ModelSpec,
     default_classes,
-    load_bundle,
-    read_bundle_info,
-    save_bundle,
+    load_model,
+    read_model_info,
+    save_model,
 )
 from wsipipe.model.unet import UNet
 
-FULL = BundleSpec(
+FULL = ModelSpec(
     classes=(
         LabelClass("background", 0, "#000000"),
         LabelClass("Drüse", 200, "#E6194b"),
@@ -47,66 +47,66 @@ def network_of(classes: int = 3, seed: int = 0) -> UNet:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A good bundle."""
+    """A good model."""
     path = tmp_path / "glands.safetensors"
-    save_bundle(path, network_of(), FULL)
+    save_model(path, network_of(), FULL)
     return path
 
 
-def test_a_bundle_gives_back_weights_bit_for_bit_and_all_that_was_said(path: Path) -> None:
-    bundle, network = load_bundle(path), network_of()
-    saved, loaded = network.state_dict(), bundle.network.state_dict()
+def test_a_model_gives_back_weights_bit_for_bit_and_all_that_was_said(path: Path) -> None:
+    model, network = load_model(path), network_of()
+    saved, loaded = network.state_dict(), model.network.state_dict()
     assert list(saved) == list(loaded)
     assert all(torch.equal(saved[name].view(torch.int32), loaded[name].view(torch.int32)) for name in saved)
-    assert bundle.spec == bundle.info.spec == read_bundle_info(path).spec == FULL
-    assert bundle.info.architecture == network.architecture
-    assert bundle.info.receptive == network.receptive
-    assert bundle.info.path == str(path.absolute())
-    assert bundle.info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert model.spec == model.info.spec == read_model_info(path).spec == FULL
+    assert model.info.architecture == network.architecture
+    assert model.info.receptive == network.receptive
+    assert model.info.path == str(path.absolute())
+    assert model.info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_loaded_network_is_ready_to_evaluate(path: Path) -> None:
-    bundle = load_bundle(path)
-    assert not bundle.network.training
-    assert not any(p.requires_grad for p in bundle.network.parameters())
-    assert {p.device.type for p in bundle.network.parameters()} == {"cpu"}
+    model = load_model(path)
+    assert not model.network.training
+    assert not any(p.requires_grad for p in model.network.parameters())
+    assert {p.device.type for p in model.network.parameters()} == {"cpu"}
     image = torch.randn(1, 3, 30, 30)
     with torch.no_grad():
-        assert torch.equal(bundle.network(image), network_of().eval()(image))
+        assert torch.equal(model.network(image), network_of().eval()(image))
 
 
 def test_loading_draws_no_random_number(path: Path) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    load_bundle(path)
+    load_model(path)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 12])
 def test_defaults_survive_the_round_trip(tmp_path: Path, classes: int) -> None:
-    spec = BundleSpec(default_classes(classes))
-    save_bundle(tmp_path / "x", network_of(classes), spec)
-    assert load_bundle(tmp_path / "x").spec == spec
+    spec = ModelSpec(default_classes(classes))
+    save_model(tmp_path / "x", network_of(classes), spec)
+    assert load_model(tmp_path / "x").spec == spec
     assert [c.label for c in spec.classes] == ([1] if classes == 1 else list(range(classes)))
 
 
 def test_the_same_network_and_spec_are_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "other"):
-        save_bundle(tmp_path / name, network_of(), FULL)
+        save_model(tmp_path / name, network_of(), FULL)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
 def test_a_network_in_channels_last_memory_is_saved_as_well(tmp_path: Path) -> None:
-    save_bundle(tmp_path / "x", network_of().to(memory_format=torch.channels_last), FULL)
+    save_model(tmp_path / "x", network_of().to(memory_format=torch.channels_last), FULL)
     image = torch.randn(1, 3, 30, 30)
     with torch.no_grad():
-        assert torch.equal(load_bundle(tmp_path / "x").network(image), network_of().eval()(image))
+        assert torch.equal(load_model(tmp_path / "x").network(image), network_of().eval()(image))
 
 
 def test_infos_and_specs_are_values(path: Path) -> None:
-    info = read_bundle_info(path)
-    assert info == read_bundle_info(path)
-    assert hash(info) == hash(read_bundle_info(path))
+    info = read_model_info(path)
+    assert info == read_model_info(path)
+    assert hash(info) == hash(read_model_info(path))
     assert pickle.loads(pickle.dumps(info)) == info
     with pytest.raises(FrozenInstanceError):
         info.spec.name = "other"  # type: ignore[misc]
@@ -129,8 +129,8 @@ def test_a_pickle_under_another_name_is_refused_and_not_executed(tmp_path: Path,
         path.write_bytes(pickle.dumps(Bomb(executed)))
     else:
         torch.save({"weights": Bomb(executed)}, path)
-    for read in (read_bundle_info, load_bundle):
-        with pytest.raises(BundleError, match=r"x\.safetensors is truncated or not a safetensors file"):
+    for read in (read_model_info, load_model):
+        with pytest.raises(ModelError, match=r"x\.safetensors is truncated or not a safetensors file"):
             read(path)
     assert not executed.exists()
     if writer == "pickle":
@@ -142,31 +142,31 @@ def test_a_truncated_file_is_refused_wherever_it_ends(path: Path) -> None:
     whole = path.read_bytes()
     for length in {0, 1, 7, 8, 9, *range(10, len(whole), 97), len(whole) - 1}:
         path.write_bytes(whole[:length])
-        with pytest.raises(BundleError, match=r"glands\.safetensors is truncated or not a safetensors file"):
-            load_bundle(path)
+        with pytest.raises(ModelError, match=r"glands\.safetensors is truncated or not a safetensors file"):
+            load_model(path)
 
 
 def test_bytes_behind_the_end_are_refused(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(BundleError, match=r"glands\.safetensors"):
-        load_bundle(path)
+    with pytest.raises(ModelError, match=r"glands\.safetensors"):
+        load_model(path)
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
 def test_somebody_elses_safetensors_file_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     save_file({"weight": torch.zeros(3)}, tmp_path / "llama.safetensors", metadata=metadata)
-    with pytest.raises(BundleError, match=r"llama\.safetensors is a safetensors file, but not a wsipipe bundle"):
-        load_bundle(tmp_path / "llama.safetensors")
+    with pytest.raises(ModelError, match=r"llama\.safetensors is a safetensors file, but not a wsipipe model"):
+        load_model(tmp_path / "llama.safetensors")
 
 
-@pytest.mark.parametrize("read", [read_bundle_info, load_bundle])
+@pytest.mark.parametrize("read", [read_model_info, load_model])
 def test_what_is_no_file_is_refused_by_name(tmp_path: Path, read: Callable[[Path], Any]) -> None:
-    with pytest.raises(BundleError, match=r"gone\.safetensors can not be read: No such file"):
+    with pytest.raises(ModelError, match=r"gone\.safetensors can not be read: No such file"):
         read(tmp_path / "gone.safetensors")
-    with pytest.raises(BundleError, match=rf"{tmp_path.name} can not be read: Is a directory"):
+    with pytest.raises(ModelError, match=rf"{tmp_path.name} can not be read: Is a directory"):
         read(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(BundleError, match=r"file/x can not be read: Not a directory"):
+    with pytest.raises(ModelError, match=r"file/x can not be read: Not a directory"):
         read(tmp_path / "file" / "x")
 
 
@@ -174,7 +174,7 @@ Change = Callable[[dict[str, Any]], Any]
 
 
 def rewrite(path: Path, change: Change | None = None, text: str | None = None, **tensors: torch.Tensor | None) -> None:
-    """Change the header or the weights of the bundle at ``path``; a tensor that is None is left out."""
+    """Change the header or the weights of the model at ``path``; a tensor that is None is left out."""
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["wsipipe"])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -189,20 +189,20 @@ def rewrite(path: Path, change: Change | None = None, text: str | None = None, *
 
 def test_rewriting_nothing_is_fine(path: Path) -> None:  # so that what follows fails for its own reason
     rewrite(path)
-    assert load_bundle(path).spec == FULL
+    assert load_model(path).spec == FULL
 
 
 def test_a_newer_format_is_refused_with_both_versions(path: Path) -> None:
     rewrite(path, lambda h: h.update(format_version=FORMAT_VERSION + 1))
-    with pytest.raises(BundleError, match=r"glands\.safetensors has format version 2, this wsipipe reads up to 1"):
-        read_bundle_info(path)
+    with pytest.raises(ModelError, match=r"glands\.safetensors has format version 2, this wsipipe reads up to 1"):
+        read_model_info(path)
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", "null", "7", '"x"', "{", "[" * 100_000], ids=lambda t: t[:9])
 def test_a_header_that_is_not_the_document_it_should_be_is_refused(path: Path, text: str) -> None:
     rewrite(path, text=text)
-    with pytest.raises(BundleError, match=r"glands\.safetensors has a header that makes no sense"):
-        read_bundle_info(path)
+    with pytest.raises(ModelError, match=r"glands\.safetensors has a header that makes no sense"):
+        read_model_info(path)
 
 
 KEYS = ["format_version", "architecture", "halo", "classes", "mpp", "mean", "std", "name", "licence", "training"]
@@ -211,23 +211,23 @@ KEYS = ["format_version", "architecture", "halo", "classes", "mpp", "mean", "std
 @pytest.mark.parametrize("key", KEYS)
 def test_a_header_without_one_of_its_parts_is_refused(path: Path, key: str) -> None:
     rewrite(path, lambda h: h.pop(key))
-    with pytest.raises(BundleError, match=rf"glands\.safetensors .*{key}"):
-        read_bundle_info(path)
+    with pytest.raises(ModelError, match=rf"glands\.safetensors .*{key}"):
+        read_model_info(path)
 
 
 @pytest.mark.parametrize("key", ["in_channels", "classes", "base_channels", "depth", "convs_per_level"])
 def test_an_architecture_without_one_of_its_sizes_is_refused(path: Path, key: str) -> None:
     rewrite(path, lambda h: h["architecture"].pop(key))
-    with pytest.raises(BundleError, match=rf"glands\.safetensors .*{key}"):
-        read_bundle_info(path)
+    with pytest.raises(ModelError, match=rf"glands\.safetensors .*{key}"):
+        read_model_info(path)
 
 
 @pytest.mark.parametrize("key", ["in_channels", "classes", "base_channels", "depth", "convs_per_level"])
 @pytest.mark.parametrize("value", [-1, 0, None, "x", 2.7, float("inf"), 10**5, [1]], ids=repr)
 def test_an_architecture_that_can_not_be_is_refused(path: Path, key: str, value: Any) -> None:
     rewrite(path, lambda h: h["architecture"].update({key: value}))
-    with pytest.raises(BundleError, match=r"glands\.safetensors"):
-        load_bundle(path)
+    with pytest.raises(ModelError, match=r"glands\.safetensors"):
+        load_model(path)
 
 
 WRONG: dict[str, Change] = {
@@ -271,8 +271,8 @@ WRONG: dict[str, Change] = {
 @pytest.mark.parametrize("what", WRONG)
 def test_an_inconsistent_header_is_refused_by_the_name_of_the_file(path: Path, what: str) -> None:
     rewrite(path, WRONG[what])
-    with pytest.raises(BundleError, match=r"glands\.safetensors"):
-        load_bundle(path)
+    with pytest.raises(ModelError, match=r"glands\.safetensors"):
+        load_model(path)
 
 
 @pytest.mark.parametrize(
@@ -292,35 +292,35 @@ def test_weights_that_are_not_those_of_the_architecture_are_refused(
     path: Path, tensors: dict[str, torch.Tensor | None]
 ) -> None:
     rewrite(path, **tensors)
-    with pytest.raises(BundleError, match=r"glands\.safetensors"):
-        load_bundle(path)
+    with pytest.raises(ModelError, match=r"glands\.safetensors"):
+        load_model(path)
 
 
-def test_only_a_background_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="only a background"):
-        BundleSpec((LabelClass("background", 0, "#000000"),))
+def test_only_a_background_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="only a background"):
+        ModelSpec((LabelClass("background", 0, "#000000"),))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     "spec",
     [
-        BundleSpec(default_classes(2)),
-        BundleSpec(default_classes(3), mean=(0.5, 0.5)),
-        BundleSpec(default_classes(3), std=(0.5, 0.5)),
+        ModelSpec(default_classes(2)),
+        ModelSpec(default_classes(3), mean=(0.5, 0.5)),
+        ModelSpec(default_classes(3), std=(0.5, 0.5)),
     ],
     ids=["classes", "mean", "std"],
 )
-def test_a_spec_that_does_not_fit_the_network_is_not_saved(tmp_path: Path, spec: BundleSpec) -> None:
-    with pytest.raises(BundleError, match=r"x\.safetensors names"):
-        save_bundle(tmp_path / "x.safetensors", network_of(3), spec)
+def test_a_spec_that_does_not_fit_the_network_is_not_saved(tmp_path: Path, spec: ModelSpec) -> None:
+    with pytest.raises(ModelError, match=r"x\.safetensors names"):
+        save_model(tmp_path / "x.safetensors", network_of(3), spec)
     assert not list(tmp_path.iterdir())
 
 
 def test_training_notes_that_are_not_json_leave_nothing_behind(path: Path) -> None:
     before = path.read_bytes()
-    with pytest.raises((BundleError, TypeError)):
-        save_bundle(path, network_of(), BundleSpec(default_classes(3), training={"when": object()}))
+    with pytest.raises((ModelError, TypeError)):
+        save_model(path, network_of(), ModelSpec(default_classes(3), training={"when": object()}))
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
@@ -334,13 +334,13 @@ def test_saving_replaces_the_file_in_one_step(path: Path, monkeypatch: pytest.Mo
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", watched)
-    save_bundle(path, network_of(seed=1), FULL)
+    save_model(path, network_of(seed=1), FULL)
     assert seen == [before]
     assert path.read_bytes() != before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_a_save_that_fails_leaves_the_older_bundle_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_fails_leaves_the_older_model_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, write = path.read_bytes(), Path.write_bytes
 
     def full(self: Path, data: bytes) -> int:
@@ -349,6 +349,6 @@ def test_a_save_that_fails_leaves_the_older_bundle_alone(path: Path, monkeypatch
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
-        save_bundle(path, network_of(seed=1), FULL)
+        save_model(path, network_of(seed=1), FULL)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
