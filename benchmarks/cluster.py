@@ -42,6 +42,7 @@ from wsipipe.pipeline.cluster.connect import OWN
 from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.pipeline.dispatcher import Dispatcher
 from wsipipe.pipeline.run_plan import plan_run
+from wsipipe.pipeline.setup import resolve
 
 WANTED = 1.8
 
@@ -168,7 +169,8 @@ def overhead(args: argparse.Namespace) -> bool:
 
     for count in args.workers:
         with tempfile.TemporaryDirectory() as out, dask.config.set(OWN):
-            run = plan_run([args.slide], wsipipe.RunConfig(out, device="cpu", block=4096, mpp=args.mpp, tissue="off"))
+            config = wsipipe.RunConfig(out, device="cpu", block=4096, mpp=args.mpp, tissue="off")
+            run = plan_run([args.slide], resolve(config))
             with (
                 simulated(count) as cluster,
                 Client(cluster) as client,

@@ -28,7 +28,7 @@ from wsipipe.geometry.mirror import mirror
 from wsipipe.inference.pool import load_replicas
 from wsipipe.inference.replica import Replica
 from wsipipe.pipeline.config import DEFAULT_MODEL, RunConfig
-from wsipipe.pipeline.setup import check_config
+from wsipipe.pipeline.setup import resolve
 from wsipipe.pipeline.slide_plan import grid_of
 from wsipipe.slides.pixels.mirrored import read_mirrored
 from wsipipe.slides.slide import choose_level
@@ -38,7 +38,7 @@ WANTED = 0.97
 
 def cut_tiles(slide: str, config: RunConfig) -> tuple[list[Pixels], int]:
     """Every tile of the slide, as a run cuts them, and how many pixels they give."""
-    setup = check_config(config)
+    setup = resolve(config)
     level = choose_level(wsipipe.open_slide(slide, mpp=config.mpp), setup.model.spec.mpp)
     grid = grid_of(level, setup)
     half = grid.receptive.margin // 2
@@ -109,7 +109,7 @@ def main() -> None:
         tissue="off",
     )
     tiles, pixels = cut_tiles(args.slide, config)
-    batches, pool = in_batches(tiles, args.batch), check_config(config).pool
+    batches, pool = in_batches(tiles, args.batch), resolve(config).pool
     replicas = load_replicas(pool, pool.devices)
     ratios = []
     for round_ in range(-1, args.rounds):  # the first is a warm-up

@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from distributed import Client, Worker
@@ -35,10 +34,10 @@ from tests.faults import (
 )
 from tests.warm import Warm
 from wsipipe.errors import UsageError
-from wsipipe.pipeline.cluster.connect import connect_cluster as cluster
-from wsipipe.pipeline.config import RunConfig, parse_cluster
+from wsipipe.pipeline.cluster import connect, local
+from wsipipe.pipeline.config import ClusterConfig, RunConfig, parse_cluster
 from wsipipe.pipeline.run import run as run_slides
-from wsipipe.pipeline.run_plan import plan_run
+from wsipipe.pipeline.setup import resolve
 
 SMALL = ("--block", 128, "--tile", 128, "--device", "cpu")
 
@@ -335,13 +334,14 @@ def test_workers_here_share_the_gpus_out(
     def of_worker() -> str | None:
         return os.environ.get("CUDA_VISIBLE_DEVICES")
 
-    monkeypatch.setattr(cluster, "resolve_devices", resolved)
+    monkeypatch.setattr(local, "resolve_devices", resolved)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
-    config = RunConfig(device=device, cluster="local", adapt=adapt)
-    assert cluster.seen_by_workers(config).device == ("cpu" if device == "cpu" else "cuda")
+    asked = ClusterConfig(kind="local", workers=count, adapt=adapt)
     if device == "cpu":
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    with cluster.local_cluster(count, config) as workers, Client(workers) as client:
+    workers, request = local.local_cluster(asked, RunConfig(device=device).compute, None)
+    assert request.device == ("cpu" if device == "cpu" else "cuda")
+    with workers, Client(workers) as client:
         client.wait_for_workers(len(seen), timeout=PATIENCE_SECONDS)
         assert sorted(map(str, client.run(of_worker).values())) == sorted(map(str, seen))
         ((_, spec),) = workers.new_worker_spec().items()
@@ -357,29 +357,30 @@ def test_what_a_cluster_is_and_how_many(text: str, said: tuple[str, int | None])
 
 @pytest.mark.parametrize("text", ["", "local:0", "local:x", "slurm:-1", "ssh", "Local"])
 def test_what_is_no_cluster_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="allowed: local, slurm, kubernetes"):
+    with pytest.raises(UsageError, match="choose local, slurm or kubernetes"):
         parse_cluster(text)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("cluster", "message"),
     [
-        ({"adapt": (0, 2)}, "--adapt is for a cluster that is started"),
-        ({"cluster_options": {"queue": "gpu"}}, "--cluster-config is for --cluster slurm and kubernetes"),
-        ({"cluster": "local", "cluster_options": {"queue": "gpu"}}, "--cluster-config is for --cluster slurm"),
-        ({"cluster": "ssh"}, "allowed: local, slurm, kubernetes"),
+        (ClusterConfig(adapt=(0, 2)), "--adapt applies to a cluster that the run starts"),
+        (ClusterConfig(options={"queue": "gpu"}), "--cluster-config applies to the kinds slurm and kubernetes"),
+        (ClusterConfig(kind="local", options={"queue": "gpu"}), "--cluster-config applies to the kinds slurm"),
+        (ClusterConfig(kind="ssh"), "choose local, slurm or kubernetes"),
     ],
 )
-def test_what_would_be_of_no_use_is_refused_by_a_run_and_a_dry_run(options: dict[str, Any], message: str) -> None:
-    for of_run in (run_slides, plan_run):
-        with pytest.raises(UsageError, match=message):
-            of_run(["slide.tif"], RunConfig(**options))
+def test_what_would_be_of_no_use_is_refused_by_a_run_and_a_dry_run(cluster: ClusterConfig, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        run_slides(["slide.tif"], RunConfig(cluster=cluster))
+    with pytest.raises(UsageError, match=message):
+        resolve(RunConfig(cluster=cluster))
 
 
 def test_a_scheduler_that_is_not_there_is_an_environment_error(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
-    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 2.0)  # half of it is for this
+    monkeypatch.setattr(connect, "WORKER_PATIENCE_SECONDS", 2.0)  # half of it is for this
     refused = call(*command(made, tmp_path, "--scheduler", "tcp://127.0.0.1:9"))
     assert refused.code == 3
     assert "no scheduler answers at tcp://127.0.0.1:9" in refused.err
@@ -388,4 +389,4 @@ def test_a_scheduler_that_is_not_there_is_an_environment_error(
 def test_a_scheduler_and_a_cluster_at_once_are_refused(made: Path, tmp_path: Path) -> None:
     refused = run(made, tmp_path, "--scheduler", "tcp://127.0.0.1:9", "--cluster", "local:2")
     assert refused.returncode == 2
-    assert "give one only" in refused.stderr
+    assert "give one of the two" in refused.stderr

@@ -23,6 +23,7 @@ from wsipipe.geometry.grid import Box
 from wsipipe.model.model_file import read_model_info
 from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.pipeline.run_plan import plan_run
+from wsipipe.pipeline.setup import resolve
 from wsipipe.pipeline.summary import DONE, FAILED, NO_TISSUE, SKIPPED, RunSummary
 from wsipipe.slides.slide import choose_level
 from wsipipe.store import content, lifecycle
@@ -179,7 +180,7 @@ def test_a_low_level_that_can_not_be_read_fails_the_slide_and_names_the_way_out(
 def test_a_run_that_is_resumed_takes_the_mask_that_is_there(
     tmp_path: Path, slide: Path, model: Path, whole: Path
 ) -> None:
-    (plan,) = plan_run([slide], wsipipe.RunConfig(out=str(tmp_path), model=str(model), block=128)).planned
+    (plan,) = plan_run([slide], resolve(wsipipe.RunConfig(out=str(tmp_path), model=str(model), block=128))).planned
     lifecycle.begin_store(plan.store)
     cells = np.zeros(plan.store.tissue or (), bool)
     cells[20:30, 10:15] = True
@@ -234,7 +235,7 @@ def test_the_mask_of_a_file_is_of_one_slide(tmp_path: Path, slide: Path, model: 
     other = write_slide(tmp_path / "other.tif", glass(SHAPE))
     (tmp_path / "m.png").write_bytes(imagecodecs.png_encode(np.ones((6, 8), np.uint8)))
     config = wsipipe.RunConfig(out=str(tmp_path), model=str(model), tissue=str(tmp_path / "m.png"))
-    with pytest.raises(UsageError, match="is the mask of one slide; 2 are given"):
+    with pytest.raises(UsageError, match="is the mask of one slide, but 2 slides are given"):
         wsipipe.run([slide, other], config)
 
 

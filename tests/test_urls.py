@@ -346,7 +346,7 @@ def test_a_file_url_is_the_path_of_the_file(made: Path) -> None:
 
 
 def test_a_web_server_takes_no_results(made: Path) -> None:
-    with pytest.raises(OutputError, match="a web server takes no results; give a folder, or a bucket"):
+    with pytest.raises(OutputError, match="results cannot be written to a web server; give a folder, or a bucket"):
         wsipipe.run([made / "a.tif"], wsipipe.RunConfig(out="https://127.0.0.1:9/out"))
 
 

@@ -17,7 +17,6 @@ import yaml
 from tests.faults import PATIENCE_SECONDS, SCRIPT, assert_same_bytes, picture, write_model, write_slide
 from wsipipe import RunConfig, run
 from wsipipe.nightly.config import Night, read_night
-from wsipipe.pipeline.config import parse_cluster
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = ROOT / "workflows"
@@ -73,14 +72,14 @@ def test_what_the_example_of_a_night_only_shows_is_right_too(number: int, tmp_pa
         text = text.replace(table, re.sub(r"^#", "", table, flags=re.MULTILINE) if i == number else "")
     night = night_here(re.sub(r"^#(?=\w)", "", text, flags=re.MULTILINE), tmp_path)
     config = night.run_config()
-    assert config.on_cluster
+    assert config.cluster is not None
     assert config.model == str(tmp_path / "nuclei.safetensors")
-    if config.cluster:
+    if config.cluster.kind is not None:
         pytest.importorskip("dask_jobqueue", reason="no dask-jobqueue; pip install '.[slurm]'")
         from dask_jobqueue.slurm import SLURMJob
 
-        assert parse_cluster(config.cluster) == ("slurm", None)
-        job = SLURMJob("tcp://here:1", name="worker", **config.cluster_options).job_script()
+        assert (config.cluster.kind, config.cluster.workers) == ("slurm", None)
+        job = SLURMJob("tcp://here:1", name="worker", **config.cluster.options).job_script()
         assert "#SBATCH --gres=gpu:1" in job
         assert "--nthreads 8 " in job
         assert "--lifetime 7h50m" in job

@@ -236,7 +236,7 @@ def test_below_the_reserve_it_exits_with_3_and_says_so(folder: Path, monkeypatch
     result = nightly(folder, reserve="1GB")
     assert ended(result) == 3
     assert "ended early: " in result.stdout
-    assert "less than the 1000MB that are to stay; make room" in result.stdout
+    assert "less than the reserve of 1000MB; free some space" in result.stdout
     assert statuses(folder / "out" / "reports") == {"a.tif": "open", "b.tif": "open", "c.tif": "failed"}
     monkeypatch.undo()
     assert statuses_after_another_night(folder) == {"a.tif": "done", "b.tif": "done", "c.tif": "failed"}

@@ -14,7 +14,7 @@ from tests.faults import write_model
 from tests.nightly.nights import write_night
 from wsipipe.errors import UsageError
 from wsipipe.nightly.config import Night, clock_of, read_night, seconds_of
-from wsipipe.pipeline.config import RunConfig
+from wsipipe.pipeline.config import ClusterConfig, RunConfig
 from wsipipe.slides.planes import Planes
 
 
@@ -51,33 +51,48 @@ GOOD = 'inbox = ["in"]\nout = "out"\n'
         (GOOD + "[run]\ntissue = 'mask.png'\n", "4: [run] tissue 'mask.png' is neither 'auto' nor 'off'"),
         ('inbox = "in"\nout = "out"\n', "1: inbox is 'in'; allowed: a list of text"),
         ('out = "out"\ninbox = []\n', "2: inbox names no folder, file or pattern"),
-        ('out = "out"\n\ninbox = ["in", "gone/*.svs"]\n', "3: inbox gone/*.svs: there is no "),
-        ('out = "out"\ninbox = ["in", "in/gone"]\n', "2: inbox in/gone: there is no "),
-        (GOOD + "until = '6.30'\n", "3: until '6.30' is no time of the day, such as 06:30"),
-        (GOOD + "until = '24:00'\n", "3: until '24:00' is no time of the day, such as 06:30"),
+        ('out = "out"\n\ninbox = ["in", "gone/*.svs"]\n', "3: inbox gone/*.svs: "),
+        ('out = "out"\ninbox = ["in", "in/gone"]\n', "2: inbox in/gone: "),
+        (GOOD + "until = '6.30'\n", "3: until must be a time of day such as 06:30, not '6.30'"),
+        (GOOD + "until = '24:00'\n", "3: until must be a time of day such as 06:30, not '24:00'"),
         (GOOD + "until = 06:30:00\n", "3: until is datetime.time(6, 30); allowed: text"),
-        (GOOD + "duration = '8 hours'\n", "3: '8 hours' is no duration, such as 8h, 90m or 1h30m"),
-        (GOOD + "duration = ''\n", "3: '' is no duration, such as 8h, 90m or 1h30m"),
-        (GOOD + "until = '06:30'\nduration = '8h'\n", "4: until and duration both say when it ends; give one"),
+        (GOOD + "duration = '8 hours'\n", "3: '8 hours' is not a duration such as 8h, 90m or 1h30m"),
+        (GOOD + "duration = ''\n", "3: '' is not a duration such as 8h, 90m or 1h30m"),
+        (GOOD + "until = '06:30'\nduration = '8h'\n", "4: until and duration both set the end; give one of them"),
         (GOOD + "reserve = 'much'\n", "3: reserve much is not a size; give e.g. 4GB, 500MB or 1.5GiB"),
-        (GOOD + "reserve = '-1GB'\n", "3: reserve -1GB is less than nothing"),
-        (GOOD + "settle = '5'\n", "3: '5' is no duration, such as 8h, 90m or 1h30m"),
+        (GOOD + "reserve = '-1GB'\n", "3: reserve must not be negative (got -1GB)"),
+        (GOOD + "settle = '5'\n", "3: '5' is not a duration such as 8h, 90m or 1h30m"),
         (GOOD + "model = 'gone.safetensors'\n", "3: "),
         (GOOD + "model = 'night.toml'\n", "3: "),
         (GOOD + "[[slides]]\nmatch = '*'\nmodel = 'night.toml'\n", "5: "),
-        (GOOD + "webhook = 'ftp://chat'\n", "3: webhook is no http:// or https:// address"),
+        (GOOD + "webhook = 'ftp://chat'\n", "3: webhook must be an http:// or https:// address"),
         (
             GOOD + "[cluster]\nworkers = 2\nkind = 'cloud'\n",
-            "5: [cluster] kind 'cloud' is no cluster; allowed: local, ",
+            "5: [cluster] kind unknown kind 'cloud'; choose local, ",
         ),
-        (GOOD + "[cluster]\nkind = 'local:2'\n", "4: [cluster] kind 'local:2' is no cluster; allowed: "),
-        (GOOD + "[cluster]\nkind = 'local'\nadapt = [1]\n", "5: [cluster] adapt [1] is not [least, most]"),
-        (GOOD + "[cluster]\nkind = 'local'\nadapt = []\n", "5: [cluster] adapt [] is not [least, most]"),
-        (GOOD + "[cluster]\nkind = 'local'\nadapt = [3, 2]\n", "5: [cluster] adapt [3, 2] is not [least, most]"),
-        (GOOD + "[cluster]\nkind = 'local'\nadapt = [1, 0]\n", "5: [cluster] adapt [1, 0] is not [least, most]"),
-        (GOOD + "[cluster]\nkind = 'local'\nadapt = [0, 0]\n", "5: [cluster] adapt [0, 0] is not [least, most]"),
-        (GOOD + "[cluster]\nkind = 'local'\nworkers = 0\n", "5: [cluster] workers 0 is not 1 or more"),
-        (GOOD + "[cluster]\nworkers = 8\n", "4: [cluster] workers is for a cluster that is started; add kind"),
+        (GOOD + "[cluster]\nkind = 'local:2'\n", "4: [cluster] kind unknown kind 'local:2'; choose "),
+        (
+            GOOD + "[cluster]\nkind = 'local'\nadapt = [1]\n",
+            "5: [cluster] adapt must be [least, most] workers, not [1]",
+        ),
+        (GOOD + "[cluster]\nkind = 'local'\nadapt = []\n", "5: [cluster] adapt must be [least, most] workers, not []"),
+        (
+            GOOD + "[cluster]\nkind = 'local'\nadapt = [3, 2]\n",
+            "5: [cluster] adapt must be [least, most] workers, not [3, 2]",
+        ),
+        (
+            GOOD + "[cluster]\nkind = 'local'\nadapt = [1, 0]\n",
+            "5: [cluster] adapt must be [least, most] workers, not [1, 0]",
+        ),
+        (
+            GOOD + "[cluster]\nkind = 'local'\nadapt = [0, 0]\n",
+            "5: [cluster] adapt must be [least, most] workers, not [0, 0]",
+        ),
+        (GOOD + "[cluster]\nkind = 'local'\nworkers = 0\n", "5: [cluster] workers must be 1 worker or more, not 0"),
+        (
+            GOOD + "[cluster]\nworkers = 8\n",
+            "4: [cluster] workers applies to a cluster that the run starts; choose its kind",
+        ),
         (GOOD + "[cluster]\nadapt = [1, 8]\n", "4: [cluster] adapt is for a cluster that is started; add kind"),
         (GOOD + "[cluster]\nkind = 'local'\nscheduler = 'tcp://x:1'\n", "4: [cluster] scheduler is one that is "),
         (
@@ -85,7 +100,7 @@ GOOD = 'inbox = ["in"]\nout = "out"\n'
             "5: [cluster] adapt is for a cluster that is started; add kind",
         ),
         (GOOD + "[run]\n\nmax_memory = '4 of them'\n", "5: max_memory 4 of them is not a size; "),
-        (GOOD + "[run]\nthreads = 0\n", "3: --threads 0 makes no sense; it is a positive number"),
+        (GOOD + "[run]\nthreads = 0\n", "3: --threads must be a positive number, not 0"),
         (GOOD + "[run]\ndevice = 'gpu'\n", "3: --device gpu: 'gpu' is not a device; allowed: auto, cpu, "),
         (GOOD + "[run]\nengine = 'tensorflow'\n", "3: --engine tensorflow is not an engine; allowed: "),
         (GOOD + "[run]\nprecision = 'int8'\ndevice = 'cpu'\n", "3: --precision int8 is not a precision; allowed: "),
@@ -135,7 +150,7 @@ mpp = -0.5
     lines = refused(path, text)
     assert sorted(int(line.split(":")[1]) for line in lines) == [2, 7, 8, 9, 10, 11, 14, 17, 18, 26]
     assert "night.toml:26: [[slides]] mpp -0.5 is not a positive number" in lines
-    assert f"night.toml:2: inbox gone: there is no {path.parent / 'gone'}" in lines
+    assert f"night.toml:2: inbox gone: {path.parent / 'gone'} does not exist" in lines
     assert not list(path.parent.glob("out*"))
 
 
@@ -237,9 +252,7 @@ def test_options_of_the_tables_are_those_of_a_run(path: Path) -> None:
         max_upsample=2.0,
         reader="openslide",
         planes=Planes((2, "DAPI"), z=3),
-        cluster="slurm:4",
-        adapt=(1, 4),
-        cluster_options={"queue": "night"},
+        cluster=ClusterConfig(kind="slurm", workers=4, adapt=(1, 4), options={"queue": "night"}),
     )
     assert config == wanted
 

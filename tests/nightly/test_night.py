@@ -386,7 +386,7 @@ def test_a_night_stops_below_the_reserve_says_so_and_the_next_one_resumes(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free[0]))
     report = nights.run()
     assert report.exit_code == 3
-    assert "has 1000MB free, less than the 2000MB that are to stay; make room" in report.stopped
+    assert "has 1000MB free, less than the reserve of 2000MB; free some space" in report.stopped
     assert statuses(report) == {"a.tif": "done", "b.tif": "open", "c.tif": "open"}
     assert all(report.stopped == row.message for row in report.slides if row.status == "open")
     assert not (tmp_path / "out" / ".failed").exists(), "no slide failed"

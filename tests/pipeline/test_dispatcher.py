@@ -146,7 +146,7 @@ def test_a_run_stops_cleanly_below_the_reserve_and_resumes_with_more_space(
     assert told(summary) == [OPEN, OPEN, OPEN]
     assert summary.exit_code == 3
     assert summary.stopped.startswith(f"{config.out} has ")
-    assert summary.stopped.endswith("MB free, less than the 500MB that are to stay; make room")
+    assert summary.stopped.endswith("MB free, less than the reserve of 500MB; free some space")
     begun = done["a"]
     assert 5 < begun < 16, "what the workers had was finished"
     assert len(list(Path(config.out).glob("a.zarr.partial/0/c/*/*"))) == begun
@@ -164,7 +164,7 @@ def test_a_disk_that_was_full_for_a_moment_stops_the_run_with_its_reason(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free, 10**9)))
     summary = run(slides, config, limits=Limits(reserve_bytes=10**6))
     assert told(summary) == [OPEN] * 3
-    assert (summary.exit_code, "make room" in summary.stopped) == (3, True)
+    assert (summary.exit_code, "free some space" in summary.stopped) == (3, True)
 
 
 def test_a_disk_that_gets_full_with_the_last_block_fails_nothing(

@@ -23,6 +23,7 @@ from wsipipe.pipeline import run_plan
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.memory_need import MOST_KEPT_BYTES, RUNTIME_BYTES, kept_bytes
 from wsipipe.pipeline.run_plan import RunPlan, plan_run
+from wsipipe.pipeline.setup import resolve
 from wsipipe.slides.open import open_slide
 
 BASE = 200 * 10**6
@@ -48,7 +49,7 @@ def plan(tmp_path: Path, slide: Path, model: Path, monkeypatch: pytest.MonkeyPat
     def plan(limit: int, **config: Any) -> RunPlan:
         values = {"out": str(tmp_path / "out"), "model": str(model), "device": "cpu", "engine": "torch"}
         values |= {"tissue": "off"} | config
-        run = plan_run([str(slide)], RunConfig(max_memory_bytes=limit, **values))
+        run = plan_run([str(slide)], resolve(RunConfig(max_memory_bytes=limit, **values)))
         assert all(run.memory_bytes(p) <= limit for p in run.to_do)
         return run
 

@@ -18,6 +18,7 @@ from wsipipe.model.unet import UNet
 from wsipipe.pipeline import run_plan
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.run_plan import Refused, RunPlan, plan_run
+from wsipipe.pipeline.setup import resolve
 from wsipipe.pipeline.slide_plan import RESUME, SEGMENT, SKIP, SlidePlan
 from wsipipe.store import content, lifecycle
 from wsipipe.store.spec import REPLACED, StoreSpec, coarse_chunks
@@ -40,7 +41,7 @@ class Bench:
 
     def plan(self, *slides: Path, **config: Any) -> RunPlan:
         values = {"out": str(self.out), "model": str(self.model), "device": "cpu", "block": 64, "tissue": "off"}
-        return plan_run([str(s) for s in slides], RunConfig(**(values | config)))
+        return plan_run([str(s) for s in slides], resolve(RunConfig(**(values | config))))
 
     def one(self, *slides: Path, **config: Any) -> SlidePlan:
         """The plan of a single slide."""
@@ -470,8 +471,8 @@ def test_too_little_memory_is_refused_with_the_least_that_works(bench: Bench, co
 def test_memory_that_is_simply_not_there_is_the_environments_fault(
     bench: Bench, steady: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsipipe.pipeline.config.default_limit_bytes", lambda: steady // 2)
-    with pytest.raises(MemoryLimitError, match=r"the memory there is, .* smallest that works here"):
+    monkeypatch.setattr("wsipipe.pipeline.setup.default_limit_bytes", lambda: steady // 2)
+    with pytest.raises(MemoryLimitError, match=r"the available memory, .* smallest that works here"):
         bench.plan(bench.slide("x.tif"))
 
 

@@ -98,6 +98,9 @@ def run(
     as_json: bool,
     reader: str | None,
     max_memory: str | None,
+    scheduler: str | None,
+    cluster: str | None,
+    adapt: tuple[int, int] | None,
     cluster_config: str | None,
     **options: Any,
 ) -> None:  # click gives the rest by name, as RunConfig takes them
@@ -107,19 +110,27 @@ def run(
     2 usage, 3 the environment (no device, no memory, no space), 130 interrupted: the same command resumes.
     """
     from wsipipe.cli.progress import progress
-    from wsipipe.pipeline.config import RunConfig
+    from wsipipe.pipeline.config import ClusterConfig, RunConfig, parse_cluster
     from wsipipe.pipeline.machine import size_bytes
     from wsipipe.pipeline.run import run as run_slides
     from wsipipe.pipeline.run_plan import plan_run
+    from wsipipe.pipeline.setup import resolve
     from wsipipe.slides.planes import take_planes
     from wsipipe.tables import read_toml
 
     limit = None if max_memory is None else size_bytes(max_memory, "--max-memory")
-    given = {} if cluster_config is None else read_toml(Path(cluster_config))[0]
-    planes = take_planes(options)
-    config = RunConfig(reader=reader, planes=planes, max_memory_bytes=limit, cluster_options=given, **options)
+    kind, workers = (None, None) if cluster is None else parse_cluster(cluster)
+    started_with = {} if cluster_config is None else read_toml(Path(cluster_config))[0]
+    computed_by = ClusterConfig(scheduler, kind, workers, adapt, started_with)
+    config = RunConfig(
+        reader=reader,
+        planes=take_planes(options),
+        max_memory_bytes=limit,
+        cluster=None if computed_by == ClusterConfig() else computed_by,
+        **options,
+    )
     if dry_run:
-        plan = plan_run(slides, config)
+        plan = plan_run(slides, resolve(config))
         click.echo(json.dumps(plan_as_json(plan), indent=2) if as_json else plan_as_text(plan))
         return
     with progress() as listener:

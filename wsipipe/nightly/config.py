@@ -1,4 +1,4 @@
-"""What a night is to do: the tables of a TOML file, checked whole before anything runs.
+"""What a night should do: the tables of a TOML file, all of which is checked before anything runs.
 
 ::
 
@@ -19,16 +19,15 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 from wsipipe.errors import MachineError, ModelError, UsageError
 from wsipipe.files import Location, locate
 from wsipipe.geometry.grid import Grid, fit_sizes
 from wsipipe.inference.devices import TORCH
 from wsipipe.model.model_file import read_model_info
-from wsipipe.pipeline.config import CLUSTER_KINDS, DEFAULT_MODEL, FAIL, RunConfig
+from wsipipe.pipeline.config import DEFAULT_MODEL, FAIL, ClusterConfig, RunConfig
 from wsipipe.pipeline.machine import size_bytes
-from wsipipe.pipeline.setup import CORE_PX, GPU_BLOCK_PX, Site, check_config
+from wsipipe.pipeline.setup import CORE_PX, GPU_BLOCK_PX, Site, resolve
 from wsipipe.slides.planes import parse_channels, take_planes
 from wsipipe.slides.readers.registry import named
 from wsipipe.slides.slide import MAX_UPSAMPLE
@@ -41,7 +40,7 @@ DURATION_UNITS = {"s": 1, "m": 60, "h": 3600}
 
 @dataclass(frozen=True)
 class RunTable:
-    """Options of `wsipipe run`, under their names there."""
+    """Options of `wsipipe run`, under the same names."""
 
     device: str = "auto"
     engine: str = "auto"
@@ -62,37 +61,22 @@ class RunTable:
     series: int | None = None
 
 
-@dataclass(frozen=True)
-class ClusterTable:
-    """Who computes, if not this process."""
-
-    scheduler: str | None = None
-    """Address of a dask scheduler that is there."""
-    kind: str | None = None
-    """What to start: ``local``, ``slurm`` or ``kubernetes``."""
-    workers: int | None = None
-    adapt: tuple[int, ...] | None = None
-    """The least and the most workers."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """What the cluster is started with."""
-
-
 OF_SLIDES = ("reader", "channels", "z", "t", "series")
-"""Options of a run that the slides of one pattern may have of their own."""
+"""Options of a run that can be set for the slides of one pattern."""
 
 
 @dataclass(frozen=True)
 class SlideTable:
-    """What is said of the slides of one pattern; the first that matches counts."""
+    """Options of the slides that match one pattern; the first table that matches is used."""
 
     match: str
-    """Of the file's name, or of its whole path: ``*_20x*.tif``."""
+    """Pattern of the file's name, or of its whole path: ``*_20x*.tif``."""
     mpp: float | None = None
-    """Micrometres per pixel of level 0, over what the file says."""
+    """Micrometres per pixel of level 0, instead of those in the file."""
     model: str | None = None
-    """Another model."""
+    """Path of another model."""
     reader: str | None = None
-    """As in `RunTable`, and over that; the next four, too."""
+    """As in `RunTable`, over which it takes precedence; so do the next four."""
     channels: str | None = None
     z: int | None = None
     t: int | None = None
@@ -110,25 +94,25 @@ class NightConfig:
     report: str | None = None
     """Folder of ``report.html``, ``report.json`` and ``history.jsonl``; by default ``reports`` in ``out``."""
     model: str | None = None
-    """Model; by default the nuclei model."""
+    """Path of the model; by default the nuclei model."""
     until: str | None = None
-    """When it ends, ``06:30``: no block is begun that would not be done by then."""
+    """Time of day when it ends, ``06:30``: it begins no block that would not be done by then."""
     duration: str | None = None
-    """Or how long it is, ``8h``."""
+    """Its length, ``8h``, instead of ``until``."""
     retries: int = 3
-    """Nights after which a slide that failed in each of them is set aside."""
+    """Number of nights after which a slide that failed in each of them is set aside."""
     reserve: str = "1GB"
-    """What stays free on the disk of ``out``."""
+    """Space that stays free on the disk of ``out``."""
     settle: str = "5m"
-    """For how long a file must have been left alone: until then it is still being copied."""
+    """How long a file must not have changed; until then it is taken to be still copied."""
     metrics: str | None = None
     """File for the textfile collector of Prometheus' node exporter."""
     webhook: str | None = None
-    """Where the outcome is posted to as JSON."""
+    """Address to which the outcome is posted as JSON."""
     log: str | None = None
-    """File to which every event is added, one JSON object a line."""
+    """File to which every event is appended, one JSON object a line."""
     run: RunTable = field(default_factory=RunTable)
-    cluster: ClusterTable = field(default_factory=ClusterTable)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     slides: tuple[SlideTable, ...] = ()
 
 
@@ -138,14 +122,14 @@ class Night:
 
     config: NightConfig
     path: Path
-    """Of its file."""
+    """Path of its file."""
     digest: str
-    """Of its text (sha256): another one gives slides that were set aside another chance."""
+    """sha256 of its text: when it changes, slides that were set aside get another chance."""
     settle_seconds: float
     reserve_bytes: int
 
     def place(self, text: str) -> str:
-        """A path of the configuration, absolute, or a URL."""
+        """A path in the configuration as an absolute path, or a URL."""
         return text if is_url(text) else str(self.path.parent / text)
 
     @property
@@ -154,7 +138,7 @@ class Night:
         return locate(self.place(self.config.report or f"{self.config.out.rstrip('/')}/reports"))
 
     def ends(self, now: float) -> float | None:
-        """When it is to end, in seconds since the epoch, if it begins ``now``; None if nothing says so."""
+        """Its end, in seconds since the epoch, if it begins ``now``; None if it has none."""
         if self.config.duration is not None:
             return now + seconds_of(self.config.duration)
         if self.config.until is None:
@@ -165,17 +149,16 @@ class Night:
         return (end if end > start else end + timedelta(days=1)).timestamp()
 
     def options(self, slide: Location) -> RunConfig:
-        """How ``slide`` is to be run."""
+        """The options of a run over ``slide``."""
         one = next(
             (t for t in self.config.slides if any(fnmatchcase(n, t.match) for n in (slide.name, str(slide)))), None
         )
         return self.run_config(one)
 
     def run_config(self, slides: SlideTable | None = None) -> RunConfig:
-        """How the slides of one table are to be run, or those of none."""
+        """The options of a run over the slides of one table, or of none."""
         table, cluster = self.config.run, self.config.cluster
         model = (slides and slides.model) or self.config.model
-        count = "" if cluster.workers is None else f":{cluster.workers}"
         given = asdict(table)
         if slides is not None:
             given |= {name: value for name in OF_SLIDES if (value := getattr(slides, name)) is not None}
@@ -187,10 +170,7 @@ class Night:
             mpp=slides.mpp if slides else None,
             planes=planes,
             max_memory_bytes=None if limit is None else size_bytes(limit, "max_memory"),
-            scheduler=cluster.scheduler,
-            cluster=None if cluster.kind is None else cluster.kind + count,
-            adapt=cast(tuple[int, int] | None, cluster.adapt),
-            cluster_options=cluster.options,
+            cluster=None if cluster == ClusterConfig() else cluster,
             **given,
         )
 
@@ -201,7 +181,7 @@ def read_night(path: Path) -> Night:
     Raises
     ------
     UsageError
-        If it can not be read, or something in it makes no sense; all of it is named, each with its line.
+        If it cannot be read, or has values that cannot be used; all of them are named, each with its line.
     """
     path = path.absolute()
     document, text = read_toml(path)
@@ -217,7 +197,7 @@ def read_night(path: Path) -> Night:
 
 
 def _problems(night: Night) -> Iterator[tuple[Place, str]]:
-    """What makes no sense in it."""
+    """The values that cannot be used, and why."""
     config, run = night.config, night.config.run
     checks: list[tuple[Place, Callable[[], object]]] = [
         (("until",), lambda: config.until is None or clock_of(config.until)),
@@ -242,23 +222,24 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
     ]
     problems = list(_failing(checks))
     yield from problems
-    yield from _cluster_problems(config.cluster)
+    for name, problem in config.cluster.problems():
+        yield ("cluster", name), f"[cluster] {name} {problem}"
     if not config.inbox:
-        yield ("inbox",), "inbox names no folder, file or pattern"
+        yield ("inbox",), "inbox must name a folder, a file or a pattern"
     for text in config.inbox:
         yield from ((("inbox",), problem) for problem in _inbox_problems(night, text))
     for name in ("metrics", "log"):
         if is_url(getattr(config, name) or ""):
-            yield (name,), f"{name} is a file of this machine, not a URL"
+            yield (name,), f"{name} must be a file of this machine, not a URL"
     if config.until is not None and config.duration is not None:
-        yield ("duration",), "until and duration both say when it ends; give one"
+        yield ("duration",), "until and duration both set the end; give one of them"
     if config.retries < 1:
-        yield ("retries",), f"retries {config.retries} is not 1 or more"
+        yield ("retries",), f"retries must be 1 or more, not {config.retries}"
     if config.webhook is not None and not config.webhook.startswith(("http://", "https://")):
-        yield ("webhook",), "webhook is no http:// or https:// address"
+        yield ("webhook",), "webhook must be an http:// or https:// address"
     for i, one in enumerate(config.slides):
         if one.mpp is not None and not 0 < one.mpp < float("inf"):
-            yield ("slides", i, "mpp"), f"[[slides]] mpp {one.mpp} is not a positive number"
+            yield ("slides", i, "mpp"), f"[[slides]] mpp must be a positive number, not {one.mpp}"
     if not problems:
         yield from _failing([(("run",), lambda: _check_run(night.run_config()))])
         size = "block" if config.run.tile is None else "tile"
@@ -267,20 +248,20 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
 
 
 def _inbox_problems(night: Night, text: str) -> Iterator[str]:
-    """Why nothing can be found in an inbox."""
+    """Why an inbox cannot be searched."""
     plain = text if not glob.has_magic(text) else re.split(r"[*?\[]", text)[0].rpartition("/")[0]
     try:
         root = locate(night.place(plain))
         if not (root.exists() if isinstance(root, Path) else root.is_dir() or not root.lists or root.is_file()):
-            yield f"inbox {text}: there is no {root}"
+            yield f"inbox {text}: {root} does not exist"
     except UsageError as err:
         yield str(err)
     except OSError as err:
-        yield f"inbox {text} can not be reached: {err.strerror or err}"
+        yield f"inbox {text} cannot be reached: {err.strerror or err}"
 
 
 def _failing(checks: Iterable[tuple[Place, Callable[[], object]]]) -> Iterator[tuple[Place, str]]:
-    """What those of ``checks`` say that fail; that the machine is not as it should be is no fault of a file."""
+    """The messages of the checks that fail; errors of the machine are not the file's fault, and are skipped."""
     for place, check in checks:
         try:
             check()
@@ -290,36 +271,20 @@ def _failing(checks: Iterable[tuple[Place, Callable[[], object]]]) -> Iterator[t
             yield place, str(err)
 
 
-def _cluster_problems(cluster: ClusterTable) -> Iterator[tuple[Place, str]]:
-    if cluster.kind is not None and cluster.kind not in CLUSTER_KINDS:
-        yield ("cluster", "kind"), f"[cluster] kind {cluster.kind!r} is no cluster; allowed: {', '.join(CLUSTER_KINDS)}"
-    if cluster.kind is not None and cluster.scheduler is not None:
-        yield ("cluster", "kind"), "[cluster] scheduler is one that is there, kind starts one; give one"
-    for name in ("workers", "adapt", "options"):
-        if getattr(cluster, name) and cluster.kind is None:
-            yield ("cluster", name), f"[cluster] {name} is for a cluster that is started; add kind"
-    if cluster.adapt is not None and not (
-        len(cluster.adapt) == 2 and 0 <= cluster.adapt[0] <= cluster.adapt[1] and cluster.adapt[1] > 0
-    ):
-        yield ("cluster", "adapt"), f"[cluster] adapt {list(cluster.adapt)} is not [least, most]"
-    if cluster.workers is not None and cluster.workers < 1:
-        yield ("cluster", "workers"), f"[cluster] workers {cluster.workers} is not 1 or more"
-
-
 def _check_run(config: RunConfig) -> None:
-    """Raise what a run would say of the rest; what workers elsewhere have is not known yet."""
-    site = Site(("cpu",), TORCH, 0) if config.on_cluster else None
-    check_config(replace(config, scheduler=None, cluster=None, adapt=None, cluster_options={}), site)
+    """Raise the errors of a run with these options; the devices of remote workers are not known yet."""
+    site = None if config.cluster is None else Site("cpu", ("cpu",), TORCH, 0)
+    resolve(replace(config, cluster=None), site)
 
 
 def _check_tissue(tissue: str) -> None:
-    """Raise a UsageError if it is a file: a mask is of one slide."""
+    """Raise a UsageError if it is a file: a mask belongs to one slide."""
     if is_file(tissue):
-        raise UsageError(f"[run] tissue {tissue!r} is neither {TISSUE_AUTO!r} nor {TISSUE_OFF!r}")
+        raise UsageError(f"[run] tissue must be {TISSUE_AUTO!r} or {TISSUE_OFF!r}, not {tissue!r}")
 
 
 def _check_sizes(model: str | None, table: RunTable) -> None:
-    """Raise a GeometryError unless the network of the model ``model`` can have the sizes of ``table``."""
+    """Raise a GeometryError unless the network of ``model`` can have the sizes of ``table``."""
     receptive = read_model_info(model or DEFAULT_MODEL).receptive
     Grid((1, 1), receptive, *fit_sizes(receptive, table.tile, table.block, preferred=(CORE_PX, GPU_BLOCK_PX)))
 
@@ -327,20 +292,20 @@ def _check_sizes(model: str | None, table: RunTable) -> None:
 def _reserve_bytes(config: NightConfig) -> int:
     reserve = size_bytes(config.reserve, "reserve")
     if reserve < 0:
-        raise UsageError(f"reserve {config.reserve} is less than nothing")
+        raise UsageError(f"reserve must not be negative (got {config.reserve})")
     return reserve
 
 
 def clock_of(text: str) -> tuple[int, int]:
-    """Hour and minute of ``06:30``; a UsageError if it is no time of the day."""
+    """Hour and minute of ``06:30``. Raises a UsageError for anything that is not a time of day."""
     match = re.fullmatch(r"(\d{1,2}):(\d{2})", text)
     if not match or int(match[1]) > 23 or int(match[2]) > 59:
-        raise UsageError(f"until {text!r} is no time of the day, such as 06:30")
+        raise UsageError(f"until must be a time of day such as 06:30, not {text!r}")
     return int(match[1]), int(match[2])
 
 
 def seconds_of(text: str) -> float:
-    """Seconds in ``8h``, ``90m`` or ``1h30m``; a UsageError if it is no duration."""
+    """Seconds in ``8h``, ``90m`` or ``1h30m``. Raises a UsageError for anything that is not a duration."""
     if not re.fullmatch(r"(\d+[smh])+", text):
-        raise UsageError(f"{text!r} is no duration, such as 8h, 90m or 1h30m")
+        raise UsageError(f"{text!r} is not a duration such as 8h, 90m or 1h30m")
     return float(sum(int(number) * DURATION_UNITS[unit] for number, unit in re.findall(r"(\d+)([smh])", text)))

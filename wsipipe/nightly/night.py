@@ -21,6 +21,7 @@ from wsipipe.pipeline.config import DEFAULT_MODEL, RunConfig
 from wsipipe.pipeline.dispatcher import Limits
 from wsipipe.pipeline.run import run
 from wsipipe.pipeline.run_plan import RunPlan, plan_run
+from wsipipe.pipeline.setup import resolve
 from wsipipe.pipeline.summary import Outcomes, SlideOutcome
 from wsipipe.report import record as reports
 from wsipipe.report.metrics import write_metrics
@@ -316,7 +317,7 @@ def project(night: Night, now: float) -> tuple[InboxContent, list[Projection]]:
         As `plan_run` would.
     """
     found = sort_inbox(night, now)
-    return found, [_project(plan_run(list(group.slides), group.config)) for group in found.groups]
+    return found, [_project(plan_run(list(group.slides), resolve(group.config))) for group in found.groups]
 
 
 def _project(plan: RunPlan) -> Projection:

@@ -17,13 +17,18 @@ from wsipipe.slides.slide import Level
 from wsipipe.store import content
 from wsipipe.store.spec import StoreSpec
 
+Index = tuple[int, int]
+"""(row, column) of a block."""
+
 
 @dataclass(frozen=True)
 class StoreWork:
-    """What every task that writes a block knows."""
+    """What every task that writes a block needs to know."""
 
     block: BlockWork
+    """How it is predicted."""
     store: StoreSpec
+    """Where it is written."""
 
 
 def is_blank(level: Level, box: Box) -> bool:
@@ -32,7 +37,22 @@ def is_blank(level: Level, box: Box) -> bool:
 
 
 def store_block(work: StoreWork, index: Index, rows: Indices, cols: Indices) -> npt.NDArray[np.object_]:
-    """Predict one block and write its shards; the block's row of statistics, as an array of one object."""
+    """Predict one block and write its shards.
+
+    Parameters
+    ----------
+    work
+        What the tasks of all blocks have in common.
+    index
+        (row, column) of the block.
+    rows, cols
+        (tile rows,) and (tile columns,), int64: the pixels of the block's mirror-padded tile.
+
+    Returns
+    -------
+    array
+        Its `BlockDone`, in a (1, 1) object array, because dask tasks must return a block.
+    """
     mask = None if work.store.tissue is None else resident_mask(work.store)
     block = predict_block(work.block, index, rows, cols, mask)
     labels, probabilities = block.prediction.labels, block.prediction.probabilities
@@ -55,6 +75,3 @@ def store_block(work: StoreWork, index: Index, rows: Indices, cols: Indices) -> 
     row = np.empty((1, 1), object)
     row[0, 0] = done
     return row
-
-
-Index = tuple[int, int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,41 +12,97 @@ from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.slide import MAX_UPSAMPLE
 
 FAIL, FILL = "fail", "fill"
-"""What tiles can do that can not be decoded."""
+"""What a tile that cannot be decoded does: it fails its slide, or the pixels that depend on it become label 0."""
 LOCAL, SLURM, KUBERNETES = "local", "slurm", "kubernetes"
 CLUSTER_KINDS = (LOCAL, SLURM, KUBERNETES)
-"""Of clusters that a run starts."""
+"""Clusters that a run can start."""
+CLUSTER_OPTIONS = {
+    "scheduler": "--scheduler",
+    "kind": "--cluster",
+    "workers": "--cluster",
+    "adapt": "--adapt",
+    "options": "--cluster-config",
+}
+"""The fields of `ClusterConfig`, and the options of `run` that set them."""
 DEFAULT_MODEL = Path(__file__).parent.parent / "model" / "nuclei.safetensors"
 
 
 @dataclass(frozen=True)
+class ClusterConfig:
+    """Who computes, if not this process: the workers of a scheduler that is running, or of a cluster to start."""
+
+    scheduler: str | None = None
+    """Address of a dask scheduler that is running, ``tcp://host:8786``."""
+    kind: str | None = None
+    """The cluster to start: ``local``, ``slurm`` or ``kubernetes``."""
+    workers: int | None = None
+    """Number of workers to start."""
+    adapt: tuple[int, ...] | None = None
+    """(least, most) workers; their number follows the work."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the cluster's class in dask-jobqueue or dask-kubernetes."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Each field that cannot be used, and why."""
+        if self.kind is not None and self.kind not in CLUSTER_KINDS:
+            yield "kind", f"unknown kind {self.kind!r}; choose {LOCAL}, {SLURM} or {KUBERNETES}"
+        if self.scheduler is not None and self.kind is not None:
+            yield "kind", f"starts a cluster, but the scheduler {self.scheduler} already has one; give one of the two"
+        for name in ("workers", "adapt"):
+            if getattr(self, name) and self.kind is None:
+                yield name, f"applies to a cluster that the run starts; choose its kind: {SLURM}, or another"
+        if self.options and self.kind not in (SLURM, KUBERNETES):
+            yield "options", f"applies to the kinds {SLURM} and {KUBERNETES}; choose one of them"
+        if self.adapt is not None and not (
+            len(self.adapt) == 2 and 0 <= self.adapt[0] <= self.adapt[1] and self.adapt[1] > 0
+        ):
+            yield "adapt", f"must be [least, most] workers, not {list(self.adapt)}"
+        if self.workers is not None and self.workers < 1:
+            yield "workers", f"must be 1 worker or more, not {self.workers}"
+
+
+@dataclass(frozen=True)
+class ComputeRequest:
+    """What each process that computes is asked for."""
+
+    device: str
+    """``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``."""
+    engine: str
+    """``auto``, ``torch``, ``compile`` or ``openvino``."""
+    precision: str
+    """``float32``, ``bfloat16`` or ``float16``."""
+    max_memory_bytes: int | None
+    """The most memory that it may take; None: what the cgroup or the machine has, less a reserve."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
-    """The options of `run`; what is None is chosen by memory and by measuring."""
+    """The options of `run`; None where memory and measurements choose."""
 
     out: str = "segmentations"
-    """Folder of the stores; made if it is not there."""
+    """Folder of the stores; created if it does not exist."""
     model: str | None = None
-    """Model; None: the nuclei model that comes with wsipipe."""
+    """Path of the model; None: the nuclei model that comes with wsipipe."""
     mpp: float | None = None
-    """Micrometres per pixel of the slides' finest level, over what the files say."""
+    """Micrometres per pixel of the slides' finest level, instead of those in the files."""
     slides_table: str | None = None
-    """CSV file of what is said of single slides, over ``mpp`` and over what the files say (`wsipipe.slides.table`)."""
+    """CSV file of per-slide options, which take precedence over these (`wsipipe.slides.table`)."""
     max_upsample: float = MAX_UPSAMPLE
     """How much a slide that is coarser than the model may be enlarged."""
     reader: str | None = None
-    """Name of the reader of slides; None: the first that reads each right."""
+    """Name of the reader of slides; None: the first that reads each slide."""
     planes: Planes = ALL
-    """Which planes are wanted of slides that have several."""
+    """The planes to read of slides that have several."""
     block: int | None = None
     """Side in pixels of the unit of work, of writing and of resume."""
     tile: int | None = None
     """Side in pixels of a tile's core."""
     batch: int | None = None
-    """Tiles that go through the network at once."""
+    """Tiles per forward pass."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``."""
     engine: str = "auto"
-    """What computes there: ``torch``, or on CPUs ``openvino``, which is taken where it is installed."""
+    """What computes there: ``torch``, or on CPUs ``openvino``, which is used where it is installed."""
     precision: str = "float32"
     """What convolutions compute in: ``bfloat16`` and ``float16`` are faster on GPUs, and change some labels."""
     threads: int | None = None
@@ -54,52 +110,42 @@ class RunConfig:
     max_memory_bytes: int | None = None
     """The most memory that this process may take; None: what the cgroup or the machine has, less a reserve."""
     tissue: str = "auto"
-    """Where to look: in the tissue that is found (``auto``), everywhere (``off``), or the path of a mask."""
+    """Where to segment: in the tissue that is found (``auto``), everywhere (``off``), or in a mask (its path)."""
     on_bad_tile: str = FAIL
-    """What becomes of tiles that can not be decoded: ``fail`` their slide, or ``fill`` what they reach with label 0."""
+    """What a tile that cannot be decoded does: ``fail`` its slide, or ``fill`` what depends on it with label 0."""
     probabilities: bool = False
     """Also write the probability of each class."""
     overwrite: bool = False
-    """Replace stores that are there, once the new one is complete."""
+    """Replace existing stores, once the new one is complete."""
     renew: bool = False
-    """Replace those of another file, other weights or other options, and keep the others: what a night does."""
-    scheduler: str | None = None
-    """Address of a dask scheduler whose workers compute, ``tcp://host:8786``."""
-    cluster: str | None = None
-    """Workers to start for this run: ``local``, ``slurm`` or ``kubernetes``, with ``:N`` how many."""
-    adapt: tuple[int, int] | None = None
-    """How few and how many workers there are to be, as there is work."""
-    cluster_options: Mapping[str, Any] = field(default_factory=dict)
-    """What the cluster is started with, as its class in dask-jobqueue or dask-kubernetes takes it."""
+    """Replace stores of another file, other weights or other options, and keep the others, as nights do."""
+    cluster: ClusterConfig | None = None
+    """Who computes; None: this process."""
 
     @property
-    def on_cluster(self) -> bool:
-        """Whether other processes compute than this one."""
-        return self.scheduler is not None or self.cluster is not None
+    def compute(self) -> ComputeRequest:
+        """What each process that computes is asked for."""
+        return ComputeRequest(self.device, self.engine, self.precision, self.max_memory_bytes)
 
 
 def parse_cluster(text: str) -> tuple[str, int | None]:
-    """The kind and the number of workers that ``--cluster`` says: ``local``, ``local:2``, ``slurm:40``.
+    """The kind and the number of workers in ``local``, ``local:2`` or ``slurm:40``, as ``--cluster`` takes them.
 
     Raises
     ------
     UsageError
-        If it is not one.
+        If it is none of these.
     """
     kind, _, count = text.partition(":")
     if kind not in CLUSTER_KINDS or (count and not (count.isdecimal() and int(count) > 0)):
         raise UsageError(
-            f"--cluster {text} is no cluster; allowed: {', '.join(CLUSTER_KINDS)}, or with a number: {LOCAL}:2"
+            f"--cluster: unknown kind {text!r}; choose {LOCAL}, {SLURM} or {KUBERNETES}, "
+            f"optionally with a count ({LOCAL}:2)"
         )
     return kind, int(count) if count else None
 
 
-def check_cluster(config: RunConfig) -> None:
-    """Raise a UsageError unless what ``config`` says of a cluster makes sense, and all of it is of use."""
-    if config.scheduler is not None and (config.cluster is not None or config.adapt is not None):
-        raise UsageError("--scheduler names a cluster that is there; --cluster and --adapt start one: give one only")
-    kind = None if config.cluster is None else parse_cluster(config.cluster)[0]
-    if config.adapt is not None and kind is None:
-        raise UsageError(f"--adapt is for a cluster that is started; add --cluster {SLURM}, or another")
-    if config.cluster_options and kind not in (SLURM, KUBERNETES):
-        raise UsageError(f"--cluster-config is for --cluster {SLURM} and {KUBERNETES}; add one of them")
+def check_cluster(cluster: ClusterConfig) -> None:
+    """Raise a UsageError, with the option to change, for the first problem of ``cluster``."""
+    for name, problem in cluster.problems():
+        raise UsageError(f"{CLUSTER_OPTIONS[name]} {problem}")

@@ -1,4 +1,4 @@
-"""The slides of a run on their way: which one next, who has it, what goes wrong with it, and when to stop."""
+"""The slides of a run, dispatched: which is next, who holds it, what fails it, and when to stop."""
 
 from __future__ import annotations
 
@@ -22,43 +22,58 @@ from wsipipe.leases.lease import LEASE, Lease
 from wsipipe.leases.leases import Leases
 from wsipipe.pipeline.machine import megabytes
 from wsipipe.pipeline.run_plan import RunPlan
-from wsipipe.pipeline.slide_job import SlideJob
+from wsipipe.pipeline.slide_job import SlideJob, Stage
 from wsipipe.pipeline.slide_plan import SEGMENT, SKIP, SlidePlan, plan_slide
 from wsipipe.urls import Url
 
 LOGGER = logging.getLogger(__name__)
 
 IN_HAND, IN_HAND_PER_THREAD = 128, 8
-"""Blocks that the scheduler has, at least where nothing may stop the run, and for each thread. It takes 20 kB for each;
-handing over 8 at a time instead of 64 cost 4 % without a network."""
+"""Blocks that the scheduler may hold: at least this many where nothing limits the run, and this many for each thread. A
+block takes 20 kB there; submitting 8 at a time instead of 64 cost 4 % without a network."""
 BEGIN_PER_THREAD = 4
-"""Blocks in hand below which the next slide begins."""
+"""The next slide begins when fewer blocks than this are in flight, for each thread."""
 DISPATCH_CHECK_SECONDS = 2.0
-"""How often it is looked whether slides that others have are free."""
+"""Time between two looks whether slides that other runners hold are free."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When a run stops in good order: no block is begun that would not end in time, and what is open is resumed."""
+    """When a run stops in good order: it begins no block that would not end in time, and the next run resumes."""
 
     until: float | None = None
-    """Seconds of ``clock``."""
+    """End of the run, in seconds of ``clock``; None: no end."""
     reserve_bytes: int = 0
-    """What is to stay free on the disk of the results."""
+    """Space that must stay free on the disk of the results."""
     stay: bool = False
-    """Whether to wait for slides that other runners have, and to take those of runners that die."""
+    """Whether to wait for slides that other runners hold, and to take over those of runners that die."""
     clock: Callable[[], float] = time.time
+    """The time, in seconds since the epoch."""
     sleep: Callable[[float], None] = time.sleep
+    """Waits for a number of seconds."""
 
 
 NO_LIMITS = Limits()
 
 
 class Dispatcher:
-    """The slides of ``run``: the next one begins where the blocks of those before do not fill the workers.
+    """The slides of ``run``, each of which begins when the blocks of those before no longer fill the workers.
 
-    Blocks that were handed over first are computed first, so the order is that of the command. Each slide is taken by
-    a lease, so that several runners share the slides.
+    Blocks that were submitted first are computed first, so slides end in the order of the command. Each slide is held
+    by a lease, so that several runners can share the slides.
+
+    Parameters
+    ----------
+    run
+        What there is to do.
+    client
+        A client of the workers.
+    listener
+        Receives every event.
+    count_threads
+        Returns the threads of all workers now.
+    limits
+        When to stop.
     """
 
     def __init__(
@@ -72,89 +87,89 @@ class Dispatcher:
         self._run, self._client, self._count_threads, self._limits = run, client, count_threads, limits
         self._listener = listener
         self._waiting = deque(run.to_do)
-        self._held: dict[str, tuple[SlidePlan, Holder]] = {}  # by the slide's path: those that others have
+        self._held: dict[str, tuple[SlidePlan, Holder]] = {}  # by the slide's path: those that other runners hold
         self._leases = Leases()
         self._jobs: dict[SlideJob, Lease] = {}
         self._owner: dict[Future[Any], SlideJob] = {}
         self._completed = as_completed()
         self._expected = run.threads / (run.bare * len(run.setup.devices)) if run.bare else 0.0
-        self._slowest = 0.0  # seconds a pixel of a block that was computed
-        self._why = ""
-        self._full = ""  # the same, if it is for want of space
+        self._slowest = 0.0  # the slowest block so far, in seconds a pixel
+        self._reason = ""  # why the run ends early
+        self._no_room = ""  # the same, if there is no space on the disk
 
-    def attempt_all(self) -> str:
-        """Segment each slide, and say why it ended before all were attempted, or nothing.
+    def run(self) -> str:
+        """Attempt every slide; returns why the run ended early, or an empty string.
 
-        Whatever is wrong with one slide is told, and only a failing machine stops the run.
+        An error of one slide becomes its event, and only a failing machine stops the run.
 
         Raises
         ------
         MachineError
             If a device, the scheduler or a disk failed.
         OutputError
-            If the disk has less than the reserve free; what was begun was finished first.
+            If less space than the reserve is free on the disk; blocks in flight are finished first.
         """
         try:
-            self._hand_over()
-            while self._in_hand():
+            self._submit()
+            while self._wait_for_tasks():
                 for future in self._completed:
                     job = self._owner.pop(future, None)
                     if job is not None:
                         with self._attempting(job.plan):
-                            job.take(future)
-                        self._hand_over()
+                            job.record(future)
+                        self._submit()
             left = [*(job.plan for job in self._jobs), *self._waiting]
             for plan in left:
-                self._listener(SlideLeft(plan.slide.path, plan.store.path, self._why))
+                self._listener(SlideLeft(plan.slide.path, plan.store.path, self._reason))
             for plan, holder in self._held.values():
                 self._listener(SlideTaken(plan.slide.path, plan.store.path, str(holder)))
             if not left and not self._held:
                 return ""
-            if self._full:
-                raise OutputError(self._full)
-            return self._why
+            if self._no_room:
+                raise OutputError(self._no_room)
+            return self._reason
         finally:
             for job, lease in self._jobs.items():
                 job.cancel()
                 lease.release()
 
-    def _in_hand(self) -> bool:
-        """Whether something is in flight; waits for slides that others have, as long as that may be of use."""
-        alive = set()  # those whose lease was renewed since this began to wait
-        while not self._owner and not self._why and self._held:
+    def _wait_for_tasks(self) -> bool:
+        """Whether tasks are in flight; waits for slides that other runners hold, as long as that may be of use."""
+        alive = set()  # the slides whose lease was renewed during this wait
+        while not self._owner and not self._reason and self._held:
             for path, (plan, holder) in list(self._held.items()):
                 del self._held[path]
                 self._begin(plan)
                 if path in self._held and self._held[path][1] != holder:
                     alive.add(path)
                 if self._owner:
-                    break  # the next ones are for whoever has nothing to do
+                    break  # the others are for runners that have nothing to do
             if self._held and not self._owner:
                 if not self._limits.stay and alive >= self._held.keys():
                     break
                 if self._limits.until is not None and self._limits.clock() >= self._limits.until:
-                    self._why = self._time_is_up()
+                    self._reason = self._time_is_up()
                     break
                 self._limits.sleep(DISPATCH_CHECK_SECONDS)
         return bool(self._owner)
 
-    def _hand_over(self) -> None:
-        """Give the workers what they have room for, of the slides that are begun, then of the next."""
+    def _submit(self) -> None:
+        """Submit as many tasks as there is room for: of the slides that have begun, then of the next."""
         for job in tuple(self._jobs):
-            self._more_of(job)
-        while self._waiting and self._runs_short() and self._room(self._waiting[0]) and not self._looking():
+            self._submit_of(job)
+        while self._waiting and self._runs_short() and self._room(self._waiting[0]) and not self._finds_tissue():
             self._begin(self._waiting.popleft())
 
-    def _looking(self) -> bool:
-        """Whether it is not known yet what is to be done on the slide that was begun last."""
-        return any(job.looking for job in self._jobs)
+    def _finds_tissue(self) -> bool:
+        """Whether the amount of work on the slide that began last is not known yet."""
+        return any(job.stage is Stage.TISSUE for job in self._jobs)
 
     def _runs_short(self) -> bool:
-        """Whether the slides that are begun will not keep the workers busy for long."""
+        """Whether the slides that have begun will soon leave workers idle."""
         return len(self._owner) <= BEGIN_PER_THREAD * max(1, self._count_threads())
 
     def _begin(self, plan: SlidePlan) -> None:
-        """Begin with the slide of ``plan``, unless another runner has it, or has done it since."""
+        """Begin the slide of ``plan``, unless another runner holds it, or has finished it since."""
         with self._attempting(plan):
             lease = self._leases.take(locate(plan.store.path + LEASE))
             if isinstance(lease, Holder):
@@ -171,24 +186,24 @@ class Dispatcher:
                 lease.release()
                 raise
             self._jobs[job] = lease
-            self._more_of(job)
+            self._submit_of(job)
 
     def _as_it_is_now(self, plan: SlidePlan) -> SlidePlan:
-        """``plan`` anew, for another runner may have worked on it since."""
+        """``plan``, made again where another runner may have worked on the slide since."""
         if plan.action == SEGMENT and not (plan.store.partial.exists() or locate(plan.store.path).exists()):
             return plan
         return plan_slide(plan.slide, plan.store.path, self._run.setup).tiled(plan.grid.core, self._run.setup)
 
     def _room(self, plan: SlidePlan) -> int:
-        """How many blocks of ``plan`` the workers are to be given now: none while they have half of what they may."""
-        threads = max(1, self._count_threads())  # what waits for workers has the cluster start some
+        """Number of blocks of ``plan`` to submit now: none while the scheduler holds more than half of its limit."""
+        threads = max(1, self._count_threads())  # tasks that wait make an adaptive cluster start workers
         limited = self._limits.until is not None or self._limits.reserve_bytes
         most = max(0 if limited else IN_HAND, IN_HAND_PER_THREAD * threads)
         if 2 * len(self._owner) > most:
             return 0
-        self._full = self._full or self._no_space()
-        self._why = self._why or self._full
-        if self._why:
+        self._no_room = self._no_room or self._no_space()
+        self._reason = self._reason or self._no_room
+        if self._reason:
             return 0
         if self._limits.until is not None:
             side = plan.grid.block + plan.grid.receptive.margin
@@ -196,42 +211,42 @@ class Dispatcher:
             left = self._limits.until - self._limits.clock()
             most = min(most, threads * int(left / seconds)) if seconds else most
             if most < 1 and not self._owner:
-                self._why = self._time_is_up()
+                self._reason = self._time_is_up()
         return max(0, most - len(self._owner))
 
     def _time_is_up(self) -> str:
         assert self._limits.until is not None
         at = datetime.fromtimestamp(self._limits.until).strftime("%H:%M")
-        return f"no block would end before {at}; what is open is resumed the next time"
+        return f"no block would end before {at}; the next run resumes"
 
     def _no_space(self) -> str:
-        """What to say where the disk has less than the reserve free; else nothing."""
-        out, reserve = locate(self._run.setup.config.out), self._limits.reserve_bytes
+        """The message if less space than the reserve is free on the disk; else an empty string."""
+        out, reserve = locate(self._run.setup.out), self._limits.reserve_bytes
         if not reserve or isinstance(out, Url):  # a bucket is never full
             return ""
         free = shutil.disk_usage(out).free
         if free >= reserve:
             return ""
-        return f"{out} has {megabytes(free)} free, less than the {megabytes(reserve)} that are to stay; make room"
+        return f"{out} has {megabytes(free)} free, less than the reserve of {megabytes(reserve)}; free some space"
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, BlockDone) and event.computed:
             self._slowest = max(self._slowest, event.spent.threads / event.computed)
         self._listener(event)
 
-    def _more_of(self, job: SlideJob) -> None:
+    def _submit_of(self, job: SlideJob) -> None:
         with self._attempting(job.plan):
             if self._jobs[job].lost:
-                raise SlideError(f"{job.plan.slide.file}: another runner took it over while this one was held up")
-            futures = job.more(self._room(job.plan))
+                raise SlideError(f"{job.plan.slide.file}: another runner took it over while this one was suspended")
+            futures = job.next_tasks(self._room(job.plan))
             self._owner.update(dict.fromkeys(futures, job))
             self._completed.update(futures)
-            if job.over:
+            if job.stage is Stage.DONE:
                 self._jobs.pop(job).release()
 
     @contextmanager
     def _attempting(self, plan: SlidePlan) -> Iterator[None]:
-        """What goes wrong with the slide of ``plan`` fails that slide; a failing machine fails the run."""
+        """An error in the context fails the slide of ``plan``; an error of the machine fails the run, too."""
         try:
             yield
         except SlideError as err:
@@ -242,7 +257,7 @@ class Dispatcher:
             raise error from err
         except WsipipeError:
             raise
-        except Exception as err:  # a fault of wsipipe or of a library: the night goes on; the trace is logged
+        except Exception as err:  # a bug in wsipipe or in a library: the run goes on; the trace is logged
             LOGGER.debug("%s failed", plan.slide.path, exc_info=True)
             self._fail(plan, f"{plan.slide.file}: unexpected {type(err).__name__}: {err}")
 
@@ -255,8 +270,8 @@ class Dispatcher:
 
 
 def _no_memory(err: MemoryError, run: RunPlan) -> MemoryLimitError:
-    """What to say when the machine, not a device, has less memory than was planned with."""
+    """The error for a machine, not a device, that has less memory than was planned for."""
     return MemoryLimitError(
-        f"the machine has not the {megabytes(run.setup.limit_bytes)} of memory that were planned with "
-        f"({err or 'MemoryError'}); the same command resumes: give a --max-memory that is really there"
+        f"the machine does not have the {megabytes(run.setup.limit_bytes)} this run was planned for "
+        f"({err or 'MemoryError'}); the same command resumes: give a --max-memory that is available"
     )

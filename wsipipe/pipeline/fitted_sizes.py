@@ -23,12 +23,12 @@ def fit_memory(setup: Setup, levels: Sequence[Level], base_bytes: int) -> Setup:
     while the other computes; then large blocks.
     """
     core, block = setup.preferred_sizes
-    most = setup.config.threads or default_threads(setup.devices)
+    most = setup.asked.threads or default_threads(setup.devices)
     cores = [c for c in reversed(CORES) if c <= core]
     blocks = [block >> i for i in range(block.bit_length()) if block >> i >= LEAST_BLOCK]
     threads = [most >> i for i in range(most.bit_length()) if most >> i >= min(2, most)]
     wishes = [(replace(setup, preferred_sizes=(c, b)), t) for c in cores for t in threads for b in blocks if b >= c]
-    wishes += [(wish, setup.config.threads or 1) for wish, _ in wishes]
+    wishes += [(wish, setup.asked.threads or 1) for wish, _ in wishes]
 
     def need(level: Level, wish: Setup, threads: int) -> int:
         grid = grid_of(level, wish)

@@ -25,10 +25,10 @@ BlockFunction = Callable[..., Any]
 
 
 def mirrored_coordinates(grid: Grid, axis: int) -> da.Array:
-    """Pixel indices along ``axis``, one chunk a block, each with half a margin of its neighbours' before and behind.
+    """Pixel indices along ``axis``, int64, (H, 1) or (1, W): one chunk a block, with half a margin on either side.
 
-    They are a few bytes per pixel of a side, so they are computed at once: 1.1 tasks a block are left for a slide of
-    100 000 px and blocks of 4096, where overlapping both axes lazily within the graph takes 1.6.
+    They take a few bytes per pixel of a side, so they are computed at once. That leaves 1.1 tasks a block for a slide
+    of 100 000 px and blocks of 4096; overlapping both axes lazily within the graph takes 1.6.
     """
     positions, chunks = grid.coordinates(axis)
     across = 1 - axis
@@ -48,10 +48,10 @@ def mirrored_coordinates(grid: Grid, axis: int) -> da.Array:
 
 @dataclass(frozen=True)
 class _Call:
-    """What every task of a graph holds: a function, and the values that it needs.
+    """The content of every task of a graph: a function, and the values that it needs.
 
-    dask tokenizes each task by all that it holds; here that is done once (100 000 px square, blocks of 2048:
-    handing the graph over took 4.5 s before).
+    dask tokenizes each task by its whole content; here that is done once (100 000 px square, blocks of 2048:
+    submitting the graph took 4.5 s before).
     """
 
     function: BlockFunction
@@ -74,9 +74,9 @@ def map_blocks(function: BlockFunction, work: Any, grid: Grid, **output: Any) ->
         Takes ``work``, the (row, column) of the block, and the row and column numbers, int64, of the pixels in
         its mirror-padded tile.
     work
-        What it needs to know; small values, for it travels with every task.
+        The values that it needs; small, for they travel with every task.
     grid
-        Of the blocks.
+        The blocks.
     output
         ``chunks``, ``dtype`` and ``meta`` of the result, as `dask.array.map_blocks` takes them.
     """
@@ -87,7 +87,7 @@ def map_blocks(function: BlockFunction, work: Any, grid: Grid, **output: Any) ->
 
 
 def lazy_labels(work: BlockWork) -> da.Array:
-    """The labels (y, x), uint8, of a slide, computed where and when they are asked for."""
+    """The labels (y, x), uint8, of a slide, computed block by block when they are needed."""
     sides = tuple(work.grid.block_sides(axis) for axis in (0, 1))
     return map_blocks(_labels, work, work.grid, chunks=sides, dtype=np.uint8, meta=np.empty((0, 0), np.uint8))
 

@@ -37,18 +37,18 @@ def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
         As the pool would.
     """
     setup, to_do = run.setup, run.to_do
-    config, receptive = setup.config, setup.model.receptive
+    asked, receptive = setup.asked, setup.model.receptive
     planned = max(to_do, key=lambda p: p.pixels).grid
     cores = {planned.core, *(c for c in CORES if c % receptive.stride == 0 and planned.block % c == 0)}
     batches = (1,) if is_cpu(setup.devices) else BATCHES
     wishes: list[Size] = [
         (core, batch)
-        for core in (cores if config.tile is None else (planned.core,))
-        for batch in (batches if config.batch is None else (config.batch,))
+        for core in (cores if asked.tile is None else (planned.core,))
+        for batch in (batches if asked.batch is None else (asked.batch,))
     ]
     sizes = [size for size in wishes if _fits(run, size, ask)] or [(planned.core, setup.batch)]
     dtype, pixels = to_do[0].level.dtype, sum(p.pixels for p in to_do)
-    engines = (OPENVINO, TORCH) if (config.engine, setup.engine) == (AUTO, OPENVINO) else (setup.engine,)
+    engines = (OPENVINO, TORCH) if (asked.engine, setup.engine) == (AUTO, OPENVINO) else (setup.engine,)
     pools = [replace(setup.pool, engine=engine) for engine in engines]
     probes: list[Speeds] = [ask(measure, pool, receptive, [], dtype, pixels=pixels) for pool in pools]
     fastest = max(range(len(pools)), key=lambda i: max(probes[i].by_size.values()))

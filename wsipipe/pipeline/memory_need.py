@@ -99,13 +99,13 @@ def network_bytes(architecture: dict[str, int], side: int, pool: PoolSpec, devic
 
 def tissue_need(level: Level, setup: Setup) -> int:
     """The bytes that a task which looks for the tissue of ``level`` holds at most."""
-    return 0 if setup.config.tissue == TISSUE_OFF else find_bytes(level)
+    return 0 if setup.tissue == TISSUE_OFF else find_bytes(level)
 
 
 def block_need(level: Level, grid: Grid, setup: Setup) -> int:
     """The bytes that one block of ``level`` holds at most."""
     classes = setup.model.architecture["classes"]
-    return block_bytes(level, grid, classes=classes, probabilities=setup.config.probabilities)
+    return block_bytes(level, grid, classes=classes, probabilities=setup.probabilities)
 
 
 def network_need(grid: Grid, setup: Setup) -> int:

@@ -1,11 +1,10 @@
-"""A run over many slides: every one is attempted, and one that fails does not stop the others."""
+"""A run over many slides: each is attempted, and one that fails does not stop the others."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 from distributed import Client
 
@@ -16,15 +15,16 @@ from wsipipe.inference.pool import load_pool, release_pool
 from wsipipe.inference.tuning import correct
 from wsipipe.leases.lease import LEASE
 from wsipipe.leases.leases import remove_if_dead
+from wsipipe.model.model_file import read_model_info
 from wsipipe.pipeline.cluster.connect import connect_cluster
 from wsipipe.pipeline.cluster.in_process import local_client
-from wsipipe.pipeline.cluster.local import seen_by_workers
 from wsipipe.pipeline.cluster.workers import Workers
-from wsipipe.pipeline.config import RunConfig
+from wsipipe.pipeline.config import DEFAULT_MODEL, RunConfig
 from wsipipe.pipeline.dispatcher import NO_LIMITS, Dispatcher, Limits
 from wsipipe.pipeline.machine import peak_bytes
 from wsipipe.pipeline.measured_sizes import ask_here, tune
 from wsipipe.pipeline.run_plan import Refused, RunPlan, plan_run
+from wsipipe.pipeline.setup import Setup, resolve
 from wsipipe.pipeline.slide_plan import SKIP
 from wsipipe.pipeline.summary import Outcomes, RunSummary
 from wsipipe.store.lifecycle import discard_replaced
@@ -47,7 +47,7 @@ def run(
     config
         What to use and where to write.
     listener
-        Is told what happens, from this thread.
+        Receives every event, in this thread.
     limits
         When to stop in good order, and whether to wait for slides that other runners have.
 
@@ -56,66 +56,53 @@ def run(
     UsageError, ModelError
         If what was asked for is not possible.
     MachineError
-        If there is no such device, or no memory for any slide. What fails the machine later, such as a full disk,
+        If a device is missing, or no slide fits into the memory. What fails the machine later, such as a full disk,
         ends the run and stands in the summary: what was done stays, and the same run resumes.
     """
-    config = config or RunConfig()
-    if not config.on_cluster:
-        return _run(slides, config, Outcomes(listener), None, limits)
-    with connect_cluster(config) as client:
-        config = seen_by_workers(config)
-        return _run(slides, config, Outcomes(listener), Workers(client, config), limits)
+    config, outcomes, started = config or RunConfig(), Outcomes(listener), time.perf_counter()
+    if config.cluster is None:
+        return _run(slides, resolve(config), outcomes, None, limits, started)
+    with connect_cluster(config.cluster, config.compute, config.threads) as (client, request):
+        started = time.perf_counter()  # without the time that a queue takes
+        workers = Workers(client, request, read_model_info(config.model or DEFAULT_MODEL))
+        site = workers.site()
+        outcomes(ClusterReady(workers.address, workers.dashboard, site.processes, workers.count_threads()))
+        return _run(slides, resolve(config, site), outcomes, workers, limits, started)
 
 
 def _run(
     slides: Sequence[Named],
-    config: RunConfig,
+    setup: Setup,
     outcomes: Outcomes,
     workers: Workers | None,
     limits: Limits,
+    started: float,
 ) -> RunSummary:
     """As `run`, by ``workers``, or in this process."""
-    started = time.perf_counter()
-    site = None
-    if workers is not None:
-        site = workers.site()
-        config = replace(config, threads=workers.threads)
-        outcomes(ClusterReady(workers.address, workers.dashboard, site.processes, workers.count_threads()))
-    plan = plan_run(slides, config, site)
-    to_do = plan.to_do
-    outcomes(RunStarted(sum(len(p.blocks) for p in to_do), sum(p.pixels for p in to_do)))
-    for slide in plan.slides:
-        if isinstance(slide, Refused):
-            outcomes(SlideFailed(slide.path, slide.error))
-        else:
-            for warning in slide.slide.warnings:
-                outcomes(Warned(slide.slide.path, warning))
-            if slide.action == SKIP:
-                discard_replaced(slide.store)
-                remove_if_dead(locate(slide.store.path + LEASE))
-                outcomes(SlideSkipped(slide.slide.path, slide.store.path, slide.reason))
+    plan = plan_run(slides, setup)
+    _tell_plan(plan, outcomes)
     stopped, ended, computing_seconds, sizes = "", "", 0.0, None
     try:
-        if to_do:
-            make_folder(locate(config.out))
-        if to_do and workers is not None:
-            given = [str(absolute(config.tissue))] if is_file(config.tissue) else []
-            workers.check_paths([*(p.slide.path for p in to_do), *given], config.out)
-        if any(p.blocks for p in to_do):
+        if plan.to_do:
+            make_folder(locate(setup.out))
+            if workers is not None:
+                masks = [str(absolute(setup.tissue))] if is_file(setup.tissue) else []
+                workers.check_paths([*(p.slide.path for p in plan.to_do), *masks], setup.out)
+        if any(p.blocks for p in plan.to_do):
             plan, sizes = tune(plan, ask_here if workers is None else workers.ask)
             outcomes(sizes)
-        if to_do:
+        if plan.to_do:
             with _at_work(plan, workers) as (client, count_threads):
                 computing = time.perf_counter()
                 try:
-                    ended = Dispatcher(plan, client, outcomes, count_threads, limits).attempt_all()
+                    ended = Dispatcher(plan, client, outcomes, count_threads, limits).run()
                 finally:
                     computing_seconds = time.perf_counter() - computing
     except MachineError as err:
         stopped = str(err)
     summary = RunSummary(
-        out=config.out,
-        model=plan.setup.model.path,
+        out=setup.out,
+        model=setup.model.path,
         slides=outcomes.in_order(p.path if isinstance(p, Refused) else p.slide.path for p in plan.slides),
         seconds=time.perf_counter() - started,
         threads=plan.all_threads,
@@ -133,21 +120,36 @@ def _run(
     return summary
 
 
+def _tell_plan(plan: RunPlan, outcomes: Outcomes) -> None:
+    """Say what there is to do, which slides are refused, and which are skipped."""
+    outcomes(RunStarted(sum(len(p.blocks) for p in plan.to_do), sum(p.pixels for p in plan.to_do)))
+    for slide in plan.slides:
+        if isinstance(slide, Refused):
+            outcomes(SlideFailed(slide.path, slide.error))
+            continue
+        for warning in slide.slide.warnings:
+            outcomes(Warned(slide.slide.path, warning))
+        if slide.action == SKIP:
+            discard_replaced(slide.store)
+            remove_if_dead(locate(slide.store.path + LEASE))
+            outcomes(SlideSkipped(slide.slide.path, slide.store.path, slide.reason))
+
+
 @contextmanager
 def _at_work(run: RunPlan, workers: Workers | None) -> Iterator[tuple[Client, Callable[[], int]]]:
-    """A client of those who compute, with the network loaded, and what counts their threads."""
-    spec = run.setup.pool
+    """A client of the processes that compute, with the network loaded, and a function that counts their threads."""
+    pool = run.setup.pool
     if workers is not None:
-        workers.load(spec)
+        workers.load(pool)
         try:
             yield workers.client, workers.count_threads
         finally:
-            workers.release(spec)
+            workers.release(pool)
         return
     with local_client(run.threads) as client:
         try:
-            if any(p.blocks for p in run.to_do):  # before the first slide, whose time it is not
-                client.submit(load_pool, spec, pure=False).result()
+            if any(p.blocks for p in run.to_do):  # before the first slide, so that its time does not include it
+                client.submit(load_pool, pool, pure=False).result()
             yield client, lambda: run.threads
         finally:  # before the cluster, whose threads wait for the pool
-            release_pool(spec)
+            release_pool(pool)

@@ -1,35 +1,33 @@
-"""What a run would do, over all its slides: each is opened, named, and fitted into the memory; headers only."""
+"""What a run would do: each slide is opened, named and fitted into the memory. Only headers are read."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from wsipipe.errors import MemoryLimitError, OutputError, SlideError, UsageError
 from wsipipe.files import Location, Named, locate
-from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.fitted_sizes import fit_memory
 from wsipipe.pipeline.machine import default_threads, loaded_bytes, megabytes
 from wsipipe.pipeline.memory_need import RUNTIME_BYTES, weight_bytes
-from wsipipe.pipeline.setup import Setup, Site, check_config
+from wsipipe.pipeline.setup import Setup, SlideOptions
 from wsipipe.pipeline.slide_plan import SKIP, SlidePlan, level_of, plan_slide
 from wsipipe.pipeline.store_names import name_stores
 from wsipipe.slides.discover import expand
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.slide import Level, Slide, with_mpp
-from wsipipe.slides.table import SlidesTable, read_slides_table
 from wsipipe.tissue.mask_file import is_file
 from wsipipe.urls import Url
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A slide that a run would not begin."""
+    """A slide that a run does not begin."""
 
     path: str
     error: str
+    """Why not."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +36,22 @@ class RunPlan:
 
     setup: Setup
     slides: tuple[SlidePlan | Refused, ...]
+    """In the order of the command."""
     threads: int
     """Blocks in flight in one process."""
     base_bytes: int
-    """What a process takes before the first block."""
+    """Memory of a process before its first block."""
     bare: float = 0.0
     """Pixels a second, margins included, of the bare network on one device; 0 until it is measured."""
 
     @property
     def planned(self) -> tuple[SlidePlan, ...]:
-        """The slides that are not refused."""
+        """The plans of the slides that are not refused."""
         return tuple(p for p in self.slides if isinstance(p, SlidePlan))
 
     @property
     def to_do(self) -> tuple[SlidePlan, ...]:
-        """The slides that are to be computed."""
+        """The plans of the slides that are segmented or resumed."""
         return tuple(p for p in self.planned if p.action != SKIP)
 
     @property
@@ -62,40 +61,38 @@ class RunPlan:
 
     @property
     def all_devices(self) -> int:
-        """Devices of all processes."""
+        """The devices of all processes."""
         return len(self.setup.devices) * self.setup.site.processes
 
     def memory_bytes(self, plan: SlidePlan) -> int:
-        """The most that a process will take while it segments the slide of ``plan``."""
+        """The peak of a process while it segments the slide of ``plan``."""
         return self.base_bytes + plan.memory_bytes(self.threads)
 
 
-def plan_run(slides: Sequence[Named], config: RunConfig, site: Site | None = None) -> RunPlan:
-    """What `run` would do at ``site``, by default in this process: reads headers only, writes nothing.
+def plan_run(slides: Sequence[Named], setup: Setup) -> RunPlan:
+    """What `run` would do with ``slides``; it reads headers only, and writes nothing.
 
     Raises
     ------
-    UsageError, ModelError, MachineError
+    UsageError, OutputError, MachineError
         If nothing can be done for any slide, whatever the slides.
     """
-    setup = check_config(config, site)
-    _check_out(locate(config.out))
-    table = None if config.slides_table is None else read_slides_table(Path(config.slides_table))
-    paths_of_slides = expand(slides)
-    if is_file(config.tissue) and len(paths_of_slides) > 1:
-        raise UsageError(f"--tissue {config.tissue} is the mask of one slide; {len(paths_of_slides)} are given")
-    looked = [_open_listed(path, config, table) for path in paths_of_slides]
-    opened = [s for s in looked if isinstance(s, Slide)]
-    loaded = loaded_bytes(setup.engine, setup.devices if site is None else ())
+    _check_out(locate(setup.out))
+    paths = expand(slides)
+    if is_file(setup.tissue) and len(paths) > 1:
+        raise UsageError(f"--tissue {setup.tissue} is the mask of one slide, but {len(paths)} slides are given")
+    listed = [_open_listed(path, setup.slides) for path in paths]
+    opened = [s for s in listed if isinstance(s, Slide)]
+    loaded = loaded_bytes(setup.engine, () if setup.site.remote else setup.devices)
     base = loaded + RUNTIME_BYTES + weight_bytes(setup.model.path, setup.devices, setup.engine)
     setup = fit_memory(setup, [level for s in opened if (level := _level(s, setup))], base)
-    paths = name_stores(opened, locate(config.out))
-    plans = [_plan(s, paths[s.path], setup) if isinstance(s, Slide) else s for s in looked]
-    return _within_memory(RunPlan(setup, tuple(plans), config.threads or default_threads(setup.devices), base))
+    stores = name_stores(opened, locate(setup.out))
+    plans = [_plan(s, stores[s.path], setup) if isinstance(s, Slide) else s for s in listed]
+    return _within_memory(RunPlan(setup, tuple(plans), setup.asked.threads or default_threads(setup.devices), base))
 
 
 def _check_out(out: Location) -> None:
-    """Raise an OutputError unless ``out`` is a folder that can be written, or can be made one."""
+    """Raise an OutputError unless ``out`` is a folder that can be written to, or can be created."""
     if isinstance(out, Url):
         _check_bucket(out)
         return
@@ -109,19 +106,25 @@ def _check_out(out: Location) -> None:
 def _check_bucket(out: Url) -> None:
     """Raise an OutputError unless ``out`` is in a bucket that can be reached."""
     if not out.lists:
-        raise OutputError(f"-o {out}: a web server takes no results; give a folder, or a bucket: s3://bucket/folder")
+        raise OutputError(
+            f"-o {out}: results cannot be written to a web server; give a folder, or a bucket: s3://bucket/folder"
+        )
     try:
         out.is_dir()
     except OSError as err:
-        raise OutputError(f"-o {out}: {err.strerror}; see that there is such a bucket, and who one is there") from err
+        raise OutputError(
+            f"-o {out}: {err.strerror}; check that the bucket exists and that the credentials are set"
+        ) from err
 
 
-def _open_listed(path: Location, config: RunConfig, table: SlidesTable | None) -> Slide | Refused:
+def _open_listed(path: Location, options: SlideOptions) -> Slide | Refused:
+    table = options.table
     try:
         if table is None:
-            return open_slide(path, mpp=config.mpp, reader=config.reader, planes=config.planes)
+            return open_slide(path, mpp=options.mpp, reader=options.reader, planes=options.planes)
         row = table.row(path)
-        slide = open_slide(path, mpp=config.mpp, reader=row.reader or config.reader, planes=row.planes(config.planes))
+        planes = row.planes(options.planes)
+        slide = open_slide(path, mpp=options.mpp, reader=row.reader or options.reader, planes=planes)
         return slide if row.mpp is None else with_mpp(slide, row.mpp, f"given in {table.name}")
     except SlideError as err:
         return Refused(str(path), str(err))
@@ -130,7 +133,7 @@ def _open_listed(path: Location, config: RunConfig, table: SlidesTable | None) -
 
 
 def _level(slide: Slide, setup: Setup) -> Level | None:
-    """The level that is segmented; None if there is no such level, which the slide's plan reports."""
+    """The level to segment; None if there is none, which the slide's plan reports."""
     try:
         return level_of(slide, setup)
     except SlideError:
@@ -140,26 +143,26 @@ def _level(slide: Slide, setup: Setup) -> Level | None:
 def _plan(slide: Slide, store: str, setup: Setup) -> SlidePlan | Refused:
     try:
         return plan_slide(slide, store, setup)
-    except (SlideError, OutputError) as err:  # a store that may not be read stops its own slide only
+    except (SlideError, OutputError) as err:  # a store that cannot be read stops its own slide only
         return Refused(slide.path, str(err))
 
 
 def _within_memory(run: RunPlan) -> RunPlan:
-    """The run with as many blocks in flight as the memory takes, and without the slides it does not take.
+    """The run with as many blocks in flight as fit into the memory, and without the slides that do not fit.
 
     Raises
     ------
     UsageError, MemoryLimitError
         If no slide fits: the limit was given, or is what there is.
     """
-    limit, at_least = run.setup.limit_bytes, replace(run, threads=run.setup.config.threads or 1)
+    limit, at_least = run.setup.limit_bytes, replace(run, threads=run.setup.asked.threads or 1)
     need = {p.store.path: at_least.memory_bytes(p) for p in run.to_do}
     if need and min(need.values()) > limit:
-        given = run.setup.config.max_memory_bytes is not None
+        given = run.setup.asked.memory
         message = (
-            f"{'--max-memory' if given else 'the memory there is,'} {megabytes(limit)} is less than one block needs; "
+            f"{'--max-memory' if given else 'the available memory,'} {megabytes(limit)} is less than one block needs; "
             f"the smallest that works here: --max-memory {megabytes(min(need.values()), up=True)} "
-            "(less with a smaller --block, --tile, --batch or --threads)"
+            "(smaller values of --block, --tile, --batch or --threads need less)"
         )
         raise UsageError(message) if given else MemoryLimitError(message)
     slides = tuple(
@@ -176,6 +179,7 @@ def _refuse_large(plan: SlidePlan, need: int, limit: int) -> SlidePlan | Refused
         return plan
     return Refused(
         plan.slide.path,
-        f"{plan.slide.file} needs {megabytes(need, up=True)} of memory, allowed are {megabytes(limit)}: it is stored "
+        f"{plan.slide.file} needs {megabytes(need, up=True)} of memory, "
+        f"but only {megabytes(limit)} are allowed: it is stored "
         f"in pieces of {plan.level.tile[0]} x {plan.level.tile[1]} px; raise --max-memory, or convert it to tiles",
     )

@@ -10,7 +10,7 @@ from wsipipe.inference.block import BlockWork
 from wsipipe.model.model_file import Model
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.graph import lazy_labels
-from wsipipe.pipeline.setup import check_config
+from wsipipe.pipeline.setup import resolve
 from wsipipe.pipeline.slide_plan import check_channels, grid_of, level_of
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.slide import MAX_UPSAMPLE, Slide, with_mpp
@@ -28,15 +28,15 @@ def segment(
     mpp: float | None = None,
     max_upsample: float = MAX_UPSAMPLE,
 ) -> da.Array:
-    """The labels of a slide as a lazy dask array (y, x), uint8; no pixel is read until it is computed.
+    """The labels of a slide as a lazy dask array (y, x), uint8; no pixel is read until it is needed.
 
-    It computes under any dask scheduler; each process that computes loads the model once, from its path.
+    Any dask scheduler can compute it; each process that computes loads the model once, from its path.
     The labels equal those of one pass of the network over the whole mirror-padded slide.
 
     Parameters
     ----------
     slide, model
-        Paths, or what `open_slide` and `load_model` give.
+        Paths, or the results of `open_slide` and `load_model`.
     block, tile
         Sides in pixels of a task's block and of a tile's core.
     batch
@@ -44,7 +44,7 @@ def segment(
     device, engine
         As ``wsipipe run --device`` and ``--engine``.
     mpp
-        Micrometres per pixel of the slide's level 0, over what it says itself.
+        Micrometres per pixel of the slide's level 0, instead of those in the file.
     max_upsample
         How much a slide that is coarser than the model may be enlarged.
 
@@ -54,7 +54,7 @@ def segment(
         As `run` would report them, at once; computing may raise SlideReadError and MachineError.
     """
     source = model.info.path if isinstance(model, Model) else os.fspath(model)
-    setup = check_config(
+    setup = resolve(
         RunConfig(
             model=source,
             block=block,

@@ -1,56 +1,107 @@
-"""What a run that was asked for comes to on this machine, or on its workers."""
+"""What a run that was asked for comes to: everything is resolved here, once, and nobody reads its `RunConfig` again."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from wsipipe.errors import UsageError
 from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.model.model_file import ModelInfo, read_model_info
-from wsipipe.pipeline.config import DEFAULT_MODEL, FAIL, FILL, RunConfig, check_cluster
+from wsipipe.pipeline.config import DEFAULT_MODEL, FAIL, FILL, ComputeRequest, RunConfig, check_cluster
 from wsipipe.pipeline.machine import default_limit_bytes
+from wsipipe.slides.planes import Planes
 from wsipipe.slides.readers.registry import named
+from wsipipe.slides.table import SlidesTable, read_slides_table
 from wsipipe.tissue.mask_file import tissue_identity
 
 CORE_PX, GPU_BLOCK_PX, CPU_BLOCK_PX = 1024, 4096, 2048
-"""What is taken where there is memory for it."""
+"""Default sizes, where there is memory for them."""
 
 
 @dataclass(frozen=True)
 class Site:
     """Where blocks are computed: processes that are alike, or the least of what each of them has."""
 
+    device: str
+    """What a process is asked for, as ``--device`` says it."""
     devices: tuple[str, ...]
-    """Of one process."""
+    """What one process has of that."""
     engine: str
     """What computes there."""
     limit_bytes: int
     """The most memory that one process may take."""
+    remote: bool = False
+    """Whether they are other processes than this one."""
     processes: int = 1
     """How many there are."""
     per_machine: int = 1
     """How many of them share a machine."""
+    threads: int | None = None
+    """Blocks in flight in one process, where it was started with a number of threads."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Sizes and engine as the user fixed them; None, or ``auto``, where memory and measurements choose."""
+
+    tile: int | None
+    block: int | None
+    batch: int | None
+    threads: int | None
+    engine: str
+    memory: bool
+    """Whether the limit of memory was given."""
+
+
+@dataclass(frozen=True)
+class SlideOptions:
+    """How slides are opened."""
+
+    mpp: float | None
+    """Micrometres per pixel of level 0, instead of those in the file."""
+    reader: str | None
+    """Name of the reader; None: the first that reads the slide."""
+    planes: Planes
+    """The planes to read."""
+    table: SlidesTable | None
+    """Options of single slides, which take precedence."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A configuration that was checked against this machine."""
+    """A run, resolved: what was asked for, as this machine or its workers can do it."""
 
-    config: RunConfig
+    out: str
+    """Folder of the stores, as it was given."""
     model: ModelInfo
+    slides: SlideOptions
+    max_upsample: float
+    """How much a slide that is coarser than the model may be enlarged."""
     site: Site
+    asked: Asked
     engine: str
     """What computes, of what the site has."""
+    precision: str
+    """What convolutions compute in."""
     preferred_sizes: tuple[int, int]
-    """(core, block) in pixels where the user says nothing."""
+    """(core, block) in pixels where the user fixed none."""
     batch: int
+    """Tiles per forward pass."""
     tissue: str
-    """What decides the tissue mask, as the fingerprint says it."""
+    """Where to segment: ``auto``, ``off``, or the path of a mask."""
+    tissue_identity: str
+    """What decides the tissue mask, as the fingerprint has it."""
+    on_bad_tile: str
+    """``fail`` or ``fill``."""
+    probabilities: bool
+    overwrite: bool
+    renew: bool
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Of one process."""
+        """The devices of one process."""
         return self.site.devices
 
     @property
@@ -59,70 +110,102 @@ class Setup:
         return self.site.limit_bytes
 
     @property
+    def fills(self) -> bool:
+        """Whether tiles that cannot be decoded leave label 0 behind, instead of failing their slide."""
+        return self.on_bad_tile == FILL
+
+    @property
     def pool(self) -> PoolSpec:
-        """The worker pool that each process of the run makes."""
+        """The worker pool that each process of the run creates."""
         return PoolSpec(
             model=self.model.path,
             sha256=self.model.sha256,
-            device=self.config.device,
+            device=self.site.device,
             engine=self.engine,
-            precision=self.config.precision,
+            precision=self.precision,
             batch=self.batch,
-            probabilities=self.config.probabilities,
+            probabilities=self.probabilities,
             processes=self.site.per_machine,
         )
 
 
-def check_config(config: RunConfig, site: Site | None = None) -> Setup:
-    """``config`` with its model read, its devices found and its numbers checked.
+def resolve(config: RunConfig, site: Site | None = None) -> Setup:
+    """Check ``config``, read its model and its table of slides, and find its devices.
 
     Parameters
     ----------
     config
         What was asked for.
     site
-        Where it is to be computed; None: in this process.
+        Where blocks are computed; None: in this process.
 
     Raises
     ------
     UsageError
-        If a number is out of range, or there is no such cluster or reader.
+        If a number is out of range, there is no such cluster, reader, engine or precision, or a file that it names
+        cannot be read.
     ModelError
-        If the model can not be used.
+        If the model cannot be used.
     MachineError
-        If a device is not there.
+        If a device is missing.
     """
-    for option in ("mpp", "batch", "threads"):
-        value = getattr(config, option)
-        if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"--{option} {value} makes no sense; it is a positive number")
-    if not 1 <= config.max_upsample < float("inf"):
-        raise UsageError(f"--max-upsample {config.max_upsample} makes no sense; it is 1 (never enlarged) or more")
+    _check_numbers(config)
     if config.on_bad_tile not in (FAIL, FILL):
-        raise UsageError(f"--on-bad-tile {config.on_bad_tile} makes no sense; allowed: {FAIL}, {FILL}")
-    check_cluster(config)
+        raise UsageError(f"--on-bad-tile must be {FAIL} or {FILL}, not {config.on_bad_tile}")
+    if config.cluster is not None:
+        check_cluster(config.cluster)
     named(config.reader)
     model = read_model_info(config.model or DEFAULT_MODEL)
-    site = site or site_of_this_process(config)
+    site = site or site_of_this_process(config.compute)
     return Setup(
-        config=config,
+        out=config.out,
         model=model,
+        slides=SlideOptions(
+            config.mpp,
+            config.reader,
+            config.planes,
+            None if config.slides_table is None else read_slides_table(Path(config.slides_table)),
+        ),
+        max_upsample=config.max_upsample,
         site=site,
+        asked=Asked(
+            config.tile,
+            config.block,
+            config.batch,
+            site.threads or config.threads,
+            config.engine,
+            memory=config.max_memory_bytes is not None,
+        ),
         engine=site.engine,
+        precision=config.precision,
         preferred_sizes=(CORE_PX, CPU_BLOCK_PX if is_cpu(site.devices) else GPU_BLOCK_PX),
         batch=config.batch or 1,
-        tissue=tissue_identity(config.tissue),
+        tissue=config.tissue,
+        tissue_identity=tissue_identity(config.tissue),
+        on_bad_tile=config.on_bad_tile,
+        probabilities=config.probabilities,
+        overwrite=config.overwrite,
+        renew=config.renew,
     )
 
 
-def site_of_this_process(config: RunConfig) -> Site:
-    """What this process has of what ``config`` asks for.
+def _check_numbers(config: RunConfig) -> None:
+    for option in ("mpp", "batch", "threads"):
+        value = getattr(config, option)
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(f"--{option} must be a positive number, not {value}")
+    if not 1 <= config.max_upsample < float("inf"):
+        raise UsageError(f"--max-upsample must be 1 (never enlarge) or more, not {config.max_upsample}")
+
+
+def site_of_this_process(request: ComputeRequest) -> Site:
+    """What this process has of what is requested.
 
     Raises
     ------
     UsageError, MachineError
         If there is no such device or engine here.
     """
-    devices = resolve_devices(config.device)
-    limit = default_limit_bytes() if config.max_memory_bytes is None else config.max_memory_bytes
-    return Site(devices, resolve_engine(config.engine, devices, config.precision), limit)
+    devices = resolve_devices(request.device)
+    limit = default_limit_bytes() if request.max_memory_bytes is None else request.max_memory_bytes
+    return Site(request.device, devices, resolve_engine(request.engine, devices, request.precision), limit)

@@ -1,4 +1,4 @@
-"""One slide on its way: its blocks, then what is made from them, then its name."""
+"""The tasks of one slide, in order: its tissue, its blocks, its coarser levels; then its store gets its name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import asdict, astuple
 from datetime import UTC, datetime
+from enum import Enum, auto
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +18,6 @@ from wsipipe.errors import MachineError, SlideError, SlideReadError
 from wsipipe.events import BlockDone, Listener, SlideDone, SlideEmpty, SlideStarted, TissueFound, Warned
 from wsipipe.inference.block import BlockWork
 from wsipipe.pipeline.block_tasks import Index, StoreWork, is_blank, store_block
-from wsipipe.pipeline.config import FILL
 from wsipipe.pipeline.graph import map_blocks
 from wsipipe.pipeline.run_plan import RunPlan
 from wsipipe.pipeline.slide_plan import SlidePlan
@@ -31,24 +31,48 @@ MOST_LISTED = 20
 """Regions that a message lists."""
 Futures = list[Future[Any]]
 TISSUE_ATTEMPTS = 3
-"""Times that tissue is looked for on a slide while workers die: a block that kills them is set aside after two."""
-NO_TISSUE_FOUND = (
-    "no tissue was found, so nothing was segmented; if there is some, look everywhere: --tissue off --overwrite"
-)
+"""Attempts to find the tissue of a slide while workers die: a block that kills them is set aside after two deaths."""
+NO_TISSUE_FOUND = "no tissue found, nothing segmented; to segment the whole slide: --tissue off --overwrite"
+
+
+class Stage(Enum):
+    """What the tasks of a slide do now."""
+
+    TISSUE = auto()
+    """They find its tissue; what there is to do is not known yet."""
+    BLOCKS = auto()
+    """They compute its blocks."""
+    SUSPECTS = auto()
+    """They compute, one at a time, the blocks whose workers died: none can be blamed for another then."""
+    FINISHING = auto()
+    """They make the coarser levels; after them the store gets its final name."""
+    DONE = auto()
+    """There are none any more."""
 
 
 class SlideJob:
-    """The slide of ``plan``, one of ``run``, on its way into its store through the workers of ``client``.
+    """The slide of ``plan``, which the workers of ``client`` segment into its store.
+
+    Parameters
+    ----------
+    plan
+        What is to be done.
+    run
+        The run that it belongs to.
+    client
+        A client of the workers.
+    listener
+        Receives the slide's events.
 
     Raises
     ------
     WsipipeError
-        If the store can not be begun.
+        If the store cannot be begun.
     """
 
     def __init__(self, plan: SlidePlan, run: RunPlan, client: Client, listener: Listener) -> None:
         self.plan = plan
-        self.over = False
+        self.stage = Stage.BLOCKS if plan.store.tissue is None else Stage.TISSUE
         self._run, self._client, self._outcome = run, client, Outcomes(listener)
         self._started = time.perf_counter()
         if plan.reopen:
@@ -57,8 +81,7 @@ class SlideJob:
             lifecycle.discard_partial(plan.store)
         lifecycle.begin_store(plan.store, plan.damaged)
         grid = plan.grid
-        fill = run.setup.config.on_bad_tile == FILL
-        block = BlockWork(plan.level, grid, run.setup.pool, plan.keep(run.threads), fill)
+        block = BlockWork(plan.level, grid, run.setup.pool, plan.keep(run.threads), run.setup.fills)
         self._blocks = map_blocks(
             store_block,
             StoreWork(block, plan.store),
@@ -67,24 +90,22 @@ class SlideJob:
             dtype=object,
             meta=np.empty((0, 0), object),
         )
+        self._in_flight: set[Future[Any]] = set()
         self._todo = deque(plan.blocks)
         self._suspects: list[Index] = []
-        self._alone = False
         self._lost: list[Index] = []
         self._unread: list[SlideReadError] = []
         self._labels: Counter[int] = Counter()
         self._blank = True  # until a pixel is seen that is not zero
-        self.looking = plan.store.tissue is not None
-        self._looked: TissueFinding | None = None
-        self._looks = 0
-        self._in_flight: set[Future[Any]] = set()
-        self._rest = self._after_blocks()
+        self._tissue: TissueFinding | None = None
+        self._tissue_attempts = 0
+        self._finishing = self._finish()
         self._outcome(SlideStarted(plan.slide.path, plan.store.path, grid.count, len(plan.blocks), plan.pixels))
 
-    def more(self, most: int) -> Futures:
-        """Up to ``most`` blocks, handed over; once all are done what is made from them, and then nothing: it is over.
+    def next_tasks(self, most: int) -> Futures:
+        """Submit up to ``most`` further tasks: blocks first, then coarser levels, then publishing.
 
-        Where only tissue is looked at, it is looked for before.
+        An empty list while others are in flight that have to end first, and once the slide is done.
 
         Raises
         ------
@@ -93,44 +114,60 @@ class SlideJob:
         SlideError
             If blocks were lost with the workers that computed them.
         WsipipeError
-            If the store can not be written.
+            If the store cannot be written.
         """
-        futures: Futures = []
-        if self.looking:
-            if most and not self._in_flight:
-                self._looks += 1
-                futures = [submit_tissue(self.plan, self._run.setup.config, self._client)]
-        elif self._todo:
-            futures = self._hand_over([self._todo.popleft() for _ in range(min(most, len(self._todo)))])
-        elif self._suspects and not self._in_flight:
-            self._alone = True  # so that no other block of the slide can be the cause
-            futures = self._hand_over([self._suspects.pop()])
-        while not (futures or self.looking or self._in_flight or self._todo or self._suspects or self.over):
-            futures = next(self._rest, [])
+        futures = self._tasks(most)
+        while not (futures or self._in_flight) and self._enter_next_stage():
+            futures = self._tasks(most)
         self._in_flight.update(futures)
         return futures
 
-    def take(self, future: Future[Any]) -> None:
-        """Take what became of ``future``, one of this job's, into the account.
+    def _tasks(self, most: int) -> Futures:
+        """Up to ``most`` tasks of this stage that can be submitted now."""
+        if self.stage is Stage.BLOCKS:
+            return self._submit([self._todo.popleft() for _ in range(min(most, len(self._todo)))])
+        if self._in_flight:
+            return []
+        if self.stage is Stage.TISSUE and most:
+            self._tissue_attempts += 1
+            return [submit_tissue(self.plan, self._run.setup, self._client)]
+        if self.stage is Stage.SUSPECTS and self._suspects:
+            return self._submit([self._suspects.pop()])
+        return next((tasks for tasks in self._finishing if tasks), []) if self.stage is Stage.FINISHING else []
+
+    def _enter_next_stage(self) -> bool:
+        """Enter the next stage, if this one has no tasks left."""
+        if self.stage is Stage.BLOCKS and not self._todo:
+            self.stage = Stage.SUSPECTS
+        elif self.stage is Stage.SUSPECTS and not self._suspects:
+            self.stage = Stage.FINISHING
+        else:
+            return False
+        return True
+
+    def record(self, future: Future[Any]) -> None:
+        """Take the result of ``future``, one of this job's tasks, into the account.
 
         Raises
         ------
         MachineError
             If the scheduler was lost, or a worker's device or disk failed; what was done stays.
+        SlideError
+            If the slide's tissue cannot be found.
         Exception
-            Whatever else the task raised, but for what is wrong with the slide's file.
+            Whatever else the task raised, but for errors in reading a block.
         """
         self._in_flight.discard(future)
         if future.cancelled():
-            raise MachineError("the scheduler was lost; run the same again, it resumes")
+            raise MachineError("the scheduler was lost; the same command resumes")
         error = future.exception()
-        if self.looking:
-            self._take_look(future, error)
+        if self.stage is Stage.TISSUE:
+            self._record_tissue(future, error)
         elif isinstance(error, SlideReadError):
             self._unread.append(error)
         elif isinstance(error, KilledWorker):
             _, i, j = cast(tuple[str, int, int], future.key)
-            (self._lost if self._alone else self._suspects).append((i, j))
+            (self._lost if self.stage is Stage.SUSPECTS else self._suspects).append((i, j))
         elif error is not None:
             raise error
         elif isinstance(result := future.result(), Counter):
@@ -138,54 +175,54 @@ class SlideJob:
         elif isinstance(result, bool):
             self._blank &= result
         elif result is not None:
-            row: BlockDone = result[0, 0]
-            self._blank &= row.blank or not row.computed
-            self._labels.update(row.labels)
-            self._outcome(row)
+            done: BlockDone = result[0, 0]
+            self._blank &= done.blank or not done.computed
+            self._labels.update(done.labels)
+            self._outcome(done)
         future.release()
 
-    def _take_look(self, future: Future[Any], error: BaseException | None) -> None:
-        """Take into the account where there is tissue."""
+    def _record_tissue(self, future: Future[Any], error: BaseException | None) -> None:
+        """Take the tissue that was found into the account, and go on with the blocks."""
         plan = self.plan
         if isinstance(error, SlideReadError):
-            raise SlideReadError(f"{error}; mend the slide, or look everywhere: --tissue off") from error
-        if isinstance(error, KilledWorker) and self._looks < TISSUE_ATTEMPTS:
+            raise SlideReadError(f"{error}; repair the slide, or segment all of it: --tissue off") from error
+        if isinstance(error, KilledWorker) and self._tissue_attempts < TISSUE_ATTEMPTS:
             return  # a block of another slide may have been the cause
         if isinstance(error, KilledWorker):
             raise SlideError(
-                f"{plan.slide.file}: the worker died each time that it looked for tissue; look into the workers' logs, "
-                "give them more memory, then run the same again"
+                f"{plan.slide.file}: the worker died each time that it looked for tissue; check the worker logs, "
+                "give the workers more memory, then run the same again"
             ) from error
         if error is not None:
             raise error
-        looked: TissueFinding = future.result()
-        if looked.how == BLANK:
+        found: TissueFinding = future.result()
+        if found.how == BLANK:
             raise self._half_written()
-        self._looked, self.looking = looked, False
-        self._blank &= looked.share > 0
-        self._outcome(TissueFound(plan.slide.path, looked.how, looked.share))
+        self._tissue, self.stage = found, Stage.BLOCKS
+        self._blank &= found.share > 0
+        self._outcome(TissueFound(plan.slide.path, found.how, found.share))
 
     def cancel(self) -> set[Future[Any]]:
-        """Take back what is in flight, and give it."""
+        """Cancel the tasks in flight, and return them."""
         in_flight, self._in_flight = self._in_flight, set()
         self._client.cancel(list(in_flight))
         return in_flight
 
-    def _hand_over(self, blocks: list[Index]) -> Futures:
+    def _submit(self, blocks: list[Index]) -> Futures:
         if not blocks:
             return []
         keys = [(self._blocks.name, *index) for index in blocks]
         futures: Futures = self._client.get(dict(self._blocks.dask.cull(set(keys))), keys, sync=False)
         return futures
 
-    def _after_blocks(self) -> Iterator[Futures]:
-        """What is to be done once the blocks are: a round of tasks each, and in the end the store's name."""
+    def _finish(self) -> Iterator[Futures]:
+        """The tasks after the blocks, a round at a time; in the end the store gets its final name."""
         self._raise_if_incomplete()
         plan, client = self.plan, self._client
         done_before = set(plan.grid.indices()).difference(plan.blocks)
-        unlooked = sorted(done_before)
-        while self._blank and unlooked:  # nobody remembers what was seen there
-            some = [unlooked.pop() for _ in range(min(len(unlooked), self._run.all_threads))]
+        unknown = sorted(done_before)
+        while self._blank and unknown:  # whether they are blank is written down nowhere
+            some = [unknown.pop() for _ in range(min(len(unknown), self._run.all_threads))]
             yield [client.submit(is_blank, plan.level, plan.grid.block_box(index), pure=False) for index in some]
             self._raise_if_incomplete()
         if self._blank:
@@ -196,29 +233,34 @@ class SlideJob:
                 client.submit(content.write_coarse_chunks, plan.store, levels, index, pure=False)
                 for index in coarse_chunks(plan.store, levels[-1])
             ]
+        self._publish()
+        self.stage = Stage.DONE
+
+    def _publish(self) -> None:
+        """Give the store its final name, and say so."""
+        plan = self.plan
         seconds = time.perf_counter() - self._started
-        (how_it_went,) = self._outcome.in_order([plan.slide.path])
-        how_it_went.seconds = seconds
-        unread, unseen = content.all_unread(plan.store)
+        (outcome,) = self._outcome.in_order([plan.slide.path])
+        outcome.seconds = seconds
+        unread, dependent = content.all_unread(plan.store)
         if unread:
-            reached = f"{unseen:,} px that they reach have label 0"
             tiles = listed(list(map(str, unread)))
-            self._outcome(Warned(plan.slide.path, f"tiles at {tiles} could not be decoded; {reached}"))
-        said = {"pixels": unseen, "tiles": [*map(astuple, unread)]}
-        lifecycle.publish(plan.store, _history(how_it_went, self._run, self._labels) | {"unread": said})
-        if self._looked is not None and not self._looked.share:
+            message = f"could not decode tiles {tiles}; the {dependent:,} px that depend on them are set to label 0"
+            self._outcome(Warned(plan.slide.path, message))
+        record = {"pixels": dependent, "tiles": [*map(astuple, unread)]}
+        lifecycle.publish(plan.store, _history(outcome, self._run, self._labels) | {"unread": record})
+        if self._tissue is not None and not self._tissue.share:
             self._outcome(Warned(plan.slide.path, NO_TISSUE_FOUND))
             self._outcome(SlideEmpty(plan.slide.path, plan.store.path, seconds, NO_TISSUE_FOUND))
         else:
             self._outcome(SlideDone(plan.slide.path, plan.store.path, seconds, plan.pixels))
-        self.over = True
 
     def _half_written(self) -> SlideReadError:
-        """What to raise of a slide on which there is nothing, and its store goes."""
+        """Discard the store of a slide without a pixel that is not zero; returns the error to raise."""
         lifecycle.discard_partial(self.plan.store)
         return SlideReadError(
             f"{self.plan.slide.file}: every pixel that was read is zero, which no scanner writes, so the file is "
-            "half-written; copy it again from where it came from (if only its small levels are: --tissue off)"
+            "half-written; copy it again from its source (if only its small levels are half-written: --tissue off)"
         )
 
     def _raise_if_incomplete(self) -> None:
@@ -228,26 +270,26 @@ class SlideJob:
             said = {text for error in self._unread for text in error.tiles or (str(error),)}
             raise SlideReadError(
                 f"{listed(sorted(said))}; {len(self._unread)} of {count} blocks could not be read, "
-                f"{others}; mend the slide, then run the same again, with --overwrite if its file has changed; "
-                "or --on-bad-tile fill --overwrite, which gives label 0 to what they reach"
+                f"{others}; repair the slide, then run the same again, with --overwrite if its file has changed; "
+                "or use --on-bad-tile fill --overwrite, which sets the pixels that depend on them to label 0"
             ) from self._unread[0]
         if self._lost:
             named = ", ".join(map(str, sorted(self._lost)))
             raise SlideError(
                 f"{plan.slide.file}: the worker died each time that it computed {named}: {len(self._lost)} of {count} "
-                f"blocks set aside, {others}; look into the workers' logs, give them more memory, "
+                f"blocks set aside, {others}; check the worker logs, give the workers more memory, "
                 "then run the same again"
             )
 
 
 def listed(texts: list[str]) -> str:
-    """``texts``, but no more than `MOST_LISTED` of them."""
+    """The first `MOST_LISTED` of ``texts``, and how many more there are."""
     more = len(texts) - MOST_LISTED
     return "; ".join(texts[:MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _history(slide: SlideOutcome, run: RunPlan, labels: Counter[int]) -> dict[str, Any]:
-    """What the store keeps of the run that finished it: when, with what, where the time went, and what was found."""
+    """What the store records of the run that finished it: when, by what, where the time went, and what was found."""
     spent = account([slide], seconds=slide.seconds, threads=run.all_threads, devices=run.all_devices, bare=run.bare)
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

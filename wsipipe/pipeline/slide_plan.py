@@ -99,7 +99,7 @@ def level_of(slide: Slide, setup: Setup) -> Level:
     ResolutionError
         If there is none.
     """
-    return choose_level(slide, setup.model.spec.mpp, setup.config.max_upsample)
+    return choose_level(slide, setup.model.spec.mpp, setup.max_upsample)
 
 
 def check_channels(slide: Slide, level: Level, model: ModelInfo) -> None:
@@ -122,29 +122,29 @@ def grid_of(level: Level, setup: Setup, *, block: int | None = None) -> Grid:
 
     Its tile need not be the one that is asked for now: that only changes speed.
     """
-    receptive, core = setup.model.receptive, setup.config.tile
+    receptive, core = setup.model.receptive, setup.asked.tile
     if core is not None and block is not None and block % core:
         core = None
-    core, block = fit_sizes(receptive, core, block or setup.config.block, preferred=setup.preferred_sizes)
+    core, block = fit_sizes(receptive, core, block or setup.asked.block, preferred=setup.preferred_sizes)
     return Grid(level.shape, receptive, core, block)
 
 
 def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePlan:
     """What the stores that are there leave to be done."""
-    config, unfinished = setup.config, path + PARTIAL
+    unfinished, asked = path + PARTIAL, setup.asked.block
     store_of = partial(_store_spec, slide, level, path, setup)
     fingerprint = store_of(None).fingerprint
     plan = partial(_slide_plan, slide, level, setup)
-    usable = partial(_usable, fingerprint=fingerprint, overwrite=config.overwrite or config.renew)
+    usable = partial(_usable, fingerprint=fingerprint, overwrite=setup.overwrite or setup.renew)
     final = usable(path)
     journal = None
-    if final is not None and not config.overwrite:
+    if final is not None and not setup.overwrite:
         store = store_of(final.block)
         journal = read_journal(store, locate(path))
         if final.complete and journal.finished:
             return plan(store, SKIP, "complete, no tissue was found" if final.tissue_share == 0 else "complete")
     begun = usable(unfinished)
-    if begun is not None and not (config.overwrite and config.block not in (None, begun.block)):
+    if begun is not None and not (setup.overwrite and asked not in (None, begun.block)):
         store = store_of(begun.block)
         return plan(store, RESUME, "", read_journal(store, locate(unfinished)))
     if journal is not None:
@@ -164,11 +164,11 @@ def _store_spec(slide: Slide, level: Level, path: str, setup: Setup, block: int 
             model_sha256=setup.model.sha256,
             level=level.index,
             mpp=level.mpp,
-            probabilities=setup.config.probabilities,
-            precision=setup.config.precision,
-            on_bad_tile=setup.config.on_bad_tile,
+            probabilities=setup.probabilities,
+            precision=setup.precision,
+            on_bad_tile=setup.on_bad_tile,
             shrink=level.shrink,
-            tissue=setup.tissue,
+            tissue=setup.tissue_identity,
             reading=level.reading,
         ),
         downsample=level.downsample,
@@ -220,7 +220,7 @@ def tissue_shape(level: Level, setup: Setup) -> tuple[int, int] | None:
     SlideError
         If the mask that was given is not one of this slide.
     """
-    tissue = setup.config.tissue
+    tissue = setup.tissue
     if tissue == TISSUE_OFF:
         return None
     return given_shape(tissue, level) if is_file(tissue) else mask_shape(level.shape)

@@ -1,4 +1,4 @@
-"""A client of the cluster that a run computes on; what was started for it ends with it.
+"""A client of the cluster that a run computes on.
 
 A worker needs no start of its own: a plain ``dask worker`` in an environment with wsipipe will do.
 """
@@ -15,82 +15,105 @@ from distributed import Client
 from wsipipe.errors import MachineError, UsageError
 from wsipipe.pipeline.cluster.in_process import QUIET
 from wsipipe.pipeline.cluster.local import local_cluster
-from wsipipe.pipeline.config import KUBERNETES, LOCAL, SLURM, RunConfig, check_cluster, parse_cluster
+from wsipipe.pipeline.config import KUBERNETES, LOCAL, SLURM, ClusterConfig, ComputeRequest, check_cluster
 
 WORKER_PATIENCE_SECONDS = 60
-"""How long a scheduler that is there may be without a worker."""
+"""How long a running scheduler may be without a worker."""
 DEATHS = 2
-"""How many workers a block may survive: with the third it is set aside."""
+"""Workers that a block may outlive: when it has killed a third, it is set aside."""
 OWN = {**QUIET, "distributed.scheduler.work-stealing": True, "distributed.scheduler.allowed-failures": DEATHS}
-"""Settings of a scheduler that this process starts; without stealing 64 workers took 1.5 times as long."""
+"""Settings of a scheduler that this process starts; without work stealing, 64 workers took 1.5 times as long."""
 
 
 @contextmanager
-def connect_cluster(config: RunConfig) -> Iterator[Client]:
-    """A client of the cluster that ``config`` names, once it has a worker; what was started ends with the context.
+def connect_cluster(
+    cluster: ClusterConfig, request: ComputeRequest, threads: int | None
+) -> Iterator[tuple[Client, ComputeRequest]]:
+    """A client of ``cluster``, once it has a worker, and what each worker is asked for.
+
+    What was started for it ends with the context.
+
+    Parameters
+    ----------
+    cluster
+        The scheduler to connect to, or the cluster to start.
+    request
+        What the processes together are asked for.
+    threads
+        Threads of each worker that is started on this machine; None: the default.
 
     Raises
     ------
     UsageError
-        If there is no such kind of cluster, or its options make no sense.
+        If there is no such kind of cluster, or its options cannot be used.
     MachineError
-        If it is not there, or has no workers.
+        If the cluster cannot be reached or started, or has no workers.
     """
-    check_cluster(config)
-    if config.scheduler is not None:
-        with _client(config.scheduler) as client:
-            _wait(client, 1, f"start one there: dask worker {config.scheduler}")
-            yield client
+    check_cluster(cluster)
+    if cluster.scheduler is not None:
+        with _client(cluster.scheduler) as client:
+            _wait(client, 1, f"start one: dask worker {cluster.scheduler}")
+            yield client, request
         return
-    assert config.cluster is not None
-    kind, count = parse_cluster(config.cluster)
-    with dask.config.set(OWN), _start(kind, count, config) as cluster, _client(cluster) as client:
-        least, most = config.adapt or (count or 1, count or 1)
-        if kind == SLURM or config.adapt is not None:
-            # At least one: of none, the run would wait for a worker, and the cluster for work. Slurm by `adapt` in any
-            # case, for `scale` does not replace a job that reached its walltime or was preempted.
-            cluster.adapt(minimum=max(1, least), maximum=most)
-        elif kind == KUBERNETES:
-            cluster.scale(most)
-        if kind == LOCAL:
-            _wait(client, 1, "look into their logs")
+    with dask.config.set(OWN), _started(cluster, request, threads) as (started, request), _client(started) as client:
+        least, most = cluster.adapt or (cluster.workers or 1, cluster.workers or 1)
+        if cluster.kind == SLURM or cluster.adapt is not None:
+            # At least one: with none, the run would wait for a worker, and the cluster for work. Slurm by `adapt` in
+            # any case, for `scale` does not replace a job that reached its walltime or was preempted.
+            started.adapt(minimum=max(1, least), maximum=most)
+        elif cluster.kind == KUBERNETES:
+            started.scale(most)
+        if cluster.kind == LOCAL:
+            _wait(client, 1, "check the worker logs")
         else:
-            _wait_in_queue(client, cluster)
-        yield client
+            _wait_in_queue(client, started)
+        yield client, request
 
 
-def _start(kind: str, count: int | None, config: RunConfig) -> AbstractContextManager[Any]:
-    options = dict(config.cluster_options)
+@contextmanager
+def _started(
+    cluster: ClusterConfig, request: ComputeRequest, threads: int | None
+) -> Iterator[tuple[Any, ComputeRequest]]:
+    """The cluster of dask that ``cluster`` asks for, and what each of its workers is asked for."""
+    options = dict(cluster.options)
+    started: AbstractContextManager[Any]
     try:
-        if kind == LOCAL:
-            return local_cluster(count, config)
-        if kind == SLURM:
+        if cluster.kind == LOCAL:
+            started, request = local_cluster(cluster, request, threads)
+        elif cluster.kind == SLURM:
             from wsipipe.pipeline.cluster.slurm import slurm_cluster
 
-            return slurm_cluster(options)
-        from dask_kubernetes.operator import KubeCluster
+            started = slurm_cluster(options)
+        else:
+            from dask_kubernetes.operator import KubeCluster
 
-        return KubeCluster(**options)  # type: ignore[no-any-return]
+            started = KubeCluster(**options)
     except ImportError as err:
-        raise MachineError(f"--cluster {kind} is not installed ({err.name}); pip install 'wsipipe[{kind}]'") from err
+        raise MachineError(
+            f"--cluster {cluster.kind} is not installed ({err.name}); pip install 'wsipipe[{cluster.kind}]'"
+        ) from err
     except (TypeError, ValueError) as err:
-        raise UsageError(f"--cluster {kind} can not be started with {options}: {err}") from err
+        raise UsageError(f"--cluster {cluster.kind} cannot be started with {options}: {err}") from err
     except (OSError, RuntimeError) as err:
-        raise MachineError(f"--cluster {kind} can not be started: {err}") from err
+        raise MachineError(f"--cluster {cluster.kind} cannot be started: {err}") from err
+    with started:
+        yield started, request
 
 
 def _client(where: Any) -> Client:
     try:
         return Client(where, timeout=WORKER_PATIENCE_SECONDS / 2)
     except (OSError, ValueError) as err:  # dask's own timeouts among them
-        raise MachineError(f"no scheduler answers at {where}: {err}; see that it runs and can be reached") from err
+        raise MachineError(
+            f"no scheduler answers at {where}: {err}; check that it is running and can be reached"
+        ) from err
 
 
 def _wait(client: Client, count: int, way_out: str) -> None:
     try:
         client.wait_for_workers(count, timeout=WORKER_PATIENCE_SECONDS)
     except TimeoutError as err:
-        raise MachineError(f"no worker came within {WORKER_PATIENCE_SECONDS} s; {way_out}") from err
+        raise MachineError(f"no worker connected within {WORKER_PATIENCE_SECONDS} s; {way_out}") from err
 
 
 def _wait_in_queue(client: Client, cluster: Any) -> None:
@@ -100,4 +123,4 @@ def _wait_in_queue(client: Client, cluster: Any) -> None:
             return client.wait_for_workers(1, timeout=1)
         except TimeoutError as err:
             if refusal := getattr(cluster, "refusal", ""):
-                raise MachineError(f"the job of a worker was refused: {refusal}; see --cluster-config") from err
+                raise MachineError(f"a worker's job was refused: {refusal}; see --cluster-config") from err

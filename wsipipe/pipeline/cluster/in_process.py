@@ -1,4 +1,4 @@
-"""Where the tasks run: `dask.distributed`, by default a cluster inside this process."""
+"""A cluster of `dask.distributed` inside this process, where tasks run by default."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ QUIET = {
     "distributed.scheduler.active-memory-manager.start": False,
     "distributed.scheduler.work-stealing": False,
 }
-"""What distributed does on the side for a cluster of many, and for nobody here: 7 % of a core while a slide is read."""
+"""Services of distributed that only larger clusters need; they take 7 % of a core while a slide is read."""
 
 
 @contextmanager
 def local_client(threads: int) -> Iterator[Client]:
-    """A scheduler and one worker of ``threads`` threads within this process.
+    """A client of a scheduler and one worker of ``threads`` threads, all within this process.
 
-    Tasks and results stay in its memory; the two HTTP servers that distributed starts in any case listen on
-    loopback only. Memory is bounded by what is in flight, so distributed is kept from spilling and pausing.
+    Tasks and results stay in its memory; the two HTTP servers that distributed always starts listen on loopback only.
+    The blocks in flight bound the memory, so distributed must neither spill nor pause.
 
     Raises
     ------
     MachineError
-        If it does not start.
+        If the scheduler does not start.
     """
     loopback = "127.0.0.1:0"
     with dask.config.set(QUIET):

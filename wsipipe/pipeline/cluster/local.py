@@ -12,10 +12,11 @@ from typing import Any
 from distributed import Nanny, Scheduler, SpecCluster
 
 from wsipipe.inference.devices import resolve_devices
-from wsipipe.pipeline.config import LOCAL, RunConfig, parse_cluster
+from wsipipe.pipeline.config import ClusterConfig, ComputeRequest
 from wsipipe.pipeline.machine import default_threads
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""The environment variable that says which GPUs a process sees."""
 
 
 class LocalWorkers(SpecCluster):
@@ -24,12 +25,12 @@ class LocalWorkers(SpecCluster):
     Parameters
     ----------
     number
-        How many begin.
+        Workers at the start.
     threads
-        Of each.
+        Threads of each worker.
     gpus
-        What each of them sees, as CUDA_VISIBLE_DEVICES says it; the next one takes what the fewest have. Empty where
-        there are none.
+        The GPUs that each worker sees, as CUDA_VISIBLE_DEVICES says it; the next worker gets those that the fewest
+        have. Empty on a machine without GPUs.
     """
 
     def __init__(self, number: int, threads: int, gpus: Sequence[str]) -> None:
@@ -51,27 +52,31 @@ class LocalWorkers(SpecCluster):
         return {"cls": Nanny, "options": {**self._options, "env": env}}
 
     def new_worker_spec(self) -> dict[Any, Any]:
-        """Name and description of a worker that comes later."""
+        """The name and description of a worker that is added later."""
         (name,) = super().new_worker_spec()  # type: ignore[no-untyped-call]
         return {name: self._beside(self.worker_spec)}
 
 
-def local_cluster(count: int | None, config: RunConfig) -> LocalWorkers:
-    """``count`` worker processes on this machine, which share its GPUs out among them; by default one a GPU, or one."""
-    devices = resolve_devices(config.device)
+def local_cluster(
+    cluster: ClusterConfig, request: ComputeRequest, threads: int | None
+) -> tuple[LocalWorkers, ComputeRequest]:
+    """Worker processes on this machine, which share its GPUs, and what each of them is asked for.
+
+    By default there is one for each GPU, or one. A worker that has GPUs sees no others, and numbers its own from 0.
+
+    Raises
+    ------
+    UsageError, MachineError
+        If there is no such device here.
+    """
+    devices = resolve_devices(request.device)
     cuda = [int(device.partition(":")[2] or 0) for device in devices if device.startswith("cuda")]
     names = dict(enumerate(filter(None, os.environ.get(VISIBLE, "").split(","))))
     gpus = [names.get(i, str(i)) for i in dict.fromkeys(cuda)]
-    number = count or len(cuda) or 1
-    most = max(number, *(config.adapt or (0,)))
+    number = cluster.workers or len(cuda) or 1
+    most = max(number, *(cluster.adapt or (0,)))
     shares = [",".join(gpus[i::most]) for i in range(min(most, len(gpus)))]
-    threads = config.threads or default_threads(devices[: -(-len(gpus) // most) or 1], most)
-    return LocalWorkers(number, threads, shares)
-
-
-def seen_by_workers(config: RunConfig) -> RunConfig:
-    """``config`` as workers here take it: the GPUs that one sees are its own, and their numbers begin anew."""
-    if config.cluster is None or parse_cluster(config.cluster)[0] != LOCAL:
-        return config
-    cuda = all(device.startswith("cuda") for device in resolve_devices(config.device))
-    return replace(config, device="cuda") if cuda else config
+    threads = threads or default_threads(devices[: -(-len(gpus) // most) or 1], most)
+    return LocalWorkers(number, threads, shares), replace(request, device="cuda") if len(cuda) == len(
+        devices
+    ) else request

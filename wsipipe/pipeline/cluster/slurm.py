@@ -11,21 +11,21 @@ from dask_jobqueue import SLURMCluster
 from distributed.core import Status
 
 DEFAULTS = {"processes": 1, "scheduler_options": {"dashboard_address": ":0"}}
-"""Where neither the user nor dask's configuration says. By itself jobqueue starts several processes, each with the
-network on the same GPU, and takes port 8787, which on a login node somebody else has."""
+"""Options that neither the user nor dask's configuration sets. By default jobqueue starts several processes, each with
+the network on the same GPU, and uses port 8787, which on a login node is somebody else's."""
 
 
 class SlurmWorkers(SLURMCluster):  # type: ignore[misc]
-    """A SLURMCluster that knows what sbatch refused, and asks again; its base logs that, and waits for ever."""
+    """A SLURMCluster that knows why sbatch refused a job, and asks again; its base class logs it and waits for ever."""
 
     refusal = ""
-    """What sbatch said last, if that was a refusal."""
+    """The last message of sbatch, if it refused a job."""
 
     async def _correct_state_internal(self) -> None:
         try:
             await super()._correct_state_internal()
             self.refusal = ""
-        except (OSError, RuntimeError) as err:  # RuntimeError: what jobqueue makes of sbatch's exit code
+        except (OSError, RuntimeError) as err:  # RuntimeError: jobqueue's answer to an exit code of sbatch
             self.refusal = str(err).strip().splitlines()[-1]
             for name, job in list(self.workers.items()):
                 if job.job_id is None:
@@ -34,7 +34,7 @@ class SlurmWorkers(SLURMCluster):  # type: ignore[misc]
 
 
 def slurm_cluster(options: Mapping[str, Any]) -> AbstractContextManager[Any]:
-    """A cluster that has no workers yet."""
+    """A cluster without workers, started with ``options`` as SLURMCluster takes them."""
     said = {name for name in DEFAULTS if dask.config.get(f"jobqueue.slurm.{name.replace('_', '-')}", None)}
     defaults = {name: value for name, value in DEFAULTS.items() if name not in said}
     cluster: AbstractContextManager[Any] = SlurmWorkers(**{**defaults, **options})

@@ -21,14 +21,14 @@ from wsipipe.files import locate
 from wsipipe.inference.devices import is_cpu
 from wsipipe.inference.pool import PoolSpec, load_pool, release_pool, sent_models
 from wsipipe.model.model_file import ModelInfo, read_model_info
-from wsipipe.pipeline.config import DEFAULT_MODEL, RunConfig
+from wsipipe.pipeline.config import ComputeRequest
 from wsipipe.pipeline.machine import RESERVE
 from wsipipe.pipeline.setup import Site, site_of_this_process
 
 SAME = ("wsipipe", "zarr")
-"""Packages of which a worker has to have the version that is here: it reads and writes the same stores."""
+"""Packages whose version must be the same on every worker: they read and write the same stores."""
 WORKER_CHECK_SECONDS = 5.0
-"""How often it is looked whether workers came."""
+"""Time between two looks for new workers."""
 
 
 @dataclass(frozen=True)
@@ -39,30 +39,32 @@ class WorkerFacts:
     threads: int
     site: Site
     own_limit: bool
-    """Whether the memory is its own, and not shared with the other workers on its host."""
+    """Whether the limit is its own, not one that it shares with the other workers on its host."""
     sees_model: bool
+    """Whether it can read the model at its path."""
 
 
 class Workers:
-    """The workers of a run, looked at before they are given work: those that came later as well.
+    """The workers of a run, each of which is examined before it gets work, also those that come later.
 
     Parameters
     ----------
     client
-        Of their scheduler.
-    config
-        What they are to do.
+        A client of their scheduler.
+    request
+        What each of them is asked for.
+    model
+        The model that they will load.
     """
 
-    def __init__(self, client: Client, config: RunConfig) -> None:
-        self.client, self._config = client, config
+    def __init__(self, client: Client, request: ComputeRequest, model: ModelInfo) -> None:
+        self.client, self._request, self._model = client, request, model
         self.address: str = client.scheduler_info(n_workers=0)["address"]
         self.dashboard: str = client.dashboard_link
-        self._model: ModelInfo = read_model_info(config.model or DEFAULT_MODEL)
         self._facts: dict[str, WorkerFacts] = {}
-        self._looked = float("-inf")
+        self._examined = float("-inf")
         self._sent = False
-        self._seen: list[str] = []  # by all workers, and by those that come later
+        self._shared: list[str] = []  # paths that every worker has to see
 
     def site(self) -> Site:
         """What every worker has: the least memory of all, and devices of the kind that takes most of it.
@@ -70,49 +72,55 @@ class Workers:
         Raises
         ------
         MachineError
-            If one can not do the work; the message names it and says why.
+            If one cannot do the work; the message names it and says why.
         """
-        self._look(self._addresses())
+        self._examine(self._addresses())
         facts = list(self._facts.values())
         if not facts:
-            raise MachineError(f"all workers of {self.address} went as they were asked; see their logs")
+            raise MachineError(f"all workers of {self.address} left while they were examined; check their logs")
         hosts = Counter(fact.host for fact in facts)
         first = next((fact for fact in facts if is_cpu(fact.site.devices)), facts[0]).site
         engines = {fact.site.engine for fact in facts}
         return Site(
+            device=self._request.device,
             devices=first.devices,
             engine=first.engine if len(engines) == 1 else "torch",
             limit_bytes=min(f.site.limit_bytes // (1 if f.own_limit else hosts[f.host]) for f in facts),
+            remote=True,
             processes=len(facts),
             per_machine=max(hosts.values()),
+            threads=max(fact.threads for fact in facts),
         )
 
-    @property
-    def threads(self) -> int:
-        """Blocks in flight in one of them, the most."""
-        return max(fact.threads for fact in self._facts.values())
-
     def check_paths(self, slides: Sequence[str], out: str) -> None:
-        """Raise a MachineError unless every worker sees ``slides`` and the folder ``out``."""
+        """Raise a MachineError unless every worker sees ``slides`` and ``out``.
+
+        Raises
+        ------
+        MachineError
+            Naming a worker, and a path that it does not see.
+        OutputError
+            If ``out`` cannot be written to from here.
+        """
         token = locate(out) / f".seen-{secrets.token_hex(4)}"
         try:
             token.write_bytes(b"")
             self._refuse_blind([*slides, str(token)], list(self._facts))
-            self._seen = [*slides[:1], out]
+            self._shared = [*slides[:1], out]
         except OSError as err:
-            raise OutputError(f"-o {out} can not be written: {err.strerror}; give another -o") from err
+            raise OutputError(f"-o {out} cannot be written: {err.strerror}; give another -o") from err
         finally:
             with suppress(OSError):
                 token.unlink()
 
     def count_threads(self) -> int:
-        """Threads of all workers now; those that came since are looked at, and sent away if they can not do it."""
-        if time.monotonic() > self._looked + WORKER_CHECK_SECONDS:
+        """The threads of all workers now; new ones are examined, and sent away if they cannot do the work."""
+        if time.monotonic() > self._examined + WORKER_CHECK_SECONDS:
             addresses = self._addresses()
             for new in [address for address in addresses if address not in self._facts]:
                 try:
-                    self._look([new])
-                    self._refuse_blind(self._seen, [new])
+                    self._examine([new])
+                    self._refuse_blind(self._shared, [new])
                 except MachineError as err:
                     logging.getLogger(__name__).warning("%s; it is sent away", err)
                     self.client.retire_workers([new])
@@ -136,21 +144,21 @@ class Workers:
         return self.client.submit(function, *args, **options, pure=False).result()
 
     def _addresses(self) -> list[str]:
-        self._looked = time.monotonic()
+        self._examined = time.monotonic()
         return sorted(self.client.scheduler_info(n_workers=-1)["workers"])
 
     def _run(self, function: Callable[..., Any], *args: Any, workers: Sequence[str]) -> Mapping[str, Any]:
-        """What ``function`` gives in each of ``workers`` that is still there."""
+        """The result of ``function`` in each of ``workers`` that is still there."""
         found: Mapping[str, Any] = self.client.run(function, *args, workers=list(workers), on_error="return")
         return {address: result for address, result in found.items() if not isinstance(result, OSError)}
 
-    def _look(self, addresses: Sequence[str]) -> None:
-        """Find out what the workers at ``addresses`` have; send the model to those that do not see it."""
+    def _examine(self, addresses: Sequence[str]) -> None:
+        """Find out what the workers at ``addresses`` have, and send the model to those that do not see it."""
         here = versions()()
         for address, there in self._run(versions(), workers=addresses).items():
             if there != here:
                 raise MachineError(f"worker {address} {_difference(there, here)}; install the same there")
-        for address, fact in self._run(look_around, self._config, self._model, workers=addresses).items():
+        for address, fact in self._run(worker_facts, self._request, self._model, workers=addresses).items():
             if isinstance(fact, WsipipeError):
                 raise MachineError(f"worker {address}: {fact}") from fact
             if isinstance(fact, BaseException):
@@ -169,12 +177,12 @@ class Workers:
                 more = f", and {len(unseen) - 1} more" if len(unseen) > 1 else ""
                 raise MachineError(
                     f"worker {address} on {self._facts[address].host} does not see {unseen[0]}{more}; "
-                    "slides and results have to be in a folder that all workers share, or in a bucket"
+                    "slides and results must be in a folder that all workers share, or in a bucket"
                 )
 
 
 class SentModel(WorkerPlugin):
-    """A model that workers do not see, sent once to each of them, and to those that come later."""
+    """A model that workers do not see, sent to each of them once, also to those that come later."""
 
     idempotent = True
 
@@ -183,14 +191,14 @@ class SentModel(WorkerPlugin):
         self._sha256, self._blob = sha256, blob
 
     def setup(self, worker: Worker) -> None:
-        """Put it into the worker's folder, which goes with the worker."""
+        """Write it into the worker's own folder, which is removed with the worker."""
         path = Path(worker.local_directory) / f"{self._sha256}.safetensors"
         path.write_bytes(self._blob)
         sent_models[self._sha256] = str(path)
 
 
 def versions() -> Callable[[], dict[str, str | None]]:
-    """A function that gives the versions of `SAME`; it travels by value, so that it needs no wsipipe to be called."""
+    """A function that returns the versions of `SAME`; sent by value, it works where wsipipe is not installed."""
     names = SAME
 
     def installed() -> dict[str, str | None]:
@@ -209,33 +217,33 @@ def versions() -> Callable[[], dict[str, str | None]]:
 
 def _difference(there: Any, here: Mapping[str, str | None]) -> str:
     if isinstance(there, BaseException):
-        return f"can not say what it has ({type(there).__name__}: {there})"
+        return f"cannot say what it has ({type(there).__name__}: {there})"
     words = [f"{name} {there[name]} (here {here[name]})" for name in SAME if there[name] != here[name] and there[name]]
     words += [f"no {name} (here {here[name]})" for name in SAME if there[name] is None]
     return "has " + " and ".join(words)
 
 
-def look_around(config: RunConfig, model: ModelInfo, dask_worker: Worker) -> WorkerFacts:
+def worker_facts(request: ComputeRequest, model: ModelInfo, dask_worker: Worker) -> WorkerFacts:
     """What the worker that calls it has."""
-    site, limit = site_of_this_process(config), dask_worker.memory_manager.memory_limit
-    if config.max_memory_bytes is None and limit:
+    site, limit = site_of_this_process(request), dask_worker.memory_manager.memory_limit
+    if request.max_memory_bytes is None and limit:
         pauses = dask_worker.memory_manager.memory_pause_fraction or 1.0  # beyond that it takes no more tasks
         site = replace(site, limit_bytes=int(limit * min(pauses, 1 - RESERVE)))
     try:
         sees_model = read_model_info(model.path).sha256 == model.sha256
     except ModelError:
         sees_model = False
-    own = config.max_memory_bytes is not None or bool(limit)
+    own = request.max_memory_bytes is not None or bool(limit)
     return WorkerFacts(platform.node(), dask_worker.state.nthreads, site, own, sees_model)
 
 
 def paths_not_seen(paths: Sequence[str]) -> list[str]:
-    """Which of ``paths`` are not there for the worker that calls it."""
+    """Those of ``paths`` that the worker that calls it does not see."""
     return [path for path in paths if not _sees(path)]
 
 
 def _sees(path: str) -> bool:
     try:
         return locate(path).exists()
-    except (OSError, ValueError):  # it may not look, or a path that is none
+    except (OSError, ValueError):  # no permission, or not a path
         return False
