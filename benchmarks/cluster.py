@@ -124,7 +124,7 @@ def scaling(args: argparse.Namespace) -> bool:
                     block=512,
                     engine="torch",
                     device="cpu",
-                    scheduler=address,
+                    cluster=wsipipe.ClusterConfig(address),
                     tissue="off",
                 )
                 summary = wsipipe.run([args.slide], config)

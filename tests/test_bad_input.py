@@ -316,7 +316,7 @@ def test_slide_that_is_not_all_zero_is_no_failure(tmp_path: Path, model: Path) -
     dark = outcomes(tmp_path / "off", model, [slide], block=256, tissue="off")["dark.tif"]
     assert (dark.status, dark.warnings) == ("done", [])
     (warning,) = outcomes(tmp_path / "auto", model, [slide], block=256)["dark.tif"].warnings
-    assert "no tissue was found" in warning
+    assert "no tissue found" in warning
 
 
 # --- the model and the machine --------------------------------------------------------------------------------

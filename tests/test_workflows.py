@@ -17,6 +17,7 @@ import yaml
 from tests.faults import PATIENCE_SECONDS, SCRIPT, assert_same_bytes, picture, write_model, write_slide
 from wsipipe import RunConfig, run
 from wsipipe.nightly.config import Night, read_night
+from wsipipe.pipeline.config import ClusterConfig
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = ROOT / "workflows"
@@ -59,7 +60,7 @@ def night_here(text: str, folder: Path) -> Night:
 def test_the_example_of_a_night_is_one(tmp_path: Path) -> None:
     night = night_here((WORKFLOWS / "night.toml").read_text(), tmp_path)
     assert (night.config.until, night.config.slides[0].mpp) == ("06:30", 0.5)
-    assert not night.run_config().on_cluster
+    assert night.run_config().cluster is None
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -160,7 +161,8 @@ def test_what_lies_on_kubernetes_belongs_together(tmp_path: Path) -> None:
     assert service["selector"]["dask.org/cluster-name"] == cluster["metadata"]["name"]
     night = night_here(by_kind["ConfigMap"]["data"]["night.toml"], tmp_path)
     port = next(port["port"] for port in service["ports"] if port["name"] == "tcp-comm")
-    assert night.run_config().scheduler == f"tcp://{cluster['metadata']['name']}-scheduler:{port}"
+    computed_by = night.run_config().cluster
+    assert computed_by == ClusterConfig(f"tcp://{cluster['metadata']['name']}-scheduler:{port}")
     (pod,) = pods(by_kind["CronJob"])
     assert pod["containers"][0]["args"] == ["nightly", "/etc/wsipipe/night.toml"]
     mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}

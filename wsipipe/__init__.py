@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wsipipe.errors import WsipipeError
     from wsipipe.model.model_file import LabelClass, ModelSpec, load_model, save_model
     from wsipipe.model.unet import UNet
-    from wsipipe.pipeline.config import RunConfig
+    from wsipipe.pipeline.config import ClusterConfig, RunConfig
     from wsipipe.pipeline.run import run
     from wsipipe.pipeline.segment import segment
     from wsipipe.slides.open import open_slide
@@ -26,8 +26,9 @@ __version__ = VERSION
 
 # Where each public name lives; it is imported when it is first used, so that `wsipipe --help` is quick.
 _HOME = {
-    "ModelSpec": "model.model_file",
+    "ClusterConfig": "pipeline.config",
     "LabelClass": "model.model_file",
+    "ModelSpec": "model.model_file",
     "RunConfig": "pipeline.config",
     "Slide": "slides.slide",
     "UNet": "model.unet",
@@ -40,6 +41,7 @@ _HOME = {
 }
 
 __all__ = [
+    "ClusterConfig",
     "LabelClass",
     "ModelSpec",
     "RunConfig",

@@ -24,7 +24,7 @@ from wsipipe.leases.holder import Holder
 from wsipipe.leases.lease import HEART, Lease
 from wsipipe.leases.leases import Leases
 from wsipipe.model.model_file import read_model_info
-from wsipipe.pipeline import dispatcher as flow
+from wsipipe.pipeline import dispatcher
 from wsipipe.pipeline.dispatcher import Limits
 from wsipipe.pipeline.run import run
 from wsipipe.pipeline.summary import DONE, FAILED, OPEN, SKIPPED, TAKEN, RunSummary
@@ -228,7 +228,7 @@ def test_the_command_says_taken_and_ends_with_0(
 ) -> None:
     lease = held(config, slides[1])
     limits = Limits(sleep=Sleeps(lambda _: lease.renew()))
-    monkeypatch.setattr("wsipipe.pipeline.run.Flow", lambda *given: flow.Dispatcher(*given[:-1], limits))
+    monkeypatch.setattr("wsipipe.pipeline.run.Dispatcher", lambda *given: dispatcher.Dispatcher(*given[:-1], limits))
     options = ["-m", config.model, "-o", config.out, "--block", "64", "--tile", "64", "--device", "cpu"]
     ended = CliRunner().invoke(cli, ["run", *map(str, slides[1:]), *options])
     assert ended.exit_code == 0, ended.output
@@ -328,7 +328,7 @@ def test_a_slide_that_was_taken_over_is_left_alone(
             shutil.rmtree(mine[0].path)
             mine[0].renew()
 
-    monkeypatch.setattr(flow, "Leases", partial(Kept))
+    monkeypatch.setattr(dispatcher, "Leases", partial(Kept))
     summary = run(slides[:2], config, listener)
     assert told(summary) == [FAILED, DONE]
     assert "another runner took it over" in summary.slides[0].message
@@ -362,11 +362,11 @@ def test_a_cluster_that_has_no_worker_for_a_moment_is_given_work_all_the_same(
     tmp_path: Path, config: wsipipe.RunConfig, slides: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = iter([0, 0, 2, 0])
-    real = flow.Dispatcher
+    real = dispatcher.Dispatcher
 
-    def no_workers(*given: object) -> flow.Dispatcher:
+    def no_workers(*given: object) -> dispatcher.Dispatcher:
         return real(*given[:3], lambda: next(counts, 0), given[4])  # type: ignore[arg-type]
 
-    monkeypatch.setattr("wsipipe.pipeline.run.Flow", no_workers)
+    monkeypatch.setattr("wsipipe.pipeline.run.Dispatcher", no_workers)
     assert told(run(slides, config)) == [DONE] * 3
     assert_as_undisturbed(slides, config, tmp_path)

@@ -43,12 +43,12 @@ def labels(store: str | None) -> np.ndarray:
     return np.asarray(zarr.open_group(str(store), mode="r")["0"][...])  # type: ignore[index]
 
 
-@pytest.mark.parametrize("options", [{}, {"cluster": "local:1"}], ids=["here", "in a worker"])
+@pytest.mark.parametrize("cluster", [None, wsipipe.ClusterConfig(kind="local", workers=1)], ids=["here", "in a worker"])
 def test_chosen_planes_are_segmented_as_a_slide_of_just_these_is(
-    stack: Path, config: Config, options: dict[str, str]
+    stack: Path, config: Config, cluster: wsipipe.ClusterConfig | None
 ) -> None:
     planes = Planes(("PanCK", 0, "CD8"), z=1)
-    chosen = wsipipe.run([stack], config("chosen", planes=planes, **options)).slides[0]
+    chosen = wsipipe.run([stack], config("chosen", planes=planes, cluster=cluster)).slides[0]
     plain = wsipipe.run([stack.with_name("plain.tif")], config("plain")).slides[0]
     assert (chosen.status, plain.status) == (DONE, DONE)
     np.testing.assert_array_equal(labels(chosen.store), labels(plain.store))

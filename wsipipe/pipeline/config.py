@@ -45,7 +45,7 @@ class ClusterConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         """Each field that cannot be used, and why."""
         if self.kind is not None and self.kind not in CLUSTER_KINDS:
-            yield "kind", f"unknown kind {self.kind!r}; choose {LOCAL}, {SLURM} or {KUBERNETES}"
+            yield "kind", f"{self.kind!r} is unknown; choose {LOCAL}, {SLURM} or {KUBERNETES}"
         if self.scheduler is not None and self.kind is not None:
             yield "kind", f"starts a cluster, but the scheduler {self.scheduler} already has one; give one of the two"
         for name in ("workers", "adapt"):
@@ -139,7 +139,7 @@ def parse_cluster(text: str) -> tuple[str, int | None]:
     kind, _, count = text.partition(":")
     if kind not in CLUSTER_KINDS or (count and not (count.isdecimal() and int(count) > 0)):
         raise UsageError(
-            f"--cluster: unknown kind {text!r}; choose {LOCAL}, {SLURM} or {KUBERNETES}, "
+            f"--cluster {text!r} is unknown; choose {LOCAL}, {SLURM} or {KUBERNETES}, "
             f"optionally with a count ({LOCAL}:2)"
         )
     return kind, int(count) if count else None

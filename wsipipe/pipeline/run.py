@@ -61,13 +61,15 @@ def run(
     """
     config, outcomes, started = config or RunConfig(), Outcomes(listener), time.perf_counter()
     if config.cluster is None:
-        return _run(slides, resolve(config), outcomes, None, limits, started)
+        setup = resolve(config)
+        return _run(slides, setup, outcomes, None, limits, started)
     with connect_cluster(config.cluster, config.compute, config.threads) as (client, request):
         started = time.perf_counter()  # without the time that a queue takes
         workers = Workers(client, request, read_model_info(config.model or DEFAULT_MODEL))
         site = workers.site()
         outcomes(ClusterReady(workers.address, workers.dashboard, site.processes, workers.count_threads()))
-        return _run(slides, resolve(config, site), outcomes, workers, limits, started)
+        setup = resolve(config, site)
+        return _run(slides, setup, outcomes, workers, limits, started)
 
 
 def _run(
