@@ -58,7 +58,7 @@ def resolve_engine(wish: str, devices: tuple[str, ...], precision: str = FLOAT32
     Raises
     ------
     UsageError
-        If there is no such engine or precision, or if the engine does not support it, or these devices.
+        If the engine or the precision is unknown, or the engine does not support the precision or the devices.
     MachineError
         If the engine is not installed.
     """

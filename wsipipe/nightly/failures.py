@@ -23,7 +23,7 @@ SAME_NIGHT_SECONDS = 4 * 3600
 
 @dataclass(frozen=True)
 class Failure:
-    """What is known of one slide that failed."""
+    """The record of one slide that failed."""
 
     slide: str
     """Path or URL."""
