@@ -355,7 +355,7 @@ def test_device_that_is_not_there_ends_in_exit_code_3(
         code, _, stderr = call("run", good[0], "-m", model, "-o", tmp_path / "out", "--device", device)
         assert code == 3
         assert f"wsipipe: --device {device}: there is no cuda" in stderr
-        assert "there is: cpu" in stderr
+        assert "available: cpu" in stderr
     code, _, stderr = call("run", good[0], "-m", model, "-o", tmp_path / "out", "--device", "gpu")
     assert code == 2
     assert "'gpu' is not a device" in stderr

@@ -29,12 +29,12 @@ def test_a_machine_without_gpu_computes_on_its_cpu(wish: str) -> None:
 
 
 @pytest.mark.parametrize("wish", ["auto", "cuda"])
-def test_all_gpus_are_taken_unless_told_otherwise(machine: pytest.MonkeyPatch, wish: str) -> None:
+def test_all_gpus_are_used_by_default(machine: pytest.MonkeyPatch, wish: str) -> None:
     give_gpus(machine, 2)
     assert resolve_devices(wish) == ("cuda:0", "cuda:1")
 
 
-def test_apples_gpu_is_taken_where_there_is_no_other(machine: pytest.MonkeyPatch) -> None:
+def test_apples_gpu_is_used_if_there_is_no_other(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(torch.backends.mps, "is_available", lambda: True)
     assert resolve_devices("auto") == resolve_devices("mps") == ("mps",)
     with pytest.raises(UsageError, match="mps,mps: two threads at once crash mps"):
@@ -63,37 +63,37 @@ def test_a_list_is_one_replica_each_in_its_order(
 @pytest.mark.parametrize(
     "wish", ["", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "cpu,", "auto,cpu", "cpu:0", "cpu;cuda"]
 )
-def test_what_is_no_device_is_refused_with_what_is_allowed(wish: str) -> None:
+def test_an_unknown_device_is_refused_with_those_allowed(wish: str) -> None:
     with pytest.raises(UsageError, match="is not a device; allowed: auto, cpu, mps, cuda, cuda:0,cuda:1"):
         resolve_devices(wish)
 
 
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("wish", ["cuda", "cuda:0", "cpu,cuda:0", "mps"])
-def test_a_device_that_is_not_there_is_refused_with_those_that_are(wish: str) -> None:
-    with pytest.raises(MachineError, match=rf"--device {wish}: there is no (cuda|cuda:0|mps) here; there is: cpu \("):
+def test_a_missing_device_is_refused_with_those_available(wish: str) -> None:
+    with pytest.raises(MachineError, match=rf"--device {wish}: there is no (cuda|cuda:0|mps) here; available: cpu \("):
         resolve_devices(wish)
 
 
-def test_a_gpu_too_many_is_refused_with_those_that_are(machine: pytest.MonkeyPatch) -> None:
+def test_one_gpu_too_many_is_refused_with_those_available(machine: pytest.MonkeyPatch) -> None:
     give_gpus(machine, 2)
-    with pytest.raises(MachineError, match="there is no cuda:2 here; there is: cuda:0, cuda:1, cpu"):
+    with pytest.raises(MachineError, match="there is no cuda:2 here; available: cuda:0, cuda:1, cpu"):
         resolve_devices("cuda:0,cuda:2")
 
 
-def test_what_there_is_on_this_very_machine_can_be_used() -> None:
+def test_the_devices_of_this_machine_can_be_used() -> None:
     for device in resolve_devices("auto"):
         assert torch.ones(3, device=device).sum().item() == 3
 
 
-def test_is_cpu_says_whether_the_processor_does_it_all() -> None:
+def test_is_cpu_if_every_device_is_the_cpu() -> None:
     assert is_cpu(("cpu",))
     assert is_cpu(("cpu", "cpu"))
     assert not is_cpu(("cuda:0",))
     assert not is_cpu(("cpu", "cuda:0"))
 
 
-def test_openvino_computes_on_cpus_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvino_computes_on_cpus_if_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_engine("auto", ("cpu", "cpu")) == "openvino"
     assert resolve_engine("auto", ("cuda:0",)) == resolve_engine("auto", ("mps",)) == "torch"
     assert resolve_engine("torch", ("cpu",)) == "torch"
@@ -103,7 +103,7 @@ def test_openvino_computes_on_cpus_where_it_is_installed(monkeypatch: pytest.Mon
         resolve_engine("openvino", ("cpu",))
 
 
-def test_an_engine_that_can_not_be_had_is_refused() -> None:
+def test_an_unknown_or_unfit_engine_is_refused() -> None:
     with pytest.raises(UsageError, match="allowed: auto, torch, compile, openvino"):
         resolve_engine("onnx", ("cpu",))
     with pytest.raises(UsageError, match="not on cuda:0; add --device cpu"):

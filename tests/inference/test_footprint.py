@@ -21,7 +21,7 @@ class Live(TorchDispatchMode):
         self.live = self.peak = 0
 
     def hold(self, tensor: torch.Tensor) -> None:
-        """Count ``tensor``'s storage as alive until the last tensor that looks at it is gone."""
+        """Count ``tensor``'s storage as alive until its last view is gone."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key not in self.holders:
@@ -47,7 +47,7 @@ class Live(TorchDispatchMode):
 
 
 def measured(network: UNet, shape: tuple[int, ...]) -> int:
-    """The most bytes that one forward pass holds, its input included."""
+    """Peak bytes of one forward pass, its input included."""
     with torch.inference_mode(), Live() as live:
         image = torch.empty(shape, device="meta")
         network(image)
@@ -72,25 +72,25 @@ SIZES = [
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_a_pass_never_holds_more_than_was_said(sizes: tuple[int, ...], batch: int) -> None:
+def test_a_pass_never_holds_more_than_projected(sizes: tuple[int, ...], batch: int) -> None:
     network = network_of(*sizes)
     for cores in (1, 2, 7, 40):
         side = cores * network.receptive.stride + network.receptive.margin
         most = measured(network, (batch, sizes[0], side, side))
-        said = activation_bytes(network.architecture, side, batch)
-        assert most <= said <= 2 * most
+        projected = activation_bytes(network.architecture, side, batch)
+        assert most <= projected <= 2 * most
 
 
 @pytest.mark.parametrize("core", [512, 1024, 2048])
 @pytest.mark.parametrize("sizes", [(3, 2, 64, 4, 2), (1, 2, 64, 4, 2), (3, 2, 32, 4, 2), (3, 3, 16, 4, 2)], ids=str)
-def test_at_usual_sizes_a_pass_holds_exactly_what_was_said(sizes: tuple[int, ...], core: int) -> None:
+def test_at_usual_sizes_a_pass_holds_exactly_what_was_projected(sizes: tuple[int, ...], core: int) -> None:
     network = network_of(*sizes)
     side = core + network.receptive.margin
     assert activation_bytes(network.architecture, side, 1) == measured(network, (1, sizes[0], side, side))
 
 
 def test_the_papers_network_by_hand() -> None:
-    # At its highest the skip of level 0, what comes up from level 1 and the two together are alive, and the image.
+    # At the peak, the skip of level 0, the tensor up from level 1, both concatenated, and the image are alive.
     architecture = network_of(1, 2, 64, 4, 2).architecture
     floats = 1 * 1212**2 + 64 * 1208**2 + 64 * 1032**2 + 128 * 1032**2
     assert activation_bytes(architecture, 1212, 1) == 4 * floats

@@ -1,4 +1,4 @@
-"""The network by OpenVINO computes what torch computes."""
+"""The network in OpenVINO computes the same as in torch."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def test_logits_are_those_of_torch_for_tiles_of_any_size(depth: int, convs: int,
         torch.testing.assert_close(compiled(x), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
-def test_a_side_that_the_network_can_not_pool_is_refused() -> None:
+def test_a_side_that_the_network_cannot_pool_is_refused() -> None:
     compiled = OpenVinoUNet(UNet(base_channels=4, depth=2).eval(), threads=1)
     with pytest.raises(GeometryError, match="nearest"):
         compiled(torch.zeros(1, 3, 65, 64))
 
 
-def test_the_weights_are_its_own() -> None:
+def test_it_keeps_a_copy_of_the_weights() -> None:
     network = UNet(base_channels=4, depth=1).eval()
     compiled, x = OpenVinoUNet(network, threads=1), torch.rand(1, 3, 40, 40)
     before = compiled(x).clone()

@@ -56,7 +56,7 @@ def tiles_of(model: Model, count: int, dtype: type = np.uint8, seed: int = 0) ->
 
 
 def direct(model: Model, tile: Pixels) -> Prediction:
-    """What the pool ought to say of ``tile``: one pass of the network over it alone, decided in numpy."""
+    """The expected prediction for ``tile``: one pass of the network over it alone, decided in numpy."""
     spec, crop = model.spec, model.info.receptive.crop
     pixels = np.moveaxis(tile.astype(np.float32) / np.iinfo(tile.dtype).max, -1, 0)
     pixels = (pixels - np.reshape(spec.mean, (-1, 1, 1))) / np.reshape(spec.std, (-1, 1, 1))
@@ -74,7 +74,7 @@ def direct(model: Model, tile: Pixels) -> Prediction:
 
 
 def assert_is(prediction: Prediction, wanted: Prediction) -> None:
-    """Labels as wanted, and probabilities within one rounding of those that are wanted."""
+    """Assert that labels are equal, and probabilities within one rounding of those wanted."""
     assert prediction.labels.dtype == np.uint8
     assert prediction.labels.shape == wanted.labels.shape
     assert np.array_equal(prediction.labels, wanted.labels)
@@ -147,7 +147,7 @@ def test_pool_takes_views_of_a_larger_array(make_model: MakeModel) -> None:
 
 
 class Gated(Replica):
-    """A replica that waits before each batch until it is let, and keeps what it was given."""
+    """A replica that waits at a gate before each batch, and keeps the tiles that it was given."""
 
     def __init__(self, model: Model, device: str = "cpu") -> None:
         super().__init__(model, device)
@@ -162,7 +162,7 @@ class Gated(Replica):
 
 
 class Announcing(threading.Condition):
-    """A condition that tells when the thread called ``submitter`` begins to wait on it."""
+    """A condition that tells when the thread named ``submitter`` begins to wait on it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> Announcing:
 
 
 def begin(function: Callable[[], Any]) -> tuple[threading.Thread, Future[Any]]:
-    """A thread called ``submitter`` that runs ``function``, and the future of what it comes to."""
+    """A thread named ``submitter`` that runs ``function``, and the future of its result."""
     outcome: Future[Any] = Future()
 
     def run() -> None:
@@ -246,13 +246,15 @@ def test_batches_hold_one_shape_and_no_tile_is_left_behind(make_model: MakeModel
 
 
 class Failing(Gated):
-    """A replica whose device breaks once it is let go."""
+    """A replica whose device fails once the gate opens."""
 
     def _forward(self, tiles: np.ndarray) -> Prediction:  # noqa: ARG002
         raise RuntimeError("CUDA error: unspecified launch failure")
 
 
-def test_first_failure_fails_what_waits_and_closes_the_pool(make_model: MakeModel, announced: Announcing) -> None:
+def test_the_first_failure_fails_waiting_tiles_and_closes_the_pool(
+    make_model: MakeModel, announced: Announcing
+) -> None:
     model = make_model()
     replica = Failing(model)
     (tile,) = tiles_of(model, 1)
@@ -274,7 +276,7 @@ def test_first_failure_fails_what_waits_and_closes_the_pool(make_model: MakeMode
     assert len(replica.batches) == 1
 
 
-def test_a_failure_that_nobody_foresaw_surfaces_too(make_model: MakeModel) -> None:
+def test_an_unexpected_failure_surfaces_too(make_model: MakeModel) -> None:
     model = make_model()
     with Pool([Replica(model, "cpu")]) as pool:
         future = pool.submit(np.zeros((26, 27, 3), np.uint8))  # not a legal side
@@ -302,13 +304,13 @@ def test_a_failing_replica_stops_the_others_too(make_model: MakeModel) -> None:
 
 
 class WithoutLane(Replica):
-    """A replica of a device that gives no stream."""
+    """A replica of a device that has no stream to give."""
 
     def lane(self) -> Any:
         raise RuntimeError("CUDA error: out of streams")
 
 
-def test_a_device_without_a_lane_fails_what_waits(make_model: MakeModel) -> None:
+def test_a_device_without_a_lane_fails_waiting_tiles(make_model: MakeModel) -> None:
     model = make_model()
     (tile,) = tiles_of(model, 1)
     with (
@@ -342,7 +344,7 @@ def test_close_ends_the_threads_and_fails_whoever_waits(make_model: MakeModel, a
     assert not any(t.is_alive() for t in (*pool._threads, closer, thread))
     with pytest.raises(MachineError, match="was closed"):
         pool.submit(tile)
-    pool.close()  # twice is once
+    pool.close()  # closing twice does nothing
 
 
 def test_a_cancelled_future_does_not_stop_the_pool(make_model: MakeModel) -> None:
@@ -399,7 +401,7 @@ def test_out_of_memory_halves_the_batch_then_the_tile_and_changes_nothing(
 ) -> None:
     model = make_model()
     margin = model.info.receptive.margin
-    assert margin == 20 + 2  # what the numbers above were chosen for: 64 = 42 + 22 is not legal, 62 = 40 + 22 is
+    assert margin == 20 + 2  # the numbers above were chosen for it: 64 = 42 + 22 is not legal, 62 = 40 + 22 is
     tiles = [np.random.default_rng(i).integers(0, 256, (62, 62, 3), np.uint8) for i in range(5)]
     small = Small(model, error=error)
     small.room = max(room, 26 * 26)
@@ -424,7 +426,7 @@ def test_a_tile_that_does_not_fit_is_cut_along_its_longer_side(make_model: MakeM
     assert len(small.fitted) == 2
 
 
-def test_what_did_not_fit_is_not_tried_again(make_model: MakeModel) -> None:
+def test_a_size_that_did_not_fit_is_not_tried_again(make_model: MakeModel) -> None:
     small = Small(make_model())
     small.room = 2 * 62 * 62
     tiles = [np.random.default_rng(i).integers(0, 256, (62, 62, 3), np.uint8) for i in range(4)]
@@ -434,19 +436,21 @@ def test_what_did_not_fit_is_not_tried_again(make_model: MakeModel) -> None:
     assert [n for n, _, _ in small.fitted] == [2] * 6
 
 
-def test_memory_for_nothing_is_an_error_that_says_so_and_what_to_do(make_model: MakeModel) -> None:
+def test_too_little_memory_for_any_tile_is_an_error_that_says_what_to_do(make_model: MakeModel) -> None:
     model = make_model()
     small = Small(model)
     with Pool([small], batch=2) as pool:
         future = pool.submit(np.zeros((62, 62, 3), np.uint8))
-        with pytest.raises(MemoryLimitError, match=r"device cpu has no memory for a tile of 26 x 26 px .*--device"):
+        with pytest.raises(
+            MemoryLimitError, match=r"device cpu has too little memory for a tile of 26 x 26 px .*--device"
+        ):
             future.result(PATIENCE)
         assert "second line" not in str(future.exception())
-        with pytest.raises(MachineError, match="no memory"):
+        with pytest.raises(MachineError, match="too little memory"):
             pool.submit(np.zeros((62, 62, 3), np.uint8))
 
 
-def test_an_error_that_is_not_about_memory_is_not_taken_for_one(make_model: MakeModel) -> None:
+def test_an_error_that_is_not_about_memory_is_not_mistaken_for_one(make_model: MakeModel) -> None:
     with pytest.raises(MachineError, match="device cpu failed") as failed:
         Failing.predict(ungated(Failing(make_model())), [np.zeros((26, 26, 3), np.uint8)] * 4)
     assert not isinstance(failed.value, MemoryLimitError)
@@ -517,7 +521,7 @@ def test_the_compiled_network_gives_the_same_labels(make_model: MakeModel) -> No
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The models that were loaded for pools, in order."""
+    """Paths of the models loaded for pools, in order."""
     loaded: list[str] = []
 
     def counting(path: str) -> Model:
@@ -539,7 +543,7 @@ def spec_of(model: Model, **changes: Any) -> PoolSpec:
     return PoolSpec(model.info.path, model.info.sha256, **values)
 
 
-def test_weights_are_loaded_once_per_process_however_many_ask(make_model: MakeModel, loads: list[str]) -> None:
+def test_weights_are_loaded_once_per_process_however_many_threads_ask(make_model: MakeModel, loads: list[str]) -> None:
     model = make_model()
     together = threading.Barrier(8)
 

@@ -1,4 +1,4 @@
-"""Sizes are chosen by what was measured, within the time that there is, and it is remembered."""
+"""Sizes are chosen by measured speeds, which take limited time and are remembered."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def spec(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 class Clock:
-    """The time of a device on which every pixel takes as long, and nothing else takes any."""
+    """The clock of a device on which every pixel takes the same time, and nothing else takes any."""
 
     def __init__(self, speed: float) -> None:
         self.now, self.speed, self.predicted = 0.0, speed, list[Size]()
@@ -58,22 +58,22 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         ({(256, 1): 1e6, (1024, 1): 1e6, (2048, 1): 1e6}, (2048, 1)),  # fewer of its pixels are margin
         ({(256, 1): 1e6, (1024, 1): 1e6, (2048, 1): 0.86e6}, (1024, 1)),  # about as fast, with less memory
         ({(256, 1): 4e6, (1024, 1): 1e6}, (256, 1)),
-        ({(256, 1): 1e6}, (1024, 1)),  # there was no time for others: the plain one
+        ({(256, 1): 1e6}, (1024, 1)),  # there was no time for others: the largest that needs no measurement
         ({(256, 1): 1e6, (256, 8): 5e6, (1024, 1): 2e6}, (256, 8)),
     ],
 )
-def test_the_fastest_size_is_taken_and_of_like_ones_the_smallest(by_size: dict[Size, float], best: Size) -> None:
+def test_the_fastest_size_is_chosen_and_among_equals_the_smallest(by_size: dict[Size, float], best: Size) -> None:
     sizes = [(256, 1), (256, 8), (512, 1), (1024, 1), (2048, 1), (4096, 1)]
     assert Speeds(by_size, PAPER, 0.0).best(sizes) == best
 
 
-def test_a_size_that_was_asked_for_is_taken_unmeasured() -> None:
+def test_a_size_that_was_asked_for_is_used_unmeasured() -> None:
     speeds = Speeds({PROBE: 1e6}, PAPER, 0.0)
     assert speeds.best([(2048, 4)]) == (2048, 4)
     assert speeds.of((2048, 4)) == 1e6
 
 
-def test_every_size_is_measured_where_there_is_time_and_never_again(spec: PoolSpec, clock: Clock) -> None:
+def test_every_size_is_measured_if_time_allows_and_never_again(spec: PoolSpec, clock: Clock) -> None:
     sizes = [(512, 1), (1024, 1)]
     speeds = measure(spec, SMALL, sizes, "uint8", pixels=10**12)
     assert clock.predicted == [size for size in (PROBE, *sizes) for _ in range(PASSES)]
@@ -95,11 +95,11 @@ def test_measuring_ends_in_time(spec: PoolSpec, clock: Clock, pixels: int, sizes
     clock.speed = 1e6 / 2
     measure(spec, SMALL, [(512, 1), (1024, 1), (2048, 1)], "uint8", pixels=pixels)
     assert sorted(set(clock.predicted)) == sizes
-    later = clock.now - PASSES * (256 + SMALL.margin) ** 2 / clock.speed  # without the first, which must be
+    later = clock.now - PASSES * (256 + SMALL.margin) ** 2 / clock.speed  # without the first, which is always measured
     assert later <= tuning.MOST_SECONDS
 
 
-def test_a_size_that_the_device_can_not_compute_is_not_taken(
+def test_a_size_that_the_device_cannot_compute_is_not_chosen(
     spec: PoolSpec, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def predict(replica: Replica, tiles: list[Pixels]) -> Prediction:
@@ -112,14 +112,14 @@ def test_a_size_that_the_device_can_not_compute_is_not_taken(
     sizes = [(512, 1), (1024, 1), (2048, 1)]
     speeds = measure(spec, SMALL, sizes, "uint8", pixels=10**12)
     assert set(recall(spec)) == {PROBE, (512, 1)}
-    assert speeds.best(sizes) == (512, 1), "not even the one that is taken unmeasured"
+    assert speeds.best(sizes) == (512, 1), "not even the size that needs no measurement"
     monkeypatch.setattr(tuning, "PROBE_PX", 2048)
-    with pytest.raises(MachineError, match="more than 2"):  # the first one has to be
+    with pytest.raises(MachineError, match="more than 2"):  # the first size is needed
         measure(replace(spec, probabilities=True), SMALL, sizes[2:], "uint8", pixels=10**12)
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_memory_that_can_not_be_read_or_written_is_no_obstacle(spec: PoolSpec) -> None:
+def test_remembered_speeds_that_cannot_be_read_or_written_are_measured_again(spec: PoolSpec) -> None:
     path = memory()
     path.parent.mkdir(parents=True)
     for torn in (b"", b"{", b"[]", b'{"a": 1}'):
@@ -133,20 +133,18 @@ def test_a_memory_that_can_not_be_read_or_written_is_no_obstacle(spec: PoolSpec)
 
 
 @pytest.mark.parametrize(("reached", "remembered"), [(150.0, 150.0), (50.0, 100.0)])
-def test_a_run_that_was_faster_than_what_was_measured_corrects_it(
-    spec: PoolSpec, reached: float, remembered: float
-) -> None:
+def test_a_run_faster_than_measured_corrects_the_speed(spec: PoolSpec, reached: float, remembered: float) -> None:
     remember(spec, {(256, 1): 100.0, (512, 1): 90.0})
     correct(spec, (256, 1), reached)
     assert recall(spec) == {(256, 1): remembered, (512, 1): 90.0}
 
 
-def test_what_was_never_measured_is_not_corrected(spec: PoolSpec) -> None:
+def test_a_speed_that_was_never_measured_is_not_corrected(spec: PoolSpec) -> None:
     correct(spec, (256, 1), 5.0)
     assert recall(spec) == {}
 
 
-def test_what_was_measured_of_one_device_or_network_says_nothing_of_another(spec: PoolSpec) -> None:
+def test_speeds_of_one_device_or_network_are_not_used_for_another(spec: PoolSpec) -> None:
     others = [
         replace(spec, sha256="0" * 64),
         replace(spec, device="cpu,cpu"),
@@ -158,7 +156,7 @@ def test_what_was_measured_of_one_device_or_network_says_nothing_of_another(spec
     assert tuning.key(spec) == tuning.key(replace(spec, batch=7, model="elsewhere"))
 
 
-def test_a_real_device_is_measured_with_tiles_that_are_not_kept(spec: PoolSpec) -> None:
+def test_a_real_device_is_measured(spec: PoolSpec) -> None:
     speeds = measure(spec, SMALL, [(32, 2)], "uint16", pixels=10**9)
     assert (32, 2) in speeds.by_size
     assert all(speed > 0 for speed in speeds.by_size.values())

@@ -1,4 +1,4 @@
-"""Nights for the tests: their files, what is in their inboxes, and what they tell."""
+"""Nights for the tests: their files, the content of their inboxes, and their reports."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from wsipipe.report.record import NightReport, SlideReport, read_report
 
 HOUR, DAY = 3600.0, 86400.0
 SMALL = "[run]\ndevice = 'cpu,cpu'\nengine = 'torch'\nblock = 64\ntile = 64\nthreads = 2\ntissue = 'off'\n"
-"""The table of a night whose slides have some hundred pixels, with a core for each of two replicas; everywhere."""
+"""The table of a night whose slides have some hundred pixels; two replicas with a core each, and no tissue mask."""
 
 
 def write_night(path: Path, *, tables: str = SMALL, **keys: Any) -> Path:
-    """The file of a night: ``keys`` of its top, strings, numbers or lists of them, then ``tables``."""
+    """Write the file of a night: top-level ``keys``, which are strings, numbers or lists of them, then ``tables``."""
     path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items()) + tables)
     return path
 
@@ -35,10 +35,10 @@ def night_of(folder: Path, model: Path, *, tables: str = SMALL, **keys: Any) -> 
 
 
 class Clock:
-    """A clock that moves only when it is told, or when somebody sleeps by it."""
+    """A clock that moves only when it is set, or when somebody sleeps by it."""
 
     def __init__(self, now: float | None = None) -> None:
-        self.now = time.time() + DAY if now is None else now  # so that what a test wrote was left alone for long
+        self.now = time.time() + DAY if now is None else now  # so that files of the test were left alone for long
 
     def __call__(self) -> float:
         return self.now
@@ -48,20 +48,20 @@ class Clock:
 
 
 def rows(report: NightReport | Path, *, parts: int = 1) -> dict[str, SlideReport]:
-    """The slides of a report, or of the ``report.json`` in a folder, by so many of the last parts of their paths."""
+    """The slides of a report, or of the ``report.json`` in a folder, by this many of the last parts of their paths."""
     told = read_report(report / "report.json") if isinstance(report, Path) else report
     by_name = {"/".join(Path(row.slide).parts[-parts:]): row for row in told.slides}
-    assert len(by_name) == len(told.slides), "a slide is told once"
+    assert len(by_name) == len(told.slides), "each slide has one row"
     return by_name
 
 
 def statuses(report: NightReport | Path, *, parts: int = 1) -> dict[str, str]:
-    """What became of each slide."""
+    """The status of each slide."""
     return {name: row.status for name, row in rows(report, parts=parts).items()}
 
 
 def listing(*folders: Path) -> dict[str, tuple[int, int, int, str]]:
-    """All that is under ``folders``: inode, size and time of change of each entry, and what is in files."""
+    """Everything under ``folders``: inode, size and time of change of each entry, and the digest of each file."""
     found = {}
     for folder in folders:
         for path in (folder, *sorted(folder.rglob("*"))):
@@ -81,19 +81,19 @@ def log_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def events(found: Iterable[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """Those of one kind."""
+    """The events of one kind."""
     return [row for row in found if row["event"] == name]
 
 
 def set_age(path: Path, seconds: float, clock: Clock) -> None:
-    """Let ``path`` have been changed ``seconds`` before ``clock``'s now."""
+    """Set the time of change of ``path`` to ``seconds`` before ``clock``'s now."""
     os.utime(path, (clock() - seconds,) * 2)
 
 
 def blocks_take(seconds: float, side_px: int, patch: pytest.MonkeyPatch) -> None:
-    """Let each block whose tile has ``side_px`` say that it took so many seconds, and the network be as fast as that.
+    """Let each block whose tile has ``side_px`` claim to take ``seconds``, and the network be as fast as that.
 
-    The clock of the night is not moved: its listener does that with each block.
+    The clock of the night is not moved: the test's listener does that with each block.
     """
     predict = block_tasks.predict_block
 

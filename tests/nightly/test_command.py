@@ -1,4 +1,4 @@
-"""The command `wsipipe nightly`: what it says, writes and posts, and its exit code."""
+"""The command `wsipipe nightly`: its output, files, posts and exit code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from wsipipe.report.record import read_report
 
 @contextmanager
 def web_service(answer: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A service on loopback that answers so; its address, and what was posted to it."""
+    """A service on loopback that gives this answer: its address, and the messages posted to it."""
     posted: list[dict[str, Any]] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -50,7 +50,7 @@ def web_service(answer: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 @pytest.fixture
 def folder(tmp_path: Path, write_slide: WriteSlide, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with two slides of 4 blocks in ``in``, and a third that is none."""
+    """A folder with two slides of 4 blocks in ``in``, and a third file that is not a slide."""
     monkeypatch.setattr(nights, "INBOX_SECONDS", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for i, name in enumerate("ab"):
@@ -72,7 +72,7 @@ def ended(result: Result) -> int:
     return result.exit_code
 
 
-def test_it_says_what_is_not_done_and_where_the_report_is_and_its_exit_code_tells_of_failures(folder: Path) -> None:
+def test_it_prints_the_slides_not_done_and_the_report_and_failures_set_its_exit_code(folder: Path) -> None:
     result = nightly(folder)
     assert ended(result) == 1
     lines = result.stdout.splitlines()
@@ -153,7 +153,7 @@ def test_the_log_is_one_json_object_a_line_night_after_night(folder: Path) -> No
     assert [row["event"] for row in both[len(first) :]].count("SlideSkipped") == 2
 
 
-def test_names_that_are_no_unicode_are_told_and_logged(folder: Path, write_slide: WriteSlide) -> None:
+def test_names_that_are_not_unicode_are_reported_and_logged(folder: Path, write_slide: WriteSlide) -> None:
     hostile = os.fsdecode(b"caf\xe9 \x1b[31m\xff.tif")
     write_slide(folder / "in" / hostile)
     (folder / "in" / f"broken {hostile}").write_text("no slide")
@@ -166,7 +166,7 @@ def test_names_that_are_no_unicode_are_told_and_logged(folder: Path, write_slide
     assert ended(nightly(folder, "--dry-run")) == 0
 
 
-def test_a_dry_run_writes_nothing_and_says_what_would_be_done(folder: Path, write_slide: WriteSlide) -> None:
+def test_a_dry_run_writes_nothing_and_prints_what_would_be_done(folder: Path, write_slide: WriteSlide) -> None:
     big = write_slide(folder / "in" / "big.tif", (4096, 4096))
     os.utime(big, (1, 1))
     options = {"metrics": "m.prom", "log": "log.jsonl", "webhook": "http://127.0.0.1:9/never", "reserve": "1TB"}
@@ -194,7 +194,7 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be_done(folder: Path, writ
     assert "projected: 0.0 h; results at most 0.0 GB" in result.stdout
 
 
-def test_a_dry_run_projects_hours_and_space_from_what_was_measured(folder: Path, write_slide: WriteSlide) -> None:
+def test_a_dry_run_projects_hours_and_space_from_measured_speeds(folder: Path, write_slide: WriteSlide) -> None:
     nightly(folder)
     big = write_slide(folder / "in" / "big.tif", (8192, 8192))
     (memory,) = (folder / "cache").rglob("speeds.json")
@@ -213,10 +213,10 @@ def test_a_dry_run_projects_hours_and_space_from_what_was_measured(folder: Path,
     big.unlink()
 
 
-def test_a_dry_run_says_what_waits_and_what_is_set_aside(folder: Path) -> None:
+def test_a_dry_run_lists_slides_that_wait_or_are_set_aside(folder: Path) -> None:
     nightly(folder, retries=1)
     result = nightly(folder, "--dry-run", retries=1)
-    assert f"set aside {folder}/in/c.tif: failed in one night, and is tried again once " in result.stdout
+    assert f"set aside {folder}/in/c.tif: failed in one night; it is tried again once " in result.stdout
     (folder / "in" / "d.tif").write_text("more")
     result = nightly(folder, "--dry-run", settle="1h")
     assert f"waiting   {folder}/in/d.tif: changed " in result.stdout
@@ -231,7 +231,7 @@ def test_a_dry_run_of_an_empty_inbox(folder: Path) -> None:
     assert not (folder / "out").exists()
 
 
-def test_below_the_reserve_it_exits_with_3_and_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_below_the_reserve_it_exits_with_3_and_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
     result = nightly(folder, reserve="1GB")
     assert ended(result) == 3
@@ -247,9 +247,7 @@ def statuses_after_another_night(folder: Path) -> dict[str, str]:
     return statuses(folder / "out" / "reports")
 
 
-def test_a_configuration_that_is_wrong_is_refused_before_anything_is_done_with_exit_code_2(
-    folder: Path, call: Call
-) -> None:
+def test_a_wrong_configuration_is_refused_with_exit_code_2_before_anything_is_done(folder: Path, call: Call) -> None:
     before = listing(folder / "in")
     tables = "[run]\ndevise = 'cpu'\n\n[[slides]]\nmpp = 0.5\n"
     path = write_night(folder / "night.toml", inbox=["in"], out="out", tables=tables)

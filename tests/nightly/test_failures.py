@@ -1,4 +1,4 @@
-"""What is known of slides that failed: counted once a night, until the file or the configuration changes."""
+"""Failures of slides: counted once a night, until the file or the configuration changes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_a_failure_is_counted_once_a_night_and_the_last_reason_is_kept(slide: Pa
     assert failures.add(slide, "a clock that was set back", DAY).attempts == 4
 
 
-def test_a_night_that_goes_on_for_long_counts_once_for_both_of_its_runners(slide: Path, failures: Failures) -> None:
-    """The window is of the first failure of a night: later ones do not move it."""
+def test_a_long_night_counts_once_for_both_of_its_runners(slide: Path, failures: Failures) -> None:
+    """The window begins with the first failure of a night: later ones do not move it."""
     failures.add(slide, "first", 0.0)
     failures.add(slide, "second", 3.9 * HOUR)
     assert failures.add(slide, "eight hours later", 7.9 * HOUR).attempts == 2
@@ -69,7 +69,7 @@ def test_slides_of_one_name_are_told_apart(slide: Path, failures: Failures, tmp_
     assert failures.of(other) is None
 
 
-def test_what_did_not_fail_is_forgotten_and_forgetting_twice_is_nothing(slide: Path, failures: Failures) -> None:
+def test_a_failure_can_be_forgotten_even_twice(slide: Path, failures: Failures) -> None:
     failures.forget(slide)
     failures.add(slide, "first", 0.0)
     failures.forget(slide)
@@ -82,7 +82,7 @@ def test_what_did_not_fail_is_forgotten_and_forgetting_twice_is_nothing(slide: P
     "content",
     [b"", b"{", b"null", b"[]", b"7", b'{"slide": "a"}', b'{"version": 3}', b"\xff", b'{"version": [1, 2], "x": 1}'],
 )
-def test_torn_json_is_no_obstacle(slide: Path, failures: Failures, tmp_path: Path, content: bytes) -> None:
+def test_torn_json_counts_as_no_failure(slide: Path, failures: Failures, tmp_path: Path, content: bytes) -> None:
     failures.add(slide, "first", 0.0)
     (file,) = (tmp_path / "out" / FOLDER).iterdir()
     file.write_bytes(content)
@@ -91,7 +91,7 @@ def test_torn_json_is_no_obstacle(slide: Path, failures: Failures, tmp_path: Pat
     assert failures.of(slide) is not None
 
 
-def test_a_file_cut_anywhere_is_no_obstacle(slide: Path, failures: Failures, tmp_path: Path) -> None:
+def test_a_file_cut_anywhere_counts_as_no_failure(slide: Path, failures: Failures, tmp_path: Path) -> None:
     failures.add(slide, "first", 0.0)
     (file,) = (tmp_path / "out" / FOLDER).iterdir()
     whole = file.read_bytes()
@@ -102,7 +102,7 @@ def test_a_file_cut_anywhere_is_no_obstacle(slide: Path, failures: Failures, tmp
     assert failures.of(slide) is not None
 
 
-def test_names_that_are_no_unicode_are_kept(failures: Failures, tmp_path: Path) -> None:
+def test_names_that_are_not_unicode_are_kept(failures: Failures, tmp_path: Path) -> None:
     slide = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xe9.tif"))
     slide.write_bytes(b"broken")
     failures.add(slide, f"{slide} is broken", 0.0)

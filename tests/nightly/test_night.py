@@ -38,7 +38,7 @@ from wsipipe.model.model_file import read_model_info
 from wsipipe.nightly.config import Night, read_night
 from wsipipe.nightly.failures import version_of
 from wsipipe.nightly.night import run_night, seconds_left_alone, slides_in
-from wsipipe.pipeline import dispatcher as flow
+from wsipipe.pipeline import dispatcher
 from wsipipe.pipeline.summary import RunSummary
 from wsipipe.report import write
 from wsipipe.report.record import NightReport, moment, read_history, read_report
@@ -58,15 +58,15 @@ class Nights:
         self.heard: list[Event] = []
         self.also: Callable[[Event], object] = lambda _: None
 
-    def run(self, between_looks: Callable[[], object] = lambda: None) -> NightReport:
-        """The next night; ``between_looks`` happens between the two looks at the files."""
+    def run(self, between_checks: Callable[[], object] = lambda: None) -> NightReport:
+        """Run the next night; ``between_checks`` is called between the two checks of the files."""
         self.clock.now += DAY
         self.heard.clear()
         slept: list[float] = []
 
         def sleep(seconds: float) -> None:
             if not slept:
-                between_looks()
+                between_checks()
             slept.append(seconds)
             self.clock.sleep(seconds)
 
@@ -79,7 +79,7 @@ class Nights:
         return report
 
     def of(self, kind: type[Event], name: str = "slide") -> list[str]:
-        """What events of one kind were of, by file name."""
+        """The file names in the events of one kind."""
         return [Path(getattr(event, name)).name for event in self.heard if isinstance(event, kind)]
 
 
@@ -119,7 +119,7 @@ MINUTE = 60
 
 
 @pytest.mark.slow
-def test_nights_over_forty_slides_tell_the_truth_and_do_what_is_left(
+def test_nights_over_forty_slides_report_the_truth_and_do_the_rest(
     tmp_path: Path, model: Path, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(write, "MAX_PICTURES", 1)  # they take longer than these slides
@@ -160,7 +160,7 @@ def test_nights_over_forty_slides_tell_the_truth_and_do_what_is_left(
     assert "could not be read" in told["a/rotten.tif"].message
     assert "changed 60 s ago" in told["b/copying.tif"].message
     assert "still being copied in" in told["b/growing.tif"].message
-    assert "changed lately, so it may still be copied in: half.tif " in told["b/half.tif"].message
+    assert "changed recently, so copying may not have finished: half.tif " in told["b/half.tif"].message
     assert all(told[name].attempts == (name in FAILED) for name in told)
     assert all(told[name].message == "" for name in done)
     assert "every pixel that was read is zero" in told["b/black.tif"].message
@@ -176,7 +176,7 @@ def test_nights_over_forty_slides_tell_the_truth_and_do_what_is_left(
         "reports",
         "rotten.zarr.partial",
     }
-    for name in ("a/twin.tif", "b/twin.tif", "b/huge.tif"):  # as each comes out alone
+    for name in ("a/twin.tif", "b/twin.tif", "b/huge.tif"):  # the same as when it is run alone
         config = replace(nights.night.run_config(), out=str(tmp_path / "alone" / name))
         alone = Path(str(wsipipe.run([inbox / name], config).slides[0].store))
         if stores[name].name == alone.name:
@@ -185,7 +185,7 @@ def test_nights_over_forty_slides_tell_the_truth_and_do_what_is_left(
     assert unchanged()
     made = {name: listing(store) for name, store in stores.items()}
 
-    # --- the second: what is left
+    # --- the second night: the slides that are left
     report = nights.run()
     told = rows(report, parts=2)
     late = {"b/copying.tif", "b/growing.tif"}
@@ -198,14 +198,14 @@ def test_nights_over_forty_slides_tell_the_truth_and_do_what_is_left(
     assert {name: told[name].attempts for name in failed} == dict.fromkeys(FAILED, 2) | {"b/half.tif": 1}
     assert unchanged()
 
-    # --- the third and the fourth: what failed in two nights is set aside
+    # --- the third and the fourth: slides that failed in two nights are set aside
     report = nights.run()
     told = rows(report, parts=2)
     assert {name for name, row in told.items() if row.status == "set aside"} == FAILED
     assert {name: row.attempts for name, row in told.items() if row.status == "failed"} == {"b/half.tif": 2}
-    assert nights.of(SlideFailed) == ["half.tif"], "what is set aside is not tried"
+    assert nights.of(SlideFailed) == ["half.tif"], "slides set aside are not tried"
     assert "--mpp" in told["a/no-mpp.tif"].message
-    assert told["a/no-mpp.tif"].message.startswith("failed in 2 nights, and is tried again once its file or night.toml")
+    assert told["a/no-mpp.tif"].message.startswith("failed in 2 nights; it is tried again once its file or night.toml")
     report = nights.run()
     assert (report.counts["set aside"], report.counts["failed"], report.counts["skipped"]) == (7, 0, 33)
     assert report.exit_code == 0, "nothing failed in this night"
@@ -238,7 +238,7 @@ def inbox(tmp_path: Path, write_slide: WriteSlide) -> Path:
     return tmp_path / "in"
 
 
-def test_new_weights_mean_again_and_the_old_store_stays_until_the_new_one_is_complete(
+def test_new_weights_redo_slides_and_the_old_store_stays_until_the_new_one_is_complete(
     tmp_path: Path, inbox: Path, model: Path
 ) -> None:
     weights = shutil.copy(model, tmp_path / "weights.safetensors")
@@ -246,7 +246,7 @@ def test_new_weights_mean_again_and_the_old_store_stays_until_the_new_one_is_com
     assert set(statuses(nights.run()).values()) == {"done"}
     stores = {name: tmp_path / "out" / f"{name}.zarr" for name in "abc"}
     old = {name: listing(store) for name, store in stores.items()}
-    assert set(statuses(nights.run()).values()) == {"skipped"}, "unchanged ones mean skip"
+    assert set(statuses(nights.run()).values()) == {"skipped"}, "unchanged weights mean skip"
     assert {name: listing(store) for name, store in stores.items()} == old
 
     other = write_model(tmp_path / "other.safetensors", seed=1)
@@ -271,7 +271,7 @@ def test_new_weights_mean_again_and_the_old_store_stays_until_the_new_one_is_com
     assert set(statuses(nights.run()).values()) == {"skipped"}
 
 
-def test_a_slide_without_tissue_is_told_and_not_tried_again(tmp_path: Path, inbox: Path, model: Path) -> None:
+def test_a_slide_without_tissue_is_reported_and_not_tried_again(tmp_path: Path, inbox: Path, model: Path) -> None:
     write_pyramid(inbox / "glass.tif", glass((128, 192)))
     nights = Nights(night_of(tmp_path, model, tables=SMALL.replace("'off'", "'auto'")))
     report = nights.run()
@@ -298,7 +298,7 @@ def test_a_slide_that_was_scanned_again_is_done_again(
     assert_same_bytes(tmp_path / "out" / "a.zarr", tmp_path / "undisturbed" / "a.zarr")
 
 
-def test_what_was_begun_with_other_weights_is_begun_anew_and_a_store_that_can_not_be_read_is_made_again(
+def test_a_store_of_other_weights_is_begun_anew_and_one_that_cannot_be_read_is_made_again(
     tmp_path: Path, inbox: Path, model: Path
 ) -> None:
     other = write_model(tmp_path / "other.safetensors", seed=1)
@@ -318,7 +318,7 @@ def test_what_was_begun_with_other_weights_is_begun_anew_and_a_store_that_can_no
         assert_same_bytes(out / f"{name}.zarr", tmp_path / "undisturbed" / f"{name}.zarr")
 
 
-def test_something_else_in_the_place_of_a_store_is_refused_and_left_alone(
+def test_something_else_at_the_path_of_a_store_is_refused_and_left_alone(
     tmp_path: Path, inbox: Path, model: Path
 ) -> None:
     mine = tmp_path / "out" / "a.zarr" / "notes.txt"
@@ -337,7 +337,7 @@ def test_something_else_in_the_place_of_a_store_is_refused_and_left_alone(
 def test_a_night_ends_in_time_and_the_next_ones_resume(
     tmp_path: Path, inbox: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """24 blocks of 100 s each, in nights of 1000 s: of which two go into the second look at the files."""
+    """24 blocks of 100 s each, in nights of 1000 s, two of which go into the second check of the files."""
     nights = Nights(night_of(tmp_path, model, tables=SMALL.replace("threads = 2", "threads = 1"), duration="1000s"))
     margin = read_model_info(str(model)).receptive.margin
     blocks_take(100, 64 + margin, monkeypatch)
@@ -371,7 +371,7 @@ def test_a_night_ends_in_time_and_the_next_ones_resume(
 
 
 @pytest.mark.usefixtures("inbox")
-def test_a_night_stops_below_the_reserve_says_so_and_the_next_one_resumes(
+def test_a_night_stops_below_the_reserve_and_says_so_and_the_next_one_resumes(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nights = Nights(night_of(tmp_path, model, reserve="2GB"))
@@ -382,7 +382,7 @@ def test_a_night_stops_below_the_reserve_says_so_and_the_next_one_resumes(
             free[0] = 10**9
 
     nights.also = disk_fills
-    monkeypatch.setattr(flow, "IN_HAND_PER_THREAD", 1)
+    monkeypatch.setattr(dispatcher, "IN_HAND_PER_THREAD", 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free[0]))
     report = nights.run()
     assert report.exit_code == 3
@@ -403,7 +403,7 @@ def test_a_night_stops_below_the_reserve_says_so_and_the_next_one_resumes(
 # --- what ends a night ----------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_night_tells_what_was_done_and_the_next_one_resumes(
+def test_an_interrupted_night_reports_what_was_done_and_the_next_one_resumes(
     tmp_path: Path, inbox: Path, model: Path, write_slide: WriteSlide
 ) -> None:
     (inbox / "0.tif").write_text("no slide")
@@ -418,7 +418,7 @@ def test_an_interrupted_night_tells_what_was_done_and_the_next_one_resumes(
     with pytest.raises(KeyboardInterrupt):
         nights.run()
     report = read_report(nights.night.report / "report.json")
-    why = "it was interrupted; the next night resumes"
+    why = "interrupted; the next night resumes"
     assert (report.exit_code, report.stopped) == (130, why)
     left = ["b.tif", "c.tif", "d_20x.tif"]
     assert statuses(report) == dict.fromkeys(left, "open") | {"0.tif": "failed", "a.tif": "done"}
@@ -440,7 +440,7 @@ def test_an_interrupted_night_tells_what_was_done_and_the_next_one_resumes(
         (ZeroDivisionError("by zero"), 1, "unexpected ZeroDivisionError: by zero"),
     ],
 )
-def test_whatever_goes_wrong_with_one_group_of_slides_the_report_tells_of_all(
+def test_whatever_goes_wrong_with_one_group_the_report_has_all_slides(
     tmp_path: Path,
     inbox: Path,
     model: Path,
@@ -469,7 +469,7 @@ def test_whatever_goes_wrong_with_one_group_of_slides_the_report_tells_of_all(
 
 
 @pytest.mark.usefixtures("inbox")
-def test_a_night_that_is_interrupted_before_it_began_is_told_too(tmp_path: Path, model: Path) -> None:
+def test_a_night_that_is_interrupted_before_it_began_is_reported_too(tmp_path: Path, model: Path) -> None:
     nights = Nights(night_of(tmp_path, model))
 
     def interrupted() -> None:
@@ -482,7 +482,7 @@ def test_a_night_that_is_interrupted_before_it_began_is_told_too(tmp_path: Path,
 
 
 @pytest.mark.usefixtures("inbox")
-def test_a_device_that_is_gone_is_told_as_the_machines_fault(tmp_path: Path, model: Path) -> None:
+def test_a_missing_device_is_reported_as_the_machines_fault(tmp_path: Path, model: Path) -> None:
     nights = Nights(night_of(tmp_path, model, tables=SMALL.replace("cpu,cpu", "cuda:77")))
     report = nights.run()
     assert report.exit_code == 3
@@ -499,7 +499,7 @@ def test_an_empty_inbox_is_an_empty_night(tmp_path: Path, model: Path) -> None:
     assert (nights.night.report / "report.html").exists()
 
 
-def test_failures_that_can_not_be_remembered_do_not_end_the_night(tmp_path: Path, inbox: Path, model: Path) -> None:
+def test_failures_that_cannot_be_recorded_do_not_end_the_night(tmp_path: Path, inbox: Path, model: Path) -> None:
     (inbox / "broken.tif").write_text("no slide")
     nights = Nights(night_of(tmp_path, model))
     (tmp_path / "out").mkdir()
@@ -507,13 +507,13 @@ def test_failures_that_can_not_be_remembered_do_not_end_the_night(tmp_path: Path
     report = nights.run()
     assert statuses(report) == {"a.tif": "done", "b.tif": "done", "c.tif": "done", "broken.tif": "failed"}
     assert report.exit_code == 1
-    assert [e.slide for e in nights.heard if isinstance(e, Warned) and "is not remembered" in e.message] == [
+    assert [e.slide for e in nights.heard if isinstance(e, Warned) and "could not record the failure" in e.message] == [
         str(inbox / "broken.tif")
     ]
 
 
 @pytest.mark.usefixtures("inbox")
-def test_a_slide_that_another_runner_does_not_let_go_of_is_told_taken(tmp_path: Path, model: Path) -> None:
+def test_a_slide_that_another_runner_does_not_release_is_reported_as_taken(tmp_path: Path, model: Path) -> None:
     nights = Nights(night_of(tmp_path, model, duration="10m"))
     (tmp_path / "out").mkdir()
     with Leases().take(tmp_path / "out" / "b.zarr.lease") as lease:  # type: ignore[union-attr]
@@ -527,7 +527,7 @@ def test_a_slide_that_another_runner_does_not_let_go_of_is_told_taken(tmp_path: 
 # --- slides that are still copied in --------------------------------------------------------------------------
 
 
-def test_a_slide_that_is_a_folder_is_left_alone_only_if_all_in_it_is(tmp_path: Path) -> None:
+def test_a_slide_that_is_a_folder_is_left_alone_only_if_everything_in_it_is(tmp_path: Path) -> None:
     clock = Clock()
     slide = tmp_path / "slide.zarr"
     deep = slide / "0" / "c" / "3"
@@ -546,7 +546,7 @@ def test_a_slide_that_is_a_folder_is_left_alone_only_if_all_in_it_is(tmp_path: P
     (deep / "5").write_bytes(b"5")
     set_age(deep, 2 * HOUR, clock)
     set_age(deep / "5", 2 * HOUR, clock)
-    assert version_of(slide) != before, "there is one more"
+    assert version_of(slide) != before, "there is one more file"
 
 
 def test_copying_tools_that_set_the_time_to_the_originals_do_not_fool_it(tmp_path: Path) -> None:
@@ -560,7 +560,7 @@ def test_copying_tools_that_set_the_time_to_the_originals_do_not_fool_it(tmp_pat
     assert seconds_left_alone(tmp_path / "gone", now) == 0
 
 
-def test_a_link_that_leads_nowhere_is_tried_and_told(tmp_path: Path, inbox: Path, model: Path) -> None:
+def test_a_dangling_link_is_tried_and_reported(tmp_path: Path, inbox: Path, model: Path) -> None:
     (inbox / "link.tif").symlink_to(tmp_path / "gone.tif")
     report = Nights(night_of(tmp_path, model)).run()
     assert rows(report)["link.tif"].status == "failed"
@@ -574,7 +574,7 @@ def test_a_slide_in_two_inboxes_or_by_two_names_is_done_once(tmp_path: Path, inb
     assert [path.name for path in slides_in(night)[0]] == ["a.tif", "b.tif", "c.tif"]
 
 
-def test_a_slide_that_goes_between_the_looks_is_no_failure(tmp_path: Path, inbox: Path, model: Path) -> None:
+def test_a_slide_that_disappears_between_the_checks_is_not_a_failure(tmp_path: Path, inbox: Path, model: Path) -> None:
     report = Nights(night_of(tmp_path, model)).run((inbox / "a.tif").unlink)
     assert statuses(report) == {"a.tif": "waiting", "b.tif": "done", "c.tif": "done"}
     assert report.exit_code == 0

@@ -1,4 +1,4 @@
-"""Real processes on one folder: no slide twice, none left, whoever is stopped, killed or told to end."""
+"""Real processes on one folder: no slide is done twice and none is left, whichever is stopped, killed or ended."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BLOCKS = {"a": 64, "b": 36, "c": 4, "d": 36}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, write_slide: WriteSlide, tiny_model: Path) -> Path:
-    """Four slides in ``in``, and in ``undisturbed`` the stores that one runner makes of them."""
+    """Four slides in ``in``, and the stores that one runner makes of them in ``undisturbed``."""
     folder = tmp_path_factory.mktemp("runners")
     for name, blocks in BLOCKS.items():
         side = 64 * int(blocks**0.5)
@@ -93,24 +93,24 @@ class Runners:
         return {Path(row["slide"]).stem for row in events(self.log(name), "SlideDone")}
 
     def holds(self, name: str) -> list[str]:
-        """The slides that a process has the leases of."""
+        """The slides whose leases a process holds."""
         found = []
         for file in self.out.glob("*.zarr.lease/*.json"):
             try:
                 pid = json.loads(file.read_bytes())["pid"]
             except (OSError, ValueError):
-                continue  # it is just being released, or written
+                continue  # it is being released, or written
             if pid == self.processes[name].pid:
                 found.append(file.parent.name.removesuffix(".zarr.lease"))
         return found
 
     def halfway(self, name: str) -> bool:
-        """Whether a process is at a slide, and has done some of its blocks."""
+        """Whether a process holds a slide, and has done some of its blocks."""
         return any(len(shards(self.out / f"{slide}.zarr.partial")) >= 8 for slide in self.holds(name))
 
     @contextmanager
     def stopped_halfway(self, name: str) -> Iterator[list[str]]:
-        """A process is held up in the midst of slides, which these are, as on a machine that swaps; it is alive."""
+        """Hold a process up in the middle of slides, which it yields, as on a machine that swaps; it stays alive."""
         process = self.processes[name]
         while True:
             assert wait_until(lambda: self.halfway(name), process), self.said(name)
@@ -125,7 +125,7 @@ class Runners:
             process.send_signal(signal.SIGCONT)
 
     def blocks_of(self, slide: str) -> dict[str, tuple[int, int]]:
-        """The blocks of a slide that are done, wherever its store is by now."""
+        """The blocks of a slide that are done, in its partial store or its finished one."""
         return shards(self.out / f"{slide}.zarr.partial") | shards(self.out / f"{slide}.zarr")
 
     def assert_all_is_done(self) -> None:
@@ -162,7 +162,7 @@ def test_two_nights_at_once_share_the_slides_and_do_none_twice(runners: Runners)
     done = {name: runners.slides_done(name) for name in outputs}
     assert done["first"] | done["second"] == set(BLOCKS)
     assert not done["first"] & done["second"]
-    assert set(held) <= done["first"], "what a living runner has is its own, however long it is held up"
+    assert set(held) <= done["first"], "a living runner keeps its slides, however long it is held up"
     assert done["second"]
     logs = [log_rows(runners.out.with_name(f"{name}.jsonl")) for name in outputs]
     blocks = Counter((Path(row["slide"]).stem, *row["index"]) for log in logs for row in events(log, "BlockDone"))
@@ -185,7 +185,7 @@ def test_a_night_whose_runner_is_killed_is_finished_by_the_other(runners: Runner
             lambda: bool(events(runners.log("survivor"), "RunStarted")) and runners.slides_done("survivor") == others,
             survivor,
         ), runners.said("survivor")
-        assert survivor.poll() is None, "it waits for what the other has"
+        assert survivor.poll() is None, "it waits for the slides of the other"
         assert {name: shards(runners.out / f"{name}.zarr.partial") for name in held} == had
         victim.kill()
     finish(victim)
@@ -195,7 +195,7 @@ def test_a_night_whose_runner_is_killed_is_finished_by_the_other(runners: Runner
     log = log_rows(runners.out.with_name("survivor.jsonl"))
     blocks = Counter(Path(row["slide"]).stem for row in events(log, "BlockDone"))
     for name in held:
-        assert blocks[name] == BLOCKS[name] - len(had[name]), "what the killed one wrote is not computed again"
+        assert blocks[name] == BLOCKS[name] - len(had[name]), "blocks that the killed one wrote are not computed again"
         assert had[name].items() <= shards(runners.out / f"{name}.zarr").items()
     told = rows(runners.report("survivor"))
     assert {name for name, row in told.items() if row.status == "done"} == {f"{name}.tif" for name in {*held, *others}}
@@ -204,7 +204,7 @@ def test_a_night_whose_runner_is_killed_is_finished_by_the_other(runners: Runner
     runners.assert_all_is_done()
 
 
-def test_two_runs_of_the_same_command_at_once_do_no_slide_twice_and_end_with_0(runners: Runners) -> None:
+def test_two_runs_of_the_same_command_at_once_do_no_slide_twice_and_exit_with_0(runners: Runners) -> None:
     first = runners.run("first")
     with runners.stopped_halfway("first") as held:
         others = set(BLOCKS) - set(held)
@@ -224,7 +224,7 @@ def test_two_runs_of_the_same_command_at_once_do_no_slide_twice_and_end_with_0(r
     runners.assert_all_is_done()
 
 
-def test_a_night_that_is_told_to_end_reports_exits_with_130_and_the_next_one_resumes(runners: Runners) -> None:
+def test_a_night_that_is_told_to_end_reports_and_exits_with_130_and_the_next_one_resumes(runners: Runners) -> None:
     seen: dict[str, dict[str, tuple[int, int]]] = {}
     for number in (signal.SIGTERM, signal.SIGINT):
         process = runners.night("night")
@@ -241,7 +241,7 @@ def test_a_night_that_is_told_to_end_reports_exits_with_130_and_the_next_one_res
         assert said.endswith("wsipipe: interrupted; the same command resumes where it stopped\n")
         assert "Traceback" not in said
         report = read_report(runners.report("night") / "report.json")
-        assert (report.exit_code, report.stopped) == (130, "it was interrupted; the next night resumes")
+        assert (report.exit_code, report.stopped) == (130, "interrupted; the next night resumes")
         there = {path.stem for path in runners.out.glob("*.zarr")}
         for name, status in statuses(report).items():
             assert status in ({"done", "skipped"} if Path(name).stem in there else {"open"})
@@ -251,7 +251,7 @@ def test_a_night_that_is_told_to_end_reports_exits_with_130_and_the_next_one_res
             name: shards(runners.out / f"{name}.zarr.partial") | shards(runners.out / f"{name}.zarr") for name in BLOCKS
         }
         for name, kept in seen.items():
-            assert kept.items() <= now[name].items(), "what was done stays"
+            assert kept.items() <= now[name].items(), "blocks that were done stay"
         seen = now
     night = read_night(runners.out.with_name("night.toml"))
     report = run_night(night, sleep=lambda _: None)

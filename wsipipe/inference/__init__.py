@@ -1,1 +1,1 @@
-"""The network at work: replicas on devices, tiles in, labels out (torch lives here)."""
+"""The network at work: replicas on devices, tiles in, labels out; torch is used here."""

@@ -28,65 +28,66 @@ from wsipipe.tissue.mask import TissueMask
 
 @dataclass(frozen=True)
 class BlockWork:
-    """What every task of one slide knows: values only, opened anew in each process."""
+    """What all block tasks of one slide share: values only, from which each process opens its own files."""
 
     level: Level
-    """Where the pixels are."""
+    """The level that is read."""
     grid: Grid
-    """Where the blocks lie."""
+    """The blocks of the slide."""
     pool: PoolSpec
-    """Who predicts."""
+    """The pool that predicts."""
     keep: Keep = NONE_KEPT
-    """Which decoded tiles stay in memory for the blocks to its left and right."""
+    """Which decoded tiles stay in memory for the neighbouring blocks on the left and right."""
     fill: bool = False
-    """Whether labels that a tile has a say in which can not be decoded are 0; else that is an error."""
+    """Whether labels that depend on a tile that cannot be decoded become 0; if not, such a tile is an error."""
 
 
 @dataclass(frozen=True)
 class PredictedBlock:
-    """The labels of one block, and what it took."""
+    """The labels of one block, and what computing them took."""
 
     prediction: Prediction
-    """Cut to the slide: (height, width) of the block; its labels are good until this thread predicts another."""
+    """(..., height, width) of the block, cut to the slide; its labels are valid until this thread predicts another."""
     computed: int
     """Pixels that went through the network, margins included."""
     skipped: int
-    """Pixels in tiles that did not, for they are of glass."""
+    """Pixels in tiles that did not, because they are glass."""
     blank: bool
-    """Whether every pixel that was read is zero, which no scanner writes; False if none was."""
+    """Whether every pixel that was read is zero, which no scanner writes; False if none was read."""
     spent: Spent
-    """All but what is written."""
+    """Seconds spent on each stage except writing."""
     unread: tuple[Box, ...] = ()
-    """Tiles that could not be decoded and reach labels of it, in pixels of the plane."""
+    """Tiles that could not be decoded and that labels of the block depend on, in pixels of the plane."""
     unseen: int = 0
-    """Pixels whose label is 0 for them."""
+    """Pixels whose label is 0 because of them."""
 
 
 SPARSE = 64
-"""Every so many pixels are looked at first: where one of them is not zero, the others need not be looked at."""
+"""Step, in pixels, of a first search for one that is not zero; the others are searched only if it finds none."""
 LEAST_PART_PX = 256
-"""Of a core: smaller tiles are mostly margin. With quarters 8 % less of a skin biopsy goes through the network."""
-_kept = threading.local()
+"""Smallest part of a core; smaller tiles are mostly margin. Quarters save the network 8 % of a skin biopsy."""
+_memory = threading.local()
 
 
 def memory_of_thread(use: str, count: int) -> Memory:
-    """``count`` bytes for ``use``, the same for every block of this thread.
+    """Memory for ``use``, (count,) uint8, which every block of this thread uses again.
 
-    The system clears the pages of new memory: 11 to 50 ms for the 55 MB of a block of 4096 px, which decodes in 160.
+    New memory costs time, as the system clears its pages: 11 to 50 ms for the 55 MB of a block of 4096 px, which
+    decodes in 160 ms.
     """
-    memory: Memory | None = getattr(_kept, use, None)
+    memory: Memory | None = getattr(_memory, use, None)
     if memory is None or memory.size < count:
         memory = np.empty(count, np.uint8)
-        setattr(_kept, use, memory)
+        setattr(_memory, use, memory)
     return memory[:count]
 
 
 def predict_block(
     work: BlockWork, index: tuple[int, int], rows: Indices, cols: Indices, mask: TissueMask | None = None
 ) -> PredictedBlock:
-    """Block ``index`` of the slide, from the pixel indices of its mirror-padded tile.
+    """Predict block ``index`` of the slide, from the pixel indices of its mirror-padded tile.
 
-    What ``mask`` leaves out is 0. Only what it meets of the cores is computed, and only what this needs is read.
+    Labels outside ``mask`` are 0. Only the parts of cores that it meets are computed, and only what they need is read.
 
     Parameters
     ----------
@@ -95,17 +96,19 @@ def predict_block(
     index
         (row, column) of the block.
     rows, cols
-        Indices, int64, of the pixels that stand in and around the block, from half a margin before it
-        to at least half a margin behind what is computed of it.
+        Indices, (n,) int64, of the pixels in and around the block, from half a margin before it to at least half
+        a margin beyond the part of it that is computed.
     mask
-        Where to look, in the pixels of the grid; None: everywhere.
+        Where to predict, in pixels of the grid; None: everywhere.
 
     Raises
     ------
     SlideReadError
-        If pixels can not be read, or not be decoded where nothing is to be filled.
+        If pixels cannot be read, or cannot be decoded and ``work.fill`` is False.
+    ModelError
+        If the model was replaced since the run began.
     MachineError
-        If the device failed.
+        If the device fails.
     """
     grid, started, spent = work.grid, time.perf_counter(), Spent()
     box, margin = grid.block_box(index), grid.receptive.margin
@@ -135,20 +138,26 @@ def predict_block(
 def _clear(
     cut: Prediction, grid: Grid, box: Box, tiles: list[Box], mask: TissueMask | None
 ) -> tuple[tuple[Box, ...], int]:
-    """Set to 0 what ``tiles`` reach of ``cut``, which is ``box``; those that reach what is looked at, and how much."""
-    looked = np.ones(box.shape, np.uint8)
+    """Set to 0 the pixels of ``cut``, the prediction of ``box``, that depend on ``tiles``.
+
+    Returns
+    -------
+    tuple
+        The tiles that pixels within the mask depend on, and the number of these pixels.
+    """
+    inside = np.ones(box.shape, np.uint8)
     if mask is not None:
-        mask.clear_outside(looked, box)
-    seen, reaching = looked.copy(), []
+        mask.clear_outside(inside, box)
+    seen, reaching = inside.copy(), []
     for tile in tiles:
         met = grid.reached_from(tile).overlap(box)
-        if met is not None and looked[met.seen_from(box).slices].any():
+        if met is not None and inside[met.seen_from(box).slices].any():
             seen[met.seen_from(box).slices] = 0
             reaching.append(tile)
     np.multiply(cut.labels, seen, out=cut.labels)
     if cut.probabilities is not None:
         np.multiply(cut.probabilities, seen, out=cut.probabilities)
-    return tuple(reaching), int(looked.sum(dtype=np.int64) - seen.sum(dtype=np.int64))
+    return tuple(reaching), int(inside.sum(dtype=np.int64) - seen.sum(dtype=np.int64))
 
 
 def _compute(
@@ -159,7 +168,7 @@ def _compute(
     spent: Spent,
     unread: Unread,
 ) -> tuple[bool, npt.NDArray[np.uint8] | None]:
-    """Have ``cores`` of a block, whose tile's pixels are ``at`` (rows, columns), predicted into its ``labels``.
+    """Predict ``cores`` of a block into its ``labels``; ``at`` are the indices (rows, columns) of its tile's pixels.
 
     Returns
     -------
@@ -172,9 +181,9 @@ def _compute(
     memory = memory_of_thread("pixels", count)
     pixels = read_mirrored(work.level, rows, cols, spent=spent, memory=memory, keep=work.keep, unread=unread)
     if unread and not work.fill:
-        said = tuple(unread[tile] for tile in sorted(unread))
-        error = SlideReadError("; ".join(said))
-        error.tiles = said
+        reasons = tuple(unread[tile] for tile in sorted(unread))
+        error = SlideReadError("; ".join(reasons))
+        error.tiles = reasons
         raise error
     pool = resident_pool(work.pool)
     with spent.on("wait"):
@@ -199,7 +208,7 @@ def _compute(
 
 
 def cores_met(cores: list[Box], grid: Grid, block: Box, mask: TissueMask) -> Iterator[Box]:
-    """What ``mask`` meets of each of ``cores`` of a ``block``, to quarters of a core's side: these are cores, too."""
+    """The part of each of ``cores`` of ``block`` that ``mask`` meets, to quarters of a side; each is a core, too."""
     step = round_up(max(grid.core // 4, LEAST_PART_PX), grid.receptive.stride)
     for core in cores:
         parts = [part.moved(core.y0, core.x0) for part in boxes(core.shape, step)]
@@ -218,7 +227,7 @@ def _around(cores: list[Box]) -> Box:
 
 
 def _on_slide(core: Box, block: Box) -> Box:
-    """The pixels of the slide in ``core``, which is relative to the origin of ``block`` and may go beyond it."""
+    """The slide's pixels in ``core``, which is relative to the origin of ``block`` and may reach beyond the slide."""
     met = core.moved(block.y0, block.x0).overlap(block)
     assert met is not None, "a core begins on the slide"
     return met

@@ -1,4 +1,4 @@
-"""Which devices there are, what computes on them, and what ``--device`` and ``--engine`` mean."""
+"""The devices of this machine and the engines that compute on them: what ``--device`` and ``--engine`` mean."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ PRECISIONS = (FLOAT32, BFLOAT16, FLOAT16)
 def resolve_devices(wish: str) -> tuple[str, ...]:
     """The devices that ``wish`` stands for, one replica of the network each.
 
-    ``auto`` is every CUDA device, else Apple's ``mps``, else the CPU; ``cuda`` is every CUDA device; else a
-    comma-separated list, in which a device named twice holds two replicas.
+    ``auto`` is every CUDA device, else Apple's ``mps``, else the CPU. ``cuda`` is every CUDA device. Anything else is
+    a comma-separated list, in which a device named twice holds two replicas.
 
     Raises
     ------
     UsageError
-        If a name is not one of a device.
+        If a name is not that of a device, or if ``mps`` is named twice.
     MachineError
-        If there is no such device here.
+        If this machine does not have the device.
     """
     cuda = tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
     mps = ("mps",) if torch.backends.mps.is_available() else ()
@@ -42,7 +42,7 @@ def resolve_devices(wish: str) -> tuple[str, ...]:
         if name not in (*cuda, *mps, "cpu"):
             there = ", ".join((*cuda, *mps, "cpu"))
             raise MachineError(
-                f"--device {wish}: there is no {name} here; there is: {there} (--device auto takes the best)"
+                f"--device {wish}: there is no {name} here; available: {there} (--device auto takes the best)"
             )
     if devices.count("mps") > 1:
         raise UsageError(f"--device {wish}: two threads at once crash mps; name it once")
@@ -50,17 +50,17 @@ def resolve_devices(wish: str) -> tuple[str, ...]:
 
 
 def resolve_engine(wish: str, devices: tuple[str, ...], precision: str = FLOAT32) -> str:
-    """What computes on ``devices``: ``torch``, or ``openvino``, where ``auto`` finds it installed, and CPUs only.
+    """The engine for ``devices``; ``auto`` is ``openvino`` for float32 on CPUs if it is installed, else ``torch``.
 
-    ``compile`` is torch with its compiler, and never taken unasked: on a CPU it gains 5 % and takes 10 to 70 s for each
-    shape of a tile.
+    ``compile`` is torch with its compiler. ``auto`` never chooses it: on a CPU it gains 5 %, and takes 10 to 70 s for
+    each shape of a tile.
 
     Raises
     ------
     UsageError
-        If there is no such engine or precision, or not for these devices.
+        If the engine or the precision is unknown, or the engine does not support the precision or the devices.
     MachineError
-        If it is not installed.
+        If the engine is not installed.
     """
     if wish not in ENGINES:
         raise UsageError(f"--engine {wish} is not an engine; allowed: {', '.join(ENGINES)}")
@@ -81,22 +81,22 @@ def resolve_engine(wish: str, devices: tuple[str, ...], precision: str = FLOAT32
 
 
 def lanes(device: str) -> int:
-    """Threads that keep ``device`` busy: on a GPU one has its tiles copied while the other computes."""
+    """The number of threads that keep ``device`` busy: on a GPU, one copies its tiles while the other computes."""
     return 2 if device.startswith("cuda") else 1
 
 
 def threads_per_replica(devices: tuple[str, ...], processes: int = 1) -> int:
-    """Cores for each replica on the CPU: they share them evenly, with those of other ``processes`` on this machine."""
+    """CPU cores for each replica: the replicas of all ``processes`` on this machine share its cores evenly."""
     return max(1, CPU_COUNT // max(1, devices.count("cpu") * processes))
 
 
 def warm_up(devices: tuple[str, ...]) -> None:
-    """Have the GPUs of ``devices`` compute something: their driver and libraries take a GB of this machine's memory.
+    """Compute something on each GPU of ``devices``: this loads its driver and libraries, a GB of this machine's memory.
 
     Raises
     ------
     MachineError
-        If one can not.
+        If a GPU fails.
     """
     for device in devices:
         if device.startswith("cuda"):
@@ -108,10 +108,10 @@ def warm_up(devices: tuple[str, ...]) -> None:
 
 
 def forget_free_memory() -> None:
-    """Give GPU memory that torch holds and nobody uses back to the device.
+    """Return to the device the GPU memory that torch holds but nobody uses.
 
-    It is kept for the streams that it was first used in, and each lane has a stream of its own: without this, what
-    measuring took is free for nobody, nor counted as free.
+    torch keeps it for the stream that first used it, and each lane has its own stream. Without this, no lane could use
+    the memory that measuring took, and it would not count as free.
     """
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()

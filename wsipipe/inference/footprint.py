@@ -1,4 +1,4 @@
-"""How much memory the network takes while tiles go through it: integers, known before it runs."""
+"""The memory that the network takes while tiles go through it, in bytes, known before it runs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ FLOAT32_BYTES = 4
 def activation_bytes(architecture: dict[str, int], side: int, batch: int, *, probabilities: bool = False) -> int:
     """The most bytes that the tensors of one forward pass hold at once, for tiles of ``side`` px.
 
-    With ``probabilities`` they are made of the logits at the end, as float32 and as uint8.
+    With ``probabilities``, these are made from the logits at the end, as float32 and as uint8.
 
     Walks the network of `wsipipe.model.unet.UNet` step by step. A step's input and output are alive together,
-    and so are the skips that are still to be used; ReLUs work in place.
+    and so are the skips that later steps use; ReLUs work in place.
     """
     receptive = Receptive(architecture["depth"], architecture["convs_per_level"])
     base, convs = architecture["base_channels"], receptive.convs

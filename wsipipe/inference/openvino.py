@@ -1,8 +1,8 @@
-"""The U-Net by OpenVINO: on CPUs 1.3 times as fast as torch, with the same float32 weights and the same labels.
+"""The U-Net in OpenVINO: on CPUs 1.3 times as fast as torch, with the same float32 weights and the same labels.
 
-The network is put together from OpenVINO's own operations (https://docs.openvino.ai, operation set 13), with the
-shapes left open: what a skip loses at its borders depends on the network, not on the tile. So nothing is traced,
-nothing is compiled for each size of tile, and its converter, which reports on its use, is not called.
+The network is built from OpenVINO's own operations (https://docs.openvino.ai, operation set 13), with dynamic
+shapes: how much a skip loses at its borders depends on the network, not on the tile. So nothing is traced, nothing is
+compiled for each size of tile, and OpenVINO's converter, which sends telemetry, is not called.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from wsipipe.geometry.network import Receptive
 from wsipipe.model.unet import UNet
 
 Node = Any
-"""An operation of OpenVINO, whose functions say no types."""
+"""An operation of OpenVINO, whose functions have no type annotations."""
 TO_THE_END = np.iinfo(np.int64).max
 
 
 class OpenVinoUNet:
-    """``network`` compiled for the CPU; called as it is: logits (n, classes, y, x) of images (n, channel, y, x).
+    """``network`` compiled for the CPU, called like `UNet`: images (n, channel, y, x) in, logits (n, class, y, x) out.
 
     Parameters
     ----------
     network
         On any device; its weights are copied.
     threads
-        How many cores one call takes.
+        CPU cores that one call uses.
     """
 
     def __init__(self, network: UNet, threads: int) -> None:
@@ -46,7 +46,13 @@ class OpenVinoUNet:
         self._request = openvino.Core().compile_model(graph(network), "CPU", settings).create_infer_request()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits, float32, which are good until the next call; of images, float32."""
+        """Logits (n, class, y, x) of images ``x`` (n, channel, y, x), both float32; valid until the next call.
+
+        Raises
+        ------
+        GeometryError
+            If a side is not one that the network can take.
+        """
         for side in x.shape[-2:]:
             self.receptive.output_side(side)
         found = self._request.infer([openvino.Tensor(x.contiguous().numpy(), shared_memory=True)], share_outputs=True)
@@ -54,7 +60,7 @@ class OpenVinoUNet:
 
 
 def graph(network: UNet) -> openvino.Model:
-    """What `UNet.forward` computes, as operations of OpenVINO, for tiles of any size."""
+    """`UNet.forward` as a model of OpenVINO, for tiles of any size."""
     depth, convs = network.receptive.depth, network.receptive.convs
     image = ops.parameter([-1, network.in_channels, -1, -1], np.float32)
     x: Node = image
@@ -66,7 +72,7 @@ def graph(network: UNet) -> openvino.Model:
         skips.append(x)
     x = skips.pop()
     for level in reversed(range(depth)):
-        lost = Receptive(depth - level, convs).halo - 2 * convs  # on each side, by all that lies below
+        lost = Receptive(depth - level, convs).halo - 2 * convs  # px on each side, in all levels below
         up, merge = network.up[level], network.merge[level]
         assert isinstance(up, nn.ConvTranspose2d)
         x = biased(ops.convolution_backprop_data(x, up.weight.detach().numpy(), [2, 2]), up)
@@ -80,7 +86,7 @@ def layers(x: Node, modules: Iterable[nn.Module]) -> Node:
         if isinstance(module, nn.Conv2d):
             x = biased(ops.convolution(x, module.weight.detach().numpy(), [1, 1], [0, 0], [0, 0], [1, 1]), module)
         else:
-            assert isinstance(module, nn.ReLU), f"{module} is no layer of a U-Net"
+            assert isinstance(module, nn.ReLU), f"{module} is not a layer of a U-Net"
             x = ops.relu(x)
     return x
 

@@ -1,7 +1,7 @@
 """The worker pool: one replica of the network per device, and a thread or two for it, fed from one bounded queue.
 
-Whoever has pixels submits tiles; the tiles of all blocks in flight share the queue, and each device takes
-as many of one shape as its batch holds, without waiting for more. A process has one pool for one network.
+Whoever has pixels submits tiles. The tiles of all blocks in flight share the queue, and each device takes as many
+of one shape as its batch holds, without waiting for more. A process has one pool per `PoolSpec`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import numpy as np
 
 from wsipipe.arrays import Pixels
 from wsipipe.errors import MachineError, ModelError
@@ -27,86 +29,93 @@ from wsipipe.model.model_file import load_model
 
 @dataclass(frozen=True)
 class PoolSpec:
-    """Everything that makes a pool; small, so that tasks carry this and never the weights."""
+    """Everything that defines a pool; it is small, so tasks carry it instead of the weights."""
 
     model: str
     """Path of the model."""
     sha256: str
-    """Of the model, so that a file replaced meanwhile is noticed."""
+    """Digest of the model's file, by which a file replaced meanwhile is noticed."""
     device: str
-    """What each process makes its `devices` of, as ``--device`` says it."""
+    """The value of ``--device``, which each process resolves to its own `devices`."""
     engine: str
-    """What computes on them, as `wsipipe.inference.devices.resolve_engine` gives it."""
+    """The engine that computes on them, as `wsipipe.inference.devices.resolve_engine` returns it."""
     precision: str
-    """What convolutions compute in."""
+    """The precision of convolutions: ``float32``, ``bfloat16`` or ``float16``."""
     batch: int
     """Tiles that go through the network at once, 1 or more."""
     probabilities: bool
-    """Whether predictions carry them."""
+    """Whether predictions carry probabilities."""
     processes: int = 1
-    """How many of them share the cores of one machine."""
+    """Processes that share the cores of one machine."""
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Those of this process: one replica each."""
+        """The devices of this process, one replica each."""
         return resolve_devices(self.device)
 
     @property
     def threads(self) -> int:
-        """Cores for each replica on the CPU."""
+        """CPU cores for each replica."""
         return threads_per_replica(self.devices, self.processes)
 
 
 @dataclass(frozen=True, eq=False)
 class _Request:
+    """A tile to predict, and the future of its prediction."""
+
     tile: Pixels
     result: Future[Prediction]
 
+    @property
+    def kind(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and dtype of the tile: a batch holds one kind."""
+        return self.tile.shape, self.tile.dtype
+
 
 class _Queue:
-    """Jobs that wait for a device, at most ``size`` of them; closing it wakes everyone up."""
+    """Requests that wait for a device, at most ``size`` of them; closing the queue wakes everyone up."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._jobs: deque[_Request] = deque()
+        self._requests: deque[_Request] = deque()
         self._changed = threading.Condition()
         self._closed_by: BaseException | None = None
 
-    def put(self, job: _Request) -> None:
-        """Add ``job``, waiting for room; raises MachineError once the queue is closed."""
+    def put(self, request: _Request) -> None:
+        """Add ``request``, waiting for room; raise a MachineError once the queue is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed_by or len(self._jobs) < self._size)
+            self._changed.wait_for(lambda: self._closed_by or len(self._requests) < self._size)
             if self._closed_by:
                 raise MachineError(f"the worker pool takes no more tiles: {self._closed_by}") from self._closed_by
-            self._jobs.append(job)
+            self._requests.append(request)
             self._changed.notify_all()
 
     def take(self, most: int) -> list[_Request]:
-        """The oldest job, and up to ``most`` - 1 others of its shape, wherever they stand; none once closed."""
+        """The oldest request, and up to ``most`` - 1 others of its kind, wherever they stand; none once closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed_by or self._jobs)
-            if not self._jobs:
+            self._changed.wait_for(lambda: self._closed_by or self._requests)
+            if not self._requests:
                 return []
-            like = self._jobs[0].tile
-            jobs = [job for job in self._jobs if (job.tile.shape, job.tile.dtype) == (like.shape, like.dtype)][:most]
-            for job in jobs:
-                self._jobs.remove(job)
+            oldest = self._requests[0]
+            batch = [request for request in self._requests if request.kind == oldest.kind][:most]
+            for request in batch:
+                self._requests.remove(request)
             self._changed.notify_all()
-        return jobs
+        return batch
 
     def close(self, reason: BaseException) -> None:
-        """Refuse what comes, and fail what waits with ``reason``; only the first reason counts."""
+        """Refuse new requests, and fail those that wait with ``reason``; only the first reason counts."""
         with self._changed:
             self._closed_by = self._closed_by or reason
-            waiting = wanted(self._jobs)
-            self._jobs.clear()
+            waiting = wanted(self._requests)
+            self._requests.clear()
             self._changed.notify_all()
-        for job in waiting:
-            job.result.set_exception(self._closed_by)
+        for request in waiting:
+            request.result.set_exception(self._closed_by)
 
     @property
     def closed(self) -> bool:
-        """Whether nothing is taken any more."""
+        """Whether it refuses new requests."""
         return self._closed_by is not None
 
 
@@ -118,11 +127,11 @@ class _Clock:
         self._computing, self._since, self._seconds = 0, 0.0, 0.0
 
     def start(self) -> None:
-        """A lane begins."""
+        """A lane begins to compute."""
         self._tick(1)
 
     def stop(self) -> float:
-        """A lane ended; the seconds since a lane last asked."""
+        """A lane ended. Returns the seconds of computing since a lane last ended."""
         return self._tick(-1)
 
     def _tick(self, change: int) -> float:
@@ -137,9 +146,9 @@ class _Clock:
             return seconds
 
 
-def wanted(jobs: Iterable[_Request]) -> list[_Request]:
-    """Those of ``jobs`` that nobody cancelled, and that from now on nobody can."""
-    return [job for job in jobs if job.result.set_running_or_notify_cancel()]
+def wanted(requests: Iterable[_Request]) -> list[_Request]:
+    """The requests not cancelled; marks them running, so that they cannot be cancelled any more."""
+    return [request for request in requests if request.result.set_running_or_notify_cancel()]
 
 
 class Pool:
@@ -160,20 +169,20 @@ class Pool:
             thread.start()
 
     def submit(self, tile: Pixels) -> Future[Prediction]:
-        """The prediction to come for ``tile`` (core + margin, core + margin, channel); waits while the queue is full.
+        """Submit ``tile`` (core + margin, core + margin, channel), uint8 or uint16; waits while the queue is full.
 
         Raises
         ------
         MachineError
-            If the pool was closed, or a device failed for good.
+            If the pool was closed, or a device failed.
         """
-        job = _Request(tile, Future())
-        self._queue.put(job)
-        return job.result
+        request = _Request(tile, Future())
+        self._queue.put(request)
+        return request.result
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no more tiles: it was closed, or a device failed."""
+        """Whether it accepts no more tiles, because it was closed or a device failed."""
         return self._queue.closed
 
     def close(self) -> None:
@@ -191,39 +200,39 @@ class Pool:
         self.close()
 
     def _work(self, replica: Replica, clock: _Clock) -> None:
-        """One lane of a device: batches until the queue is closed; the first failure closes it for all."""
+        """Run one lane of a device: predict batches until the queue is closed. The first failure closes it for all."""
         try:
             self._predict_all(replica, clock)
-        except BaseException as err:  # of the lane itself; nobody else would tell those who wait
+        except BaseException as err:  # an error of the lane itself; whoever waits would never hear of it
             self._queue.close(MachineError(f"device {replica.device} failed: {err}"))
 
     def _predict_all(self, replica: Replica, clock: _Clock) -> None:
         with replica.lane():
-            while jobs := self._queue.take(self._batch):
-                if not (jobs := wanted(jobs)):
+            while batch := self._queue.take(self._batch):
+                if not (batch := wanted(batch)):
                     continue
                 clock.start()
                 try:
-                    prediction = replica.predict([job.tile for job in jobs])
+                    prediction = replica.predict([request.tile for request in batch])
                 except BaseException as err:
                     self._queue.close(err)
-                    for job in jobs:
-                        job.result.set_exception(err)
+                    for request in batch:
+                        request.result.set_exception(err)
                 else:
-                    seconds = clock.stop() / len(jobs)
-                    for i, job in enumerate(jobs):
-                        job.result.set_result(replace(prediction[i], seconds=seconds))
+                    seconds = clock.stop() / len(batch)
+                    for i, request in enumerate(batch):
+                        request.result.set_result(replace(prediction[i], seconds=seconds))
 
 
 def load_replicas(spec: PoolSpec, devices: Sequence[str]) -> list[Replica]:
-    """A replica of the network of ``spec`` on each of ``devices``, which are some of its own.
+    """Load the network of ``spec`` onto each of ``devices``, which are some of its own.
 
     Raises
     ------
     ModelError
-        If the model is no longer the one that the run began with.
+        If the model cannot be read, or was replaced since the run began.
     MachineError
-        If a device can not take the network.
+        If a device cannot hold the network.
     """
     allocator.settle()
     model = load_model(sent_models.get(spec.sha256, spec.model))
@@ -242,18 +251,20 @@ def load_replicas(spec: PoolSpec, devices: Sequence[str]) -> list[Replica]:
             for device in devices
         ]
     except (RuntimeError, MemoryError) as err:
-        reason = str(err) or "no memory"
-        raise MachineError(f"{', '.join(devices)} can not take the network: {reason}; use another --device") from err
+        reason = str(err) or "out of memory"
+        raise MachineError(
+            f"cannot load the network onto {', '.join(devices)}: {reason}; use another --device"
+        ) from err
 
 
 sent_models: dict[str, str] = {}
-"""Where this process finds models that were sent to it, by their sha256: it does not see the path that others do."""
+"""Paths of the models that were sent to this process, by sha256: it may not see the path in `PoolSpec.model`."""
 _resident: dict[PoolSpec, Pool] = {}
 _resident_lock = threading.Lock()
 
 
 def resident_pool(spec: PoolSpec) -> Pool:
-    """The pool of this process for ``spec``; the first to ask loads the weights, the others wait for that.
+    """The pool of this process for ``spec``; the first caller loads the weights, and the others wait for it.
 
     Raises
     ------
@@ -278,7 +289,7 @@ def load_pool(spec: PoolSpec) -> None:
 
 
 def release_pool(spec: PoolSpec) -> None:
-    """End the threads of this process's pool for ``spec``, if there is one, and let go of its weights."""
+    """End the threads of this process's pool for ``spec``, if there is one, and release its weights."""
     with _resident_lock:
         pool = _resident.pop(spec, None)
     if pool is not None:
@@ -288,10 +299,10 @@ def release_pool(spec: PoolSpec) -> None:
 
 @atexit.register
 def close_resident_pools() -> None:
-    """End the threads of every pool of this process and let go of the weights."""
+    """End the threads of every pool of this process, and release the weights."""
     for spec in list(_resident):
         release_pool(spec)
 
 
-if hasattr(os, "register_at_fork"):  # a child has the dictionary, and none of the threads
+if hasattr(os, "register_at_fork"):  # a child inherits the dictionary, but none of the threads
     os.register_at_fork(after_in_child=_resident.clear)

@@ -1,8 +1,8 @@
 """One copy of the network on one device: a batch of tiles in, labels out.
 
-Pixels travel to the device in the slide's own dtype and are normalised there; labels are chosen there and
-travel back as uint8. There is never a float map of more than one batch. Unless a lower precision was asked for,
-everything is float32, so that a label does not depend on the device's generation.
+Pixels travel to the device in the slide's own dtype and are normalised there. Labels are chosen there and travel back
+as uint8. There is never a float map of more than one batch. Unless a lower precision was asked for, everything is
+float32, so that a label does not depend on the device's generation.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from wsipipe.model.unet import UNet
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of some cores."""
+    """The output of the network for one core, or for a batch of them."""
 
     labels: Labels
-    """(..., y, x), uint8: the label of the most probable class; of equally probable ones the first."""
+    """(..., y, x), uint8: the label of the most probable class; in a tie, of the first."""
     probabilities: npt.NDArray[np.uint8] | None
-    """(..., class, y, x), uint8 = round(255 p) of softmax or sigmoid; None where not asked for."""
+    """(..., class, y, x), uint8 = round(255 p) of softmax or sigmoid; None if not asked for."""
     seconds: float = 0.0
-    """What it took of the device's time, in a batch its share."""
+    """Seconds of the device's time; for one of a batch, its share."""
 
     def __getitem__(self, i: int) -> Prediction:
         """Prediction ``i`` of a batch."""
@@ -53,7 +53,7 @@ class Replica:
     Parameters
     ----------
     model
-        As loaded; its network is copied to the device.
+        The loaded model, whose network is copied to the device.
     device
         ``"cpu"``, ``"cuda:0"`` and the like.
     engine
@@ -61,13 +61,13 @@ class Replica:
     precision
         ``"float32"``, or what convolutions compute in: ``"bfloat16"``, ``"float16"``.
     threads
-        How many cores it takes, on a CPU.
+        Cores that it uses, on a CPU.
     probabilities
-        Whether predictions carry them.
+        Whether predictions carry probabilities.
     """
 
     network: Callable[[Tensor], Tensor]
-    """Logits of normalised tiles, as `UNet` gives them."""
+    """Computes logits (n, class, y, x) of normalised tiles (n, channel, y, x), as `UNet` does."""
 
     def __init__(
         self,
@@ -97,37 +97,39 @@ class Replica:
             self.network = CompiledUNet(network) if engine == COMPILE else network
         self.normalise = Normalise(model.spec, self.device)
         self.label_values = label_values(model.spec, self.device)
-        self._too_large: float = inf  # pixels of a batch for which there was no memory
+        self._too_large: float = inf  # pixels of the smallest batch that did not fit into memory
         self._reason = ""
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # all that was copied is there for every stream
+            torch.cuda.synchronize(self.device)  # so that every stream sees what was copied
 
     @contextmanager
     def lane(self) -> Iterator[None]:
-        """What a thread predicts in: on a GPU a stream of its own, on a CPU its share of the cores."""
+        """The context in which a thread predicts: on a GPU its own stream, on a CPU its share of the cores."""
         if self.device.type == "cuda":
             with torch.cuda.stream(torch.cuda.Stream(self.device)):  # type: ignore[no-untyped-call]
                 yield
         else:
-            torch.set_num_threads(self.threads)  # OpenMP counts them by thread
+            torch.set_num_threads(self.threads)  # OpenMP keeps this number per thread
             yield
 
     def predict(self, tiles: list[Pixels]) -> Prediction:
-        """The prediction for ``tiles``, each (core + margin, core + margin, channel), all of one shape.
+        """The prediction for ``tiles``, uint8 or uint16, all of one shape (core + margin, core + margin, channel).
 
-        When the device has no memory for all of them, they are predicted in halves, then each tile in
-        halves on the pooling grid: slower, and the same labels. What did not fit is not tried again.
+        If they do not fit into the device's memory together, they are predicted in halves, then each tile in halves
+        on the pooling grid: slower, with the same labels. A size that did not fit is not tried again.
 
         Raises
         ------
         MemoryLimitError
-            If the device has no memory for the smallest tile there is.
+            If not even the smallest tile fits into the device's memory.
+        MachineError
+            If the device fails.
         """
         pixels = len(tiles) * tiles[0].shape[0] * tiles[0].shape[1]
         if pixels < self._too_large:
             try:
                 return self._forward(self._stack(tiles))
-            except (RuntimeError, MemoryError) as err:  # its traceback holds the tensors that did not fit: leave it
+            except (RuntimeError, MemoryError) as err:  # it keeps the tensors that did not fit alive: leave this block
                 if not is_out_of_memory(err):
                     raise MachineError(f"device {self.device} failed: {err}") from err
                 self._reason = str(err).partition("\n")[0]
@@ -138,13 +140,13 @@ class Replica:
         return self._split_tile(tiles[0])
 
     def _split_tile(self, tile: Pixels) -> Prediction:
-        """One tile as two, cut between two cores along its longer side."""
+        """The prediction for one tile, cut in two between cores along its longer side."""
         margin, axis = self.receptive.margin, int(tile.shape[1] > tile.shape[0])
         core = tile.shape[axis] - margin
         if core <= self.receptive.stride:
             raise MemoryLimitError(
-                f"device {self.device} has no memory for a tile of {tile.shape[0]} x {tile.shape[1]} px "
-                f"({self._reason}); use a device with more (--device)"
+                f"device {self.device} has too little memory for a tile of {tile.shape[0]} x {tile.shape[1]} px "
+                f"({self._reason}); use a device with more memory (--device)"
             )
         cut = round_up(core // 2, self.receptive.stride)
         along = np.moveaxis(tile, axis, 0)
@@ -152,7 +154,7 @@ class Replica:
         return concatenate([self.predict([half]) for half in halves], axis=axis - 2)
 
     def _stack(self, tiles: list[Pixels]) -> npt.NDArray[Any]:
-        """``tiles`` as one array (n, y, x, channel); for a GPU in pinned memory, which it copies by itself."""
+        """``tiles`` as one array (n, y, x, channel), in pinned memory for a GPU, which copies from there by itself."""
         if self.device.type != "cuda":
             return np.stack(tiles)
         dtype = torch.from_numpy(tiles[0][:1, :1]).dtype
@@ -174,18 +176,19 @@ class Replica:
         return Prediction(labels, probabilities)
 
     def _to_host(self, found: Tensor) -> npt.NDArray[np.uint8]:
-        """``found``, uint8, in the machine's memory; of a GPU it is there once the stream has come so far."""
+        """``found``, uint8, in the machine's memory; from a GPU it is there once the stream is synchronised."""
         if self.device.type != "cuda":
             return found.cpu().numpy()
         return torch.empty(found.shape, dtype=found.dtype, pin_memory=True).copy_(found, non_blocking=True).numpy()
 
 
 class CompiledUNet:
-    """``network`` by torch's compiler for the shapes that come often, for each takes it long; as it is for others."""
+    """``network``, compiled by torch for frequent shapes only, because each shape takes long to compile."""
 
     OFTEN = 3
+    """Calls with a shape before it is compiled."""
     LOCK = threading.Lock()
-    """The compiler is not made for threads; on a GPU only what starts the computation is done one after the other."""
+    """The compiler is not thread-safe. On a GPU, only the start of the computation is serialised by it."""
 
     def __init__(self, network: UNet) -> None:
         self._network = network
@@ -193,7 +196,7 @@ class CompiledUNet:
         self._met: Counter[torch.Size] = Counter()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits, as ``network`` gives them."""
+        """Logits (n, class, y, x), as ``network`` computes them."""
         self._met[x.shape] += 1
         if self._met[x.shape] <= self.OFTEN:
             return self._network(x)  # type: ignore[no-any-return]
@@ -202,16 +205,16 @@ class CompiledUNet:
 
 
 def is_out_of_memory(err: Exception) -> bool:
-    """Whether ``err`` says so; on a CPU and on mps it is a plain RuntimeError, and so is what cuDNN and cuBLAS raise.
+    """Whether ``err`` means out of memory; the CPU, mps, cuDNN and cuBLAS raise a plain RuntimeError for it.
 
-    Where no convolution of cuDNN gets the memory that it needs, torch says that it found none (``Conv_v8.cpp``).
+    If no convolution of cuDNN gets the memory that it needs, torch says that it finds no engine (``Conv_v8.cpp``).
     """
     words = ("allocate memory", "out of memory", "bad_alloc", "ALLOC_FAILED", "unable to find an engine")
     return isinstance(err, torch.OutOfMemoryError | MemoryError) or any(text in str(err) for text in words)
 
 
 def concatenate(parts: list[Prediction], axis: int) -> Prediction:
-    """``parts`` as one, joined along ``axis``; negative axes count from (y, x), so that both arrays agree."""
+    """``parts`` joined along ``axis``; negative axes count from the end, (y, x), so that both arrays agree."""
     probabilities = [p.probabilities for p in parts if p.probabilities is not None]
     return Prediction(
         np.concatenate([p.labels for p in parts], axis),

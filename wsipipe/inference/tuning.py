@@ -1,7 +1,7 @@
-"""How fast a device computes tiles of each size: measured within seconds, and remembered for the next run.
+"""The speed of a device with tiles of each size: measured within seconds, and remembered for the next run.
 
-What is measured is the bare network: tiles that are already in memory, and one thread that has them predicted. Speeds
-are in pixels a second of all that goes through the network, margins included.
+Only the bare network is measured: the tiles are in memory already, and one thread predicts them. Speeds are pixels a
+second through the network, margins included.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from wsipipe.inference.replica import Replica
 LOGGER = logging.getLogger(__name__)
 
 Size = tuple[int, int]
-"""Side in pixels of a tile's core, and tiles in a batch."""
+"""Side of a tile's core in pixels, and tiles in a batch."""
 PROBE_PX = 256
-"""The core that is measured first, to know what the others will take."""
+"""Core that is measured first, to know how long the others will take."""
 PASSES = 3
-"""For each size: the first is a warm-up, and of the others the faster one counts."""
+"""Passes of each size: the first is a warm-up, and the faster of the others counts."""
 MOST_SECONDS, MOST_SHARE = 5.0, 0.05
-"""What measuring may take: seconds, and share of what the run is going to take."""
+"""Limits of measuring: seconds, and a share of the time that the run will take."""
 DEVICE_SHARE = 0.8
-"""What may be used of a GPU's free memory: the allocator's blocks do not fit seamlessly, and cuDNN takes its own."""
+"""Share of a GPU's free memory that may be used: the allocator's blocks leave gaps, and cuDNN takes its own."""
 PLAIN_PX = 1024
-"""The largest core that is taken unmeasured."""
+"""The largest core that may be chosen without a measurement."""
 WORTH = 1.03
-"""A size is taken over a smaller one if it is faster by more than that."""
+"""A size is chosen over a smaller one if it is faster by more than this factor."""
 
 
 @dataclass(frozen=True)
@@ -51,45 +51,45 @@ class Speeds:
     """Pixels a second through the network on one device, by size."""
 
     by_size: dict[Size, float]
-    """0 for one that the device can not compute."""
+    """Each size that was measured; 0 if the device cannot compute it."""
     receptive: Receptive
-    """The sizes of the network."""
+    """The geometry of the network."""
     seconds: float
-    """What measuring took, now; 0 where all was remembered."""
+    """Seconds that measuring took now; 0 if nothing was measured."""
 
     def of(self, size: Size) -> float:
-        """The speed of ``size``; where that would have taken too long to measure, of the largest that was."""
+        """The speed of ``size``; if that was not measured, the speed of the largest size that was."""
         return self.by_size[size if size in self.by_size else max(self.by_size)]
 
     def best(self, sizes: Sequence[Size]) -> Size:
-        """Of ``sizes`` that which gives most of the slide a second; a smaller one where that is about as fast."""
+        """The one of ``sizes`` that computes most of the slide a second; a smaller one if it is about as fast."""
         plain = [(core, batch) for core, batch in sizes if core <= PLAIN_PX and batch == 1]
         open_to = [size for size in sizes if size in self.by_size or size in plain] or [min(sizes)]
-        kept = {(core, n): self.of((core, n)) * (core / (core + self.receptive.margin)) ** 2 for core, n in open_to}
+        of_slide = {(core, n): self.of((core, n)) * (core / (core + self.receptive.margin)) ** 2 for core, n in open_to}
         return min(
-            (size for size in open_to if kept[size] * WORTH >= max(kept.values())),
+            (size for size in open_to if of_slide[size] * WORTH >= max(of_slide.values())),
             key=lambda size: pixels_of(size, self.receptive),
         )
 
 
 def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: str, *, pixels: int) -> Speeds:
-    """The speed of the first device of ``spec`` for ``sizes``, small ones first, as many as there is time for.
+    """Measure the speed of the first device of ``spec`` for ``sizes``, small ones first, as many as time allows.
 
     Parameters
     ----------
     spec, receptive
-        The pool that is to compute, and the sizes of its network.
+        The pool that will compute, and the geometry of its network.
     sizes
-        To choose from.
+        The sizes to choose from.
     dtype
-        Of the slide's pixels.
+        Dtype of the slide's pixels, such as ``uint8``.
     pixels
-        How many are to be computed in the run, margins not included.
+        Pixels that the run will compute, without margins.
 
     Raises
     ------
     ModelError, MachineError
-        As the pool would.
+        As `load_replicas`; and a MachineError if the device cannot compute the first size.
     """
     started, known = time.perf_counter(), recall(spec)
     probe = (round_up(PROBE_PX, receptive.stride), 1)
@@ -113,13 +113,13 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
                 except MachineError as err:
                     if not known:
                         raise
-                    LOGGER.debug("tiles of %s are not to be had: %s", size, err)
+                    LOGGER.debug("cannot compute tiles of %s: %s", size, err)
                     known[size] = 0.0
                     return
 
     if not left or not affordable(left[0], 0.0):
         return Speeds(known, receptive, 0.0)
-    with ThreadPoolExecutor(1, "wsipipe-measure") as thread:  # a lane's settings stay with its thread
+    with ThreadPoolExecutor(1, "wsipipe-measure") as thread:  # a lane changes settings of its thread
         thread.submit(measure_left).result()
     forget_free_memory()
     remember(spec, {size: speed for size, speed in known.items() if speed})
@@ -127,7 +127,7 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
 
 
 def fits_device(spec: PoolSpec, architecture: dict[str, int], size: Size) -> bool:
-    """Whether the devices have memory for batches of ``size``; of CPUs and mps, which share the machine's, always."""
+    """Whether batches of ``size`` fit into each GPU's memory; CPUs and mps share the machine's, and always pass."""
     core, batch = size
     side = core + Receptive(architecture["depth"], architecture["convs_per_level"]).margin
     need = activation_bytes(architecture, side, batch, probabilities=spec.probabilities)
@@ -139,7 +139,7 @@ def fits_device(spec: PoolSpec, architecture: dict[str, int], size: Size) -> boo
 
 
 def speed_of(replica: Replica, size: Size, dtype: str) -> float:
-    """Pixels a second of ``replica`` for tiles of ``size``; where they do not fit it halves them, as in a run."""
+    """Pixels a second of ``replica`` for tiles of ``size``; tiles that do not fit are halved, as in a run."""
     core, batch = size
     side = core + replica.receptive.margin
     noise = np.random.default_rng(0).integers(0, 256, (side, side, replica.in_channels), np.uint8)
@@ -158,7 +158,7 @@ def pixels_of(size: Size, receptive: Receptive) -> int:
 
 
 def recall(spec: PoolSpec) -> dict[Size, float]:
-    """What was measured before of the first device of ``spec`` and its model; nothing if that can not be read."""
+    """The speeds remembered for the first device of ``spec`` and its model; empty if they cannot be read."""
     try:
         rows = json.loads(memory().read_bytes())[key(spec)]
         return {(int(core), int(batch)): float(speed) for core, batch, speed in rows}
@@ -167,7 +167,7 @@ def recall(spec: PoolSpec) -> dict[Size, float]:
 
 
 def remember(spec: PoolSpec, speeds: dict[Size, float]) -> None:
-    """Keep ``speeds`` for the next run; where that can not be written it measures again."""
+    """Save ``speeds`` for the next run; if they cannot be written, it measures again."""
     path = memory()
     try:
         table = json.loads(path.read_bytes())
@@ -178,23 +178,23 @@ def remember(spec: PoolSpec, speeds: dict[Size, float]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(table, indent=1).encode(), shared=True)
     except (OSError, OutputError) as err:
-        LOGGER.debug("speeds are not remembered: %s", err)
+        LOGGER.debug("could not save the measured speeds: %s", err)
 
 
 def correct(spec: PoolSpec, size: Size, speed: float) -> None:
-    """Remember ``speed``, which a run reached, where less was measured: the machine was busy with something else."""
+    """Remember the ``speed`` of a run if less was measured, because the machine was busy with something else then."""
     known = recall(spec)
     if known and speed > known.get(size, speed):
         remember(spec, known | {size: speed})
 
 
 def memory() -> Path:
-    """The file with what was measured on this machine; it may be deleted at any time."""
+    """The file of the speeds measured on this machine; it may be deleted at any time."""
     return platformdirs.user_cache_path("wsipipe") / "speeds.json"
 
 
 def key(spec: PoolSpec) -> str:
-    """All that the speeds follow from: device, cores, engine, precision, model."""
+    """Everything that speeds depend on: device, cores, engine, precision, probabilities, model."""
     device = torch.device(spec.devices[0])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {processor()}"
     library = OPENVINO if spec.engine == OPENVINO else TORCH
@@ -204,7 +204,7 @@ def key(spec: PoolSpec) -> str:
 
 
 def processor() -> str:
-    """The processor's name, as the system has it."""
+    """The processor's name, as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,1 +1,1 @@
-"""Nights: one pass over everything that is to be done, made for a timer."""
+"""Nights: one pass over everything that is new, started by a timer."""

@@ -1,6 +1,6 @@
-"""Slides that failed: what, in how many nights, until the file or the configuration changes.
+"""Slides that failed: why, and in how many nights, until the file or the configuration changes.
 
-One small JSON file each, in ``OUT/.failed``: runners on several machines share them with the stores.
+Each has a small JSON file in ``OUT/.failed``: runners on several machines share them, like the stores.
 """
 
 from __future__ import annotations
@@ -18,34 +18,35 @@ from wsipipe.urls import Url
 
 FOLDER = ".failed"
 SAME_NIGHT_SECONDS = 4 * 3600
-"""Failures this close to the first of them count as one: two runners share a night."""
+"""Failures within this time of the first count as one, because several runners may share a night."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What is known of one slide that failed."""
+    """The record of one slide that failed."""
 
     slide: str
+    """Path or URL."""
     version: tuple[int, int]
-    """Size and time of last change of the file: another file has not failed yet."""
+    """Size and time of last change of the file, as `version_of`: a changed file has not failed yet."""
     config: str
-    """Digest of the night's configuration: with another one it has not failed yet."""
+    """Digest of the night's configuration: under another one, the slide has not failed yet."""
     attempts: int
-    """Nights in which it failed."""
+    """Nights in which the slide failed."""
     message: str
-    """Why, the last time."""
+    """The error of the last attempt."""
     at: float
-    """When, the last time that counted."""
+    """When the last failure that counted was, in seconds since the epoch."""
 
 
 class Failures:
-    """Those of the slides whose stores are in ``out``, under the configuration of ``digest``."""
+    """The failures of slides whose stores are in ``out``, under the configuration with this ``digest``."""
 
     def __init__(self, out: Location, digest: str) -> None:
         self._folder, self._digest = out / FOLDER, digest
 
     def of(self, slide: Location) -> Failure | None:
-        """What is known of ``slide`` as it is now, if it failed."""
+        """The failure of ``slide`` as it is now; None if it has not failed."""
         try:
             row = json.loads(self._file(slide).read_bytes())
             failure = Failure(**row | {"version": tuple(row["version"])})
@@ -55,12 +56,12 @@ class Failures:
         return failure if same else None
 
     def add(self, slide: Location, message: str, now: float) -> Failure:
-        """Note that ``slide`` failed ``now``, and say how often it has.
+        """Record that ``slide`` failed at ``now``, in seconds since the epoch, and return the updated failure.
 
         Raises
         ------
         OutputError
-            If the disk does not take it.
+            If the record cannot be written.
         """
         known = self.of(slide)
         attempts, at = (known.attempts, known.at) if known else (0, float("-inf"))
@@ -72,8 +73,8 @@ class Failures:
         return failure
 
     def forget(self, slide: Location) -> None:
-        """Note that ``slide`` did not fail."""
-        with suppress(OSError):  # as good as always there is none
+        """Remove the failure of ``slide``, if there is one."""
+        with suppress(OSError):  # there nearly never is one
             self._file(slide).unlink()
 
     def _file(self, slide: Location) -> Location:
@@ -82,31 +83,32 @@ class Failures:
 
 @dataclass(frozen=True)
 class Stat:
-    """What is known of a file or folder without a look into it."""
+    """The size and times of a file or folder."""
 
     size: int
+    """In bytes."""
     modified_ns: int
-    """When its content changed, as copying tools set it, too."""
+    """When its content changed, in ns since the epoch; copying tools may set it to the original's."""
     changed: float
-    """When it, or its entry, changed, in seconds since the epoch."""
+    """When its content or its metadata last changed, in seconds since the epoch."""
 
 
 def version_of(slide: Location) -> tuple[int, int]:
-    """Size and time of last change, in ns, of the file, or of all in the folder; zeros where there is none."""
+    """Size in bytes and time of last change in ns of the file, or of everything in the folder; zeros if it is gone."""
     try:
         stats = list(stats_of(slide))
     except OSError:
         return 0, 0
-    return sum(there.size for there in stats), max(there.modified_ns for there in stats)
+    return sum(stat.size for stat in stats), max(stat.modified_ns for stat in stats)
 
 
 def stats_of(slide: Location) -> Iterator[Stat]:
-    """Of the file, or of the folder and of each file and folder in it; of a link that leads nowhere its own.
+    """Yield the stat of the file, or of the folder and of everything in it; of a dangling link, its own.
 
     Raises
     ------
     OSError
-        If it is gone, or one of them goes meanwhile.
+        If it is gone, or something in it disappears meanwhile.
     """
     if isinstance(slide, Url):
         for row in [slide.head()] if slide.is_file() else list(slide.rows()) or [slide.head()]:

@@ -1,4 +1,4 @@
-"""A night: what is in the inboxes, what is to be done with each slide, and the report of what became of it."""
+"""A night: sort the slides in the inboxes, segment those that are ready, and report what became of each."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from wsipipe.slides.discover import expand
 from wsipipe.version import VERSION
 
 UNREADABLE_FACTOR = 12
-"""A file that can not be opened is still being copied until it was left alone for so many times ``settle``."""
+"""A file that cannot be opened counts as still being copied until it was left alone for this many times ``settle``."""
 INBOX_SECONDS = 2.0
-"""Between two looks at each file."""
+"""Seconds between two checks of each file for changes."""
 STATUS = {
     outcomes.DONE: reports.DONE,
     outcomes.FAILED: reports.FAILED,
@@ -44,6 +44,7 @@ STATUS = {
     outcomes.NOT_ATTEMPTED: reports.OPEN,
     outcomes.NO_TISSUE: reports.NO_TISSUE,
 }
+"""The status in the report, by that of a run."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,21 @@ class Group:
     """Slides that are run with the same options, in the order in which they were found."""
 
     config: RunConfig
+    """Their options."""
     model: ModelInfo
+    """Their model."""
     slides: dict[Location, tuple[int, int]]
-    """Each with the size and time of change that its file had."""
+    """Each with the size and time of change of its file, as `version_of`, when it was found."""
 
 
 @dataclass(frozen=True)
 class InboxContent:
-    """What is in the inboxes."""
+    """The content of the inboxes."""
 
     groups: tuple[Group, ...]
-    """What is to be done."""
+    """The slides to segment."""
     left: tuple[SlideReport, ...]
-    """What is not, and why: set aside, still being copied in, or in an inbox that can not be listed."""
+    """What the night leaves, and why: slides set aside or still being copied in, inboxes that cannot be listed."""
 
 
 def run_night(
@@ -73,23 +76,25 @@ def run_night(
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> NightReport:
-    """One pass over everything that ``night`` says is to be done; its report is written in any case.
+    """Make one pass over the inboxes of ``night``; its report is written in any case.
 
     Parameters
     ----------
     night
-        As it was read.
+        The configuration, as `read_night` returns it.
     listener
-        Is told what happens.
+        Receives the events.
     clock, sleep
-        Seconds since the epoch, and how to let some pass.
+        Functions that return the seconds since the epoch, and that wait for a number of seconds.
 
     Raises
     ------
     OutputError
-        If the report can not be written.
+        If the report cannot be written.
+    ModelError
+        If a model cannot be read; the report says so.
     KeyboardInterrupt
-        If it was interrupted; the report says so.
+        If the night was interrupted; the report says so.
     """
     started, ends, heard = clock(), night.ends(clock()), Outcomes(listener)
     limits = Limits(until=ends, reserve_bytes=night.reserve_bytes, stay=True, clock=clock, sleep=sleep)
@@ -97,17 +102,17 @@ def run_night(
     rows: list[SlideReport] = []
     stopped, code = "", 0
     try:
-        found = sort_inbox(night, started)
-        groups, rows = found.groups, list(found.left)
+        inbox = sort_inbox(night, started)
+        groups, rows = inbox.groups, list(inbox.left)
         code = int(any(row.status == reports.FAILED for row in rows))
-        sleep(INBOX_SECONDS if groups else 0)  # what changes meanwhile is being copied in
+        sleep(INBOX_SECONDS if groups else 0)  # a file that changes meanwhile is still being copied in
         for group in groups:
             slides, why, group_code = _run_group(night, group, heard, limits)
             rows += slides
             stopped, code = stopped or why, max(code, group_code)
     except BaseException as err:
-        stopped, code = _why(err), _exit_code(err)
-        rows += _rest(night, groups, rows, heard, Stop(clock(), stopped))
+        stopped, code = _reason(err), _exit_code(err)
+        rows += _missing_rows(night, groups, rows, heard, Stop(clock(), stopped))
         raise
     finally:
         report = NightReport(
@@ -124,74 +129,67 @@ def run_night(
     return report
 
 
-def tell_outcome(night: Night, report: NightReport, listener: Listener) -> None:
-    """Write the report and the metrics, and post the outcome; what can not be posted is said.
+def sort_inbox(night: Night, now: float) -> InboxContent:
+    """Sort the slides in the inboxes of ``night``, each once, into those to segment and those left; opens no slide.
 
     Raises
     ------
-    OutputError
-        If a file can not be written.
+    ModelError
+        If a model cannot be read.
     """
-    page = write_report(report, night.report)
-    if night.config.metrics is not None:
-        write_metrics(report, Path(night.place(night.config.metrics)))
-    if night.config.webhook is not None:
-        problem = post(night.config.webhook, report, path=str(page))
-        if problem:
-            listener(Warned(str(night.path), problem))  # the address may have a secret in it
-
-
-def sort_inbox(night: Night, now: float) -> InboxContent:
-    """What is in the inboxes of ``night``, each slide once; files are looked at, none is opened."""
     failures = Failures(locate(night.place(night.config.out)), night.digest)
+    slides, unlisted = slides_in(night)
+    left = [SlideReport(inbox, reports.FAILED, message) for inbox, message in unlisted.items()]
     groups: dict[Hashable, Group] = {}
-    left: list[SlideReport] = []
-    slides, closed = slides_in(night)
-    left += [SlideReport(inbox, reports.FAILED, message) for inbox, message in closed.items()]
     for slide in slides:
-        quiet = seconds_left_alone(slide, now)
-        failure = failures.of(slide)
-        if failure is not None and failure.attempts >= night.config.retries:
-            nights = "one night" if failure.attempts == 1 else f"{failure.attempts} nights"
-            message = (
-                f"failed in {nights}, and is tried again once its file or {night.path.name} changes: {failure.message}"
-            )
-            left.append(SlideReport(str(slide), reports.SET_ASIDE, message, attempts=failure.attempts))
-        elif quiet < night.settle_seconds:
-            message = f"changed {quiet:.0f} s ago, so it may still be copied in; it waits for the next night"
-            left.append(SlideReport(str(slide), reports.WAITING, message))
-        else:
-            config = night.options(slide)
-            key = config.model, config.mpp, config.reader, config.planes
-            if key not in groups:
-                groups[key] = Group(config, read_model_info(config.model or DEFAULT_MODEL), {})
-            groups[key].slides[slide] = version_of(slide)
+        row = _row_of_left(slide, night, failures, now)
+        if row is not None:
+            left.append(row)
+            continue
+        config = night.options(slide)
+        key = config.model, config.mpp, config.reader, config.planes
+        if key not in groups:
+            groups[key] = Group(config, read_model_info(config.model or DEFAULT_MODEL), {})
+        groups[key].slides[slide] = version_of(slide)
     return InboxContent(tuple(groups.values()), tuple(left))
 
 
+def _row_of_left(slide: Location, night: Night, failures: Failures, now: float) -> SlideReport | None:
+    """The row of a slide that the night leaves: it is set aside, or may still be copied in; None for all others."""
+    failure, quiet = failures.of(slide), seconds_left_alone(slide, now)
+    if failure is not None and failure.attempts >= night.config.retries:
+        nights = "one night" if failure.attempts == 1 else f"{failure.attempts} nights"
+        message = f"failed in {nights}; it is tried again once its file or {night.path.name} changes: {failure.message}"
+        return SlideReport(str(slide), reports.SET_ASIDE, message, attempts=failure.attempts)
+    if quiet < night.settle_seconds:
+        message = f"changed {quiet:.0f} s ago, so copying may not have finished; the next night takes it"
+        return SlideReport(str(slide), reports.WAITING, message)
+    return None
+
+
 def slides_in(night: Night) -> tuple[list[Location], dict[str, str]]:
-    """The slides in the inboxes, each once; and by their names those that can not be listed, and why."""
+    """The slides in the inboxes, each once, and the error of each inbox that cannot be listed, by its name."""
     found: dict[str, Location] = {}
-    closed: dict[str, str] = {}
+    unlisted: dict[str, str] = {}
     for text in night.config.inbox:
         try:
             for slide in expand([night.place(text)]):
                 found.setdefault(one_name(slide), slide)
-        except NothingFoundError:  # it is empty
+        except NothingFoundError:  # an empty inbox
             continue
         except UsageError as err:
-            closed[night.place(text)] = str(err)
-    return list(found.values()), closed
+            unlisted[night.place(text)] = str(err)
+    return list(found.values()), unlisted
 
 
 def seconds_left_alone(slide: Location, now: float) -> float:
-    """How long nothing of ``slide``, a file or a folder, was changed; 0 for one that is gone again.
+    """Seconds since anything of ``slide``, a file or a folder, last changed; 0 if it is gone.
 
-    The time of a file's entry counts as well as that of its content, which copying tools set to the original's. Times
-    in the future are those of another clock, and say nothing.
+    The time of a file's metadata counts, too, because copying tools set that of its content to the original's. A time
+    in the future comes from another clock and says nothing: then the result is infinite.
     """
     try:
-        latest = max(there.changed for there in stats_of(slide))
+        latest = max(stat.changed for stat in stats_of(slide))
     except OSError:
         return 0.0
     return now - latest if latest <= now else float("inf")
@@ -199,29 +197,30 @@ def seconds_left_alone(slide: Location, now: float) -> float:
 
 @dataclass(frozen=True)
 class Stop:
-    """When a group of slides ended, and why before they were all attempted."""
+    """When a group of slides ended, and why, if it ended before all were attempted."""
 
     at: float
     """In seconds since the epoch."""
     why: str = ""
-    """Empty if they were."""
+    """Empty if all slides were attempted."""
 
 
 def _run_group(night: Night, group: Group, heard: Outcomes, limits: Limits) -> tuple[list[SlideReport], str, int]:
-    """What became of the slides of one group, why it ended early, and its exit code."""
+    """Segment the slides of one group. Returns their rows, why the group ended early, and its exit code."""
     rows, steady = [], []
     for slide, version in group.slides.items():
         if version_of(slide) == version:
             steady.append(slide)
         else:
-            message = "it is still being copied in; the next night takes it"
+            message = "still being copied in; the next night takes it"
             rows.append(SlideReport(str(slide), reports.WAITING, message))
     if not steady:
         return rows, "", 0
     try:
         summary = run(steady, group.config, heard, limits=limits)
     except WsipipeError as err:
-        return rows + _rest(night, (group,), rows, heard, Stop(limits.clock(), str(err))), str(err), _exit_code(err)
+        stop = Stop(limits.clock(), str(err))
+        return rows + _missing_rows(night, (group,), rows, heard, stop), stop.why, _exit_code(err)
     stop = Stop(limits.clock(), summary.stopped or summary.ended)
     for outcome in summary.slides:
         spent = summary.account(outcome)
@@ -231,30 +230,30 @@ def _run_group(night: Night, group: Group, heard: Outcomes, limits: Limits) -> t
     return rows, stop.why, 3 if summary.stopped else int(failed)
 
 
-def _rest(
+def _missing_rows(
     night: Night, groups: Iterable[Group], rows: Iterable[SlideReport], heard: Outcomes, stop: Stop
 ) -> list[SlideReport]:
-    """What became of the slides of ``groups`` that ``rows`` do not tell of, as far as was heard."""
-    told = {row.slide for row in rows}
+    """The rows of slides of ``groups`` that ``rows`` lacks, from the events heard so far."""
+    present = {row.slide for row in rows}
     return [
         _row(night, group, heard.in_order([str(slide)])[0], heard, stop)
         for group in groups
         for slide in group.slides
-        if str(slide) not in told
+        if str(slide) not in present
     ]
 
 
 def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop: Stop) -> SlideReport:
-    """The row of the report for ``slide``; a failure is noted, and one that is none any more forgotten."""
+    """The row of the report for ``slide``. Records its failure, or removes the record of one that is over."""
     failures = Failures(locate(group.config.out), night.digest)
     path, status, message, attempts = locate(slide.slide), STATUS[slide.status], slide.message, 0
     never_opened = slide.status == outcomes.FAILED and slide.store is None
     if stop.why and slide.message == stop.why:  # not the slide's fault
         status = reports.OPEN
     elif never_opened and seconds_left_alone(path, stop.at) < UNREADABLE_FACTOR * night.settle_seconds:
-        status, message = reports.WAITING, f"changed lately, so it may still be copied in: {message}"
+        status, message = reports.WAITING, f"changed recently, so copying may not have finished: {message}"
     elif status == reports.FAILED:
-        attempts = _count(failures, path, message, stop.at, heard)
+        attempts = _record_failure(failures, path, message, stop.at, heard)
     elif status in (reports.DONE, reports.SKIPPED, reports.NO_TISSUE):
         failures.forget(path)
     if status == reports.OPEN:
@@ -274,50 +273,67 @@ def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop:
     )
 
 
-def _count(failures: Failures, slide: Location, message: str, now: float, listener: Listener) -> int:
-    """In how many nights ``slide`` failed, with this one; where that can not be kept it is said, and is the first."""
+def _record_failure(failures: Failures, slide: Location, message: str, now: float, listener: Listener) -> int:
+    """Record a failure. Returns the nights in which ``slide`` failed; warns and returns 1 if it cannot be recorded."""
     try:
         return failures.add(slide, message, now).attempts
     except OutputError as err:
-        listener(Warned(str(slide), f"that it failed is not remembered: {err}"))
+        listener(Warned(str(slide), f"could not record the failure: {err}"))
         return 1
 
 
-def _why(err: BaseException) -> str:
-    """Why a night ended that ``err`` ended."""
+def _reason(err: BaseException) -> str:
+    """Why ``err`` ended a night, for the report."""
     if isinstance(err, KeyboardInterrupt):
-        return "it was interrupted; the next night resumes"
+        return "interrupted; the next night resumes"
     return str(err) if isinstance(err, WsipipeError) else f"unexpected {type(err).__name__}: {err}"
 
 
 def _exit_code(err: BaseException) -> int:
-    """That of a night that ``err`` ended."""
+    """The exit code of a night that ``err`` ended."""
     if isinstance(err, KeyboardInterrupt):
         return 130
     return 3 if isinstance(err, MachineError) else 2 if isinstance(err, UsageError | ModelError) else 1
 
 
+def tell_outcome(night: Night, report: NightReport, listener: Listener) -> None:
+    """Write the report and the metrics, and post the outcome; if it cannot be posted, ``listener`` is warned.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    """
+    page = write_report(report, night.report)
+    if night.config.metrics is not None:
+        write_metrics(report, Path(night.place(night.config.metrics)))
+    if night.config.webhook is not None:
+        problem = post(night.config.webhook, report, path=str(page))
+        if problem:
+            listener(Warned(str(night.path), problem))  # not the address, which may hold a secret
+
+
 @dataclass(frozen=True)
 class Projection:
-    """What one group of slides would take."""
+    """The projected cost of one group of slides."""
 
     plan: RunPlan
     hours: float | None
-    """By the speed that was measured before; None where none was."""
+    """From the speeds measured before; None if there are none."""
     output_bytes: int
-    """The most, before compression."""
+    """Upper bound of the results, before compression."""
 
 
 def project(night: Night, now: float) -> tuple[InboxContent, list[Projection]]:
-    """What ``night`` would do if it began ``now``: headers are read, nothing is written.
+    """What ``night`` would do if it began at ``now``, in seconds since the epoch; reads headers only, writes nothing.
 
     Raises
     ------
     WsipipeError
-        As `plan_run` would.
+        As `plan_run` and `sort_inbox`.
     """
-    found = sort_inbox(night, now)
-    return found, [_project(plan_run(list(group.slides), resolve(group.config))) for group in found.groups]
+    inbox = sort_inbox(night, now)
+    return inbox, [_project(plan_run(list(group.slides), resolve(group.config))) for group in inbox.groups]
 
 
 def _project(plan: RunPlan) -> Projection:

@@ -1,4 +1,4 @@
-"""The sizes that a run takes where it was not told, by the memory that there is."""
+"""Default tile, block and thread counts, chosen to fit the available memory."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from wsipipe.pipeline.slide_plan import grid_of
 from wsipipe.slides.slide import Level
 
 CORES = (256, 512, 1024, 2048, 4096)
-"""Tiles to choose from; the larger ones where they were measured to be faster."""
+"""Cores of tiles to choose from, px; the larger ones only where they were measured to be faster."""
 LEAST_BLOCK = 512
+"""The smallest block to choose, px."""
 
 
 def fit_memory(setup: Setup, levels: Sequence[Level], base_bytes: int) -> Setup:
-    """``setup`` with the sizes that the memory allows for ``levels``, but for those that are too large at any.
+    """``setup`` with the sizes that fit into the memory for all ``levels``, except levels that fit with none.
 
-    Large tiles are worth most, for fewer of their pixels are margin; then two blocks in flight, so that one is read
-    while the other computes; then large blocks.
+    Large tiles are worth most, because fewer of their pixels are margin; then two blocks in flight, so that one is
+    read while the other computes; then large blocks.
     """
     core, block = setup.preferred_sizes
     most = setup.asked.threads or default_threads(setup.devices)

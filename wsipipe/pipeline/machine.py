@@ -1,4 +1,4 @@
-"""The memory of this machine: what is ours, and what this process took; bytes."""
+"""The memory of this machine: how much is available, and how much this process takes; bytes."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from pathlib import Path
 import psutil
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
-from distributed.system import MEMORY_LIMIT  # the least of machine, cgroup and rlimit: what is ours, not the host's
+from distributed.system import MEMORY_LIMIT  # the least of machine, cgroup and rlimit: ours, not the host's
 
 from wsipipe.errors import UsageError
 from wsipipe.inference.devices import OPENVINO, is_cpu, warm_up
 
 RESERVE = 0.1
-"""Share of the memory that a run leaves alone where no limit is given."""
+"""Share of the memory that a run leaves unused if no limit is given."""
 HEAVY = ("torch", "zarr", "tifffile", "imagecodecs", "distributed")
+"""Libraries whose code takes memory that counts."""
 
 
 def default_limit_bytes() -> int:
-    """What a run may take where ``--max-memory`` does not say: what is ours, less a reserve."""
+    """The default of ``--max-memory``: the available memory, less a reserve."""
     return int(min([MEMORY_LIMIT, *cgroup_limits()]) * (1 - RESERVE))
 
 
 def cgroup_limits(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
-    """The limits, bytes, of this process's cgroup and of those around it, such as a batch job's or a service's.
+    """The limits, bytes, of this process's cgroup and of those that contain it, such as a batch job's or a service's.
 
-    distributed looks at the root only. A line of ``own`` is ``0::/system.slice/x`` (version 2) or ``4:memory:/slurm/y``
+    distributed reads the root only. A line of ``own`` is ``0::/system.slice/x`` (version 2) or ``4:memory:/slurm/y``
     (version 1): cgroups(7).
     """
     lines = own.read_text().splitlines() if own.exists() else []
@@ -45,7 +46,7 @@ def cgroup_limits(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys
 
 
 def default_threads(devices: tuple[str, ...], processes: int = 1) -> int:
-    """Blocks in flight in one of ``processes`` here: one is read or written while another computes; for GPUs more."""
+    """Blocks in flight in one of ``processes`` here: one is read or written while another computes; more for GPUs."""
     return 2 if is_cpu(devices) else max(2 * len(devices), CPU_COUNT // (2 * processes))
 
 
@@ -64,7 +65,7 @@ def size_bytes(text: str, option: str) -> int:
 
 
 def loaded_bytes(engine: str, devices: tuple[str, ...]) -> int:
-    """What the process takes now, with every library loaded that a run by ``engine`` on its ``devices`` needs.
+    """The memory of this process once it has loaded every library that a run by ``engine`` on ``devices`` needs.
 
     Raises
     ------
@@ -78,10 +79,10 @@ def loaded_bytes(engine: str, devices: tuple[str, ...]) -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory that this program ever held.
+    """The peak memory of this program.
 
-    Linux keeps ``ru_maxrss`` when a process becomes another program, so that a child of a large process
-    would report its parent's; VmHWM begins anew (proc_pid_status(5)).
+    Linux keeps ``ru_maxrss`` when a process becomes another program, so the child of a large process would report its
+    parent's peak; VmHWM starts anew (proc_pid_status(5)).
     """
     status = Path("/proc/self/status")
     if status.exists():

@@ -1,4 +1,4 @@
-"""The engine, the tile and the batch of a run, by measuring those that the memory allows."""
+"""The fastest engine, tile and batch for a run, by measuring those that fit into the memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from wsipipe.pipeline.fitted_sizes import CORES
 from wsipipe.pipeline.run_plan import RunPlan
 
 BATCHES = (1, 2, 4, 8, 16)
-"""To choose from on GPUs; a CPU has enough to do with one tile."""
-
-
+"""Batches to choose from on GPUs; one tile is enough to keep a CPU busy."""
 Ask = Callable[..., Any]
-"""Has a function called where the blocks are computed, and gives its result."""
+"""Calls a function where the blocks are computed, and returns its result."""
 
 
 def ask_here(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -26,15 +24,15 @@ def ask_here(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 
 def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
-    """``run``, which has slides to compute, with the fastest engine, tile and batch, unless it was told; and those.
+    """``run`` with the fastest engine, tile and batch, unless the user fixed them; returns the choice, too.
 
-    Which engine of a CPU is faster depends on the network: OpenVINO takes 0.8 of torch's time for the nuclei model, and
-    1.8 times as long for one of 2 channels.
+    There must be slides to compute. Which engine is faster on a CPU depends on the network: OpenVINO takes 0.8 of
+    torch's time for the nuclei model, and 1.8 times as long for one of 2 channels.
 
     Raises
     ------
     ModelError, MachineError
-        As the pool would.
+        As loading the network.
     """
     setup, to_do = run.setup, run.to_do
     asked, receptive = setup.asked, setup.model.receptive
@@ -68,7 +66,7 @@ def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
 
 
 def _tiled(run: RunPlan, size: Size) -> RunPlan:
-    """``run`` with tiles and batches of ``size`` for the slides that are to be computed."""
+    """``run`` with tiles and batches of ``size`` for the slides that it computes."""
     core, batch = size
     setup = replace(run.setup, batch=batch)
     return replace(run, setup=setup, slides=tuple(p.tiled(core, setup) if p in run.to_do else p for p in run.slides))

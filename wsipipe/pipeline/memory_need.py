@@ -20,36 +20,37 @@ from wsipipe.tissue.detect import find_bytes
 from wsipipe.tissue.mask_file import TISSUE_OFF
 
 RUNTIME_BYTES = 192 * 2**20
-"""What scheduler, codecs, oneDNN, threads' stacks and the allocator's slack add: 120 to 150 MiB where measured."""
+"""What scheduler, codecs, oneDNN, thread stacks and the allocator's slack add: 120 to 150 MiB, as measured."""
 OPENVINO_SHARE = 1.5
-"""What OpenVINO holds, over image and tensors alive at once: 1.3 to 1.47 for bases of 2 to 64, depths of 1 to 4."""
+"""Memory of OpenVINO over image and tensors alive at once: 1.3 to 1.47 for bases of 2 to 64, depths of 1 to 4."""
 UINT16 = 2
+"""Bytes."""
 MOST_KEPT_BYTES = 2**27
-"""Of tiles kept for the blocks beside, for each in flight: strips of slides that are up to 20 000 px wide."""
+"""Most bytes of tiles kept for the next block, for each block in flight: strips of slides up to 20 000 px wide."""
 AT_ONCE = 10
-"""Pieces of a file that zarr decodes at the same time (its ``async.concurrency``)."""
+"""Pieces of a file that zarr decodes at a time (its ``async.concurrency``)."""
 
 
 def block_bytes(level: Level, grid: Grid, *, classes: int, probabilities: bool) -> int:
-    """What one block in flight holds at most: its pixels as read, averaged and mirrored, its labels, what is written.
+    """The most that one block in flight holds: pixels as read, averaged and mirrored, labels, and shards to write.
 
     Parameters
     ----------
     level
-        Where it is read from; a file whose tiles or strips are huge is decoded a whole one at a time.
+        The level that is read; huge tiles or strips are decoded whole, one at a time.
     grid
-        Of the blocks.
+        The blocks.
     classes
         Output channels of the network.
     probabilities
-        Whether they are kept.
+        Whether they are written.
     """
     pixel = level.channels * np.dtype(level.dtype).itemsize
     height, width = (max(grid.computed_sides(axis)) for axis in (0, 1))
     margin = grid.receptive.margin
     pixels = (height + margin) * (width + margin) * pixel
     labels = height * width
-    encoded = 2 * height * width  # labels of all levels, and the shard as it is put together
+    encoded = 2 * height * width  # labels of all levels, and the shard being assembled
     averaged = averaging_bytes(level, (height + margin, width + margin))
     met = prod(
         1 if piece >= whole else -(-stored_side(side + margin, level.shrink) // piece) + 1
@@ -61,10 +62,10 @@ def block_bytes(level: Level, grid: Grid, *, classes: int, probabilities: bool) 
 
 
 def kept_bytes(level: Level, grid: Grid) -> int:
-    """What the decoded tiles take that a block shares with one beside it; 0 where that is too much.
+    """The memory of the decoded tiles that a block shares with the next; 0 if that is too much, and they are not kept.
 
-    A strip as wide as the slide is shared by all blocks of a row, and decoding it for each would take as many times
-    as long. What is not compressed is as well read again, and zarr keeps nothing.
+    All blocks of a row share a strip as wide as the slide; decoding it for each of them would take that many times as
+    long. Uncompressed pixels can just as well be read again, and tiles read through zarr are not kept.
     """
     if grid.blocks[1] == 1 or level.codec == "none" or level.reader != TiffReader.name:
         return 0
@@ -82,15 +83,15 @@ def kept_bytes(level: Level, grid: Grid) -> int:
 
 
 def weight_bytes(model: str, devices: tuple[str, ...], engine: str) -> int:
-    """What the weights take: as they are loaded, and once more for each replica on the CPU, for OpenVINO twice."""
+    """The memory of the weights: once as loaded, and once more for each replica on the CPU; twice that for OpenVINO."""
     copies = 2 if engine == OPENVINO else 1
     return Path(model).stat().st_size * copies * (1 + devices.count("cpu"))
 
 
 def network_bytes(architecture: dict[str, int], side: int, pool: PoolSpec, devices: tuple[str, ...]) -> int:
-    """What replicas of ``pool`` on ``devices`` take of the machine's memory (not a GPU's) for tiles of ``side`` px."""
+    """The machine's memory (not a GPU's) that replicas of ``pool`` on ``devices`` take for tiles of ``side`` px."""
     values = pool.batch * side * side * architecture["in_channels"]
-    pixels = UINT16 * values  # the batch, as it is stacked
+    pixels = UINT16 * values  # the stacked batch
     tensors = activation_bytes(architecture, side, pool.batch, probabilities=pool.probabilities)
     if pool.engine == OPENVINO:
         tensors = int(OPENVINO_SHARE * (tensors + FLOAT32_BYTES * values))
@@ -98,17 +99,17 @@ def network_bytes(architecture: dict[str, int], side: int, pool: PoolSpec, devic
 
 
 def tissue_need(level: Level, setup: Setup) -> int:
-    """The bytes that a task which looks for the tissue of ``level`` holds at most."""
+    """The most bytes that a task which finds the tissue of ``level`` holds."""
     return 0 if setup.tissue == TISSUE_OFF else find_bytes(level)
 
 
 def block_need(level: Level, grid: Grid, setup: Setup) -> int:
-    """The bytes that one block of ``level`` holds at most."""
+    """The most bytes that one block of ``level`` holds."""
     classes = setup.model.architecture["classes"]
     return block_bytes(level, grid, classes=classes, probabilities=setup.probabilities)
 
 
 def network_need(grid: Grid, setup: Setup) -> int:
-    """The bytes of this machine's memory that the replicas hold at most."""
+    """The most bytes of this machine's memory that the replicas hold."""
     side = min(grid.core, max(*grid.computed_sides(0), *grid.computed_sides(1))) + grid.receptive.margin
     return network_bytes(setup.model.architecture, side, setup.pool, setup.devices)

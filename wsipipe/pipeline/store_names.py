@@ -1,4 +1,4 @@
-"""The path of each slide's store: by the slide's name, and told apart where several slides share it."""
+"""The path of each slide's store, which is named after the slide, with a hash where several slides share a name."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from wsipipe.store.spec import PARTIAL, STORE
 def name_stores(slides: Sequence[Slide], out: Location) -> dict[str, str]:
     """The path of each slide's store, by the slide's path.
 
-    It is ``out/<slide's name>.zarr``, unless that is another slide's, of this run or an earlier one; then it is
-    ``out/<slide's name>-<8 hex digits of the slide's path>.zarr``. A store that was begun from a slide stays its.
+    It is ``out/<slide's name>.zarr``, unless that belongs to another slide of this run or of an earlier one; then it
+    is ``out/<slide's name>-<8 hex digits of the slide's path>.zarr``. A slide keeps the store that was begun from it.
     """
     named: dict[str, str] = {}
-    taken: set[str] = set()  # without regard to case, as some file systems see names
+    taken: set[str] = set()  # without regard to case, which some file systems ignore
     candidates = {slide.path: _candidates(slide, out) for slide in slides}
     owners = {name: _owner(name) for names in candidates.values() for name in names}
     for is_of in (_of_that_path, _of_that_file):
@@ -44,11 +44,11 @@ def _candidates(slide: Slide, out: Location) -> tuple[str, str]:
 
 
 def _owner(store: str) -> Record | None:
-    """What the store, finished or not, says it was made from; None too where it does not say."""
+    """The record of the store, finished or not; None if there is none that can be read."""
     for path in (store, store + PARTIAL):
         try:
             record = read_record(path)
-        except (StoreError, OutputError):  # the slide's plan refuses it, and says why
+        except (StoreError, OutputError):  # the slide's plan refuses it, with the reason
             continue
         if record is not None:
             return record
@@ -61,5 +61,5 @@ def _of_that_path(owner: Record | None, slide: Slide, _others: Collection[str]) 
 
 
 def _of_that_file(owner: Record | None, slide: Slide, others: Collection[str]) -> bool:
-    """Whether a store was made from the same file when that was elsewhere, at none of the ``others``' paths."""
+    """Whether a store was made from the same file at another path, one that none of the ``others`` has."""
     return owner is not None and owner.fingerprint.slide == slide.identity and owner.slide not in others

@@ -1,4 +1,4 @@
-"""How a run went, slide by slide, as its events tell it."""
+"""How a run went, slide by slide, from its events."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from wsipipe.events import (
 )
 
 BUSY = 0.9
-"""From this share on it is the network that a run waits for."""
+"""From this share on, the network is the bottleneck of a run."""
 DONE, FAILED, SKIPPED, NOT_ATTEMPTED = "done", "failed", "skipped", "not attempted"
 TAKEN, OPEN, NO_TISSUE = "taken", "open", "no tissue"
 STATUSES = (DONE, FAILED, SKIPPED, NOT_ATTEMPTED, TAKEN, OPEN, NO_TISSUE)
@@ -35,30 +35,30 @@ class SlideOutcome:
 
     slide: str
     status: str = NOT_ATTEMPTED
-    """One of `STATUSES`: ``taken`` by another runner, ``open`` when the time was up, ``not attempted`` as the machine
-    failed before, ``no tissue`` if there was nothing to segment."""
+    """One of `STATUSES`: ``taken`` by another runner, ``open`` when the time was up, ``not attempted`` because
+    the machine failed before, ``no tissue`` if there was nothing to segment."""
     store: str | None = None
     message: str = ""
     """Why it failed or was skipped."""
     blocks: int = 0
-    """Blocks that the slide has."""
+    """Number of blocks of the slide."""
     blocks_computed: int = 0
-    """In this run."""
+    """Blocks computed in this run."""
     pixels: int = 0
-    """Computed in this run."""
+    """Pixels of the blocks computed in this run."""
     computed: int = 0
     """Pixels that went through the network, margins included."""
     skipped: int = 0
-    """Of `pixels`, those in tiles that did not go through it, for they are of glass."""
+    """Those of `pixels` in tiles that did not go through it, because they have no tissue."""
     tissue_share: float | None = None
-    """Of the slide, where there is tissue, or what is to be looked at: 0 to 1; None where that was not asked."""
+    """Share of the slide that is tissue, 0 to 1; None if no tissue mask was used."""
     tissue_by: str = ""
-    """How that was told, such as ``brightfield``."""
+    """How the tissue was found, such as ``brightfield``."""
     seconds: float = 0.0
     spent: Spent = field(default_factory=Spent)
-    """Summed over blocks, several of which are in flight, and over devices."""
+    """Sum over all blocks, several of which are in flight at a time, and over all devices."""
     labels: dict[int, int] = field(default_factory=dict)
-    """Pixels per label, of what was computed in this run."""
+    """Pixels per label in the blocks computed in this run."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -69,17 +69,17 @@ class Account:
     busy: float
     """Share of the devices' time in which they computed: 0 to 1."""
     of_bare: float
-    """Speed over that of the bare network on as many devices, as it was measured: 1 is as fast as the network alone."""
+    """Speed over the measured speed of the bare network on as many devices: 1 is as fast as the network alone."""
     shares: dict[str, float]
-    """Of the threads' time: read, decode, wait, write and other of `Spent`; idle is without a block in hand."""
+    """Shares of the threads' time: read, decode, wait, write and other of `Spent`; idle is time without a block."""
     bottleneck: str
-    """What would have to be faster: ``network``, or the largest of `shares` but wait."""
+    """The stage that limited the speed: ``network``, or the largest of `shares` except wait."""
 
 
 def account(
     slides: Iterable[SlideOutcome], *, seconds: float, threads: int, devices: int, bare: float
 ) -> Account | None:
-    """What ``slides`` come to, in ``seconds`` on that many threads and devices; None if nothing was computed.
+    """The account of ``slides``, computed in ``seconds`` on that many threads and devices; None if none was.
 
     ``bare`` is the speed of the bare network on one device, in pixels a second.
     """
@@ -108,26 +108,26 @@ class RunSummary:
     threads: int
     """Blocks in flight, in all processes."""
     devices: int
-    """Of all processes."""
+    """Devices of all processes."""
     computing_seconds: float
     """From the first block to the last slide's end."""
     bare: float
     """Pixels a second, margins included, of the bare network on one device; 0 if nothing was computed."""
     projected_bytes: int
-    """The most memory that was expected."""
+    """The peak memory that was projected."""
     peak_bytes: int
-    """The most that the process held."""
+    """The peak memory of the process."""
     stopped: str = ""
-    """What failed the machine, so that the run ended early; empty if nothing did."""
+    """The error of the machine that ended the run early; empty if there was none."""
     ended: str = ""
-    """Why it ended early in good order; empty if it did not."""
+    """Why the run ended early in good order; empty if it did not."""
 
     def count(self, status: str) -> int:
-        """How many slides ended as ``status``."""
+        """Number of slides that ended as ``status``."""
         return sum(s.status == status for s in self.slides)
 
     def account(self, slide: SlideOutcome | None = None) -> Account | None:
-        """Where the time went, of ``slide`` or of all together; None if nothing was computed.
+        """Where the time of ``slide``, or of all slides, went; None if nothing was computed.
 
         Slides overlap: while the last blocks of one are computed the next one has begun.
         """
@@ -143,7 +143,7 @@ class RunSummary:
 
 
 class Outcomes:
-    """Listens to a run and keeps its account; every event goes on to ``listener``."""
+    """A listener that keeps the account of a run, and passes every event on to ``listener``."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
