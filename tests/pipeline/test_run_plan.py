@@ -193,7 +193,7 @@ def test_what_is_finished_is_skipped_and_what_was_begun_is_resumed(bench: Bench)
     assert [p.action for p in plans] == [SKIP, RESUME, SEGMENT]
     assert plans[0].blocks == ()
     assert plans[1].blocks == ((0, 0), (1, 0), (1, 1))
-    assert plans[1].reason == "1 of 4 blocks are there"
+    assert plans[1].reason == "1 of 4 blocks are done"
     assert plans[1].pixels == 64 * 64 + 32 * 64 + 32 * 64
     assert len(plans[2].blocks) == 4
 

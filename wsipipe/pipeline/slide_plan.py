@@ -1,4 +1,4 @@
-"""What a run would do with each slide: headers only, nothing is written."""
+"""What a run would do with one slide; only headers are read, and nothing is written."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from wsipipe.tissue.mask_file import TISSUE_OFF, given_shape, is_file
 from wsipipe.version import VERSION
 
 SEGMENT, RESUME, SKIP = "segment", "resume", "skip"
+"""What can be done with a slide."""
 
 
 @dataclass(frozen=True)
@@ -30,54 +31,55 @@ class SlidePlan:
 
     slide: Slide
     level: Level
-    """The level that is segmented."""
+    """The level to segment."""
     store: StoreSpec
+    """The store to write."""
     action: str
     """``segment``, ``resume`` or ``skip``."""
     reason: str
-    """Why, in words."""
+    """The reason, in words."""
     blocks: tuple[tuple[int, int], ...]
     """(row, column) of the blocks to compute."""
     damaged: tuple[str, ...]
-    """Shards that are there, and not whole: their paths within the store."""
+    """Paths, within the store, of shards that exist but are not whole."""
     reopen: bool
-    """Whether a store that has its final name is to be mended."""
+    """Whether to repair a store that has its final name already."""
     restart: bool
-    """Whether an unfinished store is thrown away first."""
+    """Whether to discard an unfinished store first."""
     block_bytes: int
-    """What one block in flight holds at most."""
+    """The most memory that one block in flight holds."""
     tissue_bytes: int
-    """What one task that looks for its tissue holds at most."""
+    """The most memory that a task which finds the tissue holds."""
     network_bytes: int
-    """What the replicas hold at most, in this machine's memory."""
+    """The most of this machine's memory that the replicas hold."""
 
     @property
     def grid(self) -> Grid:
-        """Its blocks."""
+        """The blocks of the slide."""
         return self.store.grid
 
     @property
     def pixels(self) -> int:
-        """How many pixels are to be computed."""
+        """Number of pixels in the blocks to compute."""
         shapes = (self.grid.block_box(index).shape for index in self.blocks)
         return sum(height * width for height, width in shapes)
 
     def memory_bytes(self, threads: int) -> int:
-        """The most that ``threads`` blocks in flight take, beside what the process takes anyway."""
+        """The most memory that ``threads`` blocks in flight take, on top of what the process takes anyway."""
         return threads * max(self.block_bytes, self.tissue_bytes) + self.network_bytes
 
     def keep(self, threads: int) -> Keep:
-        """Which decoded tiles ``threads`` blocks in flight keep for the blocks to their right."""
+        """The decoded tiles that ``threads`` blocks in flight keep for the blocks to their right."""
         return Keep(self.grid.receptive.margin, threads * kept_bytes(self.level, self.grid))
 
     def tiled(self, core: int, setup: Setup) -> SlidePlan:
-        """The same with tiles of ``core`` px, if they fill its blocks, and the batch of ``setup``."""
+        """The same plan with tiles of ``core`` px, if they fill its blocks, and the batch of ``setup``."""
         grid = self.grid if self.grid.block % core else replace(self.grid, core=core)
         return replace(self, store=replace(self.store, grid=grid), network_bytes=network_need(grid, setup))
 
 
 def plan_slide(slide: Slide, path: str, setup: Setup) -> SlidePlan:
-    """What to do with ``slide``, whose store is or is to be at ``path``.
+    """The plan for ``slide``, whose store is, or will be, at ``path``.
 
     Raises
     ------
@@ -92,7 +94,7 @@ def plan_slide(slide: Slide, path: str, setup: Setup) -> SlidePlan:
 
 
 def level_of(slide: Slide, setup: Setup) -> Level:
-    """The level of ``slide`` that is segmented, at the micrometres per pixel of the model.
+    """The level of ``slide`` to segment, at the micrometres per pixel of the model.
 
     Raises
     ------
@@ -118,9 +120,9 @@ def check_channels(slide: Slide, level: Level, model: ModelInfo) -> None:
 
 
 def grid_of(level: Level, setup: Setup, *, block: int | None = None) -> Grid:
-    """The blocks of ``level``, of the sizes asked for; ``block`` px is that of a store that was begun.
+    """The blocks of ``level``, of the sizes asked for; ``block`` px is that of an unfinished store.
 
-    Its tile need not be the one that is asked for now: that only changes speed.
+    The tile of that store may differ from the one asked for now, which only changes the speed.
     """
     receptive, core = setup.model.receptive, setup.asked.tile
     if core is not None and block is not None and block % core:
@@ -130,7 +132,7 @@ def grid_of(level: Level, setup: Setup, *, block: int | None = None) -> Grid:
 
 
 def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePlan:
-    """What the stores that are there leave to be done."""
+    """What existing stores leave to be done."""
     unfinished, asked = path + PARTIAL, setup.asked.block
     store_of = partial(_store_spec, slide, level, path, setup)
     fingerprint = store_of(None).fingerprint
@@ -142,7 +144,7 @@ def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePla
         store = store_of(final.block)
         journal = read_journal(store, locate(path))
         if final.complete and journal.finished:
-            return plan(store, SKIP, "complete, no tissue was found" if final.tissue_share == 0 else "complete")
+            return plan(store, SKIP, "complete, no tissue found" if final.tissue_share == 0 else "complete")
     begun = usable(unfinished)
     if begun is not None and not (setup.overwrite and asked not in (None, begun.block)):
         store = store_of(begun.block)
@@ -151,11 +153,11 @@ def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePla
         return plan(store, RESUME, "", journal, reopen=True)
     store = store_of(None)
     replaces = locate(path).exists()
-    return plan(store, SEGMENT, "replaces the one that is there" if replaces else "new", restart=True)
+    return plan(store, SEGMENT, "replaces an existing store" if replaces else "new", restart=True)
 
 
 def _store_spec(slide: Slide, level: Level, path: str, setup: Setup, block: int | None) -> StoreSpec:
-    """What the store of ``slide`` is to be, with blocks of ``block`` px, or of what was asked for."""
+    """The store of ``slide`` to write, with blocks of ``block`` px, or of the size asked for."""
     return StoreSpec(
         path=path,
         slide=slide.path,
@@ -201,7 +203,7 @@ def _slide_plan(
         level=level,
         store=store,
         action=action,
-        reason=reason or f"{len(every) - len(blocks)} of {len(every)} blocks are there",
+        reason=reason or f"{len(every) - len(blocks)} of {len(every)} blocks are done",
         blocks=blocks,
         damaged=journal.damaged if journal else (),
         reopen=reopen,
@@ -213,7 +215,7 @@ def _slide_plan(
 
 
 def tissue_shape(level: Level, setup: Setup) -> tuple[int, int] | None:
-    """(rows, columns) of cells of the tissue mask of ``level``; None where there is to be none.
+    """(rows, columns) of cells of the tissue mask of ``level``; None if there is no mask.
 
     Raises
     ------
@@ -227,7 +229,7 @@ def tissue_shape(level: Level, setup: Setup) -> tuple[int, int] | None:
 
 
 def _usable(path: str, *, fingerprint: Fingerprint, overwrite: bool) -> Record | None:
-    """The store at ``path`` if it is of ``fingerprint``; if it is not it is refused, or as good as not there."""
+    """The store at ``path`` if it has ``fingerprint``; a store with another is refused, or ignored to be replaced."""
     try:
         record = read_record(path)
     except DamagedStoreError:
