@@ -1,12 +1,12 @@
-"""What one would write instead, with the same weights on the same slide: throughput and peak memory.
+"""The usual alternatives to wsipipe, with the same weights on the same slide: throughput and peak memory.
 
     pip install monai
     python benchmarks/alternatives.py SLIDE [-m MODEL] [--mpp F] [--tile N] [--rounds N]
 
-`monai` is its `sliding_window_inference` over the slide read whole; `dask` is a plain `map_overlap` over the pixels of
-tifffile's Zarr store. Both get the overlap-tile geometry for nothing: windows at whole cores, margins of the right
-width, mirrored borders, weights in channels_last; without that they are slower, or have seams. Each way is a process of
-its own, in turn; what counts are the ratios. Labels are compared with those of wsipipe by torch.
+`monai` is MONAI's `sliding_window_inference` over the slide read whole; `dask` is a plain `map_overlap` over the pixels
+of tifffile's Zarr store. Both get the overlap-tile geometry for free: windows at whole cores, margins of the right
+width, mirrored borders, weights in channels_last; without that they are slower, or have seams. Each way runs in its own
+process, in turn; only the ratios matter. Labels are compared with those of wsipipe with torch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CHUNK = 512
 
 
 def wsipipe_by(engine: str) -> Callable[[argparse.Namespace, Path], None]:
-    """`wsipipe run` with that engine."""
+    """`wsipipe run` with ``engine``."""
 
     def way(args: argparse.Namespace, out: Path) -> None:
         config = wsipipe.RunConfig(
@@ -64,7 +64,7 @@ def wsipipe_by(engine: str) -> Callable[[argparse.Namespace, Path], None]:
 
 
 class Network:
-    """The model's network as both alternatives use it."""
+    """The network of the model, as both alternatives use it."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         model = wsipipe.load_model(args.model)
@@ -76,14 +76,14 @@ class Network:
         self.to_grid = [round_up(side, self.receptive.stride) - side for side in self.level.shape]
 
     def labels(self, logits: Tensor) -> Labels:
-        """The label of each pixel, (y, x)."""
+        """The label of each pixel, (y, x), uint8, from ``logits`` (1, class, y, x), float32."""
         found: Labels = self.values[winner(logits)][0].numpy()
         return found
 
 
 @torch.inference_mode()
 def by_monai(args: argparse.Namespace, out: Path) -> None:
-    """The whole slide as one tensor, and a window that moves over it."""
+    """Segment the whole slide as one tensor, with a window that slides over it."""
     from monai.inferers import sliding_window_inference
 
     network = Network(args)
@@ -98,7 +98,7 @@ def by_monai(args: argparse.Namespace, out: Path) -> None:
         window,
         1,
         lambda tile: functional.pad(network.logits(tile), [halo] * 4),
-        overlap=(2 * half - 0.5) / window,  # half a pixel, for it rounds the step down
+        overlap=(2 * half - 0.5) / window,  # half a pixel less, because it rounds the step down
         roi_weight_map=centre,
     )
     height, width = network.level.shape
@@ -107,7 +107,7 @@ def by_monai(args: argparse.Namespace, out: Path) -> None:
 
 
 def by_dask(args: argparse.Namespace, out: Path) -> None:
-    """Pixels in blocks, each with its neighbours' margins, by dask's threads."""
+    """Segment the pixels block by block with `map_overlap`, in dask's threads."""
     import dask
     import dask.array as da
     import tifffile
@@ -147,7 +147,7 @@ IMPORTED = {"monai": ["monai.inferers"], "dask": ["dask.array", "tifffile"]}
 
 
 def one_way(name: str, args: argparse.Namespace) -> None:
-    """Go one way, and print what it took: in a process of its own, in which all is imported."""
+    """Run one way in this process, and print its seconds and peak memory; imports are not counted."""
     for library in IMPORTED.get(name, ()):
         importlib.import_module(library)
     started = time.perf_counter()
@@ -156,14 +156,14 @@ def one_way(name: str, args: argparse.Namespace) -> None:
 
 
 def labels_in(out: Path) -> Labels:
-    """What was written into ``out``."""
+    """The labels (y, x), uint8, that a way wrote into ``out``."""
     written = out / "labels"
     store = written if written.exists() else next(out.glob("*.zarr")) / "0"
     return np.asarray(zarr.open_array(store, mode="r")[:])
 
 
 def measured(name: str, folder: Path) -> tuple[dict[str, float], Labels]:
-    """Seconds and peak of one way in a process of its own, and its labels."""
+    """Seconds and peak bytes of one way, run in its own process, and its labels (y, x), uint8."""
     threads = "1" if name == "dask" else str(threads_per_replica(("cpu",)))  # dask's threads share the cores
     command = [sys.executable, *sys.argv, "--way", name, "--out", str(folder)]
     done = subprocess.run(
@@ -177,7 +177,7 @@ def measured(name: str, folder: Path) -> tuple[dict[str, float], Labels]:
 
 
 def main() -> None:
-    """Print a line for each way: its throughput and peak, and both over those of wsipipe by torch."""
+    """Print a line for each way: throughput and peak memory, also as ratios to wsipipe with torch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slide")
     parser.add_argument("-m", "--model", default=str(DEFAULT_MODEL))

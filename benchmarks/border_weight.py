@@ -1,8 +1,8 @@
-"""How many touching objects are merged, with the border weight and without: the same trainings with w0 and with 0.
+"""Touching objects that are merged, with the border weight and without: the same trainings with w0 and with 0.
 
     python benchmarks/border_weight.py workflows/border_weight.toml --data FOLDER [--seeds 3]
 
-FOLDER is what the configuration's paths are relative to. Prints a line per training, and mean and range of each w0.
+The configuration's paths are relative to FOLDER. Prints a line per training, and mean and range of each w0.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHOWN = ("merged_per_100", "split_per_100", "f1", "dice", "pixel_error")
 
 
 def main() -> None:
-    """Train with both weights and all seeds, and print what came out."""
+    """Train with both weights and all seeds, and print the scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--data", type=Path, required=True)

@@ -1,12 +1,12 @@
-"""What two workers gain over one, and what handing a block to a worker costs.
+"""The gain of two workers over one, and the cost of handing a block to a worker.
 
     python benchmarks/cluster.py scaling SLIDE [-m MODEL] [--mpp F] [--rounds N]
     python benchmarks/cluster.py overhead SLIDE [--sleep SECONDS] [--workers N...]
 
-Scaling: plain ``dask worker`` processes of one thread, each on a core of its own; one, then two, the same slide. Beside
-it what the machine gives: the bare network in one process, and in two at once.
-Overhead: workers that sleep instead of computing, all in this process; what a block takes beyond its sleep, and how
-many blocks a second one scheduler and one client can keep going.
+Scaling: plain ``dask worker`` processes of one thread, each bound to its own core; one, then two, on the same slide.
+The limit of the machine is printed beside it: the bare network in two processes at once over one.
+Overhead: workers that sleep instead of computing, all in this process; the time a block takes beyond its sleep, and the
+blocks a second that one scheduler and one client can keep going.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ WANTED = 1.8
 
 @contextmanager
 def workers_on_cores(count: int) -> Iterator[str]:
-    """The address of a scheduler with ``count`` workers, each bound to a core."""
+    """Start a scheduler with ``count`` workers, each bound to a core, and give its address."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "scheduler.json"
         cores = sorted(os.sched_getaffinity(0))
@@ -84,7 +84,7 @@ def workers_on_cores(count: int) -> Iterator[str]:
 
 
 def bare(count: int, seconds: float = 8.0) -> float:
-    """Tiles a second of the bare network in ``count`` processes, each bound to a core."""
+    """Tiles per second of the bare network in ``count`` processes, each bound to a core."""
     cores = sorted(os.sched_getaffinity(0))
     command = [sys.executable, "-c", BARE.format(model=str(DEFAULT_MODEL), seconds=seconds)]
     started = [
@@ -109,7 +109,7 @@ with replica.lane():
 
 
 def scaling(args: argparse.Namespace) -> bool:
-    """Print the speed of one and of two workers, and whether the ratio is what it should be."""
+    """Print the speed of one and of two workers; return whether the ratio is `WANTED` or more."""
     ratios, ceilings = [], []
     for _ in range(args.rounds):
         ceilings.append(bare(2) / bare(1))
@@ -139,13 +139,13 @@ def scaling(args: argparse.Namespace) -> bool:
     median = statistics.median(ratios)
     print(
         f"{Path(args.slide).name}: two workers / one worker, median of {args.rounds}: {median:.2f}; "
-        f"of what two bare networks are to one: {statistics.median(map(operator.truediv, ratios, ceilings)):.2f}"
+        f"relative to two bare networks over one: {statistics.median(map(operator.truediv, ratios, ceilings)):.2f}"
     )
     return median >= WANTED
 
 
 def simulated(count: int) -> SpecCluster:
-    """A cluster of ``count`` workers within this process; those of a `LocalCluster` would share one thread."""
+    """A cluster of ``count`` workers in this process; the workers of a `LocalCluster` would share one thread."""
     workers = {
         i: {"cls": Worker, "options": {"nthreads": 1, "memory_limit": 0, "executor": ThreadPoolExecutor(1)}}
         for i in range(count)
@@ -155,7 +155,7 @@ def simulated(count: int) -> SpecCluster:
 
 
 def overhead(args: argparse.Namespace) -> bool:
-    """Print for each number of workers what a block takes beyond its sleep."""
+    """Print, for each number of workers, the time that a block takes beyond its sleep."""
     labels = np.zeros((1, 1), np.uint8)
     slept = PredictedBlock(Prediction(labels, None), 1, 0, False, Spent())
 
@@ -164,7 +164,7 @@ def overhead(args: argparse.Namespace) -> bool:
         return slept
 
     def no_more(slide: slide_job.SlideJob) -> Iterator[list[Any]]:
-        slide.over = True
+        slide.stage = slide_job.Stage.DONE
         yield []
 
     for count in args.workers:
@@ -176,11 +176,11 @@ def overhead(args: argparse.Namespace) -> bool:
                 Client(cluster) as client,
                 mock.patch.object(block_tasks, "predict_block", sleeps),
                 mock.patch.object(block_tasks.content, "write_block"),
-                mock.patch.object(slide_job.SlideJob, "_after_blocks", no_more),
+                mock.patch.object(slide_job.SlideJob, "_finish", no_more),
             ):
                 blocks = run.to_do[0].grid.count
                 cpu, started = time.process_time(), time.perf_counter()
-                Dispatcher(run, client, lambda _: None, lambda count=count: count).attempt_all()
+                Dispatcher(run, client, lambda _: None, lambda count=count: count).run()
                 taken, cpu = time.perf_counter() - started, time.process_time() - cpu
         ideal = -(-blocks // count) * args.sleep
         print(
@@ -193,7 +193,7 @@ def overhead(args: argparse.Namespace) -> bool:
 
 
 def main() -> None:
-    """Do what the first argument says."""
+    """Run the benchmark that the first argument names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["scaling", "overhead"])
     parser.add_argument("slide")

@@ -1,10 +1,10 @@
-"""How much of the bare network's speed `run` reaches: from a slide on disk to a complete store.
+"""The speed of `run`, from a slide on disk to a complete store, over that of the bare network.
 
     python benchmarks/efficiency.py SLIDE [-m MODEL] [--mpp F] [--device NAME] [--engine NAME]
         [--precision NAME] [--tile N] [--batch N] [--rounds N]
 
 The bare network is the same replica on the same tiles, cut and mirrored beforehand and held in memory. Both run
-in this process, in turn; what counts is the ratio.
+in this process, in turn; only the ratio matters.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WANTED = 0.97
 
 
 def cut_tiles(slide: str, config: RunConfig) -> tuple[list[Pixels], int]:
-    """Every tile of the slide, as a run cuts them, and how many pixels they give."""
+    """Every tile of the slide as a run cuts it, (y, x, channel), and the number of pixels of the result."""
     setup = resolve(config)
     level = choose_level(wsipipe.open_slide(slide, mpp=config.mpp), setup.model.spec.mpp)
     grid = grid_of(level, setup)
@@ -57,7 +57,7 @@ def cut_tiles(slide: str, config: RunConfig) -> tuple[list[Pixels], int]:
 
 
 def in_batches(tiles: list[Pixels], batch: int) -> list[list[Pixels]]:
-    """``tiles``, those of one shape together, ``batch`` at a time."""
+    """``tiles`` grouped by shape, ``batch`` at a time."""
     by_shape: dict[tuple[int, ...], list[Pixels]] = {}
     for tile in tiles:
         by_shape.setdefault(tile.shape, []).append(tile)
@@ -65,10 +65,10 @@ def in_batches(tiles: list[Pixels], batch: int) -> list[list[Pixels]]:
 
 
 def bare_seconds(replicas: list[Replica], batches: list[list[Pixels]]) -> float:
-    """Seconds that the network takes for ``batches``, in the lanes that a pool has.
+    """Seconds that the network takes for ``batches``, in the lanes of a pool.
 
-    Each lane is a thread of its own: a thread that computes has an OpenMP team, and one left behind by the main thread
-    would slow down all others.
+    Each lane is a thread of its own: a thread that computes has an OpenMP team, and a team left behind by the main
+    thread would slow down all the others.
     """
     lanes, left = [replica for replica in replicas for _ in range(replica.lanes)], SimpleQueue[list[Pixels]]()
     for batch in batches:
@@ -81,7 +81,7 @@ def bare_seconds(replicas: list[Replica], batches: list[list[Pixels]]) -> float:
 
     started = time.perf_counter()
     with ThreadPoolExecutor(len(lanes)) as threads:
-        list(threads.map(work, lanes))  # raises what they raise
+        list(threads.map(work, lanes))  # raises their errors
     return time.perf_counter() - started
 
 

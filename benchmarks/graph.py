@@ -1,8 +1,8 @@
-"""What the task graph of a slide of 100 000 x 100 000 px takes to build, in tasks a block and seconds.
+"""The task graph of a slide of 100 000 x 100 000 px: tasks per block, and seconds to build it.
 
     python benchmarks/graph.py SLIDE [-m MODEL]
 
-The slide is as large as it is; nothing of it is read. A plain `map_overlap` over its pixels stands beside it.
+SLIDE has that size; none of its pixels is read. A plain `map_overlap` over its pixels is built for comparison.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from wsipipe.pipeline.config import DEFAULT_MODEL
 
 
 def main() -> None:
-    """Print a line for each block size and way."""
+    """Print a line for each block size and each kind of graph."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("slide")
     parser.add_argument("-m", "--model", default=str(DEFAULT_MODEL))
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def report(name: str, array: da.Array, seconds: float) -> None:
-    """Print what ``array`` took."""
+    """Print the number of tasks of ``array``, and the seconds it took to build."""
     tasks = len(dict(array.__dask_graph__()))
     print(f"{name}: {tasks:7,} tasks, {tasks / array.npartitions:5.2f} a block, built in {seconds:.2f} s", flush=True)
 

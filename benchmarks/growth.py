@@ -1,9 +1,9 @@
-"""Time per megapixel and peak memory of `wsipipe run` on slides of different size: neither may grow with the slide.
+"""Time per megapixel and peak memory of `wsipipe run` on slides of different sizes: neither may grow with the slide.
 
     python benchmarks/growth.py SMALL LARGE ... [-m MODEL] [--max-memory SIZE] [--device cpu cpu,cpu ...]
 
-Each slide is segmented by a process of its own, on each of the devices; a device named twice holds two replicas. Time
-and peak are printed over those of the first line.
+Each slide is segmented in its own process, on each of the devices; a device named twice holds two replicas. Time and
+peak are also printed as ratios to the first line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_GROWTH = 1.1
 
 
 def segment(slide: str, options: list[str]) -> dict[str, float]:
-    """What ``wsipipe run --json`` says of one slide."""
+    """Megapixels, seconds, and peak and projected bytes of one slide, from ``wsipipe run --json``."""
     command = [str(Path(sys.executable).with_name("wsipipe")), "run", slide, "--json", "--tissue", "off", *options]
     with tempfile.TemporaryDirectory() as out:
         done = subprocess.run([*command, "-o", out], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

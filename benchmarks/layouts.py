@@ -1,11 +1,11 @@
-"""Reading of every codec and layout: a row of blocks after the other, against decoding the whole image once.
+"""Reading every codec and layout, one row of blocks after the other, against decoding the whole image once.
 
     python benchmarks/layouts.py SLIDE [MORE ...] [--block N] [--threads N] [--rounds N]
 
-The pixels of SLIDE, nine times over, are written in each codec, as tiles of 240 px (JPEG 2000: 256) and as strips, to a
-temporary folder; MORE are read as they are. Blocks are read with their margins, and tiles kept, as a run does; whole is
-tifffile's `asarray` in as many threads. No ratio of what is compressed may fall off a cliff: a strip as wide as the
-slide, decoded for each block, would divide it by the number of blocks in a row.
+The pixels of SLIDE, repeated nine times, are written to a temporary folder in each codec, as strips and as tiles of
+240 px (JPEG 2000: 256); MORE are read as they are. Blocks are read with their margins, and tiles are cached, as in a
+run; "whole" is tifffile's `asarray` in the same number of threads. The ratio of a compressed file may not fall off a
+cliff: decoding a strip as wide as the slide for each block would divide it by the number of blocks in a row.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ CODECS = ("jpeg", "jpeg2000", "deflate", "lzw", "zstd", None)
 
 
 def written(slide: str, folder: Path) -> Iterator[Path]:
-    """The same pixels in each codec and layout."""
+    """Write the same pixels in each codec and layout, and give the files."""
     level = wsipipe.open_slide(slide).levels[0]
     pixels = np.tile(np.asarray(level.array[:1920, :1920]), (3, 3, 1))
     for codec in CODECS:
         side = 256 if codec == "jpeg2000" else 240
         layouts: dict[str, dict[str, object]] = {"tiles": {"tile": (side, side)}, "strips": {"rowsperstrip": 32}}
         if codec == "jpeg2000":
-            del layouts["strips"]  # nobody writes those
+            del layouts["strips"]  # nobody writes these
         if codec in (None, "deflate"):
             layouts["one strip"] = {"rowsperstrip": len(pixels)}
         for layout, options in layouts.items():
@@ -57,7 +57,7 @@ def written(slide: str, folder: Path) -> Iterator[Path]:
 
 
 def read_blocks(level: Level, block: int, threads: int) -> float:
-    """The seconds that reading every block takes, margins included."""
+    """Seconds that reading every block takes, margins included."""
     grid = Grid(level.shape, PAPER, block, block)
     keep, half = Keep(PAPER.margin, threads * kept_bytes(level, grid)), PAPER.margin // 2
 
@@ -68,7 +68,7 @@ def read_blocks(level: Level, block: int, threads: int) -> float:
         count = len(rows) * len(cols) * level.channels * np.dtype(level.dtype).itemsize
         read_mirrored(level, rows, cols, memory=memory_of_thread("pixels", count), keep=keep)
 
-    LEVELS.clear()  # so that nothing is left of the round before
+    LEVELS.clear()  # so that nothing of the round before is cached
     level.array  # noqa: B018 - opened before the clock starts
     started = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
@@ -77,7 +77,7 @@ def read_blocks(level: Level, block: int, threads: int) -> float:
 
 
 def decode_whole(path: Path, threads: int) -> float:
-    """The seconds that tifffile takes for the whole image."""
+    """Seconds that tifffile takes for the whole image."""
     with tifffile.TiffFile(path) as tiff:
         page = tiff.series[0].levels[0].pages[0]
         started = time.perf_counter()
@@ -105,7 +105,7 @@ def main() -> None:
                 for _ in range(args.rounds)
             ]
             ratio = statistics.median(whole / ours for whole, ours in times)
-            if level.codec != "none":  # that is copied at the speed of memory, and no decoder to compare with
+            if level.codec != "none":  # else pixels are copied at the speed of memory, with no decoder to compare
                 compressed.append(ratio)
             whole, ours = (statistics.median(of) for of in zip(*times, strict=True))
             print(

@@ -1,10 +1,10 @@
-"""What all but the network costs: `run` without a network, end to end, against reading alone.
+"""The cost of everything but the network: `run` without a network, end to end, against reading alone.
 
     python benchmarks/overhead.py SLIDE [--block N] [--threads N] [--rounds N]
 
-In the place of the network stand labels made once, random objects of 16 px and more, which take as long to compress as
-the nuclei of a real slide (0.85 and 0.95 ms a megapixel), and are written.
-Reading alone reads the same blocks with the same margins in as many threads. Both run in this process, in turn.
+The network is replaced by labels made once: random objects of 16 px and more, which take as long to compress as the
+nuclei of a real slide (0.85 and 0.95 ms per megapixel), and are written. Reading alone reads the same blocks with the
+same margins in the same number of threads. Both run in this process, in turn.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ WANTED, MOST_PLANNING = 0.7, 0.01
 
 
 class NoNetwork:
-    """In the place of `Replica.predict`: for each shape of tiles the same labels, of objects of 16 px and more."""
+    """Replaces `Replica.predict`: the same labels for each shape of tiles, with objects of 16 px and more."""
 
     def __init__(self) -> None:
         self.predictions: dict[tuple[int, ...], Prediction] = {}
 
     def __call__(self, replica: Replica, tiles: list[Pixels]) -> Prediction:
-        """Labels of the cores of ``tiles``."""
+        """Labels (n, y, x), uint8, of the cores of ``tiles``, each (y, x, channel)."""
         height, width = (side - replica.receptive.margin for side in tiles[0].shape[:2])
         shape = len(tiles), height, width
         if shape not in self.predictions:
@@ -52,7 +52,7 @@ class NoNetwork:
 
 
 def read_all(run: RunPlan) -> float:
-    """The seconds that reading every block takes, in as many threads as the run has."""
+    """Seconds that reading every block takes, in as many threads as the run has."""
     (plan,) = run.planned
     grid, level = plan.grid, plan.level
     half = grid.receptive.margin // 2
@@ -71,7 +71,7 @@ def read_all(run: RunPlan) -> float:
 
 
 def main() -> None:
-    """Print both speeds, their ratio, what a block costs beside reading and writing, and what planning takes."""
+    """Print both speeds, their ratio, the work per block beside reading and writing, and the time for planning."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("slide")
     parser.add_argument("--block", type=int, default=4096)

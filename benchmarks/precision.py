@@ -1,8 +1,8 @@
-"""How many labels differ from those of torch in float32, by engine and by precision.
+"""Labels that differ from those of torch in float32, by engine and by precision.
 
     python benchmarks/precision.py SLIDE [-m MODEL] [--mpp F] [--device NAME] [--of ENGINE:PRECISION ...]
 
-Tiles, blocks and batches are chosen otherwise for each, which must change nothing. In float32 no label may differ.
+Compared runs differ in tiles, blocks and batches, which must change nothing. In float32 no label may differ.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COMPARED = ("torch:float32", "openvino:float32", "torch:bfloat16", "torch:float1
 
 
 def labels_of(slide: str, config: wsipipe.RunConfig) -> npt.NDArray[np.uint8]:
-    """What `run` writes."""
+    """The labels (y, x), uint8, that `run` writes."""
     (outcome,) = wsipipe.run([slide], config).slides
     assert outcome.status == "done", outcome.message
     return np.asarray(zarr.open_array(Path(str(outcome.store)) / "0", mode="r")[:])

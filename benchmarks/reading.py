@@ -1,10 +1,10 @@
-"""Reading alone, against what imagecodecs decodes of the same tiles in as many threads.
+"""Reading alone, against imagecodecs decoding the same tiles in the same number of threads.
 
     python benchmarks/reading.py SLIDE [--block N] [--threads 1 2] [--rounds N]
 
 SLIDE is a TIFF of JPEG tiles. The bare decoder gets the bytes of each tile by `os.pread`, hands them to imagecodecs and
-lets go of the pixels; reading also checks that they are whole and puts them together to blocks with their margins.
-Both take the same blocks, in turn, in this process; what counts is the median ratio.
+drops the pixels; reading also checks that the tiles are whole, and assembles them into blocks with their margins. Both
+take the same blocks, in turn, in this process; only the median ratio matters.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ JPEG = 7
 
 
 def decode_bare(level: Level, box: Box) -> None:
-    """Decode every tile that ``box`` meets, and throw the pixels away."""
+    """Decode every tile that ``box`` meets, and drop the pixels."""
     store = level.array.store
     assert isinstance(store, TileStore)
     page, (height, width) = store.image.pages[0], level.tile
-    colours = {"colorspace": "RGB", "outcolorspace": "RGB"} if page.photometric == 2 else {}  # as the writer stored it
+    colours = {"colorspace": "RGB", "outcolorspace": "RGB"} if page.photometric == 2 else {}  # as they are stored
     for i, j in product(range(box.y0 // height, -(-box.y1 // height)), range(box.x0 // width, -(-box.x1 // width))):
         number = i * page.chunked[1] + j
         data = store.file.read(int(page.dataoffsets[number]), int(page.databytecounts[number]))
@@ -53,7 +53,7 @@ def read(level: Level, box: Box) -> None:
 
 
 def seconds(work: Callable[[Level, Box], None], level: Level, boxes: list[Box], pool: ThreadPoolExecutor) -> float:
-    """What ``work`` takes for all ``boxes``, shared among the threads of ``pool``."""
+    """Seconds that ``work`` takes for all ``boxes``, shared among the threads of ``pool``."""
     started = time.perf_counter()
     list(pool.map(lambda box: work(level, box), boxes))
     return time.perf_counter() - started

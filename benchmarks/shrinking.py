@@ -1,8 +1,8 @@
-"""Reading blocks of a level that is shrunk, against reading the same pixels of the file as they are.
+"""Reading blocks of a shrunk level, against reading the same pixels of the file as they are.
 
     python benchmarks/shrinking.py SLIDE [--shrink R] [--block N] [--threads 1 2] [--rounds N]
 
-Both read the same blocks with their margins, in turn, in this process; what counts is the median ratio. Megapixels are
+Both read the same blocks with their margins, in turn, in this process; only the median ratio matters. Megapixels are
 those of the file.
 """
 
@@ -24,7 +24,7 @@ from wsipipe.slides.slide import Level
 
 
 def of_stored(level: Level, box: Box) -> Box:
-    """The pixels in the file that those of ``box`` are made of."""
+    """The pixels in the file from which those of ``box`` are averaged."""
     (y0, y1), (x0, x1) = (
         means(start, stop, level.shrink, side).stored
         for start, stop, side in zip((box.y0, box.x0), (box.y1, box.x1), level.stored.shape, strict=True)

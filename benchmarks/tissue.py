@@ -1,11 +1,11 @@
-"""What looking at tissue only saves, and what it loses.
+"""The glass that the tissue mask saves computing, and the labelled pixels that it loses.
 
     python benchmarks/tissue.py SLIDE [--mpp F] [-m MODEL] [--tile N] [--block N]
     python benchmarks/tissue.py SLIDE --lost [--mpp F] [-m MODEL]
 
-The first prints how much of the glass does not go through the network. It is for slides whose glass is known: that are
-tiles, all at the same place in the file as the first one. The second runs the network everywhere, and prints how many
-of the labelled pixels are where nothing would have been looked at.
+The first prints the share of the glass that does not go through the network. It needs a slide whose glass is known: the
+tiles that lie at the same place in the file as the first tile. The second runs the network everywhere, and prints how
+many labelled pixels lie outside the tissue mask.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from wsipipe.tissue.mask import TissueMask
 
 
 def glass_of(level: Level) -> np.ndarray:
-    """Which tiles (row, column) of ``level`` are glass."""
+    """Whether each tile of ``level`` is glass, (rows, columns), bool."""
     store = level.array.store
     assert isinstance(store, TiffStore)
     page = store.image.pages[0]
@@ -39,7 +39,7 @@ def glass_of(level: Level) -> np.ndarray:
 
 
 def not_computed(level: Level, grid: Grid, mask: TissueMask) -> float:
-    """The share of the glass that is in no core that is computed."""
+    """The share of the glass that lies outside every computed core."""
     glass, (height, width) = glass_of(level), level.tile
     computed = np.zeros(tuple(-(-side // 16) for side in level.shape), bool)  # every core begins and ends on 16 px
     for index in grid.indices():
@@ -54,7 +54,7 @@ def not_computed(level: Level, grid: Grid, mask: TissueMask) -> float:
 
 
 def lost(slide: str, mpp: float | None, model: ModelInfo, mask: TissueMask) -> tuple[int, int]:
-    """Labelled pixels that ``mask`` leaves out, and all of them."""
+    """The number of labelled pixels outside ``mask``, and of all labelled pixels."""
     with tempfile.TemporaryDirectory() as out:
         (done,) = wsipipe.run([slide], wsipipe.RunConfig(out=out, model=model.path, mpp=mpp, tissue="off")).slides
         labels = np.asarray(zarr.open_array(Path(str(done.store)) / "0", mode="r")[...])
@@ -64,7 +64,7 @@ def lost(slide: str, mpp: float | None, model: ModelInfo, mask: TissueMask) -> t
 
 
 def main() -> None:
-    """Print what is saved, or lost."""
+    """Print the share of glass that is saved, or of labelled pixels that is lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("slide")
     parser.add_argument("-m", "--model", default=str(DEFAULT_MODEL))
@@ -79,10 +79,10 @@ def main() -> None:
     started = time.perf_counter()
     mask, how = find_tissue(slide, level, halo=model.receptive.halo)
     name, seconds = Path(args.slide).name, time.perf_counter() - started
-    print(f"{name}: {how}, {mask.share:.1%} is to be looked at, found in {seconds:.1f} s")
+    print(f"{name}: tissue covers {mask.share:.1%} ({how}), found in {seconds:.1f} s")
     if args.lost:
         out, every = lost(args.slide, args.mpp, model, mask)
-        print(f"{name}: {out} of {every} labelled pixels are not looked at: {out / every:.3%}")
+        print(f"{name}: {out} of {every} labelled pixels are outside the mask: {out / every:.3%}")
     else:
         share = not_computed(level, Grid(level.shape, model.receptive, args.tile, args.block), mask)
         print(f"{name}, tiles of {args.tile} px: {share:.1%} of the glass is not computed")

@@ -1,7 +1,7 @@
 // nextflow run workflows/main.nf --slides '/data/inbox/*.svs' --out /data/segmentations -process.executor=slurm
 //
-// A job a slide. Stores are written where they are to be, not in the job's work folder, where the next job would not
-// find what an interrupted one has done.
+// One job per slide. Stores are written to their final place, not into the job's work folder, where the next job would
+// not find the blocks of an interrupted one.
 params.slides = 'slides/*.tif'
 params.out = 'segmentations'
 params.options = ''
@@ -9,7 +9,7 @@ params.options = ''
 process segment {
     cpus 8
     memory 32.GB
-    // 3: the environment, such as a GPU that another has. 130, 137, 143: preempted, or out of time. The next resumes.
+    // 3: the environment, such as a GPU in use. 130, 137, 143: preempted, or out of time. The retry resumes.
     errorStrategy { task.exitStatus in [3, 130, 137, 143] ? 'retry' : 'ignore' }
     maxRetries 3
 

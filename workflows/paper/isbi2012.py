@@ -1,22 +1,23 @@
-"""Beside a training, table 1 of the U-Net paper takes images that meet their labels, and the challenge's way to score.
+"""Beside a training, table 1 of the U-Net paper needs images aligned with their labels, and the challenge's scoring.
 
     python workflows/paper/isbi2012.py register FOLDER REGISTERED
     wsipipe train workflows/paper/isbi2012.toml -o em.safetensors --data REGISTERED
     python workflows/paper/isbi2012.py score em.safetensors --data REGISTERED
 
-`register` copies FOLDER/isbi2012-em with its images moved to where they correlate best with their labels; as they are,
-they lie 0.6 px off in y, every slice by about as much. Turned and mirrored patches would have that error in all
-directions, where no network can learn it.
+`register` copies FOLDER/isbi2012-em with its images moved to where they correlate best with their labels; originally
+they lie 0.6 px off in y, every slice by about the same amount. In rotated and mirrored patches that offset would point
+in all directions, and no network could learn it.
 
-`score` averages the probabilities of the eight ways to turn and mirror an image, as the paper (arXiv:1505.04597)
+`score` averages the probabilities of the eight ways to rotate and mirror an image, as the paper (arXiv:1505.04597)
 averages seven rotations. The challenge (Arganda-Carreras et al. 2015, https://doi.org/10.3389/fnana.2015.00142) scores
-the probabilities at many thresholds and takes each metric's best on the test slices themselves; that is given, and,
-stricter, each metric at the threshold that was best on the validation slices. Its program (fiji/Trainable_Segmentation)
-counts pixels and pairs of pixels of all slices together; its pixel error is 1 - F of the cells' pixels, here 1 - dice.
+the probabilities at many thresholds and takes the best of each metric on the test slices themselves. `score` prints
+that, and, stricter, each metric at the threshold that was best on the validation slices. The challenge's program
+(fiji/Trainable_Segmentation) counts pixels and pairs of pixels of all slices together; its pixel error is 1 - F of the
+cells' pixels, here 1 - dice.
 
-A pixel of a cell that is taken for membrane is an error to the Rand error, as if it were a cell of its own: 5 % of them
-cost 0.05 where no two cells are merged. `score` gives it once more for cells that a watershed has grown from what lies
-above the threshold until they meet; then a high threshold parts the cells, and costs none of their pixels. That takes
+The Rand error counts each pixel of a cell that is taken for membrane as a cell of its own: 5 % of them cost 0.05 even
+if no two cells are merged. `score` also gives it for cells that a watershed grows from the pixels above the threshold
+until they meet; then a high threshold separates the cells, and costs none of their pixels. That needs
 `pip install scikit-image`.
 """
 
@@ -57,11 +58,11 @@ def main() -> None:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True))
 @click.argument("registered", type=click.Path(path_type=Path))
 def register(folder: Path, registered: Path) -> None:
-    """Copy FOLDER/isbi2012-em to REGISTERED, its images moved onto their labels."""
+    """Copy FOLDER/isbi2012-em to REGISTERED, with its images moved onto their labels."""
     data = load_config(CONFIG).data
     source, target = folder / data.folder, registered / data.folder
     if target.exists():
-        raise click.UsageError(f"{target} is there already; give another folder, or remove it")
+        raise click.UsageError(f"{target} already exists; give another folder, or remove it")
     shutil.copytree(source, target)
     images = {path.stem: read(path).astype(np.float64) for path in sorted((source / "image").iterdir())}
     offsets = [
@@ -77,12 +78,12 @@ def register(folder: Path, registered: Path) -> None:
 
 
 def read(path: Path) -> npt.NDArray[np.uint8]:
-    """The pixels (y, x) of a PNG."""
+    """The pixels (y, x), uint8, of a PNG."""
     return imagecodecs.png_decode(path.read_bytes())
 
 
 def offset(image: npt.NDArray[np.float64], label: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """How far (y, x) in px ``image`` is to be moved to correlate best with ``label``: the top of a parabola."""
+    """The move (y, x), px, with which ``image`` (y, x) correlates best with ``label`` (y, x): the top of a parabola."""
     detail = image - ndimage.gaussian_filter(image, 12)
     inner = np.s_[8:-8, 8:-8]
     best = []
@@ -133,7 +134,7 @@ def scores_at(model: Model, views: tuple[View, ...]) -> dict[str, list[float]]:
 
 
 def grown(cell: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.bool_]:
-    """What of ``cell`` (y, x) lies above ``threshold``, grown by a watershed until lines one pixel wide part it."""
+    """The cells (y, x), bool: ``cell`` above ``threshold``, grown by a watershed up to lines one pixel wide."""
     from skimage.segmentation import watershed  # wsipipe itself does without scikit-image
 
     seeds, _ = ndimage.label(cell > threshold)
@@ -141,13 +142,13 @@ def grown(cell: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.boo
 
 
 def side_by_side(slices: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """``slices`` (y, x) as one image, with a column of 0 after each, so that objects of two do not touch."""
+    """``slices`` (y, x) as one image, with a column of 0 after each, so that objects of two slices do not touch."""
     return np.hstack([np.pad(one, ((0, 0), (0, 1))) for one in slices])
 
 
 @torch.inference_mode()
 def averaged(model: Model, view: View) -> npt.NDArray[np.float32]:
-    """The probability (y, x) of cell in ``view``, the mean over all ways to turn and mirror what the network sees."""
+    """The probability (y, x), float32, of cell in ``view``: the mean over all ways to rotate and mirror the input."""
     receptive = model.network.receptive
     half, (height, width) = receptive.margin // 2, view.field.shape
     rows, cols = (mirror(np.arange(-half, round_up(n, receptive.stride) + half), n) for n in (height, width))
