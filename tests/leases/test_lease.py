@@ -502,7 +502,7 @@ def test_whose_process_is_gone_or_has_another_time_of_birth_is_dead_at_once(path
 def test_a_pid_says_nothing_where_it_may_be_a_number_of_another_machine(
     path: Path, monkeypatch: pytest.MonkeyPatch, here: str, there: str, dead: bool
 ) -> None:
-    monkeypatch.setattr(holders, "_machine", lambda: here)
+    monkeypatch.setattr(holders, "this_machine", lambda: here)
     plant(path, replace(ELSEWHERE, pid=ended_process(), machine=there))
     found = Leases().take(path)
     assert isinstance(found, Lease) == dead
@@ -512,7 +512,7 @@ def test_a_pid_says_nothing_where_it_may_be_a_number_of_another_machine(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what says who sees whose pid is Linux's")
 def test_the_machine_names_host_boot_and_pid_namespace() -> None:
-    machine = holders._machine()
+    machine = holders.this_machine()
     for part in (
         os.uname().nodename,
         Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
@@ -634,7 +634,7 @@ def test_a_fault_at_any_step_of_taking_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(leases, "ended", lambda holder: holder.token == ELSEWHERE.token)
     monkeypatch.setattr(holders, "began", lambda _: 1)
-    monkeypatch.setattr(holders, "_machine", lambda: "")
+    monkeypatch.setattr(holders, "this_machine", lambda: "")
     for step in range(20):
         if dead:
             plant(path, ELSEWHERE)

@@ -51,13 +51,13 @@ UNREADABLE = Holder(host="", machine="", pid=0, started=0, token="", patience=0.
 def this_process(token: str, patience: float) -> Holder:
     """Who takes a lease as ``token`` here and now, and is dead once silent for ``patience`` seconds."""
     started = began(os.getpid())
-    machine = "" if started is None else _machine()
+    machine = "" if started is None else this_machine()
     return Holder(platform.node(), machine, os.getpid(), started or 0, token, patience)
 
 
 def ended(holder: Holder) -> bool:
     """Whether ``holder`` was a process of this machine and certainly is no more."""
-    if not holder.machine or holder.machine != _machine():
+    if not holder.machine or holder.machine != this_machine():
         return False
     try:
         os.kill(holder.pid, 0)
@@ -82,7 +82,7 @@ def began(pid: int) -> int | None:
     return -1 if state in b"ZX" and threads < 2 else started  # ended: killed, and its parent has not asked yet
 
 
-def _machine() -> str:
+def this_machine() -> str:
     """What two processes have in common that see each other by the same pids; empty where that can not be told."""
     try:
         parts = [platform.node(), Path("/proc/sys/kernel/random/boot_id").read_text().strip()]

@@ -16,20 +16,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import imagecodecs
 import numpy as np
-import zarr
 
 from wsipipe.arrays import Labels
 from wsipipe.errors import SlideFormatError, StoreError, WsipipeError
-from wsipipe.files import locate, zarr_store
 from wsipipe.geometry.grid import boxes
 from wsipipe.pictures.drawing import as_rgb, inner_edge
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.overview import RgbImage, averaged_plane, choose_source
 from wsipipe.slides.planes import parse_reading
+from wsipipe.store.finished import FinishedStore, open_finished
 
 THUMBNAIL_PX = 320
 """Long side of a thumbnail."""
@@ -86,41 +85,6 @@ class _Picture:
     shape: tuple[int, int] = (0, 0)
 
 
-@dataclass(frozen=True)
-class _Store:
-    """What is used of a store's metadata."""
-
-    group: zarr.Group
-    version: str
-    model: str
-    model_sha256: str
-    slide: str
-    """The identity of the slide's file."""
-    level: int
-    """Of the slide."""
-    shrink: float
-    """How many pixels of that level one of the labels' spans."""
-    reading: str
-    """Which planes of the slide, by which reader."""
-    mpp: float | None
-    counts: dict[int, int]
-    """Pixels per label; empty if it does not say."""
-    classes: tuple[tuple[str, int, str], ...]
-    """(name, label, #rrggbb), without the background."""
-
-    def labels(self, level: int) -> zarr.Array[Any]:
-        array = self.group[str(level)]
-        if not isinstance(array, zarr.Array) or array.ndim != 2:
-            raise StoreError(f"{level} is not an array (y, x)")
-        return array
-
-    @property
-    def shapes(self) -> list[tuple[int, int]]:
-        """(height, width) of the levels, from fine to coarse."""
-        levels = sum(1 for name in self.group.array_keys() if name.isdigit())
-        return [(height, width) for height, width in (self.labels(level).shape for level in range(levels))]
-
-
 def summarise(slide: str, store: str) -> StoreSummary:
     """The thumbnail, and the areas of the classes, of ``store``, whose slide is ``slide``; never raises.
 
@@ -132,7 +96,7 @@ def summarise(slide: str, store: str) -> StoreSummary:
         Path of a finished store.
     """
     notes: list[str] = []
-    opened = _try(lambda: _open(store), "the store can not be read", notes)
+    opened = _try(lambda: _open_with_colors(store), "the store can not be read", notes)
     if opened is None:
         return StoreSummary(notes=tuple(notes))
     classes = _try(lambda: _areas(opened), "the classes can not be counted", notes)
@@ -157,38 +121,22 @@ def _try(make: Callable[[], T], failure: str, notes: list[str]) -> T | None:
         return None
 
 
-def _open(store: str) -> _Store:
-    """Read the metadata of ``store``; raises all sorts on what is no store."""
-    group = zarr.open_group(zarr_store(locate(store)), mode="r")
-    ours: Any = group.attrs["wsipipe"]
-    label: Any = group.attrs["ome"]
-    colors = {row["label-value"]: bytes(row["rgba"][:3]).hex() for row in label["image-label"]["colors"]}
-    names = {row["label-value"]: str(row["class"]) for row in label["image-label"]["properties"]}
-    fingerprint, counts = ours["fingerprint"], ours.get("run", {}).get("labels", {})
-    mpp = fingerprint["mpp"]
-    return _Store(
-        group=group,
-        version=str(ours["version"]),
-        model=str(ours["model"]),
-        model_sha256=str(fingerprint["model_sha256"]),
-        slide=str(fingerprint["slide"]),
-        level=int(fingerprint["level"]),
-        shrink=float(fingerprint.get("shrink", 1.0)),
-        reading=str(fingerprint.get("reading", "")),
-        mpp=None if mpp is None else float(mpp),
-        counts={int(value): int(count) for value, count in counts.items()},
-        classes=tuple((names[value], int(value), f"#{colors[value]}") for value in names),
-    )
+def _open_with_colors(path: str) -> FinishedStore:
+    """The store at ``path``, whose classes all have a colour."""
+    store = open_finished(path)
+    if colorless := [name for name, _, color in store.classes if not color]:
+        raise StoreError(f"classes without a colour: {', '.join(colorless)}")
+    return store
 
 
-def _areas(store: _Store) -> tuple[ClassArea, ...]:
+def _areas(store: FinishedStore) -> tuple[ClassArea, ...]:
     """The area of each class: as the store says, if it speaks of all pixels, else from a level of `COUNTED_PX`."""
     shapes = store.shapes
     pixels, level = prod(shapes[0]), 0
-    counts = store.counts
+    counts = dict(store.counts)
     if sum(counts.values()) != pixels:
         level = next((i for i, shape in enumerate(shapes) if prod(shape) <= COUNTED_PX), len(shapes) - 1)
-        found = _counted(store.labels(level))
+        found = _counted(store, level)
         counts = {value: round(count * pixels / prod(shapes[level])) for value, count in found.items()}
     return tuple(
         ClassArea(
@@ -203,8 +151,9 @@ def _areas(store: _Store) -> tuple[ClassArea, ...]:
     )
 
 
-def _counted(labels: zarr.Array[Any]) -> dict[int, int]:
-    """How many pixels of ``labels`` have each label."""
+def _counted(store: FinishedStore, level: int) -> dict[int, int]:
+    """Pixels of each label that occurs in ``level``."""
+    labels = store.labels(level)
     height, width = labels.shape
     total = np.zeros(256, np.int64)
     for box in boxes((height, width), 2048):
@@ -212,13 +161,13 @@ def _counted(labels: zarr.Array[Any]) -> dict[int, int]:
     return {value: int(count) for value, count in enumerate(total) if count}
 
 
-def _thumbnail(slide: str, store: _Store, notes: list[str]) -> _Picture:
+def _thumbnail(slide: str, store: FinishedStore, notes: list[str]) -> _Picture:
     """The thumbnail; without the slide's pixels if these can not be had, and a note why."""
     height, width = store.shapes[0]
     scale = max(1.0, max(height, width) / THUMBNAIL_PX)
     shape = max(1, round(height / scale)), max(1, round(width / scale))
     labels = nearest_labels(store, shape)
-    image = _try(lambda: _slide_image(slide, store, shape), "without the slide's pixels", notes)
+    image = _try(lambda: slide_image(slide, store, shape), "without the slide's pixels", notes)
     if image is None:
         image = np.full((*shape, 3), PAPER, np.uint8)
     for _, value, color in store.classes:
@@ -226,7 +175,7 @@ def _thumbnail(slide: str, store: _Store, notes: list[str]) -> _Picture:
     return _Picture(_encoded(image), shape)
 
 
-def nearest_labels(store: _Store, shape: tuple[int, int]) -> Labels:
+def nearest_labels(store: FinishedStore, shape: tuple[int, int]) -> Labels:
     """The labels of the whole plane at ``shape``: those that the middles of its pixels lie in."""
     shapes = store.shapes
     enough = [i for i, fine in enumerate(shapes) if all(n >= wanted for n, wanted in zip(fine, shape, strict=True))]
@@ -243,7 +192,7 @@ def nearest_labels(store: _Store, shape: tuple[int, int]) -> Labels:
     return at_middles
 
 
-def _slide_image(slide: str, store: _Store, shape: tuple[int, int]) -> RgbImage:
+def slide_image(slide: str, store: FinishedStore, shape: tuple[int, int]) -> RgbImage:
     """The slide at ``shape`` as RGB."""
     reader, planes = parse_reading(store.reading)
     opened = open_slide(slide, reader=reader, planes=planes)

@@ -39,7 +39,7 @@ def begin_store(spec: StoreSpec, damaged: Iterable[str] = ()) -> None:
     OutputError
         If the disk does not take it.
     """
-    _write_documents(spec)
+    write_documents(spec)
     never_renamed = [] if isinstance(spec.partial, Url) else spec.partial.rglob("*" + PARTIAL)
     for torn in (*never_renamed, *(spec.partial / name for name in damaged)):
         torn.unlink(missing_ok=True)
@@ -50,7 +50,7 @@ def publish(spec: StoreSpec, run: dict[str, Any]) -> None:
 
     What ``run`` says of the run that finished it, as JSON, stands in its attributes.
     """
-    _write_documents(spec, run)
+    write_documents(spec, run)
     final, replaced = locate(spec.path), Path(spec.path + REPLACED)
     try:
         if isinstance(final, Url):
@@ -104,7 +104,7 @@ def arrays_fit(spec: StoreSpec, root: Location) -> bool:
     return True
 
 
-def _write_documents(spec: StoreSpec, run: dict[str, Any] | None = None) -> None:
+def write_documents(spec: StoreSpec, run: dict[str, Any] | None = None) -> None:
     """Write every metadata document that is not there in just these bytes, the root's first."""
     blobs = documents(spec, run)
     for name in sorted(blobs, key=lambda name: (name != ROOT, name)):
