@@ -30,7 +30,7 @@ ORANGE = np.array([255, 128, 0])
 
 
 def colored(image: np.ndarray, color: np.ndarray = ORANGE) -> np.ndarray:
-    """Where ``image``, which was JPEG, is of that colour."""
+    """Where ``image``, which was JPEG, has that colour."""
     return np.abs(image.astype(int) - color).max(-1) < 60
 
 
@@ -189,7 +189,7 @@ def test_a_level_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("broken", ["gone", "file", "no store", "zarr.json", "colors", "level", "chunk"])
-def test_a_store_that_can_not_be_read_is_a_note(tmp_path: Path, broken: str) -> None:
+def test_a_store_that_cannot_be_read_is_a_note(tmp_path: Path, broken: str) -> None:
     slide, name = made(tmp_path)
     store = Path(name)
     document = json.loads((store / "zarr.json").read_text())

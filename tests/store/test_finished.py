@@ -51,7 +51,7 @@ def test_a_store_of_a_newer_wsipipe_opens(tmp_path: Path) -> None:
     assert open_finished(spec.path).model == "glands"
 
 
-def test_what_wsipipe_did_not_make_is_not_a_finished_store(tmp_path: Path) -> None:
+def test_a_foreign_file_or_folder_is_not_a_finished_store(tmp_path: Path) -> None:
     (tmp_path / "file.zarr").write_bytes(b"mine")
     (tmp_path / "folder.zarr").mkdir()
     zarr.create_group(tmp_path / "foreign.zarr", attributes={"ome": {"image-label": {}}})

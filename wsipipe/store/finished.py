@@ -1,4 +1,4 @@
-"""A finished store, as all take it that read one: `evaluate`, training on labels, the pictures of the report."""
+"""A finished store, as everything that reads one opens it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def open_finished(path: Named) -> FinishedStore:
     Raises
     ------
     StoreError
-        If there is no store of wsipipe.
+        If ``path`` is not a store of wsipipe.
     DamagedStoreError
         If its attributes cannot be read.
     """

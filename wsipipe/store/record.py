@@ -1,4 +1,4 @@
-"""What a store was made from: ``attributes.wsipipe`` of its root, finished or not."""
+"""The record of what a store was made from: ``attributes.wsipipe`` of its root, finished or not."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Record:
     """The attributes under ``wsipipe`` of a store."""
 
     slide: str
-    """Path of the slide it was made from."""
+    """Path of the slide."""
     fingerprint: Fingerprint
-    """What its labels follow from."""
+    """Everything that its labels depend on."""
     block: int
     """Side of its blocks in pixels."""
     complete: bool
@@ -41,7 +41,7 @@ class Record:
 
 
 def parse_record(attributes: Any) -> Record:
-    """The record in ``attributes``, those under ``wsipipe``; the only place that takes them apart.
+    """The record in ``attributes``, those under ``wsipipe``. Only this function takes them apart.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def read_record(path: str) -> Record | None:
     DamagedStoreError
         If the store is there, and its metadata cannot be read.
     StoreError
-        If what is there is not a store of wsipipe, or one of a newer wsipipe.
+        If something else is there, or a store of a newer wsipipe.
     OutputError
         If the disk fails.
     """
