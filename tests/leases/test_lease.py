@@ -26,8 +26,9 @@ from hypothesis import strategies as st
 from wsipipe.errors import OutputError, UsageError
 from wsipipe.leases import holder as holders
 from wsipipe.leases import leases
+from wsipipe.leases.folder import evict, look_at
 from wsipipe.leases.holder import UNREADABLE, Holder, this_process
-from wsipipe.leases.lease import BEAT_SECONDS, HEART, PATIENCE_SECONDS, Lease, evict, look_at
+from wsipipe.leases.lease import BEAT_SECONDS, HEART, PATIENCE_SECONDS, Lease
 from wsipipe.leases.leases import Leases
 
 TWICE_A_DAY = 43_200.0

@@ -35,7 +35,6 @@ section 13.1, If-Match and If-None-Match, which S3, Google and Azure support.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import threading
@@ -47,21 +46,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from wsipipe.errors import OutputError
-from wsipipe.files import MAKE_ROOM, Location
+from wsipipe.files import Location
+from wsipipe.leases.folder import GONE, NOT_FREE, discard, file_name
 from wsipipe.leases.holder import Holder
 
 LEASE = ".lease"
 PATIENCE_SECONDS, BEAT_SECONDS = 60.0, 10.0
-
-GONE = {errno.ENOENT, errno.ESTALE}
-"""Errors of a file that does not exist. NFS answers ESTALE if another machine removed it."""
-NOT_FREE = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
-"""Errors of a rename onto a name that is taken."""
-MAX_ATTEMPTS = 3
-"""Attempts, in one call, to claim a lease that looks free and goes to somebody faster each time."""
-LARGEST_BYTES = 4096
-"""Bytes that are read of a file, which may be anybody's; a lease has about 250."""
 
 Clock = Callable[[], float]
 
@@ -195,75 +185,3 @@ HEART = Heart()
 """The thread of this process."""
 if hasattr(os, "register_at_fork"):  # a child that renewed its dead parent's leases would keep them alive
     os.register_at_fork(after_in_child=HEART.__init__)  # type: ignore[misc]
-
-
-def file_name(token: str) -> str:
-    """Name of the holder's own file in the folder of a lease."""
-    return f"{token}.json"
-
-
-def look_at(path: Path) -> dict[Path, bytes]:
-    """The files in the lease at ``path``, and their content: none if it is free, ``path`` itself if that is a file.
-
-    Raises
-    ------
-    OutputError
-        If the folder cannot be read.
-    """
-    try:
-        files = list(path.iterdir())
-    except NotADirectoryError:
-        files = [path]
-    except OSError as err:
-        if err.errno in GONE:
-            return {}
-        raise OutputError(f"{path} cannot be read: {err.strerror or err}; {MAKE_ROOM}") from err
-    return {file: content for file in files if (content := read_file(file)) is not None}
-
-
-def read_file(file: Path) -> bytes | None:
-    """The first `LARGEST_BYTES` of ``file``; None if it does not exist, empty if it is a folder.
-
-    The file is opened, not only looked up: only then does NFS ask its server.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be read.
-    """
-    try:
-        with file.open("rb", buffering=0) as opened:
-            return opened.read(LARGEST_BYTES)
-    except IsADirectoryError:
-        return b""
-    except OSError as err:
-        if err.errno in GONE:
-            return None
-        raise OutputError(f"{file} cannot be read: {err.strerror or err}; {MAKE_ROOM}") from err
-
-
-def evict(path: Path, file: Path) -> None:
-    """Remove ``file``, which a dead holder left in the lease at ``path``.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be removed.
-    """
-    try:
-        file.unlink()
-    except OSError as err:
-        replaced = file == path and path.is_dir()  # a foreign file, evicted by another process that has claimed since
-        if err.errno not in GONE and not replaced:
-            raise OutputError(
-                f"{file}, left by a dead process, cannot be removed: {err.strerror or err}; "
-                "remove it, or use another -o"
-            ) from err
-
-
-def discard(folder: Path, token: str) -> None:
-    """Remove the file of ``token`` from ``folder``, and the folder if that leaves it empty."""
-    with suppress(OSError):
-        (folder / file_name(token)).unlink(missing_ok=True)
-    with suppress(OSError):
-        folder.rmdir()

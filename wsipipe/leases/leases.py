@@ -11,24 +11,20 @@ from typing import Any
 from wsipipe.errors import OutputError, UsageError
 from wsipipe.files import MAKE_ROOM, Location
 from wsipipe.leases.bucket import BucketLease
+from wsipipe.leases.folder import GONE, NOT_FREE, discard, evict, file_name, look_at, read_file
 from wsipipe.leases.holder import UNREADABLE, Holder, ended, this_process
 from wsipipe.leases.lease import (
     BEAT_SECONDS,
-    GONE,
     HEART,
-    MAX_ATTEMPTS,
-    NOT_FREE,
     PATIENCE_SECONDS,
     Clock,
     Lease,
     awake_and_asleep,
-    discard,
-    evict,
-    file_name,
-    look_at,
-    read_file,
 )
 from wsipipe.urls import Url
+
+MAX_ATTEMPTS = 3
+"""Attempts, in one call, to claim a lease that looks free and goes to somebody faster each time."""
 
 
 class Leases:
@@ -44,7 +40,7 @@ class Leases:
     beat
         Seconds between heartbeats; at most a third of ``patience``, so that one may fail.
     clock
-        Seconds since any moment; compared with no other machine's.
+        Seconds since any moment; never compared with those of another machine.
 
     Raises
     ------

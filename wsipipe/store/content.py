@@ -191,7 +191,7 @@ def all_unread(spec: StoreSpec) -> tuple[list[Box], int]:
 def _read(spec: StoreSpec, array: str, box: Box, side: int) -> Labels:
     """The pixels of ``box`` of ``array`` of the unfinished store, (y, x), uint8.
 
-    ``box`` begins with a shard, of ``side`` px, and ends with one or at the end of the array.
+    ``box`` consists of whole shards of ``side`` px, but for the ends of the array.
 
     Raises
     ------

@@ -79,6 +79,7 @@ def read_journal(spec: StoreSpec, root: Location) -> Journal:
 
 
 def _coarse_shards(spec: StoreSpec) -> Iterator[str]:
+    """Paths, within the store, of the shards of the levels that blocks do not write."""
     for level in range(spec.grid.block_levels, len(spec.grid.level_shapes)):
         for index in coarse_chunks(spec, level):
             yield shard_name(str(level), index)

@@ -116,7 +116,7 @@ def arrays_fit(spec: StoreSpec, root: Location) -> bool:
             zarr.open_group(zarr_store(root / "probabilities"), mode="r")
         if spec.tissue is not None:
             zarr.open_group(zarr_store(root / TISSUE), mode="r")
-    except Exception:  # zarr may raise anything on metadata that are not any
+    except Exception:  # zarr may raise anything on damaged metadata
         return False
     return True
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from wsipipe.errors import DamagedStoreError, OutputError, StoreError
-from wsipipe.files import locate
+from wsipipe.files import Location, locate
 from wsipipe.store.documents import STORE_VERSION
 from wsipipe.store.spec import PARTIAL, ROOT, Fingerprint
 from wsipipe.urls import Url
@@ -80,9 +80,6 @@ def read_record(path: str) -> Record | None:
         if attributes["store_version"] > STORE_VERSION:
             raise StoreError(f"{path} was made by a newer wsipipe ({attributes['version']}); use that, or another -o")
         record = parse_record(attributes)
-        if record.unknown:
-            raise ValueError(f"its fingerprint has unknown fields: {', '.join(record.unknown)}")
-        return record
     except FileNotFoundError:
         if _is_debris(path):
             return None
@@ -94,13 +91,14 @@ def read_record(path: str) -> Record | None:
             f"{path} is in the way: it is a Zarr store, but wsipipe did not make it; move it, or use another -o"
         ) from err
     except (ValueError, TypeError) as err:
-        raise DamagedStoreError(
-            f"{root} cannot be read ({err}), so what the store was made from is unknown; --overwrite makes it anew"
-        ) from err
+        raise _damaged(root, err) from err
     except NotADirectoryError as err:
         raise StoreError(f"{path} is in the way: it is a file; move it, or use another -o") from err
     except OSError as err:
         raise OutputError(f"{root} cannot be read: {err.strerror or err}") from err
+    if record.unknown:
+        raise _damaged(root, f"unknown in its fingerprint: {', '.join(record.unknown)}")
+    return record
 
 
 def _is_debris(path: str) -> bool:
@@ -110,3 +108,10 @@ def _is_debris(path: str) -> bool:
         return not folder.is_dir() or path.endswith(PARTIAL) or (locate(path + PARTIAL) / ROOT).is_file()
     left = list(folder.iterdir()) if folder.is_dir() else []
     return all(file.name.startswith(ROOT) and file.name.endswith(PARTIAL) for file in left)
+
+
+def _damaged(root: Location, reason: object) -> DamagedStoreError:
+    """The error to raise if ``root`` is not the document of a store that this wsipipe can go on with."""
+    return DamagedStoreError(
+        f"{root} cannot be read ({reason}), so what the store was made from is unknown; --overwrite makes it anew"
+    )

@@ -50,7 +50,7 @@ class Fingerprint:
     precision: str = "float32"
     """Number format of the convolutions. Stores older than the choice do not name it."""
     shrink: float = 1.0
-    """Pixels of that level that one pixel of the store spans, along a side. Older stores do not name it."""
+    """Pixels of the segmented level that one pixel of the store spans, along a side. Older stores do not name it."""
     tissue: str = "off"
     """The tissue mask: off, found by a version of the algorithm, or read from a file (sha256)."""
     on_bad_tile: str = "fail"
