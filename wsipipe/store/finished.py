@@ -52,10 +52,12 @@ class FinishedStore:
     def labels(self, level: int) -> zarr.Array[Any]:
         """The labels of ``level``, 0 the finest: (y, x), uint8, not yet read.
 
+        Damaged metadata of the array raise what zarr raises.
+
         Raises
         ------
         StoreError
-            If the array of that level is not of two axes.
+            If the array does not have two axes.
         """
         array = zarr.open_array(zarr_store(locate(self.path) / str(level)), mode="r")
         if array.ndim != 2:
@@ -71,8 +73,8 @@ class FinishedStore:
 def open_finished(path: Named) -> FinishedStore:
     """The finished store at ``path``, a folder or a URL.
 
-    It is not checked that the store is complete, nor that its shards are there: see `FinishedStore.complete`. Stores
-    of a newer wsipipe, with keys that this one does not know, open too.
+    Does not check that the store is complete (`FinishedStore.complete`), nor that its shards exist. A store of a newer
+    wsipipe opens too, with keys that this one does not know.
 
     Raises
     ------
