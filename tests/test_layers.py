@@ -50,7 +50,7 @@ HOMES = {
     "safetensors": {"model", "training"},
     "dask": {"pipeline"},
     "distributed": {"pipeline"},
-    "zarr": {"files", "slides", "rasters", "store", "pictures", "demo"},
+    "zarr": {"files", "slides", "rasters", "store", "demo"},
     "obstore": {"urls"},
     "tifffile": {"slides", "rasters", "demo"},
     "imagecodecs": {"slides", "rasters", "pictures", "demo"},

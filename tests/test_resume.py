@@ -416,7 +416,7 @@ def test_refused_store_ends_in_exit_code_1(few: Case, tmp_path: Path) -> None:
     truncate(tmp_path / "slide.zarr/zarr.json", 100)
     refused = wsipipe(*few.command(tmp_path))
     assert refused.returncode == 1
-    assert f"FAILED: {tmp_path / 'slide.zarr/zarr.json'} can not be read" in refused.stderr
+    assert f"FAILED: {tmp_path / 'slide.zarr/zarr.json'} cannot be read" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

@@ -258,7 +258,7 @@ LEASE = Url(f"{ROOT}/case-17.zarr.lease")
 
 @pytest.mark.usefixtures("by_hand")
 def test_a_slide_in_a_bucket_is_taken_by_one_and_free_again_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsipipe.leases.holder._machine", lambda: "")
+    monkeypatch.setattr("wsipipe.leases.holder.this_machine", lambda: "")
     clock = FakeClock()
     first = Leases(clock=clock).take(LEASE)
     assert isinstance(first, BucketLease)
@@ -270,7 +270,7 @@ def test_a_slide_in_a_bucket_is_taken_by_one_and_free_again_after_it(monkeypatch
 
 @pytest.mark.usefixtures("by_hand")
 def test_a_dead_holder_loses_its_lease_in_a_bucket_and_a_living_one_never(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsipipe.leases.holder._machine", lambda: "")
+    monkeypatch.setattr("wsipipe.leases.holder.this_machine", lambda: "")
     clock = FakeClock()
     held, others = Leases(clock=clock).take(LEASE), Leases(clock=clock)
     assert isinstance(held, BucketLease)

@@ -60,7 +60,7 @@ def ids_of(labels: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "BLOCK_PX", 33)
+    monkeypatch.setattr(sources, "READ_BLOCK_PX", 33)
     monkeypatch.setattr(planes, "READ_BLOCK_PX", 33)
 
 
@@ -223,7 +223,7 @@ def test_labels_that_are_no_labels_are_refused(tmp_path: Path) -> None:
     (good / "zarr.json").write_text("{")
     with pytest.raises(SlideError, match=r"a\.zarr"):
         evaluate(good, write_tiff(tmp_path / "t.tif", labels_of(0)))
-    with pytest.raises(DamagedStoreError, match=r"zarr\.json can not be read"):
+    with pytest.raises(DamagedStoreError, match=r"zarr\.json cannot be read"):
         stored_classes(good)
 
 

@@ -26,8 +26,9 @@ from hypothesis import strategies as st
 from wsipipe.errors import OutputError, UsageError
 from wsipipe.leases import holder as holders
 from wsipipe.leases import leases
+from wsipipe.leases.folder import evict, look_at
 from wsipipe.leases.holder import UNREADABLE, Holder, this_process
-from wsipipe.leases.lease import BEAT_SECONDS, HEART, PATIENCE_SECONDS, Lease, evict, look_at
+from wsipipe.leases.lease import BEAT_SECONDS, HEART, PATIENCE_SECONDS, Lease
 from wsipipe.leases.leases import Leases
 
 TWICE_A_DAY = 43_200.0
@@ -46,7 +47,7 @@ class FakeClock:
 
 @contextmanager
 def no_thread() -> Iterator[None]:
-    """Without the thread: heartbeats are those that the test asks for."""
+    """Without the thread: only the test makes heartbeats."""
     with patch.object(HEART, "add"), patch.object(HEART, "remove"):
         yield
 
@@ -66,7 +67,7 @@ ELSEWHERE = Holder("node-7", "node-7 another-boot pid:[4026531836]", 1234, 99, "
 
 
 def plant(path: Path, holder: Holder) -> Path:
-    """The lease of a holder that is not there; its file."""
+    """Make the lease of a holder that does not exist. Returns its file."""
     path.mkdir()
     file = path / f"{holder.token}.json"
     file.write_bytes(holder.written())
@@ -395,7 +396,7 @@ def test_a_file_that_says_nothing_is_a_silent_holder(path: Path, content: bytes,
     (path / "x.json" if path.is_dir() else path).write_bytes(content)
     clock = FakeClock()
     mine = Leases(clock=clock)
-    assert str(held(mine.take(path))) == "somebody whose lease can not be read"
+    assert str(held(mine.take(path))) == "somebody whose lease cannot be read"
     clock.now = PATIENCE_SECONDS - 0.001
     held(mine.take(path))
     clock.now = PATIENCE_SECONDS
@@ -403,7 +404,7 @@ def test_a_file_that_says_nothing_is_a_silent_holder(path: Path, content: bytes,
     assert left_in(path.parent) == []
 
 
-def test_a_foreign_file_evicted_by_another_who_holds_the_lease_since_is_no_error(path: Path) -> None:
+def test_a_foreign_file_evicted_by_another_who_holds_the_lease_since_is_not_an_error(path: Path) -> None:
     with taken(Leases().take(path)) as lease:
         evict(path, path)
         assert left_in(path) == [f"{lease.holder.token}.json"]
@@ -416,13 +417,13 @@ def test_an_empty_folder_is_free(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_what_can_not_be_removed_is_said(path: Path) -> None:
+def test_a_dead_lease_that_cannot_be_removed_is_an_output_error(path: Path) -> None:
     (path / "holiday").mkdir(parents=True)
     clock = FakeClock()
     mine = Leases(clock=clock)
     held(mine.take(path))
     clock.now = PATIENCE_SECONDS
-    with pytest.raises(OutputError, match=r"case-17\.zarr\.lease/holiday, .* can not be removed: .*; remove it"):
+    with pytest.raises(OutputError, match=r"case-17\.zarr\.lease/holiday, .* cannot be removed: .*; remove it"):
         mine.take(path)
 
 
@@ -462,7 +463,7 @@ ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0) 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a first thread that ends alone is seen so on Linux only")
 def test_a_killed_process_is_alive_until_its_last_thread_has_ended(path: Path) -> None:
-    """Its first thread is gone while another is still in a write: of a slow disk, such as one that hangs."""
+    """Its first thread is gone while another is still in a write, such as to a disk that hangs."""
 
     def state() -> bytes:
         return Path(f"/proc/{process.pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
@@ -502,7 +503,7 @@ def test_whose_process_is_gone_or_has_another_time_of_birth_is_dead_at_once(path
 def test_a_pid_says_nothing_where_it_may_be_a_number_of_another_machine(
     path: Path, monkeypatch: pytest.MonkeyPatch, here: str, there: str, dead: bool
 ) -> None:
-    monkeypatch.setattr(holders, "_machine", lambda: here)
+    monkeypatch.setattr(holders, "this_machine", lambda: here)
     plant(path, replace(ELSEWHERE, pid=ended_process(), machine=there))
     found = Leases().take(path)
     assert isinstance(found, Lease) == dead
@@ -510,9 +511,9 @@ def test_a_pid_says_nothing_where_it_may_be_a_number_of_another_machine(
         found.release()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what says who sees whose pid is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="the namespaces of pids are Linux's")
 def test_the_machine_names_host_boot_and_pid_namespace() -> None:
-    machine = holders._machine()
+    machine = holders.this_machine()
     for part in (
         os.uname().nodename,
         Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
@@ -541,12 +542,12 @@ def test_another_users_process_is_alive_although_it_may_not_be_signalled(
 
 
 @pytest.mark.parametrize("where", ["a file", "nowhere", "a name too long"])
-def test_a_folder_that_can_not_be_written_is_an_output_error_that_names_it(tmp_path: Path, where: str) -> None:
+def test_a_folder_that_cannot_be_written_is_an_output_error_that_names_it(tmp_path: Path, where: str) -> None:
     (tmp_path / "a file").touch()
     name = "x" * 250 if where == "a name too long" else "case-17.zarr.lease"
     path = tmp_path / name if where == "a name too long" else tmp_path / where / name
     before = left_in(tmp_path)
-    with pytest.raises(OutputError, match=r"can not be .*; make room, or use another -o") as refused:
+    with pytest.raises(OutputError, match=r"cannot be .*; make room, or use another -o") as refused:
         Leases().take(path)
     assert str(path) in str(refused.value)
     assert left_in(tmp_path) == before
@@ -556,7 +557,7 @@ def test_a_folder_that_can_not_be_written_is_an_output_error_that_names_it(tmp_p
 def test_a_folder_that_may_not_be_written_is_an_output_error(path: Path) -> None:
     path.parent.chmod(0o555)
     try:
-        with pytest.raises(OutputError, match=r"case-17\.zarr\.lease can not be made: Permission denied"):
+        with pytest.raises(OutputError, match=r"case-17\.zarr\.lease cannot be made: Permission denied"):
             Leases().take(path)
     finally:
         path.parent.chmod(0o755)
@@ -575,7 +576,7 @@ def test_a_claim_that_worked_although_nfs_says_there_was_nothing_to_rename_is_a_
     lease.release()
 
 
-def test_a_claim_that_is_swept_just_before_it_is_renamed_is_no_lease(path: Path) -> None:
+def test_a_claim_that_is_swept_just_before_it_is_renamed_is_not_a_lease(path: Path) -> None:
     rename, emptied = os.rename, []
 
     def swept(claim: Path, path: Path) -> None:
@@ -606,7 +607,7 @@ def test_what_another_machine_removed_is_gone_where_nfs_calls_it_stale(path: Pat
 
 
 OPERATIONS = [(os, "mkdir"), (os, "rename"), (os, "unlink"), (os, "rmdir"), (Path, "iterdir"), (io, "open")]
-"""All that a lease does to files, as pathlib does it."""
+"""Every file operation of a lease, as pathlib calls it."""
 
 
 @contextmanager
@@ -634,7 +635,7 @@ def test_a_fault_at_any_step_of_taking_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(leases, "ended", lambda holder: holder.token == ELSEWHERE.token)
     monkeypatch.setattr(holders, "began", lambda _: 1)
-    monkeypatch.setattr(holders, "_machine", lambda: "")
+    monkeypatch.setattr(holders, "this_machine", lambda: "")
     for step in range(20):
         if dead:
             plant(path, ELSEWHERE)
@@ -706,7 +707,7 @@ def test_one_thread_renews_all_leases_and_ends_with_the_last(tmp_path: Path) -> 
     again.release()
 
 
-def test_a_lease_that_is_lost_is_no_reason_to_keep_the_thread(path: Path) -> None:
+def test_a_lease_that_is_lost_does_not_keep_the_thread(path: Path) -> None:
     lease = taken(Leases(patience=SOON_SECONDS, beat=0.01).take(path))
     (thread,) = heartbeat_threads()
     (path / f"{lease.holder.token}.json").unlink()
@@ -744,7 +745,7 @@ for line in sys.stdin:
 
 
 class Runner:
-    """A real process that takes leases when it is told to; ended by its pid when the context is left."""
+    """A real process that takes leases on command; ended by its pid when the context is left."""
 
     def __init__(self, *, patience: float = PATIENCE_SECONDS, beat: float = BEAT_SECONDS) -> None:
         command = [sys.executable, "-c", RUNNER, str(patience), str(beat)]
@@ -937,11 +938,11 @@ def test_a_forked_child_neither_releases_nor_renews_its_parents_lease(path: Path
 
 
 class Crash(BaseException):
-    """The process is no more: nothing that stands in a `finally` happens either."""
+    """The process is gone: not even its `finally` blocks run."""
 
 
 class Call(threading.Thread):
-    """A call that stops before each of its file operations, until `step` lets that happen."""
+    """A call that stops before each of its file operations, until `step` lets it go on."""
 
     def __init__(self, process: Process, function: Callable[[], Lease | Holder | None]) -> None:
         super().__init__(daemon=True)
@@ -979,7 +980,7 @@ class Call(threading.Thread):
 
 
 class Process:
-    """A runner with a clock of its own, of which every step is told."""
+    """A runner with a clock of its own, which goes one step at a time."""
 
     def __init__(self, world: World, offset: float) -> None:
         self.leases = Leases(clock=lambda: world.now + offset)
@@ -990,11 +991,11 @@ class Process:
 
     @property
     def writes(self) -> bool:
-        """Whether it would, if it went on now; a copy is asked, for a process that is stopped does not ask."""
+        """Whether it would write if it went on now; a copy is asked, because a stopped process does not ask."""
         return self.lease is not None and not self.releasing and not copy(self.lease).lost
 
     def step(self, world: World, *, release: bool) -> None:
-        """Go on with what it does, or begin something: take what it has not, release what it has lost, or renew."""
+        """Go on with the current call, or begin one: take the lease if it has none, release a lost one, or renew."""
         if self.call is None:
             if self.lease is None:
                 self.call = Call(self, lambda: self.leases.take(world.path))
@@ -1071,11 +1072,11 @@ class World:
 
 
 Action = tuple[str, int, int]
-"""What happens, to whom, and for how many steps (or, of waiting, beats)."""
+"""The action, the process that it happens to, and its number of steps (of waiting: beats)."""
 
 
 def play(actions: list[Action], *, one_machine: bool) -> None:
-    """Let ``actions`` happen; never do two hold the lease, and when all are dead another can take it."""
+    """Play ``actions``: two never hold the lease at once, and once all are dead another can take it."""
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), 3, one_machine=one_machine)
         with world.running():

@@ -23,13 +23,14 @@ from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels import overview as planes
 from wsipipe.slides.pixels.overview import averaged, averaged_plane, choose_source
 from wsipipe.slides.slide import Level
+from wsipipe.store.finished import open_finished
 
 Sides = tuple[int, int]
 ORANGE = np.array([255, 128, 0])
 
 
 def colored(image: np.ndarray, color: np.ndarray = ORANGE) -> np.ndarray:
-    """Where ``image``, which was JPEG, is of that colour."""
+    """Where ``image``, which was JPEG, has that colour."""
     return np.abs(image.astype(int) - color).max(-1) < 60
 
 
@@ -105,11 +106,11 @@ def test_inner_edge_is_where_a_neighbour_is_not_of_it() -> None:
 def test_slide_and_labels_line_up(tmp_path: Path, shape: Sides, downs: tuple[int, ...], level: int) -> None:
     slide, store = made(tmp_path, shape, downs=downs, level=level)
     opened = open_slide(slide)
-    group = picture._open(store)
+    finished = open_finished(store)
     height, width = opened.levels[level].shape
     small = tuple(max(1, round(n / max(1, max(height, width) / 320))) for n in (height, width))
-    dark = 1 - picture._slide_image(str(slide), group, small)[..., 0] / 255
-    labels = picture.nearest_labels(group, small) == 7
+    dark = 1 - picture.slide_image(str(slide), finished, small)[..., 0] / 255
+    labels = picture.nearest_labels(finished, small) == 7
     for n, weight in ((0, dark), (1, labels)):
         centre = [(weight.sum(1 - axis) * (np.arange(small[axis]) + 0.5)).sum() / weight.sum() for axis in (0, 1)]
         assert centre == pytest.approx([0.4 * small[0], 0.6 * small[1]], abs=0.5), n
@@ -188,7 +189,7 @@ def test_a_level_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("broken", ["gone", "file", "no store", "zarr.json", "colors", "level", "chunk"])
-def test_a_store_that_can_not_be_read_is_a_note(tmp_path: Path, broken: str) -> None:
+def test_a_store_that_cannot_be_read_is_a_note(tmp_path: Path, broken: str) -> None:
     slide, name = made(tmp_path)
     store = Path(name)
     document = json.loads((store / "zarr.json").read_text())

@@ -283,7 +283,7 @@ def test_a_run_killed_while_it_published_is_finished_by_the_next(bench: Bench) -
     slide = bench.slide("x.tif")
     finish(bench.one(slide))
     spec = complete(bench.one(slide, overwrite=True))
-    lifecycle._write_documents(spec, {})
+    lifecycle.write_documents(spec, {})
     Path(spec.path).rename(spec.path + REPLACED)
     for overwrite in (False, True):
         plan = bench.one(slide, overwrite=overwrite)

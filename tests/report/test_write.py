@@ -74,7 +74,7 @@ def test_slides_that_are_gone_lose_no_report(tmp_path: Path) -> None:
         SlideReport("/in/\0.tif", DONE, store="/out/\0.zarr"),
     )
     text = Seen(write_report(report, tmp_path).read_text()).text
-    assert text.count("the store can not be read") == 4
+    assert text.count("the store cannot be read") == 4
 
 
 def test_only_finished_stores_are_looked_at_and_those_of_this_night_first(monkeypatch: pytest.MonkeyPatch) -> None:

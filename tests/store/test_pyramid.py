@@ -18,7 +18,7 @@ PLANES = hnp.arrays(
 
 
 def brute(labels: np.ndarray) -> np.ndarray:
-    """Pixel by pixel: the label that 2 x 2 pixels hold most often, of several the first in reading order."""
+    """The most frequent label of every 2 x 2 pixels, pixel by pixel; of equally frequent ones the first."""
     height, width = labels.shape
     coarse = np.empty((-(-height // 2), -(-width // 2)), np.uint8)
     for y, x in np.ndindex(coarse.shape):
@@ -35,7 +35,7 @@ def test_halve_is_the_mode_counted_pixel_by_pixel(labels: np.ndarray) -> None:
 
 
 @given(labels=PLANES, pair=st.tuples(st.integers(0, 255), st.integers(0, 255)))
-def test_halve_of_two_labels_is_the_mode_as_well_when_told_so(labels: np.ndarray, pair: tuple[int, int]) -> None:
+def test_halve_of_two_labels_is_the_mode_with_binary_as_well(labels: np.ndarray, pair: tuple[int, int]) -> None:
     two = np.where(labels % 2 == 1, *np.array(pair, np.uint8))
     assert np.array_equal(halve(two, binary=True), brute(two))
 

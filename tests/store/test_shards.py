@@ -1,4 +1,4 @@
-"""A shard that wsipipe writes is one that zarr reads, and holds the bytes that zarr would have written."""
+"""A shard that wsipipe writes can be read by zarr, and holds as many bytes as zarr would have written."""
 
 from __future__ import annotations
 

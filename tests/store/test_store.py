@@ -86,7 +86,7 @@ def write_coarse(spec: StoreSpec) -> None:
 
 
 def make(spec: StoreSpec, *, seed: int = 0, probabilities: np.ndarray | None = None) -> np.ndarray:
-    """A published store, its blocks in random order; what is in it."""
+    """Publish a store, its blocks written in random order. Returns its labels."""
     labels, indices = labels_of(spec, seed), list(spec.grid.indices())
     random.Random(seed).shuffle(indices)
     lifecycle.begin_store(spec)
@@ -117,7 +117,7 @@ def test_store_gives_back_what_was_written_and_its_pyramid(tmp_path: Path, shape
 
 
 def by_sorting(labels: np.ndarray) -> np.ndarray:
-    """As `brute`, for planes too large for it: counts by comparing, argmax takes the first of equals."""
+    """As `brute`, for planes too large for it: counts by comparing; argmax takes the first of equals."""
     padded = np.pad(labels, [(0, side % 2) for side in labels.shape], mode="edge")
     four = np.stack([padded[i::2, j::2] for i, j in product((0, 1), (0, 1))])
     counts = (four[:, None] == four[None]).sum(1)
@@ -297,7 +297,7 @@ def test_journal_finds_every_single_shard_that_is_gone_or_torn(tmp_path: Path) -
     assert read_journal(spec, Path(spec.path)).finished
 
 
-def test_prepare_removes_torn_files_and_what_is_damaged_and_mends_the_metadata(tmp_path: Path) -> None:
+def test_begin_store_removes_torn_files_and_damaged_shards_and_mends_the_metadata(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (40, 40))
     lifecycle.begin_store(spec)
     fresh = contents(spec.partial)
@@ -328,7 +328,7 @@ def test_record_says_what_the_store_is_made_from_and_whether_it_is_complete(tmp_
     assert not spec.partial.exists()
 
 
-def test_an_empty_folder_is_no_store_and_not_in_the_way(tmp_path: Path) -> None:
+def test_an_empty_folder_is_not_a_store_and_not_in_the_way(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (20, 20))
     Path(spec.path).mkdir()
     assert read_record(spec.path) is None
@@ -369,11 +369,11 @@ def edit(path: Path, change: Any) -> None:
 
 
 @pytest.mark.parametrize("document", [b"", b"{", b"\xff\xfe\x00", b"[]", b"null", b"7", b'{"attributes": []}'])
-def test_metadata_that_can_not_be_read_are_damage_and_not_a_guess(tmp_path: Path, document: bytes) -> None:
+def test_metadata_that_cannot_be_read_are_damage_and_not_a_guess(tmp_path: Path, document: bytes) -> None:
     spec = spec_of(tmp_path, (5, 5))
     make(spec)
     (Path(spec.path) / "zarr.json").write_bytes(document)
-    with pytest.raises(DamagedStoreError, match=r"zarr\.json can not be read .* --overwrite"):
+    with pytest.raises(DamagedStoreError, match=r"zarr\.json cannot be read .* --overwrite"):
         read_record(spec.path)
 
 
@@ -447,7 +447,7 @@ def test_publish_killed_between_its_steps_ends_well_when_it_is_done_again(tmp_pa
     write_blocks(spec, labels, list(spec.grid.indices()))
     write_coarse(spec)
     final, replaced = Path(spec.path), Path(spec.path + REPLACED)
-    lifecycle._write_documents(spec, {})  # the steps of publish, by hand
+    lifecycle.write_documents(spec, {})  # the steps of publish, by hand
     if steps > 1:
         final.rename(replaced)
     if steps > 2:
@@ -502,11 +502,11 @@ def test_discard_removes_the_unfinished_store_and_only_that(tmp_path: Path) -> N
 def test_a_disk_that_does_not_take_it_is_an_output_error_that_names_the_store(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (20, 20))
     spec.partial.write_bytes(b"a file where the folder should be")
-    with pytest.raises(OutputError, match=r"case-17\.zarr\.partial\S* can not be (made|read|written): .*resumes"):
+    with pytest.raises(OutputError, match=r"case-17\.zarr\.partial\S* cannot be (made|read|written): .*resumes"):
         lifecycle.begin_store(spec)
 
 
-def test_a_block_that_can_not_be_written_is_an_output_error_that_names_the_store(tmp_path: Path) -> None:
+def test_a_block_that_cannot_be_written_is_an_output_error_that_names_the_store(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (20, 20))
     lifecycle.begin_store(spec)
     (spec.partial / "0/c").write_bytes(b"a file where the folder should be")
@@ -514,7 +514,7 @@ def test_a_block_that_can_not_be_written_is_an_output_error_that_names_the_store
         write_blocks(spec, labels_of(spec), [(0, 0)])
 
 
-def test_a_coarse_chunk_that_can_not_be_written_is_an_output_error_that_names_the_store(tmp_path: Path) -> None:
+def test_a_coarse_chunk_that_cannot_be_written_is_an_output_error_that_names_the_store(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (40, 40))
     lifecycle.begin_store(spec)
     write_blocks(spec, labels_of(spec), list(spec.grid.indices()))

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from wsipipe.errors import DamagedStoreError, LabelError, UsageError
+from wsipipe.errors import LabelError, UsageError
 from wsipipe.evaluation.blockwise import READ_BLOCK_PX, Labelled, LabelPlane
 from wsipipe.evaluation.pairing import ANNOTATIONS
 from wsipipe.geometry.grid import Box, boxes
 from wsipipe.objects.numbers import MAX_CLASSES
 from wsipipe.rasters.label_raster import LabelRaster
 from wsipipe.rasters.labels import open_label_raster
+from wsipipe.store.image_label import parse_image_label, read_attributes
 
 if TYPE_CHECKING:
     from wsipipe.rasters.annotations import Annotations
@@ -139,53 +139,27 @@ def open_pairs(
     ]
 
 
-def attributes(path: Path) -> dict[str, Any]:
-    """The attributes of a Zarr folder of either version, those of OME at the top; empty of anything else.
+def stored_classes(path: Path) -> Classes | None:
+    """The classes that the image-label at ``path`` names, whoever wrote it; None if it names none.
 
     Raises
     ------
     DamagedStoreError
-        If they can not be read.
+        If its attributes cannot be read.
     """
-    file = next((path / name for name in ("zarr.json", ".zattrs") if (path / name).is_file()), None)
-    if file is None:
-        return {}
-    try:
-        document = json.loads(file.read_bytes())
-        found = document.get("attributes", {}) if file.name == "zarr.json" else document
-        return dict(found) | dict(found.get("ome", {}))
-    except (OSError, ValueError, TypeError, AttributeError) as err:
-        raise DamagedStoreError(f"{file} can not be read ({err}); write the store again") from err
-
-
-def stored_classes(path: Path) -> Classes | None:
-    """The classes that the image-label at ``path`` names; None if it names none.
-
-    Source: https://ngff.openmicroscopy.org/0.5/#labels-md
-    """
-    label = attributes(path).get("image-label")
-    properties = label.get("properties", []) if isinstance(label, dict) else []
-    named = {
-        entry["label-value"]: str(entry["class"])
-        for entry in properties
-        if isinstance(entry, dict) and "class" in entry and isinstance(entry.get("label-value"), int)
-    }
-    named.pop(0, None)
+    named = {value: name for name, value, _ in parse_image_label(read_attributes(path)).classes}
     return Classes(tuple(named[value] for value in sorted(named)), tuple(sorted(named))) if named else None
 
 
 def stored_downsample(path: Path) -> float:
-    """How many pixels of the slide's finest level one of the store's spans; 1 where it does not say.
+    """Pixels of the slide's finest level that one pixel of the image-label at ``path`` spans; 1 if it does not say.
 
-    A store of wsipipe puts pixel (0, 0) of the slide at the origin, so that the centre of its own first pixel is at
-    ``(downsample - 1) / 2`` pixels of the slide.
+    Raises
+    ------
+    DamagedStoreError
+        If its attributes cannot be read.
     """
-    try:
-        transforms = attributes(path)["multiscales"][0]["datasets"][0]["coordinateTransformations"]
-        found = {transform["type"]: transform[transform["type"]][-1] for transform in transforms}
-        return round(1 / (1 - 2 * float(found["translation"]) / float(found["scale"])), 6)
-    except (LookupError, TypeError, ValueError, ZeroDivisionError):
-        return 1.0
+    return parse_image_label(read_attributes(path)).downsample
 
 
 def common_classes(predictions: Sequence[Path]) -> Classes | None:

@@ -10,19 +10,19 @@ from wsipipe.urls import Url
 
 
 class BucketLease(Lease):
-    """A lease that is one object of a bucket, ``e_tag`` what was written last."""
+    """A lease that is one object of a bucket, known by the entity tag (ETag) of its last write."""
 
     def __init__(self, url: Url, holder: Holder, beat: float, clock: Clock) -> None:
         super().__init__(url, holder, beat, clock)
         self._url, self._e_tag = url, ""
 
     def claim(self, e_tag: str | None) -> bool:
-        """Write it, if ``e_tag`` is what is there now, or if it is None and nothing is; whether that was so.
+        """Write the lease if the object has the tag ``e_tag``, or, if that is None, does not exist; whether it did.
 
         Raises
         ------
         OSError
-            If it could not be written, or that not be told.
+            If the bucket cannot be reached, or refuses.
         """
         return self._write(self.holder.written(), e_tag)
 
@@ -31,14 +31,14 @@ class BucketLease(Lease):
 
     def _write(self, content: bytes, e_tag: str | None) -> bool:
         written = self._url.put_if(content, e_tag)
-        if written is None:  # or it was, and the answer was lost
+        if written is None:  # refused, or written and the answer was lost
             there = self._url.read_tagged()
             written = there[1] if there is not None and there[0] == content else None
         self._e_tag = self._e_tag if written is None else written
         return written is not None
 
     def _is_mine(self) -> bool:
-        """Whether what is there is an earlier beat of this lease, of which the answer was lost."""
+        """Whether the object is an earlier beat of this lease, whose answer was lost."""
         there = self._url.read_tagged()
         if there is None or Holder.read(there[0]).token != self.holder.token:
             return False

@@ -1,4 +1,4 @@
-"""Who holds a lease: a process, as a file says it, and whether it is still there."""
+"""The holder of a lease: a process, as the lease's file names it, and whether it is still alive."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Holder:
-    """Who has a lease, as its file says."""
+    """The process that holds a lease, as the lease's file names it."""
 
     host: str
+    """Hostname, for messages."""
     machine: str
-    """Of what the pid is a number: hostname, boot and namespaces; empty where that can not be told."""
+    """The PID namespace, see `this_machine`: hostname, boot id, namespace ids; empty if unknown."""
     pid: int
+    """Process id; 0 if the file cannot be read."""
     started: int
-    """When the process began, in clock ticks since boot; 0 where that can not be told."""
+    """Start of the process, in clock ticks since boot; 0 if unknown."""
     token: str
-    """Of this one taking of this one lease."""
+    """Random name of this one claim of this one lease, never used again."""
     patience: float
-    """For how many seconds it may be silent before it is dead."""
+    """Seconds without a heartbeat after which it counts as dead."""
     beat: int = 0
-    """How often it was renewed."""
+    """Number of heartbeats so far."""
 
     def __str__(self) -> str:
-        return f"pid {self.pid} on {self.host}" if self.pid else "somebody whose lease can not be read"
+        return f"pid {self.pid} on {self.host}" if self.pid else "somebody whose lease cannot be read"
 
     @classmethod
     def read(cls, content: bytes) -> Holder:
@@ -41,54 +43,58 @@ class Holder:
         return holder if fits and 0 < holder.pid < 2**31 and 0 < holder.patience < float("inf") else UNREADABLE
 
     def written(self) -> bytes:
-        """What `read` reads."""
+        """The content of the lease's file, which `read` takes apart again."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
 
 UNREADABLE = Holder(host="", machine="", pid=0, started=0, token="", patience=0.0)
+"""The holder that stands for a file that cannot be read."""
 
 
 def this_process(token: str, patience: float) -> Holder:
-    """Who takes a lease as ``token`` here and now, and is dead once silent for ``patience`` seconds."""
+    """The holder that this process is, under the name ``token``; ``patience`` in seconds."""
     started = began(os.getpid())
-    machine = "" if started is None else _machine()
+    machine = "" if started is None else this_machine()
     return Holder(platform.node(), machine, os.getpid(), started or 0, token, patience)
 
 
 def ended(holder: Holder) -> bool:
-    """Whether ``holder`` was a process of this machine and certainly is no more."""
-    if not holder.machine or holder.machine != _machine():
+    """Whether ``holder`` was a process of this machine that has certainly ended."""
+    if not holder.machine or holder.machine != this_machine():
         return False
     try:
         os.kill(holder.pid, 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # another user's, which is there
+    except PermissionError:  # another user's process, which is alive
         pass
     return began(holder.pid) not in {None, holder.started}
 
 
 def began(pid: int) -> int | None:
-    """When process ``pid`` began, in clock ticks since boot; -1 if it has ended, None if that is not to be seen.
+    """Start of process ``pid`` in clock ticks since boot; -1 if it has ended, None if unknown.
 
-    Of a killed process the first thread can be gone while another is still in a write: it has ended when all have.
-    psutil's times are of the wall clock, and move when somebody sets that.
+    The first thread of a killed process can be gone while another is still in a write: the process has ended when all
+    its threads have. The start times of psutil follow the wall clock, and move when somebody sets it.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
     state, threads, started = fields[0], int(fields[17]), int(fields[19])
-    return -1 if state in b"ZX" and threads < 2 else started  # ended: killed, and its parent has not asked yet
+    return -1 if state in b"ZX" and threads < 2 else started  # ended, but its parent has not waited for it yet
 
 
-def _machine() -> str:
-    """What two processes have in common that see each other by the same pids; empty where that can not be told."""
+def this_machine() -> str:
+    """The PID namespace: hostname, boot id, namespace ids; empty if unknown.
+
+    Two processes with the same one see each other by the same pids.
+    """
     try:
         parts = [platform.node(), Path("/proc/sys/kernel/random/boot_id").read_text().strip()]
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
     except OSError:
         return ""
-    with suppress(OSError):  # since Linux 5.6; what `began` counts from
+    with suppress(OSError):  # since Linux 5.6; `began` counts from its boot
         parts.append(str(Path("/proc/self/ns/time").readlink()))
     return " ".join(parts)

@@ -1,4 +1,4 @@
-"""The leases of one runner, kept fresh by one thread, and those of others that are dead."""
+"""Taking leases: free ones, and those whose holder is dead."""
 
 from __future__ import annotations
 
@@ -11,40 +11,36 @@ from typing import Any
 from wsipipe.errors import OutputError, UsageError
 from wsipipe.files import MAKE_ROOM, Location
 from wsipipe.leases.bucket import BucketLease
+from wsipipe.leases.folder import GONE, NOT_FREE, discard, evict, file_name, look_at, read_file
 from wsipipe.leases.holder import UNREADABLE, Holder, ended, this_process
 from wsipipe.leases.lease import (
     BEAT_SECONDS,
-    GONE,
     HEART,
-    LOOKS,
-    NOT_FREE,
     PATIENCE_SECONDS,
     Clock,
     Lease,
     awake_and_asleep,
-    discard,
-    evict,
-    file_name,
-    look_at,
-    read_file,
 )
 from wsipipe.urls import Url
 
+MAX_ATTEMPTS = 3
+"""Attempts, in one call, to claim a lease that looks free and goes to somebody faster each time."""
+
 
 class Leases:
-    """Takes leases for one runner, and remembers since when each that others hold has been silent.
+    """Takes leases for one runner, and remembers how long each other holder has been silent.
 
-    To be asked again and again, from one thread: a holder on another machine is seen to be dead by the second look,
-    `patience` after the first or later.
+    Ask it again and again, from one thread: a holder on another machine is known to be dead at the second look, at
+    least `patience` after the first.
 
     Parameters
     ----------
     patience
-        Seconds without a heartbeat after which a holder is dead; of two runners' the longer is waited for.
+        Seconds without a heartbeat after which a holder is dead. If two runners differ, the longer one counts.
     beat
         Seconds between heartbeats; at most a third of ``patience``, so that one may fail.
     clock
-        Seconds since any moment; that of no other machine.
+        Seconds since any moment; never compared with those of another machine.
 
     Raises
     ------
@@ -68,19 +64,19 @@ class Leases:
         self._seen: dict[Location, dict[Location, tuple[bytes, float]]] = {}  # lease: its files: (content, since when)
 
     def take(self, path: Location) -> Lease | Holder:
-        """The lease at ``path`` if it is free, or its holder known to be dead; else who has it. Does not wait.
+        """The lease at ``path`` if it is free, or its holder known to be dead; else its holder. Does not wait.
 
         Parameters
         ----------
         path
-            Of the lease, ``OUT/case-17.zarr.lease``.
+            Path of the lease, ``OUT/case-17.zarr.lease``.
 
         Raises
         ------
         OutputError
-            If its folder can not be read or written.
+            If its folder, or bucket, cannot be read or written.
         """
-        for _ in range(LOOKS):
+        for _ in range(MAX_ATTEMPTS):
             taken = self._attempt_in_bucket(path) if isinstance(path, Url) else self._attempt(path)
             if isinstance(taken, Lease):
                 HEART.add(taken)
@@ -89,7 +85,7 @@ class Leases:
         return UNREADABLE
 
     def _attempt(self, path: Path) -> Lease | Holder | None:
-        """As `take`; None if another was faster."""
+        """One attempt of `take`; None if another process was faster."""
         asked = self._clock()
         contents = look_at(path)
         holder = self._living(path, contents, asked)
@@ -100,7 +96,7 @@ class Leases:
         return self._claim(path)
 
     def _attempt_in_bucket(self, url: Url) -> Lease | Holder | None:
-        """As `_attempt`."""
+        """As `_attempt`, for a lease in a bucket."""
         asked = self._clock()
         try:
             there = url.read_tagged()
@@ -110,11 +106,11 @@ class Leases:
             lease = BucketLease(url, this_process(secrets.token_hex(8), self._patience), self._beat, self._clock)
             return lease if lease.claim(None if there is None else there[1]) else None
         except OSError as err:
-            raise OutputError(f"{url} can not be written: {err.strerror or err}; {MAKE_ROOM}") from err
+            raise OutputError(f"{url} cannot be written: {err.strerror or err}; {MAKE_ROOM}") from err
 
     def _living(self, path: Location, contents: Mapping[Any, bytes], asked: float) -> Holder | None:
-        """Who of those in ``contents``, read since ``asked``, may be alive."""
-        # Of the first read its end counts, of the last its beginning: a disk that hangs makes nobody dead.
+        """A holder among ``contents``, read since ``asked``, that may be alive; None if all are dead."""
+        # The silence lasts from the end of the first read to the beginning of the last: a disk that hangs kills nobody.
         seen, now = self._seen.pop(path, {}), self._clock()
         watched = {}
         for file, content in contents.items():
@@ -128,7 +124,7 @@ class Leases:
         return None
 
     def _claim(self, path: Path) -> Lease | None:
-        """The lease, or None if another was faster."""
+        """The lease at ``path``, which is free; None if another process was faster."""
         token = secrets.token_hex(8)
         lease = Lease(path, this_process(token, self._patience), self._beat, self._clock)
         claim, won = path.with_name(f"{path.name}.{token}"), False
@@ -136,17 +132,17 @@ class Leases:
             claim.mkdir()
             try:
                 (claim / file_name(token)).write_bytes(lease.holder.written())
-                with suppress(OSError):  # Windows renames a folder onto nothing, not onto an empty one
+                with suppress(OSError):  # Windows renames a folder only onto nothing, not onto an empty one
                     path.rmdir()
                 claim.rename(path)
             except OSError as err:
                 if err.errno not in GONE | NOT_FREE:
                     raise
-            # It is the file that decides, not what rename said: NFS can lose the answer and be told "no such file"
-            # when it asks again, and a holder that sweeps late may have emptied the claim before it was renamed.
+            # The file decides, not the result of rename: NFS can lose the answer and get "no such file" when it asks
+            # again, and a holder that sweeps late may have emptied the claim before it was renamed.
             won = read_file(path / file_name(token)) is not None
         except OSError as err:
-            raise OutputError(f"{path} can not be made: {err.strerror or err}; {MAKE_ROOM}") from err
+            raise OutputError(f"{path} cannot be made: {err.strerror or err}; {MAKE_ROOM}") from err
         finally:
             if not won:
                 discard(claim, token)
@@ -155,9 +151,9 @@ class Leases:
 
 
 def remove_if_dead(path: Location) -> None:
-    """Remove the lease at ``path`` if its holder is known to be dead: of a finished store nobody else will.
+    """Remove the lease at ``path`` if its holder is known to be dead; nobody else removes that of a finished store.
 
-    In a bucket it stays, for to look would take a request for each store.
+    In a bucket it stays: to look would take one request a store.
     """
     with suppress(OutputError):
         if isinstance(path, Path) and path.exists() and isinstance(lease := Leases().take(path), Lease):

@@ -1,4 +1,4 @@
-"""What was found, drawn over the image."""
+"""Planes as RGB pictures, and outlines drawn over them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OUTLINE = (40, 255, 80)
 
 
 def outlined(image: RgbImage, labels: npt.NDArray[Any], color: tuple[int, int, int] = OUTLINE) -> RgbImage:
-    """``image`` (y, x, 3), uint8, with the pixels coloured at which ``labels`` (y, x) change."""
+    """``image`` (y, x, 3), uint8, with the pixels coloured at which ``labels`` (y, x), of any dtype, change."""
     edge = np.zeros(labels.shape, bool)
     edge[1:] |= labels[1:] != labels[:-1]
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
@@ -23,7 +23,11 @@ def outlined(image: RgbImage, labels: npt.NDArray[Any], color: tuple[int, int, i
 
 
 def as_rgb(plane: Plane, dtype: str) -> RgbImage:
-    """A plane (y, x, channels) for the eye: 3 or 4 channels are RGB, others their mean; 16 bits up to the brightest."""
+    """``plane`` (y, x, channels), float32, as an RGB picture (y, x, 3), uint8.
+
+    Of 3 or 4 channels the first three are RGB; any other number is averaged to grey. If ``dtype``, that of the slide,
+    has 16 bits, values are scaled so that the brightest is 255.
+    """
     channels = plane.shape[-1]
     colors = plane[..., :3] if channels in (3, 4) else plane.mean(-1, keepdims=True).repeat(3, -1)
     if np.dtype(dtype).itemsize > 1:
@@ -33,9 +37,9 @@ def as_rgb(plane: Plane, dtype: str) -> RgbImage:
 
 
 def inner_edge(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The pixels of ``mask`` that one beside, above or below is not of; the end of the image is no edge.
+    """The pixels of ``mask`` (y, x), bool, that have one outside it beside, above or below; of the same shape.
 
-    Of two classes that touch each keeps its own line, and what is one pixel small stays where it is.
+    The end of the image is not an edge. Two classes that touch keep a line each, and a single pixel stays in place.
     """
     inside = np.pad(mask, 1, mode="edge")
     return mask & ~(inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:])

@@ -1,4 +1,4 @@
-"""The tissue of a slide, drawn over it."""
+"""The tissue mask of a slide, drawn over it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from wsipipe.slides.slide import Level, Slide
 from wsipipe.tissue.mask import TissueMask
 
 PREVIEW_PX = 1600
-"""Long side of a picture of what is to be looked at."""
+"""Long side of the picture of the tissue mask, in pixels."""
 LEFT_OUT = 160
-"""The grey that what is not looked at is mixed with."""
+"""The grey that pixels outside the mask are mixed with."""
 
 
 def tissue_png(slide: Slide, level: Level, mask: TissueMask, *, side: int = PREVIEW_PX) -> bytes:
-    """``level`` of ``slide`` as a PNG of at most ``side`` px, what ``mask`` leaves out greyed, and its outline.
+    """``level`` of ``slide`` as a PNG of at most ``side`` px, greyed outside ``mask``, with the mask's outline.
 
     Raises
     ------
     SlideError
-        If pixels can not be read.
+        If pixels cannot be read.
     """
     height, width = level.shape
     scale = max(1.0, max(height, width) / side)

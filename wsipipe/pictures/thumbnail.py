@@ -1,14 +1,14 @@
-"""What a store looks like: its slide as a thumbnail with the classes outlined, and the area of each class.
+"""The summary of a store: a thumbnail of its slide with the classes outlined, and the area of each class.
 
 Slide and labels have pyramids of their own. A thumbnail shows the whole plane that was segmented, and both are
-brought to its size from there::
+sampled from there::
 
     labels of level 0   |0    |1    |2    |3    |4    |5    |     H rows of pixels
-    thumbnail           |0             |1             |           h rows: i is of [i, i + 1) * H / h
+    thumbnail           |0             |1             |           h rows: i spans [i, i + 1) * H / h
     a level of the slide|0        |1        |2        |           the mean over just that stretch, shares of pixels too
     a level of labels   |0          |1          |2          |     the pixel that its middle, (i + 1/2) * H / h, lies in
 
-Nothing here raises: what can not be read is a note.
+`summarise` never raises: what cannot be read becomes a note.
 """
 
 from __future__ import annotations
@@ -16,66 +16,65 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import imagecodecs
 import numpy as np
-import zarr
 
 from wsipipe.arrays import Labels
 from wsipipe.errors import SlideFormatError, StoreError, WsipipeError
-from wsipipe.files import locate, zarr_store
 from wsipipe.geometry.grid import boxes
 from wsipipe.pictures.drawing import as_rgb, inner_edge
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.overview import RgbImage, averaged_plane, choose_source
 from wsipipe.slides.planes import parse_reading
+from wsipipe.store.finished import FinishedStore, open_finished
 
 THUMBNAIL_PX = 320
 """Long side of a thumbnail."""
 MAX_LEVEL_BYTES = 48 * 2**20
-"""Of the level of a slide that a thumbnail is made from: 16 megapixels of RGB."""
+"""Most bytes of the slide's level that a thumbnail is made from: 16 megapixels of RGB."""
 MAX_LABELS_PX = 2**24
-"""Pixels of the level of labels that a thumbnail is made from; ours have no more than 1024 x 1024."""
+"""Most pixels of the level of labels that a thumbnail is made from; those of wsipipe have 1024 x 1024 at most."""
 COUNTED_PX = 2**22
-"""Pixels of a level of labels that are counted where the store does not say how many there are."""
+"""Most pixels of the level of labels that is counted if the store has no counts."""
 JPEG_LEVELS, JPEG_BYTES = (85, 75, 65, 55, 45), 20_000
-"""The first of these qualities that gives so few bytes is taken, so that 1000 of them make a page of 27 MB."""
+"""Qualities of the JPEG: the first with at most this many bytes is taken, so that 1000 of them make a page of 27 MB."""
 PAPER = 238
-"""The ground where there is no picture of the slide."""
+"""The grey of the background if the slide cannot be read."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ClassArea:
-    """How much there is of one class."""
+    """The area of one class."""
 
     name: str
     label: int
     color: str
     """#rrggbb."""
     pixels: int
-    """Of the level that was segmented."""
+    """Number of pixels, at the store's finest level."""
     mm2: float | None
-    """Square millimetres; None where the size of a pixel is not known."""
+    """Area in square millimetres; None if the size of a pixel is unknown."""
     exact: bool
-    """Whether all pixels were counted, not those of a coarser level."""
+    """Whether all pixels were counted, rather than those of a coarser level."""
 
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """What there is to see of a store."""
+    """The thumbnail of a store, the areas of its classes, and the model that made it."""
 
     jpeg: bytes = b""
     """The thumbnail; empty if there is none."""
     shape: tuple[int, int] = (0, 0)
-    """(height, width) of it."""
+    """(height, width) of the thumbnail in pixels."""
     classes: tuple[ClassArea, ...] = ()
     notes: tuple[str, ...] = ()
-    """What is not there, or not as it should be, and why."""
+    """What is missing or wrong, and why."""
     version: str = ""
-    """Of the wsipipe that made the store."""
+    """Version of the wsipipe that made the store."""
     model: str = ""
     model_sha256: str = ""
 
@@ -86,43 +85,8 @@ class _Picture:
     shape: tuple[int, int] = (0, 0)
 
 
-@dataclass(frozen=True)
-class _Store:
-    """What is used of a store's metadata."""
-
-    group: zarr.Group
-    version: str
-    model: str
-    model_sha256: str
-    slide: str
-    """The identity of the slide's file."""
-    level: int
-    """Of the slide."""
-    shrink: float
-    """How many pixels of that level one of the labels' spans."""
-    reading: str
-    """Which planes of the slide, by which reader."""
-    mpp: float | None
-    counts: dict[int, int]
-    """Pixels per label; empty if it does not say."""
-    classes: tuple[tuple[str, int, str], ...]
-    """(name, label, #rrggbb), without the background."""
-
-    def labels(self, level: int) -> zarr.Array[Any]:
-        array = self.group[str(level)]
-        if not isinstance(array, zarr.Array) or array.ndim != 2:
-            raise StoreError(f"{level} is not an array (y, x)")
-        return array
-
-    @property
-    def shapes(self) -> list[tuple[int, int]]:
-        """(height, width) of the levels, from fine to coarse."""
-        levels = sum(1 for name in self.group.array_keys() if name.isdigit())
-        return [(height, width) for height, width in (self.labels(level).shape for level in range(levels))]
-
-
 def summarise(slide: str, store: str) -> StoreSummary:
-    """The thumbnail, and the areas of the classes, of ``store``, whose slide is ``slide``; never raises.
+    """The thumbnail of ``store``, whose slide is ``slide``, and the areas of its classes; never raises.
 
     Parameters
     ----------
@@ -132,10 +96,10 @@ def summarise(slide: str, store: str) -> StoreSummary:
         Path of a finished store.
     """
     notes: list[str] = []
-    opened = _try(lambda: _open(store), "the store can not be read", notes)
+    opened = _try(lambda: _open_with_colors(store), "the store cannot be read", notes)
     if opened is None:
         return StoreSummary(notes=tuple(notes))
-    classes = _try(lambda: _areas(opened), "the classes can not be counted", notes)
+    classes = _try(lambda: _areas(opened), "the classes cannot be counted", notes)
     picture = _try(lambda: _thumbnail(slide, opened, notes), "no picture", notes) or _Picture()
     return StoreSummary(
         jpeg=picture.jpeg,
@@ -149,46 +113,30 @@ def summarise(slide: str, store: str) -> StoreSummary:
 
 
 def _try(make: Callable[[], T], failure: str, notes: list[str]) -> T | None:
-    """What ``make`` gives, or None and a note."""
+    """The result of ``make``; None and a note if it raises."""
     try:
         return make()
-    except Exception as err:  # whatever zarr, a codec, a reader or the file system raises: a picture loses no report
+    except Exception as err:  # zarr, a codec, a reader or the file system may raise anything; the report must not fail
         notes.append(f"{failure}: {err if isinstance(err, WsipipeError) else f'{type(err).__name__}: {err}'}")
         return None
 
 
-def _open(store: str) -> _Store:
-    """Read the metadata of ``store``; raises all sorts on what is no store."""
-    group = zarr.open_group(zarr_store(locate(store)), mode="r")
-    ours: Any = group.attrs["wsipipe"]
-    label: Any = group.attrs["ome"]
-    colors = {row["label-value"]: bytes(row["rgba"][:3]).hex() for row in label["image-label"]["colors"]}
-    names = {row["label-value"]: str(row["class"]) for row in label["image-label"]["properties"]}
-    fingerprint, counts = ours["fingerprint"], ours.get("run", {}).get("labels", {})
-    mpp = fingerprint["mpp"]
-    return _Store(
-        group=group,
-        version=str(ours["version"]),
-        model=str(ours["model"]),
-        model_sha256=str(fingerprint["model_sha256"]),
-        slide=str(fingerprint["slide"]),
-        level=int(fingerprint["level"]),
-        shrink=float(fingerprint.get("shrink", 1.0)),
-        reading=str(fingerprint.get("reading", "")),
-        mpp=None if mpp is None else float(mpp),
-        counts={int(value): int(count) for value, count in counts.items()},
-        classes=tuple((names[value], int(value), f"#{colors[value]}") for value in names),
-    )
+def _open_with_colors(path: str) -> FinishedStore:
+    """The store at ``path``, whose classes all have a colour."""
+    store = open_finished(path)
+    if colorless := [name for name, _, color in store.classes if not color]:
+        raise StoreError(f"classes without a colour: {', '.join(colorless)}")
+    return store
 
 
-def _areas(store: _Store) -> tuple[ClassArea, ...]:
-    """The area of each class: as the store says, if it speaks of all pixels, else from a level of `COUNTED_PX`."""
+def _areas(store: FinishedStore) -> tuple[ClassArea, ...]:
+    """The area of each class: by the counts in the store if they cover all pixels, else by a level of `COUNTED_PX`."""
     shapes = store.shapes
     pixels, level = prod(shapes[0]), 0
-    counts = store.counts
+    counts = dict(store.counts)
     if sum(counts.values()) != pixels:
         level = next((i for i, shape in enumerate(shapes) if prod(shape) <= COUNTED_PX), len(shapes) - 1)
-        found = _counted(store.labels(level))
+        found = _counted(store, level)
         counts = {value: round(count * pixels / prod(shapes[level])) for value, count in found.items()}
     return tuple(
         ClassArea(
@@ -203,8 +151,9 @@ def _areas(store: _Store) -> tuple[ClassArea, ...]:
     )
 
 
-def _counted(labels: zarr.Array[Any]) -> dict[int, int]:
-    """How many pixels of ``labels`` have each label."""
+def _counted(store: FinishedStore, level: int) -> dict[int, int]:
+    """Pixels of each label that occurs in ``level``."""
+    labels = store.labels(level)
     height, width = labels.shape
     total = np.zeros(256, np.int64)
     for box in boxes((height, width), 2048):
@@ -212,13 +161,13 @@ def _counted(labels: zarr.Array[Any]) -> dict[int, int]:
     return {value: int(count) for value, count in enumerate(total) if count}
 
 
-def _thumbnail(slide: str, store: _Store, notes: list[str]) -> _Picture:
-    """The thumbnail; without the slide's pixels if these can not be had, and a note why."""
+def _thumbnail(slide: str, store: FinishedStore, notes: list[str]) -> _Picture:
+    """The thumbnail; without the slide's pixels, and with a note, if these cannot be read."""
     height, width = store.shapes[0]
     scale = max(1.0, max(height, width) / THUMBNAIL_PX)
     shape = max(1, round(height / scale)), max(1, round(width / scale))
     labels = nearest_labels(store, shape)
-    image = _try(lambda: _slide_image(slide, store, shape), "without the slide's pixels", notes)
+    image = _try(lambda: slide_image(slide, store, shape), "without the slide's pixels", notes)
     if image is None:
         image = np.full((*shape, 3), PAPER, np.uint8)
     for _, value, color in store.classes:
@@ -226,8 +175,14 @@ def _thumbnail(slide: str, store: _Store, notes: list[str]) -> _Picture:
     return _Picture(_encoded(image), shape)
 
 
-def nearest_labels(store: _Store, shape: tuple[int, int]) -> Labels:
-    """The labels of the whole plane at ``shape``: those that the middles of its pixels lie in."""
+def nearest_labels(store: FinishedStore, shape: tuple[int, int]) -> Labels:
+    """The labels of the whole plane at ``shape``, (y, x), uint8: those at the middles of its pixels.
+
+    Raises
+    ------
+    StoreError
+        If the level that fits has more than `MAX_LABELS_PX`.
+    """
     shapes = store.shapes
     enough = [i for i, fine in enumerate(shapes) if all(n >= wanted for n, wanted in zip(fine, shape, strict=True))]
     level = enough[-1] if enough else 0
@@ -243,21 +198,29 @@ def nearest_labels(store: _Store, shape: tuple[int, int]) -> Labels:
     return at_middles
 
 
-def _slide_image(slide: str, store: _Store, shape: tuple[int, int]) -> RgbImage:
-    """The slide at ``shape`` as RGB."""
+def slide_image(slide: str, store: FinishedStore, shape: tuple[int, int]) -> RgbImage:
+    """The slide at ``shape`` as RGB, (y, x, 3), uint8.
+
+    Raises
+    ------
+    SlideFormatError
+        If the file at ``slide`` is not the one that was segmented, or its levels are too large.
+    SlideError
+        If its pixels cannot be read.
+    """
     reader, planes = parse_reading(store.reading)
     opened = open_slide(slide, reader=reader, planes=planes)
     if opened.identity != store.slide:
         raise SlideFormatError("the slide's file is not the one that was segmented")
     levels = opened.levels[store.level : store.level + 1]
     if not any(level.shrunk(store.shrink).shape == store.shapes[0] for level in levels):
-        raise SlideFormatError(f"the labels are not those of level {store.level}")
+        raise SlideFormatError(f"the labels do not have the shape of level {store.level}")
     level, extent = choose_source(opened, store.level, shape, most_bytes=MAX_LEVEL_BYTES)
     return as_rgb(averaged_plane(level, extent, shape), level.dtype)
 
 
 def _encoded(image: RgbImage) -> bytes:
-    """``image`` as JPEG; colours at full size, for lines are one pixel wide."""
+    """``image``, (y, x, 3), uint8, as JPEG; colours at full resolution, because lines are one pixel wide."""
     for level in JPEG_LEVELS:
         jpeg = bytes(imagecodecs.jpeg8_encode(image, level=level, subsampling="444"))
         if len(jpeg) <= JPEG_BYTES:

@@ -22,6 +22,7 @@ from wsipipe.rasters.opened import (
 from wsipipe.slides.readers.omezarr.attributes import zarr_resolution
 from wsipipe.slides.readers.omezarr.chunks import count_pieces, open_dataset
 from wsipipe.slides.readers.omezarr.identity import zarr_identity
+from wsipipe.store.finished import open_finished
 
 
 def zarr_labels(path: Path) -> LabelRaster:
@@ -54,7 +55,7 @@ def zarr_labels(path: Path) -> LabelRaster:
     if array.dtype.kind not in "iu":
         refuse_dtype(path, str(array.dtype))
     if "wsipipe" in attributes:
-        _check_finished(path, dataset, array, attributes["wsipipe"])
+        _check_finished(path, dataset, array)
     source = LabelZarr(str(path), dataset, axes, zarr_identity(path, (dataset,)))
     return LabelRaster(path.name, str(path), (sizes["y"], sizes["x"]), mpp, source)
 
@@ -87,16 +88,18 @@ class LabelZarr:
         return Opened(read, 0)
 
 
-def _check_finished(path: Path, dataset: str, array: zarr.Array[Any], record: dict[str, Any]) -> None:
+def _check_finished(path: Path, dataset: str, array: zarr.Array[Any]) -> None:
     """Refuse a store of wsipipe that is not complete: a missing shard would read as background.
 
     Raises
     ------
     SlideReadError
-        Saying what is missing.
+        If shards are missing, with their number, or the run did not come to its end.
+    DamagedStoreError
+        If its attributes cannot be read.
     """
     there, total = count_pieces(path, dataset, array)
-    if not record.get("complete") or there < total:
+    if not open_finished(path).complete or there < total:
         raise SlideReadError(
             f"{path.name} is not finished: {there} of {total} blocks are there; run the same wsipipe run again"
         )

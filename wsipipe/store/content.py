@@ -1,4 +1,7 @@
-"""What is in a store: blocks, coarser levels, the tissue mask, tiles that could not be read."""
+"""The contents of an unfinished store: blocks, coarser levels, the tissue mask, tiles that could not be decoded.
+
+They are written shard by shard, and some are read again before the store is published.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import zarr
 
 from wsipipe.arrays import Labels
 from wsipipe.errors import DamagedStoreError, OutputError
-from wsipipe.files import Location, files_in, make_folder, write_whole, zarr_store
+from wsipipe.files import files_in, make_folder, write_whole, zarr_store
 from wsipipe.geometry.grid import Box, boxes
 from wsipipe.store.pyramid import halve
 from wsipipe.store.shards import write_shard
@@ -27,6 +30,9 @@ from wsipipe.store.spec import (
     tissue_shapes,
 )
 
+RESUMES = "once it can, the same command resumes"
+"""What messages say to do about a disk that fails."""
+
 
 def write_block(
     spec: StoreSpec, index: tuple[int, int], labels: Labels, probabilities: npt.NDArray[np.uint8] | None
@@ -36,20 +42,20 @@ def write_block(
     Parameters
     ----------
     spec
-        Of a store that was prepared.
+        The plan of a store that was begun (`begin_store`).
     index
         (row, column) of the block.
     labels
-        (y, x), uint8: as many pixels as the block has.
+        The labels of the block, (y, x), uint8.
     probabilities
-        (class, y, x), uint8, or None where the store has none.
+        The probabilities of the block, (class, y, x), uint8; None if the store has none.
 
     Raises
     ------
     OutputError
         If the disk does not take them.
     """
-    assert labels.shape == spec.grid.block_box(index).shape, f"{labels.shape} px are no block {index}"
+    assert labels.shape == spec.grid.block_box(index).shape, f"{labels.shape} px is not the shape of block {index}"
     levels = [labels]
     while len(levels) < spec.grid.block_levels:
         levels.append(halve(levels[-1], binary=spec.binary))
@@ -60,15 +66,69 @@ def write_block(
     _write_shard(spec, "0", index, labels)
 
 
+def write_coarse_chunks(spec: StoreSpec, levels: range, index: tuple[int, int]) -> None:
+    """Make chunk ``index`` of the last of ``levels``, and the chunks of the others below it, from the level before.
+
+    Parameters
+    ----------
+    spec
+        The plan of a store whose blocks are all written.
+    levels
+        One pass of `Grid.coarse_passes`. Their shards are single chunks.
+    index
+        (row, column) of the chunk.
+
+    Raises
+    ------
+    DamagedStoreError
+        If the level before cannot be read. The shards in question are removed then, to be made again.
+    OutputError
+        If the disk does not take it.
+    """
+    before, chunk = levels.start - 1, spec.grid.chunk
+    side = chunk << len(levels)
+    (height, width), (y0, x0) = spec.grid.level_shapes[before], (side * i for i in index)
+    box = Box(y0, min(y0 + side, height), x0, min(x0 + side, width))
+    labels = _read(spec, str(before), box, spec.grid.shard(before))
+    for level in levels:
+        labels = halve(labels, binary=spec.binary)
+        across = side >> (level - before)  # side of this part, in pixels of this level
+        for part in boxes(labels.shape, chunk):
+            at = (index[0] * across + part.y0) // chunk, (index[1] * across + part.x0) // chunk
+            _write_shard(spec, str(level), at, labels[part.slices])
+
+
+def label_counts(spec: StoreSpec, labels: Labels) -> dict[int, int]:
+    """Number of pixels of each label that occurs in ``labels``, (y, x), uint8, a part of the store."""
+    values = sorted({label for _, label, _ in spec.classes} - {0})
+    counts = {value: int(np.count_nonzero(labels == value)) for value in values[1:]}
+    rest = int(np.count_nonzero(labels)) - sum(counts.values())  # of the first, which need not be counted by itself
+    counts = {0: labels.size - rest - sum(counts.values())} | dict.fromkeys(values[:1], rest) | counts
+    return {label: count for label, count in counts.items() if count}
+
+
+def count_labels(spec: StoreSpec, index: tuple[int, int]) -> Counter[int]:
+    """Number of pixels of each label in block ``index``, which was written before.
+
+    Raises
+    ------
+    DamagedStoreError
+        If it cannot be read. Its shard is removed then, to be made again.
+    OutputError
+        If the disk fails.
+    """
+    return Counter(label_counts(spec, _read(spec, "0", spec.grid.block_box(index), spec.grid.block)))
+
+
 def write_tissue(spec: StoreSpec, cells: npt.NDArray[np.bool_]) -> None:
-    """Write the tissue mask of a store that was prepared, its finest level last.
+    """Write the tissue mask ``cells``, (y, x), bool, of a store that was begun; its finest level last.
 
     Raises
     ------
     OutputError
         If the disk does not take it.
     """
-    assert cells.shape == spec.tissue, f"{cells.shape} cells are no mask of {spec.tissue}"
+    assert cells.shape == spec.tissue, f"{cells.shape} is not the mask's shape, {spec.tissue}"
     levels = [cells.astype(np.uint8)]
     while len(levels) < len(tissue_shapes(spec)):
         levels.append(halve(levels[-1], binary=True))
@@ -82,12 +142,12 @@ def has_tissue(spec: StoreSpec) -> bool:
 
 
 def read_tissue(spec: StoreSpec) -> npt.NDArray[np.bool_]:
-    """The cells of the tissue mask of the unfinished store.
+    """The cells of the tissue mask of the unfinished store, (y, x), bool.
 
     Raises
     ------
     DamagedStoreError
-        If they can not be read; they are gone then, to be made again.
+        If they cannot be read. They are removed then, to be made again.
     OutputError
         If the disk fails.
     """
@@ -96,9 +156,9 @@ def read_tissue(spec: StoreSpec) -> npt.NDArray[np.bool_]:
 
 
 def note_unread(spec: StoreSpec, index: tuple[int, int], tiles: Iterable[Box], pixels: int) -> None:
-    """Keep which ``tiles`` of block ``index``, boxes of the plane, could not be decoded, before it is written.
+    """Record the ``tiles`` of block ``index`` that could not be decoded, before the block is written.
 
-    So many ``pixels`` of it have label 0 for them.
+    Tiles are boxes of the plane; ``pixels`` is how many pixels of the block have label 0 because of them.
 
     Raises
     ------
@@ -112,7 +172,7 @@ def note_unread(spec: StoreSpec, index: tuple[int, int], tiles: Iterable[Box], p
 
 
 def all_unread(spec: StoreSpec) -> tuple[list[Box], int]:
-    """The tiles that could not be decoded, of all blocks of the unfinished store, each once, and how many pixels are 0.
+    """The tiles that could not be decoded, of all blocks, each once, and how many pixels have label 0 because of them.
 
     Raises
     ------
@@ -124,79 +184,27 @@ def all_unread(spec: StoreSpec) -> tuple[list[Box], int]:
         names = [name for name, _ in files_in(folder) if name.endswith(".json")]
         notes = [json.loads((folder / name).read_bytes()) for name in names]
     except OSError as err:
-        raise OutputError(f"{folder} can not be read: {err.strerror or err}; {RESUMES}") from err
+        raise OutputError(f"{folder} cannot be read: {err.strerror or err}; {RESUMES}") from err
     return sorted({Box(*sides) for note in notes for sides in note["tiles"]}), sum(note["pixels"] for note in notes)
 
 
-def label_counts(spec: StoreSpec, labels: Labels) -> dict[int, int]:
-    """Pixels of each label that occurs in ``labels``, which are some of the store's."""
-    values = sorted({label for _, label, _ in spec.classes} - {0})
-    counts = {value: int(np.count_nonzero(labels == value)) for value in values[1:]}
-    rest = int(np.count_nonzero(labels)) - sum(counts.values())  # of the first, which need not be looked for
-    counts = {0: labels.size - rest - sum(counts.values())} | dict.fromkeys(values[:1], rest) | counts
-    return {label: count for label, count in counts.items() if count}
-
-
-def count_labels(spec: StoreSpec, index: tuple[int, int]) -> Counter[int]:
-    """Pixels of each label in block ``index``, which was written before.
-
-    Raises
-    ------
-    DamagedStoreError
-        If it can not be read; its shard is gone then, to be made again.
-    OutputError
-        If the disk fails.
-    """
-    return Counter(label_counts(spec, _read(spec, "0", spec.grid.block_box(index), spec.grid.block)))
-
-
-def write_coarse_chunks(spec: StoreSpec, levels: range, index: tuple[int, int]) -> None:
-    """Make chunk ``index`` of the last of ``levels``, and what it is made of in the others, from the level before.
-
-    Parameters
-    ----------
-    spec
-        Of a store whose blocks are all there.
-    levels
-        One pass of `Grid.coarse_passes`; a shard of them is one chunk.
-    index
-        (row, column) of the chunk.
-
-    Raises
-    ------
-    DamagedStoreError
-        If the level before can not be read; the shards in question are gone then, to be made again.
-    OutputError
-        If the disk does not take it.
-    """
-    before, chunk = levels.start - 1, spec.grid.chunk
-    side = chunk << len(levels)
-    (height, width), (y0, x0) = spec.grid.level_shapes[before], (side * i for i in index)
-    box = Box(y0, min(y0 + side, height), x0, min(x0 + side, width))
-    labels = _read(spec, str(before), box, spec.grid.shard(before))
-    for level in levels:
-        labels = halve(labels, binary=spec.binary)
-        across = side >> (level - before)  # of this part, in pixels of this level
-        for part in boxes(labels.shape, chunk):
-            at = (index[0] * across + part.y0) // chunk, (index[1] * across + part.x0) // chunk
-            _write_shard(spec, str(level), at, labels[part.slices])
-
-
 def _read(spec: StoreSpec, array: str, box: Box, side: int) -> Labels:
-    """The pixels of ``box``, which is whole shards of ``side`` px, of ``array`` of the unfinished store.
+    """The pixels of ``box`` of ``array`` of the unfinished store, (y, x), uint8.
+
+    ``box`` consists of whole shards of ``side`` px, but for the ends of the array.
 
     Raises
     ------
     DamagedStoreError
-        If they can not be read; the shards in question are gone then, to be made again.
+        If they cannot be read. The shards in question are removed then, to be made again.
     OutputError
         If the disk fails.
     """
     try:
         return np.asarray(zarr.open_array(zarr_store(spec.partial / array), mode="r")[box.slices])
     except OSError as err:
-        raise OutputError(f"{spec.partial} can not be read: {err.strerror or err}; the same command resumes") from err
-    except Exception as err:  # whatever a codec raises on bytes that rotted within a chunk
+        raise OutputError(f"{spec.partial} cannot be read: {err.strerror or err}; the same command resumes") from err
+    except Exception as err:  # a codec may raise anything on bytes that rotted within a chunk
         for part in boxes(box.shape, side):
             at = (box.y0 + part.y0) // side, (box.x0 + part.x0) // side
             (spec.partial / shard_name(array, at)).unlink(missing_ok=True)
@@ -204,16 +212,8 @@ def _read(spec: StoreSpec, array: str, box: Box, side: int) -> Labels:
 
 
 def _write_shard(spec: StoreSpec, array: str, index: tuple[int, ...], pixels: npt.NDArray[np.uint8]) -> None:
-    """Write shard ``index`` of ``array``, of which ``pixels`` are what lies within the slide."""
+    """Write shard ``index`` of ``array``; ``pixels`` is the part of it that lies within the slide."""
     chunks, shards = next((chunks, shards) for name, _, chunks, shards in arrays(spec) if name == array)
     path = spec.partial / shard_name(array, index)
     make_folder(path.parent, way_out=RESUMES)
     write_shard(path, pixels, chunks, shards, way_out=RESUMES)
-
-
-def output_error(path: Location, err: OSError) -> OutputError:
-    """What to raise where ``path`` cannot be written."""
-    return OutputError(f"{path} can not be written: {err.strerror or err}; {RESUMES}")
-
-
-RESUMES = "once it can, the same command resumes"

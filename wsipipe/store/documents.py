@@ -1,4 +1,4 @@
-"""The metadata documents of a store, byte for byte: they follow from its `StoreSpec`, and from how its run went.
+"""The metadata documents of a store, byte for byte, made from its `StoreSpec` and the statistics of its run.
 
 Source: https://ngff.openmicroscopy.org/0.5/
 """
@@ -19,11 +19,14 @@ from wsipipe.store.spec import STORE, TISSUE, StoreSpec, arrays, tissue_shapes
 
 STORE_VERSION = 1
 TISSUE_CLASS = ("tissue", 1, "#28ff50")
-"""Name, label and colour of what is looked at."""
+"""Name, label and colour of the tissue mask's one class."""
 
 
 def documents(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, bytes]:
-    """Every metadata document of the store by its path in it, as zarr writes them."""
+    """Every metadata document of the store, as zarr writes it, by its path in the store.
+
+    ``run`` holds the statistics of the run that finished the store; None while it is unfinished.
+    """
     memory = MemoryStore()
     zarr.create_group(memory, attributes=_attributes(spec, run), zarr_format=3)
     if spec.fingerprint.probabilities:
@@ -46,7 +49,7 @@ def documents(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, bytes]:
 
 
 def _attributes(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, Any]:
-    """The attributes of the root group: what viewers read, and what a later run does."""
+    """The attributes of the root group: ``ome`` for viewers, ``wsipipe`` for later runs (see `parse_record`)."""
     return {
         "ome": {
             "version": "0.5",
@@ -91,9 +94,9 @@ def _probability_attributes(spec: StoreSpec) -> dict[str, Any]:
 
 
 def _multiscale(spec: StoreSpec, *, levels: int, axes: str, sides: tuple[float, float] = (1.0, 1.0)) -> dict[str, Any]:
-    """One multiscale: pixel (0, 0) of the slide's finest level is the origin, and a scale is what a pixel measures.
+    """One multiscale: its origin is pixel (0, 0) of the slide's finest level, its scale the size of a pixel.
 
-    Its finest level has pixels of ``sides``, in pixels of the level that is segmented.
+    Pixels of its finest level have ``sides`` (y, x), in pixels of the level that is segmented.
     """
     mpp, known = spec.fingerprint.mpp or 1.0, spec.fingerprint.mpp is not None
     space = {"type": "space", "unit": "micrometer"} if known else {"type": "space"}

@@ -1,10 +1,10 @@
 """Which blocks of a store are done: the store is its own journal.
 
-A shard appears whole, by rename, and the one of level 0 is the last that a block writes; so a block is done
-if its shards are there. A machine that lost power can still leave a short file under a final name, hence
-each shard's size and the checksum of its index are looked at. To resume is to list shards.
+A shard appears whole, by rename, and the shard of level 0 is the last that a block writes. So a block is done if its
+shards exist. A machine that lost power can still leave a short file under a final name, so the size of each shard and
+the checksum of its index are verified. To resume is to list shards.
 
-In a bucket every object is whole: that it is there says all, and one request tells of a thousand of them.
+In a bucket every object is whole: it is enough that it exists, and one request lists a thousand of them.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ MISSING, WHOLE, DAMAGED = "missing", "whole", "damaged"
 
 @dataclass(frozen=True)
 class Journal:
-    """What is still to be done in a store."""
+    """The work that is left in a store."""
 
     blocks: tuple[tuple[int, int], ...]
-    """(row, column) of each block that misses a shard, or has a damaged one."""
+    """(row, column) of each block with a missing or damaged shard."""
     damaged: tuple[str, ...]
-    """Shards that are there, and not whole: their paths within the store."""
+    """Paths, within the store, of the shards that exist and are not whole."""
     coarse_missing: int
-    """Shards of the levels made at the end that are missing or damaged."""
+    """Number of missing or damaged shards of the levels that are made at the end."""
     tissue_missing: bool
-    """Whether the tissue mask, where there is to be one, is missing or damaged."""
+    """Whether a tissue mask is planned, and missing or damaged."""
     arrays_fit: bool
-    """Whether the metadata of every array are there, and say what they should."""
+    """Whether the metadata of every array exist, and are as planned."""
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is to be done."""
+        """Whether no work is left."""
         return self.arrays_fit and not (self.blocks or self.coarse_missing or self.tissue_missing)
 
 
 def read_journal(spec: StoreSpec, root: Location) -> Journal:
-    """What is still to be done in the store at ``root``; nothing is changed.
+    """The work that is left in the store at ``root``; nothing is changed.
 
     Parameters
     ----------
     spec
-        What the store is to be.
+        The plan of the store.
     root
-        Where it is: its final path, or the unfinished one.
+        Path of the store: the final one, or that of the unfinished store.
 
     Raises
     ------
     OutputError
-        If a file of it may not be read.
+        If a file of it cannot be read, or the bucket cannot be listed.
     """
     todo, damaged, state_of = [], [], _states(root)
     for index in spec.grid.indices():
@@ -79,27 +79,28 @@ def read_journal(spec: StoreSpec, root: Location) -> Journal:
 
 
 def _coarse_shards(spec: StoreSpec) -> Iterator[str]:
+    """Paths, within the store, of the shards of the levels that blocks do not write."""
     for level in range(spec.grid.block_levels, len(spec.grid.level_shapes)):
         for index in coarse_chunks(spec, level):
             yield shard_name(str(level), index)
 
 
 def _states(root: Location) -> Callable[[str, int], str]:
-    """What gives the state of a shard, by its name in the store at ``root`` and its number of chunks."""
+    """A function from a shard's path within the store at ``root``, and its number of chunks, to its state."""
     if not isinstance(root, Url):
         return lambda name, chunks: _state(root / name, chunks)
     try:
         there = {name for name, _ in root.files()}
     except OSError as err:
-        raise OutputError(f"{root} can not be listed: {err.strerror or err}") from err
+        raise OutputError(f"{root} cannot be listed: {err.strerror or err}") from err
     return lambda name, _: WHOLE if name in there else MISSING
 
 
 def _state(path: Path, chunks: int) -> str:
-    """Of one shard on a disk: whole if the index fits its checksum, and the file ends where it says.
+    """The state of one shard on a disk: whole if the index fits its checksum, and the file is as long as it says.
 
-    A shard is its chunks, then for each chunk offset and length (uint64, all ones where not written), then
-    the CRC32C of that (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/).
+    A shard is its chunks, then for each chunk offset and length (uint64, all ones if not written), then the CRC32C
+    of these (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/).
     """
     index_bytes = 16 * chunks + 4
     try:
@@ -112,7 +113,7 @@ def _state(path: Path, chunks: int) -> str:
     except FileNotFoundError:
         return MISSING
     except OSError as err:
-        raise OutputError(f"{path} can not be read: {err.strerror or err}") from err
+        raise OutputError(f"{path} cannot be read: {err.strerror or err}") from err
     if struct.pack("<I", google_crc32c.value(index[:-4])) != index[-4:]:
         return DAMAGED
     table = np.frombuffer(index[:-4], "<u8").reshape(-1, 2)

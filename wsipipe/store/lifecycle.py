@@ -1,4 +1,4 @@
-"""A store from its first document to its name: begun, resumed, published, discarded."""
+"""The life of a store, from its first document to its final name: begun, resumed, published, reopened, discarded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import zarr
 
 from wsipipe.errors import OutputError
 from wsipipe.files import Location, locate, make_folder, move_folder, remove_folder, write_whole, zarr_store
-from wsipipe.store.content import RESUMES, output_error
+from wsipipe.store.content import RESUMES
 from wsipipe.store.documents import documents
 from wsipipe.store.spec import (
     PARTIAL,
@@ -25,32 +25,37 @@ from wsipipe.urls import Url
 
 
 def begin_store(spec: StoreSpec, damaged: Iterable[str] = ()) -> None:
-    """Make the unfinished store ready for its blocks: write its metadata, new or again, and clear debris away.
+    """Make the unfinished store ready for its blocks: write its metadata, unless they are there, and remove debris.
 
     Parameters
     ----------
     spec
-        What the store is to be.
+        The plan of the store.
     damaged
-        Shards that are not whole, by their path in it; zarr would try to read them before it writes them anew.
+        Paths, within the store, of the shards that are not whole. They are removed, to be made again.
 
     Raises
     ------
     OutputError
         If the disk does not take it.
     """
-    _write_documents(spec)
+    write_documents(spec)
     never_renamed = [] if isinstance(spec.partial, Url) else spec.partial.rglob("*" + PARTIAL)
     for torn in (*never_renamed, *(spec.partial / name for name in damaged)):
         torn.unlink(missing_ok=True)
 
 
 def publish(spec: StoreSpec, run: dict[str, Any]) -> None:
-    """Mark the store complete, and give it its final name; a store that had it before goes only then.
+    """Mark the store complete, and give it its final name; an older store of that name is removed only then.
 
-    What ``run`` says of the run that finished it, as JSON, stands in its attributes.
+    ``run``, the statistics of the run that finished it, goes into its attributes.
+
+    Raises
+    ------
+    OutputError
+        If the disk does not take it.
     """
-    _write_documents(spec, run)
+    write_documents(spec, run)
     final, replaced = locate(spec.path), Path(spec.path + REPLACED)
     try:
         if isinstance(final, Url):
@@ -61,35 +66,47 @@ def publish(spec: StoreSpec, run: dict[str, Any]) -> None:
             final.rename(replaced)
         move_folder(spec.partial, final, root=ROOT)
     except OSError as err:
-        raise output_error(final, err) from err
+        raise _output_error(final, err) from err
     discard_replaced(spec)
 
 
 def discard_replaced(spec: StoreSpec) -> None:
-    """Remove what is left of a store that was replaced, if a kill just then left anything."""
-    if not isinstance(locate(spec.path), Url):  # in a bucket it goes before the new one comes
+    """Remove what is left of a store that was replaced, if the run was killed in that moment."""
+    if not isinstance(locate(spec.path), Url):  # in a bucket it is removed before the new one is copied
         shutil.rmtree(spec.path + REPLACED, ignore_errors=True)
 
 
 def reopen(spec: StoreSpec) -> None:
-    """Take a finished store back to unfinished, so that what was found missing in it can be made again."""
-    discard_partial(spec)  # at most what a writer left that was killed before its first rename
+    """Turn a finished store back into an unfinished one, so that its missing parts can be made again.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be moved.
+    """
+    discard_partial(spec)  # at most the debris of a writer that was killed before its first rename
     try:
         move_folder(locate(spec.path), spec.partial, root=ROOT)
     except OSError as err:
-        raise output_error(spec.partial, err) from err
+        raise _output_error(spec.partial, err) from err
 
 
 def discard_partial(spec: StoreSpec) -> None:
-    """Remove an unfinished store."""
+    """Remove an unfinished store.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be removed.
+    """
     try:
         remove_folder(spec.partial, root=ROOT)
     except OSError as err:
-        raise output_error(spec.partial, err) from err
+        raise _output_error(spec.partial, err) from err
 
 
 def arrays_fit(spec: StoreSpec, root: Location) -> bool:
-    """Whether every array of the store at ``root`` opens, and has the shape, shards and chunks it should."""
+    """Whether every array of the store at ``root`` opens, and has the planned shape, shards and chunks."""
     try:
         for name, shape, chunks, shards in arrays(spec):
             array = zarr.open_array(zarr_store(root / name), mode="r")
@@ -99,13 +116,19 @@ def arrays_fit(spec: StoreSpec, root: Location) -> bool:
             zarr.open_group(zarr_store(root / "probabilities"), mode="r")
         if spec.tissue is not None:
             zarr.open_group(zarr_store(root / TISSUE), mode="r")
-    except Exception:  # zarr raises all sorts on what is no metadata
+    except Exception:  # zarr may raise anything on damaged metadata
         return False
     return True
 
 
-def _write_documents(spec: StoreSpec, run: dict[str, Any] | None = None) -> None:
-    """Write every metadata document that is not there in just these bytes, the root's first."""
+def write_documents(spec: StoreSpec, run: dict[str, Any] | None = None) -> None:
+    """Write every metadata document, the root's first; those that are there in the same bytes are left alone.
+
+    Raises
+    ------
+    OutputError
+        If the disk does not take it.
+    """
     blobs = documents(spec, run)
     for name in sorted(blobs, key=lambda name: (name != ROOT, name)):
         path = spec.partial / name
@@ -115,10 +138,15 @@ def _write_documents(spec: StoreSpec, run: dict[str, Any] | None = None) -> None
 
 
 def _holds(path: Location, blob: bytes) -> bool:
-    """Whether the file at ``path`` is just ``blob``."""
+    """Whether the content of the file at ``path`` is ``blob``."""
     try:
         return path.read_bytes() == blob
     except FileNotFoundError:
         return False
     except OSError as err:
-        raise OutputError(f"{path} can not be read: {err.strerror or err}; {RESUMES}") from err
+        raise OutputError(f"{path} cannot be read: {err.strerror or err}; {RESUMES}") from err
+
+
+def _output_error(path: Location, err: OSError) -> OutputError:
+    """The error to raise if ``path`` cannot be written."""
+    return OutputError(f"{path} cannot be written: {err.strerror or err}; {RESUMES}")

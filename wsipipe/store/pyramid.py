@@ -1,7 +1,7 @@
 """Coarser levels of a label array: the most frequent label of every 2 x 2 pixels, never a mean.
 
-A level therefore holds only labels that occur, and the mode of a block is the block of the mode: blocks
-start at even pixels at every level that they write by themselves.
+So a level holds only labels that occur. The mode of a block is the same block of the mode, because blocks start at
+even pixels at every level that they write by themselves.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from wsipipe.arrays import Labels
 PixelPairs = npt.NDArray[np.uint16]
 """Two pixels side by side, the first in the lower byte."""
 IN_CACHE = 2**17
-"""Pixels of the coarser level that are made at once: they stay in a processor's cache, and the calls are few enough for
-two threads not to wait for the interpreter's lock (11 ms for 4096 px square in each with 2**16, 8 ms with this)."""
+"""Pixels of the coarser level that are made at once. They stay in a processor's cache, and calls are rare enough that
+two threads do not wait for the interpreter's lock: 8 ms in each for 4096 px square; 11 ms with 2**16."""
 
 
 def halve(labels: Labels, *, binary: bool = False) -> Labels:
     """The mode of every 2 x 2 pixels of ``labels`` (y, x), uint8; sides are halved and rounded up.
 
-    Two labels twice each, or four different ones: the first in reading order. At an odd end the last row or
-    column counts twice. ``binary`` says that no more than two labels occur, which takes half the time.
+    Of equally frequent labels (two twice each, or four different ones) it is the first in reading order. At an odd end
+    the last row or column counts twice. ``binary`` promises that at most two labels occur, which takes half the time.
     """
     height, width = labels.shape
     if height % 2 or width % 2:
@@ -44,9 +44,10 @@ def _mode(upper: PixelPairs, lower: PixelPairs) -> npt.NDArray[np.integer]:
 
 
 def _mode_of_two(upper: PixelPairs, lower: PixelPairs) -> npt.NDArray[np.integer]:
-    """The same where no more than two labels occur, bit by bit: the first's, if any other has it, or if all others do.
+    """As `_mode`, if at most two labels occur; bit by bit. Only the lower bytes of the result count.
 
-    In the lower bytes; what is in the upper ones means nothing. Each cast takes as long as three of these steps.
+    A bit is set if the first pixel and any other have it, or if all three others have it. A cast would take as long as
+    three of these steps.
     """
     some = upper >> 8
     last = lower >> 8

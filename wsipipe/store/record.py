@@ -1,51 +1,85 @@
-"""What the store that is at a path says of itself."""
+"""The record of what a store was made from: ``attributes.wsipipe`` of its root, finished or not."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from wsipipe.errors import DamagedStoreError, OutputError, StoreError
-from wsipipe.files import locate
+from wsipipe.files import Location, locate
 from wsipipe.store.documents import STORE_VERSION
 from wsipipe.store.spec import PARTIAL, ROOT, Fingerprint
 from wsipipe.urls import Url
 
+FINGERPRINT_FIELDS = frozenset(one.name for one in fields(Fingerprint))
+
 
 @dataclass(frozen=True)
 class Record:
-    """What a store that is there says of itself."""
+    """The attributes under ``wsipipe`` of a store."""
 
     slide: str
-    """Path of the slide it was made from."""
+    """Path of the slide."""
     fingerprint: Fingerprint
-    """What its labels follow from."""
+    """Everything that its labels depend on."""
     block: int
-    """Side in pixels of its blocks."""
+    """Side of its blocks in pixels."""
     complete: bool
-    """Whether it says of itself that it is finished."""
+    """Whether the run that made it marked it as finished."""
     tissue_share: float | None
-    """What of it was looked at, as the run says that finished it."""
+    """Share of the slide that was searched for objects, 0 to 1; None without a tissue mask, or while unfinished."""
+    version: str = ""
+    """Version of the wsipipe that made it."""
+    model: str = ""
+    """Name of the model."""
+    counts: Mapping[int, int] = field(default_factory=dict)
+    """Pixels of each label at level 0; empty if the run did not record them, or while unfinished."""
+    unknown: tuple[str, ...] = ()
+    """Fields of the fingerprint that this wsipipe does not know, as a newer one writes them."""
+
+
+def parse_record(attributes: Any) -> Record:
+    """The record in ``attributes``, those under ``wsipipe``. Only this function takes them apart.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If they are not those of a store.
+    """
+    given, run = dict(attributes["fingerprint"]), dict(attributes.get("run") or {})
+    return Record(
+        slide=attributes["slide"],
+        fingerprint=Fingerprint(**{name: value for name, value in given.items() if name in FINGERPRINT_FIELDS}),
+        block=attributes["block"],
+        complete=attributes["complete"],
+        tissue_share=dict(run.get("tissue") or {}).get("share"),
+        version=str(attributes.get("version", "")),
+        model=str(attributes.get("model", "")),
+        counts={int(label): int(pixels) for label, pixels in dict(run.get("labels") or {}).items()},
+        unknown=tuple(sorted(given.keys() - FINGERPRINT_FIELDS)),
+    )
 
 
 def read_record(path: str) -> Record | None:
-    """What the store at ``path`` says of itself, or None if there is nothing.
+    """The record of the store at ``path``, finished or not; None if there is nothing.
 
     Raises
     ------
     DamagedStoreError
-        If it is there, and its metadata are not readable.
+        If the store is there, and its metadata cannot be read.
     StoreError
-        If what is there is not a store of wsipipe.
+        If something else is there, or a store of a newer wsipipe.
+    OutputError
+        If the disk fails.
     """
     root = locate(path) / ROOT
     try:
         attributes = json.loads(root.read_bytes())["attributes"]["wsipipe"]
         if attributes["store_version"] > STORE_VERSION:
             raise StoreError(f"{path} was made by a newer wsipipe ({attributes['version']}); use that, or another -o")
-        fingerprint = Fingerprint(**attributes["fingerprint"])
-        share = ((attributes.get("run") or {}).get("tissue") or {}).get("share")
-        return Record(attributes["slide"], fingerprint, attributes["block"], attributes["complete"], share)
+        record = parse_record(attributes)
     except FileNotFoundError:
         if _is_debris(path):
             return None
@@ -57,19 +91,27 @@ def read_record(path: str) -> Record | None:
             f"{path} is in the way: it is a Zarr store, but wsipipe did not make it; move it, or use another -o"
         ) from err
     except (ValueError, TypeError) as err:
-        raise DamagedStoreError(
-            f"{root} can not be read ({err}), so what the store was made from is not known; --overwrite makes it anew"
-        ) from err
+        raise _damaged(root, err) from err
     except NotADirectoryError as err:
         raise StoreError(f"{path} is in the way: it is a file; move it, or use another -o") from err
     except OSError as err:
-        raise OutputError(f"{root} can not be read: {err.strerror}") from err
+        raise OutputError(f"{root} cannot be read: {err.strerror or err}") from err
+    if record.unknown:
+        raise _damaged(root, f"unknown in its fingerprint: {', '.join(record.unknown)}")
+    return record
 
 
 def _is_debris(path: str) -> bool:
-    """Whether there is nothing at ``path``, or what a writer left that was killed before the root's document."""
+    """Whether there is nothing at ``path``, or only what a writer left that was killed before the root's document."""
     folder = locate(path)
     if isinstance(folder, Url):  # killed while it copied from the unfinished store to its name, or removed either
         return not folder.is_dir() or path.endswith(PARTIAL) or (locate(path + PARTIAL) / ROOT).is_file()
     left = list(folder.iterdir()) if folder.is_dir() else []
     return all(file.name.startswith(ROOT) and file.name.endswith(PARTIAL) for file in left)
+
+
+def _damaged(root: Location, reason: object) -> DamagedStoreError:
+    """The error to raise if ``root`` is not the document of a store that this wsipipe can go on with."""
+    return DamagedStoreError(
+        f"{root} cannot be read ({reason}), so what the store was made from is unknown; --overwrite makes it anew"
+    )

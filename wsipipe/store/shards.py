@@ -1,4 +1,4 @@
-"""A shard of a Zarr array, written whole: its chunks, compressed one by one, and behind them where each is.
+"""A shard of a Zarr array, written whole: its chunks, compressed one by one, then an index of where each is.
 
 zarr writes the same, with an event loop and three copies of every chunk: 60 ms of processor time for a block of
 4096 px, of which the compressor takes 23. Everything is read with zarr.
@@ -17,7 +17,7 @@ from wsipipe.files import Location, write_whole
 
 ZSTD_LEVEL = 3
 NOT_WRITTEN = 2**64 - 1
-"""Offset and length, in the index, of a chunk that is not there."""
+"""Offset and length in the index of a chunk that is missing."""
 
 
 def write_shard(
@@ -28,13 +28,13 @@ def write_shard(
     Parameters
     ----------
     path
-        Of the file, in a folder that is there.
+        Path of the file, in a folder that exists.
     pixels
-        Of the shard, uint8, from its origin; at the array's end fewer than it could hold.
+        The pixels of the shard, uint8, (y, x) or (class, y, x), from its origin; fewer than a shard at the array's end.
     chunks, shards
         Shapes of a chunk and of a whole shard, in pixels.
     way_out
-        What the message says to do where the disk does not take it.
+        What to do if the disk does not take it; the end of the message.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def write_shard(
 
 
 def _whole(piece: npt.NDArray[np.uint8], chunks: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """``piece`` in one piece of memory, filled up with zeros to a whole chunk."""
+    """``piece``, contiguous in memory, filled up with zeros to a whole chunk."""
     if piece.shape == chunks:
         return np.ascontiguousarray(piece)
     whole = np.zeros(chunks, np.uint8)

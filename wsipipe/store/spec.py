@@ -1,13 +1,13 @@
-"""What the store of one slide is to be, and where everything is in it: an OME-Zarr 0.5 (Zarr 3), an image-label.
+"""The plan of a slide's store, an OME-Zarr 0.5 image-label (Zarr 3): its contents, and where each of them is.
 
 ::
 
     case-17.zarr/
         zarr.json               multiscales, colours, class names; attributes.wsipipe: fingerprint, complete, run
         0/ 1/ 2/ ...            uint8 (y, x); one shard a block, chunks of at most 512 px
-        probabilities/0/        uint8 (class, y, x) = round(255 p), where asked for
-        0/unread/3.7.json       of a block, where asked for: boxes of tiles that could not be decoded, and are label 0
-        tissue/0/ 1/ ...        uint8 (y, x): the cells that were looked at, unless all was; an image-label, too
+        probabilities/0/        uint8 (class, y, x) = round(255 p), if asked for
+        0/unread/3.7.json       of block (3, 7): boxes of tiles that could not be decoded, and have label 0
+        tissue/0/ 1/ ...        uint8 (y, x): the tissue mask, if there is one; an image-label, too
 
 Source: https://ngff.openmicroscopy.org/0.5/
 """
@@ -27,12 +27,12 @@ ROOT = "zarr.json"
 PROBABILITIES = "probabilities/0"
 TISSUE = "tissue"
 UNREAD = "0/unread"
-"""Within an array, for a group would have to say what it is."""
+"""Within an array: a group of its own would need metadata."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """All that decides what labels come out: stores of one fingerprint and one block hold the same bytes.
+    """Everything that the labels depend on: stores of one fingerprint and one block size hold the same bytes.
 
     Tile, batch, devices and threads are not in it: they change speed only.
     """
@@ -44,63 +44,63 @@ class Fingerprint:
     level: int
     """The level of the slide that is segmented."""
     mpp: float | None
-    """Micrometres per pixel that are segmented; None where they are not known."""
+    """Micrometres per pixel of the plane that is segmented; None if unknown."""
     probabilities: bool
     """Whether probabilities are written too."""
     precision: str = "float32"
-    """What convolutions computed in; stores of before there was a choice do not say."""
+    """Number format of the convolutions. Stores older than the choice do not name it."""
     shrink: float = 1.0
-    """How many pixels of that level one of the store's spans; stores of before levels were averaged do not say."""
+    """Pixels of the segmented level that one pixel of the store spans, along a side. Older stores do not name it."""
     tissue: str = "off"
-    """Where it was looked: everywhere, in the tissue that a version of the algorithm found, or in a file (sha256)."""
+    """The tissue mask: off, found by a version of the algorithm, or read from a file (sha256)."""
     on_bad_tile: str = "fail"
-    """Whether tiles that can not be decoded fail the slide, or fill it with label 0."""
+    """Whether tiles that cannot be decoded fail the slide, or are filled with label 0."""
     reading: str = ""
-    """By which reader, and which planes of the slide, if not all by the reader of its format."""
+    """Reader and planes of the slide; empty for all planes, by the reader of its format."""
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """The names of the fields in which the two differ."""
+        """Names of the fields in which the two differ."""
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
 
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """What a store is to be: everything that its metadata say."""
+    """Everything that the metadata of a store contain."""
 
     path: str
-    """Its final path, ``.../case-17.zarr``."""
+    """Final path of the store, ``.../case-17.zarr``."""
     slide: str
-    """Path of the slide it is made from."""
+    """Path of the slide."""
     fingerprint: Fingerprint
-    """What its labels follow from."""
+    """Everything that its labels depend on."""
     downsample: float
-    """How many pixels of the slide's finest level one of its own spans."""
+    """Pixels of the slide's finest level that one pixel of the store spans, along a side."""
     grid: Grid
-    """Blocks, chunks and levels."""
+    """Blocks, chunks and levels of the store."""
     classes: tuple[tuple[str, int, str], ...]
     """(name, label, #rrggbb) of each output channel of the network."""
     model: str
     """Name of the model."""
     version: str
-    """Of wsipipe."""
+    """Version of wsipipe."""
     mpp_source: str = ""
-    """Where the slide's micrometres per pixel were read, or who gave them."""
+    """Source of the slide's micrometres per pixel: a tag of the file, an option, ..."""
     tissue: tuple[int, int] | None = None
-    """(rows, columns) of cells of the tissue mask; None where there is none."""
+    """(rows, columns) of the cells of the tissue mask; None without a mask."""
 
     @property
     def partial(self) -> Location:
-        """Where it is while it is being made."""
+        """Path of the store while it is unfinished."""
         return locate(self.path + PARTIAL)
 
     @property
     def binary(self) -> bool:
-        """Whether no more than two labels occur in it."""
+        """Whether at most two labels occur in it."""
         return len({0} | {label for _, label, _ in self.classes}) <= 2
 
     @property
     def raw_bytes(self) -> int:
-        """What its arrays hold, before compression: one byte a pixel."""
+        """Size of its arrays in bytes before compression: one byte a pixel."""
         return sum(prod(shape) for _, shape, _, _ in arrays(self))
 
 
@@ -117,12 +117,12 @@ def arrays(spec: StoreSpec) -> Iterator[tuple[str, tuple[int, ...], tuple[int, .
 
 
 def shard_name(array: str, index: tuple[int, ...]) -> str:
-    """The path within the store of shard ``index`` of ``array``."""
+    """Path within the store of shard ``index`` of ``array``."""
     return "/".join([array, "c", *map(str, index)])
 
 
 def block_shards(spec: StoreSpec, index: tuple[int, int]) -> dict[str, int]:
-    """The shards that block ``index`` writes, by their path within the store, and how many chunks each holds."""
+    """The shards that block ``index`` writes: path within the store, and number of chunks."""
     shards = {
         shard_name(str(level), index): (spec.grid.shard(level) // spec.grid.chunk) ** 2
         for level in range(spec.grid.block_levels)
@@ -134,19 +134,19 @@ def block_shards(spec: StoreSpec, index: tuple[int, int]) -> dict[str, int]:
 
 
 def coarse_chunks(spec: StoreSpec, level: int) -> Iterator[tuple[int, int]]:
-    """The (row, column) of every chunk of a ``level`` that blocks do not write."""
+    """(row, column) of every chunk of a ``level`` that blocks do not write."""
     height, width = spec.grid.level_shapes[level]
     return ((i, j) for i in range(-(-height // spec.grid.chunk)) for j in range(-(-width // spec.grid.chunk)))
 
 
 def tissue_shards(spec: StoreSpec) -> dict[str, int]:
-    """As `block_shards`, of the tissue mask: a shard for each level."""
+    """The shards of the tissue mask, one a level: path within the store, and number of chunks."""
     sides = [_tissue_side(shape) for shape in tissue_shapes(spec)]
     return {shard_name(f"{TISSUE}/{i}", (0, 0)): (side // CHUNK_PX) ** 2 for i, side in enumerate(sides)}
 
 
 def tissue_shapes(spec: StoreSpec) -> list[tuple[int, int]]:
-    """(rows, columns) of each level of the tissue mask, until one chunk holds it; none where there is no mask."""
+    """(rows, columns) of each level of the tissue mask, until one chunk holds it; empty without a mask."""
     shapes = [] if spec.tissue is None else [spec.tissue]
     while shapes and max(shapes[-1]) > CHUNK_PX:
         shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))

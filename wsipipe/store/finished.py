@@ -1,0 +1,114 @@
+"""A finished store, as everything that reads one opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import zarr
+
+from wsipipe.errors import DamagedStoreError, StoreError
+from wsipipe.files import Named, locate, zarr_store
+from wsipipe.store.image_label import parse_image_label, read_attributes
+from wsipipe.store.record import parse_record
+
+
+@dataclass(frozen=True)
+class FinishedStore:
+    """The attributes of a finished store, and the way to its labels; made by `open_finished`."""
+
+    path: str
+    """Path or URL of the store."""
+    version: str
+    """Version of the wsipipe that made it; empty if unknown."""
+    model: str
+    """Name of the model; empty if unknown."""
+    model_sha256: str
+    """Identity of the model file."""
+    slide: str
+    """Identity of the slide file (sha256), not its path."""
+    level: int
+    """Level of the slide that was segmented."""
+    shrink: float
+    """Pixels of that level that one pixel of the store spans, along a side."""
+    reading: str
+    """Reader and planes of the slide, as `wsipipe.slides.planes.parse_reading` takes them; empty for the default."""
+    mpp: float | None
+    """Micrometres per pixel of the store's finest level; None if unknown."""
+    downsample: float
+    """Pixels of the slide's finest level that one pixel of the store's finest level spans, along a side."""
+    levels: int
+    """Number of levels of labels."""
+    classes: tuple[tuple[str, int, str], ...]
+    """(name, label, #rrggbb) of each class but the background; the colour is empty if unknown."""
+    counts: Mapping[int, int]
+    """Pixels of each label at the finest level; empty if the run did not record them."""
+    complete: bool
+    """Whether the run that made it came to its end; False in a copy of an unfinished store."""
+    tissue_share: float | None
+    """Share of the slide that was searched for objects, 0 to 1; None if no tissue mask was used."""
+
+    def labels(self, level: int) -> zarr.Array[Any]:
+        """The labels of ``level``, 0 the finest: (y, x), uint8, not yet read.
+
+        Damaged metadata of the array raise what zarr raises.
+
+        Raises
+        ------
+        StoreError
+            If the array does not have two axes.
+        """
+        array = zarr.open_array(zarr_store(locate(self.path) / str(level)), mode="r")
+        if array.ndim != 2:
+            raise StoreError(f"{self.path}: array {level} has shape {array.shape}; labels have the axes (y, x)")
+        return array
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(height, width) of each level in pixels, from fine to coarse."""
+        return [(height, width) for height, width in (self.labels(level).shape for level in range(self.levels))]
+
+
+def open_finished(path: Named) -> FinishedStore:
+    """The finished store at ``path``, a folder or a URL.
+
+    Does not check that the store is complete (`FinishedStore.complete`), nor that its shards exist. A store of a newer
+    wsipipe opens too, with keys that this one does not know.
+
+    Raises
+    ------
+    StoreError
+        If ``path`` is not a store of wsipipe.
+    DamagedStoreError
+        If its attributes cannot be read.
+    """
+    where = locate(path)
+    attributes = read_attributes(where)
+    if "wsipipe" not in attributes:
+        raise StoreError(f"{where} is not a store that wsipipe made")
+    image = parse_image_label(attributes)
+    try:
+        record = parse_record(attributes["wsipipe"])
+        fingerprint = record.fingerprint
+        return FinishedStore(
+            path=str(where),
+            version=record.version,
+            model=record.model,
+            model_sha256=str(fingerprint.model_sha256),
+            slide=str(fingerprint.slide),
+            level=int(fingerprint.level),
+            shrink=float(fingerprint.shrink),
+            reading=str(fingerprint.reading),
+            mpp=None if fingerprint.mpp is None else float(fingerprint.mpp),
+            downsample=image.downsample,
+            levels=image.levels,
+            classes=image.classes,
+            counts=record.counts,
+            complete=bool(record.complete),
+            tissue_share=record.tissue_share,
+        )
+    except (LookupError, TypeError, ValueError) as err:
+        raise DamagedStoreError(
+            f"the attributes of {where} cannot be read ({type(err).__name__}: {err}); write the store again"
+        ) from err
