@@ -237,7 +237,8 @@ def test_core_that_does_not_fit_is_refused_with_one_that_does(data: Path, refuse
 
 def test_borders_that_can_not_be_weighted_are_refused(data: Path, refused: Refused) -> None:
     assert data.exists()
-    message = r"sigma_px 5 looks 31 px beyond the target, where a patch has 11; at most 1, or a deeper \[network\]"
+    message = r"sigma_px 5 reaches 31 px beyond the target, where a patch has 11; at most 1 is possible, "
+    message += r"or use a deeper \[network\]"
     check(refused(FOLDER + SMALL), 2, message)
     check(
         refused(FOLDER + "labels_are = 'classes'\n" + SMALL + "[weights]\nsigma_px = 1\n"),
@@ -267,7 +268,7 @@ def test_options_that_exclude_each_other_are_refused(data: Path, refused: Refuse
     check(refused(good, "--steps", 5, "--minutes", 1), 2, "--steps and --minutes exclude each other")
     check(refused(good, "--steps", 0), 2, r"\[loop\] steps 0 is not a positive number")
     check(refused(good, "--minutes", "nan"), 2, r"\[loop\] minutes nan is not a positive number")
-    check(refused(good, "--seed", -1), 2, r"\[loop\] seed -1 is not a number of 0 or more")
+    check(refused(good, "--seed", -1), 2, r"\[loop\] seed -1 is not a number from 0 to below 2\*\*63")
     check(refused(good, "--labels-are", "cells"), 2, "--labels-are is 'cells'; allowed: 'instances', 'components', 'cl")
     check(refused(good + "select = 'f2'\n", "--steps", 1), 2, r"\[weights\] has select, which is not known")
     check(

@@ -15,8 +15,6 @@ generator that is passed in, so that a seed gives the same bytes, whatever the n
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -28,6 +26,7 @@ from scipy.interpolate import CubicSpline
 
 from wsipipe.arrays import Mask
 from wsipipe.errors import UsageError
+from wsipipe.tables import bound_problems, bounded
 from wsipipe.training.stain import jitter_stain, restain
 
 FloatImage = npt.NDArray[np.float32]
@@ -45,54 +44,42 @@ class Augmentation:
     Raises
     ------
     UsageError
-        If a value makes no sense.
+        If a value is out of its bounds.
     """
 
-    elastic_px: float = 10.0
+    elastic_px: float = bounded(10.0, least=0)
     """Standard deviation of the displacement of the control points, in y and in x, px (the paper: 10); 0: none."""
-    elastic_grid: int = 3
+    elastic_grid: int = bounded(3, least=2, hint="fewer control points per side do not span a patch")
     """Control points per side of the patch (the paper: 3)."""
     flip: bool = True
     """Whether half of the patches are mirrored."""
     rotate: bool = True
     """Whether patches are turned, by any angle."""
-    scale: float = 1.25
-    """Objects appear up to so many times larger or smaller, each as likely; 1: never."""
-    intensity: float = 0.1
+    scale: float = bounded(1.25, least=1, hint="1.25 draws from 1 / 1.25 to 1.25")
+    """Objects appear up to this many times larger or smaller, each equally likely; 1: never."""
+    intensity: float = bounded(0.1, least=0)
     """Standard deviation of the logarithms of contrast and of brightness, and, halved, of what is added to every
     channel, full scale being 1; 0: none."""
-    noise: float = 0.02
+    noise: float = bounded(0.02, least=0)
     """Largest standard deviation of the noise that is added to every pixel, full scale being 1; 0: none."""
-    blur_px: float = 0.5
+    blur_px: float = bounded(0.5, least=0)
     """Other optics: detail finer than a Gaussian of this standard deviation loses up to 0.7 of its contrast, or gains
     up to 1.2; 0: neither."""
-    stain: float = 0.0
+    stain: float = bounded(0.0, least=0)
     """RGB only: standard deviation of the logarithm of each channel's optical density, with some offset and mixing of
     channels (`jitter_stain`); 0: none."""
-    restain: float = 0.0
+    restain: float = bounded(0.0, least=0, most=1)
     """RGB images with haematoxylin only: share of the patches that are drawn in other colours over drawn eosin, a
     fifth of them without nuclei (`wsipipe.training.stain.restain`); 0: none."""
 
     def __post_init__(self) -> None:
-        for problem in self._problems():
-            raise UsageError(f"[augmentation] {problem}")
+        for _, problem in bound_problems(self, ("augmentation",)):
+            raise UsageError(problem)
 
     @property
     def colors(self) -> bool:
         """Whether it is for RGB images only."""
         return self.stain > 0 or self.restain > 0
-
-    def _problems(self) -> Iterator[str]:
-        """What is wrong with it."""
-        for name in ("elastic_px", "intensity", "noise", "blur_px", "stain"):
-            if not 0 <= getattr(self, name) < math.inf:
-                yield f"{name} {getattr(self, name)} is not a number of 0 or more"
-        if self.elastic_grid < 2:
-            yield f"elastic_grid {self.elastic_grid} does not span a patch; 2 or more control points per side do"
-        if not 1 <= self.scale < math.inf:
-            yield f"scale {self.scale} is not 1 or more; 1.25 draws from 1 / 1.25 to 1.25"
-        if not 0 <= self.restain <= 1:
-            yield f"restain {self.restain} is not a share from 0 to 1"
 
 
 NO_AUGMENTATION = Augmentation(
