@@ -1,4 +1,4 @@
-"""What several tests of trainings need: processes that begin at once."""
+"""For the tests of trainings: processes that start at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.warm import CONTEXT
 
 @pytest.fixture(autouse=True)
 def _processes_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that are to be spawned are forked from one that has imported torch; those of commands still spawn."""
+    """Fork processes from one that has imported torch, instead of spawning them; those of commands still spawn."""
     forkserver.ensure_running()
     asked = multiprocessing.get_context
 

@@ -1,4 +1,4 @@
-"""A training set that takes no time: bright discs on noise."""
+"""A tiny training set: bright discs on noise."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TINY = TrainConfig(
     optimizer=OptimizerConfig(learning_rate=1e-2, warm_up=2),
     loop=LoopConfig(steps=6, validate_every=2, checkpoint_every=2, workers=0, threads=1),
 )
-"""A training of six steps; `changed` makes others of it."""
+"""A training of six steps; `changed` makes others from it."""
 
 
 def changed(config: TrainConfig = TINY, **tables: Any) -> TrainConfig:
@@ -82,7 +82,7 @@ def write_discs(
 
 
 def write_toml(path: Path, config: TrainConfig) -> Path:
-    """Write ``config`` as people would."""
+    """Write ``config`` as a TOML file, as people would."""
     document = config.as_json()
     del document["data"]["slides"]
     classes = document.pop("classes")
@@ -98,23 +98,23 @@ def write_toml(path: Path, config: TrainConfig) -> Path:
 
 
 def made_setup(folder: Path, config: TrainConfig, into: Path) -> TrainingSetup:
-    """What a training of ``config`` on the images in ``folder``, into ``into``, starts from; its folder is made."""
+    """The setup of a training of ``config`` on the images in ``folder``, and its folder in ``into``."""
     setup = prepare_training(config, into / "discs.safetensors", [folder])
     setup.folder.mkdir(parents=True, exist_ok=True)
     return setup
 
 
 def network_of(setup: TrainingSetup) -> UNet:
-    """An untrained network for it."""
+    """An untrained network of its architecture."""
     return UNet(**setup.architecture)
 
 
 class StopError(Exception):
-    """What `stopping_at` raises."""
+    """Raised by `stopping_at`."""
 
 
 def stopping_at(step: int) -> Callable[[TrainingEvent], None]:
-    """A listener in which something breaks at ``step``."""
+    """A listener that raises a StopError at ``step``."""
 
     def listener(event: TrainingEvent) -> None:
         if isinstance(event, StepDone) and event.step == step:

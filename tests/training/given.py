@@ -59,7 +59,7 @@ def pair(folder: Path, name: str, image: np.ndarray, labels: np.ndarray) -> None
 
 
 def pairs(folder: Path, *names: str, shape: tuple[int, int] = (40, 48)) -> Path:
-    """A folder of RGB images with square objects; each name has pixels of its own."""
+    """A folder of RGB images with square objects; each image has different pixels."""
     for seed, name in enumerate(names):
         pair(folder, name, pixels((*shape, 3), seed=seed), squares(shape))
     return folder
@@ -73,7 +73,7 @@ def field(
     name: str = "made",
     truth: Any = None,
 ) -> Field:
-    """A field in memory: ``image`` (y, x, channel); objects are of class 1 unless ``classes`` says."""
+    """A field in memory: ``image`` (y, x, channel); objects are of class 1 unless ``classes`` are given."""
     known = (instances > 0).astype(np.uint8) if classes is None else classes.astype(np.uint8)
     held = truth or HeldTruth(known, instances.astype(np.int32))
     shape = (image.shape[0], image.shape[1])
@@ -97,5 +97,5 @@ def geojson(path: Path, *features: dict[str, Any]) -> Path:
 
 
 def at_place(config: TrainConfig, **data: Any) -> TrainConfig:
-    """``config`` with other data and none of the old: ``at_place(config, table="t.csv")``."""
+    """``config`` with other data instead of its own: ``at_place(config, table="t.csv")``."""
     return replace(config, data=replace(DataConfig(validation=0.0), **data))

@@ -1,4 +1,4 @@
-"""The configuration: every key is read, every mistake is told by file, table and key."""
+"""The configuration: every key is read, every mistake is named by file, table and key."""
 
 from __future__ import annotations
 
@@ -159,8 +159,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert type(READ.mpp) is float
 
 
-def test_every_key_that_there_is_was_read_above() -> None:
-    """A new key is to be added to the text; of the data, the ways to name images exclude each other."""
+def test_every_field_was_read_above() -> None:
+    """A new key must be added to the text, except the other ways to name images, which exclude each other."""
     for table in (READ, READ.network, READ.patches, READ.weights, READ.augmentation, READ.optimizer, READ.loop):
         for key in dataclasses.fields(table):
             assert re.search(rf"^(\[+)?{key.name}\b", EVERY_KEY, re.MULTILINE), key.name
@@ -384,7 +384,7 @@ def test_annotated_slides_have_classes_without_values() -> None:
         (None, "can not be read: No such file or directory"),
     ],
 )
-def test_what_is_no_toml_is_said(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_file_that_is_not_toml_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "c.toml"
     if content is not None:
         path.write_bytes(content)

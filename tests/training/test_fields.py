@@ -1,4 +1,4 @@
-"""The training set: what is read of it, at which resolution, and into which split."""
+"""The training set: pixels and labels, resolution, and splits."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def splits(found: list[Field]) -> dict[str, str]:
     return {field.name: field.split for field in found}
 
 
-# ---- what is read ----
+# ---- pixels and labels ----
 
 
 @pytest.mark.parametrize(("image", "label"), [("a_image.png", "a_label.png"), ("images/a.png", "masks/a.png")])
@@ -121,7 +121,7 @@ def test_relative_paths_are_looked_for_in_each_root(tmp_path: Path) -> None:
         read_fields(at_place(plain(), folder="none"), roots)
 
 
-# ---- what labels mean ----
+# ---- the meaning of labels ----
 
 
 def test_instances_are_their_numbers_and_components_are_counted(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_classes_are_found_by_their_values(tmp_path: Path) -> None:
     truth = one(plain(data={"labels_are": "classes"}, classes=classes), tmp_path).truth.read(Box(0, 40, 0, 48))
     np.testing.assert_array_equal(truth.classes, np.select([values == 7, values == 2, values == 9], [1, 2, 3]))
     assert not truth.instances.any()
-    with pytest.raises(LabelError, match=r"^a_label.png has pixels of value 9; the classes have 0, 2, 7; add to"):
+    with pytest.raises(LabelError, match=r"^a_label.png has pixels of value 9; the classes have 0, 2, 7; add it to"):
         one(plain(data={"labels_are": "classes"}, classes=classes[:2]), tmp_path)
 
 
@@ -160,7 +160,7 @@ def test_scattered_numbers_are_not_taken_for_objects(tmp_path: Path) -> None:
 # ---- resolution ----
 
 
-def test_image_is_brought_to_the_resolution_that_is_wanted(tmp_path: Path) -> None:
+def test_image_is_scaled_to_the_resolution_of_the_training(tmp_path: Path) -> None:
     smooth = ndimage.gaussian_filter(IMAGE.astype(float), (4, 4, 0)).astype(np.uint8)
     png(tmp_path / "a.png", smooth)
     png(tmp_path / "l.png", LABELS)
@@ -219,7 +219,7 @@ def test_resolution_that_would_blow_an_image_up_is_refused_before_it_does(tmp_pa
         one(plain(mpp=0.5, data={"mpp": 250.0}), tmp_path)
 
 
-def test_median_object_is_brought_to_the_size_that_it_has(tmp_path: Path) -> None:
+def test_median_object_is_scaled_to_its_known_size(tmp_path: Path) -> None:
     rows, cols = np.indices((120, 240))
     labels = np.zeros((120, 240), np.uint16)
     for number, radius in enumerate((6, 8, 10, 12, 30), 1):  # the median disc is 20 px across
@@ -233,7 +233,7 @@ def test_median_object_is_brought_to_the_size_that_it_has(tmp_path: Path) -> Non
     assert field.shape[0] == pytest.approx(60, abs=1)
 
 
-def test_median_object_is_not_asked_where_the_resolution_is_known(tmp_path: Path) -> None:
+def test_median_object_is_not_used_where_the_resolution_is_known(tmp_path: Path) -> None:
     pairs(tmp_path, "a")
     table(tmp_path / "t.csv", "image,label,mpp", "a_image.png,a_label.png,0.5")
     assert one(at_place(plain(mpp=0.5), table="t.csv", object_um=20.0), tmp_path).shape == SHAPE
@@ -250,7 +250,7 @@ def test_objects_of_enormous_numbers_are_measured_all_the_same(tmp_path: Path) -
 def test_image_without_object_has_no_size_to_go_by(tmp_path: Path) -> None:
     png(tmp_path / "a_image.png", IMAGE)
     png(tmp_path / "a_label.png", LABELS * 0)
-    with pytest.raises(ResolutionError, match=r"a_image.png has no object, so object_um can not tell its resolution"):
+    with pytest.raises(ResolutionError, match=r"a_image.png has no objects, so object_um cannot tell its resolution"):
         one(plain(mpp=0.5, data={"object_um": 5.0}), tmp_path)
 
 
@@ -307,7 +307,7 @@ def test_table_that_is_wrong_is_told_by_line_and_column(tmp_path: Path, rows: li
 
 
 @pytest.mark.parametrize("content", [b"image,label\n\xff\xfe", "image,label\n".encode("utf-16"), None])
-def test_table_that_is_no_table_is_said(tmp_path: Path, content: bytes | None) -> None:
+def test_table_that_is_not_a_table_is_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "t.csv").write_bytes(content)
     reason = "is not CSV in UTF-8: " if content else "can not be read: No such file or directory"
@@ -318,7 +318,7 @@ def test_table_that_is_no_table_is_said(tmp_path: Path, content: bytes | None) -
 # ---- splits ----
 
 
-def test_share_is_of_the_last_names_and_test_is_behind_validation(tmp_path: Path) -> None:
+def test_share_is_of_the_last_names_and_test_is_after_validation(tmp_path: Path) -> None:
     names = [f"{i:02}" for i in range(10)]
     pairs(tmp_path, *names)
     found = read_fields(plain(data={"validation": 0.2, "test": 0.3}), [tmp_path])
@@ -374,7 +374,7 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_mixed_images_are_both_named(tmp_path: Path, other: Any, said: str) -> None:
     pairs(tmp_path, "a", "b")
     png(tmp_path / "b_image.png", other)
-    with pytest.raises(ChannelError, match="all images of a training have the same") as raised:
+    with pytest.raises(ChannelError, match="all images of a training must have the same") as raised:
         read_fields(plain(), [tmp_path])
     assert "a has 3 channels of uint8" in str(raised.value)
     assert f"b has {said}" in str(raised.value)
@@ -383,9 +383,7 @@ def test_mixed_images_are_both_named(tmp_path: Path, other: Any, said: str) -> N
 def test_labels_of_another_size_are_named_with_their_image(tmp_path: Path) -> None:
     png(tmp_path / "a_image.png", IMAGE)
     png(tmp_path / "a_label.png", np.ascontiguousarray(LABELS.T))
-    with pytest.raises(
-        LabelError, match=r"a_image.png has 40 x 48 px, its labels a_label.png 48 x 40; both must be of"
-    ):
+    with pytest.raises(LabelError, match=r"a_image.png has 40 x 48 px, its labels a_label.png 48 x 40; both must have"):
         one(plain(), tmp_path)
 
 
@@ -425,12 +423,12 @@ def test_large_image_stays_in_its_file_and_gives_the_same(tmp_path: Path, monkey
         np.testing.assert_array_equal(*there)
 
 
-def test_large_image_can_not_be_scaled_counted_or_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_image_cannot_be_scaled_counted_or_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs(tmp_path, "a")
     monkeypatch.setattr(fields, "HELD_PX", 1000)
     with pytest.raises(UsageError, match="a is too large for labels_are = 'components'; write its objects as numbers"):
         one(plain(data={"labels_are": "components"}), tmp_path)
-    with pytest.raises(ResolutionError, match=r"a is too large to be brought to 0.5 micrometres per pixel"):
+    with pytest.raises(ResolutionError, match=r"a is too large to be scaled to 0.5 micrometres per pixel"):
         one(plain(mpp=0.5, data={"mpp": 0.25}), tmp_path)
     with pytest.raises(ResolutionError, match=r"a_image.png is too large for object_um"):
         one(plain(mpp=0.5, data={"object_um": 5.0}), tmp_path)
@@ -512,7 +510,7 @@ def test_a_slide_is_trained_on_as_a_run_would_read_it(slide: Path) -> None:
 
 def test_labels_of_part_of_a_slide_are_refused(slide: Path) -> None:
     tifffile.imwrite(slide / "l.tif", squares((64, 64)))
-    with pytest.raises(LabelError, match=r"l.tif of 64 x 64 px is no level of s.tif, whose level 0 has 100 x 130"):
+    with pytest.raises(LabelError, match=r"l.tif of 64 x 64 px is not a level of s.tif, whose level 0 has 100 x 130"):
         one(at_place(plain(), slides=(AnnotatedSlide("s.tif", labels="l.tif"),)), slide)
 
 

@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take longer than all else here."""
+    """Curves take longer than all else here."""
     monkeypatch.setattr(log, "write_curves", lambda *_: None)
 
 
@@ -173,7 +173,9 @@ def stopped(folder: Path, out: Path) -> Path:
 def test_resuming_with_other_settings_is_refused(folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     out = tmp_path / "b.safetensors"
     before = (checkpoint := stopped(folder, out)).read_bytes()
-    with pytest.raises(TrainingError, match=f"{re.escape(str(checkpoint))} is of other data or settings.*another -o"):
+    with pytest.raises(
+        TrainingError, match=f"{re.escape(str(checkpoint))} was written with other data or settings.*another -o"
+    ):
         trained(folder, out, changed(QUICK, **changes), resume=True)
     assert checkpoint.read_bytes() == before
     trained(folder, out, changed(QUICK, loop={"workers": 0, "checkpoint_every": 1}), resume=True)
@@ -184,7 +186,7 @@ def test_resuming_with_other_data_is_refused(folder: Path, tmp_path: Path) -> No
     stopped(data, tmp_path / "b.safetensors")
     image = np.full((72, 72, 3), 9, np.uint8)
     write_image(data / "disc-3_image.tif", image)
-    with pytest.raises(TrainingError, match="is of other data or settings"):
+    with pytest.raises(TrainingError, match="was written with other data or settings"):
         trained(data, tmp_path / "b.safetensors", resume=True)
 
 
@@ -193,26 +195,26 @@ def test_resuming_from_a_damaged_checkpoint_is_refused(folder: Path, tmp_path: P
     blob = (checkpoint := stopped(folder, out)).read_bytes()
     for damaged in (blob[:-1], blob[: len(blob) // 2], b"", blob[:-9] + bytes([blob[-9] ^ 4]) + blob[-8:]):
         checkpoint.write_bytes(damaged)
-        with pytest.raises(TrainingError, match=f"{re.escape(str(checkpoint))} can not be read.*remove .* another -o"):
+        with pytest.raises(TrainingError, match=f"{re.escape(str(checkpoint))} cannot be read.*remove .* another -o"):
             trained(folder, out, resume=True)
         assert checkpoint.read_bytes() == damaged
         assert not out.exists()
 
 
-def test_begun_training_is_not_overwritten_and_nothing_is_not_resumed(folder: Path, tmp_path: Path) -> None:
+def test_training_is_not_overwritten_and_without_a_checkpoint_not_resumed(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "b.safetensors"
-    with pytest.raises(UsageError, match=r"nothing to resume at .*leave --resume away"):
+    with pytest.raises(UsageError, match=r"no checkpoint at .*run without --resume"):
         trained(folder, out, resume=True)
     stopped(folder, out)
-    with pytest.raises(UsageError, match="--resume goes on with it"):
+    with pytest.raises(UsageError, match="already contains a training run; continue it with --resume"):
         trained(folder, out)
     trained(folder, out, resume=True)
     for resume in (False, True):
-        with pytest.raises(UsageError, match="is there already"):
+        with pytest.raises(UsageError, match="already exists"):
             trained(folder, out, resume=resume)
 
 
-def test_log_of_an_earlier_training_is_not_gone_on_with(folder: Path, tmp_path: Path) -> None:
+def test_log_of_an_earlier_training_is_not_continued(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "b.safetensors"
     trained(folder, out)
     out.unlink()
@@ -251,7 +253,7 @@ def test_training_stops_at_a_loss_that_is_no_number_and_can_be_resumed(
         return made
 
     with monkeypatch.context() as bad:
-        bad.setattr(train_module, "prepare", once_prepared(folder, out))
+        bad.setattr(train_module, "prepare_training", once_prepared(folder, out))
         bad.setattr(PatchMaker, "patch", poisoned)
         with pytest.raises(TrainingError, match="the loss of step 5 is nan"):
             trained(folder, out)
@@ -260,12 +262,12 @@ def test_training_stops_at_a_loss_that_is_no_number_and_can_be_resumed(
 
 
 def once_prepared(folder: Path, out: Path) -> Callable[..., TrainingSetup]:
-    """`prepare` that was called before the images were poisoned."""
+    """`prepare_training`, called before the images were poisoned."""
     setup = made_setup(folder, QUICK, out.parent)
     return lambda *_: TrainingSetup(**{**vars(setup), "out": out})
 
 
-def test_model_file_says_how_it_was_made_and_nothing_of_the_machine(folder: Path, tmp_path: Path) -> None:
+def test_model_says_how_it_was_made_and_nothing_about_the_machine(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "b.safetensors"
     trained(folder, out, changed(QUICK, data={"folder": str(folder), "test": ("disc-1*",)}), roots=["."])
     training = load_model(out).spec.training
@@ -309,17 +311,17 @@ def test_minutes_end_a_training(folder: Path, tmp_path: Path) -> None:
     assert load_model(out).spec.training["steps"] == len(steps)
 
 
-def test_batch_that_devices_can_not_share_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_batch_that_devices_cannot_share_is_refused(folder: Path, tmp_path: Path) -> None:
     for batch, nearest in ((1, 2), (3, 2), (5, 4)):
-        with pytest.raises(UsageError, match=f"batch {batch} can not be shared by 2 devices; nearest: {nearest}"):
+        with pytest.raises(UsageError, match=f"batch {batch} cannot be shared by 2 devices; nearest: {nearest}"):
             trained(folder, tmp_path / "b", changed(QUICK, optimizer={"batch": batch}), device="cpu,cpu")
 
 
 def begun_since(before: set[psutil.Process]) -> list[psutil.Process]:
-    """The processes of this one that are not of ``before`` and do not end, but for what Python keeps to clean up."""
+    """Child processes that are not in ``before`` and do not end, except those that Python keeps for cleaning up."""
 
     def tracks(process: psutil.Process) -> bool:
-        with suppress(psutil.NoSuchProcess):  # or it has ended, and nobody has asked how yet
+        with suppress(psutil.NoSuchProcess):  # or it has ended, and was not waited for yet
             return "tracker" in "".join(process.cmdline())
         return False
 
@@ -334,7 +336,7 @@ Replica = tuple[TrainingSetup, tuple[str, ...], int, int, str, Connection]
 
 
 def replica_that_tells(*given: Any) -> None:
-    """What a spawned process does in place of `replica`; it also writes down its weights at the end."""
+    """Runs in a spawned process in place of `replica`; also writes its weights at the end."""
     torch.set_num_threads(1)
     trained_to_the_end = Trainer.run
 
@@ -348,7 +350,7 @@ def replica_that_tells(*given: Any) -> None:
 
 
 def replica_that_dies(*given: Any) -> None:
-    """It is killed in its third step."""
+    """A replica that is killed in its third step."""
     step = Trainer._step
 
     def die(self: Trainer, *batch: Any) -> None:
@@ -379,7 +381,7 @@ def replica_with_a_bad_image(*given: Any) -> None:
 
 @pytest.fixture
 def two(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., None]], Path]:
-    """Train on two devices, the second process doing as it is told; no process may stay."""
+    """Train on two devices, the second of which runs the function that is passed; no process may stay."""
     real = replicas.replica
 
     def start(second: Callable[..., None], **changes: Any) -> Path:
@@ -399,7 +401,7 @@ def two(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
 
 @pytest.mark.slow
 def test_two_devices_compute_what_one_computes(folder: Path, tmp_path: Path, two: Callable[..., Path]) -> None:
-    """Without dropout, of which each process draws its own."""
+    """Without dropout, which each process draws for itself."""
     without = {"dropout": 0.0}
     both = load_file(two(replica_that_tells, network=without))
     config = changed(QUICK, optimizer={"batch": 2} | SGD, data={"validation": 0.0}, network=without)
@@ -417,7 +419,7 @@ def test_two_devices_compute_what_one_computes(folder: Path, tmp_path: Path, two
 
 
 def impatient_join(devices: tuple[str, ...], rank: int, meeting: str) -> None:
-    """As `replicas.join`, but what computes together gives up soon, as NCCL does after ten minutes."""
+    """Like `replicas.join`, but collective operations time out soon, as those of NCCL do after ten minutes."""
     replicas.distributed.init_process_group(
         "gloo", init_method=meeting, rank=rank, world_size=len(devices), timeout=timedelta(seconds=10)
     )
@@ -449,7 +451,7 @@ def test_others_wait_for_as_long_as_a_validation_takes(
 def test_the_first_process_leaves_the_group_before_it_waits_for_the_others(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """GPUs leave together: one that waited for the others' end before would wait for ever."""
+    """GPUs leave together: a process that first waited for the others to end would wait for ever."""
     finish, in_group = Trainer.finish, []
 
     def finishing(self: Trainer, listener: Any) -> None:
@@ -462,7 +464,7 @@ def test_the_first_process_leaves_the_group_before_it_waits_for_the_others(
 
 
 def test_a_gpu_that_is_named_twice_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicas, "resolve_devices", lambda wish: tuple(wish.split(",")))
+    monkeypatch.setattr(train_module, "resolve_devices", lambda wish: tuple(wish.split(",")))
     with pytest.raises(UsageError, match="cuda:0,cuda:0 names a GPU twice"):
         trained(folder, tmp_path / "b", changed(QUICK, optimizer={"batch": 2}), device="cuda:0,cuda:0")
 
@@ -478,7 +480,7 @@ def test_replicas_end_with_the_same_weights(two: Callable[..., Path]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("second", [replica_that_dies, replica_that_never_begins], ids=["in step 3", "at the start"])
 def test_replica_that_dies_is_an_error_not_a_hang(two: Callable[..., Path], second: Callable[..., None]) -> None:
-    with pytest.raises(MachineError, match="a replica on one of cpu, cpu died"):
+    with pytest.raises(MachineError, match="a process on one of cpu, cpu died"):
         two(second)
 
 

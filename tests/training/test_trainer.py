@@ -1,4 +1,4 @@
-"""What a step computes, what is learnt, and which weights are kept."""
+"""Steps of a training: the loss, the learning rate, and the weights that are kept."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_no_number_is_worst() -> None:
 def kept_steps(
     folder: Path, monkeypatch: pytest.MonkeyPatch, select: str, scores: list[float], into: Path
 ) -> tuple[list[int], Trainer, dict[int, dict[str, torch.Tensor]]]:
-    """The best step after each step, when the steps score so; the trainer; and the weights of each step."""
+    """The best step after each step, if the steps have these ``scores``; the trainer; and the weights of each step."""
     config = changed(QUICK, loop={"steps": len(scores), "validate_every": 1, "checkpoint_every": 99, "select": select})
     trainer = Trainer(made_setup(folder, config, into), "cpu")
     given = iter(scores)
@@ -229,7 +229,7 @@ def test_validation_changes_nothing_about_the_training(folder: Path, tmp_path: P
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, number: int, value: float) -> list[Patch]:
-    """Let one pixel of patch ``number`` be ``value``; gives what was made of it."""
+    """Set one pixel of patch ``number`` to ``value``; returns a list that will hold that patch."""
     made, patch = [], PatchMaker.patch
 
     def poison(self: PatchMaker, k: int) -> Patch:

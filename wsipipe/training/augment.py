@@ -1,7 +1,7 @@
-"""A patch that never was: turned, bent, lit and stained anew, the labels along with it.
+"""Augmentation: patches turned, bent, lit and stained anew, the labels along with them.
 
 The paper (arXiv:1505.04597, section 3.1) has shifts, rotations, elastic deformations and grey values. Geometry is
-one map: for each pixel of the patch the place that it comes from, about the patch's centre, in px, axes (y, x)::
+one map: for each pixel of the patch the position that it comes from, relative to the patch's centre, px, axes (y, x)::
 
     positions = turn @ (flip * offsets) / zoom + elastic
 
@@ -9,7 +9,7 @@ one map: for each pixel of the patch the place that it comes from, about the pat
     over the patch             |    |    |    |    |     between them a cubic spline, in y and in x
                                o---------o---------o
 
-The image is sampled there with cubic interpolation, the labels by the nearest pixel. What is drawn comes from the
+The image is sampled there with cubic interpolation, the labels by the nearest pixel. All random numbers come from the
 generator that is passed in, so that a seed gives the same bytes, whatever the number of threads.
 """
 
@@ -34,7 +34,7 @@ Positions = npt.NDArray[np.float64]
 Label = TypeVar("Label", bound=np.generic)
 
 INSIDE_PX = 2
-"""How far inside the image every position must lie: cubic interpolation takes two pixels at either side."""
+"""How far inside the image every position must lie: cubic interpolation reads two pixels at either side."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,14 @@ NO_AUGMENTATION = Augmentation(
 
 
 def source_positions(rng: np.random.Generator, side: int, augmentation: Augmentation) -> Positions:
-    """Where each pixel of a patch comes from, about the patch's centre, px, float64 (2, side, side), (y, x) first.
+    """Where each pixel of a patch comes from, relative to its centre, px, float64 (2, side, side), (y, x) first.
 
     The centre of an even number of pixels lies between two. Without augmentation: ``pixel - (side - 1) / 2``.
     """
     turn = rng.uniform(0, 2 * np.pi) if augmentation.rotate else 0.0
     flip = rng.choice([-1, 1]) if augmentation.flip else 1
     zoom = augmentation.scale ** rng.uniform(-1, 1)
-    # cos and sin of 0 are whole, so that nothing is rounded where nothing is to be turned
+    # cos and sin of 0 are whole, so that nothing is rounded where nothing is turned
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * [1, flip] / zoom
     offsets = np.arange(side) - (side - 1) / 2
     positions: Positions = matrix[:, :1, None] * offsets[:, None] + matrix[:, 1:, None] * offsets
@@ -121,7 +121,7 @@ def elastic(rng: np.random.Generator, side: int, *, points: int, sigma_px: float
 def sample_image(pixels: FloatImage, positions: Positions) -> FloatImage:
     """``pixels`` (h, w, c) at ``positions`` (2, s, s), by cubic convolution, float32 (s, s, c).
 
-    At whole positions it is the pixel, rounded as float32 is. Values may overshoot those of the pixels around.
+    At whole positions it is the pixel, to the precision of float32. Values may overshoot those of the pixels around.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def sample_image(pixels: FloatImage, positions: Positions) -> FloatImage:
 
 
 def sample_labels(labels: npt.NDArray[Label], positions: Positions) -> npt.NDArray[Label]:
-    """``labels`` (h, w), of any type, at the pixels nearest to ``positions`` (2, s, s) in them, (s, s)."""
+    """``labels``, (h, w), any dtype, at the pixels nearest to ``positions``, (2, s, s), float64; (s, s)."""
     y, x = np.rint(positions).astype(np.int64)
     nearest: npt.NDArray[Label] = labels[y, x]
     return nearest
@@ -164,7 +164,7 @@ def jitter(
     rng
         Draws everything.
     augmentation
-        How much.
+        How far to vary it.
 
     Returns
     -------
@@ -176,7 +176,7 @@ def jitter(
     Raises
     ------
     UsageError
-        If stains are to be varied of an image that is not RGB.
+        If it varies stains, and the image is not RGB.
     """
     if augmentation.colors and image.shape[-1] != 3:
         raise UsageError(
@@ -197,7 +197,7 @@ def jitter(
 
 
 def exposed(image: FloatImage, rng: np.random.Generator, sigma: float) -> FloatImage:
-    """``image`` with other contrast, about its mean, and other brightness, float32 (s, s, c), not clipped."""
+    """``image`` with another contrast, about its mean, and another brightness, float32 (s, s, c), not clipped."""
     if not sigma:
         return image
     contrast, brightness = np.exp(rng.normal(0, sigma, 2))

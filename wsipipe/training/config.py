@@ -75,9 +75,9 @@ class DataConfig:
     """Median diameter of the objects, micrometres, for images that do not say their resolution: an image is taken to
     have the mpp at which its median object is a disc this wide."""
     validation: float | tuple[str, ...] = bounded(0.1, least=0, below=1, hint="a list of names is allowed, too")
-    """The images that the best weights are chosen on: a share, the last of the names in order, or patterns of names."""
+    """The images that the best weights are chosen on: a share, the last in order of names, or patterns of names."""
     test: float | tuple[str, ...] = bounded(0.0, least=0, below=1, hint="a list of names is allowed, too")
-    """The images that are used only at the end, for the scores: a share, behind that of `validation`, or patterns."""
+    """The images that are used only at the end, for the scores: a share, after that of `validation`, or patterns."""
 
     @property
     def has_annotations(self) -> bool:
