@@ -6,9 +6,11 @@ import multiprocessing
 from functools import wraps
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
+from pathlib import Path
 
 import pytest
 
+from tests.training.discs import write_discs
 from tests.warm import CONTEXT
 
 
@@ -23,3 +25,9 @@ def _processes_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
         return CONTEXT if method == "spawn" else asked(method)
 
     monkeypatch.setattr(multiprocessing, "get_context", context)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four images of discs."""
+    return write_discs(tmp_path_factory.mktemp("discs"))

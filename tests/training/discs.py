@@ -13,6 +13,7 @@ import tifffile
 
 from wsipipe import UNet
 from wsipipe.events import StepDone, TrainingEvent
+from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.config import (
     ClassConfig,
     DataConfig,
@@ -24,6 +25,7 @@ from wsipipe.training.config import (
     WeightConfig,
 )
 from wsipipe.training.setup import TrainingSetup, prepare_training
+from wsipipe.training.train import train
 
 KNOWN = "disc-0*"
 """The images to validate on."""
@@ -38,6 +40,8 @@ TINY = TrainConfig(
     loop=LoopConfig(steps=6, validate_every=2, checkpoint_every=2, workers=0, threads=1),
 )
 """A training of six steps; `changed` makes others from it."""
+SGD = {"name": "sgd", "learning_rate": 0.02, "momentum": 0.9}
+"""An optimizer that learns discs."""
 
 
 def changed(config: TrainConfig = TINY, **tables: Any) -> TrainConfig:
@@ -46,6 +50,10 @@ def changed(config: TrainConfig = TINY, **tables: Any) -> TrainConfig:
         config,
         **{k: replace(getattr(config, k), **v) if isinstance(v, dict) else v for k, v in tables.items()},
     )
+
+
+QUICK = changed(augmentation=NO_AUGMENTATION)
+"""`TINY` on still patches, which are made faster."""
 
 
 def discs(shape: tuple[int, int], channels: int = 3, dtype: str = "uint8", seed: int = 0) -> tuple[Any, Any]:
@@ -121,3 +129,9 @@ def stopping_at(step: int) -> Callable[[TrainingEvent], None]:
             raise StopError(f"step {step}")
 
     return listener
+
+
+def trained(folder: Path, out: Path, config: Any = QUICK, **options: Any) -> bytes:
+    """The model that a training on the CPU writes."""
+    train(config, out, **{"roots": [folder], "device": "cpu"} | options)
+    return out.read_bytes()

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.faults import files_up_to
-from tests.training.discs import changed, made_setup, write_discs
+from tests.training.discs import SGD, changed, made_setup, write_discs
 from wsipipe.errors import OutputError, TrainingError
 from wsipipe.files import write_whole
 from wsipipe.model.unet import UNet
@@ -24,7 +24,6 @@ from wsipipe.training.trainer import Trainer
 
 SIZES = {"in_channels": 1, "classes": 2, "base_channels": 1, "depth": 1, "convs_per_level": 1}
 PROGRESS = Progress(step=7, seconds=1.5, best_step=4, best_score=-math.inf)
-SGD = {"name": "sgd", "learning_rate": 0.02, "momentum": 0.9}
 
 
 def trained(seed: int, name: str = "adamw") -> tuple[UNet, torch.optim.Optimizer]:

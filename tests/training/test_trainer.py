@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.discs import changed, made_setup, write_discs
+from tests.training.discs import QUICK, changed, made_setup
 from wsipipe import load_model
 from wsipipe.errors import MemoryLimitError, TrainingError
 from wsipipe.evaluation.metrics import METRICS
@@ -20,19 +20,11 @@ from wsipipe.evaluation.tally import Tally
 from wsipipe.events import StepDone, TrainingEvent, Validated
 from wsipipe.model.unet import UNet
 from wsipipe.training import trainer as trainer_module
-from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.config import OptimizerConfig
 from wsipipe.training.optimizer import learning_rate, make_optimizer, weighted_loss
 from wsipipe.training.patches import Patch, PatchMaker
 from wsipipe.training.scoring import LOWER_IS_BETTER, better, score
 from wsipipe.training.trainer import Trainer, without_places
-
-QUICK = changed(augmentation=NO_AUGMENTATION)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_discs(tmp_path_factory.mktemp("discs"))
 
 
 def by_hand(logits: Any, target: Any, weight: Any) -> Any:

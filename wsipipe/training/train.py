@@ -75,16 +75,22 @@ def train(
             _first_checkpoint(trainer)
         sizes = len(setup.maker.fields), len(setup.validation), len(setup.test)
         with Log(setup.log, trainer.progress.step, resume=begun) as log:
-
-            def tell(event: TrainingEvent) -> None:
-                log(event)
-                listener(event)
-
+            tell = _both(log, listener)
             tell(TrainingStarted(*sizes, trainer.progress.step, devices))
             trainer.run(tell)
             leave()
             trainer.finish(tell)
     setup.checkpoint.unlink()
+
+
+def _both(first: TrainingListener, second: TrainingListener) -> TrainingListener:
+    """A listener that passes each event to ``first``, then to ``second``."""
+
+    def tell(event: TrainingEvent) -> None:
+        first(event)
+        second(event)
+
+    return tell
 
 
 def _devices_of(config: TrainConfig, device: str) -> tuple[str, ...]:
