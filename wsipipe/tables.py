@@ -85,7 +85,7 @@ def bounded(
     default
         Its value where none is given.
     above
-        Values are larger than this; 0 alone is supported.
+        Values are larger than this: only 0 is possible, and no other bound beside it.
     least
         Values are this or more.
     below
@@ -113,7 +113,7 @@ def bound_problems(table: Any, place: Place = ()) -> Iterator[tuple[Place, str]]
 
 
 def _out_of_bounds(kind: Any, values: Mapping[str, Any], place: Place) -> Iterator[tuple[Place, str]]:
-    """As `bound_problems`, of the ``values`` of one table by name; an entry of a list goes by its first value."""
+    """As `bound_problems`, for the ``values`` of one table by name; an entry of a list is named by its first value."""
     path = ".".join(str(part) for part in place if isinstance(part, str))
     where = f"[{path}] " if path else ""
     if place and isinstance(place[-1], int):

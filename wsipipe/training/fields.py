@@ -61,7 +61,7 @@ class Field:
     image: FieldImage
     truth: Truth
     sha256: str
-    """Digest of what it was read from: the files of image and labels; of a slide, its identity."""
+    """Digest of its sources: the files of image and labels, or a slide's identity and the file of its labels."""
 
     def pixels_at(self, rows: Indices, cols: Indices) -> Pixels:
         """The pixels at ``rows`` x ``cols``, (y, x, channel), uint8 or uint16; the indices are int64, in any order."""

@@ -2,8 +2,8 @@
 
 ::
 
-    |<-------------------- tile -------------------->|  image    the input of one forward pass, mirrored at the border
-    | margin/2 |<--------- core --------->| margin/2 |  target   the size of the network's output, cropped
+    |<-------------------- tile -------------------->|   image    the input of one forward pass, mirrored at the border
+    | margin/2 |<--------- core --------->| margin/2 |   target   the core: the network's output, cropped
 
 Patch k depends on the seed and on k alone, whichever process makes it: `numpy.random.default_rng([seed, k])`.
 """
@@ -34,7 +34,7 @@ from wsipipe.training.pixel_weights import border_weight, separated
 from wsipipe.training.sampling import PatchPlace, Places
 
 SPARE_PX = 3
-"""How far beyond the positions asked for interpolation reads pixels."""
+"""Pixels that are read beyond the outermost positions, for interpolation."""
 
 
 class Patch(NamedTuple):
