@@ -1,4 +1,4 @@
-"""What several tests need: a network that takes no time, slides of a few kilobytes, and no pool left behind."""
+"""Shared by all tests: a tiny model, slides of a few kilobytes, and no pool left behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import tifffile
 from hypothesis import settings
 
 CACHE = tempfile.TemporaryDirectory(prefix="wsipipe-cache-")
-os.environ["XDG_CACHE_HOME"] = CACHE.name  # what is measured here is remembered nowhere
+os.environ["XDG_CACHE_HOME"] = CACHE.name  # measurements of tests are not kept
 os.environ["OMP_WAIT_POLICY"] = "passive"  # read as torch loads: a team that waits would keep cores from other tests
 with suppress(ImportError):  # tests of readers run without
     import torch

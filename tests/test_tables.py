@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from wsipipe.errors import UsageError
-from wsipipe.tables import Place, TableError, line_of, parse_table, read_toml
+from wsipipe.tables import Place, TableError, bound_problems, bounded, line_of, parse_table, read_toml
 
 
 @dataclass(frozen=True)
@@ -179,3 +179,65 @@ def test_reading_says_which_file_and_where(tmp_path: Path) -> None:
         read_toml(path)
     path.write_bytes(b"\xef\xbb\xbfa = 1\r\n")  # an editor of Windows
     assert read_toml(path)[0] == {"a": 1}
+
+
+@dataclass(frozen=True)
+class Limited:
+    """Numbers within bounds."""
+
+    name: str
+    positive: float | None = bounded(None, above=0)
+    more: int = bounded(3, least=2, hint="one is not a pair")
+    share: float | tuple[str, ...] = bounded(0.5, least=0, most=1)
+    seed: int = bounded(0, least=0, below=2**63)
+    ratio: float = bounded(0.25, least=0, below=1)
+
+
+@dataclass(frozen=True)
+class Holder:
+    one: Limited = field(default_factory=lambda: Limited("only"))
+    many: tuple[Limited, ...] = ()
+    top: int = bounded(1, above=0)
+
+
+def test_numbers_within_bounds_are_taken_and_so_is_what_is_no_number() -> None:
+    edges = {"positive": 1e-9, "more": 2, "share": 1.0, "seed": 2**63 - 1, "ratio": 0}
+    document = {"one": {"name": "a", **edges}, "many": [{"name": "b", "share": ["x"]}], "top": 1}
+    parsed = parse_table(Holder, document)
+    assert parsed.one == Limited("a", 1e-9, 2, 1.0, 2**63 - 1, 0.0)
+    assert parsed.many == (Limited("b", None, 3, ("x",)),)
+    assert Limited("c") == Limited("c", None, 3, 0.5, 0, 0.25)
+    assert list(bound_problems(parsed)) == []
+
+
+OUT_OF_BOUNDS: dict[Place, tuple[Any, str]] = {
+    ("top",): (0, "top 0 is not a positive number"),
+    ("one", "positive"): (0.0, "[one] positive 0.0 is not a positive number"),
+    ("one", "more"): (1, "[one] more 1 is not a number of 2 or more; one is not a pair"),
+    ("one", "share"): (1.5, "[one] share 1.5 is not a number from 0 to 1"),
+    ("one", "seed"): (2**63, f"[one] seed {2**63} is not a number from 0 to below 2**63"),
+    ("one", "ratio"): (1.0, "[one] ratio 1.0 is not a number from 0 to below 1"),
+    ("many", 1, "ratio"): (float("nan"), "[[many]] second: ratio nan is not a number from 0 to below 1"),
+    ("many", 1, "positive"): (float("inf"), "[[many]] second: positive inf is not a positive number"),
+}
+
+
+def test_all_numbers_out_of_bounds_are_said_at_once_of_a_document_and_of_a_value_of_python() -> None:
+    def within(*path: str | int) -> dict[str, Any]:
+        return {str(p[-1]): value for p, (value, _) in OUT_OF_BOUNDS.items() if p[:-1] == path}
+
+    second = {"name": "second", **within("many", 1)}
+    document = {**within(), "one": {"name": "only", **within("one")}, "many": [{"name": "first"}, second]}
+    wanted = {place: message for place, (_, message) in OUT_OF_BOUNDS.items()}
+    with pytest.raises(TableError) as raised:
+        parse_table(Holder, document)
+    assert dict(raised.value.problems) == wanted
+    made = Holder(Limited("only", **within("one")), (Limited("first"), Limited(**second)), **within())
+    assert dict(bound_problems(made)) == wanted
+    assert len(raised.value.problems) == len(list(bound_problems(made))) == len(wanted)
+
+
+def test_wrong_types_and_numbers_out_of_bounds_are_said_together() -> None:
+    with pytest.raises(TableError) as raised:
+        parse_table(Holder, {"top": -1, "one": {"name": 3, "more": 0}})
+    assert [place for place, _ in raised.value.problems] == [("one", "name"), ("one", "more"), ("top",)]

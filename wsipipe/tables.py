@@ -1,17 +1,21 @@
-"""What users write: TOML files as frozen dataclasses, what is wrong with one said at once, and CSV files row by row."""
+"""What users write: TOML files as frozen dataclasses, what is wrong with one said at once, and CSV files row by row.
+
+A field that is a number says what it allows: ``steps: int = bounded(2000, above=0)``.
+"""
 
 from __future__ import annotations
 
 import csv
+import math
 import re
 import tomllib
 import typing
-from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from itertools import takewhile
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from wsipipe.errors import UsageError
 
@@ -19,6 +23,9 @@ Place = tuple[str | int, ...]
 """Where in a document: keys, and numbers within lists of tables."""
 KEY = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
 DOTTED = rf"\s*({KEY}(?:\s*\.\s*{KEY})*)\s*"
+BOUNDS = "bounds"
+"""The key of a field's metadata under which its `Bounds` are."""
+Value = TypeVar("Value")
 
 
 class TableError(UsageError):
@@ -30,6 +37,92 @@ class TableError(UsageError):
 
     def __reduce__(self) -> tuple[type[TableError], tuple[list[tuple[Place, str]]]]:
         return TableError, (self.problems,)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The numbers that a field allows, all of them finite."""
+
+    above: float = -math.inf
+    least: float = -math.inf
+    below: float = math.inf
+    most: float = math.inf
+    hint: str = ""
+    """What messages add: another value that is allowed, or the reason."""
+
+    def __contains__(self, value: float) -> bool:
+        return self.above < value < self.below and self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        if self.above == 0:
+            return "a positive number"
+        if self.most < math.inf:
+            return f"a number from {self.least} to {self.most}"
+        if self.below < math.inf:
+            return f"a number from {self.least} to below {_in_short(self.below)}"
+        return f"a number of {self.least} or more"
+
+
+def _in_short(number: float) -> str:
+    """``number``, as ``2**63`` if it is such a power and has more digits than people read."""
+    power = int(number).bit_length() - 1
+    return f"2**{power}" if power >= 20 and number == 2**power else str(number)
+
+
+def bounded(
+    default: Value,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
+    hint: str = "",
+) -> Value:
+    """A dataclass field of numbers within bounds; None, or a list in place of a number, is not bounded.
+
+    Parameters
+    ----------
+    default
+        Its value where none is given.
+    above
+        Values are larger than this: only 0 is possible, and no other bound beside it.
+    least
+        Values are this or more.
+    below
+        Values are smaller than this; needs ``least``.
+    most
+        Values are this or less; needs ``least``.
+    hint
+        What the message of a value that is out of bounds adds.
+    """
+    return field(default=default, metadata={BOUNDS: Bounds(above, least, below, most, hint)})
+
+
+def bound_problems(table: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """The place and message of each number out of bounds in the dataclass ``table``, or in one that it holds.
+
+    `parse_table` says the same of a document; this is for a ``table`` that was made in Python.
+    """
+    yield from _out_of_bounds(type(table), vars(table), place)
+    for name, value in vars(table).items():
+        if is_dataclass(value):
+            yield from bound_problems(value, (*place, name))
+        for i, entry in enumerate(value if isinstance(value, tuple) else ()):
+            if is_dataclass(entry):
+                yield from bound_problems(entry, (*place, name, i))
+
+
+def _out_of_bounds(kind: Any, values: Mapping[str, Any], place: Place) -> Iterator[tuple[Place, str]]:
+    """As `bound_problems`, for the ``values`` of one table by name; an entry of a list is named by its first value."""
+    path = ".".join(str(part) for part in place if isinstance(part, str))
+    where = f"[{path}] " if path else ""
+    if place and isinstance(place[-1], int):
+        where = f"[[{path}]] {values.get(fields(kind)[0].name, place[-1])}: "
+    for one in fields(kind):
+        bounds, value = one.metadata.get(BOUNDS), values.get(one.name)
+        if bounds is not None and value is not None and not isinstance(value, tuple) and value not in bounds:
+            hint = f"; {bounds.hint}" if bounds.hint else ""
+            yield (*place, one.name), f"{where}{one.name} {value} is not {bounds}{hint}"
 
 
 def read_toml(path: Path) -> tuple[dict[str, Any], str]:
@@ -79,7 +172,8 @@ def parse_table(kind: Any, value: Any, place: Place = (), *, listed: bool = Fals
     Raises
     ------
     TableError
-        If it has keys that are not known, lacks some, or has values of the wrong kind; all of them are named.
+        If it has keys that are not known, lacks some, or has values of the wrong kind or out of their fields' bounds;
+        all of them are named.
     """
     path = ".".join(str(part) for part in place if isinstance(part, str))
     here = f"[[{path}]]" if listed else f"[{path}]" if path else "the configuration"
@@ -102,6 +196,7 @@ def parse_table(kind: Any, value: Any, place: Place = (), *, listed: bool = Fals
                 problems += err.problems
             except UsageError as err:
                 problems.append(((*place, name), str(err)))
+    problems += _out_of_bounds(kind, parsed, place)
     if problems:
         raise TableError(problems)
     return kind(**parsed)

@@ -240,7 +240,7 @@ def test_patterns_and_folders_are_expanded_here_too(run: Call, tmp_path: Path, w
         (["--max-memory", "lots"], "--max-memory lots is not a size"),
         (["--max-memory", "1MB"], "smallest that works here: --max-memory"),
         (["--device", "tpu"], "'tpu' is not a device"),
-        (["-m", "gone.safetensors"], "gone.safetensors can not be read"),
+        (["-m", "gone.safetensors"], "gone.safetensors cannot be read"),
     ],
 )
 def test_what_can_not_be_done_is_one_line_and_exit_code_2(

@@ -179,7 +179,7 @@ def test_exit_codes(short: Path, tmp_path: Path, call: Call) -> None:
     assert Path(found[1]).exists()
     code, said = last("train", short, "-o", out, "--resume")
     assert code == 2
-    assert "leave --resume away" in said
+    assert "run without --resume" in said
     with files_up_to(2000):  # room for what it says
         code, said = last("train", short, "-o", out)
     assert code == 3

@@ -1,4 +1,4 @@
-"""What is validated is what a run writes: the same pixels, to the last one."""
+"""A validation predicts what a run writes, to the last pixel."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_prediction_of_a_validation_image_is_what_a_run_writes(
 
 @pytest.fixture(scope="module")
 def network() -> UNet:
-    """Depth 2, three classes, random weights that let all of them win somewhere."""
+    """A network of depth 2 and three classes, with random weights by which each class wins somewhere."""
     torch.manual_seed(1)
     network = UNet(3, 3, base_channels=4, depth=2, convs_per_level=1).eval()
     with torch.no_grad():

@@ -160,13 +160,13 @@ def test_somebody_elses_safetensors_file_is_refused(tmp_path: Path, metadata: di
 
 
 @pytest.mark.parametrize("read", [read_model_info, load_model])
-def test_what_is_no_file_is_refused_by_name(tmp_path: Path, read: Callable[[Path], Any]) -> None:
-    with pytest.raises(ModelError, match=r"gone\.safetensors can not be read: No such file"):
+def test_a_path_that_is_not_a_file_is_refused_by_name(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    with pytest.raises(ModelError, match=r"gone\.safetensors cannot be read: No such file"):
         read(tmp_path / "gone.safetensors")
-    with pytest.raises(ModelError, match=rf"{tmp_path.name} can not be read: Is a directory"):
+    with pytest.raises(ModelError, match=rf"{tmp_path.name} cannot be read: Is a directory"):
         read(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(ModelError, match=r"file/x can not be read: Not a directory"):
+    with pytest.raises(ModelError, match=r"file/x cannot be read: Not a directory"):
         read(tmp_path / "file" / "x")
 
 
@@ -201,7 +201,7 @@ def test_a_newer_format_is_refused_with_both_versions(path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", "null", "7", '"x"', "{", "[" * 100_000], ids=lambda t: t[:9])
 def test_a_header_that_is_not_the_document_it_should_be_is_refused(path: Path, text: str) -> None:
     rewrite(path, text=text)
-    with pytest.raises(ModelError, match=r"glands\.safetensors has a header that makes no sense"):
+    with pytest.raises(ModelError, match=r"glands\.safetensors has an invalid header"):
         read_model_info(path)
 
 
@@ -224,7 +224,7 @@ def test_an_architecture_without_one_of_its_sizes_is_refused(path: Path, key: st
 
 @pytest.mark.parametrize("key", ["in_channels", "classes", "base_channels", "depth", "convs_per_level"])
 @pytest.mark.parametrize("value", [-1, 0, None, "x", 2.7, float("inf"), 10**5, [1]], ids=repr)
-def test_an_architecture_that_can_not_be_is_refused(path: Path, key: str, value: Any) -> None:
+def test_an_impossible_architecture_is_refused(path: Path, key: str, value: Any) -> None:
     rewrite(path, lambda h: h["architecture"].update({key: value}))
     with pytest.raises(ModelError, match=r"glands\.safetensors"):
         load_model(path)
@@ -296,7 +296,7 @@ def test_weights_that_are_not_those_of_the_architecture_are_refused(
         load_model(path)
 
 
-def test_only_a_background_is_no_model(tmp_path: Path) -> None:
+def test_only_a_background_is_not_a_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="only a background"):
         ModelSpec((LabelClass("background", 0, "#000000"),))
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What several tests of trainings need: processes that begin at once."""
+"""For the tests of trainings: processes that start at once."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import multiprocessing
 from functools import wraps
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
+from pathlib import Path
 
 import pytest
 
+from tests.training.discs import write_discs
 from tests.warm import CONTEXT
 
 
 @pytest.fixture(autouse=True)
 def _processes_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that are to be spawned are forked from one that has imported torch; those of commands still spawn."""
+    """Fork processes from one that has imported torch, instead of spawning them; those of commands still spawn."""
     forkserver.ensure_running()
     asked = multiprocessing.get_context
 
@@ -23,3 +25,9 @@ def _processes_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
         return CONTEXT if method == "spawn" else asked(method)
 
     monkeypatch.setattr(multiprocessing, "get_context", context)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four images of discs."""
+    return write_discs(tmp_path_factory.mktemp("discs"))

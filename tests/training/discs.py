@@ -1,4 +1,4 @@
-"""A training set that takes no time: bright discs on noise."""
+"""A tiny training set: bright discs on noise."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import tifffile
 
 from wsipipe import UNet
 from wsipipe.events import StepDone, TrainingEvent
+from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.config import (
     ClassConfig,
     DataConfig,
@@ -24,6 +25,7 @@ from wsipipe.training.config import (
     WeightConfig,
 )
 from wsipipe.training.setup import TrainingSetup, prepare_training
+from wsipipe.training.train import train
 
 KNOWN = "disc-0*"
 """The images to validate on."""
@@ -37,7 +39,9 @@ TINY = TrainConfig(
     optimizer=OptimizerConfig(learning_rate=1e-2, warm_up=2),
     loop=LoopConfig(steps=6, validate_every=2, checkpoint_every=2, workers=0, threads=1),
 )
-"""A training of six steps; `changed` makes others of it."""
+"""A training of six steps; `changed` makes others from it."""
+SGD = {"name": "sgd", "learning_rate": 0.02, "momentum": 0.9}
+"""An optimizer that learns discs."""
 
 
 def changed(config: TrainConfig = TINY, **tables: Any) -> TrainConfig:
@@ -46,6 +50,10 @@ def changed(config: TrainConfig = TINY, **tables: Any) -> TrainConfig:
         config,
         **{k: replace(getattr(config, k), **v) if isinstance(v, dict) else v for k, v in tables.items()},
     )
+
+
+QUICK = changed(augmentation=NO_AUGMENTATION)
+"""`TINY` on still patches, which are made faster."""
 
 
 def discs(shape: tuple[int, int], channels: int = 3, dtype: str = "uint8", seed: int = 0) -> tuple[Any, Any]:
@@ -82,7 +90,7 @@ def write_discs(
 
 
 def write_toml(path: Path, config: TrainConfig) -> Path:
-    """Write ``config`` as people would."""
+    """Write ``config`` as a TOML file, as people would."""
     document = config.as_json()
     del document["data"]["slides"]
     classes = document.pop("classes")
@@ -98,26 +106,32 @@ def write_toml(path: Path, config: TrainConfig) -> Path:
 
 
 def made_setup(folder: Path, config: TrainConfig, into: Path) -> TrainingSetup:
-    """What a training of ``config`` on the images in ``folder``, into ``into``, starts from; its folder is made."""
+    """The setup of a training of ``config`` on the images in ``folder``, and its folder in ``into``."""
     setup = prepare_training(config, into / "discs.safetensors", [folder])
     setup.folder.mkdir(parents=True, exist_ok=True)
     return setup
 
 
 def network_of(setup: TrainingSetup) -> UNet:
-    """An untrained network for it."""
+    """An untrained network of its architecture."""
     return UNet(**setup.architecture)
 
 
 class StopError(Exception):
-    """What `stopping_at` raises."""
+    """Raised by `stopping_at`."""
 
 
 def stopping_at(step: int) -> Callable[[TrainingEvent], None]:
-    """A listener in which something breaks at ``step``."""
+    """A listener that raises a StopError at ``step``."""
 
     def listener(event: TrainingEvent) -> None:
         if isinstance(event, StepDone) and event.step == step:
             raise StopError(f"step {step}")
 
     return listener
+
+
+def trained(folder: Path, out: Path, config: Any = QUICK, **options: Any) -> bytes:
+    """The model that a training on the CPU writes."""
+    train(config, out, **{"roots": [folder], "device": "cpu"} | options)
+    return out.read_bytes()

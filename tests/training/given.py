@@ -11,9 +11,10 @@ import imagecodecs
 import numpy as np
 
 from tests.training.discs import changed
+from wsipipe.geometry.grid import Box
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.config import DataConfig, NetworkConfig, PatchConfig, TrainConfig, WeightConfig
-from wsipipe.training.fields import Field, HeldImage
+from wsipipe.training.fields import Field, HeldImage, read_fields
 from wsipipe.training.truth import HeldTruth
 
 PLAIN = TrainConfig(
@@ -59,7 +60,7 @@ def pair(folder: Path, name: str, image: np.ndarray, labels: np.ndarray) -> None
 
 
 def pairs(folder: Path, *names: str, shape: tuple[int, int] = (40, 48)) -> Path:
-    """A folder of RGB images with square objects; each name has pixels of its own."""
+    """A folder of RGB images with square objects; each image has different pixels."""
     for seed, name in enumerate(names):
         pair(folder, name, pixels((*shape, 3), seed=seed), squares(shape))
     return folder
@@ -73,7 +74,7 @@ def field(
     name: str = "made",
     truth: Any = None,
 ) -> Field:
-    """A field in memory: ``image`` (y, x, channel); objects are of class 1 unless ``classes`` says."""
+    """A field in memory: ``image`` (y, x, channel); objects are of class 1 unless ``classes`` are given."""
     known = (instances > 0).astype(np.uint8) if classes is None else classes.astype(np.uint8)
     held = truth or HeldTruth(known, instances.astype(np.int32))
     shape = (image.shape[0], image.shape[1])
@@ -97,5 +98,33 @@ def geojson(path: Path, *features: dict[str, Any]) -> Path:
 
 
 def at_place(config: TrainConfig, **data: Any) -> TrainConfig:
-    """``config`` with other data and none of the old: ``at_place(config, table="t.csv")``."""
+    """``config`` with other data instead of its own: ``at_place(config, table="t.csv")``."""
     return replace(config, data=replace(DataConfig(validation=0.0), **data))
+
+
+def whole(field: Field) -> Box:
+    """The box of all of ``field``."""
+    return Box(0, field.shape[0], 0, field.shape[1])
+
+
+def image_of(field: Field) -> Any:
+    """The pixels of ``field``, (y, x, channel)."""
+    return field.image.read(whole(field))
+
+
+def one(config: TrainConfig, folder: Path) -> Field:
+    """The only field of a training set in ``folder``."""
+    (found,) = read_fields(config, [folder])
+    return found
+
+
+def table(path: Path, *rows: str, encoding: str = "utf-8") -> TrainConfig:
+    """Write ``rows`` as a CSV file, and `PLAIN` with that table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(rows) + "\n", encoding=encoding)
+    return at_place(plain(), table=path.name)
+
+
+def splits(found: list[Field]) -> dict[str, str]:
+    """The split of each field, by its name."""
+    return {field.name: field.split for field in found}

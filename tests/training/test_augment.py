@@ -115,7 +115,7 @@ def test_between_control_points_is_the_natural_bicubic_spline(points: int) -> No
 
 
 def test_the_elastic_map_is_smooth() -> None:
-    """Slope and curvature go on across a control point: no second difference stands out."""
+    """Slope and curvature are continuous across a control point: no second difference stands out."""
     displacement = elastic(np.random.default_rng(2), 201, points=3, sigma_px=10.0)
     for axis in (1, 2):
         bends = np.diff(displacement, 2, axis=axis)
@@ -159,7 +159,7 @@ def test_threads_change_nothing() -> None:
 
 @given(st.integers(0, 2**32))
 def test_image_and_labels_come_from_the_same_places(seed: int) -> None:
-    """Drawn on it, each pixel's row and column: what is sampled is the position itself."""
+    """The image holds each pixel's row and column, so that a sample is its own position."""
     positions = positions_of(Augmentation(elastic_px=3), seed, 24) + 60
     rows, columns = np.indices((120, 120), np.int32)
     image = sample_image(np.stack([rows, columns], axis=-1).astype(np.float32), positions)

@@ -1,4 +1,4 @@
-"""Data and settings that can not be trained on: one line that says what, where and what to do, before the first step.
+"""Data and settings that cannot be trained on: one line that says what, where and what to do, before the first step.
 
 Nothing is written for them: neither a model nor the folder of the training.
 """
@@ -39,7 +39,7 @@ steps = 1
 workers = 0
 threads = 1
 """
-"""Below the rest of a configuration: a network for images of a few pixels."""
+"""The end of a configuration: a network for images of a few pixels."""
 NO_BORDERS = "[weights]\nw0 = 0\n"
 FOLDER = "[data]\nfolder = 'set'\n"
 SHAPE = (40, 48)
@@ -85,21 +85,21 @@ def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A folder of three pairs that nothing is wrong with."""
+    """A folder of three good pairs."""
     return pairs(tmp_path / "set", "a", "b", "c")
 
 
 def check(refusal: Refusal, code: int, message: str) -> None:
-    """That the exit code is the one, and the line has the pattern ``message``."""
+    """Assert the exit code, and that the line matches ``message``."""
     assert refusal.code == code, refusal.line
     assert re.search(message, refusal.line), refusal.line
 
 
-# ---- what is in the folder ----
+# ---- the data ----
 
 
 def test_good_data_is_taken(tmp_path: Path, data: Path) -> None:
-    """That what is refused below is refused for what is wrong with it."""
+    """So the tests below fail because of the fault that they make."""
     (tmp_path / "c.toml").write_text(FOLDER + NO_BORDERS + SMALL)
     found = setup.prepare_training(load_config(tmp_path / "c.toml"), tmp_path / "m.safetensors", [data.parent])
     assert [field.name for field in found.maker.fields] == ["a", "b"]
@@ -134,7 +134,7 @@ WRONG_LABELS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("kind", WRONG_LABELS)
-def test_labels_that_are_none_are_named(data: Path, refused: Refused, kind: str) -> None:
+def test_wrong_labels_are_named(data: Path, refused: Refused, kind: str) -> None:
     labels, message = WRONG_LABELS[kind]
     png(data / "b_label.png", labels)
     check(refused(FOLDER + SMALL + NO_BORDERS), 1, message)
@@ -183,7 +183,7 @@ def test_class_that_does_not_occur_is_named(data: Path, refused: Refused) -> Non
     check(
         refused(FOLDER + "labels_are = 'classes'\n" + classes + SMALL + NO_BORDERS),
         1,
-        r"in the 2 images to train on \(a, b\) no pixel is fat; take it out of \[\[classes\]\], or look at its value",
+        r"in the 2 images to train on \(a, b\) no pixel is fat; remove it from \[\[classes\]\], or check its value",
     )
 
 
@@ -193,7 +193,7 @@ def test_values_that_stand_for_no_class_are_named(data: Path, refused: Refused) 
     check(
         refused(FOLDER + "labels_are = 'classes'\n" + SMALL + NO_BORDERS),
         1,
-        r"b_label.png has pixels of value 255; the classes have 0, 1; add to \[\[classes\]\], with its value, or say",
+        r"b_label.png has pixels of value 255; the classes have 0, 1; add it to \[\[classes\]\] with its value, or",
     )
 
 
@@ -206,7 +206,11 @@ def test_values_that_stand_for_no_class_are_named(data: Path, refused: Refused) 
 )
 def test_mixed_images_are_named(data: Path, refused: Refused, image: Any, said: str) -> None:
     png(data / "b_image.png", image)
-    check(refused(FOLDER + SMALL + NO_BORDERS), 1, f"a has 3 channels of uint8, {said}; all images of a training have")
+    check(
+        refused(FOLDER + SMALL + NO_BORDERS),
+        1,
+        f"a has 3 channels of uint8, {said}; all images of a training must have",
+    )
 
 
 def test_image_that_is_partly_transparent_is_named(data: Path, refused: Refused) -> None:
@@ -221,7 +225,7 @@ def test_stains_of_grey_images_are_refused(tmp_path: Path, refused: Refused, kin
     check(refused(FOLDER + SMALL + NO_BORDERS + f"[augmentation]\n{kind}\n"), 2, message)
 
 
-# ---- what is wanted of it ----
+# ---- the settings ----
 
 
 def test_core_that_does_not_fit_is_refused_with_one_that_does(data: Path, refused: Refused) -> None:
@@ -235,9 +239,10 @@ def test_core_that_does_not_fit_is_refused_with_one_that_does(data: Path, refuse
     check(refused(FOLDER + SMALL.replace("core = 16", "core = 18")), 2, r"core 18 px is not a multiple of 4.*16 and 20")
 
 
-def test_borders_that_can_not_be_weighted_are_refused(data: Path, refused: Refused) -> None:
+def test_borders_that_cannot_be_weighted_are_refused(data: Path, refused: Refused) -> None:
     assert data.exists()
-    message = r"sigma_px 5 looks 31 px beyond the target, where a patch has 11; at most 1, or a deeper \[network\]"
+    message = r"sigma_px 5 reaches 31 px beyond the target, where a patch has 11; at most 1 is possible, "
+    message += r"or use a deeper \[network\]"
     check(refused(FOLDER + SMALL), 2, message)
     check(
         refused(FOLDER + "labels_are = 'classes'\n" + SMALL + "[weights]\nsigma_px = 1\n"),
@@ -253,7 +258,7 @@ def test_resolution_that_is_not_known_is_asked_for(data: Path, refused: Refused)
     )
 
 
-def test_configuration_that_is_none_is_refused(tmp_path: Path, data: Path, refused: Refused) -> None:
+def test_file_that_is_not_a_configuration_is_refused(tmp_path: Path, data: Path, refused: Refused) -> None:
     assert data.exists()
     check(refused("", source=tmp_path / "no.toml"), 2, r"no.toml can not be read: No such file or directory")
     check(refused("[data"), 2, r"c.toml is not a TOML file: ")
@@ -267,7 +272,7 @@ def test_options_that_exclude_each_other_are_refused(data: Path, refused: Refuse
     check(refused(good, "--steps", 5, "--minutes", 1), 2, "--steps and --minutes exclude each other")
     check(refused(good, "--steps", 0), 2, r"\[loop\] steps 0 is not a positive number")
     check(refused(good, "--minutes", "nan"), 2, r"\[loop\] minutes nan is not a positive number")
-    check(refused(good, "--seed", -1), 2, r"\[loop\] seed -1 is not a number of 0 or more")
+    check(refused(good, "--seed", -1), 2, r"\[loop\] seed -1 is not a number from 0 to below 2\*\*63")
     check(refused(good, "--labels-are", "cells"), 2, "--labels-are is 'cells'; allowed: 'instances', 'components', 'cl")
     check(refused(good + "select = 'f2'\n", "--steps", 1), 2, r"\[weights\] has select, which is not known")
     check(
@@ -282,37 +287,37 @@ def test_device_that_is_not_there_is_refused(data: Path, refused: Refused) -> No
     check(refused(good, "--device", "gpu"), 2, "'gpu' is not a device")
 
 
-def test_batch_that_devices_can_not_share_is_refused(data: Path, refused: Refused) -> None:
+def test_batch_that_devices_cannot_share_is_refused(data: Path, refused: Refused) -> None:
     assert data.exists()
     text = FOLDER + SMALL + NO_BORDERS + "[optimizer]\nbatch = 3\n"
-    check(refused(text, "--device", "cpu,cpu"), 2, r"\[optimizer\] batch 3 can not be shared by 2 devices; nearest: 2")
+    check(refused(text, "--device", "cpu,cpu"), 2, r"\[optimizer\] batch 3 cannot be shared by 2 devices; nearest: 2")
 
 
-# ---- where it is to go ----
+# ---- the output ----
 
 
 def test_what_is_in_the_way_is_refused_before_the_data_are_read(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "m.safetensors").write_bytes(b"mine")
-    message = r"m.safetensors is there already; give another -o, or remove it"
+    message = r"m.safetensors already exists; give another -o, or remove it"
     check(refused(FOLDER + SMALL + NO_BORDERS, out="m.safetensors"), 2, message)
-    check(refused(FOLDER + SMALL + NO_BORDERS, out="."), 2, "is there already")
+    check(refused(FOLDER + SMALL + NO_BORDERS, out="."), 2, "already exists")
     assert (tmp_path / "m.safetensors").read_bytes() == b"mine"
 
 
-def test_nothing_to_resume_is_said(data: Path, refused: Refused) -> None:
+def test_resuming_without_a_checkpoint_is_refused(data: Path, refused: Refused) -> None:
     assert data.exists()
-    message = r"there is nothing to resume at .*checkpoint.safetensors; leave --resume away to begin"
+    message = r"no checkpoint at .*checkpoint.safetensors; run without --resume to start from scratch"
     check(refused(FOLDER + SMALL + NO_BORDERS, "--resume"), 2, message)
 
 
-def test_folder_that_can_not_be_made_is_said(tmp_path: Path, data: Path, refused: Refused) -> None:
+def test_folder_that_cannot_be_made_is_named(tmp_path: Path, data: Path, refused: Refused) -> None:
     assert data.exists()
     (tmp_path / "file").touch()
-    message = r"file/m.safetensors.training can not be made: Not a directory; use another -o"
+    message = r"file/m.safetensors.training cannot be made: Not a directory; use another -o"
     check(refused(FOLDER + SMALL + NO_BORDERS, out="file/m.safetensors"), 3, message)
 
 
-def test_disk_without_room_for_checkpoints_is_said(
+def test_disk_without_room_for_checkpoints_is_refused(
     data: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert data.exists()
@@ -333,7 +338,7 @@ def slide_config(*slides: AnnotatedSlide, **options: Any) -> TrainConfig:
 
 @pytest.fixture
 def slide(tmp_path: Path) -> Path:
-    """A slide, its annotations, and others that are empty."""
+    """A slide, its annotations, and empty ones."""
     pyramid(tmp_path / "s.tif", pixels((100, 130, 3)))
     geojson(tmp_path / "s.geojson", polygon("a", 10, 60, 20, 90))
     geojson(tmp_path / "nothing.geojson", polygon("Region*", 0, 100, 0, 130))
@@ -360,7 +365,7 @@ def test_slide_on_which_nothing_can_be_validated_is_named(slide: Path) -> None:
         AnnotatedSlide("s.tif", annotations="s.geojson", split="train"),
         AnnotatedSlide("empty.tif", annotations="far.geojson", split="test"),
     )
-    with pytest.raises(LabelError, match=r"empty, of the split test, has no labelled pixel; leave it away"):
+    with pytest.raises(LabelError, match=r"empty, of the split test, has no labelled pixels; remove it"):
         setup.prepare_training(config, slide / "m.safetensors", [slide])
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint brings everything back, or says what is wrong with it; it is never half there."""
+"""A checkpoint restores everything, or says what is wrong with it; it never restores half."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.faults import files_up_to
-from tests.training.discs import changed, made_setup, write_discs
+from tests.training.discs import SGD, changed, made_setup, write_discs
 from wsipipe.errors import OutputError, TrainingError
 from wsipipe.files import write_whole
 from wsipipe.model.unet import UNet
@@ -24,7 +24,6 @@ from wsipipe.training.trainer import Trainer
 
 SIZES = {"in_channels": 1, "classes": 2, "base_channels": 1, "depth": 1, "convs_per_level": 1}
 PROGRESS = Progress(step=7, seconds=1.5, best_step=4, best_score=-math.inf)
-SGD = {"name": "sgd", "learning_rate": 0.02, "momentum": 0.9}
 
 
 def trained(seed: int, name: str = "adamw") -> tuple[UNet, torch.optim.Optimizer]:
@@ -111,12 +110,14 @@ def test_trainer_goes_on_from_a_checkpoint_with_the_same_bits(tmp_path: Path, op
 
 
 def test_checkpoint_of_other_data_or_settings_is_refused(written: Path) -> None:
-    with pytest.raises(TrainingError, match=f"{re.escape(str(written))} is of other data or settings.*another -o"):
+    with pytest.raises(
+        TrainingError, match=f"{re.escape(str(written))} was written with other data or settings.*another -o"
+    ):
         read_checkpoint(written, "abd", *trained(0))
 
 
 def refused(path: Path) -> bool:
-    """Whether a checkpoint is refused, in words, before anything was restored; otherwise it must be whole."""
+    """Whether a checkpoint is refused with a message, before anything was restored; otherwise it must be whole."""
     network, optimizer = trained(3)
     before = deepcopy(everything(network, optimizer))
     try:
@@ -149,7 +150,7 @@ def test_checkpoint_with_a_flipped_bit_is_refused(written: Path) -> None:
         written.write_bytes(damaged)
         if not refused(written):
             let_by.append(place)
-    # The name of the checksum, blanks, and letter case in numbers that JSON takes either way: what is read is whole.
+    # The name of the checksum, blanks, and the case of letters in numbers: changes that leave all values as they were.
     assert len(let_by) < 10
     assert all(place < header for place in let_by)
 
@@ -161,7 +162,7 @@ def test_truncated_checkpoint_is_refused(written: Path) -> None:
         assert refused(written), length
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     assert refused(path), "there is nothing"
     save_file({"a": torch.zeros(2)}, path)

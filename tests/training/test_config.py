@@ -1,4 +1,4 @@
-"""The configuration: every key is read, every mistake is told by file, table and key."""
+"""The configuration: every key is read, every mistake is named by file, table and key."""
 
 from __future__ import annotations
 
@@ -159,8 +159,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert type(READ.mpp) is float
 
 
-def test_every_key_that_there_is_was_read_above() -> None:
-    """A new key is to be added to the text; of the data, the ways to name images exclude each other."""
+def test_every_field_was_read_above() -> None:
+    """A new key must be added to the text, except the other ways to name images, which exclude each other."""
     for table in (READ, READ.network, READ.patches, READ.weights, READ.augmentation, READ.optimizer, READ.loop):
         for key in dataclasses.fields(table):
             assert re.search(rf"^(\[+)?{key.name}\b", EVERY_KEY, re.MULTILINE), key.name
@@ -256,31 +256,31 @@ CLASSES = "[[classes]]\nname = 'a'\n[[classes]]\nname = 'b'\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[data]", "[data] names its images by one of folder, table and slides"),
-        (OF_A_FOLDER + "table = 't'", "[data] names its images by one of folder, table and slides"),
+        ("[data]", "[data] has no images; give one of folder, table and slides"),
+        (OF_A_FOLDER + "table = 't'", "[data] has folder and table; give one of folder, table and slides"),
         (SLIDE, "[[data.slides]] a needs one of annotations and labels"),
         (SLIDE + "labels = 'l'\nannotations = 'l'", "[[data.slides]] a needs one of annotations and labels"),
         (
             SLIDE + "labels = 'l'\nsplit = 'val'",
             "[[data.slides]] a has the split 'val'; allowed: train, validation, te",
         ),
-        (SLIDE + "labels = 'l'\nmpp = 0", "[[data.slides]] a has mpp 0.0, which is not a positive number"),
-        (OF_A_FOLDER + "validation = 1", "[data] validation 1.0 is not a share from 0 to below 1, nor a list of names"),
-        (OF_A_FOLDER + "test = nan", "[data] test nan is not a share from 0 to below 1"),
-        ("classes = []\n" + OF_A_FOLDER, "[[classes]] has 0 entries, []; 1 to 255 of different names are allowed"),
-        (OF_A_FOLDER + CLASSES.replace("b", "a"), "[[classes]] has 2 entries, ['a', 'a']; 1 to 255 of different"),
+        (SLIDE + "labels = 'l'\nmpp = 0", "[[data.slides]] a: mpp 0.0 is not a positive number"),
+        (OF_A_FOLDER + "validation = 1", "[data] validation 1.0 is not a number from 0 to below 1; a list of names is"),
+        (OF_A_FOLDER + "test = nan", "[data] test nan is not a number from 0 to below 1"),
+        ("classes = []\n" + OF_A_FOLDER, "[[classes]] has 0 entries, []; 1 to 255 with different names are allowed"),
+        (OF_A_FOLDER + CLASSES.replace("b", "a"), "[[classes]] has 2 entries, ['a', 'a']; 1 to 255 with different"),
         (OF_A_FOLDER + CLASSES, "[data] labels_are 'instances' tells objects, not which of the 2 classes they are; gi"),
         (SLIDE + "labels = 'l'\n" + CLASSES, "[data] labels_are 'instances' tells objects, not which of the 2 class"),
         (OF_A_FOLDER + "[[classes]]\nname = 'a'\ncolor = 'red'", "[[classes]] has the color 'red'; allowed: '#rrggbb'"),
         (OF_A_FOLDER + "[[classes]]\nname = 'Background'", "[[classes]] has a background, which needs no entry"),
-        (OF_A_FOLDER + "[[classes]]\nname = 'a'\nvalue = 255", "[[classes]] a has a value, which rasters of classes"),
+        (OF_A_FOLDER + "[[classes]]\nname = 'a'\nvalue = 255", "[[classes]] a has the value 255, but only rasters of"),
         (
             OF_A_FOLDER + "labels_are = 'classes'\n[[classes]]\nname = 'a'\nvalue = 0",
             "[[classes]] has the values {'a': 0}; from 1 to 2147483647 are allowed, 0 is background",
         ),
         (
             OF_A_FOLDER + "labels_are = 'classes'\n[[classes]]\nname = 'a'\n[[classes]]\nname = 'b'\nvalue = 1",
-            "[[classes]] has two classes of one value",
+            "[[classes]] has two classes with the same value",
         ),
         (
             OF_A_FOLDER + "labels_are = 'classes'\n[network]\nsigmoid = true\n[weights]\nw0 = 0\n" + CLASSES,
@@ -289,21 +289,24 @@ CLASSES = "[[classes]]\nname = 'a'\n[[classes]]\nname = 'b'\n"
         ("mpp = 0\n" + OF_A_FOLDER, "mpp 0.0 is not a positive number"),
         ("mpp = nan\n" + OF_A_FOLDER, "mpp nan is not a positive number"),
         (OF_A_FOLDER + "mpp = -1", "[data] mpp -1.0 is not a positive number"),
-        (OF_A_FOLDER + "object_um = 7", "[data] object_um sizes the images for an mpp; give mpp"),
+        (OF_A_FOLDER + "object_um = 7", "[data] object_um scales the images to an mpp; give mpp"),
         (
             "mpp = 1\n" + OF_A_FOLDER + "object_um = 7\nmpp = 2",
-            "[data] object_um is for images whose resolution nobody",
+            "[data] object_um is for images of unknown resolution; give one of",
         ),
         ("mpp = 1\n[data]\nobject_um = 7\n" + SLIDE + "labels = 'l'", "[data] object_um is for images of a folder or"),
-        (OF_A_FOLDER + "background = ['x']", "[data] background names annotations, and there are none"),
-        (OF_A_FOLDER + "[patches]\nbalance = 1.5", "[patches] balance 1.5 is not a share from 0 to 1"),
+        (
+            OF_A_FOLDER + "background = ['x']",
+            "[data] background ['x'] names annotations, but no slide has any; remove it",
+        ),
+        (OF_A_FOLDER + "[patches]\nbalance = 1.5", "[patches] balance 1.5 is not a number from 0 to 1"),
         (
             OF_A_FOLDER + "[patches]\ncore = 100",
             "tile core 100 px is not a multiple of 16, which 4 poolings need; near",
         ),
         (OF_A_FOLDER + "[patches]\ncore = 0", "tile core 0 px is not a multiple of 16"),
-        (OF_A_FOLDER + "[network]\ndepth = 64", "[network] depth 64 is not from 0 to 10"),
-        (OF_A_FOLDER + "[network]\nbase_channels = 0", "[network] base_channels 0 is not a positive number"),
+        (OF_A_FOLDER + "[network]\ndepth = 64", "[network] depth 64 is not a number from 0 to 10"),
+        (OF_A_FOLDER + "[network]\nbase_channels = 0", "[network] base_channels 0 is not a number from 1 to 4096"),
         (OF_A_FOLDER + "[network]\nconvs_per_level = 0", "a U-Net of depth 4 with 0 convolutions per level does not"),
         (OF_A_FOLDER + "[weights]\nw0 = -1", "[weights] w0 -1.0 is not a number of 0 or more"),
         (
@@ -316,20 +319,20 @@ CLASSES = "[[classes]]\nname = 'a'\n[[classes]]\nname = 'b'\n"
         ),
         (
             OF_A_FOLDER + "[weights]\nsigma_px = 15\nridge_px = 5",
-            "[weights] sigma_px 15 looks 95 px beyond the target, where a patch has 94; at most 14, or a deeper",
+            "[weights] sigma_px 15 reaches 95 px beyond the target, where a patch has 94; at most 14 is possible, or",
         ),
         (OF_A_FOLDER + "[weights]\nsigma_px = 0", "[weights] sigma_px 0.0 is not a positive number"),
         (
             OF_A_FOLDER + "[weights]\nsigma_px = 16",
-            "[weights] sigma_px 16 looks 97 px beyond the target, where a patch has 94; at most 15, or a deeper",
+            "[weights] sigma_px 16 reaches 97 px beyond the target, where a patch has 94; at most 15 is possible, or",
         ),
         (
             OF_A_FOLDER + "labels_are = 'classes'",
             "[weights] w0 needs objects, and labels_are 'classes' has none; set w",
         ),
         (OF_A_FOLDER + "[optimizer]\nweight_decay = nan", "[optimizer] weight_decay nan is not a number of 0 or more"),
-        (OF_A_FOLDER + "[network]\ndropout = 1", "[network] dropout 1.0 is not from 0 to below 1"),
-        (OF_A_FOLDER + "[optimizer]\nmomentum = 1", "[optimizer] momentum 1.0 is not from 0 to below 1"),
+        (OF_A_FOLDER + "[network]\ndropout = 1", "[network] dropout 1.0 is not a number from 0 to below 1"),
+        (OF_A_FOLDER + "[optimizer]\nmomentum = 1", "[optimizer] momentum 1.0 is not a number from 0 to below 1"),
         (OF_A_FOLDER + "[optimizer]\nwarm_up = -1", "[optimizer] warm_up -1 is not a number of 0 or more"),
         (OF_A_FOLDER + "[optimizer]\nbatch = 0", "[optimizer] batch 0 is not a positive number"),
         (OF_A_FOLDER + "[optimizer]\nlearning_rate = inf", "[optimizer] learning_rate inf is not a positive number"),
@@ -338,12 +341,15 @@ CLASSES = "[[classes]]\nname = 'a'\n[[classes]]\nname = 'b'\n"
         (OF_A_FOLDER + "[loop]\nminutes = 0", "[loop] minutes 0.0 is not a positive number"),
         (OF_A_FOLDER + "[loop]\nvalidate_every = 0", "[loop] validate_every 0 is not a positive number"),
         (OF_A_FOLDER + "[loop]\ncheckpoint_every = 0", "[loop] checkpoint_every 0 is not a positive number"),
-        (OF_A_FOLDER + "[loop]\nseed = -1", "[loop] seed -1 is not a number of 0 or more"),
-        (OF_A_FOLDER + f"[loop]\nseed = {2**64}", f"[loop] seed {2**64} is not below 2**63"),
-        (OF_A_FOLDER + "[loop]\nworkers = -1", "[loop] workers -1 is not 0 or more"),
+        (OF_A_FOLDER + "[loop]\nseed = -1", "[loop] seed -1 is not a number from 0 to below 2**63"),
+        (OF_A_FOLDER + f"[loop]\nseed = {2**64}", f"[loop] seed {2**64} is not a number from 0 to below 2**63"),
+        (OF_A_FOLDER + "[loop]\nworkers = -1", "[loop] workers -1 is not a number of 0 or more"),
         (OF_A_FOLDER + "[loop]\nthreads = 0", "[loop] threads 0 is not a positive number"),
-        (OF_A_FOLDER + "[augmentation]\nscale = 0.8", "[augmentation] scale 0.8 is not 1 or more; 1.25 draws from 1 /"),
-        (OF_A_FOLDER + "[augmentation]\nrestain = 2", "[augmentation] restain 2.0 is not a share from 0 to 1"),
+        (
+            OF_A_FOLDER + "[augmentation]\nscale = 0.8",
+            "[augmentation] scale 0.8 is not a number of 1 or more; 1.25 draws from 1 /",
+        ),
+        (OF_A_FOLDER + "[augmentation]\nrestain = 2", "[augmentation] restain 2.0 is not a number from 0 to 1"),
     ],
 )
 def test_value_that_makes_no_sense_is_named_with_what_is_allowed(tmp_path: Path, text: str, message: str) -> None:
@@ -357,7 +363,7 @@ def test_widest_sigma_that_is_offered_is_taken(tmp_path: Path) -> None:
 
 def test_share_of_python_is_checked_as_that_of_a_file() -> None:
     wrong: Any = 5
-    with pytest.raises(UsageError, match="validation 5 is not a share"):
+    with pytest.raises(UsageError, match="validation 5 is not a number from 0 to below 1"):
         TrainConfig(DataConfig("f", validation=wrong))
 
 
@@ -365,7 +371,7 @@ def test_annotated_slides_have_classes_without_values() -> None:
     slides = (AnnotatedSlide("a.svs", annotations="a.geojson"),)
     classes = (ClassConfig("a"), ClassConfig("b"))
     assert TrainConfig(DataConfig(slides=slides), classes=classes).weights.w0
-    with pytest.raises(UsageError, match=r"has a value, .* annotations have names"):
+    with pytest.raises(UsageError, match=r"has the value 1, .* annotations have names"):
         TrainConfig(DataConfig(slides=slides), classes=(ClassConfig("a", value=1),))
 
 
@@ -378,7 +384,7 @@ def test_annotated_slides_have_classes_without_values() -> None:
         (None, "can not be read: No such file or directory"),
     ],
 )
-def test_what_is_no_toml_is_said(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_file_that_is_not_toml_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "c.toml"
     if content is not None:
         path.write_bytes(content)

@@ -1,19 +1,31 @@
-"""The training set: what is read of it, at which resolution, and into which split."""
+"""The training set: which files make which fields, and which do not fit together."""
 
 from __future__ import annotations
 
 import pickle
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-from scipy import ndimage
 
 from tests.slides.made import ome_zarr, pyramid
-from tests.training.given import at_place, geojson, pairs, pixels, plain, png, polygon, squares
+from tests.training.given import (
+    at_place,
+    geojson,
+    image_of,
+    one,
+    pairs,
+    pixels,
+    plain,
+    png,
+    polygon,
+    splits,
+    squares,
+    table,
+    whole,
+)
 from wsipipe.errors import ChannelError, LabelError, ResolutionError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import mirror
@@ -22,38 +34,14 @@ from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import choose_level
 from wsipipe.training import fields
-from wsipipe.training.config import AnnotatedSlide, ClassConfig, DataConfig, TrainConfig
+from wsipipe.training.config import AnnotatedSlide, ClassConfig, DataConfig
 from wsipipe.training.fields import Field, HeldImage, one_image, read_fields
-from wsipipe.training.resize import resized
 
 SHAPE = (40, 48)
 IMAGE, LABELS = pixels((*SHAPE, 3)), squares(SHAPE)
 
 
-def whole(field: Field) -> Box:
-    return Box(0, field.shape[0], 0, field.shape[1])
-
-
-def image_of(field: Field) -> Any:
-    return field.image.read(whole(field))
-
-
-def one(config: TrainConfig, folder: Path) -> Field:
-    (field,) = read_fields(config, [folder])
-    return field
-
-
-def table(path: Path, *rows: str, encoding: str = "utf-8") -> TrainConfig:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(rows) + "\n", encoding=encoding)
-    return at_place(plain(), table=path.name)
-
-
-def splits(found: list[Field]) -> dict[str, str]:
-    return {field.name: field.split for field in found}
-
-
-# ---- what is read ----
+# ---- pixels and labels ----
 
 
 @pytest.mark.parametrize(("image", "label"), [("a_image.png", "a_label.png"), ("images/a.png", "masks/a.png")])
@@ -121,139 +109,6 @@ def test_relative_paths_are_looked_for_in_each_root(tmp_path: Path) -> None:
         read_fields(at_place(plain(), folder="none"), roots)
 
 
-# ---- what labels mean ----
-
-
-def test_instances_are_their_numbers_and_components_are_counted(tmp_path: Path) -> None:
-    labels = np.zeros(SHAPE, np.uint8)
-    labels[2:9, 3:9] = labels[2:9, 20:30] = labels[20:30, 3:9] = 255
-    labels[20:30, 9:15] = 128
-    png(tmp_path / "a_image.png", IMAGE)
-    png(tmp_path / "a_label.png", labels)
-    truth = one(plain(), tmp_path).truth.read(Box(0, SHAPE[0], 0, SHAPE[1]))
-    np.testing.assert_array_equal(truth.instances, labels)
-    truth = one(plain(data={"labels_are": "components"}), tmp_path).truth.read(Box(0, SHAPE[0], 0, SHAPE[1]))
-    assert len(np.unique(truth.instances)) == 1 + 3
-    np.testing.assert_array_equal(truth.instances, ndimage.label(labels)[0])
-    np.testing.assert_array_equal(truth.classes, labels > 0)
-
-
-def test_classes_are_found_by_their_values(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).choice(np.array([0, 7, 9, 2], np.uint8), SHAPE)
-    png(tmp_path / "a_image.png", IMAGE)
-    png(tmp_path / "a_label.png", values)
-    classes = (ClassConfig("seven", value=7), ClassConfig("second"), ClassConfig("nine", value=9))
-    truth = one(plain(data={"labels_are": "classes"}, classes=classes), tmp_path).truth.read(Box(0, 40, 0, 48))
-    np.testing.assert_array_equal(truth.classes, np.select([values == 7, values == 2, values == 9], [1, 2, 3]))
-    assert not truth.instances.any()
-    with pytest.raises(LabelError, match=r"^a_label.png has pixels of value 9; the classes have 0, 2, 7; add to"):
-        one(plain(data={"labels_are": "classes"}, classes=classes[:2]), tmp_path)
-
-
-def test_scattered_numbers_are_not_taken_for_objects(tmp_path: Path) -> None:
-    png(tmp_path / "a_image.png", IMAGE)
-    png(tmp_path / "a_label.png", (LABELS > 0).astype(np.uint8) * 255)
-    with pytest.raises(LabelError, match=r"a_label.png: its values 255 lie in 30 separate pieces each.*components"):
-        one(plain(), tmp_path)
-
-
-# ---- resolution ----
-
-
-def test_image_is_brought_to_the_resolution_that_is_wanted(tmp_path: Path) -> None:
-    smooth = ndimage.gaussian_filter(IMAGE.astype(float), (4, 4, 0)).astype(np.uint8)
-    png(tmp_path / "a.png", smooth)
-    png(tmp_path / "l.png", LABELS)
-    table(tmp_path / "t.csv", "image,label,mpp", "a.png,l.png,0.25")
-    field = one(at_place(plain(mpp=0.5), table="t.csv"), tmp_path)
-    assert field.shape == (20, 24)
-    truth = field.truth.read(whole(field))
-    np.testing.assert_array_equal(truth.instances, LABELS[1::2, 1::2])
-    np.testing.assert_array_equal(truth.classes, truth.instances > 0)
-    means = smooth.reshape(20, 2, 24, 2, 3).mean((1, 3))
-    assert np.abs(image_of(field) - means).max() < 3
-
-
-@pytest.mark.parametrize(
-    ("mpp", "shape"), [(0.5, SHAPE), (0.52, SHAPE), (0.48, SHAPE), (1.0, (80, 96)), (0.4, (32, 38))]
-)
-def test_resolution_within_a_twentieth_is_left_as_it_is(tmp_path: Path, mpp: float, shape: tuple[int, int]) -> None:
-    pairs(tmp_path, "a")
-    table(tmp_path / "t.csv", "image,label,mpp", f"a_image.png,a_label.png,{mpp}")
-    field = one(at_place(plain(mpp=0.5), table="t.csv"), tmp_path)
-    assert field.shape == shape
-    assert field.truth.read(whole(field)).classes.shape == shape
-    if shape == SHAPE:
-        np.testing.assert_array_equal(image_of(field), pixels((*SHAPE, 3)))
-
-
-def test_resized_keeps_a_constant_and_the_range() -> None:
-    flat = np.full((30, 40, 3), 65535, np.uint16)
-    np.testing.assert_array_equal(resized(flat, (13, 57)), np.full((13, 57, 3), 65535))
-    noise = pixels((30, 40, 1))
-    assert resized(noise, (61, 79)).dtype == np.uint8
-    assert resized(noise, noise.shape[:2]) is noise
-
-
-def test_resolution_is_that_of_the_table_then_of_the_settings_then_of_the_file(tmp_path: Path) -> None:
-    resolution = {"resolution": (1e4 / 1.0, 1e4 / 1.0), "resolutionunit": "CENTIMETER"}
-    tifffile.imwrite(tmp_path / "a_image.tif", IMAGE, photometric="rgb", metadata=None, **resolution)
-    png(tmp_path / "a_label.png", LABELS)
-    assert one(plain(mpp=0.5), tmp_path).shape == (80, 96)
-    assert one(plain(mpp=0.5, data={"mpp": 0.25}), tmp_path).shape == (20, 24)
-    assert one(plain(), tmp_path).shape == SHAPE
-    table(tmp_path / "t.csv", "image,label,mpp", "a_image.tif,a_label.png,0.5")
-    assert one(at_place(plain(mpp=0.5), table="t.csv", mpp=0.25), tmp_path).shape == SHAPE
-
-
-def test_image_without_resolution_is_refused_where_one_is_wanted(tmp_path: Path) -> None:
-    with pytest.raises(ResolutionError, match=r"a_image.png has no micrometres per pixel; give them in the table's"):
-        one(plain(mpp=0.5), pairs(tmp_path, "a"))
-
-
-def test_resolution_that_would_blow_an_image_up_is_refused_before_it_does(tmp_path: Path) -> None:
-    pairs(tmp_path, "a")
-    with pytest.raises(
-        ResolutionError, match=r"a_image.png of 40 x 48 px at 250 micro.* would have 20000 x 24000 at 0.5"
-    ):
-        one(plain(mpp=0.5, data={"mpp": 250.0}), tmp_path)
-
-
-def test_median_object_is_brought_to_the_size_that_it_has(tmp_path: Path) -> None:
-    rows, cols = np.indices((120, 240))
-    labels = np.zeros((120, 240), np.uint16)
-    for number, radius in enumerate((6, 8, 10, 12, 30), 1):  # the median disc is 20 px across
-        labels[(rows - 60) ** 2 + (cols - 40 * number + 10) ** 2 < radius**2] = number * 13
-    png(tmp_path / "a_image.png", pixels((120, 240, 3)))
-    png(tmp_path / "a_label.png", labels)
-    field = one(plain(mpp=0.5, data={"object_um": 5.0}), tmp_path)
-    areas = np.sort(np.unique(field.truth.read(whole(field)).instances, return_counts=True)[1])
-    across = 2 * np.sqrt(areas[2] / np.pi)
-    assert across * 0.5 == pytest.approx(5.0, rel=0.05)
-    assert field.shape[0] == pytest.approx(60, abs=1)
-
-
-def test_median_object_is_not_asked_where_the_resolution_is_known(tmp_path: Path) -> None:
-    pairs(tmp_path, "a")
-    table(tmp_path / "t.csv", "image,label,mpp", "a_image.png,a_label.png,0.5")
-    assert one(at_place(plain(mpp=0.5), table="t.csv", object_um=20.0), tmp_path).shape == SHAPE
-
-
-def test_objects_of_enormous_numbers_are_measured_all_the_same(tmp_path: Path) -> None:
-    png(tmp_path / "a_image.png", IMAGE)
-    labels = LABELS.astype(np.uint32)
-    tifffile.imwrite(tmp_path / "a_label.tif", np.where(labels > 0, labels + (2**31 - 1000), 0).astype(np.uint32))
-    field = one(plain(mpp=0.5, data={"object_um": 6.77 / 2}), tmp_path)
-    assert field.shape == SHAPE
-
-
-def test_image_without_object_has_no_size_to_go_by(tmp_path: Path) -> None:
-    png(tmp_path / "a_image.png", IMAGE)
-    png(tmp_path / "a_label.png", LABELS * 0)
-    with pytest.raises(ResolutionError, match=r"a_image.png has no object, so object_um can not tell its resolution"):
-        one(plain(mpp=0.5, data={"object_um": 5.0}), tmp_path)
-
-
 # ---- tables ----
 
 
@@ -307,61 +162,11 @@ def test_table_that_is_wrong_is_told_by_line_and_column(tmp_path: Path, rows: li
 
 
 @pytest.mark.parametrize("content", [b"image,label\n\xff\xfe", "image,label\n".encode("utf-16"), None])
-def test_table_that_is_no_table_is_said(tmp_path: Path, content: bytes | None) -> None:
+def test_table_that_is_not_a_table_is_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "t.csv").write_bytes(content)
     reason = "is not CSV in UTF-8: " if content else "can not be read: No such file or directory"
     with pytest.raises(UsageError, match=f"table {tmp_path}/t.csv {reason}"):
-        read_fields(at_place(plain(), table="t.csv"), [tmp_path])
-
-
-# ---- splits ----
-
-
-def test_share_is_of_the_last_names_and_test_is_behind_validation(tmp_path: Path) -> None:
-    names = [f"{i:02}" for i in range(10)]
-    pairs(tmp_path, *names)
-    found = read_fields(plain(data={"validation": 0.2, "test": 0.3}), [tmp_path])
-    assert "".join(field.split[1] for field in found) == "rrrrr" + "aa" + "eee"
-    assert [field.name for field in found] == names
-    assert Counter(splits(read_fields(plain(data={"validation": 0.01}), [tmp_path])).values())["validation"] == 1
-    assert set(splits(read_fields(plain(), [tmp_path])).values()) == {"train"}
-
-
-def test_single_image_is_trained_on(tmp_path: Path) -> None:
-    pairs(tmp_path, "a")
-    assert splits(read_fields(plain(data={"validation": 0.5, "test": 0.4}), [tmp_path])) == {"a": "train"}
-
-
-def test_patterns_take_names_with_or_without_suffix(tmp_path: Path) -> None:
-    pairs(tmp_path, "a1", "a2", "b[1]", "c")
-    data = {"validation": ("a*",), "test": ("b[1]", "c")}
-    expected = {"a1": "validation", "a2": "validation", "b[1]": "test", "c": "test"}
-    with pytest.raises(UsageError, match="none of the 4 images is left to train on"):
-        read_fields(plain(data=data), [tmp_path])
-    pairs(tmp_path, "d")
-    assert splits(read_fields(plain(data=data), [tmp_path])) == expected | {"d": "train"}
-    table(tmp_path / "t.csv", "image,label", "a1_image.png,a1_label.png", "c_image.png,c_label.png")
-    config = at_place(plain(), table="t.csv", validation=("c_image",))
-    assert splits(read_fields(config, [tmp_path])) == {"a1_image.png": "train", "c_image.png": "validation"}
-    with pytest.raises(
-        UsageError, match=r"\[data\] test: no image is called 'x\*'; there are a1, a2, b\[1\], c and 1 more"
-    ):
-        read_fields(plain(data={"test": ("x*",)}), [tmp_path])
-
-
-def test_splits_of_a_table_leave_no_room_for_shares(tmp_path: Path) -> None:
-    pairs(tmp_path, "a", "b", "c")
-    rows = [f"{name}_image.png,{name}_label.png,{split}" for name, split in (("a", "validation"), ("b", ""), ("c", ""))]
-    table(tmp_path / "t.csv", "image,label,split", *rows)
-    found = read_fields(at_place(plain(), table="t.csv", validation=0.5, test=0.3), [tmp_path])
-    assert list(splits(found).values()) == ["validation", "train", "train"]
-
-
-def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
-    pairs(tmp_path, "a")
-    table(tmp_path / "t.csv", "image,label", "a_image.png,a_label.png", "a_image.png,a_label.png")
-    with pytest.raises(UsageError, match=r"2 images are called a_image.png; names must differ"):
         read_fields(at_place(plain(), table="t.csv"), [tmp_path])
 
 
@@ -374,7 +179,7 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_mixed_images_are_both_named(tmp_path: Path, other: Any, said: str) -> None:
     pairs(tmp_path, "a", "b")
     png(tmp_path / "b_image.png", other)
-    with pytest.raises(ChannelError, match="all images of a training have the same") as raised:
+    with pytest.raises(ChannelError, match="all images of a training must have the same") as raised:
         read_fields(plain(), [tmp_path])
     assert "a has 3 channels of uint8" in str(raised.value)
     assert f"b has {said}" in str(raised.value)
@@ -383,9 +188,7 @@ def test_mixed_images_are_both_named(tmp_path: Path, other: Any, said: str) -> N
 def test_labels_of_another_size_are_named_with_their_image(tmp_path: Path) -> None:
     png(tmp_path / "a_image.png", IMAGE)
     png(tmp_path / "a_label.png", np.ascontiguousarray(LABELS.T))
-    with pytest.raises(
-        LabelError, match=r"a_image.png has 40 x 48 px, its labels a_label.png 48 x 40; both must be of"
-    ):
+    with pytest.raises(LabelError, match=r"a_image.png has 40 x 48 px, its labels a_label.png 48 x 40; both must have"):
         one(plain(), tmp_path)
 
 
@@ -425,12 +228,12 @@ def test_large_image_stays_in_its_file_and_gives_the_same(tmp_path: Path, monkey
         np.testing.assert_array_equal(*there)
 
 
-def test_large_image_can_not_be_scaled_counted_or_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_image_cannot_be_scaled_counted_or_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs(tmp_path, "a")
     monkeypatch.setattr(fields, "HELD_PX", 1000)
     with pytest.raises(UsageError, match="a is too large for labels_are = 'components'; write its objects as numbers"):
         one(plain(data={"labels_are": "components"}), tmp_path)
-    with pytest.raises(ResolutionError, match=r"a is too large to be brought to 0.5 micrometres per pixel"):
+    with pytest.raises(ResolutionError, match=r"a is too large to be scaled to 0.5 micrometres per pixel"):
         one(plain(mpp=0.5, data={"mpp": 0.25}), tmp_path)
     with pytest.raises(ResolutionError, match=r"a_image.png is too large for object_um"):
         one(plain(mpp=0.5, data={"object_um": 5.0}), tmp_path)
@@ -512,7 +315,7 @@ def test_a_slide_is_trained_on_as_a_run_would_read_it(slide: Path) -> None:
 
 def test_labels_of_part_of_a_slide_are_refused(slide: Path) -> None:
     tifffile.imwrite(slide / "l.tif", squares((64, 64)))
-    with pytest.raises(LabelError, match=r"l.tif of 64 x 64 px is no level of s.tif, whose level 0 has 100 x 130"):
+    with pytest.raises(LabelError, match=r"l.tif of 64 x 64 px is not a level of s.tif, whose level 0 has 100 x 130"):
         one(at_place(plain(), slides=(AnnotatedSlide("s.tif", labels="l.tif"),)), slide)
 
 

@@ -77,7 +77,7 @@ def test_log_of_nothing_is_empty(tmp_path: Path) -> None:
 
 def test_full_disk_is_an_output_error(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    with files_up_to(300), pytest.raises(OutputError, match=r"log.jsonl can not be written: .*--resume goes on"):
+    with files_up_to(300), pytest.raises(OutputError, match=r"log.jsonl cannot be written: .*--resume continues"):
         write_steps(path, range(1, 9), resume=False)
     assert 0 < len(steps_in(path)) < 8
 

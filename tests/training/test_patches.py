@@ -97,7 +97,7 @@ def test_still_patch_is_the_crop_of_the_mirrored_image(
 
 @pytest.mark.parametrize(("depth", "convs", "core"), [(0, 1, 8), (1, 2, 8), (2, 1, 16), (2, 2, 16), (3, 2, 16)])
 def test_target_lies_where_the_network_gives_its_core(depth: int, convs: int, core: int) -> None:
-    """What an output pixel depends on is around the pixel of the tile that its target is of."""
+    """An output pixel depends on the surroundings of the pixel in the tile that its target describes."""
     config = plain(network={"depth": depth, "convs_per_level": convs}, patches={"core": core})
     maker = maker_of([field(pixels((60, 70, 1)), squares((60, 70)))], config)
     patch = still(maker, 30, 30)
@@ -174,7 +174,7 @@ def test_classes_without_objects_have_no_ridge() -> None:
     np.testing.assert_array_equal(still(maker, 30, 30).target, classes[22:38, 22:38])
 
 
-def test_weight_is_nothing_outside_of_the_regions(tmp_path: Path) -> None:
+def test_weight_is_0_outside_the_regions(tmp_path: Path) -> None:
     path = geojson(tmp_path / "s.geojson", polygon("a", 0, 20, 0, 60), polygon("Region*", 10, 34, 0, 31))
     truth = open_annotations(path, (60, 60), ("a",))
     one = field(pixels((60, 60, 1)), np.zeros((60, 60)), truth=truth)
@@ -265,7 +265,5 @@ class Deadly:
 def test_process_that_died_is_told_with_the_way_out() -> None:
     one = field(pixels((60, 60, 1)), squares((60, 60)))
     maker = maker_of([replace(one, image=Deadly())], plain())
-    with pytest.raises(
-        MachineError, match=r"a process that makes patches died.*--resume goes on; fewer \[loop\] workers"
-    ):
+    with pytest.raises(MachineError, match=r"a patch worker died.*--resume continues; fewer \[loop\] workers"):
         next(batches(maker, iter([[0], [1]]), 1))

@@ -1,4 +1,4 @@
-"""The pictures of a training can be looked at."""
+"""The pictures of a training: any log has curves, any images a sheet."""
 
 from __future__ import annotations
 

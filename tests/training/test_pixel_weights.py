@@ -13,7 +13,7 @@ from wsipipe.training.pixel_weights import border_weight, class_weights, reach_o
 Instances = npt.NDArray[np.int32]
 
 IDS = st.sampled_from([0, 1, 2, 3, 7, 2**31 - 1])
-"""Few, so that an object has several pieces, and the largest there may be."""
+"""Few ids, so that an object has several pieces; one of them is the largest allowed."""
 LABELS = hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=IDS, fill=st.just(0))
 
 
@@ -27,7 +27,7 @@ def distances_one_object_at_a_time(instances: Instances, reach: int) -> list[npt
 
 
 def scattered(shape: tuple[int, int], objects: int, seed: int) -> Instances:
-    """Rectangles of up to 9 px, over one another."""
+    """Rectangles of up to 9 px that may overlap."""
     rng, instances = np.random.default_rng(seed), np.zeros(shape, np.int32)
     for i in rng.permutation(objects) + 1:
         (y, x), (h, w) = rng.integers(0, shape), rng.integers(1, 10, 2)
@@ -141,7 +141,7 @@ def test_no_component_of_what_is_separated_has_two_objects(instances: Instances)
 def test_components_of_what_is_separated_are_the_objects(
     heights: list[int], widths: list[int], data: st.DataObject
 ) -> None:
-    """Of at least 3 x 3 px, filling the plane: an object that touches higher ids all round keeps its middle."""
+    """Objects of at least 3 x 3 px that fill the plane: one that touches higher ids all round keeps its middle."""
     ids = data.draw(st.permutations(range(1, len(heights) * len(widths) + 1)))
     table = np.array(ids, np.int32).reshape(len(heights), len(widths))
     apart = separated(table.repeat(heights, axis=0).repeat(widths, axis=1))

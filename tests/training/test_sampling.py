@@ -21,7 +21,7 @@ from wsipipe.training.sampling import Places, Survey, check_learnable, survey
 
 
 @dataclass(frozen=True)
-class Looked:
+class PartlyKnown:
     """Labels that are known in a part of the image only."""
 
     classes: np.ndarray
@@ -32,16 +32,16 @@ class Looked:
         return Annotated(classes, np.zeros(classes.shape, np.int32), self.inside[box.slices])
 
 
-def looked(classes: np.ndarray, inside: np.ndarray | None = None) -> Field:
-    """A field of ``classes``, all known unless ``inside`` says."""
+def known_field(classes: np.ndarray, inside: np.ndarray | None = None) -> Field:
+    """A field of ``classes``, all known unless ``inside`` is given."""
     known = np.ones(classes.shape, bool) if inside is None else inside
-    truth = Looked(classes.astype(np.uint8), known)
+    truth = PartlyKnown(classes.astype(np.uint8), known)
     return field(pixels((*classes.shape, 1)), np.zeros(classes.shape, int), truth=truth)
 
 
 def random_fields(shapes: list[tuple[int, int]], seed: int) -> list[Field]:
     rng = np.random.default_rng(seed)
-    return [looked(rng.integers(0, 3, shape), rng.random(shape) < 0.3) for shape in shapes]
+    return [known_field(rng.integers(0, 3, shape), rng.random(shape) < 0.3) for shape in shapes]
 
 
 @given(
@@ -75,7 +75,7 @@ def drawn(places: Places, count: int = 4000) -> tuple[np.ndarray, np.ndarray]:
 def test_draws_go_to_cells_in_proportion_to_what_is_labelled() -> None:
     inside = np.zeros((64, 64), bool)
     inside[:16, :16], inside[16:24, 16:32], inside[40, 40] = True, True, True
-    fields = [looked(np.arange(64 * 64).reshape(64, 64) % 2, inside), looked(np.indices((48, 32))[1] % 2)]
+    fields = [known_field(np.arange(64 * 64).reshape(64, 64) % 2, inside), known_field(np.indices((48, 32))[1] % 2)]
     places = Places(survey(fields, 1, 16), 0.0)
     numbers, centers = drawn(places)
     cells = Counter(zip(numbers.tolist(), *(centers // 16 * 16).astype(int).T.tolist(), strict=True))
@@ -88,7 +88,7 @@ def test_draws_go_to_cells_in_proportion_to_what_is_labelled() -> None:
 
 
 def test_draws_are_anywhere_within_a_cell() -> None:
-    _, centers = drawn(Places(survey([looked(np.indices((16, 9))[0] % 2)], 1, 16), 0.5))
+    _, centers = drawn(Places(survey([known_field(np.indices((16, 9))[0] % 2)], 1, 16), 0.5))
     for axis, side in ((0, 16), (1, 9)):
         counts, _ = np.histogram(centers[:, axis], side, (0, side))
         assert counts.sum() == 4000
@@ -100,7 +100,7 @@ def test_balance_draws_each_class_as_often(balance: float) -> None:
     classes = np.zeros((160, 160), int)
     classes[:, 80:] = 1
     classes[3:6, 3:6] = 3
-    places = Places(survey([looked(classes)], 3, 8), balance)
+    places = Places(survey([known_field(classes)], 3, 8), balance)
     _, centers = drawn(places)
     rare = ((centers // 8) == 0).all(1).mean()
     there = 3  # of background and three classes, one does not occur
@@ -112,7 +112,7 @@ def test_rare_class_occurs_in_its_share_of_the_patches(core: int) -> None:
     classes = np.zeros((300, 310), int)
     classes[150:, :] = 1
     classes[37, 201] = classes[299, 309] = 2
-    one = looked(classes)
+    one = known_field(classes)
     config = plain(patches={"core": core, "balance": 0.9})
     places = Places(survey([one], 2, core // 2), config.patches.balance)
     maker = PatchMaker(
@@ -130,7 +130,7 @@ def test_draws_are_those_of_the_generator() -> None:
 
 
 def checked(*planes: np.ndarray, names: tuple[str, ...] = ("gland", "fat")) -> Survey:
-    fields = [looked(plane) for plane in planes]
+    fields = [known_field(plane) for plane in planes]
     found = survey(fields, len(names), 8)
     check_learnable(found, fields, names)
     return found
@@ -146,17 +146,17 @@ def test_all_classes_or_all_but_background_can_be_learnt() -> None:
     [
         ([0], "every labelled pixel is background; a network needs two classes to tell apart"),
         ([2], "every labelled pixel is fat; a network needs two"),
-        ([0, 1], r"no pixel is fat; take it out of \[\[classes\]\]"),
+        ([0, 1], r"no pixel is fat; remove it from \[\[classes\]\]"),
     ],
 )
-def test_what_can_not_be_learnt_is_refused(values: list[int], message: str) -> None:
+def test_labels_that_teach_nothing_are_refused(values: list[int], message: str) -> None:
     plane = np.resize(values, (9, 9))
     with pytest.raises(LabelError, match=rf"^in the 2 images to train on \(made, made\) {message}"):
         checked(plane, plane)
 
 
 def test_nothing_labelled_is_refused() -> None:
-    fields = [looked(np.ones((9, 9)), np.zeros((9, 9), bool))] * 4
+    fields = [known_field(np.ones((9, 9)), np.zeros((9, 9), bool))] * 4
     with pytest.raises(
         LabelError, match=r"in the 4 images to train on \(made, made, made \.\.\.\) no pixel is labelled"
     ):

@@ -1,4 +1,4 @@
-"""What a step computes, what is learnt, and which weights are kept."""
+"""Steps of a training: the loss, the learning rate, and the weights that are kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.discs import changed, made_setup, write_discs
+from tests.training.discs import QUICK, changed, made_setup
 from wsipipe import load_model
 from wsipipe.errors import MemoryLimitError, TrainingError
 from wsipipe.evaluation.metrics import METRICS
@@ -20,19 +20,11 @@ from wsipipe.evaluation.tally import Tally
 from wsipipe.events import StepDone, TrainingEvent, Validated
 from wsipipe.model.unet import UNet
 from wsipipe.training import trainer as trainer_module
-from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.config import OptimizerConfig
 from wsipipe.training.optimizer import learning_rate, make_optimizer, weighted_loss
 from wsipipe.training.patches import Patch, PatchMaker
 from wsipipe.training.scoring import LOWER_IS_BETTER, better, score
 from wsipipe.training.trainer import Trainer, without_places
-
-QUICK = changed(augmentation=NO_AUGMENTATION)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_discs(tmp_path_factory.mktemp("discs"))
 
 
 def by_hand(logits: Any, target: Any, weight: Any) -> Any:
@@ -151,7 +143,7 @@ def test_no_number_is_worst() -> None:
 def kept_steps(
     folder: Path, monkeypatch: pytest.MonkeyPatch, select: str, scores: list[float], into: Path
 ) -> tuple[list[int], Trainer, dict[int, dict[str, torch.Tensor]]]:
-    """The best step after each step, when the steps score so; the trainer; and the weights of each step."""
+    """The best step after each step, if the steps have these ``scores``; the trainer; and the weights of each step."""
     config = changed(QUICK, loop={"steps": len(scores), "validate_every": 1, "checkpoint_every": 99, "select": select})
     trainer = Trainer(made_setup(folder, config, into), "cpu")
     given = iter(scores)
@@ -229,7 +221,7 @@ def test_validation_changes_nothing_about_the_training(folder: Path, tmp_path: P
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, number: int, value: float) -> list[Patch]:
-    """Let one pixel of patch ``number`` be ``value``; gives what was made of it."""
+    """Set one pixel of patch ``number`` to ``value``; returns a list that will hold that patch."""
     made, patch = [], PatchMaker.patch
 
     def poison(self: PatchMaker, k: int) -> Patch:

@@ -1,1 +1,1 @@
-"""The network and the file it comes in (torch lives here, in inference and in training)."""
+"""The network, and the file it comes in (torch is used here, in inference and in training)."""

@@ -1,4 +1,4 @@
-"""From pixels to what the network says of them, the same in training, validation and inference."""
+"""From pixels to the labels that a network gives them, the same in training, validation and inference."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class Normalise:
 
 
 def core_of(logits: Tensor, receptive: Receptive) -> Tensor:
-    """The middle (n, classes, core, core) of ``logits``, as the network gives them for tiles of core + margin."""
+    """The middle of ``logits``, float32: (n, class, core, core) of a network's output for tiles of core + margin."""
     crop = receptive.crop
     return logits[..., crop : logits.shape[-2] - crop, crop : logits.shape[-1] - crop]
 
 
 def label_values(spec: ModelSpec, device: torch.device) -> Tensor:
-    """The label, uint8, of each index that `winner` gives."""
+    """The label of each index that `winner` gives, (index,), uint8."""
     labels = [c.label for c in spec.classes]
     return torch.tensor(labels if len(labels) > 1 else [BACKGROUND, *labels], dtype=torch.uint8, device=device)
 
@@ -67,7 +67,7 @@ def winner(logits: Tensor) -> Tensor:
 
 
 def probabilities_of(logits: Tensor) -> Tensor:
-    """Softmax over classes, or the sigmoid of a single one, (n, class, y, x)."""
+    """Softmax of ``logits`` over classes, or the sigmoid of a single one, (n, class, y, x), float32."""
     return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
 
 
@@ -75,18 +75,18 @@ def probabilities_of(logits: Tensor) -> Tensor:
 def predict_box(
     network: UNet, spec: ModelSpec, read: ReadPixels, box: Box, *, shape: tuple[int, int], core: int = 512
 ) -> npt.NDArray[np.uint8]:
-    """Labels, uint8 (y, x), of a ``box`` of an image: what a run writes there.
+    """Labels, uint8 (y, x), of a ``box`` of an image, the same that a run writes there.
 
     Parameters
     ----------
     network, spec
-        As a model holds them; the network in evaluation mode, on any device.
+        Those of a model; the network in evaluation mode, on any device.
     read
-        Gives the pixels (len(rows), len(cols), channel), uint8 or uint16, at rows x cols.
+        Returns the pixels at rows x cols, (len(rows), len(cols), channel), uint8 or uint16.
     box
-        Where; its corner lies on the pooling grid.
+        The part to predict; its corner lies on the pooling grid.
     shape
-        (height, width) in pixels of the image, which is mirrored beyond.
+        (height, width) of the image, px; beyond it the image is mirrored.
     core
         Largest side in pixels of the core of a tile, on the pooling grid.
     """

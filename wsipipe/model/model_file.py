@@ -1,4 +1,4 @@
-"""A model: one ``.safetensors`` file that holds the weights and all that a run must know of them.
+"""A model: one ``.safetensors`` file with the weights of a network and all that a run must know about them.
 
 The file's header carries one JSON document under the key ``wsipipe``: architecture, halo, normalisation,
 micrometres per pixel, classes with label values and colours, licence, how it was trained, and the version
@@ -34,27 +34,27 @@ SIZES = {
     "depth": (0, 10),
     "convs_per_level": (1, 2**8),
 }
-"""The arguments of `UNet`, and from where to where each makes sense."""
+"""The arguments of `UNet`, and the lowest and highest value of each."""
 BACKGROUND = 0
-"""The label of background, and of what was not looked at."""
+"""The label of background, and of pixels that were not segmented."""
 CLASS_COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#ffe119", "#f58231", "#911eb4", "#46f0f0", "#f032e6")
 
 
 @dataclass(frozen=True)
 class LabelClass:
-    """What one output channel of the network stands for."""
+    """The meaning of one output channel of the network."""
 
     name: str
-    """As viewers show it."""
+    """The name that viewers show."""
     label: int
     """The value of its pixels in the label array, 1 to 255; 0 for the background channel."""
     color: str
-    """``#rrggbb``, as viewers draw it."""
+    """The colour in which viewers draw it, ``#rrggbb``."""
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model says beside its weights.
+    """What a model says about its weights.
 
     Raises
     ------
@@ -65,15 +65,15 @@ class ModelSpec:
     classes: tuple[LabelClass, ...]
     """One per output channel of the network."""
     mpp: float | None = None
-    """Micrometres per pixel it was trained at; None: it does not care, level 0 is used."""
+    """Micrometres per pixel it was trained at; None: any, and level 0 is used."""
     mean: tuple[float, ...] = (0.5,)
     """Subtracted from each channel, as a share of the pixel type's full scale; one value serves all channels."""
     std: tuple[float, ...] = (0.25,)
-    """What each channel is then divided by; one value serves all channels."""
+    """Divisor of each channel after that, as a share of full scale; one value serves all channels."""
     name: str = "unnamed"
-    """As people call it."""
+    """The name that people call it by."""
     licence: str = "not stated"
-    """Of the weights."""
+    """Licence of the weights."""
     training: dict[str, Any] = field(default_factory=dict)
     """How it was trained: data, settings, scores. Plain JSON."""
 
@@ -82,29 +82,29 @@ class ModelSpec:
             raise ModelError(f"model {self.name!r} {problem}")
 
     def _problems(self) -> Iterator[str]:
-        """What is wrong with it, the most basic first; what follows relies on what came before."""
+        """What is wrong with it, basic things first; later checks rely on earlier ones."""
         texts = [self.name, self.licence, *(text for c in self.classes for text in (c.name, c.color))]
         labels, colors = [c.label for c in self.classes], [c.color for c in self.classes]
         if not all(isinstance(text, str) for text in texts):
             yield f"has names that are not text: {texts}"
         if not isinstance(self.training, dict):
-            yield f"says of its training {self.training!r}, which is not a table"
+            yield f"has a training record that is not a table: {self.training!r}"
         if not labels:
-            yield "has no class"
+            yield "has no classes"
         if not all(type(label) is int and 0 <= label <= 255 for label in labels):
             yield f"has labels that are not whole numbers from 0 to 255: {labels}"
         if len(set(labels)) < len(labels):
-            yield f"has two classes with one label: {labels}"
+            yield f"has two classes with the same label: {labels}"
         if labels == [BACKGROUND]:
             yield f"has only a background, label {BACKGROUND}"
         if not all(re.fullmatch("#[0-9a-fA-F]{6}", color) for color in colors):
             yield f"has colours that are not #rrggbb: {colors}"
         if self.mpp is not None and not 0 < self.mpp < math.inf:
-            yield f"says {self.mpp} micrometres per pixel"
+            yield f"has {self.mpp} micrometres per pixel, which is not a positive number"
         if not self.std or not all(0 < value < math.inf for value in self.std):
-            yield f"divides by a standard deviation of {self.std}"
+            yield f"has standard deviations that are not positive numbers, one or more: {self.std}"
         if not self.mean or not all(map(math.isfinite, self.mean)):
-            yield f"subtracts a mean of {self.mean}"
+            yield f"has means that are not finite numbers, one or more: {self.mean}"
 
 
 def default_classes(channels: int) -> tuple[LabelClass, ...]:
@@ -115,12 +115,12 @@ def default_classes(channels: int) -> tuple[LabelClass, ...]:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the header of a model file says; no weight is read for it."""
+    """The header of a model file, read without its weights."""
 
     path: str
     """The file, absolute."""
     sha256: str
-    """Of the whole file: the identity of the weights and of what is said of them."""
+    """Digest of the whole file: the identity of the weights and their header."""
     architecture: dict[str, int] = field(hash=False)
     """Arguments of `UNet`."""
     spec: ModelSpec = field(hash=False)
@@ -134,14 +134,14 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Model:
-    """A network ready to run, and what its file says."""
+    """A network ready to run, and the header of its file."""
 
     info: ModelInfo
     network: UNet
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model says beside its weights."""
+        """What the model says about its weights."""
         return self.info.spec
 
 
@@ -153,7 +153,7 @@ def save_model(path: str | Path, network: UNet, spec: ModelSpec) -> None:
     ModelError
         If the spec does not fit the network.
     OutputError
-        If the file can not be written.
+        If the file cannot be written.
     """
     header = {
         "format_version": FORMAT_VERSION,
@@ -168,18 +168,18 @@ def save_model(path: str | Path, network: UNet, spec: ModelSpec) -> None:
 
 
 def save_untrained(path: str | Path, sizes: dict[str, int], *, seed: int, mpp: float | None) -> int:
-    """Write a model of random weights, the same for the same ``seed``, and return how many they are.
+    """Write a model of random weights, the same for the same ``seed``, and return their number.
 
     Parameters
     ----------
     path
-        Where to.
+        The file to write.
     sizes
         Arguments of `UNet`.
     seed
-        Of the random numbers.
+        Seed of the weights.
     mpp
-        Micrometres per pixel that it says it is for.
+        Micrometres per pixel that the model states.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -201,7 +201,7 @@ def _check_fit(path: str | Path, architecture: dict[str, int], spec: ModelSpec) 
 
 
 def read_model_info(path: str | Path) -> ModelInfo:
-    """What the model says of itself.
+    """The header of the model file at ``path``, and its digest.
 
     Raises
     ------
@@ -215,7 +215,7 @@ def read_model_info(path: str | Path) -> ModelInfo:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except OSError as err:
-        raise ModelError(f"model {path} can not be read: {err.strerror or err}") from err
+        raise ModelError(f"model {path} cannot be read: {err.strerror or err}") from err
     except SafetensorError as err:
         raise ModelError(
             f"model {path} is truncated or not a safetensors file ({err}); copy it again, or give another with -m"
@@ -250,37 +250,37 @@ def _parse_header(path: Path, text: str) -> tuple[dict[str, int], ModelSpec]:
                 licence=header["licence"],
                 training=header["training"],
             )
-            said, halo = header["halo"], Receptive(architecture["depth"], architecture["convs_per_level"]).halo
+            stated, halo = header["halo"], Receptive(architecture["depth"], architecture["convs_per_level"]).halo
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as err:
-        raise ModelError(f"model {path} has a header that makes no sense: {type(err).__name__}: {err}") from err
+        raise ModelError(f"model {path} has an invalid header: {type(err).__name__}: {err}") from err
     if newer:
         raise ModelError(
             f"model {path} has format version {version}, this wsipipe reads up to {FORMAT_VERSION}; "
             "install a newer wsipipe"
         )
-    if said != halo:
-        raise ModelError(f"model {path} says a halo of {said} px, its architecture has {halo}")
+    if stated != halo:
+        raise ModelError(f"model {path} states a halo of {stated} px, but its architecture has {halo}")
     return architecture, spec
 
 
 def _whole(value: object, name: str, limits: tuple[int, int]) -> int:
-    """``value`` if it is a whole number within ``limits``, else a ValueError."""
+    """``value``. Raise a ValueError unless it is a whole number within ``limits``."""
     if type(value) is not int or not limits[0] <= value <= limits[1]:
         raise ValueError(f"{name} is {value!r}, not a whole number from {limits[0]} to {limits[1]}")
     return value
 
 
 def load_model(path: str | Path) -> Model:
-    """The network of a model file, on the CPU, in evaluation mode, and what the file says of it.
+    """The model in a file: its network, on the CPU and in evaluation mode, and its header.
 
     Raises
     ------
     ModelError
-        As `read_model_info`, and if the weights are not those of the architecture, or not finite float32.
+        As `read_model_info`, or if the weights are not those of the architecture, or not finite float32.
     """
     info = read_model_info(path)
     try:
-        # Its weights are replaced at once; on the "meta" device they would cost nothing, but 1.5 s of imports.
+        # Its weights are replaced at once. On the "meta" device they would cost nothing, except 1.5 s of imports.
         with torch.random.fork_rng(devices=[]):
             network = UNet(**info.architecture)
         with safe_open(path, framework="pt") as file:

@@ -57,7 +57,7 @@ class UNet(nn.Module):
 
     @property
     def architecture(self) -> dict[str, int]:
-        """The arguments that make this network again; without dropout, which is of its training."""
+        """The arguments that make this network again, except dropout, which belongs to its training."""
         return {
             "in_channels": self.in_channels,
             "classes": self.classes,
@@ -67,7 +67,7 @@ class UNet(nn.Module):
         }
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class.
+        """Logits, (n, class, y, x), of the images ``x``, (n, channel, y, x), float32; see the class.
 
         Raises
         ------
@@ -102,7 +102,7 @@ def level_convs(before: int, width: int, convs: int) -> nn.Sequential:
 
 
 def center(skip: Tensor, like: Tensor) -> Tensor:
-    """The middle of ``skip`` (n, c, h, w), as high and wide as ``like``: the paper's "copy and crop"."""
+    """The middle of ``skip``, (n, c, h, w), float32, as high and wide as ``like``: the paper's "copy and crop"."""
     top, left = (skip.shape[-2] - like.shape[-2]) // 2, (skip.shape[-1] - like.shape[-1]) // 2
     return skip[..., top : top + like.shape[-2], left : left + like.shape[-1]]
 
@@ -116,5 +116,5 @@ def he_init(module: nn.Module) -> None:
 
 
 def incoming(layer: nn.Conv2d | nn.ConvTranspose2d) -> int:
-    """Connections into an output of ``layer``: a 2x2 transposed convolution of stride 2 has one per input channel."""
+    """Connections into an output of ``layer``; a 2x2 transposed convolution of stride 2 has one per input channel."""
     return layer.in_channels * (layer.weight[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1)

@@ -1,1 +1,1 @@
-"""Training: patches, weights, augmentation, the loop (torch)."""
+"""Training: fields, patches, pixel weights, augmentation, the loop (torch)."""

@@ -1,7 +1,7 @@
-"""A patch that never was: turned, bent, lit and stained anew, the labels along with it.
+"""Augmentation: patches turned, bent, lit and stained anew, the labels along with them.
 
 The paper (arXiv:1505.04597, section 3.1) has shifts, rotations, elastic deformations and grey values. Geometry is
-one map: for each pixel of the patch the place that it comes from, about the patch's centre, in px, axes (y, x)::
+one map: for each pixel of the patch the position that it comes from, relative to the patch's centre, px, axes (y, x)::
 
     positions = turn @ (flip * offsets) / zoom + elastic
 
@@ -9,14 +9,12 @@ one map: for each pixel of the patch the place that it comes from, about the pat
     over the patch             |    |    |    |    |     between them a cubic spline, in y and in x
                                o---------o---------o
 
-The image is sampled there with cubic interpolation, the labels by the nearest pixel. What is drawn comes from the
+The image is sampled there with cubic interpolation, the labels by the nearest pixel. All random numbers come from the
 generator that is passed in, so that a seed gives the same bytes, whatever the number of threads.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -28,6 +26,7 @@ from scipy.interpolate import CubicSpline
 
 from wsipipe.arrays import Mask
 from wsipipe.errors import UsageError
+from wsipipe.tables import bound_problems, bounded
 from wsipipe.training.stain import jitter_stain, restain
 
 FloatImage = npt.NDArray[np.float32]
@@ -35,7 +34,7 @@ Positions = npt.NDArray[np.float64]
 Label = TypeVar("Label", bound=np.generic)
 
 INSIDE_PX = 2
-"""How far inside the image every position must lie: cubic interpolation takes two pixels at either side."""
+"""How far inside the image every position must lie: cubic interpolation reads two pixels at either side."""
 
 
 @dataclass(frozen=True)
@@ -45,54 +44,42 @@ class Augmentation:
     Raises
     ------
     UsageError
-        If a value makes no sense.
+        If a value is out of its bounds.
     """
 
-    elastic_px: float = 10.0
+    elastic_px: float = bounded(10.0, least=0)
     """Standard deviation of the displacement of the control points, in y and in x, px (the paper: 10); 0: none."""
-    elastic_grid: int = 3
+    elastic_grid: int = bounded(3, least=2, hint="fewer control points per side do not span a patch")
     """Control points per side of the patch (the paper: 3)."""
     flip: bool = True
     """Whether half of the patches are mirrored."""
     rotate: bool = True
     """Whether patches are turned, by any angle."""
-    scale: float = 1.25
-    """Objects appear up to so many times larger or smaller, each as likely; 1: never."""
-    intensity: float = 0.1
+    scale: float = bounded(1.25, least=1, hint="1.25 draws from 1 / 1.25 to 1.25")
+    """Objects appear up to this many times larger or smaller, each equally likely; 1: never."""
+    intensity: float = bounded(0.1, least=0)
     """Standard deviation of the logarithms of contrast and of brightness, and, halved, of what is added to every
     channel, full scale being 1; 0: none."""
-    noise: float = 0.02
+    noise: float = bounded(0.02, least=0)
     """Largest standard deviation of the noise that is added to every pixel, full scale being 1; 0: none."""
-    blur_px: float = 0.5
+    blur_px: float = bounded(0.5, least=0)
     """Other optics: detail finer than a Gaussian of this standard deviation loses up to 0.7 of its contrast, or gains
     up to 1.2; 0: neither."""
-    stain: float = 0.0
+    stain: float = bounded(0.0, least=0)
     """RGB only: standard deviation of the logarithm of each channel's optical density, with some offset and mixing of
     channels (`jitter_stain`); 0: none."""
-    restain: float = 0.0
+    restain: float = bounded(0.0, least=0, most=1)
     """RGB images with haematoxylin only: share of the patches that are drawn in other colours over drawn eosin, a
     fifth of them without nuclei (`wsipipe.training.stain.restain`); 0: none."""
 
     def __post_init__(self) -> None:
-        for problem in self._problems():
-            raise UsageError(f"[augmentation] {problem}")
+        for _, problem in bound_problems(self, ("augmentation",)):
+            raise UsageError(problem)
 
     @property
     def colors(self) -> bool:
         """Whether it is for RGB images only."""
         return self.stain > 0 or self.restain > 0
-
-    def _problems(self) -> Iterator[str]:
-        """What is wrong with it."""
-        for name in ("elastic_px", "intensity", "noise", "blur_px", "stain"):
-            if not 0 <= getattr(self, name) < math.inf:
-                yield f"{name} {getattr(self, name)} is not a number of 0 or more"
-        if self.elastic_grid < 2:
-            yield f"elastic_grid {self.elastic_grid} does not span a patch; 2 or more control points per side do"
-        if not 1 <= self.scale < math.inf:
-            yield f"scale {self.scale} is not 1 or more; 1.25 draws from 1 / 1.25 to 1.25"
-        if not 0 <= self.restain <= 1:
-            yield f"restain {self.restain} is not a share from 0 to 1"
 
 
 NO_AUGMENTATION = Augmentation(
@@ -101,14 +88,14 @@ NO_AUGMENTATION = Augmentation(
 
 
 def source_positions(rng: np.random.Generator, side: int, augmentation: Augmentation) -> Positions:
-    """Where each pixel of a patch comes from, about the patch's centre, px, float64 (2, side, side), (y, x) first.
+    """Where each pixel of a patch comes from, relative to its centre, px, float64 (2, side, side), (y, x) first.
 
     The centre of an even number of pixels lies between two. Without augmentation: ``pixel - (side - 1) / 2``.
     """
     turn = rng.uniform(0, 2 * np.pi) if augmentation.rotate else 0.0
     flip = rng.choice([-1, 1]) if augmentation.flip else 1
     zoom = augmentation.scale ** rng.uniform(-1, 1)
-    # cos and sin of 0 are whole, so that nothing is rounded where nothing is to be turned
+    # cos and sin of 0 are whole, so that nothing is rounded where nothing is turned
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * [1, flip] / zoom
     offsets = np.arange(side) - (side - 1) / 2
     positions: Positions = matrix[:, :1, None] * offsets[:, None] + matrix[:, 1:, None] * offsets
@@ -134,7 +121,7 @@ def elastic(rng: np.random.Generator, side: int, *, points: int, sigma_px: float
 def sample_image(pixels: FloatImage, positions: Positions) -> FloatImage:
     """``pixels`` (h, w, c) at ``positions`` (2, s, s), by cubic convolution, float32 (s, s, c).
 
-    At whole positions it is the pixel, rounded as float32 is. Values may overshoot those of the pixels around.
+    At whole positions it is the pixel, to the precision of float32. Values may overshoot those of the pixels around.
 
     Parameters
     ----------
@@ -157,7 +144,7 @@ def sample_image(pixels: FloatImage, positions: Positions) -> FloatImage:
 
 
 def sample_labels(labels: npt.NDArray[Label], positions: Positions) -> npt.NDArray[Label]:
-    """``labels`` (h, w), of any type, at the pixels nearest to ``positions`` (2, s, s) in them, (s, s)."""
+    """``labels``, (h, w), any dtype, at the pixels nearest to ``positions``, (2, s, s), float64; (s, s)."""
     y, x = np.rint(positions).astype(np.int64)
     nearest: npt.NDArray[Label] = labels[y, x]
     return nearest
@@ -177,7 +164,7 @@ def jitter(
     rng
         Draws everything.
     augmentation
-        How much.
+        How far to vary it.
 
     Returns
     -------
@@ -189,7 +176,7 @@ def jitter(
     Raises
     ------
     UsageError
-        If stains are to be varied of an image that is not RGB.
+        If it varies stains, and the image is not RGB.
     """
     if augmentation.colors and image.shape[-1] != 3:
         raise UsageError(
@@ -210,7 +197,7 @@ def jitter(
 
 
 def exposed(image: FloatImage, rng: np.random.Generator, sigma: float) -> FloatImage:
-    """``image`` with other contrast, about its mean, and other brightness, float32 (s, s, c), not clipped."""
+    """``image`` with another contrast, about its mean, and another brightness, float32 (s, s, c), not clipped."""
     if not sigma:
         return image
     contrast, brightness = np.exp(rng.normal(0, sigma, 2))

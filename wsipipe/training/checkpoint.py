@@ -1,6 +1,6 @@
 """A checkpoint: all that a training is, at one step, in one safetensors file that appears by rename.
 
-Nothing is pickled. A training that goes on from it computes, on a CPU, the same bits as one that never stopped.
+Nothing is pickled. On a CPU, a training that continues from it computes the same bits as one that never stopped.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ CHECKPOINT_KEY, CHECKSUM_KEY = "wsipipe-checkpoint", "crc32"
 
 @dataclass
 class Progress:
-    """How far a training is."""
+    """How far a training has come."""
 
     step: int = 0
     """Batches done."""
     seconds: float = 0.0
-    """Since its beginning, without the time between a crash and the next start."""
+    """Time since its beginning, without that between a crash and the next start."""
     best_step: int = 0
-    """When the weights were that are best so far; 0: none were validated yet."""
+    """The step whose weights are the best so far; 0: none were validated yet."""
     best_score: float = -1.0
-    """Of those."""
+    """The score of those weights, turned so that more is better."""
 
 
 def write_checkpoint(
@@ -50,22 +50,22 @@ def write_checkpoint(
     Parameters
     ----------
     path
-        Where to.
+        The file.
     fingerprint
-        Of data and settings; what is resumed must have the same.
+        Identity of data and settings; a training that resumes must have the same.
     progress
-        How far it is.
+        How far the training has come.
     network, optimizer
-        As they are.
+        Their present state is written.
     best
-        The best weights so far.
+        The best weights so far, by name, each of the shape and dtype of the network's, any axes (...).
     scale
-        Of the loss under float16, or None.
+        Scale of the loss under float16, or None.
 
     Raises
     ------
     OutputError
-        If the disk does not take it.
+        If it cannot be written.
     """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
@@ -79,29 +79,30 @@ def write_checkpoint(
 def read_checkpoint(
     path: Path, fingerprint: str, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, Tensor], float | None]:
-    """Take ``network`` and ``optimizer`` back to a checkpoint; gives how far it is, the best weights, and the scale.
+    """Restore ``network`` and ``optimizer`` from a checkpoint; returns its progress, best weights, and scale.
+
+    The best weights are by name, each of the shape and dtype of the network's, any axes (...).
 
     Raises
     ------
     TrainingError
-        If it can not be read, is damaged, or is of other data or settings.
+        If it cannot be read, is damaged, or is of other data or settings.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         text = metadata[CHECKPOINT_KEY]
-        if metadata[CHECKSUM_KEY] != checksum(text, tensors):
-            raise ValueError("its checksum is wrong")
+        _check_whole(metadata[CHECKSUM_KEY], text, tensors)
         header = json.loads(text)
         progress, scale, written_for = Progress(**header["progress"]), header["scale"], header["fingerprint"]
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as err:
         raise TrainingError(
-            f"checkpoint {path} can not be read ({err}); remove {path.parent} to begin anew, or use another -o"
+            f"checkpoint {path} cannot be read ({err}); remove {path.parent} to begin anew, or use another -o"
         ) from err
     if written_for != fingerprint:
         raise TrainingError(
-            f"checkpoint {path} is of other data or settings; train with those, or use another -o, "
+            f"checkpoint {path} was written with other data or settings; use those again, or another -o, "
             f"or remove {path.parent} to begin anew"
         )
     network.load_state_dict(_under(tensors, "network."))
@@ -110,12 +111,18 @@ def read_checkpoint(
 
 
 def checksum(text: str, tensors: dict[str, Tensor]) -> str:
-    """CRC-32 of ``text`` and of all ``tensors``, with their names and shapes: safetensors itself has none."""
+    """CRC-32 of ``text`` and all ``tensors``, of any axes (...) and dtype, with names: safetensors itself has none."""
     crc = zlib.crc32(text.encode())
     for name, tensor in sorted(tensors.items()):
         crc = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), crc)
         crc = zlib.crc32(tensor.contiguous().numpy().data, crc)
     return f"{crc:08x}"
+
+
+def _check_whole(expected: str, text: str, tensors: dict[str, Tensor]) -> None:
+    """Raise a ValueError unless ``text`` and ``tensors`` have the ``expected`` checksum."""
+    if expected != checksum(text, tensors):
+        raise ValueError("its checksum is wrong")
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -133,7 +140,7 @@ def _restore(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> No
 
 
 def check_space(path: Path, wanted: int) -> None:
-    """Raise an OutputError unless the disk under ``path`` has ``wanted`` bytes left."""
+    """Raise an OutputError unless the disk under ``path`` has ``wanted`` bytes free."""
     free = shutil.disk_usage(path).free
     if free < wanted:
         raise OutputError(f"{path} has {free / 1e6:,.0f} MB left, checkpoints need {wanted / 1e6:,.0f} MB; {MAKE_ROOM}")

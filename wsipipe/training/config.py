@@ -1,4 +1,4 @@
-"""What a training is to be: the tables of a TOML file, one frozen dataclass each.
+"""The configuration of a training: the tables of a TOML file, one frozen dataclass each.
 
 ::
 
@@ -6,6 +6,8 @@
     [data]                                folder = "fields"        labels_are = "instances"
     [[classes]]                           name = "nucleus"         color = "#ffe119"
     [network]   [patches]   [weights]   [augmentation]   [optimizer]   [loop]
+
+The bounds of a value stand beside its field; the functions below `TrainConfig` check how several values fit each other.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from wsipipe.errors import UsageError
 from wsipipe.geometry.network import Receptive
 from wsipipe.model.model_file import CLASS_COLORS, SIZES
 from wsipipe.rasters.label_raster import MAX_LABEL
-from wsipipe.tables import parse_table, parse_value, read_toml
+from wsipipe.tables import bound_problems, bounded, parse_table, parse_value, read_toml
 from wsipipe.training.augment import Augmentation
 from wsipipe.training.pixel_weights import TOUCHING, reach_of
 
@@ -33,7 +35,7 @@ TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class AnnotatedSlide:
-    """A slide, and what somebody drew on it: either annotations or a raster of labels."""
+    """A slide and its labels: either annotations or a raster of labels."""
 
     image: str
     """The slide."""
@@ -41,10 +43,15 @@ class AnnotatedSlide:
     """GeoJSON as QuPath writes it; polygons named after the classes, and regions outside which nothing is learnt."""
     labels: str | None = None
     """A raster of labels, at any level of the slide."""
-    mpp: float | None = None
-    """Micrometres per pixel of the slide's finest level, over what it says."""
+    mpp: float | None = bounded(None, above=0)
+    """Micrometres per pixel of the slide's finest level, in place of what its file says."""
     split: str | None = None
-    """``train``, ``validation`` or ``test``; without it `DataConfig.validation` and `DataConfig.test` say."""
+    """``train``, ``validation`` or ``test``; without it `DataConfig.validation` and `DataConfig.test` decide."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"[[data.slides]] {self.image}"
 
 
 @dataclass(frozen=True)
@@ -54,33 +61,43 @@ class DataConfig:
     folder: str | None = None
     """Pairs of ``NAME_image.*`` and ``NAME_label.*``, or of ``image/NAME.*`` and ``label/NAME.*``."""
     table: str | None = None
-    """CSV with the columns image and label, and if you like mpp and split; paths relative to the table."""
+    """CSV with the columns image and label, and optionally mpp and split; paths are relative to the table."""
     slides: tuple[AnnotatedSlide, ...] = ()
     """Annotated slides, ``[[data.slides]]``."""
     labels_are: LabelsAre = "instances"
-    """What the numbers in a raster of labels are: one per object; or ``components``, where each connected component of
-    what is not 0 is an object; or ``classes``, without objects."""
-    mpp: float | None = None
-    """Micrometres per pixel of the images, over what they say; for those of which a table does not say it."""
+    """The meaning of the numbers in a raster of labels: ``instances``, one number per object; ``components``, where
+    each connected component of what is not 0 is an object; or ``classes``, without objects."""
+    mpp: float | None = bounded(None, above=0)
+    """Micrometres per pixel of the images, in place of what they say; a table's column mpp takes precedence."""
     background: tuple[str, ...] = ()
-    """Names of annotations that are to be background, and cover what is below them."""
-    object_um: float | None = None
-    """For images that do not say their resolution, and have labels of objects: an image is taken to be at the mpp at
-    which its median object is a disc of so many micrometres across."""
-    validation: Split = 0.1
-    """What the best weights are chosen on: the last share of the names in order, or patterns of names."""
-    test: Split = 0.0
-    """What is not looked at until the end, and gives the scores: a share, behind that of `validation`, or patterns."""
+    """Names of annotations that count as background, and cover what is below them."""
+    object_um: float | None = bounded(None, above=0)
+    """Median diameter of the objects, micrometres, for images that do not say their resolution: an image is taken to
+    have the mpp at which its median object is a disc this wide."""
+    validation: float | tuple[str, ...] = bounded(0.1, least=0, below=1, hint="a list of names is allowed, too")
+    """The images that the best weights are chosen on: a share, the last in order of names, or patterns of names."""
+    test: float | tuple[str, ...] = bounded(0.0, least=0, below=1, hint="a list of names is allowed, too")
+    """The images that are used only at the end, for the scores: a share, after that of `validation`, or patterns."""
+
+    @property
+    def has_annotations(self) -> bool:
+        """Whether any slide has annotations."""
+        return any(slide.annotations for slide in self.slides)
+
+    @property
+    def is_annotated(self) -> bool:
+        """Whether all images are slides with annotations, which go by the names of the classes."""
+        return bool(self.slides) and all(slide.annotations for slide in self.slides)
 
 
 @dataclass(frozen=True)
 class ClassConfig:
-    """A class to be learnt. Background needs no entry."""
+    """A class to learn. Background needs no entry."""
 
     name: str
-    """As viewers, and annotations, name it."""
+    """Its name in viewers, and in annotations."""
     color: str | None = None
-    """``#rrggbb``; by default of the palette."""
+    """``#rrggbb``; by default one of the palette."""
     value: int | None = None
     """Its value in rasters of ``classes``; by default its number, from 1."""
 
@@ -89,30 +106,30 @@ class ClassConfig:
 class NetworkConfig:
     """The arguments of `UNet`."""
 
-    base_channels: int = 32
+    base_channels: int = bounded(32, least=SIZES["base_channels"][0], most=SIZES["base_channels"][1])
     """Channels of the first level (the paper: 64)."""
-    depth: int = 4
-    """Poolings."""
+    depth: int = bounded(4, least=SIZES["depth"][0], most=SIZES["depth"][1])
+    """Number of poolings."""
     convs_per_level: int = 2
     """3x3 valid convolutions per level and side."""
-    dropout: float = 0.5
-    """Share of the deepest level's outputs that a step leaves out. A narrow network under 0.5 learns to do without its
-    deepest level; 0: none."""
+    dropout: float = bounded(0.5, least=0, below=1)
+    """Share of the deepest level's outputs that a step leaves out; 0: none. At 0.5, a narrow network learns to do
+    without its deepest level."""
     sigmoid: bool = False
     """One sigmoid channel and binary cross entropy in place of a softmax; for one class."""
 
 
 @dataclass(frozen=True)
 class PatchConfig:
-    """What one example is."""
+    """How large an example is, and where it is taken."""
 
     core: int = 256
-    """Side in pixels of the target; what the network sees is larger by its margin."""
-    balance: float = 0.5
-    """Share of the patches that are laid where a class occurs that was drawn first, each as often; the others lie
-    anywhere in the labelled area."""
+    """Side of the target, px; the network sees more, by its margin."""
+    balance: float = bounded(0.5, least=0, most=1)
+    """Share of the patches for which a class is drawn first, each equally often, and then a place where it occurs; the
+    others lie anywhere in the labelled area."""
     small_images: Literal["refuse", "mirror"] = "refuse"
-    """What becomes of an image that is smaller than `core`: an error, or it is continued by its mirror."""
+    """What happens to an image smaller than `core`: ``refuse`` is an error, ``mirror`` continues it by its mirror."""
 
 
 @dataclass(frozen=True)
@@ -121,84 +138,87 @@ class WeightConfig:
 
     balance: bool = True
     """Whether each class counts as much as any other."""
-    w0: float = 10.0
+    w0: float = bounded(10.0, least=0)
     """How much more the background counts where two objects meet."""
-    sigma_px: float = 5.0
-    """How near they must be for it."""
+    sigma_px: float = bounded(5.0, above=0)
+    """How far that weight reaches: its standard deviation (sigma of equation 2), px."""
     ridge_px: float = TOUCHING
-    """What is this near to another object becomes background, so that there is some between any two: 1.5 takes one
-    pixel of each of two objects that touch. A wider one is easier to learn, and costs the outlines a little."""
+    """Distance to another object, px, up to which an object's pixels become background, so that there is some between
+    any two: 1.5 takes one pixel of each of two objects that touch. A wider ridge is easier to learn, and makes the
+    outlines a little worse."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How weights are moved."""
+    """How the weights are updated."""
 
     name: Literal["adamw", "sgd"] = "adamw"
-    """``sgd`` is that of the paper, with momentum; its learning rate stays."""
-    learning_rate: float = 4e-3
-    """The largest; AdamW reaches it after `warm_up` steps, and comes down to 0 by a cosine, and gives layers of many
-    connections less of it (`wsipipe.training.optimizer.shares_under_adam`), so that one suits any width and depth."""
-    momentum: float = 0.99
-    """Of ``sgd``."""
-    weight_decay: float = 1e-3
-    """Of ``adamw``."""
-    warm_up: int = 50
-    """Steps."""
-    clip: float = 1.0
-    """Longest gradient there may be (its norm)."""
-    batch: int = 1
-    """Patches a step, over all devices."""
-    average: float = 0.0
-    """The weights that are validated and kept are an average over steps, each counting so much less than the next one
-    (Polyak and Juditsky 1992): 0.99 looks back some 100 steps; 0 keeps the weights as they are."""
+    """``sgd`` is that of the paper, with momentum; its learning rate is constant after `warm_up`."""
+    learning_rate: float = bounded(4e-3, above=0)
+    """The largest learning rate. AdamW reaches it after `warm_up` steps, and comes down to 0 by a cosine; it gives
+    layers of many connections less of it (`wsipipe.training.optimizer.shares_under_adam`), so that one rate suits any
+    width and depth."""
+    momentum: float = bounded(0.99, least=0, below=1)
+    """Momentum of ``sgd``."""
+    weight_decay: float = bounded(1e-3, least=0)
+    """Weight decay of ``adamw``."""
+    warm_up: int = bounded(50, least=0)
+    """Steps in which the learning rate rises to its largest value."""
+    clip: float = bounded(1.0, above=0)
+    """Largest norm of the gradient; a longer one is shortened to it."""
+    batch: int = bounded(1, above=0)
+    """Patches per step, over all devices."""
+    average: float = bounded(0.0, least=0, below=1)
+    """The weights that are validated and kept are an average over steps, in which each counts this much relative to
+    the next one (Polyak and Juditsky 1992): 0.99 looks back some 100 steps; 0 keeps the weights as they are."""
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long, and what is looked at on the way."""
+    """How long to train, and when to validate and to write checkpoints."""
 
-    steps: int = 2000
-    """Batches."""
-    minutes: float | None = None
-    """Train for so long in place of `steps`."""
-    seed: int = 0
-    """Of weights, patches and dropout."""
-    validate_every: int = 100
-    """Steps."""
-    checkpoint_every: int = 100
-    """Steps; after a crash at most so many are done again."""
+    steps: int = bounded(2000, above=0)
+    """Batches to train for."""
+    minutes: float | None = bounded(None, above=0)
+    """Time to train for, in place of `steps`."""
+    seed: int = bounded(0, least=0, below=2**63)
+    """Seed of weights, patches and dropout."""
+    validate_every: int = bounded(100, above=0)
+    """Steps from one validation to the next."""
+    checkpoint_every: int = bounded(100, above=0)
+    """Steps from one checkpoint to the next; after a crash at most this many are done again."""
     select: str = "dice"
     """The score by which the best weights are chosen."""
     calibrate: bool = False
-    """Whether the bias of background is moved at the end, by what gives the best `select` on the validation images:
-    border weights make a network say background where it is in doubt, more or less than a score wants."""
-    workers: int | None = None
-    """Processes that make patches; 0: none but this one. By default what the processor has to spare."""
-    threads: int | None = None
-    """Threads that a CPU trains with, over all replicas: another number adds up in another order, and gives weights
-    that differ in the last bits, then everywhere. By default all cores."""
+    """Whether the bias of background is moved at the end, to the best `select` on the validation images: border
+    weights make a network say background where it is in doubt, more or less often than a score rewards."""
+    workers: int | None = bounded(None, least=0)
+    """Processes that make patches, per device; 0: the training process makes them. By default as many as the processor
+    has to spare."""
+    threads: int | None = bounded(None, above=0)
+    """CPU threads to train with, over all replicas; by default all cores. Another number adds up in another order, and
+    gives weights that differ in the last bits first, then everywhere."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All of it.
+    """The whole configuration.
 
     Raises
     ------
     UsageError
-        If values make no sense, by themselves or together.
+        If a value is out of its bounds, or values do not fit each other.
     """
 
     data: DataConfig
     name: str = "unnamed"
-    """Of the model."""
+    """Name of the model."""
     licence: str = "not stated"
-    """Of its weights, as an SPDX expression if there is one."""
-    mpp: float | None = None
-    """Micrometres per pixel to train at; None: at those of the images, and the model runs on any slide's level 0."""
+    """Licence of its weights, an SPDX expression if there is one."""
+    mpp: float | None = bounded(None, above=0)
+    """Micrometres per pixel to train at; None: those of the images, and the model runs on any slide's level 0."""
     classes: tuple[ClassConfig, ...] = (ClassConfig("object"),)
-    """Beside background."""
+    """The classes beside background."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     patches: PatchConfig = field(default_factory=PatchConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
@@ -217,7 +237,7 @@ class TrainConfig:
 
     @property
     def colors(self) -> tuple[str, ...]:
-        """Of the classes."""
+        """The colour of each class, as given or of the palette."""
         return tuple(c.color or CLASS_COLORS[(i + 3) % len(CLASS_COLORS)] for i, c in enumerate(self.classes))
 
     @property
@@ -226,126 +246,108 @@ class TrainConfig:
         return {0: 0} | {c.value if c.value is not None else i: i for i, c in enumerate(self.classes, 1)}
 
     def as_json(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """The configuration in plain JSON types."""
         document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return document
 
     def _problems(self) -> Iterator[str]:
-        """What is wrong with it; what follows relies on what came before."""
-        data, patches, loop, optimizer = self.data, self.patches, self.loop, self.optimizer
-        if sum(map(bool, (data.folder, data.table, data.slides))) != 1:
-            yield "[data] names its images by one of folder, table and slides"
-        for slide in data.slides:
-            if (slide.annotations is None) == (slide.labels is None):
-                yield f"[[data.slides]] {slide.image} needs one of annotations and labels"
-            if slide.split not in (None, *SPLITS):
-                yield f"[[data.slides]] {slide.image} has the split {slide.split!r}; allowed: {', '.join(SPLITS)}"
-            if slide.mpp is not None and not 0 < slide.mpp < float("inf"):
-                yield f"[[data.slides]] {slide.image} has mpp {slide.mpp}, which is not a positive number"
-        drawn = bool(data.slides) and all(slide.annotations for slide in data.slides)
-        for name, share in (("validation", data.validation), ("test", data.test)):
-            if not isinstance(share, tuple) and not 0 <= share < 1:
-                yield f"[data] {name} {share} is not a share from 0 to below 1, nor a list of names"
-        names = [c.name for c in self.classes]
-        if not 1 <= len(names) <= 255 or len(set(names)) < len(names):
-            yield f"[[classes]] has {len(names)} entries, {sorted(names)}; 1 to 255 of different names are allowed"
-        if "background" in map(str.lower, names):
-            yield "[[classes]] has a background, which needs no entry: it is 0, and what is not annotated; take it out"
-        if data.labels_are != "classes" and not drawn and len(names) > 1:
-            yield (
-                f"[data] labels_are {data.labels_are!r} tells objects, not which of the {len(names)} classes they are; "
-                "give one class, or labels_are = 'classes'"
+        """What is wrong with it; later checks rely on earlier ones."""
+        yield from (message for _, message in bound_problems(self))
+        yield from _data_problems(self.data)
+        yield from _class_problems(self)
+        yield from _resolution_problems(self)
+        self.receptive.check_core(self.patches.core, "[patches] core")
+        yield from _weight_problems(self)
+
+
+def _data_problems(data: DataConfig) -> Iterator[str]:
+    """What is wrong with the images that the configuration names."""
+    given = [key for key in ("folder", "table", "slides") if getattr(data, key)]
+    if len(given) != 1:
+        yield f"[data] has {' and '.join(given) or 'no images'}; give one of folder, table and slides"
+    for slide in data.slides:
+        if (slide.annotations is None) == (slide.labels is None):
+            yield f"{slide.name} needs one of annotations and labels"
+        if slide.split not in (None, *SPLITS):
+            yield f"{slide.name} has the split {slide.split!r}; allowed: {', '.join(SPLITS)}"
+    if data.background and not data.has_annotations:
+        yield f"[data] background {list(data.background)} names annotations, but no slide has any; remove it"
+
+
+def _class_problems(config: TrainConfig) -> Iterator[str]:
+    """What is wrong with the classes, by themselves, or with labels that cannot tell them."""
+    data, names = config.data, [c.name for c in config.classes]
+    if not 1 <= len(names) <= 255 or len(set(names)) < len(names):
+        yield f"[[classes]] has {len(names)} entries, {sorted(names)}; 1 to 255 with different names are allowed"
+    if "background" in map(str.lower, names):
+        yield "[[classes]] has a background, which needs no entry: it is 0, and what is not annotated; remove it"
+    if data.labels_are != "classes" and not data.is_annotated and len(names) > 1:
+        yield (
+            f"[data] labels_are {data.labels_are!r} tells objects, not which of the {len(names)} classes they are; "
+            "give one class, or labels_are = 'classes'"
+        )
+    if colors := [c.color for c in config.classes if c.color and not re.fullmatch("#[0-9a-fA-F]{6}", c.color)]:
+        yield f"[[classes]] has the color {colors[0]!r}; allowed: '#rrggbb', such as '#ffe119'"
+    given = {c.name: c.value for c in config.classes if c.value is not None}
+    if given and (data.is_annotated or data.labels_are != "classes"):
+        name, value = next(iter(given.items()))
+        yield (
+            f"[[classes]] {name} has the value {value}, but only rasters of classes have values; "
+            + (
+                "annotations have names: remove it"
+                if data.is_annotated
+                else "set [data] labels_are = 'classes', or remove it"
             )
-        if colors := [c.color for c in self.classes if c.color and not re.fullmatch("#[0-9a-fA-F]{6}", c.color)]:
-            yield f"[[classes]] has the color {colors[0]!r}; allowed: '#rrggbb', such as '#ffe119'"
-        given = {c.name: c.value for c in self.classes if c.value is not None}
-        if given and (drawn or data.labels_are != "classes"):
-            yield (
-                f"[[classes]] {next(iter(given))} has a value, which rasters of classes have; "
-                + ("annotations have names" if drawn else "say [data] labels_are = 'classes', or leave it away")
-            )
-        if any(not 0 < value <= MAX_LABEL for value in given.values()):
-            yield f"[[classes]] has the values {given}; from 1 to {MAX_LABEL} are allowed, 0 is background"
-        if len(self.values) <= len(names):
-            yield f"[[classes]] has two classes of one value: {self.values}"
-        if self.network.sigmoid and len(names) > 1:
-            yield f"[network] sigmoid is for one class; there are {len(names)}: {', '.join(names)}"
-        for where, positive in (
-            ("mpp", self.mpp),
-            ("[data] mpp", data.mpp),
-            ("[data] object_um", data.object_um),
-            ("[weights] sigma_px", self.weights.sigma_px),
-            ("[optimizer] learning_rate", optimizer.learning_rate),
-            ("[optimizer] clip", optimizer.clip),
-            ("[optimizer] batch", optimizer.batch),
-            ("[network] base_channels", self.network.base_channels),
-            ("[loop] steps", loop.steps),
-            ("[loop] minutes", loop.minutes),
-            ("[loop] threads", loop.threads),
-            ("[loop] validate_every", loop.validate_every),
-            ("[loop] checkpoint_every", loop.checkpoint_every),
-        ):
-            if positive is not None and not 0 < positive < float("inf"):
-                yield f"{where} {positive} is not a positive number"
-        if data.object_um is not None and self.mpp is None:
-            yield "[data] object_um sizes the images for an mpp; give mpp"
-        if data.object_um is not None and data.mpp is not None:
-            yield "[data] object_um is for images whose resolution nobody knows; give one of mpp and object_um"
-        if data.background and not any(slide.annotations for slide in data.slides):
-            yield "[data] background names annotations, and there are none"
-        if data.object_um is not None and (data.slides or data.labels_are == "classes"):
-            yield (
-                "[data] object_um is for images of a folder or table, with objects; "
-                + ("give the mpp of each of [[data.slides]]" if data.slides else "give [data] mpp")
-            )
-        if not 0 <= patches.balance <= 1:
-            yield f"[patches] balance {patches.balance} is not a share from 0 to 1"
-        for where, least in (
-            ("[weights] w0", self.weights.w0),
-            ("[loop] seed", loop.seed),
-            ("[optimizer] warm_up", optimizer.warm_up),
-            ("[optimizer] weight_decay", optimizer.weight_decay),
-        ):
-            if not 0 <= least < float("inf"):
-                yield f"{where} {least} is not a number of 0 or more"
-        if loop.seed >= 2**63:
-            yield f"[loop] seed {loop.seed} is not below 2**63"
-        for where, share in (
-            ("[network] dropout", self.network.dropout),
-            ("[optimizer] momentum", optimizer.momentum),
-            ("[optimizer] average", optimizer.average),
-        ):
-            if not 0 <= share < 1:
-                yield f"{where} {share} is not from 0 to below 1"
-        if loop.workers is not None and loop.workers < 0:
-            yield f"[loop] workers {loop.workers} is not 0 or more"
-        for where, (lowest, highest) in (("base_channels", SIZES["base_channels"]), ("depth", SIZES["depth"])):
-            if not lowest <= getattr(self.network, where) <= highest:
-                yield f"[network] {where} {getattr(self.network, where)} is not from {lowest} to {highest}"
-        self.receptive.check_core(patches.core, "[patches] core")
-        context = self.receptive.margin // 2
-        if self.weights.w0 and data.labels_are == "classes" and not any(s.annotations for s in data.slides):
-            yield "[weights] w0 needs objects, and labels_are 'classes' has none; set w0 = 0"
-        ridge = self.weights.ridge_px
-        if not TOUCHING <= ridge < context + 1:
-            yield (
-                f"[weights] ridge_px {ridge:g} is not from {TOUCHING} to below {context + 1}: "
-                f"a patch has {context} px of context"
-            )
-        elif self.weights.w0 and (beyond := reach_of(self.weights.sigma_px) + math.floor(ridge)) > context:
-            yield (
-                f"[weights] sigma_px {self.weights.sigma_px:g} looks {beyond} px beyond the target, where a patch has "
-                f"{context}; at most {(context - math.floor(ridge)) // 6}, or a deeper [network]"
-            )
+        )
+    if any(not 0 < value <= MAX_LABEL for value in given.values()):
+        yield f"[[classes]] has the values {given}; from 1 to {MAX_LABEL} are allowed, 0 is background"
+    if len(config.values) <= len(names):
+        yield f"[[classes]] has two classes with the same value: {config.values}"
+    if config.network.sigmoid and len(names) > 1:
+        yield f"[network] sigmoid is for one class; there are {len(names)}: {', '.join(names)}"
+
+
+def _resolution_problems(config: TrainConfig) -> Iterator[str]:
+    """Why the images cannot be scaled by the size of their objects, if that is wanted."""
+    data = config.data
+    if data.object_um is None:
+        return
+    if config.mpp is None:
+        yield "[data] object_um scales the images to an mpp; give mpp"
+    if data.mpp is not None:
+        yield "[data] object_um is for images of unknown resolution; give one of mpp and object_um"
+    if data.slides or data.labels_are == "classes":
+        yield (
+            "[data] object_um is for images of a folder or table, with objects; "
+            + ("give the mpp of each of [[data.slides]]" if data.slides else "give [data] mpp")
+        )
+
+
+def _weight_problems(config: TrainConfig) -> Iterator[str]:
+    """Why the border weights cannot be computed, on these labels or within the context that a patch has."""
+    weights, context = config.weights, config.receptive.margin // 2
+    if weights.w0 and config.data.labels_are == "classes" and not config.data.has_annotations:
+        yield "[weights] w0 needs objects, and labels_are 'classes' has none; set w0 = 0"
+    ridge = weights.ridge_px
+    if not TOUCHING <= ridge < context + 1:
+        yield (
+            f"[weights] ridge_px {ridge:g} is not from {TOUCHING} to below {context + 1}: "
+            f"a patch has {context} px of context"
+        )
+    elif weights.w0 and (reach := reach_of(weights.sigma_px) + math.floor(ridge)) > context:
+        yield (
+            f"[weights] sigma_px {weights.sigma_px:g} reaches {reach} px beyond the target, where a patch has "
+            f"{context}; at most {(context - math.floor(ridge)) // 6} is possible, or use a deeper [network]"
+        )
 
 
 def load_config(path: Path) -> TrainConfig:
-    """The training that a TOML file describes.
+    """The configuration in the TOML file at ``path``.
 
     Raises
     ------
     UsageError
-        If it can not be read, has a key that is not known, or a value of the wrong kind.
+        If it cannot be read, has a key that is not known, or a value that is not allowed.
     """
     document, _ = read_toml(path)
     try:
@@ -355,16 +357,16 @@ def load_config(path: Path) -> TrainConfig:
 
 
 def config_of(document: dict[str, Any]) -> TrainConfig:
-    """The training that ``document`` says, as tomllib reads it, or as `TrainConfig.as_json` gives it.
+    """The configuration in ``document``, as tomllib reads it, or as `TrainConfig.as_json` gives it.
 
     Raises
     ------
     UsageError
-        If it has a key that is not known, or a value of the wrong kind; the message names table and key.
+        If it has a key that is not known, or a value that is not allowed; the message names table and key.
     """
     return parse_table(TrainConfig, document)  # type: ignore[no-any-return]
 
 
 def parse_labels_are(text: str) -> LabelsAre:
-    """``text`` as `DataConfig.labels_are`; a UsageError if it is none."""
+    """``text`` as `DataConfig.labels_are`. Raise a UsageError unless it is one of its values."""
     return parse_value(LabelsAre, text, "--labels-are")  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The training set: fields of view, each an image and what is known of its pixels, at the resolution to train at.
+"""The training set: fields of view, each an image and its labels, at the resolution to train at.
 
 Small images are held in memory, scaled once; slides stay in their files, and are read and rasterised box by box.
 A field goes to the processes that make patches by pickling.
@@ -32,7 +32,7 @@ from wsipipe.slides.slide import choose_level
 from wsipipe.tables import positive, read_csv
 from wsipipe.training.config import SPLITS, TEST, TRAIN, VALIDATION, AnnotatedSlide, Split, TrainConfig
 from wsipipe.training.resize import nearest, resized, scaled_shape
-from wsipipe.training.truth import PIECES, HeldTruth, RasterTruth, Truth, as_truth, bounding
+from wsipipe.training.truth import HeldTruth, RasterTruth, Truth, as_truth, bounding, check_objects
 
 HELD_PX = 2**24
 """Images up to this size are held in memory."""
@@ -42,7 +42,7 @@ class FieldImage(Protocol):
     """Pixels, read box by box."""
 
     def read(self, box: Box) -> Pixels:
-        """(h, w, channel), uint8 or uint16."""
+        """The pixels in ``box``, (y, x, channel), uint8 or uint16."""
         ...
 
 
@@ -61,15 +61,15 @@ class Field:
     image: FieldImage
     truth: Truth
     sha256: str
-    """Of what it was read from: the image's file and the labels' (of slides, their identity)."""
+    """Digest of its sources: the files of image and labels, or a slide's identity and the file of its labels."""
 
     def pixels_at(self, rows: Indices, cols: Indices) -> Pixels:
-        """The pixels at ``rows`` x ``cols``, int64 indices in any order, (len(rows), len(cols), channel)."""
+        """The pixels at ``rows`` x ``cols``, (y, x, channel), uint8 or uint16; the indices are int64, in any order."""
         box, ys, xs = bounding(rows, cols)
         return self.image.read(box)[ys[:, None], xs]
 
     def truth_at(self, rows: Indices, cols: Indices) -> Annotated:
-        """What is known of the pixels at ``rows`` x ``cols``."""
+        """The labels at ``rows`` x ``cols``, each (y, x); the indices are int64, in any order."""
         box, ys, xs = bounding(rows, cols)
         truth, where = self.truth.read(box), (ys[:, None], xs)
         return Annotated(truth.classes[where], truth.instances[where], truth.inside[where])
@@ -80,10 +80,10 @@ class HeldImage:
     """An image in memory."""
 
     pixels: Pixels
-    """(y, x, channel)."""
+    """(y, x, channel), uint8 or uint16."""
 
     def read(self, box: Box) -> Pixels:
-        """See `FieldImage.read`."""
+        """The pixels in ``box``, (y, x, channel), uint8 or uint16."""
         return self.pixels[box.slices]
 
 
@@ -93,9 +93,9 @@ def read_fields(config: TrainConfig, roots: Sequence[Path]) -> list[Field]:
     Raises
     ------
     UsageError
-        If there is none, or none to train on.
+        If there are none, or none to train on.
     SlideError
-        If an image or its labels can not be used; the message names the file.
+        If an image or its labels cannot be used; the message names the file.
     """
     data = config.data
     if data.slides:
@@ -113,7 +113,7 @@ def read_fields(config: TrainConfig, roots: Sequence[Path]) -> list[Field]:
 
 
 def at(path: str, roots: Sequence[Path]) -> Path:
-    """``path`` in the first of ``roots`` that has it; in the very first if none has."""
+    """``path`` in the first of ``roots`` that has it; in the first of all if none has."""
     places = [root / path for root in roots]
     return next((place for place in places if os.path.lexists(place)), places[0])
 
@@ -135,7 +135,7 @@ def _pairs_of_folder(folder: Path) -> Iterator[Pair]:
 
 
 def _pairs_of_table(table: Path) -> Iterator[Pair]:
-    """The rows of a CSV file; an image goes by its file name, or by its path if two files have one name."""
+    """The rows of a CSV file; an image goes by its file name, or by its path if two files have the same name."""
     rows = read_csv(table, ("image", "label"), ("mpp", "split"))
     names = [Path(row["image"]).name for _, row in rows]
     for (where, row), name in zip(rows, names, strict=True):
@@ -152,7 +152,7 @@ def _pair_field(pair: Pair, config: TrainConfig) -> Field:
     if image.shape != labels.shape:
         raise LabelError(
             f"{pair.image} has {image.shape[0]} x {image.shape[1]} px, its labels {labels.name} "
-            f"{labels.shape[0]} x {labels.shape[1]}; both must be of one size"
+            f"{labels.shape[0]} x {labels.shape[1]}; both must have the same size"
         )
     values = config.values if config.data.labels_are == "classes" else None
     sha256 = _digest(pair.image, pair.labels)
@@ -163,7 +163,7 @@ def _pair_field(pair: Pair, config: TrainConfig) -> Field:
     if config.data.labels_are == "components":
         ids = ndimage.label(ids > 0)[0].astype(np.int32)
     elif values is None:
-        _check_objects(ids, labels.name)
+        check_objects(ids, labels.name)
     truth = as_truth(ids, values, labels.name)
     shape = scaled_shape(image, _mpp_of(image, ids, config), config.mpp)
     held = HeldImage(resized(image.read(whole), shape))
@@ -172,7 +172,7 @@ def _pair_field(pair: Pair, config: TrainConfig) -> Field:
 
 
 def _slide_field(slide: AnnotatedSlide, config: TrainConfig, roots: Sequence[Path]) -> Field:
-    """The field of a slide, on the level that a run would take."""
+    """The field of a slide, on the level that a run would read."""
     opened = open_slide(at(slide.image, roots), mpp=slide.mpp or config.data.mpp)
     if opened.mpp is None and config.mpp is not None:
         raise ResolutionError(
@@ -191,8 +191,8 @@ def _slide_field(slide: AnnotatedSlide, config: TrainConfig, roots: Sequence[Pat
         raster = open_label_raster(source)
         if not one_image(raster.shape, level.shape):
             raise LabelError(
-                f"{source.name} of {raster.shape[0]} x {raster.shape[1]} px is no level of {opened.file}, whose "
-                f"level {level.index} has {level.shape[0]} x {level.shape[1]}; labels cover the whole slide"
+                f"{source.name} of {raster.shape[0]} x {raster.shape[1]} px is not a level of {opened.file}, whose "
+                f"level {level.index} has {level.shape[0]} x {level.shape[1]}; labels must cover the whole slide"
             )
         truth = RasterTruth(raster, level.shape, config.values if config.data.labels_are == "classes" else None)
     digest = hashlib.sha256((opened.identity + _digest(source)).encode()).hexdigest()
@@ -212,14 +212,14 @@ def _lazy_field(name: str, image: Raster, truth: Truth, sha256: str, config: Tra
         raise UsageError(f"{name} is too large for labels_are = 'components'; write its objects as numbers")
     if config.mpp is not None and scaled_shape(image, _mpp_of(image, None, config), config.mpp) != image.shape:
         raise ResolutionError(
-            f"{name} is too large to be brought to {config.mpp:g} micrometres per pixel in memory; give it under "
+            f"{name} is too large to be scaled to {config.mpp:g} micrometres per pixel in memory; give it under "
             "[[data.slides]], with a level of that resolution"
         )
     return Field(name, TRAIN, image.shape, image.channels, image.dtype, image, truth, sha256)
 
 
 def _mpp_of(image: Raster, ids: npt.NDArray[np.int32] | None, config: TrainConfig) -> float | None:
-    """Micrometres per pixel of ``image``, by the size of its objects where the configuration says so."""
+    """Micrometres per pixel of ``image``: its own, or by the size of its objects if the configuration says so."""
     if image.mpp is not None or config.data.object_um is None or config.mpp is None:
         return image.mpp
     if ids is None:
@@ -230,24 +230,13 @@ def _mpp_of(image: Raster, ids: npt.NDArray[np.int32] | None, config: TrainConfi
     areas = np.unique(ids[ids > 0], return_counts=True)[1]
     if not len(areas):
         raise ResolutionError(
-            f"{image.name} has no object, so object_um can not tell its resolution; give it in a table's column mpp"
+            f"{image.name} has no objects, so object_um cannot tell its resolution; give it in a table's column mpp"
         )
     return config.data.object_um / float(np.median(2 * np.sqrt(areas / np.pi)))
 
 
-def _check_objects(ids: npt.NDArray[np.int32], name: str) -> None:
-    """Raise a LabelError if ``ids`` (y, x) are classes rather than objects, by the number of their pieces."""
-    there = np.unique(ids[ids > 0])
-    pieces = sum(ndimage.label(ids == i)[1] for i in there[:20])
-    if len(there) and pieces > PIECES * len(there[:20]):
-        raise LabelError(
-            f"{name}: its values {', '.join(map(str, there[:5]))} lie in {pieces / len(there[:20]):.0f} separate "
-            "pieces each, so they are no objects; say labels_are = 'classes', or 'components' (--labels-are)"
-        )
-
-
 def _check_names(fields: Sequence[Field]) -> None:
-    """Raise a UsageError if two fields go by one name."""
+    """Raise a UsageError if two fields have the same name."""
     name, count = Counter(f.name for f in fields).most_common(1)[0]
     if count > 1:
         raise UsageError(f"{count} images are called {name}; names must differ")
@@ -260,11 +249,11 @@ def _check_alike(fields: Sequence[Field]) -> None:
         first, second = (
             f"{f.name} has {c} channel{'s'[: c > 1]} of {dtype}" for (c, dtype), f in list(kinds.items())[:2]
         )
-        raise ChannelError(f"{first}, {second}; all images of a training have the same channels and pixel type")
+        raise ChannelError(f"{first}, {second}; all images of a training must have the same channels and pixel type")
 
 
 def _check_sizes(fields: Sequence[Field], config: TrainConfig) -> None:
-    """Raise a UsageError if the target of a patch is larger than an image, unless that was asked for."""
+    """Raise a UsageError if the core of a patch is larger than an image, unless small images are mirrored."""
     smallest = min(fields, key=lambda f: min(f.shape))
     side, stride, core = min(smallest.shape), config.receptive.stride, config.patches.core
     if config.patches.small_images == "mirror" or core <= side:
@@ -278,7 +267,7 @@ def _check_sizes(fields: Sequence[Field], config: TrainConfig) -> None:
 
 
 def _split(fields: list[Field], given: list[str | None], validation: Split, test: Split) -> list[Field]:
-    """``fields`` with their splits: as given, else by pattern, else the last by share."""
+    """``fields`` with their splits: as given, or by pattern, or the last ones in order of names by share."""
     by_name = {f.name: f for f in fields}
     splits = dict(zip(by_name, given, strict=True))
     for split, wish in ((TEST, test), (VALIDATION, validation)):
@@ -304,7 +293,7 @@ def _some(names: dict[str, Field]) -> str:
 
 
 def _digest(*paths: Path) -> str:
-    """sha256 of files one after the other; of a folder, of all its files."""
+    """sha256 of the digests of files one after the other; a folder counts as all its files."""
     digest = hashlib.sha256()
     for path in paths:
         for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:

@@ -18,16 +18,21 @@ EVENT_KINDS = {TrainingStarted: "start", StepDone: "step", Validated: "validatio
 
 
 class Log:
-    """Writes what a training tells to ``path``, and its curves beside it.
+    """Writes the events of a training to ``path``, and its curves beside it.
 
     Parameters
     ----------
     path
-        The file; what it says of steps after ``first_step`` was lost with a crash, and is taken out.
+        The file; lines of steps after ``first_step`` are removed, because a crash undid those steps.
     first_step
-        Steps that the training goes on from.
+        The step that the training continues from.
     resume
-        Whether it does so; otherwise what the file has is of another training.
+        Whether it continues one; otherwise the file's lines are those of another training, and are dropped.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
     """
 
     def __init__(self, path: Path, first_step: int, *, resume: bool) -> None:
@@ -37,16 +42,16 @@ class Log:
         try:
             self.file = path.open("ab", buffering=0)  # what a full disk did not take is not tried again at the end
         except OSError as err:
-            raise OutputError(f"{path} can not be written: {err.strerror or err}") from err
+            raise OutputError(f"{path} cannot be written: {err.strerror or err}") from err
 
     def __call__(self, event: TrainingEvent) -> None:
-        """Write ``event``, at once."""
+        """Write ``event`` at once."""
         line = {"kind": EVENT_KINDS[type(event)], **_plain(asdict(event))}
         self.lines.append(line)
         try:
             self.file.write((json.dumps(line) + "\n").encode())
         except OSError as err:
-            raise OutputError(f"{self.path} can not be written: {err.strerror or err}; --resume goes on") from err
+            raise OutputError(f"{self.path} cannot be written: {err.strerror or err}; --resume continues") from err
         if isinstance(event, Validated):
             write_curves(self.path.with_name("curves.png"), self.lines)
 
@@ -60,7 +65,7 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, without one that was torn by a crash."""
+    """The lines of a log, without any that a crash tore."""
     lines = []
     for text in path.read_bytes().splitlines() if path.exists() else []:
         try:
@@ -71,7 +76,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON has it: what is no number is null."""
+    """``value`` in JSON types: a number that is not finite becomes null."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

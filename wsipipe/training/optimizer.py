@@ -1,4 +1,4 @@
-"""The optimiser of a training, its rate from step to step, and its loss."""
+"""The optimizer of a training, its learning rate from step to step, and the loss that it lowers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from wsipipe.model.unet import UNet, incoming
 from wsipipe.training.config import OptimizerConfig
 
 FULL_RATE = 9 * 16
-"""Connections of a layer up to which its weights have the whole learning rate: those of 3x3 pixels of 16 channels."""
+"""A layer with up to this many connections has the whole learning rate: 3x3 pixels of 16 channels."""
 
 
 def make_optimizer(network: UNet, wish: OptimizerConfig) -> torch.optim.Optimizer:
-    """SGD with momentum, as in the paper, or AdamW; a ``share`` of the learning rate goes with each group."""
+    """SGD with momentum, as in the paper, or AdamW; each group has its ``share`` of the learning rate."""
     if wish.name == "sgd":
         groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "share": 1.0}]
         return torch.optim.SGD(groups, lr=wish.learning_rate, momentum=wish.momentum)
@@ -26,13 +26,13 @@ def make_optimizer(network: UNet, wish: OptimizerConfig) -> torch.optim.Optimize
 
 
 def shares_under_adam(network: UNet) -> list[tuple[Tensor, float]]:
-    """Each parameter with its share of the learning rate: a weight's is less, the more connections its layer has.
+    """Each parameter, float32, any axes (...), with its share of the learning rate: less in layers of more connections.
 
-    Adam moves every weight as far, whatever its gradient; an output of n connections then moves n times as far as one
-    of a single one. At a rate that suits the first level most outputs of the deepest are thrown below 0 within the
-    first steps, and where its ReLU passes nothing on, a channel never comes back. So a weight of n times
-    `FULL_RATE` connections moves 1 / n as far (Yang et al. 2022, arXiv:2203.03466, table 3), and one rate suits
-    networks of any width and depth.
+    Adam moves every weight equally far, whatever its gradient; an output of n connections then moves n times as far as
+    an output of one. At a rate that suits the first level, most outputs of the deepest level fall below 0 within the
+    first steps, and a channel whose ReLU passes nothing on never recovers. So in a layer of n times `FULL_RATE`
+    connections a weight moves 1 / n as far (Yang et al. 2022, arXiv:2203.03466, table 3), and one rate suits networks
+    of any width and depth.
     """
     pairs = []
     for layer in network.modules():
@@ -43,30 +43,33 @@ def shares_under_adam(network: UNet) -> list[tuple[Tensor, float]]:
 
 
 def learning_rate(wish: OptimizerConfig, step: int, share: float) -> float:
-    """That of ``step``, with ``share`` of the training done: warm-up, then a cosine down to 0; constant for SGD."""
+    """The learning rate of ``step``, when ``share`` of the training is done.
+
+    It warms up, then comes down to 0 by a cosine; for SGD it is constant after the warm-up.
+    """
     warm = min(1.0, (step + 1) / wish.warm_up) if wish.warm_up else 1.0
     cosine = (1 + math.cos(math.pi * share)) / 2 if wish.name == "adamw" else 1.0
     return wish.learning_rate * warm * cosine
 
 
 def mixed_precision(device: torch.device) -> torch.dtype | None:
-    """What ``device`` multiplies faster than float32 and precisely enough to train with, or None."""
+    """The dtype that ``device`` multiplies faster than float32 and precisely enough to train with, or None."""
     if device.type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def weighted_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Mean over pixels of weight times cross entropy; of one channel binary cross entropy from logits.
+    """Mean over pixels of weight times cross entropy; binary cross entropy if there is one channel.
 
     Parameters
     ----------
     logits
-        (n, classes, y, x), float32.
+        Logits, (n, classes, y, x), float32.
     target
-        (n, y, x), int64: the class.
+        Classes, (n, y, x), int64.
     weight
-        (n, y, x), float32: the paper's w(x).
+        Weights, (n, y, x), float32: the paper's w(x).
     """
     if logits.shape[1] == 1:
         loss = functional.binary_cross_entropy_with_logits(logits[:, 0], target.to(logits.dtype), reduction="none")

@@ -1,11 +1,11 @@
-"""Patches: what the network will see in a run, with the target and the weight of each pixel of their core.
+"""Patches: tiles as the network sees them in a run, with the target and the weight of each pixel of their core.
 
 ::
 
-    |<------------------ tile ----------------->|      image    what one forward pass sees, mirrored at the border
-    | margin/2 |<--------- core --------->| margin/2 |  target   cropped to what comes out of the network
+    |<-------------------- tile -------------------->|   image    the input of one forward pass, mirrored at the border
+    | margin/2 |<--------- core --------->| margin/2 |   target   the core: the network's output, cropped
 
-Patch k depends on the seed and on k alone, whoever makes it: `numpy.random.default_rng([seed, k])`.
+Patch k depends on the seed and on k alone, whichever process makes it: `numpy.random.default_rng([seed, k])`.
 """
 
 from __future__ import annotations
@@ -34,35 +34,35 @@ from wsipipe.training.pixel_weights import border_weight, separated
 from wsipipe.training.sampling import PatchPlace, Places
 
 SPARE_PX = 3
-"""How far interpolation looks beyond the positions that it is asked for."""
+"""Pixels that are read beyond the outermost positions, for interpolation."""
 
 
 class Patch(NamedTuple):
-    """One example, or several stacked."""
+    """One example, or several stacked along a new first axis."""
 
     image: npt.NDArray[np.float32]
     """(channel, tile, tile), as a share of full scale."""
     target: npt.NDArray[np.int64]
     """(core, core): 0 background, 1 the first class ..."""
     weight: npt.NDArray[np.float32]
-    """(core, core): of each pixel in the loss."""
+    """(core, core): weight of each pixel in the loss."""
 
 
 @dataclass(frozen=True)
 class PatchMaker:
-    """All that it takes to make any patch of a training."""
+    """Makes any patch of a training."""
 
     fields: tuple[Field, ...]
     places: Places
     seed: int
     tile: int
-    """Side in pixels of what the network sees."""
+    """Side of the network's input, px."""
     margin: int
-    """Of the network: how much larger that is than the target."""
+    """How much larger that is than the target, px."""
     augmentation: Augmentation
     weights: WeightConfig
     class_weights: npt.NDArray[np.float64]
-    """(class,): of background, and of each class."""
+    """(class,): weight of background, and of each class."""
 
     def patch(self, k: int) -> Patch:
         """Patch number ``k``."""
@@ -71,7 +71,7 @@ class PatchMaker:
         return self.patch_at(place, source_positions(rng, self.tile, self.augmentation), rng)
 
     def patch_at(self, place: PatchPlace, positions: npt.NDArray[np.float64], rng: np.random.Generator) -> Patch:
-        """The patch at ``place`` whose pixels come from ``positions`` (2, tile, tile), relative to its centre."""
+        """The patch at ``place`` whose pixels come from ``positions`` about its centre, (2, tile, tile), float64."""
         field = self.fields[place.field]
         # An even number of pixels has its centre between two of them.
         offsets = np.array([np.floor(c) - (self.tile + 1) % 2 / 2 for c in place.center])
@@ -93,7 +93,7 @@ class PatchMaker:
     def _target(
         self, classes: npt.NDArray[np.uint8], instances: npt.NDArray[np.int32], inside: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Target and weight (core, core) from what is known of the tile, after it was moved."""
+        """Target and weight, (core, core), from the labels of the augmented tile."""
         half = self.margin // 2
         core = np.s_[half : self.tile - half, half : self.tile - half]
         apart = separated(instances, self.weights.ridge_px)
@@ -115,7 +115,7 @@ def batches(maker: PatchMaker, numbers: Iterator[list[int]], workers: int) -> It
     Raises
     ------
     SlideError
-        If pixels can not be read.
+        If pixels cannot be read.
     MachineError
         If a process died.
     """
@@ -133,15 +133,15 @@ def batches(maker: PatchMaker, numbers: Iterator[list[int]], workers: int) -> It
             yield stacked([future.result() for future in ahead.popleft()])
     except BrokenProcessPool as err:
         raise MachineError(
-            "a process that makes patches died, perhaps for want of memory; the same command with --resume goes on; "
-            "fewer [loop] workers take less"
+            "a patch worker died, possibly out of memory; the same command with --resume continues; "
+            "fewer [loop] workers take less memory"
         ) from err
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 _maker: PatchMaker | None = None
-"""What a worker process makes patches with: the one thing that it is sent."""
+"""Makes the patches of a worker process, which is sent it once, when it starts."""
 
 
 def _begin(maker: PatchMaker) -> None:
@@ -153,7 +153,7 @@ def _begin(maker: PatchMaker) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it is gone: killed, it tells nobody, and its pipes stay open here."""
+    """End this process when its parent is gone: a killed parent tells nobody, and its pipes stay open here."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

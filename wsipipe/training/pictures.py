@@ -1,4 +1,4 @@
-"""The pictures of a training: its curves, and a sheet of validation images with what was found and what is true."""
+"""The pictures of a training: its curves, and a sheet of validation images with found and true outlines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wsipipe.slides.pixels.overview import RgbImage
 FOUND, TRUE = (255, 40, 40), (40, 255, 80)
 SHEET_IMAGE_PX, GAP_PX = 512, 6
 SMOOTH = 25
-"""Steps that the loss is averaged over."""
+"""Number of steps that the loss is averaged over."""
 
 
 class Shown(NamedTuple):
@@ -26,13 +26,13 @@ class Shown(NamedTuple):
     image: npt.NDArray[Any]
     """(y, x, channel), uint8 or uint16."""
     found: npt.NDArray[Any]
-    """(y, x): labels."""
+    """(y, x): the labels that were found."""
     true: npt.NDArray[Any]
-    """(y, x): objects, or classes."""
+    """(y, x): the true objects, or classes."""
 
 
 def write_sheet(path: Path, rows: Sequence[Shown]) -> None:
-    """Write a PNG with a row for each of ``rows``: the image, what was found in red, what is true in green."""
+    """Write a PNG with a row for each of ``rows``: the image, found outlines in red, true outlines in green."""
     from matplotlib.image import imsave
 
     strips = []
@@ -50,13 +50,13 @@ def write_sheet(path: Path, rows: Sequence[Shown]) -> None:
 
 
 def _padded(image: RgbImage, height: int, width: int) -> RgbImage:
-    """``image`` with white at its end, (height, width, 3)."""
+    """``image`` with white below and to the right, (height, width, 3)."""
     sides = (0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)
     return np.pad(image, sides, constant_values=255)
 
 
 def patch_as_rgb(pixels: npt.NDArray[Any]) -> RgbImage:
-    """``pixels`` (y, x, channel) as people can see them, uint8 (y, x, 3): RGB as it is, of others the first channel."""
+    """``pixels``, (y, x, channel), as RGB, (y, x, 3), uint8: RGB as it is, or else the first channel in grey."""
     if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
         return pixels
     plane = pixels[..., 0].astype(np.float64)

@@ -28,7 +28,7 @@ TOUCHING = 1.5
 """Px from a pixel within which its eight neighbours are, and no other pixel."""
 ID_BITS = 31
 FAR = np.int64(1) << 30 + ID_BITS
-"""The key of no object: of id 0, and farther than any."""
+"""The key where there is no object: id 0, and farther than any."""
 
 
 def two_nearest(instances: Instances, reach: int, margin: int = 0) -> tuple[Map, Map]:
@@ -47,9 +47,9 @@ def two_nearest(instances: Instances, reach: int, margin: int = 0) -> tuple[Map,
     instances
         Id of the object at each pixel, int32 (y, x); 0 is background. An object may have several pieces.
     reach
-        How far objects are looked for, in px.
+        How far to look for objects, px.
     margin
-        Pixels at each side of ``instances`` that are looked at, and for which nothing is returned.
+        Pixels at each side of ``instances`` that are read, but left out of the result.
     """
     first, second = (_row_window(keys, reach, margin) for keys in _nearest_in_columns(instances, reach))
     width = instances.shape[1] - 2 * margin
@@ -70,9 +70,9 @@ def two_nearest(instances: Instances, reach: int, margin: int = 0) -> tuple[Map,
 def separated(instances: Instances, ridge: float = TOUCHING) -> Instances:
     """``instances`` with a ridge of background between objects that are near each other, int32 (y, x).
 
-    A pixel becomes background if a pixel of another object is no farther than ``ridge``: objects that touch lose as
-    much each, those that are a little apart what the ridge is wider than the gap. An object that is too narrow there
-    may be cut, or vanish.
+    A pixel becomes background if a pixel of another object is within ``ridge`` of it. Objects that touch lose equally
+    much; objects a little apart lose less, by the width of the gap. An object that is narrow there may be cut, or
+    vanish.
 
     Parameters
     ----------
@@ -92,9 +92,9 @@ def separated(instances: Instances, ridge: float = TOUCHING) -> Instances:
 
 
 def reach_of(sigma: float) -> int:
-    """How many pixels d1 + d2 may be for `border_weight` to be more than 0: 6 sigma, rounded up.
+    """The largest d1 + d2, px, at which `border_weight` is more than 0: 6 sigma, rounded up.
 
-    Beyond, equation 2 would give less than exp(-18) = 1.5e-8 of w0, which no float32 loss would show; here it is 0.
+    Beyond it equation 2 gives less than exp(-18) = 1.5e-8 of w0, too little for a float32 loss to show; here it is 0.
     """
     return math.ceil(6 * sigma)
 
@@ -108,13 +108,13 @@ def border_weight(instances: Instances, *, w0: float, sigma: float, margin: int 
     ----------
     instances
         Id of the object at each pixel, int32 (y, x); 0 is background. As `separated` returns them: the ridge between
-        objects that touch is background, and what weighs most.
+        objects that touch is background, and weighs most.
     w0
         Weight of a pixel between two objects at no distance.
     sigma
-        How fast it falls with d1 + d2, in px.
+        How slowly that falls with d1 + d2, px.
     margin
-        Pixels at each side of ``instances`` that are looked at, and for which nothing is returned.
+        Pixels at each side of ``instances`` that are read, but left out of the result.
     """
     reach = reach_of(sigma)
     nearest, second = two_nearest(instances, reach, margin)
@@ -126,15 +126,15 @@ def border_weight(instances: Instances, *, w0: float, sigma: float, margin: int 
 
 
 def class_weights(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """w_c: the weight of a pixel of each class, float64 (classes), such that each class counts as much as any other.
+    """w_c: the weight of a pixel of each class, float64 (class,), by which each class counts as much as any other.
 
-    The inverse of how frequent the class is, normalised so that the mean weight of all pixels is 1. A class that does
-    not occur has weight 0, and the others share the whole: nothing can be learnt of it.
+    It is the inverse of the class's frequency, normalised so that the mean weight of all pixels is 1. A class that does
+    not occur has weight 0, because nothing can be learnt about it.
 
     Parameters
     ----------
     counts
-        Pixels of each class, integers (classes).
+        Pixels of each class, int64 (class,).
     """
     present = counts > 0
     weights = np.zeros(len(counts))
@@ -171,7 +171,7 @@ def _keys(instances: Instances, rows: Keys, found: Keys, reach: int) -> Keys:
 
 
 def _row_window(keys: Keys, reach: int, margin: int) -> Keys:
-    """``keys`` without the margin, but for ``reach`` columns at either side, `FAR` where there are none."""
+    """``keys`` without the margin, except ``reach`` columns at either side, `FAR` where there are none."""
     padded = np.pad(keys[margin : len(keys) - margin], ((0, 0), (reach, reach)), constant_values=FAR)
     return padded[:, margin : padded.shape[1] - margin]
 

@@ -1,4 +1,4 @@
-"""The processes of a training on several devices: begun, joined, ended."""
+"""The processes of a training on several devices: how they start, join, and end."""
 
 from __future__ import annotations
 
@@ -23,17 +23,22 @@ from wsipipe.training.setup import TrainingSetup
 from wsipipe.training.trainer import Trainer
 
 GRACE_SECONDS = 5.0
-"""How long a process that lost another one waits to hear why."""
+"""How long a process whose peer is gone waits to hear why."""
 
 
 def threads_of(config: TrainConfig, devices: tuple[str, ...]) -> int:
-    """How many threads each of ``devices`` gets of those that the configuration, or the machine, has."""
+    """The number of threads for each of ``devices``: its share of the configuration's, or of the machine's cores."""
     return max((config.loop.threads or CPU_COUNT) // len(devices), 1) if is_cpu(devices) else torch.get_num_threads()
+
+
+def spare_processes(devices: tuple[str, ...]) -> int:
+    """The number of processes that make patches for each of ``devices``; 1 on a CPU, whose cores are for training."""
+    return 1 if is_cpu(devices) else max(1, min(8, CPU_COUNT // len(devices)))
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch compute with ``count`` threads for as long as it lasts."""
+    """Let torch compute with ``count`` threads inside the ``with`` block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -42,9 +47,21 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@dataclass(frozen=True)
+class Other:
+    """Another process of a training, as the first one knows it."""
+
+    process: SpawnProcess
+    news: Connection
+    """Receives None when it starts, then the WsipipeError that ended it, if one did."""
+
+
 @contextmanager
 def other_replicas(setup: TrainingSetup, devices: tuple[str, ...], workers: int) -> Iterator[int]:
-    """Processes for all but the first of ``devices``, joined to this one for as long as it lasts; how many in all."""
+    """Processes for all but the first of ``devices``, joined to this one inside the ``with`` block.
+
+    Yields the number of processes, this one included.
+    """
     if len(devices) == 1:
         yield 1
         return
@@ -77,17 +94,8 @@ def other_replicas(setup: TrainingSetup, devices: tuple[str, ...], workers: int)
             leave(broken=True)  # else it left before
 
 
-@dataclass(frozen=True)
-class Other:
-    """Another process of a training, as the first one knows it."""
-
-    process: SpawnProcess
-    news: Connection
-    """Brings None when it begins, then the WsipipeError that ended it, if one did."""
-
-
 def _blame(others: list[Other], devices: tuple[str, ...], err: Exception) -> None:
-    """Raise what ended another process, if that is why there was ``err`` in this one."""
+    """Raise the error that ended another process, if that is the cause of ``err`` in this one."""
     for other in others:
         other.process.join(GRACE_SECONDS)
         with suppress(EOFError):
@@ -96,24 +104,24 @@ def _blame(others: list[Other], devices: tuple[str, ...], err: Exception) -> Non
     if any(other.process.exitcode for other in others):
         why = str(err).partition("\n")[0] or "at its start"
         raise MachineError(
-            f"a replica on one of {', '.join(devices)} died ({why}), perhaps for want of memory; --resume goes on from "
+            f"a process on one of {', '.join(devices)} died ({why}), possibly out of memory; --resume continues from "
             "the last checkpoint"
         ) from err
 
 
 def join(devices: tuple[str, ...], rank: int, meeting: str) -> None:
-    """Make this process number ``rank`` of the group that meets at a file."""
+    """Join this process, as number ``rank``, to the group that meets at the file ``meeting``."""
     backend = "nccl" if all(d.startswith("cuda") for d in devices) else "gloo"
     if devices[rank].startswith("cuda"):
-        torch.cuda.set_device(devices[rank])  # else what has no device of its own, as a barrier, takes the first
+        torch.cuda.set_device(devices[rank])  # else calls without a device, such as a barrier, use the first
     distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=len(devices))
 
 
 def leave(*, broken: bool = False) -> None:
     """Have this process leave its group, if it is in one.
 
-    GPUs leave together: each waits for all others, so none may wait for the end of another process before. Of a
-    ``broken`` group some never come.
+    GPUs leave together: each waits for all others, so no process may wait for another one to end before it leaves.
+    From a ``broken`` group they leave alone, because some processes never come.
     """
     if not distributed.is_initialized():
         return
@@ -126,7 +134,7 @@ def leave(*, broken: bool = False) -> None:
 def replica(
     setup: TrainingSetup, devices: tuple[str, ...], rank: int, workers: int, meeting: str, news: Connection
 ) -> None:
-    """What every process but the first does: the same steps, on its own patches."""
+    """The main function of every process but the first: the same steps, on its own patches."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of them; the first ends the others
     news.send(None)
     try:
@@ -139,8 +147,3 @@ def replica(
         leave()
     except WsipipeError as err:
         news.send(err)
-
-
-def spare_processes(devices: tuple[str, ...]) -> int:
-    """How many processes make patches for each of ``devices``; on a CPU one, for the cores are for training."""
-    return 1 if is_cpu(devices) else max(1, min(8, CPU_COUNT // len(devices)))

@@ -1,4 +1,4 @@
-"""Images and labels brought to another resolution."""
+"""Images and labels scaled to another resolution."""
 
 from __future__ import annotations
 
@@ -10,18 +10,26 @@ from wsipipe.arrays import Pixels
 from wsipipe.errors import ResolutionError
 from wsipipe.rasters.image import Raster
 
+MPP_TOLERANCE = 0.05
+"""An image held in memory is not scaled if its mpp differs from the wanted one by this share of it, or less."""
 SCALED_PX = 2**28
-"""An image that would be larger once scaled has a wrong resolution."""
+"""An image that would have more pixels than this once scaled has a wrong resolution."""
 
 
 def scaled_shape(image: Raster, mpp: float | None, wanted: float | None) -> tuple[int, int]:
-    """(height, width) of ``image``, of ``mpp``, at ``wanted`` micrometres per pixel; as it is if within 5 %."""
+    """(height, width) at ``wanted`` micrometres per pixel of ``image``, which has ``mpp``; unchanged if within 5 %.
+
+    Raises
+    ------
+    ResolutionError
+        If ``mpp`` is not known, or would make the image too large.
+    """
     if wanted is None:
         return image.shape
     if mpp is None:
         raise ResolutionError(
             f"{image.path} has no micrometres per pixel; give them in the table's column mpp, or object_um, "
-            "or take mpp out of the configuration to train at whatever the images have"
+            "or remove mpp from the configuration to train at the resolution of the images"
         )
     if abs(mpp - wanted) <= MPP_TOLERANCE * wanted:
         return image.shape
@@ -35,7 +43,7 @@ def scaled_shape(image: Raster, mpp: float | None, wanted: float | None) -> tupl
 
 
 def resized(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
-    """``pixels`` (y, x, channel) by bicubic interpolation, without aliasing, in ``shape``; of the same dtype."""
+    """``pixels``, (y, x, channel), uint8 or uint16, scaled to ``shape`` by bicubic interpolation without aliasing."""
     if pixels.shape[:2] == shape:
         return pixels
     planes = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
@@ -45,10 +53,6 @@ def resized(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
 
 
 def nearest(plane: Pixels, shape: tuple[int, int]) -> Pixels:
-    """``plane`` (y, x) in ``shape``, each pixel that of the nearest centre."""
+    """``plane``, (y, x), any dtype, scaled to ``shape``; each pixel is the one with the nearest centre."""
     rows, cols = ((2 * np.arange(n) + 1) * old // (2 * n) for n, old in zip(shape, plane.shape, strict=True))
     return plane[rows[:, None], cols]  # type: ignore[no-any-return]
-
-
-MPP_TOLERANCE = 0.05
-"""An image held in memory whose mpp is this near to the wanted one, as a share of it, is taken as it is."""

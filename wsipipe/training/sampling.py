@@ -1,4 +1,4 @@
-"""Where patches lie: a survey of the labels, and draws from it."""
+"""The places of patches: a survey of the labels, and draws from it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from wsipipe.training.fields import Field
 
 @dataclass(frozen=True)
 class Survey:
-    """How many pixels of each class lie in each cell of some fields."""
+    """The number of pixels of each class in each cell of some fields."""
 
     fields: npt.NDArray[np.int64]
-    """(cell,): the number of its field."""
+    """(cell,): index of its field."""
     origins: npt.NDArray[np.int64]
-    """(cell, 2): its first pixel, (y, x)."""
+    """(cell, 2): (y, x) of its first pixel."""
     sides: npt.NDArray[np.int64]
     """(cell, 2): (height, width) in pixels."""
     counts: npt.NDArray[np.int64]
@@ -28,7 +28,7 @@ class Survey:
 
     @property
     def totals(self) -> npt.NDArray[np.int64]:
-        """(class,): labelled pixels."""
+        """Labelled pixels of each class, (class,), int64."""
         return self.counts.sum(0)  # type: ignore[no-any-return]
 
 
@@ -38,11 +38,11 @@ def survey(fields: Sequence[Field], classes: int, cell: int) -> Survey:
     Parameters
     ----------
     fields
-        Where to look; every label is read once.
+        The fields to survey; every label is read once.
     classes
-        How many there are beside background.
+        Number of classes beside background.
     cell
-        Side in pixels.
+        Side of a cell, px.
     """
     rows = []
     for number, field in enumerate(fields):
@@ -56,28 +56,28 @@ def survey(fields: Sequence[Field], classes: int, cell: int) -> Survey:
 
 
 def check_learnable(found: Survey, fields: Sequence[Field], names: Sequence[str]) -> None:
-    """Refuse what nothing can be learnt from.
+    """Refuse fields that nothing can be learnt from.
 
     Parameters
     ----------
     found
         The survey of ``fields``.
     names
-        Of the classes 1, 2, ...
+        Names of the classes 1, 2, ...
 
     Raises
     ------
     LabelError
-        If fewer than two classes occur, background among them, or one that was named does not.
+        If fewer than two classes occur, background included, or if one of ``names`` does not.
     """
     there = [name for name, count in zip(("background", *names), found.totals, strict=True) if count]
     missing = [name for name in names if name not in there]
     if len(there) < 2:
         what = f"every labelled pixel is {there[0]}" if there else "no pixel is labelled"
-        way_out = "a network needs two classes to tell apart; label them, or look at [data] labels_are"
+        way_out = "a network needs two classes to tell apart; label them, or check [data] labels_are"
     elif missing:
         what = f"no pixel is {', '.join(missing)}"
-        way_out = "take it out of [[classes]], or look at its value, and at the splits"
+        way_out = "remove it from [[classes]], or check its value, and the splits"
     else:
         return
     first = ", ".join(f.name for f in fields[:3]) + (" ..." if len(fields) > 3 else "")
@@ -86,12 +86,12 @@ def check_learnable(found: Survey, fields: Sequence[Field], names: Sequence[str]
 
 @dataclass(frozen=True)
 class PatchPlace:
-    """Where a patch is laid."""
+    """The place of a patch."""
 
     field: int
-    """Number of its field."""
+    """Index of its field."""
     center: tuple[float, float]
-    """(y, x), in pixels, 0.5 is the middle of the first."""
+    """(y, x), px; 0.5 is the middle of the first pixel."""
 
 
 class Places:
@@ -100,9 +100,9 @@ class Places:
     Parameters
     ----------
     found
-        What there is.
+        The survey.
     balance
-        Share of the draws in which a class is drawn first, each that occurs as often as any other.
+        Share of the draws in which a class is drawn first, each class that occurs equally often.
     """
 
     def __init__(self, found: Survey, balance: float) -> None:
@@ -111,7 +111,7 @@ class Places:
         self.up_to = np.cumsum(np.column_stack([found.counts.sum(1), found.counts]), axis=0)
 
     def draw(self, rng: np.random.Generator) -> PatchPlace:
-        """A place; the cell in proportion to its labelled pixels, or to those of the class, and anywhere within it."""
+        """Draw a cell, in proportion to its labelled pixels or to those of a class, and a place anywhere within it."""
         column = 1 + int(rng.choice(self.classes)) if rng.random() < self.balance else 0
         up_to = self.up_to[:, column]
         cell = int(np.searchsorted(up_to, rng.random() * up_to[-1], side="right"))

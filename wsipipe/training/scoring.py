@@ -1,4 +1,4 @@
-"""How a training is scored while it goes on."""
+"""The scores of a network on views: those of a run with its weights."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ LOWER_IS_BETTER = (
     "merged_per_100",
     "split_per_100",
 )
+SHOWN = 8
+"""Rows of the sheet of validation images."""
 OFFSETS = tuple(step / 4 for step in range(-12, 13))
-"""What is added to the logit of background, one after the other, when it is calibrated."""
+"""Offsets of the logit of background that its calibration tries."""
 
 
 def score(
     network: UNet, spec: ModelSpec, views: tuple[View, ...], metrics: Sequence[str]
 ) -> tuple[Scores, list[Shown]]:
-    """Scores of what a run would write for ``views``, and the first few of them to be shown."""
+    """Scores of what a run would write for ``views``, and the first `SHOWN` of them, to be drawn."""
     network.eval()
     tally = Tally([c.name for c in spec.classes if c.label], metrics)
     shown: list[Shown] = []
@@ -44,12 +46,8 @@ def score(
 
 
 def better(scores: Scores, metric: str) -> float:
-    """``metric`` of ``scores``, turned so that more is better; what is undefined is worst."""
+    """``metric`` of ``scores``, turned so that more is better; an undefined one is worst."""
     value = scores[metric]
     if math.isnan(value):
         return -math.inf
     return -value if metric in LOWER_IS_BETTER else value
-
-
-SHOWN = 8
-"""Rows of the sheet of validation images."""

@@ -1,4 +1,4 @@
-"""A training that was checked against its data and this machine, before its first step."""
+"""A training before its first step: data and settings checked against each other, and against its folder."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from wsipipe.training.pixel_weights import class_weights
 from wsipipe.training.sampling import Places, check_learnable, survey
 
 STATISTICS_PATCHES = 16
-"""Patches that mean and standard deviation are taken from, and views of a slide that are validated."""
+"""Number of patches from which mean and standard deviation are taken, and of draws for the views of a slide."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A part of a field that is predicted whole, to be compared with what is known of it."""
+    """A part of a field that is predicted whole, and compared with its labels."""
 
     field: Field
     box: Box
@@ -33,7 +33,7 @@ class View:
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """All that a training needs to know; plain values, that go to other processes by pickling."""
+    """All that a training needs to know, in plain values that go to other processes by pickling."""
 
     config: TrainConfig
     out: Path
@@ -41,36 +41,36 @@ class TrainingSetup:
     architecture: dict[str, int]
     """Arguments of `UNet`."""
     spec: ModelSpec
-    """Of the model, as yet without scores."""
+    """Header of the model, still without scores."""
     maker: PatchMaker
     validation: tuple[View, ...]
     test: tuple[View, ...]
     fingerprint: str
-    """Of data and settings: trainings of one fingerprint give the same weights, on a CPU of one kind."""
+    """Identity of data and settings: trainings with the same one give the same weights, on the same kind of CPU."""
 
     @property
     def folder(self) -> Path:
-        """Where checkpoint, log and pictures are."""
+        """The folder of checkpoint, log and pictures."""
         return self.out.with_name(self.out.name + ".training")
 
     @property
     def checkpoint(self) -> Path:
-        """What is gone on from."""
+        """The file that an interrupted training continues from."""
         return self.folder / "checkpoint.safetensors"
 
     @property
     def log(self) -> Path:
-        """A line of JSON per step and validation."""
+        """The log: a line of JSON per step and validation."""
         return self.folder / "log.jsonl"
 
 
 def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> TrainingSetup:
-    """Read the training set, look at all its labels, and make what the loop needs.
+    """Read the training set and all its labels, and prepare what the loop needs.
 
     Parameters
     ----------
     config
-        What is wanted.
+        The configuration.
     out
         The model to write.
     roots
@@ -79,32 +79,19 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
     Raises
     ------
     UsageError, SlideError
-        If data and settings do not fit each other; the message names the file.
+        If ``out`` exists, or data and settings do not fit each other; the message names the file.
     """
     if out.exists():
-        raise UsageError(f"{out} is there already; give another -o, or remove it")
+        raise UsageError(f"{out} already exists; give another -o, or remove it")
     fields = read_fields(config, roots)
     _check_colors(fields[0], config)
-    train = tuple(f for f in fields if f.split == TRAIN)
-    classes, core = len(config.classes), config.patches.core
-    found = survey(train, classes, max(core // 2, 1))
-    check_learnable(found, train, [c.name for c in config.classes])
-    balanced = class_weights(found.totals) if config.weights.balance else np.ones(classes + 1)
-    maker = PatchMaker(
-        fields=train,
-        places=Places(found, config.patches.balance),
-        seed=config.loop.seed,
-        tile=core + config.receptive.margin,
-        margin=config.receptive.margin,
-        augmentation=config.augmentation,
-        weights=config.weights,
-        class_weights=balanced,
-    )
+    maker = _patch_maker(config, tuple(f for f in fields if f.split == TRAIN))
     mean, std = channel_statistics(maker)
     settings = config.as_json()
     for unimportant in ("workers", "checkpoint_every"):
         del settings["loop"][unimportant]
     files = {f.name: {"split": f.split, "sha256": f.sha256} for f in fields}
+    pixels = maker.places.survey.totals.tolist()
     spec = ModelSpec(
         classes=_label_classes(config),
         mpp=config.mpp,
@@ -112,10 +99,10 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
         std=std,
         name=config.name,
         licence=config.licence,
-        training={"settings": settings, "data": files, "pixels": found.totals.tolist()},
+        training={"settings": settings, "data": files, "pixels": pixels},
     )
     architecture = {
-        "in_channels": train[0].channels,
+        "in_channels": fields[0].channels,
         "classes": len(spec.classes),
         "base_channels": config.network.base_channels,
         "depth": config.network.depth,
@@ -128,6 +115,32 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
     return TrainingSetup(config, out, architecture, spec, maker, validation, test, fingerprint)
 
 
+def _check_colors(field: Field, config: TrainConfig) -> None:
+    """Raise a UsageError if the augmentation varies stains, and images are not RGB."""
+    if config.augmentation.colors and field.channels != 3:
+        raise UsageError(
+            f"[augmentation] stain and restain are for RGB images, and {field.name} has {field.channels} "
+            f"channel{'s'[: field.channels > 1]}; set both to 0"
+        )
+
+
+def _patch_maker(config: TrainConfig, fields: tuple[Field, ...]) -> PatchMaker:
+    """Survey the labels of ``fields``, and make their patch maker. Raise a LabelError if the labels teach nothing."""
+    classes, core = len(config.classes), config.patches.core
+    found = survey(fields, classes, max(core // 2, 1))
+    check_learnable(found, fields, [c.name for c in config.classes])
+    return PatchMaker(
+        fields=fields,
+        places=Places(found, config.patches.balance),
+        seed=config.loop.seed,
+        tile=core + config.receptive.margin,
+        margin=config.receptive.margin,
+        augmentation=config.augmentation,
+        weights=config.weights,
+        class_weights=class_weights(found.totals) if config.weights.balance else np.ones(classes + 1),
+    )
+
+
 def _label_classes(config: TrainConfig) -> tuple[LabelClass, ...]:
     """The classes of the model: background, unless there is one sigmoid channel, and label i for class i."""
     pairs = zip(config.classes, config.colors, strict=True)
@@ -136,21 +149,27 @@ def _label_classes(config: TrainConfig) -> tuple[LabelClass, ...]:
 
 
 def channel_statistics(maker: PatchMaker) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over the first patches, as shares of full scale, to four digits."""
+    """Mean and standard deviation of each channel over the first patches, in shares of full scale, four decimals."""
     seen = np.stack([maker.patch(k).image for k in range(STATISTICS_PATCHES)]).astype(np.float64)
     mean, std = seen.mean((0, 2, 3)), np.maximum(seen.std((0, 2, 3)), 1e-3)
     return tuple(round(float(v), 4) for v in mean), tuple(round(float(v), 4) for v in std)
 
 
 def views(field: Field, config: TrainConfig) -> list[View]:
-    """What is looked at of a field when it is validated: all of it, or of a slide some parts, drawn as patches are."""
+    """The parts of a field that are validated: a whole image, or boxes of a slide, drawn like patches.
+
+    Raises
+    ------
+    LabelError
+        If the field has no labelled pixels.
+    """
     height, width = field.shape
     if height * width <= HELD_PX and config.data.slides == ():
         return [View(field, Box(0, height, 0, width))]
     core, step = config.patches.core, config.receptive.stride
     found = survey([field], len(config.classes), core)
     if not found.totals.any():
-        raise LabelError(f"{field.name}, of the split {field.split}, has no labelled pixel; leave it away")
+        raise LabelError(f"{field.name}, of the split {field.split}, has no labelled pixels; remove it")
     places = Places(found, config.patches.balance)
     rng = np.random.default_rng(0)
     boxes = set()
@@ -161,34 +180,25 @@ def views(field: Field, config: TrainConfig) -> list[View]:
     return [View(field, Box(*box)) for box in sorted(boxes)]
 
 
-def _check_colors(field: Field, config: TrainConfig) -> None:
-    """Raise a UsageError if stains are to be varied of images that are not RGB."""
-    if config.augmentation.colors and field.channels != 3:
-        raise UsageError(
-            f"[augmentation] stain and restain are for RGB images, and {field.name} has {field.channels} "
-            f"channel{'s'[: field.channels > 1]}; set both to 0"
-        )
-
-
 def check_place(setup: TrainingSetup, *, resume: bool) -> bool:
-    """Whether there is a checkpoint to go on from; makes the folder of the training.
+    """Whether there is a checkpoint to continue from; makes the folder of the training.
 
     Raises
     ------
     UsageError
-        If something is in the way, or there is nothing to resume.
+        If another training is in the way, or there is nothing to resume.
     OutputError
-        If the folder can not be made.
+        If the folder cannot be made.
     """
     begun = setup.checkpoint.exists()
     if begun and not resume:
         raise UsageError(
-            f"{setup.folder} holds a training that was begun; --resume goes on with it; or remove it, or use another -o"
+            f"{setup.folder} already contains a training run; continue it with --resume, remove it, or use another -o"
         )
     if resume and not begun:
-        raise UsageError(f"there is nothing to resume at {setup.checkpoint}; leave --resume away to begin")
+        raise UsageError(f"no checkpoint at {setup.checkpoint}; run without --resume to start from scratch")
     try:
         setup.folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
-        raise OutputError(f"{setup.folder} can not be made: {err.strerror or err}; use another -o") from err
+        raise OutputError(f"{setup.folder} cannot be made: {err.strerror or err}; use another -o") from err
     return begun

@@ -1,6 +1,7 @@
-"""Other stains: the colours of stained tissue, as they differ between laboratories and scanners.
+"""Other stains: the colours of stained tissue, varied as between laboratories and scanners.
 
-Colours are mixed where stains add up, as optical densities (Beer and Lambert): ``density = -log(transmitted share)``.
+Colours are mixed as optical densities, in which stains add up (Beer and Lambert):
+``density = -log(transmitted share)``.
 Images are RGB, float32 (y, x, 3), in 0 .. 1.
 """
 
@@ -20,21 +21,21 @@ Channel = npt.NDArray[np.float32]
 DARKEST = np.float32(1 / 256)
 """Added to a transmitted share before its logarithm is taken: half a grey level at black and white alike."""
 NO_NUCLEI = 0.2
-"""Share of the restained patches that are drawn without nuclei, so that eosin and debris are seen alone."""
+"""Share of the restained patches drawn without nuclei, so that the network sees eosin and debris alone."""
 DARK_MATTER = 0.3
-"""Share of the restained patches that hold keratin, ink or folds."""
+"""Share of the restained patches drawn with keratin, ink or folds."""
 COARSEST_PX = 25.0
 """The largest standard deviation that a texture is smoothed with, in px."""
 
 
 def density_of(image: FloatImage) -> FloatImage:
-    """Optical density (natural logarithm) of the transmitted shares ``image``, float32."""
+    """Optical density (natural logarithm) of the transmitted shares ``image``, float32, (y, x, 3) or any axes (...)."""
     density: FloatImage = -np.log(image * (1 - DARKEST) + DARKEST)
     return density
 
 
 def image_of(density: FloatImage) -> FloatImage:
-    """The inverse of `density_of`, float32."""
+    """The inverse of `density_of`, float32, (y, x, 3) or any axes (...)."""
     image: FloatImage = (np.exp(-density) - DARKEST) / (1 - DARKEST)
     return image
 
@@ -63,8 +64,8 @@ def jitter_stain(image: FloatImage, rng: np.random.Generator, strength: float) -
 def restain(image: FloatImage, foreground: Mask, rng: np.random.Generator) -> tuple[FloatImage, bool]:
     """Haematoxylin of ``image`` in another colour, over drawn eosin, glass and debris; and whether it still has nuclei.
 
-    What it makes of a field without eosin is a field that looks as if it had been counterstained; `NO_NUCLEI` of the
-    patches lose their nuclei, for the network to see that pink and dirt are background.
+    A field without eosin then looks as if it had been counterstained. `NO_NUCLEI` of the patches lose their nuclei, so
+    that the network learns that pink and dirt are background.
 
     Parameters
     ----------
@@ -85,7 +86,7 @@ def restain(image: FloatImage, foreground: Mask, rng: np.random.Generator) -> tu
 
 
 def haematoxylin_of(image: FloatImage, foreground: Mask) -> Channel:
-    """Optical density of red, which eosin lets pass, above that of the background, float32 (y, x), 0 or more."""
+    """Optical density of red, which eosin transmits, above that of the background, float32 (y, x), 0 or more."""
     red = density_of(image[..., 0])
     background = red[~foreground]
     glass = np.median(background) if len(background) else red.min()
@@ -100,9 +101,9 @@ def counterstained(blue: Channel, nuclei: Channel, rng: np.random.Generator) -> 
     blue
         Optical density of the haematoxylin, float32 (y, x).
     nuclei
-        1 where eosin is to be thinner, 0 elsewhere, float32 (y, x).
+        1 where eosin should be thinner, 0 elsewhere, float32 (y, x).
     rng
-        Draws the colours, and how much there is of each.
+        Draws the colours and the amount of each.
     """
     haematoxylin = np.array([1, rng.uniform(0.9, 1.5), rng.uniform(0.3, 0.9)], np.float32)
     eosin = np.array([rng.uniform(0.03, 0.25), 1, rng.uniform(0.2, 0.75)], np.float32)
@@ -139,7 +140,7 @@ def texture(
     finest_px
         The smallest standard deviation that the noise is smoothed with; the largest is `COARSEST_PX`.
     stretch
-        How much longer than wide its grains are is the square of it; by default drawn from 1 to 3.
+        Root of the ratio of length to width of its grains; by default drawn from 1 to 3.
     """
     turn, stretch = rng.uniform(0, math.pi), stretch or rng.uniform(1, 3)
     sigma_px = math.exp(rng.uniform(math.log(finest_px), math.log(COARSEST_PX)))
@@ -154,5 +155,5 @@ def texture(
 
 
 def _share(rng: np.random.Generator, low: float, high: float) -> np.float32:
-    """A number drawn evenly from ``low`` to ``high``, float32 so that it leaves arrays at float32."""
+    """A number drawn evenly from ``low`` to ``high``, float32 so that arrays stay float32."""
     return np.float32(rng.uniform(low, high))

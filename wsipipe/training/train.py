@@ -19,7 +19,7 @@ from wsipipe.training.setup import check_place, prepare_training
 from wsipipe.training.trainer import Trainer
 
 CHECKPOINT_COPIES = 10
-"""How many times the weights two checkpoints hold, the new one and the one that it replaces: weights, their average,
+"""Size of two checkpoints, the new one and the one that it replaces, in sizes of the weights: weights, their average,
 the best ones, and the optimizer's two moments, twice."""
 
 
@@ -40,7 +40,7 @@ def train(
     Parameters
     ----------
     config
-        What is wanted.
+        The configuration.
     out
         The model to write; nothing may be there.
     roots
@@ -48,29 +48,21 @@ def train(
     device
         As for `run`; with several, each takes its part of every batch.
     resume
-        Go on with a training that was interrupted.
+        Continue a training that was interrupted.
     listener
-        Is told what happens, from this thread.
+        Receives the events, on this thread.
 
     Raises
     ------
     UsageError, SlideError
-        If settings or data can not be used; before the first step, as far as can be known then.
+        If settings or data cannot be used; before the first step, as far as can be known then.
     MachineError
-        If there is no such device, or no space.
+        If there is no such device, or not enough space.
     TrainingError
-        If the loss is no number any more, or the checkpoint is of another training.
+        If the loss is not finite any more, or the checkpoint is of another training.
     """
     out = Path(out)
-    devices = resolve_devices(device)
-    if config.optimizer.batch % len(devices):
-        raise UsageError(
-            f"[optimizer] batch {config.optimizer.batch} can not be shared by {len(devices)} devices; "
-            f"nearest: {max(config.optimizer.batch // len(devices), 1) * len(devices)}"
-        )
-    gpus = [name for name in devices if name.startswith("cuda")]
-    if len(set(gpus)) < len(gpus):
-        raise UsageError(f"--device {device} names a GPU twice; in a training each takes part once")
+    devices = _devices_of(config, device)
     check_metrics((config.loop.select,))
     setup = prepare_training(config, out, [Path(root) for root in roots])
     begun = check_place(setup, resume=resume)
@@ -80,23 +72,49 @@ def train(
         if begun:
             trainer.read_checkpoint()
         else:
-            size = sum(p.numel() * 4 for p in trainer.network.parameters())
-            try:
-                check_space(setup.folder, CHECKPOINT_COPIES * size)
-            except OutputError:
-                with suppress(OSError):  # it holds something already
-                    setup.folder.rmdir()
-                raise
-            trainer.write_checkpoint()
+            _first_checkpoint(trainer)
         sizes = len(setup.maker.fields), len(setup.validation), len(setup.test)
         with Log(setup.log, trainer.progress.step, resume=begun) as log:
-
-            def tell(event: TrainingEvent) -> None:
-                log(event)
-                listener(event)
-
+            tell = _both(log, listener)
             tell(TrainingStarted(*sizes, trainer.progress.step, devices))
             trainer.run(tell)
             leave()
             trainer.finish(tell)
     setup.checkpoint.unlink()
+
+
+def _both(first: TrainingListener, second: TrainingListener) -> TrainingListener:
+    """A listener that passes each event to ``first``, then to ``second``."""
+
+    def tell(event: TrainingEvent) -> None:
+        first(event)
+        second(event)
+
+    return tell
+
+
+def _devices_of(config: TrainConfig, device: str) -> tuple[str, ...]:
+    """The devices that ``device`` means. Raise a UsageError unless they can share the batches of ``config``."""
+    devices = resolve_devices(device)
+    batch = config.optimizer.batch
+    if batch % len(devices):
+        raise UsageError(
+            f"[optimizer] batch {batch} cannot be shared by {len(devices)} devices; "
+            f"nearest: {max(batch // len(devices), 1) * len(devices)}"
+        )
+    gpus = [name for name in devices if name.startswith("cuda")]
+    if len(set(gpus)) < len(gpus):
+        raise UsageError(f"--device {device} names a GPU twice; in a training each takes part once")
+    return devices
+
+
+def _first_checkpoint(trainer: Trainer) -> None:
+    """Write the checkpoint of step 0, if there is room for those of the whole training."""
+    folder = trainer.setup.folder
+    try:
+        check_space(folder, CHECKPOINT_COPIES * sum(p.numel() * 4 for p in trainer.network.parameters()))
+    except OutputError:
+        with suppress(OSError):  # it holds something already
+            folder.rmdir()
+        raise
+    trainer.write_checkpoint()

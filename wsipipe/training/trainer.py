@@ -1,8 +1,8 @@
 """The loop: a batch of patches, a step of the optimizer, now and then a validation and a checkpoint.
 
-One process per device, all with the same weights (DistributedDataParallel); the first also validates, writes and
-tells. Step s uses the patches s * batch .. (s + 1) * batch - 1 and the dropout that seed and step give, so that a
-training can go on from any step as if it had never stopped.
+There is one process per device, all with the same weights (DistributedDataParallel); the first also validates, writes
+and reports. Step s uses the patches s * batch .. (s + 1) * batch - 1 and the dropout that follows from seed and step,
+so that a training can continue from any step as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from wsipipe.training.setup import TrainingSetup
 from wsipipe.version import VERSION
 
 VALIDATED_METRICS = ("pixel_error", "dice", "iou", "f1", "adapted_rand_error", "merged_per_100", "split_per_100")
-"""What is measured in every validation, beside what the best weights are chosen by."""
+"""Measured in every validation, beside the metric that the best weights are chosen by."""
 PATIENCE = timedelta(days=7)
 """How long processes wait for one another."""
 
@@ -51,13 +51,13 @@ class Trainer:
     Parameters
     ----------
     setup
-        What is trained.
+        The training.
     device
-        Where.
+        The device of this process.
     rank, world
-        Which of how many processes this is.
+        Number of this process, from 0, and the number of processes.
     workers
-        Processes that make patches for it.
+        Number of processes that make patches for this one.
     """
 
     def __init__(self, setup: TrainingSetup, device: str, *, rank: int = 0, world: int = 1, workers: int = 0) -> None:
@@ -72,7 +72,7 @@ class Trainer:
         self.together: torch.distributed.ProcessGroup | None = None
         if world > 1:
             self.parallel = nn.parallel.DistributedDataParallel(self.network)
-            # Where all wait for one another, as for the first to validate: NCCL gives up after ten minutes.
+            # For waiting until the first process has validated: NCCL gives up after ten minutes.
             self.together = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
         averaging = get_ema_multi_avg_fn(self.config.optimizer.average)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.network, multi_avg_fn=averaging)
@@ -86,16 +86,16 @@ class Trainer:
 
     @property
     def judged(self) -> UNet:
-        """The network with the weights that are validated and kept: the average."""
+        """The network with the averaged weights, which are validated and kept."""
         return cast("UNet", self.average.module)
 
     @property
     def weights(self) -> nn.Module:
-        """All weights there are: those in training, and their average."""
+        """All weights: those in training, and their average."""
         return nn.ModuleDict({"trained": self.network, "average": self.average})
 
     def run(self, listener: TrainingListener = ignore) -> None:
-        """Train to the end, from wherever `progress` is."""
+        """Train from the step of `progress` to the end."""
         loop, started = self.config.loop, time.monotonic() - self.progress.seconds
         made = batches(self.setup.maker, self._numbers(), self.workers)
         share = self._share(started)
@@ -122,7 +122,7 @@ class Trainer:
             yield list(range(first, first + mine))
 
     def _share(self, started: float) -> float:
-        """How much of the training is done, 0 to 1; where minutes are given, of the first process's time."""
+        """How much of the training is done, 0 to 1; if minutes are given, by the clock of the first process."""
         if self.config.loop.minutes is None:
             return self.progress.step / self.config.loop.steps
         share = torch.tensor((time.monotonic() - started) / (60 * self.config.loop.minutes), dtype=torch.float64)
@@ -132,7 +132,7 @@ class Trainer:
         return float(share)
 
     def _attempt(self, batch: Patch, share: float, started: float, listener: TrainingListener) -> None:
-        """`_step`; a device without memory for it is an error that says what takes less."""
+        """`_step`, but a device without enough memory is an error that names settings which need less."""
         try:
             self._step(batch, share, started, listener)
         except (RuntimeError, MemoryError) as err:
@@ -175,19 +175,19 @@ class Trainer:
             listener(StepDone(self.progress.step, value, rate, self.progress.seconds, share))
 
     def _mean(self, loss: Tensor) -> float:
-        """``loss`` of the whole batch, from that of this process's share of it."""
+        """Mean loss of the whole batch, from the ``loss`` of this process's part of it."""
         if self.world > 1:
             loss = loss / self.world
             torch.distributed.all_reduce(loss)
         return float(loss)
 
     def _wait_for_all(self) -> None:
-        """Go on once every process of the training has come so far."""
+        """Wait until every process of the training is here."""
         if self.together:
             torch.distributed.barrier(self.together)
 
     def _stop(self, batch: Patch, what: str, value: float) -> None:
-        """Save the batch whose loss or gradient is no number, each process its share; raise a TrainingError."""
+        """Save the batch whose loss or gradient is not finite, each process its part; raise a TrainingError."""
         whose = f"-replica-{self.rank}" if self.world > 1 else ""
         path = self.setup.folder / f"batch-of-step-{self.progress.step + 1}{whose}.safetensors"
         planes = {name: torch.from_numpy(np.ascontiguousarray(p)) for name, p in zip(Patch._fields, batch, strict=True)}
@@ -195,11 +195,11 @@ class Trainer:
         self._wait_for_all()
         raise TrainingError(
             f"the {what} of step {self.progress.step + 1} is {value}; its batch is in {path} (image, target, weight). "
-            "Look for pixels that are not what they should be; or lower [optimizer] learning_rate or clip"
+            "Check its pixels, or lower [optimizer] learning_rate or clip"
         )
 
     def _validate(self, listener: TrainingListener) -> None:
-        """Score the weights on the validation views, and keep them if they are the best so far, or none has a score."""
+        """Score the weights on the validation views; keep them if they are the best so far, or none has a score."""
         views, step = self.setup.validation, self.progress.step
         scores: Scores = {}
         if views:
@@ -213,7 +213,7 @@ class Trainer:
         listener(Validated(step, scores, self.progress.best_step, self.progress.seconds))
 
     def write_checkpoint(self) -> None:
-        """Write all of this training's state."""
+        """Write the state of the training."""
         write_checkpoint(
             self.setup.checkpoint,
             self.setup.fingerprint,
@@ -225,7 +225,7 @@ class Trainer:
         )
 
     def read_checkpoint(self) -> None:
-        """Go back to where the checkpoint is."""
+        """Restore the state of the training from its checkpoint."""
         self.progress, self.best, scale = read_checkpoint(
             self.setup.checkpoint, self.setup.fingerprint, self.weights, self.optimizer
         )
@@ -233,7 +233,10 @@ class Trainer:
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale})
 
     def calibrate(self) -> float:
-        """Move the logit of background by what scores best on the validation views, the least of equals; give that."""
+        """Move the logit of background by the offset that scores best on the validation views, and return it.
+
+        Of equally good offsets it takes the smallest.
+        """
         bias, sign = self.network.head.bias, -1.0 if self.network.classes == 1 else 1.0
         assert bias is not None
         before, best_score, best = bias.data[0].item(), -math.inf, 0.0
@@ -246,7 +249,7 @@ class Trainer:
         return best
 
     def finish(self, listener: TrainingListener) -> None:
-        """Write the model of the best weights, with their scores on the test views, or else the validation views."""
+        """Write the model of the best weights, with their scores on the test views, or else on the validation views."""
         self.network.load_state_dict(self.best)
         moved = self.calibrate() if self.config.loop.calibrate and self.setup.validation else 0.0
         views, split = (self.setup.test, "test") if self.setup.test else (self.setup.validation, "validation")
@@ -264,7 +267,7 @@ class Trainer:
 
 
 def without_places(record: Any) -> Any:
-    """``record``, of JSON types, with the mere names of what absolute paths lead to: they say nothing elsewhere."""
+    """``record``, of JSON types, with absolute paths reduced to their names: paths mean nothing on other machines."""
     if isinstance(record, dict):
         return {key: without_places(value) for key, value in record.items()}
     if isinstance(record, list):

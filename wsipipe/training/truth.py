@@ -1,4 +1,4 @@
-"""What a field is labelled with, block by block."""
+"""The labels of a field, read box by box."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from wsipipe.errors import LabelError
 from wsipipe.geometry.grid import Box
@@ -15,14 +16,14 @@ from wsipipe.rasters.annotations import Annotated
 from wsipipe.rasters.label_raster import LabelRaster
 
 PIECES = 4.0
-"""If the numbers of a raster lie in so many pieces each, they are classes, not objects."""
+"""Numbers of a raster that lie in more pieces each than this are classes, not objects."""
 
 
 class Truth(Protocol):
     """Labels, read box by box."""
 
     def read(self, box: Box) -> Annotated:
-        """Classes, objects, and where both are known, (h, w)."""
+        """The classes and objects in ``box``, and where both are known, each (y, x)."""
         ...
 
 
@@ -31,7 +32,9 @@ class HeldTruth:
     """Labels in memory, known everywhere."""
 
     classes: npt.NDArray[np.uint8]
+    """(y, x); 0 is background."""
     instances: npt.NDArray[np.int32]
+    """(y, x): the number of the object; 0 is background."""
 
     def read(self, box: Box) -> Annotated:
         """See `Truth.read`."""
@@ -40,13 +43,13 @@ class HeldTruth:
 
 @dataclass(frozen=True)
 class RasterTruth:
-    """Labels of a raster, at the image's scale or another, read when they are wanted."""
+    """Labels of a raster, at the image's scale or another, that stay in their file."""
 
     raster: LabelRaster
     shape: tuple[int, int]
-    """Of the image."""
+    """(height, width) of the image, px."""
     values: dict[int, int] | None
-    """The class of each value; None where values are objects of class 1."""
+    """The class of each value; None if values are objects of class 1."""
 
     def read(self, box: Box) -> Annotated:
         """See `Truth.read`.
@@ -54,7 +57,7 @@ class RasterTruth:
         Raises
         ------
         LabelError
-            If there is a value that stands for no class.
+            If a value does not stand for a class.
         """
         rows, cols = (
             (2 * np.arange(*span) + 1) * there // (2 * here)
@@ -67,12 +70,12 @@ class RasterTruth:
 
 
 def as_truth(labels: npt.NDArray[np.int32], values: dict[int, int] | None, name: str) -> Annotated:
-    """What ``labels`` (y, x) say: ``values`` gives the class of each; without them they are objects of class 1.
+    """The meaning of ``labels``, (y, x), int32: classes by ``values``, or objects of class 1 if that is None.
 
     Raises
     ------
     LabelError
-        If there is a value that stands for no class.
+        If a value does not stand for a class.
     """
     inside = np.ones(labels.shape, bool)
     if values is None:
@@ -81,13 +84,24 @@ def as_truth(labels: npt.NDArray[np.int32], values: dict[int, int] | None, name:
     if strange := [int(v) for v in there if int(v) not in values]:
         raise LabelError(
             f"{name} has pixels of value {', '.join(map(str, strange[:5]))}; the classes have "
-            f"{', '.join(map(str, sorted(values)))}; add to [[classes]], with its value, or say what labels_are"
+            f"{', '.join(map(str, sorted(values)))}; add it to [[classes]] with its value, or correct [data] labels_are"
         )
     classes = np.array([values[int(v)] for v in there], np.uint8)[which].reshape(labels.shape)
     return Annotated(classes, np.zeros(labels.shape, np.int32), inside)
 
 
+def check_objects(ids: npt.NDArray[np.int32], name: str) -> None:
+    """Raise a LabelError if ``ids``, (y, x), int32, are classes rather than objects, by the number of their pieces."""
+    there = np.unique(ids[ids > 0])
+    pieces = sum(ndimage.label(ids == i)[1] for i in there[:20])
+    if len(there) and pieces > PIECES * len(there[:20]):
+        raise LabelError(
+            f"{name}: its values {', '.join(map(str, there[:5]))} lie in {pieces / len(there[:20]):.0f} separate "
+            "pieces each, so they are not objects; set labels_are = 'classes', or 'components' (--labels-are)"
+        )
+
+
 def bounding(rows: Indices, cols: Indices) -> tuple[Box, Indices, Indices]:
-    """The box of all ``rows`` and ``cols``, and both counted from its corner."""
+    """The box around all ``rows`` and ``cols``, (n,), int64, and both counted from its corner."""
     box = Box(int(rows.min()), int(rows.max()) + 1, int(cols.min()), int(cols.max()) + 1)
     return box, rows - box.y0, cols - box.x0
