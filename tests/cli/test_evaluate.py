@@ -102,7 +102,9 @@ def test_options_reach_the_comparison(folders: tuple[Path, Path]) -> None:
 
 
 def test_an_unknown_metric_is_refused_with_all_there_are(folders: tuple[Path, Path]) -> None:
-    with pytest.raises(UsageError, match=r"dise: no such metric; there are pixel_error, .*split_per_100 \(--metrics\)"):
+    with pytest.raises(
+        UsageError, match=r"unknown metric dise; choose from pixel_error, .*split_per_100 \(--metrics\)"
+    ):
         called(*folders, "--metrics", "dice,dise")
 
 
