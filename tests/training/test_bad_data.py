@@ -145,7 +145,10 @@ def test_labels_that_are_none_are_named(data: Path, refused: Refused, kind: str)
     [
         (LABELS.astype(np.float32), r"b_label.tif holds 32 bit float32 values; labels are integers"),
         (LABELS.astype(np.int32) - 1, r"b_label.tif holds the label -1 at .*; labels are 0 \(nothing here\) or more"),
-        (LABELS.astype(np.uint32) + np.uint32(2**31), r"b_label.tif holds the label \d+ at .*; up to 2147483647 are"),
+        (
+            LABELS.astype(np.uint32) + np.uint32(2**31),
+            r"b_label.tif holds the label \d+ at .*; the largest allowed is 2147483647",
+        ),
         (np.stack([LABELS] * 2), r"b_label.tif "),
     ],
 )

@@ -189,7 +189,7 @@ def aggregated_jaccard(overlap: Overlap) -> Aggregated:
     """The aggregated Jaccard index (Kumar et al. 2017).
 
     The partner of a truth object is the predicted one of highest IoU, even if another's too; of equals the first by
-    number. Predicted objects that are nobody's partner, and truth objects without one, count in the union.
+    number. Predicted objects that are nobody's partner, and truth objects that overlap none, count in the union.
     """
     pairs = overlap.pairs
     order = np.lexsort((pairs.predicted, -(pairs.shared / pairs.union), pairs.truth))

@@ -194,7 +194,7 @@ def _check_options(classes: Names, background: Names, downsample: float) -> None
     Raises
     ------
     UsageError
-        Naming the value, and what is allowed.
+        If it finds either; the message names the value, and what is allowed.
     """
     if not 1 <= downsample < float("inf"):
         raise UsageError(f"downsample {downsample} of the annotations' level; it must be 1 (level 0) or more")
@@ -211,7 +211,7 @@ def _check_names(file: str, names: Iterable[str], classes: Names, background: Na
     Raises
     ------
     LabelError
-        Listing what was found, and what is allowed.
+        If it has any; the message lists them, and the classes that are allowed.
     """
     found = Counter(names)
     foreign = sorted(set(found) - set(classes) - set(background) - regions)
@@ -234,7 +234,7 @@ def _check_outside(
     Raises
     ------
     LabelError
-        Saying how many, and how far they reach.
+        If they are; the message says how many, and how far they reach.
     """
     bounds = shapely.bounds(polygons)
     outside = (bounds[:, :2] >= shape[::-1]).any(axis=1) | (bounds[:, 2:] <= 0).any(axis=1)
@@ -243,6 +243,6 @@ def _check_outside(
         height, width = (side * by for side, by in zip(shape, downsample, strict=True))
         raise LabelError(
             f"{file}: {outside.sum()} of {len(polygons)} annotations are outside the slide: they reach y = "
-            f"{reach[1]:.0f}, x = {reach[0]:.0f}, but it has {height:.0f} x {width:.0f} px at level 0; "
+            f"{reach[1]:.0f}, x = {reach[0]:.0f}, but the slide has {height:.0f} x {width:.0f} px at level 0; "
             "were they drawn on another slide, or exported at another level?"
         )

@@ -116,7 +116,7 @@ def _check_page(path: Path, page: TiffPage) -> None:
     Raises
     ------
     LabelError
-        Naming the tag, its value, and what is allowed.
+        If it cannot; the message names the tag, its value, and what is allowed.
     """
     if page.samplesperpixel != 1:
         refuse_channels(path, page.samplesperpixel)
@@ -139,7 +139,7 @@ def _check_complete(path: Path, page: TiffPage) -> None:
     Raises
     ------
     SlideReadError
-        Saying how many.
+        If it has any; the message says how many.
     """
     wanted, offsets, counts = prod(page.chunked), page.dataoffsets, page.databytecounts
     if not len(offsets) == len(counts) == wanted:

@@ -27,7 +27,7 @@ from wsipipe.tissue.mask import TissueMask, mask_shape, widened
 
 BRIGHTFIELD, FLUORESCENCE, BLANK = "brightfield", "fluorescence", "blank"
 ALGORITHM = 1
-"""Version of the algorithm; a change that finds another mask must count it up, since masks decide labels."""
+"""Version of the algorithm; increase it with any change that finds another mask, since masks decide labels."""
 DIM = 0.3
 """Share of the full scale: if half of the pixels are below it, light is signal and not glass. For 16 bits the scale
 runs from `GROUND` to `PEAK`, because the file does not say where it begins and ends."""
