@@ -1,4 +1,4 @@
-"""TOML files as dataclasses: what is wrong is said all at once, each with the line at which it stands."""
+"""TOML files as dataclasses: all problems are reported at once, each with its line."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_what_should_be_a_table_or_a_list(document: dict[str, Any], place: Place
 
 def test_reading_says_which_file_and_where(tmp_path: Path) -> None:
     path = tmp_path / "night.toml"
-    with pytest.raises(UsageError, match=r"night\.toml can not be read: No such file"):
+    with pytest.raises(UsageError, match=r"night\.toml cannot be read: No such file"):
         read_toml(path)
     path.write_text("a = 1\nb = \n")
     with pytest.raises(UsageError, match=r"night\.toml is not a TOML file: .*line 2"):

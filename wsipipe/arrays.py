@@ -1,4 +1,4 @@
-"""Types of arrays that many rooms share."""
+"""Array types that many modules share."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ Pixels = npt.NDArray[Any]
 Labels = npt.NDArray[np.uint8]
 """Class ids, (y, x); 0 is the background."""
 Mask = npt.NDArray[np.bool_]
-"""(y, x)."""
+"""Booleans, (y, x)."""

@@ -17,15 +17,15 @@ class WsipipeError(Exception):
 
 
 class UsageError(WsipipeError, ValueError):
-    """What was asked for is not possible: an option, a size, a combination of them (exit code 2)."""
+    """An option, a size, or a combination of them that is not possible (exit code 2)."""
 
 
 class NothingFoundError(UsageError):
-    """A pattern that nothing matches, or a folder without a slide: for who looks every night, no fault."""
+    """A pattern that matches nothing, or a folder without slides; a nightly run takes it for an empty inbox."""
 
 
 class GeometryError(UsageError):
-    """A side, core, block or margin that the network or the store can not have."""
+    """A side, core, block or margin that the network or the store cannot have."""
 
 
 class ModelError(WsipipeError, ValueError):
@@ -33,7 +33,7 @@ class ModelError(WsipipeError, ValueError):
 
 
 class SlideError(WsipipeError):
-    """Something is wrong with one slide; the others of the run go on (exit code 1)."""
+    """Something is wrong with one slide; the run continues with the others (exit code 1)."""
 
 
 class SlideFormatError(SlideError, ValueError):
@@ -41,22 +41,22 @@ class SlideFormatError(SlideError, ValueError):
 
 
 class PlaneError(SlideFormatError):
-    """The file holds several planes or images and nobody said which, or not the one that was asked for."""
+    """The file holds several planes or images and none was chosen, or lacks the one that was chosen."""
 
 
 class SlideReadError(SlideError, OSError):
-    """The file can not be opened, or pixels of it can not be read or decoded."""
+    """The file cannot be opened, or some of its pixels cannot be read or decoded."""
 
     tiles: tuple[str, ...] = ()
-    """What it says of each tile, if it is of several."""
+    """One message per tile, if several tiles could not be read."""
 
 
 class TruncatedError(SlideReadError):
-    """The file ends before what it is to hold does: not a tile is bad, the file is."""
+    """The file ends before its pixels do: the whole file is bad, not just a tile."""
 
 
 class ResolutionError(SlideError, ValueError):
-    """The slide's micrometres per pixel are missing, implausible, or not those of the model."""
+    """The slide's micrometres per pixel are missing, implausible, or differ from the model's."""
 
 
 class ChannelError(SlideError, ValueError):
@@ -64,36 +64,36 @@ class ChannelError(SlideError, ValueError):
 
 
 class LabelError(SlideError, ValueError):
-    """The labels or annotations of an image are not what a network can be trained on or measured by."""
+    """The labels or annotations of an image cannot be used to train or evaluate a network."""
 
 
 class StoreError(SlideError):
-    """A label store can not be used as it is."""
+    """A label store cannot be used as it is."""
 
 
 class FingerprintError(StoreError, ValueError):
-    """The store that is there was made from another slide, other weights or other options."""
+    """The existing store was made from another slide, other weights or other options."""
 
 
 class DamagedStoreError(StoreError, OSError):
-    """The metadata of a store can not be read, and guessing what they said is not an option."""
+    """The metadata of a store cannot be read, and wsipipe does not guess them."""
 
 
 class TrainingError(WsipipeError, RuntimeError):
-    """A training that can not go on, such as one whose loss is no number any more (exit code 1)."""
+    """A training run that cannot continue, for example because its loss is no longer a number (exit code 1)."""
 
 
 class MachineError(WsipipeError, RuntimeError):
-    """The environment can not do it: no such device, no scheduler, no space, no memory (exit code 3)."""
+    """The environment lacks something: the device, the scheduler, space or memory (exit code 3)."""
 
 
 class OutputError(MachineError, OSError):
-    """The output folder can not be written: no space, no permission, or a file of that name."""
+    """The output folder cannot be written: no space, no permission, or a file of that name."""
 
-    # Of two builtin bases Python would take RuntimeError's, and an OSError made so can not cross a process.
+    # Of two builtin bases Python would take RuntimeError's; an OSError made by it cannot be sent to another process.
     if not TYPE_CHECKING:
         __new__ = OSError.__new__
 
 
 class MemoryLimitError(MachineError, MemoryError):
-    """What was asked for does not fit into the memory that it may use."""
+    """A request that does not fit into the memory that it may use."""

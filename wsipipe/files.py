@@ -1,4 +1,4 @@
-"""Files and folders, on a disk or behind a URL; those that are written appear whole or not at all."""
+"""Files and folders, on a disk or behind a URL; what is written appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ COPIES = 16
 """Objects of a bucket that are copied at the same time."""
 Location = Path | Url
 Named = str | os.PathLike[str] | Url
-"""What a user names a file or folder by."""
+"""How a user names a file or folder."""
 
 
 def locate(text: Named) -> Location:
-    """Where ``text`` is: a path, also that of a ``file://``, or a URL.
+    """The path or URL that ``text`` names; a ``file://`` URL becomes a path.
 
     Raises
     ------
     UsageError
-        If it is a URL of a kind that can not be read.
+        If it is a URL of an unsupported kind.
     """
     if isinstance(text, Url) or not is_url(text):
         return text if isinstance(text, Url) else Path(text)
@@ -39,13 +39,13 @@ def locate(text: Named) -> Location:
 
 
 def absolute(text: Named) -> Location:
-    """As `locate`, a path from the root and without ``..``, so that a file has one name; links are left alone."""
+    """Like `locate`, but a path is absolute and without ``..``, so that a file has one name; links are kept."""
     here = locate(text)
     return here if isinstance(here, Url) else Path(os.path.abspath(here))  # noqa: PTH100 - Path.absolute keeps ".."
 
 
 def one_name(here: Location) -> str:
-    """What all names of one file have in common: the path without links, or the URL."""
+    """The one name that all names of a file share: the path with its links resolved, or the URL."""
     return str(here) if isinstance(here, Url) else os.path.realpath(here)
 
 
@@ -55,20 +55,21 @@ def write_whole(path: Location, blob: bytes, *, kind: str = "", way_out: str = M
     Parameters
     ----------
     path
-        Where to; what is there is replaced.
+        The target; an existing file is replaced.
     blob
-        All of it.
+        The whole content.
     kind
-        What the message calls the file, before its path.
+        Text before the path in messages, such as ``"model "``.
     way_out
-        What the message says to do.
+        What messages tell the user to do.
     shared
-        Whether several processes may write it at the same time; what a kill leaves is then not replaced by the next.
+        Whether several processes may write it at the same time; a partial file that a killed one leaves is then not
+        replaced by the next write.
 
     Raises
     ------
     OutputError
-        If the disk does not take it.
+        If the file cannot be written.
     """
     try:
         if isinstance(path, Url):
@@ -82,32 +83,32 @@ def write_whole(path: Location, blob: bytes, *, kind: str = "", way_out: str = M
             partial.unlink(missing_ok=True)
             raise
     except OSError as err:
-        raise OutputError(f"{kind}{path} can not be written: {err.strerror or err}; {way_out}") from err
+        raise OutputError(f"{kind}{path} cannot be written: {err.strerror or err}; {way_out}") from err
 
 
 def make_folder(path: Location, *, way_out: str = MAKE_ROOM) -> None:
-    """Make the folder ``path``, and those above it, unless it is there; behind a URL there is nothing to make.
+    """Make the folder ``path`` and its parents, unless they exist; behind a URL there is nothing to make.
 
     Raises
     ------
     OutputError
-        If the disk does not take it.
+        If the folder cannot be made.
     """
     if isinstance(path, Url):
         return
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as err:
-        raise OutputError(f"{path} can not be made: {err.strerror or err}; {way_out}") from err
+        raise OutputError(f"{path} cannot be made: {err.strerror or err}; {way_out}") from err
 
 
 def files_in(folder: Location) -> Iterator[tuple[str, int]]:
-    """Relative name, with slashes, and size in bytes of each file in ``folder`` and in the folders within.
+    """(relative name with slashes, size in bytes) of each file in ``folder`` and in the folders within it.
 
     Raises
     ------
     OSError
-        If that can not be told, as of a web server.
+        If they cannot be listed, as on a web server.
     """
     if isinstance(folder, Url):
         yield from folder.files()
@@ -118,15 +119,15 @@ def files_in(folder: Location) -> Iterator[tuple[str, int]]:
 
 
 def remove_folder(folder: Location, *, root: str) -> None:
-    """Remove ``folder`` and all that is in it; on a disk its file ``root`` last, in a bucket first.
+    """Remove ``folder`` with its content; on a disk its file ``root`` goes last, in a bucket first.
 
-    On a disk, what a kill leaves is then known by it. In a bucket it is what readers look for, and must not outlast
-    the rest.
+    On a disk, ``root`` identifies what a kill leaves behind. In a bucket, readers look for ``root``, so it must not
+    outlast the rest.
 
     Raises
     ------
     OSError
-        If it can not be removed.
+        If it cannot be removed.
     """
     if isinstance(folder, Url):
         names = [name for name, _ in folder.files()]
@@ -140,14 +141,14 @@ def remove_folder(folder: Location, *, root: str) -> None:
 
 
 def move_folder(folder: Location, to: Location, *, root: str) -> None:
-    """Give ``folder`` the name ``to``, which is free; in a bucket its files are copied, ``root`` after the rest.
+    """Rename ``folder`` to ``to``, which must not exist; in a bucket its files are copied, ``root`` last.
 
-    Killed there half-way, ``folder`` is still whole, or ``to`` is.
+    If that is killed half-way, ``folder`` or ``to`` is whole.
 
     Raises
     ------
     OSError
-        If it can not be moved.
+        If it cannot be moved.
     """
     if not isinstance(folder, Url) or not isinstance(to, Url):
         assert isinstance(folder, Path)
@@ -162,7 +163,7 @@ def move_folder(folder: Location, to: Location, *, root: str) -> None:
 
 
 def zarr_store(folder: Location) -> Store:
-    """What is in ``folder`` as zarr reads it; nothing is written through it."""
+    """The content of ``folder`` as a read-only zarr store."""
     from zarr.storage import LocalStore, ObjectStore
 
     if isinstance(folder, Url):

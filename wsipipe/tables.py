@@ -1,6 +1,6 @@
-"""What users write: TOML files as frozen dataclasses, what is wrong with one said at once, and CSV files row by row.
+"""Files that users write: TOML as frozen dataclasses, with all problems reported at once, and CSV row by row.
 
-A field that is a number says what it allows: ``steps: int = bounded(2000, above=0)``.
+The field of a number says what it allows: ``steps: int = bounded(2000, above=0)``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 from wsipipe.errors import UsageError
 
 Place = tuple[str | int, ...]
-"""Where in a document: keys, and numbers within lists of tables."""
+"""A place in a document: keys, and indices within lists of tables."""
 KEY = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
 DOTTED = rf"\s*({KEY}(?:\s*\.\s*{KEY})*)\s*"
 BOUNDS = "bounds"
@@ -29,7 +29,7 @@ Value = TypeVar("Value")
 
 
 class TableError(UsageError):
-    """A document that is not what it should be; the message is that of the first of its problems."""
+    """A document with problems; the message is that of the first one."""
 
     def __init__(self, problems: list[tuple[Place, str]]) -> None:
         super().__init__(problems[0][1])
@@ -131,19 +131,19 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     Raises
     ------
     UsageError
-        If it can not be read, or is not TOML.
+        If it cannot be read, or is not TOML.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # editors of Windows write a mark first
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors write a byte order mark first
         return tomllib.loads(text), text
     except OSError as err:
-        raise UsageError(f"{path} can not be read: {err.strerror or err}") from err
+        raise UsageError(f"{path} cannot be read: {err.strerror or err}") from err
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
         raise UsageError(f"{path} is not a TOML file: {err}") from err
 
 
 def line_of(text: str, place: Place) -> int:
-    """The line, from 1, of ``text`` at which ``place`` is, or the nearest table or key around it that stands there."""
+    """The line of ``text``, from 1, that holds ``place``, or else the innermost table or key around it that it has."""
     current: Place = ()
     found, most, seen = 1, 0, dict[str, int]()
     for number, line in enumerate(text.split("\n"), 1):
@@ -172,8 +172,8 @@ def parse_table(kind: Any, value: Any, place: Place = (), *, listed: bool = Fals
     Raises
     ------
     TableError
-        If it has keys that are not known, lacks some, or has values of the wrong kind or out of their fields' bounds;
-        all of them are named.
+        If it has unknown keys, lacks required ones, or has values of the wrong type or out of their bounds; all of them
+        are named.
     """
     path = ".".join(str(part) for part in place if isinstance(part, str))
     here = f"[[{path}]]" if listed else f"[{path}]" if path else "the configuration"
@@ -203,7 +203,7 @@ def parse_table(kind: Any, value: Any, place: Place = (), *, listed: bool = Fals
 
 
 def _parse_key(kind: Any, value: Any, place: Place, where: str) -> Any:
-    """``value`` of the key at ``place``: a table, a list of tables, or what `parse_value` takes."""
+    """``value`` of the key at ``place``: a table, a list of tables, or a value for `parse_value`."""
     (element, *_) = typing.get_args(kind) or (None,)
     if is_dataclass(kind):
         return parse_table(kind, value, place)
@@ -216,7 +216,7 @@ def _parse_key(kind: Any, value: Any, place: Place, where: str) -> Any:
 
 
 def _parse_tables(kind: Any, tables: list[Any], place: Place) -> tuple[Any, ...]:
-    """The list of ``tables`` at ``place``, each as a ``kind``; what is wrong with any of them is said at once."""
+    """The list of ``tables`` at ``place``, each as a ``kind``; the problems of all are reported at once."""
     parsed, problems = [], list[tuple[Place, str]]()
     for i, entry in enumerate(tables):
         try:
@@ -229,12 +229,12 @@ def _parse_tables(kind: Any, tables: list[Any], place: Place) -> tuple[Any, ...]
 
 
 def parse_value(kind: Any, value: Any, where: str) -> Any:
-    """``value``, as tomllib gives it, as a ``kind``: a plain type, some of them, or a tuple of one.
+    """``value``, as tomllib gives it, as a ``kind``: a plain type, a union of such types, or a tuple of one.
 
     Raises
     ------
     UsageError
-        If it is none; the message names ``where``.
+        If it is not a ``kind``; the message names ``where``.
     """
     for one in typing.get_args(kind) if typing.get_origin(kind) in (UnionType, typing.Union) else (kind,):
         if typing.get_origin(one) is Literal and value in typing.get_args(one):
@@ -251,7 +251,7 @@ def parse_value(kind: Any, value: Any, where: str) -> Any:
 
 
 def _said(kind: Any) -> str:
-    """A type, as people call it."""
+    """The name of a type in messages."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return ", ".join(map(repr, arguments))
@@ -265,19 +265,19 @@ def _said(kind: Any) -> str:
 
 
 def read_csv(table: Path, needed: tuple[str, ...], beside: tuple[str, ...]) -> list[tuple[str, dict[str, str]]]:
-    """Where each row of ``table`` is that is not empty, as messages call it, and its cells by column.
+    """(place, cells by column) of each row of ``table`` that is not empty; messages name the place.
 
     Raises
     ------
     UsageError
-        If it can not be read, has no rows, lacks columns or cells that are ``needed``, or has columns other than those
-        and those ``beside``.
+        If it cannot be read, has no rows, lacks columns or cells that are ``needed``, or has columns that are neither
+        ``needed`` nor ``beside``.
     """
     try:
         reader = csv.reader(table.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True)
         lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
     except OSError as err:
-        raise UsageError(f"table {table} can not be read: {err.strerror or err}") from err
+        raise UsageError(f"table {table} cannot be read: {err.strerror or err}") from err
     except (UnicodeDecodeError, csv.Error) as err:
         raise UsageError(f"table {table} is not CSV in UTF-8: {err}") from err
     columns = lines[0][1] if lines else []
@@ -287,12 +287,12 @@ def read_csv(table: Path, needed: tuple[str, ...], beside: tuple[str, ...]) -> l
             f"allowed beside them: {', '.join(beside)}; separated by commas"
         )
     if len(lines) == 1:
-        raise UsageError(f"table {table} has no row below its columns")
+        raise UsageError(f"table {table} has no rows below its header")
     rows = []
     for number, cells in lines[1:]:
         where = f"{table} line {number}"
         if len(cells) > len(columns):
-            raise UsageError(f"{where} has {len(cells)} cells for {len(columns)} columns; quote what has a comma")
+            raise UsageError(f"{where} has {len(cells)} cells for {len(columns)} columns; quote cells with a comma")
         row = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
         if not all(row[name] for name in needed):
             raise UsageError(f"{where} lacks {' or '.join(f'an {n}' if n[0] in 'aeiou' else f'a {n}' for n in needed)}")
@@ -301,12 +301,12 @@ def read_csv(table: Path, needed: tuple[str, ...], beside: tuple[str, ...]) -> l
 
 
 def positive(cells: Mapping[str, str], column: str, where: str) -> float | None:
-    """The number in ``column`` of a row, or None where there is nothing.
+    """The number in ``column`` of a row, or None if the cell is empty.
 
     Raises
     ------
     UsageError
-        If it is no positive number.
+        If it is not a positive number.
     """
     text = cells.get(column)
     try:
@@ -314,5 +314,5 @@ def positive(cells: Mapping[str, str], column: str, where: str) -> float | None:
     except ValueError:
         value = -1.0
     if value is not None and not 0 < value < float("inf"):
-        raise UsageError(f"{where} has the {column} {text!r}; it is a positive number such as 0.5, or nothing")
+        raise UsageError(f"{where} has the {column} {text!r}; it must be a positive number such as 0.5, or empty")
     return value

@@ -1,9 +1,9 @@
 """Files behind a URL, in pathlib's words: in a bucket (S3, Google, Azure), or on a web server.
 
-What is behind a URL appears whole or not at all, is never renamed, and lies in no folder: a folder is what several
-names begin with. A web server can not say what begins with a name, and takes nothing.
+A file behind a URL appears whole or not at all, and is never renamed. A folder is only a prefix that several names
+share. A web server cannot list the names with a prefix, and cannot be written to.
 
-Where a bucket is and who one is there stands in the environment: ``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ...
+A bucket's endpoint and credentials come from environment variables: ``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ...
 
 Source: https://developmentseed.org/obstore/ (the Rust crate object_store)
 """
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 WEB = ("http", "https")
 SCHEMES = ("s3", "gs", "az", "abfs", "abfss", *WEB)
 REQUEST_SECONDS = 30.0
-"""After which a request that was not answered in full is made again."""
+"""The time after which a request that was not answered in full is made again."""
 ATTEMPTS, RETRY_SECONDS = 10, 180.0
-"""At one request, with pauses that grow from 0.1 to 15 s; and for how long."""
+"""Retries of a request, with pauses that grow from 0.1 to 15 s, and the time limit for all of them."""
 COALESCE_BYTES = 2**14
-"""Bytes that are read for nothing rather than ask twice: those of a small tile."""
+"""Gap between two ranges, in bytes, that is read too rather than make two requests: the size of a small tile."""
 
 Answer = TypeVar("Answer")
 
@@ -54,15 +54,15 @@ class Url:
     """
 
     text: str
-    """``s3://bucket/slides/case-17.svs``"""
+    """The URL itself, such as ``s3://bucket/slides/case-17.svs``."""
 
     def __post_init__(self) -> None:
         scheme, host, path, *_ = urlsplit(self.text, allow_fragments=False)
         if scheme not in SCHEMES or not host:
             allowed = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-            raise UsageError(f"{self.text} is no URL that can be read; allowed: file://, {allowed}")
+            raise UsageError(f"{self.text} is not a supported URL; allowed: file://, {allowed}")
         if {"..", "."} & set(path.split("/")) or "//" in path:
-            raise UsageError(f"{self.text} has an empty part, or .. in it; give the URL without")
+            raise UsageError(f"{self.text} has an empty part, . or .. in its path; remove it")
         object.__setattr__(self, "text", self.text.rstrip("/"))
 
     def __str__(self) -> str:
@@ -73,12 +73,12 @@ class Url:
 
     @property
     def scheme(self) -> str:
-        """``s3``, ``https``, ..."""
+        """The scheme: ``s3``, ``https``, ..."""
         return self.text.partition("://")[0]
 
     @property
     def name(self) -> str:
-        """What follows the last slash."""
+        """The part after the last slash."""
         return posixpath.basename(self._key)
 
     @property
@@ -93,21 +93,21 @@ class Url:
 
     @property
     def parent(self) -> Url:
-        """All but the name."""
+        """The URL without its name."""
         return Url(self.text.removesuffix(self.name))
 
     def with_name(self, name: str) -> Url:
-        """The same with another name."""
+        """The same URL with another name."""
         return self.parent / name
 
     @property
     def lists(self) -> bool:
-        """Whether it can be asked what begins with its name."""
+        """Whether the names below it can be listed."""
         return self.scheme not in WEB
 
     @property
     def store(self) -> ObjectStore:
-        """All that begins with this URL and a slash, as obstore and zarr read it."""
+        """The store of all that begins with this URL and a slash, for obstore and zarr."""
         return connect_store(self.text, REQUEST_SECONDS)
 
     @property
@@ -116,16 +116,16 @@ class Url:
 
     @property
     def _key(self) -> str:
-        """What follows host or bucket."""
+        """The part after the host or bucket."""
         return self.text.partition("://")[2].partition("/")[2]
 
     def head(self) -> dict[str, Any]:
-        """Its ``size``, ``last_modified`` and ``e_tag``.
+        """The file's ``size``, ``last_modified`` and ``e_tag``.
 
         Raises
         ------
         OSError
-            If it is not there, or can not be reached.
+            If it does not exist, or cannot be reached.
         """
         import obstore
 
@@ -133,32 +133,32 @@ class Url:
             return dict(obstore.head(self._host, self._key))
 
     def exists(self) -> bool:
-        """Whether it is a file, or a folder with something in it."""
+        """Whether it is a file, or a folder that is not empty."""
         return self.is_file() or self.is_dir()
 
     def is_file(self) -> bool:
-        """Whether there is something under this very name."""
+        """Whether there is a file of exactly this name."""
         try:
             return bool(self._key) and self.head() is not None
         except FileNotFoundError:
             return False
 
     def is_dir(self) -> bool:
-        """Whether something begins with this name and a slash; never, of a web server."""
+        """Whether any name begins with this one and a slash; always False on a web server."""
         return self.lists and next(self.files(), None) is not None
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Name, after this one and a slash, and size in bytes of all that is in this folder and in those within.
+        """(relative name, size in bytes) of each file in this folder and in the folders within it.
 
         Raises
         ------
         OSError
-            If that can not be told.
+            If they cannot be listed.
         """
         return ((row["path"], row["size"]) for row in self.rows())
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """As `files`: ``path``, after this one, ``size`` and ``last_modified`` of each."""
+        """Like `files`, but a dict of each file, with its relative ``path``, ``size`` and ``last_modified``."""
         import obstore
 
         self._check_lists()
@@ -170,7 +170,7 @@ class Url:
                         yield {**row, "path": row["path"].removeprefix(start)}
 
     def iterdir(self) -> Iterator[Url]:
-        """What is in this folder; those within it too."""
+        """The files and folders directly in this folder."""
         import obstore
 
         self._check_lists()
@@ -182,15 +182,15 @@ class Url:
 
     def _check_lists(self) -> None:
         if not self.lists:
-            raise OSError(errno.ENOTSUP, "a web server does not say what it has", str(self))
+            raise OSError(errno.ENOTSUP, "a web server cannot list its files", str(self))
 
     def read_bytes(self) -> bytes:
-        """All of it.
+        """The whole content.
 
         Raises
         ------
         OSError
-            If it is not there, or can not be read.
+            If it does not exist, or cannot be read.
         """
         import obstore
 
@@ -198,12 +198,12 @@ class Url:
             return bytes(obstore.get(self._host, self._key).bytes())
 
     def read_tagged(self) -> tuple[bytes, str] | None:
-        """All of it, and its e_tag; None if it is not there.
+        """(whole content, e_tag), or None if the file does not exist.
 
         Raises
         ------
         OSError
-            If it can not be read.
+            If it cannot be read.
         """
         import obstore
 
@@ -215,12 +215,12 @@ class Url:
             return bytes(found.bytes()), found.meta["e_tag"] or ""
 
     def read_ranges(self, starts: Sequence[int], counts: Sequence[int]) -> list[bytes]:
-        """``counts`` bytes from each of ``starts``, which lie within the file; several at a time.
+        """``counts[i]`` bytes from ``starts[i]`` on, within the file, for each i; several ranges at a time.
 
         Raises
         ------
         OSError
-            If it is not there, or can not be read.
+            If it does not exist, or cannot be read.
         """
         import obstore
 
@@ -231,12 +231,12 @@ class Url:
             return list(map(bytes, found))
 
     def write_bytes(self, blob: bytes) -> None:
-        """Put ``blob`` there, over what is there.
+        """Write ``blob``; an existing file is replaced.
 
         Raises
         ------
         OSError
-            If it can not be written.
+            If it cannot be written.
         """
         import obstore
 
@@ -244,14 +244,14 @@ class Url:
             obstore.put(self._host, self._key, blob)
 
     def put_if(self, blob: bytes, e_tag: str | None) -> str | None:
-        """Put ``blob`` there if ``e_tag`` is what is there now, or None and nothing is; the new e_tag, or None.
+        """Write ``blob`` if the file still has ``e_tag``, or does not exist and that is None; the new e_tag, or None.
 
-        It is None too where the ``blob`` was put there, and the answer was lost.
+        None means that it was not written, or that it was and the answer was lost.
 
         Raises
         ------
         OSError
-            If it can not be written.
+            If it cannot be written.
         """
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
@@ -264,17 +264,17 @@ class Url:
                 return None
 
     def unlink(self, missing_ok: bool = False) -> None:
-        """Remove it; S3 does not say whether it was there.
+        """Remove the file; S3 does not say whether it existed.
 
         Raises
         ------
         OSError
-            If it can not be removed.
+            If it cannot be removed.
         """
         self.remove([""], missing_ok=missing_ok)
 
     def remove(self, names: Sequence[str], *, missing_ok: bool = True) -> None:
-        """Remove the files of ``names`` in this folder; the empty name stands for itself."""
+        """Remove the files ``names`` of this folder; the empty name stands for this URL itself."""
         import obstore
 
         keys = [f"{self._key}/{name}" if name else self._key for name in names]
@@ -282,12 +282,12 @@ class Url:
             again(lambda: obstore.delete(self._host, keys))
 
     def copy(self, name: str, to: Url) -> None:
-        """Copy the file of ``name`` in this folder into folder ``to`` of the same bucket, without fetching it.
+        """Copy the file ``name`` of this folder into the folder ``to`` of the same bucket, without downloading it.
 
         Raises
         ------
         OSError
-            If it can not be written.
+            If it cannot be written.
         """
         import obstore
 
@@ -310,9 +310,10 @@ class Url:
 
 @lru_cache(maxsize=256)
 def connect_store(url: str, seconds: float) -> ObjectStore:
-    """All that is below ``url``, whose requests take ``seconds`` at most: one in a process, for its connections.
+    """The store of all that is below ``url``; a process has one, so that its connections are shared.
 
-    It makes requests again that failed; of those that took too long all but the two kinds that `again` is for.
+    A request may take ``seconds``. Requests that fail are retried, and so are those that time out, but for the two
+    kinds that `again` retries.
     """
     from obstore.store import from_url
 
@@ -324,7 +325,7 @@ def connect_store(url: str, seconds: float) -> ObjectStore:
 
 
 def again(request: Callable[[], Answer]) -> Answer:
-    """What ``request`` gives, a removal or a write on condition: one that took too long obstore does not make again."""
+    """The result of ``request``, a removal or a conditional write: obstore does not retry these after a timeout."""
     from obstore.exceptions import GenericError
 
     over = time.monotonic() + RETRY_SECONDS

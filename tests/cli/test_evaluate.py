@@ -84,9 +84,9 @@ def test_csv_is_not_written_over_what_is_read(folders: tuple[Path, Path]) -> Non
 
 def test_csv_that_can_not_be_written_leaves_nothing(folders: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(OutputError, match="taken can not be written"):
+    with pytest.raises(OutputError, match="taken cannot be written"):
         called(*folders, "--csv", tmp_path / "taken")
-    with pytest.raises(OutputError, match=r"gone/x\.csv can not be written"):
+    with pytest.raises(OutputError, match=r"gone/x\.csv cannot be written"):
         called(*folders, "--csv", tmp_path / "gone/x.csv")
     assert {path.name for path in tmp_path.iterdir()} == {"out", "data", "taken"}
 
@@ -102,7 +102,9 @@ def test_options_reach_the_comparison(folders: tuple[Path, Path]) -> None:
 
 
 def test_an_unknown_metric_is_refused_with_all_there_are(folders: tuple[Path, Path]) -> None:
-    with pytest.raises(UsageError, match=r"dise: no such metric; there are pixel_error, .*split_per_100 \(--metrics\)"):
+    with pytest.raises(
+        UsageError, match=r"unknown metric dise; choose from pixel_error, .*split_per_100 \(--metrics\)"
+    ):
         called(*folders, "--metrics", "dice,dise")
 
 

@@ -262,7 +262,7 @@ def test_folder_has_the_default_configuration(tmp_path: Path) -> None:
 
 
 def test_configuration_that_can_not_be_used_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="can not be read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         configure(tmp_path / "none.toml")
     with pytest.raises(UsageError, match="labels-are"):
         configure(tmp_path, labels_are="blobs")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from wsipipe.errors import UsageError
-from wsipipe.evaluation import blockwise as planes
+from wsipipe.evaluation import blockwise
 from wsipipe.evaluation.blockwise import ArrayPlane, Labelled, compare
 from wsipipe.evaluation.tally import Tally
 from wsipipe.geometry.grid import Box
@@ -72,7 +72,7 @@ def test_an_object_counts_with_its_part_inside() -> None:
 
 
 class Watched:
-    """A plane without an end, that remembers the largest block that was read."""
+    """A plane that remembers the largest block that was read."""
 
     name, shape = "watched", (4096, 512)
 
@@ -101,7 +101,7 @@ def test_sizes_that_differ_are_refused_by_name_and_size() -> None:
 
 
 def test_the_warping_error_of_a_large_image_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planes, "WARPING_LIMIT_PX", 99)
+    monkeypatch.setattr(blockwise, "WARPING_LIMIT_PX", 99)
     plane = Watched()
     with pytest.raises(UsageError, match=r"4096 x 512 px.* at most 99 px.*leave warping_error out"):
         compare(plane, plane, 1, needs=("warping",))

@@ -10,7 +10,6 @@ import pytest
 import tifffile
 
 from wsipipe.errors import DamagedStoreError, LabelError, SlideError, StoreError, UsageError
-from wsipipe.evaluation import blockwise as planes
 from wsipipe.evaluation import sources
 from wsipipe.evaluation.evaluate import evaluate
 from wsipipe.evaluation.pairing import pair
@@ -61,7 +60,7 @@ def ids_of(labels: np.ndarray) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "READ_BLOCK_PX", 33)
-    monkeypatch.setattr(planes, "READ_BLOCK_PX", 33)
+    monkeypatch.setitem(Tally.add_planes.__kwdefaults__, "block_px", 33)
 
 
 def test_scores_of_a_store_and_a_tiff_are_those_of_their_arrays(tmp_path: Path) -> None:
@@ -113,8 +112,8 @@ def test_values_of_labels_are_mapped_to_those_of_predictions(tmp_path: Path) -> 
     as_is = evaluate(prediction, write_tiff(tmp_path / "b.tif", truth))
     renamed = write_tiff(tmp_path / "c.tif", np.select([truth == 7, truth == 200], [200, 1]).astype(np.uint8))
     assert evaluate(prediction, renamed, mapped={200: 7, 1: 200}).scores == as_is.scores
-    message = r"c\.tif has the value 1 in .*: allowed are 0 and 7 \(gland\), 200 \(fat\); .*--labels-are instances, .*"
-    with pytest.raises(LabelError, match=message + "--map 1=CLASS"):
+    message = r"c\.tif has the value 1 in .*: allowed are 0 and 7 \(gland\), 200 \(fat\); .*--labels-are instances; .*"
+    with pytest.raises(LabelError, match=message + "give --map 1=CLASS"):
         evaluate(prediction, renamed)
 
 
@@ -123,7 +122,7 @@ def test_classes_without_names_go_by_their_values(tmp_path: Path) -> None:
     masks = write_tiff(tmp_path / "a.tif", mask), write_tiff(tmp_path / "b.tif", mask)
     assert evaluate(*masks, metrics=("dice",)).scores == {"dice": 1, "dice.255": 1}
     ones = write_tiff(tmp_path / "c.tif", mask // 255)
-    with pytest.raises(UsageError, match=r"the values 255, and labels 1, none of them the same.*--map 1=255"):
+    with pytest.raises(UsageError, match=r"the values 255, and labels 1, with none in common.*--map 1=255"):
         evaluate(masks[0], ones)
     assert evaluate(masks[0], ones, mapped={1: 255}, metrics=("dice",)).scores["dice"] == 1
     nothing = write_tiff(tmp_path / "d.tif", mask * 0)
@@ -148,7 +147,7 @@ def test_annotations_are_drawn_in_the_pixels_of_the_prediction(tmp_path: Path) -
     assert found.scores["pixel_error"] == 0
     assert found.scores["dice.fat"] == 1
     assert found.scores["merged_per_100"] == pytest.approx(200 / 3)
-    with pytest.raises(UsageError, match=r"case\.geojson has classes by name, and p\.tif names none"):
+    with pytest.raises(UsageError, match=r"case\.geojson has named classes, but p\.tif names none"):
         evaluate(write_tiff(tmp_path / "p.tif", predicted), outlines)
 
 
@@ -177,14 +176,14 @@ def test_the_downsample_of_a_store_can_be_read_back(tmp_path: Path, downsample: 
 def test_predictions_that_name_different_classes_are_refused(tmp_path: Path) -> None:
     write_store(tmp_path / "a.zarr", labels_of(0))
     write_store(tmp_path / "b.zarr", labels_of(0), classes=(("background", 0, "#000000"), ("cell", 7, "#ffffff")))
-    with pytest.raises(UsageError, match=r"a\.zarr names gland, fat, and b\.zarr cell"):
+    with pytest.raises(UsageError, match=r"a\.zarr names gland, fat, but b\.zarr names cell"):
         evaluate(tmp_path, tmp_path)
 
 
 # ---- bad input ----
 
 
-def test_what_is_missing_or_unfinished_is_said(tmp_path: Path) -> None:
+def test_missing_and_unfinished_files_are_refused(tmp_path: Path) -> None:
     good = write_tiff(tmp_path / "t.tif", labels_of(0))
     with pytest.raises(UsageError, match=r"gone\.zarr does not exist"):
         evaluate(tmp_path / "gone.zarr", good)
@@ -193,7 +192,9 @@ def test_what_is_missing_or_unfinished_is_said(tmp_path: Path) -> None:
     out = tmp_path / "out"
     unfinished = write_store(out / "t.zarr", labels_of(0), finished=False)
     for path in (unfinished, unfinished.with_name("t.zarr.partial"), out):
-        with pytest.raises(StoreError, match=r"t\.zarr.*is unfinished; the wsipipe run that began it"):
+        with pytest.raises(
+            StoreError, match=r"t\.zarr.*is unfinished; to finish it, start the wsipipe run that began it again"
+        ):
             evaluate(path, good)
     renamed = unfinished.with_name("t.zarr.partial").rename(tmp_path / "taken.zarr")
     with pytest.raises(SlideError, match=r"taken\.zarr is not finished"):
@@ -213,7 +214,7 @@ def test_sizes_that_differ_are_refused_before_anything_is_compared(
         evaluate(tmp_path / "p", tmp_path / "t")
 
 
-def test_labels_that_are_no_labels_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_labels_are_refused(tmp_path: Path) -> None:
     good = write_store(tmp_path / "a.zarr", labels_of(0))
     with pytest.raises(LabelError, match=r"f\.tif holds 32 bit float32"):
         evaluate(good, write_tiff(tmp_path / "f.tif", labels_of(0).astype(np.float32)))
@@ -246,7 +247,7 @@ def test_names_without_a_partner_or_with_two_are_refused(tmp_path: Path) -> None
 
 def test_options_that_contradict_are_refused(tmp_path: Path) -> None:
     store = write_store(tmp_path / "a.zarr", labels_of(0))
-    with pytest.raises(UsageError, match="no such metric"):
+    with pytest.raises(UsageError, match="unknown metric dise; choose from"):
         evaluate(store, store, metrics=("dise",))
     with pytest.raises(UsageError, match="--map is for labels that are classes"):
         evaluate(store, store, labels_are="instances", mapped={1: 7})

@@ -17,7 +17,7 @@ NETWORKS = st.builds(Receptive, depth=st.integers(0, 4), convs=st.integers(1, 3)
 
 
 def smallest_block(receptive: Receptive, core: int) -> int:
-    """In cores."""
+    """Side of the smallest allowed block, in cores."""
     return -(-(receptive.margin // 2) // core)
 
 
@@ -185,7 +185,7 @@ def test_box_knows_its_shape_and_slices() -> None:
         ((5, 5), 32, 64, r"block 64 px is smaller than the 94 px .*: 96 \(--block\)"),
     ],
 )
-def test_grid_refuses_what_can_not_be_and_says_what_can(
+def test_grid_refuses_impossible_sizes_and_names_possible_ones(
     shape: tuple[int, int], core: int, block: int, words: str
 ) -> None:
     with pytest.raises(GeometryError, match=words):

@@ -16,7 +16,7 @@ NETWORKS = st.builds(Receptive, depth=st.integers(0, 6), convs=st.integers(1, 4)
 
 
 def walk(receptive: Receptive, side: int) -> int | None:
-    """What comes out of ``side`` px, counted one layer after the other; None where a pooling or a crop can not be."""
+    """The output side for ``side`` px, counted layer by layer; None if a pooling or a crop is impossible."""
     skips = []
     for level in range(receptive.depth + 1):
         side -= 2 * receptive.convs
@@ -129,12 +129,12 @@ def test_check_multiple_names_the_positive_multiples_next_to_the_size(size: int,
 
 
 @given(size=st.integers(0, 10**6), step=st.integers(1, 5000))
-def test_round_up_is_the_smallest_multiple_that_is_no_less(size: int, step: int) -> None:
+def test_round_up_is_the_smallest_multiple_that_is_not_less(size: int, step: int) -> None:
     assert size <= round_up(size, step) < size + step
     assert round_up(size, step) % step == 0
 
 
 @pytest.mark.parametrize(("depth", "convs"), [(-1, 2), (2, 0), (2, -1)])
-def test_a_network_that_can_not_be_is_refused_as_a_usage_error(depth: int, convs: int) -> None:
+def test_an_impossible_network_is_refused_as_a_usage_error(depth: int, convs: int) -> None:
     with pytest.raises(UsageError, match=f"depth {depth} with {convs} convolutions"):
         Receptive(depth, convs)

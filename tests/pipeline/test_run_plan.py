@@ -384,7 +384,7 @@ def test_a_table_says_the_resolution_of_single_slides(bench: Bench, picky: str) 
     ]
     assert [p.store.mpp_source for p in plans] == [p.slide.mpp_source for p in plans]
     assert [p.level.mpp for p in plans] == [0.5] * 3
-    with pytest.raises(UsageError, match=r"none.csv can not be read"):
+    with pytest.raises(UsageError, match=r"none.csv cannot be read"):
         bench.plan(a, slides_table=str(bench.folder / "none.csv"))
 
 

@@ -54,7 +54,7 @@ def whole(annotations: Annotations) -> Any:
 
 
 def star(rng: np.random.Generator, points: int = 12) -> Polygon:
-    """A ragged polygon around a random centre, often with a hole, and at times of whole numbers."""
+    """A ragged polygon around a random centre, often with a hole, sometimes with whole coordinates."""
     angles = np.sort(rng.uniform(0, 2 * np.pi, points))
     if np.diff(angles, append=angles[0] + 2 * np.pi).max() > 3:
         angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
@@ -70,14 +70,14 @@ def star(rng: np.random.Generator, points: int = 12) -> Polygon:
 
 
 def stars(seed: int, count: int) -> list[dict[str, Any]]:
-    """Random features of three classes, of which one is a region; those that are not valid are part of it."""
+    """Random features of three classes, one of them a region; some of them are not valid."""
     rng = np.random.default_rng(seed)
     names = ["Tumor", "Stroma", "Region*"]
     return [feature(star(rng), names[rng.choice(3, p=[0.5, 0.4, 0.1])]) for _ in range(count)]
 
 
 def brute(features: list[dict[str, Any]], shape: tuple[int, int], downsample: float) -> tuple[np.ndarray, np.ndarray]:
-    """Class ids, and whether a region is there: every pixel asked of every polygon by itself."""
+    """Class ids, and whether a region is there: every pixel is tested against every polygon by itself."""
     shapes = [
         (shapely.make_valid(shapely.geometry.shape(one["geometry"]), method="structure", keep_collapsed=False), one)
         for one in features
@@ -170,7 +170,7 @@ def test_background_covers_what_is_below_it(tmp_path: Path) -> None:
     assert (drawn.classes[7, 7], drawn.instances[7, 7], drawn.classes[2, 2]) == (0, 0, 1)
 
 
-def test_regions_say_where_somebody_looked_and_are_no_class(tmp_path: Path) -> None:
+def test_regions_say_what_was_examined_and_are_not_a_class(tmp_path: Path) -> None:
     features = [feature(square(0, 0, 10), "Region*"), feature(square(5, 5, 10), "ROI"), feature(square(6, 6, 3))]
     drawn = whole(opened(tmp_path, *features))
     expected = np.zeros(SHAPE, bool)
@@ -190,7 +190,7 @@ def test_annotation_that_crosses_itself_covers_what_its_loops_surround(tmp_path:
     assert [drawn.classes[at] for at in ((5, 0), (5, 9), (0, 5), (9, 5), (12, 20))] == [1, 1, 0, 0, 2]
 
 
-def test_slide_with_nothing_but_a_region_is_background_that_was_looked_at(tmp_path: Path) -> None:
+def test_slide_with_nothing_but_a_region_is_examined_background(tmp_path: Path) -> None:
     drawn = whole(opened(tmp_path, feature(square(0, 0, 5), "Region*")))
     assert (drawn.classes.max(), drawn.inside.sum()) == (0, 25)
 
@@ -319,7 +319,7 @@ def test_bad_file_is_refused_by_name(tmp_path: Path, what: str) -> None:
 
 
 def test_file_that_is_not_there_is_an_error_with_its_name(tmp_path: Path) -> None:
-    with pytest.raises(SlideReadError, match=r"none.geojson can not be opened"):
+    with pytest.raises(SlideReadError, match=r"none.geojson cannot be opened"):
         open_annotations(tmp_path / "none.geojson", SHAPE, ("Tumor",))
 
 

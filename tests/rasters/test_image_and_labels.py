@@ -1,4 +1,4 @@
-"""What goes into a training: every kind of file against what was written, or against a second decoder."""
+"""Images and labels to train on: every kind of file against what was written, or against a second decoder."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_palette_becomes_colours_in_an_image_and_is_refused_in_labels(tmp_path: 
 
 
 def test_labels_of_1_bit_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(LabelError, match=r"a.png has 1 bit a pixel; 8 and 16 are allowed"):
+    with pytest.raises(LabelError, match=r"a.png has 1 bit per pixel; 8 and 16 are allowed"):
         open_label_raster(raw_png(tmp_path / "a.png", [b"\xa0"], 4, 1, 0))
 
 
@@ -301,7 +301,7 @@ def test_labels_out_of_range_are_refused_by_value(tmp_path: Path, kind: str, dty
 
 def test_labels_compressed_as_jpeg_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", labels_like("uint8"), compression="jpeg", tile=(64, 64))
-    with pytest.raises(LabelError, match=r"a.tif is compressed with loss \(jpeg\)"):
+    with pytest.raises(LabelError, match=r"a.tif has lossy compression \(jpeg\)"):
         open_label_raster(tmp_path / "a.tif")
 
 
@@ -365,7 +365,7 @@ def test_chunk_of_labels_that_blosc_would_read_beyond_its_end_is_refused(tmp_pat
     check(open_label_raster(path), labels)
     piece = path / "0" / "c" / "0" / "1"
     piece.write_bytes(piece.read_bytes()[:-40])
-    with pytest.raises(SlideReadError, match=r"a.zarr can not be read at .*truncated"):
+    with pytest.raises(SlideReadError, match=r"a.zarr cannot be read at .*truncated"):
         whole(open_label_raster(path))
 
 
@@ -383,20 +383,20 @@ NOT_IMAGES = {
 
 
 @pytest.mark.parametrize("what", NOT_IMAGES)
-def test_what_is_no_image_is_refused_by_name_with_what_is_allowed(tmp_path: Path, what: str) -> None:
+def test_files_that_are_not_images_are_refused_by_name_with_what_is_allowed(tmp_path: Path, what: str) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(NOT_IMAGES[what][0])
     for open_it, kind in ((open_raster, SlideFormatError), (open_label_raster, LabelError)):
         with pytest.raises(kind, match=rf"^a.png {NOT_IMAGES[what][1]}.*PNG, TIFF of many kinds, and OME-Zarr"):
             open_it(path)
-        with pytest.raises(SlideReadError, match=r"none.png can not be opened"):
+        with pytest.raises(SlideReadError, match=r"none.png cannot be opened"):
             open_it(tmp_path / "none.png")
         with pytest.raises(kind, match="is not an OME-Zarr image"):
             open_it(tmp_path)
 
 
 @pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan")])
-def test_mpp_that_is_none_is_refused(tmp_path: Path, mpp: float) -> None:
+def test_mpp_that_is_not_positive_is_refused(tmp_path: Path, mpp: float) -> None:
     with pytest.raises(UsageError, match="--mpp"):
         open_raster(png(tmp_path / "a.png", picture((8, 8))), mpp=mpp)
 

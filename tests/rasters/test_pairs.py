@@ -1,4 +1,4 @@
-"""Which image goes with which labels, and what is said where that is not clear."""
+"""Which image goes with which labels, and the message if that is not clear."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def touch(folder: Path, *names: str) -> Path:
         ("a.jpg", "a.jpg"),
     ],
 )
-def test_stem_is_what_image_and_labels_are_both_called(name: str, common: str) -> None:
+def test_stem_is_the_name_that_image_and_labels_share(name: str, common: str) -> None:
     assert stem(Path("folder.png") / name) == common
 
 
@@ -89,7 +89,7 @@ def test_zarr_folders_are_files_of_pixels(tmp_path: Path) -> None:
         (["image/a.png", "label/a.png", "mask/a.png"], "{}/label/a.png and a.png both stand for 'a'; move one"),
     ],
 )
-def test_what_is_no_pair_is_said(tmp_path: Path, files: list[str], message: str) -> None:
+def test_files_without_a_partner_are_refused(tmp_path: Path, files: list[str], message: str) -> None:
     touch(tmp_path, *files)
     with pytest.raises(UsageError, match=f"^{re.escape(message.replace('{}', str(tmp_path)))}"):
         pairs_in(tmp_path)
@@ -104,16 +104,16 @@ def test_what_is_no_pair_is_said(tmp_path: Path, files: list[str], message: str)
         ["images/a.bmp", "masks/a.bmp"],
     ],
 )
-def test_images_of_a_kind_that_is_not_read_are_named(tmp_path: Path, files: list[str]) -> None:
+def test_images_in_an_unsupported_format_are_named(tmp_path: Path, files: list[str]) -> None:
     touch(tmp_path, *files)
-    with pytest.raises(UsageError, match=f"; {Path(files[0]).name} is of a kind that is not read, convert it to PNG"):
+    with pytest.raises(UsageError, match=f"; {Path(files[0]).name} is in an unsupported format; convert it to PNG"):
         pairs_in(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "reason"), [("missing", "No such file or directory"), ("file", "Not a directory")])
-def test_folder_that_can_not_be_listed_is_said(tmp_path: Path, name: str, reason: str) -> None:
+def test_folder_that_cannot_be_listed_is_refused(tmp_path: Path, name: str, reason: str) -> None:
     touch(tmp_path, "file")
-    with pytest.raises(UsageError, match=f"folder {tmp_path / name} can not be listed: {reason}"):
+    with pytest.raises(UsageError, match=f"folder {tmp_path / name} cannot be listed: {reason}"):
         pairs_in(tmp_path / name)
 
 

@@ -122,7 +122,7 @@ def test_a_page_that_can_not_be_written_leaves_the_one_that_was_there(
         return write_bytes(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OutputError, match=r"report\.html can not be written: No space left"):
+    with pytest.raises(OutputError, match=r"report\.html cannot be written: No space left"):
         write_report(night(host="second"), tmp_path)
     assert (tmp_path / "report.html").read_bytes() == before
     assert json.loads((tmp_path / "report.json").read_text())["host"] == "second"
@@ -131,7 +131,7 @@ def test_a_page_that_can_not_be_written_leaves_the_one_that_was_there(
 
 def test_a_folder_that_is_a_file_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
-    with pytest.raises(OutputError, match="can not be made"):
+    with pytest.raises(OutputError, match="cannot be made"):
         write_report(night(), tmp_path / "out")
 
 

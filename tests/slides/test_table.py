@@ -44,8 +44,8 @@ def test_what_a_row_says_of_planes_goes_before_the_options(tmp_path: Path) -> No
         ("slide,mpp", "has no row"),
         ("slide,mpp,stain\na.svs,1,HE", "has the columns 'slide', 'mpp', 'stain'; needed: slide; allowed beside"),
         ("mpp\n1", "needed: slide"),
-        ("slide,mpp\na.svs,0", r"line 2 has the mpp '0'; it is a positive number"),
-        ("slide,mpp\na.svs,x", r"line 2 has the mpp 'x'; it is a positive number"),
+        ("slide,mpp\na.svs,0", r"line 2 has the mpp '0'; it must be a positive number"),
+        ("slide,mpp\na.svs,x", r"line 2 has the mpp 'x'; it must be a positive number"),
         ("slide,mpp\na.svs,1,2", r"line 2 has 3 cells for 2 columns"),
         ("slide,z\na.svs,-1", r"line 2: z '-1' is no whole number from 0"),
         ("slide,reader\na.svs,tifff", r"--reader tifff is not a reader; allowed: tiff"),
@@ -59,5 +59,5 @@ def test_a_table_that_makes_no_sense_says_where(tmp_path: Path, text: str, messa
 
 
 def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"gone.csv can not be read: No such file"):
+    with pytest.raises(UsageError, match=r"gone.csv cannot be read: No such file"):
         read_slides_table(tmp_path / "gone.csv")

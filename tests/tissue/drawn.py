@@ -1,4 +1,4 @@
-"""Slides at a low level, drawn: tissue of a form that is known, on glass."""
+"""Drawn slides at a low level: tissue of a known shape on glass."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def glass(shape: tuple[int, int] = SHAPE, seed: int = 2) -> Image:
 
 
 def disc(centre: tuple[float, float], radius: float, shape: tuple[int, int] = SHAPE) -> np.ndarray:
-    """Where a disc is, bool."""
+    """The pixels of a disc, bool."""
     ys, xs = np.mgrid[: shape[0], : shape[1]]
     inside: np.ndarray = np.hypot(ys - centre[0], xs - centre[1]) <= radius
     return inside
 
 
 def on_glass(where: np.ndarray) -> Image:
-    """Tissue where ``where`` says so, else glass."""
+    """Tissue where ``where`` is True, else glass."""
     return np.where(where[..., None], tissue(where.shape), glass(where.shape))

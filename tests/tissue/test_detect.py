@@ -1,4 +1,4 @@
-"""What is left out is glass: by slides that are drawn, and by real ones."""
+"""Tissue detection leaves out glass and nothing else, on drawn slides and on real ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.real_data import DATA, needs_data
 from tests.slides.made import pyramid
 from tests.tissue.drawn import SHAPE, Image, disc, glass, on_glass, tissue
 from wsipipe.slides.open import open_slide
-from wsipipe.tissue import detect as find
+from wsipipe.tissue import detect
 from wsipipe.tissue.detect import BLANK, BRIGHTFIELD, FLUORESCENCE, find_bytes, find_tissue, see, tissue_in
 from wsipipe.tissue.mask import CELL_PX, mask_shape
 
@@ -26,7 +26,7 @@ def near(where: np.ndarray, reach: int = 2) -> np.ndarray:
 
 
 def check(image: Image, where: np.ndarray = WHERE, *, spare: np.ndarray | None = None, lost: float = 0.001) -> None:
-    """All of the tissue is kept, but for lumina, and nothing else but what is beside it, or ``spare``."""
+    """Assert that all tissue but lumina is kept, and nothing else but pixels beside it or ``spare``."""
     kept, how = tissue_in(image, CELL)
     assert how == BRIGHTFIELD
     closed = ndimage.binary_closing(np.pad(kept, 9), np.ones((9, 9)))[9:-9, 9:-9]
@@ -45,11 +45,11 @@ def test_half_of_a_percent_of_tissue_is_found() -> None:
     check(on_glass(where), where)
 
 
-def test_grey_slides_are_told_by_darkness() -> None:
+def test_on_grey_slides_darkness_decides() -> None:
     check(on_glass(WHERE).mean(2, keepdims=True).round().astype(np.uint8))
 
 
-def test_transparency_is_not_looked_at() -> None:
+def test_transparency_is_ignored() -> None:
     image = on_glass(WHERE)
     opaque = np.dstack([image, np.full(SHAPE, 255, np.uint8)])
     assert np.array_equal(tissue_in(opaque, CELL)[0], tissue_in(image, CELL)[0])
@@ -67,7 +67,7 @@ def test_on_glass_alone_there_is_nothing() -> None:
 
 
 def otsu(values: np.ndarray) -> int:
-    """Otsu's threshold of whole numbers below 256, by trying all."""
+    """Otsu's threshold of whole numbers below 256, by trying all of them."""
     counts = np.bincount(values.ravel(), minlength=256).astype(float)
     at = np.arange(256)
 
@@ -84,7 +84,7 @@ def otsu(values: np.ndarray) -> int:
 def test_pale_tissue_is_kept_that_otsus_threshold_takes_for_glass() -> None:
     image, pale = on_glass(WHERE), disc((230, 320), 40)
     image[pale] = image[pale] - np.array([4, 14, 6], np.uint8)  # so that it is rose
-    assert image.min(2)[pale].max() >= otsu(image.min(2)), "else nothing is shown"
+    assert image.min(2)[pale].max() >= otsu(image.min(2)), "else this shows nothing"
     check(image, WHERE | pale)
 
 
@@ -100,7 +100,7 @@ def test_ink_moves_no_threshold() -> None:
     black, blue, over = line(8, 22, 20, 280), line(30, 290, 380, 396), line(120, 130, 100, 200)
     image[black | over], image[blue] = (12, 12, 14), (20, 40, 150)
     check(image, WHERE | pale, spare=blue)
-    assert not tissue_in(image, CELL)[0][black & ~near(WHERE, 4)].any(), "what has no colour is no stain"
+    assert not tissue_in(image, CELL)[0][black & ~near(WHERE, 4)].any(), "without colour it is not a stain"
 
 
 def test_dust_is_left_out() -> None:
@@ -175,8 +175,8 @@ def test_parts_and_the_levels_there_are_make_no_other_mask(tmp_path: Path, monke
     wanted, _ = find_tissue(one, one.levels[0], halo=20)
     assert wanted.cells.shape == SHAPE
     assert 0.2 < wanted.share < 0.3
-    monkeypatch.setattr(find, "PART_PX", 100_000)
-    assert len(find.parts(two, two.levels[0])) == 100
+    monkeypatch.setattr(detect, "PART_PX", 100_000)
+    assert len(detect.parts(two, two.levels[0])) == 100
     found, _ = find_tissue(two, two.levels[0], halo=20)
     assert np.array_equal(found.cells, wanted.cells)
 

@@ -15,7 +15,7 @@ SIDES = st.tuples(st.integers(1, 60), st.integers(1, 60))
 
 
 def by_pixel(mask: TissueMask) -> np.ndarray:
-    """Which pixels are in: those whose middle is in a cell that is."""
+    """Which pixels are in: those whose centre is in a cell that is in."""
     (height, width), (rows, cols) = mask.plane, mask.cells.shape
     ys, xs = (
         [next(i for i in range(count) if Fraction(i + 1, count) > Fraction(2 * at + 1, 2 * size)) for at in range(size)]
@@ -50,7 +50,7 @@ def test_masks_of_huge_planes_are_no_larger(plane: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(("halo", "reach"), [(0, 0), (1, 1), (8, 1), (9, 2), (44, 6)])
-def test_what_is_within_the_halo_is_looked_at(halo: int, reach: int) -> None:
+def test_the_mask_is_widened_by_the_halo(halo: int, reach: int) -> None:
     cells = np.zeros((40, 50), bool)
     cells[20, 30] = cells[0, 0] = True
     wide = widened(cells, (320, 400), halo)
@@ -67,5 +67,5 @@ def test_small_holes_are_closed_and_large_ones_are_not() -> None:
     cells[60:70, :8] = False
     wide = widened(cells, (800, 1200), 0)
     assert wide[:60, :75].all()
-    assert not wide[60:70, :8].any(), "it goes on beyond the slide"
+    assert not wide[60:70, :8].any(), "it reaches the edge of the slide"
     assert not wide[10 : 10 + side, 80 : 81 + side].any()

@@ -14,7 +14,7 @@ from tests.slides.made import picture, pyramid
 from wsipipe.errors import LabelError, SlideError, UsageError
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.slide import Level
-from wsipipe.tissue import mask_file as given
+from wsipipe.tissue import mask_file
 from wsipipe.tissue.mask_file import given_mask, given_shape, tissue_identity
 
 
@@ -49,8 +49,8 @@ def test_a_raster_of_any_size_is_taken_as_it_is(
 def test_of_a_huge_raster_every_pixel_counts(
     tmp_path: Path, level: Level, monkeypatch: pytest.MonkeyPatch, band: int
 ) -> None:
-    monkeypatch.setattr(given, "MOST_CELLS", 500)
-    monkeypatch.setattr(given, "BAND_CELLS", band)
+    monkeypatch.setattr(mask_file, "MOST_CELLS", 500)
+    monkeypatch.setattr(mask_file, "BAND_CELLS", band)
     raster = np.zeros((83, 125), np.uint8)
     raster.flat[np.random.default_rng(1).integers(0, raster.size, 30)] = 1
     mask = given_mask(save(tmp_path / "m.tif", raster), level)
@@ -84,15 +84,17 @@ def test_polygons_are_in_pixels_of_level_0_whatever_their_classes(tmp_path: Path
         assert np.array_equal(given_mask(path, one).cells, wanted)
 
 
-def test_a_mask_of_another_form_is_refused(tmp_path: Path, level: Level) -> None:
+def test_a_mask_of_other_proportions_is_refused(tmp_path: Path, level: Level) -> None:
     path = save(tmp_path / "m.png", np.ones((30, 20), np.uint8))
-    with pytest.raises(LabelError, match=r"30 x 20 px, and does not have the form of s\.tif level 0, 160 x 240 px"):
+    with pytest.raises(
+        LabelError, match=r"30 x 20 px, and does not have the proportions of s\.tif level 0, 160 x 240 px"
+    ):
         given_shape(path, level)
     thumbnail = save(tmp_path / "n.png", np.ones((7, 10), np.uint8))  # 6.67 x 10
     assert given_shape(thumbnail, level) == (7, 10)
 
 
-def test_what_is_no_mask_is_refused(tmp_path: Path, level: Level) -> None:
+def test_files_that_are_not_masks_are_refused(tmp_path: Path, level: Level) -> None:
     (tmp_path / "m.png").write_text("no picture")
     (tmp_path / "m.json").write_text("[]")
     for name in ("m.png", "m.json"):
@@ -111,5 +113,5 @@ def test_the_identity_of_a_file_is_its_content(tmp_path: Path) -> None:
     assert tissue_identity(str(tmp_path / "m.png")) == sha256(b"abc").hexdigest()
     assert tissue_identity("off") == "off"
     assert tissue_identity("auto").startswith("auto ")
-    with pytest.raises(UsageError, match=r"--tissue nowhere\.png can not be read: No such file"):
+    with pytest.raises(UsageError, match=r"--tissue nowhere\.png cannot be read: No such file"):
         tissue_identity("nowhere.png")

@@ -110,9 +110,9 @@ def test_folder_without_images_is_refused(tmp_path: Path, refused: Refused) -> N
     check(refused(FOLDER + SMALL + NO_BORDERS), 2, r"folder .*/set holds no training images; wsipipe looks for NAME_im")
     check(refused("", source=tmp_path / "set"), 2, r"folder .*/set holds no training images")
     (tmp_path / "set/a_image.jpg").touch()
-    check(refused("", source=tmp_path / "set"), 2, r"a_image.jpg is of a kind that is not read, convert it to PNG")
+    check(refused("", source=tmp_path / "set"), 2, r"a_image.jpg is in an unsupported format; convert it to PNG")
     (tmp_path / "set").rename(tmp_path / "other")
-    check(refused(FOLDER + SMALL + NO_BORDERS), 2, r"folder .*/set can not be listed: No such file or directory")
+    check(refused(FOLDER + SMALL + NO_BORDERS), 2, r"folder .*/set cannot be listed: No such file or directory")
 
 
 def test_image_without_labels_is_named(data: Path, refused: Refused) -> None:
@@ -145,7 +145,10 @@ def test_wrong_labels_are_named(data: Path, refused: Refused, kind: str) -> None
     [
         (LABELS.astype(np.float32), r"b_label.tif holds 32 bit float32 values; labels are integers"),
         (LABELS.astype(np.int32) - 1, r"b_label.tif holds the label -1 at .*; labels are 0 \(nothing here\) or more"),
-        (LABELS.astype(np.uint32) + np.uint32(2**31), r"b_label.tif holds the label \d+ at .*; up to 2147483647 are"),
+        (
+            LABELS.astype(np.uint32) + np.uint32(2**31),
+            r"b_label.tif holds the label \d+ at .*; the largest allowed is 2147483647",
+        ),
         (np.stack([LABELS] * 2), r"b_label.tif "),
     ],
 )
@@ -260,7 +263,7 @@ def test_resolution_that_is_not_known_is_asked_for(data: Path, refused: Refused)
 
 def test_file_that_is_not_a_configuration_is_refused(tmp_path: Path, data: Path, refused: Refused) -> None:
     assert data.exists()
-    check(refused("", source=tmp_path / "no.toml"), 2, r"no.toml can not be read: No such file or directory")
+    check(refused("", source=tmp_path / "no.toml"), 2, r"no.toml cannot be read: No such file or directory")
     check(refused("[data"), 2, r"c.toml is not a TOML file: ")
     check(refused("[dta]\nfolder = 'x'"), 2, r"c.toml: the configuration has dta, which is not known; allowed: data, ")
     check(refused("", source=data / "a_image.png"), 2, r"a_image.png is not a TOML file: ")
@@ -276,7 +279,7 @@ def test_options_that_exclude_each_other_are_refused(data: Path, refused: Refuse
     check(refused(good, "--labels-are", "cells"), 2, "--labels-are is 'cells'; allowed: 'instances', 'components', 'cl")
     check(refused(good + "select = 'f2'\n", "--steps", 1), 2, r"\[weights\] has select, which is not known")
     check(
-        refused(good.replace("steps = 1", "steps = 1\nselect = 'f2'")), 2, "f2: no such metric; there are pixel_error"
+        refused(good.replace("steps = 1", "steps = 1\nselect = 'f2'")), 2, "unknown metric f2; choose from pixel_error"
     )
 
 
@@ -375,7 +378,7 @@ def test_slide_on_which_nothing_can_be_validated_is_named(slide: Path) -> None:
         ("s", [polygon("b", 10, 60, 20, 90)], r"s.geojson has annotations of 'b' \(1 objects\); allowed are 'a', "),
         ("s", [], r"s.geojson holds no polygon"),
         ("s", [polygon("a", 1000, 1060, 20, 90)], r"s.geojson: 1 of 1 annotations are outside the slide"),
-        ("t", [], r"s.geojson can not be opened: No such file or directory"),
+        ("t", [], r"s.geojson cannot be opened: No such file or directory"),
     ],
 )
 def test_annotations_that_do_not_fit_are_named(

@@ -173,7 +173,7 @@ def test_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_full_disk_leaves_the_checkpoint_before(written: Path) -> None:
     before, (network, optimizer) = written.read_bytes(), trained(5)
-    with files_up_to(2000), pytest.raises(OutputError, match=r"checkpoint.safetensors can not be written: .*make room"):
+    with files_up_to(2000), pytest.raises(OutputError, match=r"checkpoint.safetensors cannot be written: .*make room"):
         write_checkpoint(written, "abc", PROGRESS, network, {}, optimizer, None)
     assert written.read_bytes() == before
     assert [p.name for p in written.parent.iterdir()] == [written.name], "no half of a file stays"

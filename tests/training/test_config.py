@@ -381,7 +381,7 @@ def test_annotated_slides_have_classes_without_values() -> None:
         (b"[data\n", "is not a TOML file: "),
         (b"name = '\xff'\n", "is not a TOML file: "),
         (b"a = 1\na = 2\n", "is not a TOML file: "),
-        (None, "can not be read: No such file or directory"),
+        (None, "cannot be read: No such file or directory"),
     ],
 )
 def test_file_that_is_not_toml_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:

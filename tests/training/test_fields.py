@@ -105,7 +105,7 @@ def test_relative_paths_are_looked_for_in_each_root(tmp_path: Path) -> None:
     roots = [tmp_path / "first", tmp_path / "second"]
     assert read_fields(at_place(plain(), folder="set"), roots)[0].name == "a"
     assert read_fields(at_place(plain(), folder=str(tmp_path / "second/set")), roots)[0].name == "a"
-    with pytest.raises(UsageError, match=f"folder {tmp_path}/first/none can not be listed"):
+    with pytest.raises(UsageError, match=f"folder {tmp_path}/first/none cannot be listed"):
         read_fields(at_place(plain(), folder="none"), roots)
 
 
@@ -144,11 +144,14 @@ def test_images_of_one_name_in_several_folders_go_by_their_paths(tmp_path: Path)
         ),
         (["image,label,scale", "a,b,1"], "has the columns 'image', 'label', 'scale'; needed"),
         (["image,label,image", "a,b,c"], "has the columns 'image', 'label', 'image'; needed"),
-        (["image,label"], "has no row below its columns"),
+        (["image,label"], "has no rows below its header"),
         (["image,label", "a"], "line 2 lacks an image or a label"),
         (["image,label", "a,b", "", ",b"], "line 4 lacks an image or a label"),
-        (["image,label", "a,b,c"], "line 2 has 3 cells for 2 columns; quote what has a comma"),
-        (["image,label,mpp", "a,b,0;5"], "line 2 has the mpp '0;5'; it is a positive number such as 0.5, or nothing"),
+        (["image,label", "a,b,c"], "line 2 has 3 cells for 2 columns; quote cells with a comma"),
+        (
+            ["image,label,mpp", "a,b,0;5"],
+            "line 2 has the mpp '0;5'; it must be a positive number such as 0.5, or empty",
+        ),
         (["image,label,mpp", "a,b,-1"], "line 2 has the mpp '-1'"),
         (["image,label,mpp", "a,b,inf"], "line 2 has the mpp 'inf'"),
         (["image,label,mpp", "a,b,nan"], "line 2 has the mpp 'nan'"),
@@ -165,7 +168,7 @@ def test_table_that_is_wrong_is_told_by_line_and_column(tmp_path: Path, rows: li
 def test_table_that_is_not_a_table_is_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "t.csv").write_bytes(content)
-    reason = "is not CSV in UTF-8: " if content else "can not be read: No such file or directory"
+    reason = "is not CSV in UTF-8: " if content else "cannot be read: No such file or directory"
     with pytest.raises(UsageError, match=f"table {tmp_path}/t.csv {reason}"):
         read_fields(at_place(plain(), table="t.csv"), [tmp_path])
 

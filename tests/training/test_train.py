@@ -213,7 +213,7 @@ def test_full_disk_leaves_a_training_that_can_be_resumed(folder: Path, tmp_path:
     checkpoint = tmp_path / "parts.safetensors.training" / "checkpoint.safetensors"
     events: list[TrainingEvent] = []
     small = (tmp_path / "whole.safetensors").stat().st_size
-    with files_up_to(2 * small), pytest.raises(OutputError, match=r"checkpoint.safetensors can not be written"):
+    with files_up_to(2 * small), pytest.raises(OutputError, match=r"checkpoint.safetensors cannot be written"):
         trained(folder, out, listener=events.append)
     assert [e.step for e in events if isinstance(e, StepDone)] == [1, 2]
     assert sorted(p.name for p in checkpoint.parent.iterdir() if "partial" in p.name) == []

@@ -1,6 +1,6 @@
 """Two label images of any size, compared block by block.
 
-Memory does not depend on their pixels: what grows is a row for each pair of objects that overlap.
+Memory does not grow with their pixels, only with the pairs of objects that overlap, by a row each.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from wsipipe.objects.components import Components
 from wsipipe.objects.numbers import Counts, Integers, number_objects
 
 READ_BLOCK_PX = 2048
-"""Side in pixels of what is read at once, unless told otherwise."""
+"""Default side, in pixels, of the blocks that are read at once."""
 WARPING_LIMIT_PX = 2**24
-"""Pixels of an image whose warping error is computed at most: 4096 x 4096; it takes the whole image at once."""
+"""The largest image whose warping error is computed, in pixels: 4096 x 4096. It takes the whole image at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Labelled:
     classes: Integers
     """(y, x): class ids, 0 for the background."""
     instances: Integers | None = None
-    """(y, x): ids of instances, 0 for none; None where an instance is a connected component of the classes."""
+    """(y, x): ids of instances, 0 for none; None if an instance is a connected component of the classes."""
     inside: Mask | None = None
     """(y, x): the pixels to count; None for all."""
 
@@ -42,7 +42,7 @@ class LabelPlane(Protocol):
 
     @property
     def name(self) -> str:
-        """As messages call it."""
+        """The name for messages."""
         ...
 
     @property
@@ -60,7 +60,7 @@ class ArrayPlane:
     """A plane of arrays in memory."""
 
     name: str
-    """As messages call it."""
+    """The name for messages."""
     labelled: Labelled
     """All of its pixels."""
 
@@ -83,31 +83,31 @@ class ArrayPlane:
 def compare(
     predicted: LabelPlane, truth: LabelPlane, classes: int, *, needs: Collection[Need], block_px: int = READ_BLOCK_PX
 ) -> Comparison:
-    """Count what two planes have in common; the same counts, however they are cut into blocks.
+    """Count what two planes have in common; the counts do not depend on the size of the blocks.
 
-    Where either says which pixels are inside, those that are not inside of both count for nothing: they are taken for
-    background before objects are looked for, so that an object counts with its part inside.
+    If a plane says which pixels are inside, a pixel that is not inside in both planes is not counted. It becomes
+    background before objects are found, so an object counts with its part inside.
 
     Parameters
     ----------
     predicted, truth
-        Of the same size.
+        Planes of the same size.
     classes
         Number of classes besides the background.
     needs
         What to count besides the classes of pixels.
     block_px
-        Side in pixels of what is read at once.
+        Side in pixels of the blocks that are read at once.
 
     Raises
     ------
     UsageError
-        If the sizes differ, a class is unknown, or the warping error is needed of too large an image.
+        If the sizes differ, a class is unknown, or the warping error is needed and the image is too large for it.
     SlideError
-        If pixels can not be read.
+        If pixels cannot be read.
     """
     check_sizes(predicted, truth)
-    warping = _warping(predicted, truth, classes) if "warping" in needs else None  # first, for it may be refused
+    warping = _warping(predicted, truth, classes) if "warping" in needs else None  # first, since it may be refused
     confusion = Confusion(np.zeros((classes + 1, classes + 1), np.int64))
     tables, sides = [], (_Objects(predicted), _Objects(truth))
     for box in boxes(truth.shape, block_px):
@@ -133,11 +133,11 @@ def check_sizes(predicted: LabelPlane, truth: LabelPlane) -> None:
     """
     if predicted.shape != truth.shape:
         sizes = [f"{plane.name} is {plane.shape[0]} x {plane.shape[1]} px" for plane in (predicted, truth)]
-        raise UsageError(f"{sizes[0]}, and {sizes[1]}; only labels of the same pixels can be compared")
+        raise UsageError(f"{sizes[0]}, and {sizes[1]}; only labels of the same size can be compared")
 
 
 class _Objects:
-    """The objects of one plane, as its blocks come: given as instances, or found as connected components."""
+    """The objects of one plane, block by block: given as instances, or found as connected components."""
 
     def __init__(self, plane: LabelPlane) -> None:
         self._components = Components(plane.shape[1])
@@ -154,7 +154,7 @@ class _Objects:
 def _read_both(
     predicted: LabelPlane, truth: LabelPlane, box: Box, classes: int
 ) -> tuple[Labelled, Labelled, Mask | None]:
-    """The labels of both within ``box``, background where they do not count, and where they count."""
+    """The labels of both within ``box``, set to background where they do not count, and the mask of what counts."""
     sides = [plane.read(box) for plane in (predicted, truth)]
     masks = [side.inside for side in sides if side.inside is not None]
     counted = np.logical_and.reduce(masks) if masks else None
@@ -167,8 +167,8 @@ def _read_both(
 def _check_classes(plane: LabelPlane, values: Integers, classes: int) -> None:
     if values.size and not 0 <= int(values.min()) <= int(values.max()) <= classes:
         raise UsageError(
-            f"{plane.name} has class ids from {values.min()} to {values.max()}: allowed are 0, the background, to "
-            f"{classes}; give instances as such"
+            f"{plane.name} has class ids from {values.min()} to {values.max()}: allowed are 0 (background) to "
+            f"{classes}; if they are ids of objects, give them as instances"
         )
 
 
@@ -191,8 +191,8 @@ def _warping(predicted: LabelPlane, truth: LabelPlane, classes: int) -> float:
     height, width = truth.shape
     if height * width > WARPING_LIMIT_PX:
         raise UsageError(
-            f"{truth.name} is {height} x {width} px: the warping error takes a whole image at once, and at most "
-            f"{WARPING_LIMIT_PX} px, as 4096 x 4096; leave warping_error out (--metrics)"
+            f"{truth.name} is {height} x {width} px: the warping error takes a whole image at once, of at most "
+            f"{WARPING_LIMIT_PX} px, such as 4096 x 4096; leave warping_error out (--metrics)"
         )
     from wsipipe.evaluation.warping import warping_error
 

@@ -1,6 +1,6 @@
-"""The two counts that every metric but the warping error follows from.
+"""The two counts from which every metric but the warping error is computed.
 
-`Confusion` counts pixels by class, `Overlap` counts pixels by object. Both add up, over the blocks of one image.
+`Confusion` counts pixels by class, `Overlap` counts pixels by object. Both add up over the blocks of one image.
 
 An object is numbered by its instance's id and its class, ``id << 8 | class``, so that equal ids of different
 classes are different objects, and 0 is no object.
@@ -26,7 +26,7 @@ class Confusion:
 
     @classmethod
     def of(cls, predicted: Integers, truth: Integers, classes: int) -> Confusion:
-        """Count two arrays of class ids of one shape, 0 to ``classes``."""
+        """Count two arrays of class ids, 0 to ``classes``, integers of the same shape (...)."""
         width = classes + 1
         cells = truth.ravel().astype(np.intp) * width + predicted.ravel()
         return cls(np.bincount(cells, minlength=width**2).reshape(width, width).astype(np.int64))
@@ -39,7 +39,7 @@ class Confusion:
 class Pairs:
     """The objects of an overlap table, and which of them share pixels.
 
-    Objects are told by their index in ``truth_area`` and ``predicted_area``, in the order of their numbers.
+    Objects are identified by their index in ``truth_area`` and ``predicted_area``, in the order of their numbers.
     """
 
     truth: Counts
@@ -55,7 +55,7 @@ class Pairs:
 
     @property
     def union(self) -> Counts:
-        """(pairs,): pixels that are in either of the two."""
+        """(pairs,), int64: pixels that are in either of the two."""
         return self.truth_area[self.truth] + self.predicted_area[self.predicted] - self.shared
 
 
@@ -63,7 +63,7 @@ class Pairs:
 class Overlap:
     """How many pixels each truth object shares with each predicted object: a sparse contingency table.
 
-    Each pair is there once, in ascending order; object 0 is no object, and has its row and column too.
+    Each pair occurs once, in ascending order. Number 0 stands for no object, and has its rows too.
     """
 
     truth: Counts
@@ -75,7 +75,7 @@ class Overlap:
 
     @classmethod
     def of(cls, predicted: Integers, truth: Integers) -> Overlap:
-        """Count two arrays of object numbers of one shape."""
+        """Count two arrays of object numbers, integers of the same shape (...)."""
         p, t = predicted.ravel(), truth.ravel()
         # Neighbours mostly agree, so that runs of pixels, not pixels, are sorted.
         starts = np.flatnonzero((t[1:] != t[:-1]) | (p[1:] != p[:-1])) + 1
@@ -94,11 +94,11 @@ class Overlap:
         return Overlap.total([self, other])
 
     def renamed(self, *, predicted: Counts, truth: Counts) -> Overlap:
-        """The table with other numbers for its objects, row by row; rows that become the same pair are added."""
+        """The table with new object numbers, (rows,), int64, row by row; rows that become the same pair are added."""
         return _grouped(truth, predicted, self.pixels)
 
     def of_class(self, class_id: int) -> Overlap:
-        """The table of the objects of one class; those of other classes are no objects in it."""
+        """The table of the objects of one class; those of other classes become 0, no object."""
         truth = np.where(class_of(self.truth) == class_id, self.truth, 0)
         predicted = np.where(class_of(self.predicted) == class_id, self.predicted, 0)
         return self.renamed(predicted=predicted, truth=truth)
@@ -119,7 +119,10 @@ class Overlap:
 
 
 def areas(objects: Counts, pixels: Counts, *, least: int = 1) -> tuple[Counts, Counts]:
-    """The objects numbered ``least`` or more, ascending, and the sum of ``pixels`` over the rows of each."""
+    """The objects numbered ``least`` or more, ascending, and the sum of ``pixels`` over the rows of each.
+
+    All arrays are int64: ``objects`` and ``pixels`` are (rows,), and the two results are (found,).
+    """
     kept = objects >= least
     found, index = np.unique(objects[kept], return_inverse=True)
     total = np.zeros(len(found), np.int64)

@@ -1,4 +1,4 @@
-"""Predictions and labels in files: which go together, what their values mean, and the scores of all."""
+"""Predictions in files, paired with their labels and scored."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class ImageScores:
     """The scores of one image."""
 
     name: str
-    """What its prediction and its labels are both called."""
+    """The name that the prediction and its labels share."""
     prediction: str
-    """Path."""
+    """Path of the prediction."""
     labels: str
-    """Path."""
+    """Path of the labels."""
     scores: Scores
-    """By name; NaN where there is no value."""
+    """Scores by name; NaN where there is no value."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Evaluation:
     """The scores of a set of images."""
 
     images: tuple[ImageScores, ...]
-    """In order of their names."""
+    """The images, in the order of their names."""
     scores: Scores
-    """Of all (`Tally`)."""
+    """The scores over all images (see `Tally`)."""
 
 
 def evaluate(
@@ -48,7 +48,7 @@ def evaluate(
     labels_are: Are = "classes",
     mapped: Mapping[int, int] | None = None,
 ) -> Evaluation:
-    """Compare predictions with labels, block by block, in memory that does not depend on their pixels.
+    """Compare predictions with labels, block by block, in memory that does not depend on their size.
 
     Parameters
     ----------
@@ -58,16 +58,16 @@ def evaluate(
     metrics
         Names in `wsipipe.evaluation.metrics.METRICS`.
     predictions_are, labels_are
-        What the values of the rasters are. An instance is of class 1.
+        What the values of the rasters stand for; every instance has class 1.
     mapped
-        Values of the labels, and the value of the predictions that each stands for.
+        Values of the labels, each with the value of the predictions that it stands for.
 
     Raises
     ------
     UsageError
-        If a metric is unknown, files do not pair or differ in size, or what classes there are is not known.
+        If a metric is unknown, files do not pair or differ in size, or the classes cannot be told.
     SlideError
-        If a file can not be read, is not a label raster, or has values that stand for nothing.
+        If a file cannot be read, is not a label raster, or has values that stand for nothing.
     """
     metrics = check_metrics(metrics)
     for are in (predictions_are, labels_are):

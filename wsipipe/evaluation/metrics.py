@@ -1,7 +1,7 @@
-"""What the counts of `wsipipe.evaluation.counts` say of a segmentation, and the table of all metrics.
+"""Metrics of a segmentation, from the counts of `wsipipe.evaluation.counts`, and the table of all of them.
 
-Sums of floats are `math.fsum`, which does not depend on the order: an image has the same scores to the last bit
-however it is cut into blocks. Whatever has no value, such as the recall where there is no object, is NaN.
+Sums of floats use `math.fsum`, which does not depend on the order: an image has the same scores to the last bit
+however it is cut into blocks. A score without a value, such as recall without truth objects, is NaN.
 
 Sources
 -------
@@ -29,46 +29,46 @@ Floats = npt.NDArray[np.float64]
 Scores = dict[str, float]
 
 
-# ---- of pixels ----
+# ---- pixels ----
 
 
 def pixel_error(confusion: Confusion) -> float:
-    """The share of pixels whose class is wrong, 0 to 1; NaN of no pixel.
+    """The share of pixels whose class is wrong, 0 to 1; NaN without pixels.
 
-    The ISBI 2012 challenge has 1 - F of the pixels of cells under this name, which is 1 - `dice`.
+    The ISBI 2012 challenge uses this name for 1 - F of the pixels of cells, which is 1 - `dice`.
     """
     total = int(confusion.pixels.sum())
     return _ratio(total - int(confusion.pixels.trace()), total)
 
 
 def dice(confusion: Confusion) -> Floats:
-    """2 TP / (2 TP + FP + FN) of each class but the background; NaN where neither side has it (Dice 1945)."""
+    """2 TP / (2 TP + FP + FN) of each class but 0, (classes,), float64; NaN where neither side has it (Dice 1945)."""
     right, predicted, truth = _by_class(confusion)
     return _ratios(2 * right, predicted + truth)
 
 
 def iou(confusion: Confusion) -> Floats:
-    """TP / (TP + FP + FN) of each class but the background; NaN where neither side has it (Jaccard 1912)."""
+    """TP / (TP + FP + FN) of each class but 0, (classes,), float64; NaN where neither side has it (Jaccard 1912)."""
     right, predicted, truth = _by_class(confusion)
     return _ratios(right, predicted + truth - right)
 
 
 def _by_class(confusion: Confusion) -> tuple[Floats, Floats, Floats]:
-    """Pixels that are right, predicted, and true, of each class but the background."""
+    """Pixels that are right, predicted, and true, of each class but the background, each (classes,)."""
     pixels = confusion.pixels.astype(np.float64)
     return pixels.diagonal()[1:], pixels.sum(axis=0)[1:], pixels.sum(axis=1)[1:]
 
 
-# ---- of the partition ----
+# ---- the partition ----
 
 
 def adapted_rand_error(overlap: Overlap) -> float:
-    """1 - F score of precision and recall over the pairs of pixels of one segment; pixels of no truth object ignored.
+    """1 - F score of precision and recall over pairs of pixels in one segment; pixels of no truth object are ignored.
 
     A pixel of a truth object that is predicted as no object is a segment of its own, as in the program of the ISBI 2012
     challenge (Arganda-Carreras et al. 2015; ``adaptedRandIndexStats3DN2`` of fiji/Trainable_Segmentation): a membrane
-    drawn too wide does not join the cells that it parts. `skimage.metrics.adapted_rand_error` takes all of them as one
-    segment; given numbers of their own it agrees. NaN where no two pixels are in one segment.
+    drawn too wide does not join the cells on its sides. `skimage.metrics.adapted_rand_error` takes all such pixels as
+    one segment; it agrees if each is given a number of its own. NaN if no two pixels are in one segment.
     """
     inside = overlap.truth > 0
     found = inside & (overlap.predicted > 0)
@@ -79,10 +79,10 @@ def adapted_rand_error(overlap: Overlap) -> float:
 
 
 def variation_of_information(overlap: Overlap) -> tuple[float, float]:
-    """(split, merge) in bits: H(predicted | truth) and H(truth | predicted); pixels of no truth object ignored.
+    """(split, merge) in bits: H(predicted | truth) and H(truth | predicted); pixels of no truth object are ignored.
 
-    Their sum is the variation of information. NaN where there is no truth object. As
-    `skimage.metrics.variation_of_information` with ``ignore_labels=[0]``; Meila 2007.
+    Their sum is the variation of information (Meila 2007). NaN without truth objects. The same as
+    `skimage.metrics.variation_of_information` with ``ignore_labels=[0]``.
     """
     inside = overlap.truth > 0
     pixels = overlap.pixels[inside]
@@ -96,11 +96,11 @@ def variation_of_information(overlap: Overlap) -> tuple[float, float]:
     return bits[0], bits[1]
 
 
-# ---- of the objects ----
+# ---- objects ----
 
 
 class Matches(NamedTuple):
-    """How many objects have a partner with an intersection over union above 0.5; there is never more than one."""
+    """How many objects have a partner with an intersection over union above 0.5; no object has more than one."""
 
     both: float
     """Pairs of partners: true positives."""
@@ -113,27 +113,27 @@ class Matches(NamedTuple):
 
     @property
     def precision(self) -> float:
-        """TP / (TP + FP); NaN where nothing is predicted."""
+        """TP / (TP + FP); NaN if nothing is predicted."""
         return _ratio(self.both, self.both + self.predicted)
 
     @property
     def recall(self) -> float:
-        """TP / (TP + FN); NaN where there is no truth object."""
+        """TP / (TP + FN); NaN without truth objects."""
         return _ratio(self.both, self.both + self.truth)
 
     @property
     def f1(self) -> float:
-        """2 TP / (2 TP + FP + FN), the recognition quality RQ too; NaN where there is no object on either side."""
+        """2 TP / (2 TP + FP + FN), also the recognition quality RQ; NaN if neither side has an object."""
         return _ratio(2 * self.both, 2 * self.both + self.predicted + self.truth)
 
     @property
     def sq(self) -> float:
-        """Segmentation quality: the mean intersection over union of the pairs; NaN where there is none."""
+        """Segmentation quality: the mean intersection over union of the pairs; NaN without pairs."""
         return _ratio(self.iou, self.both)
 
     @property
     def pq(self) -> float:
-        """Panoptic quality, SQ times RQ: 0 where there are objects but no pair, NaN where there is no object."""
+        """Panoptic quality, SQ times RQ: 0 if there are objects but no pairs, NaN if neither side has an object."""
         return _ratio(2 * self.iou, 2 * self.both + self.predicted + self.truth)
 
 
@@ -147,7 +147,7 @@ class Aggregated(NamedTuple):
 
     @property
     def aji(self) -> float:
-        """0 to 1; NaN where there is no object on either side."""
+        """The index, 0 to 1; NaN if neither side has an object."""
         return _ratio(self.intersection, self.union)
 
 
@@ -161,23 +161,23 @@ class Seg(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """SEG, 0 to 1; NaN where there is no truth object."""
+        """SEG, 0 to 1; NaN without truth objects."""
         return _ratio(self.jaccard, self.truth)
 
 
 class Separation(NamedTuple):
-    """How many truth objects are joined with others, or taken apart."""
+    """How many truth objects are merged with others, or split."""
 
     merged: float
-    """Truth objects that one predicted object covers more than half of, which does so with another one too."""
+    """Truth objects covered by more than half by a predicted object that covers another by more than half too."""
     split: float
-    """Truth objects that no predicted object covers more than half of, with more than half of each of two or more."""
+    """Truth objects that no predicted object covers by more than half, but that hold more than half of two or more."""
     truth: float
     """Truth objects."""
 
 
 def matches(overlap: Overlap) -> Matches:
-    """Partners by an intersection over union above 0.5, which is one object at most (Kirillov et al. 2019)."""
+    """Objects matched by an intersection over union above 0.5: one partner at most (Kirillov et al. 2019)."""
     pairs = overlap.pairs
     found = 2 * pairs.shared > pairs.union
     both = int(found.sum())
@@ -186,10 +186,10 @@ def matches(overlap: Overlap) -> Matches:
 
 
 def aggregated_jaccard(overlap: Overlap) -> Aggregated:
-    """Partner of a truth object is the predicted one of highest IoU, be it another's too (Kumar et al. 2017).
+    """The aggregated Jaccard index (Kumar et al. 2017).
 
-    Of equals it is the first by its number. Predicted objects that are nobody's partner count in the union, as do
-    truth objects that share no pixel with any.
+    The partner of a truth object is the predicted one of highest IoU, even if another's too; of equals the first by
+    number. Predicted objects that are nobody's partner, and truth objects that overlap none, count in the union.
     """
     pairs = overlap.pairs
     order = np.lexsort((pairs.predicted, -(pairs.shared / pairs.union), pairs.truth))
@@ -230,7 +230,7 @@ def separation(overlap: Overlap) -> Separation:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What was counted of one image; a count that no metric of interest needs is None."""
+    """The counts of one image; a count that no requested metric needs is None."""
 
     classes: int
     """Number of classes besides the background."""
@@ -247,16 +247,16 @@ Need = Literal["confusion", "overlap", "warping"]
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: what is taken from an image, as numbers that add up over images, and what their sum says."""
+    """One metric: the numbers taken from an image, which add up over images, and the scores of their sum."""
 
     description: str
-    """For people, in a line."""
+    """One line for users."""
     needs: Need
-    """What must have been counted."""
+    """The count that it is computed from."""
     measure: Callable[[Comparison], Floats]
     """The numbers of one image."""
     score: Callable[[Floats, Sequence[str]], Scores]
-    """The scores of a sum of such numbers, by their names; the classes' names are given."""
+    """The scores, by name, of a sum of such numbers, given the names of the classes."""
 
 
 def _confusion(comparison: Comparison) -> Floats:
@@ -273,7 +273,7 @@ def _pixel_scores(sums: Floats, _: Sequence[str]) -> Scores:
 
 
 def _class_scores(name: str, of: Callable[[Confusion], Floats]) -> Callable[[Floats, Sequence[str]], Scores]:
-    """Mean over the classes that have a value, and the value of each."""
+    """The mean over the classes that have a value, and the value of each."""
 
     def score(sums: Floats, classes: Sequence[str]) -> Scores:
         return _mean_and_each(name, of(Confusion(sums.astype(np.int64))).tolist(), classes)
@@ -282,7 +282,7 @@ def _class_scores(name: str, of: Callable[[Confusion], Floats]) -> Callable[[Flo
 
 
 def _by_object(of: Callable[[Overlap], tuple[float, ...]]) -> Callable[[Comparison], Floats]:
-    """A row of counts a class: an object has a partner among those of its own class only."""
+    """A row of counts per class, (classes, counts): objects are matched within their class only."""
 
     def measure(comparison: Comparison) -> Floats:
         overlap = _overlap(comparison)
@@ -363,7 +363,7 @@ METRICS: Mapping[str, Metric] = {
         _information,
     ),
     "warping_error": _averaged(
-        "pixels wrong but for warping that keeps the topology (ISBI 2012), mean of the images",
+        "pixels wrong even after warping that keeps the topology (ISBI 2012), mean of the images",
         "warping",
         ["warping_error"],
         _warping,
@@ -382,21 +382,21 @@ METRICS: Mapping[str, Metric] = {
 """Every metric by its name. Lower is better for errors, variation of information, merged and split; else higher."""
 
 DEFAULT_METRICS = tuple(name for name in METRICS if name != "warping_error")
-"""All but the one that needs whole images, and minutes for a large one."""
+"""All metrics but the one that needs whole images, and minutes for a large one."""
 
 
 def check_metrics(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, each once, if all are those of metrics.
+    """``names`` without duplicates, if all are names of metrics.
 
     Raises
     ------
     UsageError
-        If one is not, or there is none.
+        If one is not, or there are none.
     """
     unknown = sorted(set(names) - set(METRICS))
     if unknown or not names:
-        what = f"{', '.join(unknown)}: no such metric" if unknown else "no metric is asked for"
-        raise UsageError(f"{what}; there are {', '.join(METRICS)} (--metrics)")
+        what = f"unknown metric {', '.join(unknown)}" if unknown else "no metric was requested"
+        raise UsageError(f"{what}; choose from {', '.join(METRICS)} (--metrics)")
     return tuple(dict.fromkeys(names))
 
 
@@ -406,7 +406,7 @@ def _mean_and_each(name: str, values: Sequence[float], classes: Sequence[str]) -
 
 
 def _mean(values: Sequence[float]) -> float:
-    """The mean of those that are numbers; NaN where none is."""
+    """The mean of the values that are not NaN; NaN if there are none."""
     known = [value for value in values if not math.isnan(value)]
     return _ratio(math.fsum(known), len(known))
 

@@ -1,4 +1,4 @@
-"""Which labels belong to which prediction, by name."""
+"""Pairs of a prediction and its labels, matched by name."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from wsipipe.slides.readers.omezarr.attributes import is_zarr
 from wsipipe.store.spec import PARTIAL
 
 ANNOTATIONS = (".geojson", ".json")
-"""What a file of annotations is called, in lower case."""
+"""Suffixes of annotation files, in lower case."""
 IMAGE = re.compile(r"_(image|img)\.")
-"""In the name of a file that lies beside its labels, and is none."""
+"""Part of the name of an image that lies beside its labels."""
 
 
 def pair(predictions: Path, labels: Path) -> dict[str, tuple[Path, Path]]:
-    """(prediction, labels) by their common name; two files are a pair whatever their names.
+    """(prediction, labels) by the name that they share; two single files are a pair whatever their names.
 
     Raises
     ------
     UsageError
-        If there is nothing, one has no partner, or two have the same name.
+        If there are no files, one has no partner, or two have the same name.
     StoreError
         If a prediction is not finished.
     """
@@ -35,10 +35,10 @@ def pair(predictions: Path, labels: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def _files(path: Path, more: Sequence[str]) -> list[Path]:
-    """The rasters, or files of the suffixes ``more``, that ``path`` is or holds."""
+    """The rasters, and files with the suffixes ``more``, that ``path`` is or holds."""
     if path.suffix == PARTIAL or (not os.path.exists(path) and os.path.exists(f"{path}{PARTIAL}")):  # noqa: PTH110
         raise _unfinished(path)
-    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where it may not look
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises without permission
         raise UsageError(f"{path} does not exist; give a label raster, or a folder of them")
     if not path.is_dir() or is_zarr(path):
         return [path]
@@ -53,4 +53,4 @@ def _files(path: Path, more: Sequence[str]) -> list[Path]:
 
 
 def _unfinished(path: Path) -> StoreError:
-    return StoreError(f"{path} is unfinished; the wsipipe run that began it, started again, finishes it")
+    return StoreError(f"{path} is unfinished; to finish it, start the wsipipe run that began it again")

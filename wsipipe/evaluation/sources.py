@@ -1,4 +1,4 @@
-"""What predictions and labels are read from, and which classes they have."""
+"""Predictions and labels in files as planes to compare, and the classes that they have."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ from wsipipe.store.image_label import parse_image_label, read_attributes
 if TYPE_CHECKING:
     from wsipipe.rasters.annotations import Annotations
 
-
 Are = Literal["classes", "instances"]
+"""What the values of a raster stand for."""
 Values = npt.NDArray[np.int32]
+"""Values of pixels."""
 
 NO_VALUES = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
 class Classes:
-    """What there is besides the background."""
+    """The classes besides the background."""
 
     names: tuple[str, ...]
-    """In the order of their ids, from 1."""
+    """Names in the order of the ids, from 1."""
     values: tuple[int, ...]
-    """What stands for each in the pixels of the predictions, and of the labels unless they are mapped."""
+    """The value of each in the pixels of the predictions, and of the labels unless they are mapped."""
 
 
 ONE_CLASS = Classes(("object",), (1,))
-"""Of predictions that are instances."""
+"""The classes of predictions that are instances."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +51,17 @@ class RasterPlane:
     raster: LabelRaster
     """The pixels."""
     classes: Classes
-    """The values that there may be besides 0."""
+    """The classes whose values are allowed besides 0."""
     are: Are
-    """What the values are."""
+    """What the values stand for."""
     option: str
     """The option that says so."""
     mapped: Mapping[int, int]
-    """Values of the pixels that stand for another one."""
+    """Values of the pixels that stand for another value."""
 
     @property
     def name(self) -> str:
-        """As messages call it."""
+        """The name for messages."""
         return self.raster.name
 
     @property
@@ -76,7 +77,7 @@ class RasterPlane:
         LabelError
             If a value is not that of a class.
         SlideReadError
-            If the pixels can not be read.
+            If the pixels cannot be read.
         """
         values = read_values(self.raster, box, self.mapped)
         if self.are == "instances":
@@ -92,7 +93,7 @@ class RasterPlane:
         allowed = ", ".join(f"{v} ({n})" for v, n in zip(self.classes.values, self.classes.names, strict=True))
         return (
             f"{self.name} has the value {value} in {box}: allowed are 0 and {allowed}; if its values are ids of "
-            f"objects give {self.option} instances, if they stand for other classes --map {value}=CLASS"
+            f"objects, give {self.option} instances; if they stand for other classes, give --map {value}=CLASS"
         )
 
 
@@ -105,7 +106,7 @@ class AnnotationPlane:
 
     @property
     def name(self) -> str:
-        """As messages call it."""
+        """The name for messages."""
         return self.annotations.name
 
     @property
@@ -122,7 +123,15 @@ class AnnotationPlane:
 def open_pairs(
     pairs: Sequence[tuple[Path, Path]], predictions_are: Are, labels_are: Are, *, mapped: Mapping[int, int]
 ) -> tuple[Classes, list[tuple[LabelPlane, LabelPlane]]]:
-    """What classes there are, and (prediction, truth) of each pair."""
+    """The classes, and the planes (prediction, truth) of each pair.
+
+    Raises
+    ------
+    UsageError
+        If the classes cannot be told, or predictions name different ones.
+    SlideError
+        If a file cannot be read, or is not a label raster.
+    """
     rasters = [open_label_raster(prediction) for prediction, _ in pairs]
     named = ONE_CLASS if predictions_are == "instances" else common_classes([prediction for prediction, _ in pairs])
     sources = [_open_labels(pair, raster, named) for pair, raster in zip(pairs, rasters, strict=True)]
@@ -163,7 +172,7 @@ def stored_downsample(path: Path) -> float:
 
 
 def common_classes(predictions: Sequence[Path]) -> Classes | None:
-    """The classes that all predictions name; None where none does.
+    """The classes that all predictions name; None if none does.
 
     Raises
     ------
@@ -175,7 +184,7 @@ def common_classes(predictions: Sequence[Path]) -> Classes | None:
         if (other := stored_classes(path)) != first:
             names = [", ".join(classes.names) if classes else "no classes" for classes in (first, other)]
             raise UsageError(
-                f"{predictions[0].name} names {names[0]}, and {path.name} {names[1]}; evaluate one kind at a time"
+                f"{predictions[0].name} names {names[0]}, but {path.name} names {names[1]}; evaluate them separately"
             )
     return first
 
@@ -187,21 +196,21 @@ def _open_labels(pair: tuple[Path, Path], raster: LabelRaster, classes: Classes 
         return open_label_raster(path)
     if classes is None or classes is ONE_CLASS:
         raise UsageError(
-            f"{path.name} has classes by name, and {prediction.name} names none; give predictions of wsipipe run, or "
+            f"{path.name} has named classes, but {prediction.name} names none; give predictions of wsipipe run, or "
             "labels that are a raster"
         )
-    from wsipipe.rasters.annotations import open_annotations  # shapely, where there are outlines only
+    from wsipipe.rasters.annotations import open_annotations  # imports shapely, for outlines only
 
     return open_annotations(path, raster.shape, classes.names, downsample=stored_downsample(prediction))
 
 
 def read_values(raster: LabelRaster, box: Box, mapped: Mapping[int, int]) -> Values:
-    """The pixels of ``box``, int32 (y, x), with some values for others.
+    """The pixels of ``box``, int32 (y, x), with the values that are ``mapped`` replaced.
 
     Raises
     ------
     SlideReadError
-        If they can not be read.
+        If they cannot be read.
     """
     values = raster.read(box)
     if not mapped:
@@ -218,12 +227,12 @@ def _found_classes(
     labels_are: Are,
     mapped: Mapping[int, int],
 ) -> Classes:
-    """Classes by the values that there are, where predictions do not name any: read once for that.
+    """The classes as the values that occur, if predictions do not name any; every raster is read once for that.
 
     Raises
     ------
     UsageError
-        If there are too many values, or predictions and labels have none in common.
+        If there are too many values, or predictions and labels have no value in common.
     """
     predicted, truth = NO_VALUES, NO_VALUES
     for raster, source in zip(rasters, sources, strict=True):
@@ -232,7 +241,7 @@ def _found_classes(
             truth = np.union1d(truth, distinct_values(source, mapped, "--labels-are"))
     if predicted.size and truth.size and not np.intersect1d(predicted, truth).size:
         raise UsageError(
-            f"predictions have the values {_listed(predicted)}, and labels {_listed(truth)}, none of them the same; "
+            f"predictions have the values {_listed(predicted)}, and labels {_listed(truth)}, with none in common; "
             f"say which is which, e.g. --map {truth[0]}={predicted[0]}, or give --labels-are instances"
         )
     values = np.union1d(predicted, truth).tolist() or [1]
@@ -240,20 +249,20 @@ def _found_classes(
 
 
 def distinct_values(raster: LabelRaster, mapped: Mapping[int, int], option: str) -> Values:
-    """The values of a raster but 0, ascending.
+    """The values of a raster but 0, ascending, (values,), int32.
 
     Raises
     ------
     UsageError
-        If there are more than classes can be.
+        If there are more than `MAX_CLASSES`.
     """
     found: Values = NO_VALUES
     for box in boxes(raster.shape, READ_BLOCK_PX):
         found = np.union1d(found, read_values(raster, box, mapped))
         if np.count_nonzero(found) > MAX_CLASSES:
             raise UsageError(
-                f"{raster.name} has more than {MAX_CLASSES} values, and there are no more classes than that; if they "
-                f"are ids of objects give {option} instances"
+                f"{raster.name} has more than {MAX_CLASSES} values, the most classes that there can be; if they "
+                f"are ids of objects, give {option} instances"
             )
     return np.setdiff1d(found, [0]).astype(np.int32)
 

@@ -16,13 +16,13 @@ from wsipipe.objects.numbers import MAX_CLASSES, Integers
 
 
 class Tally:
-    """Scores of images, of each and of all.
+    """The scores of each image, and of all images.
 
     Counts of pixels and of objects are pooled over the images: pixel error, Dice, IoU, F1, PQ, AJI, SEG, merged and
     split. The adapted Rand error, the variation of information and the warping error are the mean over the images
-    that have a value; the program of ISBI 2012 pools the pairs of pixels of all slices for its Rand error. An object
-    has a partner among those of its class only; Dice, IoU and PQ are the mean over the classes, and each by its name
-    too, as in ``dice.nucleus``; what else is said of objects is pooled over the classes.
+    that have a value; the program of ISBI 2012 pools the pairs of pixels of all slices for its Rand error. Objects are
+    matched within their class only. Dice, IoU and PQ are the mean over the classes, and are given for each class too,
+    as in ``dice.nucleus``; the other scores of objects are pooled over the classes.
 
     A score without a value is NaN. Where neither prediction nor truth has an object, that is every score but the
     pixel error, which is 0; where only the prediction has, precision, F1, PQ, RQ, Dice, IoU and AJI are 0, and recall,
@@ -39,12 +39,12 @@ class Tally:
     Raises
     ------
     UsageError
-        If a metric is unknown, or there are no classes, or too many.
+        If a metric is unknown, or there are no classes or too many.
     """
 
     def __init__(self, classes: Sequence[str], metrics: Sequence[str] = DEFAULT_METRICS) -> None:
         if not 1 <= len(classes) <= MAX_CLASSES:
-            raise UsageError(f"{len(classes)} classes besides the background: there can be 1 to {MAX_CLASSES}")
+            raise UsageError(f"{len(classes)} classes besides the background; 1 to {MAX_CLASSES} are allowed")
         self.classes = tuple(classes)
         self.metrics = check_metrics(metrics)
         self.needs: frozenset[Need] = frozenset(METRICS[name].needs for name in self.metrics)
@@ -69,8 +69,8 @@ class Tally:
             (y, x), integers: ids of instances, 0 for none; a pixel of class 0 belongs to none. By default
             the connected components of the classes (`wsipipe.objects.components`).
         inside
-            (y, x), bool: the pixels to count. The others are neither right nor wrong, and an object at the border of
-            the region counts with its part inside.
+            (y, x), bool: the pixels to count. The others are neither right nor wrong; an object at the border of the
+            region counts with its part inside.
 
         Raises
         ------
@@ -94,20 +94,20 @@ class Tally:
         )
 
     def add_planes(self, predicted: LabelPlane, truth: LabelPlane, *, block_px: int = READ_BLOCK_PX) -> None:
-        """Count one image of any size, block by block; the scores are those of the whole at once.
+        """Count one image of any size, block by block; the scores do not depend on the blocks.
 
         Raises
         ------
         UsageError
             If the sizes differ, a class id is above the number of classes, or the image is too large for
-            the warping error that is asked for.
+            the warping error.
         SlideError
-            If pixels can not be read.
+            If pixels cannot be read.
         """
         self.add_comparison(compare(predicted, truth, len(self.classes), needs=self.needs, block_px=block_px))
 
     def add_comparison(self, comparison: Comparison) -> None:
-        """Take up what was counted of one image."""
+        """Add the counts of one image."""
         self._images.append({name: METRICS[name].measure(comparison) for name in self.metrics})
 
     def scores(self) -> Scores:
@@ -119,7 +119,7 @@ class Tally:
             If no image was added.
         """
         if not self._images:
-            raise UsageError("no image was compared, so that there are no scores")
+            raise UsageError("no image was compared, so there are no scores")
         return self._scored({name: np.sum([image[name] for image in self._images], axis=0) for name in self.metrics})
 
     def per_image(self) -> list[Scores]:

@@ -35,12 +35,12 @@ RING = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
 
 
 def warping_error(prediction: Mask, truth: Mask) -> float:
-    """The pixels at which the warped truth still differs from the prediction, over all pixels; 0 is best.
+    """The share of pixels at which the warped truth still differs from the prediction; 0 is best.
 
     Never more than the pixel error. It is not symmetric: an object or a hole that only the prediction has costs its
     area, and one that only the truth has costs one pixel, to which it shrinks (an object with a hole: a ring). A
-    membrane that has moved clear of its place costs its length: as flips happen only where the two differ, it can
-    not get across the pixels between.
+    membrane that has moved clear of its place costs its length: flips happen only where the two differ, so it cannot
+    cross the pixels in between.
 
     Parameters
     ----------
@@ -90,8 +90,8 @@ def simple_neighbourhoods() -> Mask:
     """Whether a pixel is simple, by the bits of its neighbours, (256,), bool; bit ``k`` is the one at ``RING[k]``.
 
     A pixel is simple if its flip keeps the topology: if there is one object beside it, as seen within its 3 x 3
-    pixels, and one background around. Sides that are True, less those that go on over a True corner to the next side,
-    are the objects that meet there; 0 of them is a pixel alone or inside. The pixel's own value does not matter.
+    pixels, and one background around. The True sides, less those that continue over a True corner to the next side,
+    are as many as the objects that meet there; 0 means a pixel alone or inside. The pixel's own value does not matter.
     """
     bits = np.arange(256)[:, np.newaxis] >> np.arange(8) & 1
     sides, corners = bits[:, 0::2], bits[:, 1::2]
@@ -126,7 +126,7 @@ def _flip_simple(differs: bytearray, codes: bytearray, *, stride: int) -> None:
         Pixels from one line to the next.
     """
     simple, pixels = simple_neighbourhoods(), len(differs)
-    # The way to each neighbour, and the bit that the pixel is for it.
+    # The step to each neighbour, and the bit of the pixel in that neighbour's code.
     around = [(dy * stride + dx, 1 << (k + 4) % 8) for k, (dy, dx) in enumerate(RING)]
     start = np.frombuffer(differs, np.bool_) & simple[np.frombuffer(codes, np.uint8)]
     visits: list[int] = np.flatnonzero(start).tolist()
@@ -148,11 +148,11 @@ def _check(prediction: Mask, truth: Mask) -> None:
     for name, image in (("prediction", prediction), ("truth", truth)):
         if image.dtype != np.bool_ or image.ndim != 2 or not image.size:
             raise UsageError(
-                f"{name} is {image.dtype} of shape {image.shape}: the warping error is that of boolean images (y, x) "
-                f"with pixels; compare labels with 0 first (labels > 0)"
+                f"{name} is {image.dtype} of shape {image.shape}: the warping error needs boolean images (y, x) "
+                f"with at least one pixel; compare labels with 0 first (labels > 0)"
             )
     if prediction.shape != truth.shape:
         raise UsageError(
-            f"the prediction has shape {prediction.shape}, the truth {truth.shape}: only masks of the same pixels "
+            f"the prediction has shape {prediction.shape}, the truth {truth.shape}: only masks of the same shape "
             f"can be compared"
         )

@@ -42,21 +42,21 @@ class Box:
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """To index an array (y, x) with."""
+        """The index of these pixels in an array (y, x)."""
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
     def overlap(self, other: Box) -> Box | None:
-        """What both have in common; None if that is nothing."""
+        """The pixels that both have in common; None if there are none."""
         y0, y1 = max(self.y0, other.y0), min(self.y1, other.y1)
         x0, x1 = max(self.x0, other.x0), min(self.x1, other.x1)
         return Box(y0, y1, x0, x1) if y0 < y1 and x0 < x1 else None
 
     def moved(self, y: int, x: int) -> Box:
-        """The same, ``y`` px further down and ``x`` px further right."""
+        """The same box, ``y`` px further down and ``x`` px further right."""
         return Box(self.y0 + y, self.y1 + y, self.x0 + x, self.x1 + x)
 
     def seen_from(self, origin: Box) -> Box:
-        """The same relative to the first pixel of ``origin``."""
+        """The same box relative to the first pixel of ``origin``."""
         return self.moved(-origin.y0, -origin.x0)
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class Box:
 
 
 def boxes(shape: tuple[int, int], side: int) -> Iterator[Box]:
-    """A plane of ``shape`` (height, width) in boxes of ``side`` px, row by row; its end cuts those that go beyond."""
+    """Boxes of ``side`` px that cover a plane of ``shape`` (height, width), row by row; the last ones are cut to it."""
     for y0 in range(0, shape[0], side):
         for x0 in range(0, shape[1], side):
             yield Box(y0, min(y0 + side, shape[0]), x0, min(x0 + side, shape[1]))
@@ -86,7 +86,7 @@ class Grid:
     receptive: Receptive
     """The sizes of the network."""
     core: int
-    """Side in pixels of what one tile gives."""
+    """Side in pixels of the output of one tile."""
     block: int
     """Side in pixels of one unit of work."""
 
@@ -94,7 +94,7 @@ class Grid:
         if min(self.shape) < 1:
             raise GeometryError(f"a plane of {self.shape[0]} x {self.shape[1]} px holds no pixel")
         self.receptive.check_core(self.core)
-        check_multiple("block", self.block, self.core, "holds whole tile cores", "--block")
+        check_multiple("block", self.block, self.core, "is the side of a tile core", "--block")
         if self.block < self.receptive.margin // 2:
             least = round_up(self.receptive.margin // 2, self.core)
             raise GeometryError(
@@ -134,15 +134,15 @@ class Grid:
         return (self.block,) * full + ((rest,) if rest else ())
 
     def computed_sides(self, axis: int) -> tuple[int, ...]:
-        """As `block_sides`, but rounded up to the pooling grid: what is computed, and then cut to the slide."""
+        """Like `block_sides`, but rounded up to the pooling grid: the computed sides, before the cut to the slide."""
         return tuple(round_up(side, self.receptive.stride) for side in self.block_sides(axis))
 
     def coordinates(self, axis: int) -> tuple[Indices, tuple[int, ...]]:
         """Pixel indices along ``axis``, int64, and their chunks: one chunk a block, to be overlapped.
 
-        The last chunk carries its own margin beyond the end of the slide, mirrored here as often as it
-        takes. So no chunk is smaller than the overlap, which dask would silently merge, the computed
-        size of the last block need not be the slide's, and a slide smaller than the margin is no special case::
+        The last chunk carries its own margin beyond the end of the slide, mirrored here as often as needed. So no
+        chunk is smaller than the overlap (dask would merge such chunks silently), the computed size of the last block
+        need not be the slide's, and a slide smaller than the margin is not a special case::
 
             |<--- block --->|<--- block --->|<- rest, rounded up ->|<- margin/2 ->|
             0                                              size ...mirrored...    end
@@ -152,11 +152,11 @@ class Grid:
         return mirror(np.arange(sum(chunks)), self.shape[axis]), chunks
 
     def reached_from(self, box: Box) -> Box:
-        """The pixels whose labels the pixels of ``box`` have a say in, whole cells of the pooling grid.
+        """The pixels whose labels depend on the pixels of ``box``, in whole cells of the pooling grid.
 
-        Every pixel of a cell, stride px wide, is computed from what lies up to half a margin around the cell, so that
-        it does not depend on cores and blocks. What is mirrored lies further away from a cell than the original, but
-        for the last cell, if less than half of it is on the plane.
+        Every pixel of a cell, stride px wide, is computed from the pixels up to half a margin around the cell, so it
+        does not depend on cores and blocks. A mirrored pixel lies further from a cell than its original, except for
+        the last cell, if less than half of it is on the plane.
         """
         step, reach = self.receptive.stride, self.receptive.margin // 2
         ends = []
@@ -167,9 +167,9 @@ class Grid:
         return Box(*ends)
 
     def cores(self, computed: tuple[int, int]) -> Iterator[Box]:
-        """The cores of a block of which ``computed`` (height, width) px are computed, relative to its origin.
+        """The cores of a block whose ``computed`` (height, width) px are computed, relative to its origin.
 
-        A core at the end is as small as the pooling grid allows, so that little is computed in vain.
+        A core at the end is as small as the pooling grid allows, so that little is computed for nothing.
         """
         for y0 in range(0, computed[0], self.core):
             for x0 in range(0, computed[1], self.core):
@@ -185,7 +185,7 @@ class Grid:
 
     @cached_property
     def block_levels(self) -> int:
-        """How many levels, from the finest, a block writes by itself: until its shard is a single chunk."""
+        """Number of levels, from the finest, that a block writes by itself: until its shard is a single chunk."""
         return (self.block // self.chunk).bit_length()
 
     @cached_property
@@ -214,16 +214,16 @@ class Grid:
 def fit_sizes(
     receptive: Receptive, core: int | None, block: int | None, *, preferred: tuple[int, int]
 ) -> tuple[int, int]:
-    """Core and block sides in px: those that are given, and for the others what comes nearest to ``preferred``.
+    """Core and block sides in px: as given, or else as near to ``preferred`` as possible.
 
     Parameters
     ----------
     receptive
         The sizes of the network.
     core, block
-        As asked for, or None.
+        The sides asked for, or None.
     preferred
-        (core, block) where nothing is asked for; neither is exceeded, unless a single core is larger.
+        (core, block) if none is asked for; neither is exceeded, unless a single core is larger.
 
     Returns
     -------

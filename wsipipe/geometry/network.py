@@ -1,4 +1,4 @@
-"""The sizes a U-Net of valid convolutions sees, in integers.
+"""The sizes that a U-Net of valid convolutions sees, in integers.
 
 For ``d`` poolings and ``c`` 3x3 valid convolutions per level and side::
 
@@ -11,8 +11,12 @@ The network commutes with shifts of ``2**d`` pixels only. Cores whose side and o
 ``2**d`` therefore all see the pooling grid in the same phase, and agree with one pass over the whole
 image to the last bit; cores at any other stride (the natural output width, 388 in the paper) do not.
 
-Sources: Ronneberger, Fischer, Brox 2015 (arXiv:1505.04597); Possolo and Bajcsy 2021
-(doi:10.6028/jres.126.009).
+Sources
+-------
+- Ronneberger, Fischer, Brox 2015, arXiv:1505.04597 (the network)
+- Majurski and Bajcsy 2021, J. Res. Natl. Inst. Stand. Technol. 126:126009, doi:10.6028/jres.126.009 (the rule)
+- Rumberger et al., ICCV 2021, arXiv:2101.05846 (proof that valid convolutions, and crops to multiples of the stride,
+  are necessary for seamless tile-and-stitch)
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ class Receptive:
 
     @property
     def stride(self) -> int:
-        """The pooling grid, pixels: shifts by a multiple of it commute with the network."""
+        """The pooling grid in pixels: shifts by a multiple of it commute with the network."""
         return 1 << self.depth
 
     @property
@@ -68,7 +72,7 @@ class Receptive:
         return side > 2 * self.halo and (side + 2 * self.convs) % self.stride == 0
 
     def output_side(self, side: int) -> int:
-        """The side in px of what comes out of an input of ``side`` px.
+        """The side in px of the output for an input of ``side`` px.
 
         Raises
         ------
@@ -83,7 +87,7 @@ class Receptive:
         return side - 2 * self.halo
 
     def nearest_legal(self, side: int) -> list[int]:
-        """The legal sides next to ``side``: the one at or below it, where there is one, and the one above."""
+        """The legal sides next to ``side``: the one at or below it, if there is one, and the one above."""
         smallest = self.margin if self.crop else self.margin + self.stride
         below = side - (side - smallest) % self.stride
         return [s for s in (below, below + self.stride) if s >= smallest] or [smallest]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 SLIVER = 1e-6
-"""Less of a pixel than this, at the end of an axis, is a rounding error of ``shrink`` and no pixel."""
+"""Less of a pixel than this, at the end of an axis, is a rounding error of ``shrink`` and not a pixel."""
 
 
 def shrunk_side(side: int, shrink: float) -> int:
-    """How many pixels, each ``shrink`` wide, cover ``side``."""
+    """Number of pixels, each ``shrink`` wide, that cover ``side``."""
     return max(1, math.ceil(side / shrink - SLIVER))
 
 
 def stored_side(side: int, shrink: float) -> int:
-    """The most pixels of the stored axis that ``side`` in a row cover, in part or whole."""
+    """The most pixels of the stored axis that ``side`` pixels in a row overlap."""
     return side if shrink == 1.0 else math.ceil(side * shrink) + 1

@@ -1,7 +1,7 @@
 """The objects of a label image: its connected components, of a whole array or block by block.
 
-Pixels are joined by their sides only (4-connectivity): by their corners too, two cells that a ridge of background,
-one pixel wide and diagonal, tells apart would be one. Pixels of different classes never join.
+Pixels are joined by their sides only (4-connectivity). If corners joined them too, two cells with a diagonal ridge of
+background between them, one pixel wide, would be one object. Pixels of different classes never join.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def objects(classes: Integers) -> npt.NDArray[np.int32]:
     Parameters
     ----------
     classes
-        (y, x): class ids, of 0 to 255, or a mask. 4-connectivity; pixels of different classes never join.
+        (y, x): class ids from 0 to 255, or a mask. 4-connectivity; pixels of different classes never join.
 
     Returns
     -------
@@ -43,9 +43,9 @@ def objects(classes: Integers) -> npt.NDArray[np.int32]:
 class Components:
     """The connected components of a plane of any size, from its blocks.
 
-    Blocks come row by row. An object has the position of its first pixel for an id, so that the parts of one
-    are numbered by themselves, and the lowest of their numbers is that of the whole. What is kept is a row
-    of pixels as wide as the plane, a column as high as a block, and the parts that met at a border::
+    Blocks are added row by row. The id of an object is the position of its first pixel: its parts are numbered
+    independently, and the lowest of their numbers is that of the whole. Memory holds a row of pixels as wide as the
+    plane, a column as high as a block, and the parts that met at a border::
 
         +-------+-------+-------+
         |       |       |       |
@@ -53,6 +53,11 @@ class Components:
         |       |
         |      || <- the last column of the block before
         +-------+
+
+    Parameters
+    ----------
+    width
+        Width of the plane in pixels.
     """
 
     def __init__(self, width: int) -> None:
@@ -61,7 +66,7 @@ class Components:
         self._met: list[Counts] = []
 
     def add(self, box: Box, classes: Integers) -> Counts:
-        """The part of an object that each pixel of a block belongs to, int64 (y, x), as `number_objects`.
+        """The part of an object that each pixel of a block belongs to, int64 (y, x), numbered by `number_objects`.
 
         Parameters
         ----------
@@ -81,7 +86,13 @@ class Components:
         return parts
 
     def whole(self, parts: Counts) -> Counts:
-        """The objects that these parts belong to, once all blocks were seen: as `objects` of the whole plane."""
+        """The objects that ``parts`` belong to, once all blocks are added: the same as in one block of the whole plane.
+
+        Parameters
+        ----------
+        parts
+            Numbers of parts, of any shape (...), int64; the result has the same shape and dtype.
+        """
         if not self._met:
             return parts
         met = np.concatenate(self._met)
@@ -103,7 +114,7 @@ class Components:
 def _first_pixels(local: npt.NDArray[np.int32], box: Box, width: int) -> npt.NDArray[Any]:
     """1 + the position, row by row in the plane, of the first pixel of each component of a block; 0 for no object."""
     first = np.zeros(int(local.max(initial=0)) + 1, np.int64)
-    first[local.ravel()[::-1]] = np.arange(local.size)[::-1]  # of what is written to one place, the last stays
+    first[local.ravel()[::-1]] = np.arange(local.size)[::-1]  # of several values for one place, the last stays
     rows, cols = np.divmod(first, local.shape[1])
     ids = 1 + (box.y0 + rows) * width + box.x0 + cols
     ids[0] = 0

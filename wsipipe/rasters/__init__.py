@@ -1,1 +1,1 @@
-"""Images and labels that people bring: to train on, to measure by, to mask with."""
+"""Images and labels that users bring: to train on, to evaluate with, to mask with."""

@@ -8,12 +8,11 @@ covers [j, j + 1) x [i, i + 1)::
         |   .   |   .   |       at a downsample of 2 it would be at x = 3, y = 1 of level 0
         +-------+-------+
 
-A centre on an edge counts as a trifle to the right of it and below, as pixels are closed there and open on the other
-side: annotations that share an edge leave neither a gap nor an overlap. That happens where QuPath's whole
-coordinates are divided by 2.
+A centre on an edge counts as slightly to the right of it and below, so that annotations that share an edge leave
+neither a gap nor an overlap. Centres lie on edges where QuPath's whole coordinates are divided by 2.
 
-Of annotations that overlap, the one of smaller area is on top, and of those of the same area the later one:
-so an annotation within an annotation is seen, as it is in QuPath.
+Where annotations overlap, the one of smaller area is on top, and of equal areas the later one: an annotation within
+an annotation stays visible, as in QuPath.
 
 Source: https://qupath.readthedocs.io/en/stable/docs/advanced/exporting_annotations.html, and QuPath's
 QuPathTypeAdapters.java and GsonTools.java.
@@ -33,50 +32,53 @@ import shapely
 
 from wsipipe.errors import LabelError, UsageError
 from wsipipe.geometry.grid import Box
-from wsipipe.rasters.geojson import MAX_DRAWN_CLASSES, REGIONS, UNCLASSIFIED, Features, Names, tidy_name
+from wsipipe.rasters.geojson import REGIONS, UNCLASSIFIED, Features, Names, tidy_name
 from wsipipe.rasters.polygons import Shapes, shapes_of
+
+MAX_DRAWN_CLASSES = 255
+"""The most classes that uint8 holds beside the background."""
 
 
 @dataclass(frozen=True, eq=False)
 class Annotated:
-    """The annotations of one box, each array (h, w)."""
+    """The annotations of one box; each array is (y, x)."""
 
     classes: npt.NDArray[np.uint8]
-    """Class ids: 1 + index in the classes that were asked for; 0 is background."""
+    """Class ids: 1 + index in the requested classes; 0 is the background."""
     instances: npt.NDArray[np.int32]
     """1 + index of the object in the file, the same in every box; 0 where `classes` is 0."""
     inside: npt.NDArray[np.bool_]
-    """Whether somebody looked there: the union of the regions, or everywhere if there is none."""
+    """Whether the pixel was examined: the union of the regions, or everywhere if there are no regions."""
 
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """The annotations of one slide, at one of its levels; can be pickled."""
+    """The annotations of one slide, at one of its levels; they can be pickled."""
 
     name: str
-    """File name, as messages call it."""
+    """File name, for messages."""
     path: str
-    """Absolute."""
+    """Absolute path."""
     shape: tuple[int, int]
     """(height, width) of the level in pixels."""
     classes: Names
     """Names of the classes 1, 2, ..."""
     objects: Shapes
-    """All but the regions."""
+    """All polygons but the regions."""
     class_ids: npt.NDArray[np.uint8]
-    """Of each of `objects`."""
+    """Class id of each of `objects`."""
     instance_ids: npt.NDArray[np.int32]
-    """Of each of `objects`."""
+    """Instance id of each of `objects`."""
     regions: Shapes
-    """Where somebody looked; none if that is everywhere."""
+    """The examined regions; none if the whole slide was examined."""
 
     def read(self, box: Box) -> Annotated:
-        """The annotations within ``box``: the same pixels as in a box that holds it.
+        """The annotations within ``box``; a pixel has the same values in whichever box it is read.
 
         Parameters
         ----------
         box
-            In pixels of the level, within `shape`.
+            Pixels of the level, within `shape`.
         """
         assert 0 <= box.y0 < box.y1 <= self.shape[0], f"{box} is outside {self.shape}"
         assert 0 <= box.x0 < box.x1 <= self.shape[1], f"{box} is outside {self.shape}"
@@ -102,34 +104,34 @@ def open_annotations(
 ) -> Annotations:
     """Read the annotations of a slide from GeoJSON, as QuPath writes it.
 
-    Taken are the polygons, with their holes, of annotations, detections, tiles and cells (of these the outline of the
-    cell, not of the nucleus), and of the objects within objects. Points and lines are passed over, and
-    so are the cores of a tissue microarray. Polygons that cross themselves, which QuPath exports, are
-    mended: they cover what any part of them surrounds (`shapely.make_valid`, ``structure``).
+    The polygons, with their holes, of annotations, detections, tiles and cells are read (for cells the outline of the
+    cell, not of the nucleus), and those of the objects within objects. Points, lines and the cores of a tissue
+    microarray are skipped. Polygons that cross themselves, which QuPath exports, are repaired: they cover what any
+    part of them surrounds (`shapely.make_valid`, ``structure``).
 
     Parameters
     ----------
     path
         A FeatureCollection, a list of Features, or a single Feature.
     shape
-        (height, width) in pixels of the level that is to be drawn.
+        (height, width) in pixels of the level to draw.
     classes
-        Names of the classes, as QuPath shows them, which get the ids 1, 2, ...; of a derived class all parts:
-        ``Tumor: Positive``. An object without a class is called ``Unclassified``.
+        Names of the classes, as QuPath shows them; they get the ids 1, 2, ... A derived class is named with all its
+        parts: ``Tumor: Positive``. An object without a class is called ``Unclassified``.
     background
-        Names that become 0, and cover what is below them.
+        Names of classes that become 0, and cover what is below them.
     regions
-        Names that tell where somebody looked. Those in ``classes`` or ``background`` are none.
+        Names of classes that mark examined regions, unless they are in ``classes`` or ``background``.
     downsample
-        Pixels of level 0 that one of the level spans; at least 1.
+        Pixels of level 0 that one pixel of the level spans; at least 1.
 
     Raises
     ------
     LabelError
-        If it is not GeoJSON, holds no polygon, one that is no polygon, a class that was not asked for, or
-        polygons of which most are outside the slide.
+        If it is not GeoJSON, holds no polygons, an invalid polygon or a class that was not asked for, or if most of
+        its polygons are outside the slide.
     SlideReadError
-        If it can not be opened.
+        If it cannot be opened.
     UsageError
         If the names contradict each other, or the downsample is below 1.
     """
@@ -162,23 +164,23 @@ def open_annotations(
 
 
 def open_outlines(path: str | os.PathLike[str], shape: tuple[int, int], *, downsample: tuple[float, float]) -> Shapes:
-    """The polygons of a file of GeoJSON, as `open_annotations` takes them, whatever their classes.
+    """Read the polygons of a GeoJSON file like `open_annotations`, whatever their classes.
 
     Parameters
     ----------
     path
         A FeatureCollection, a list of Features, or a single Feature.
     shape
-        (height, width) of the pixels that they are to be drawn into.
+        (height, width) of the mask that they will be drawn into.
     downsample
-        Pixels of level 0 that one of these spans, (down, across).
+        Pixels of level 0 that one pixel of the mask spans, (down, across).
 
     Raises
     ------
     LabelError
-        If it is not GeoJSON, or holds no polygon, one that is no polygon, or polygons of which most are outside.
+        If it is not GeoJSON, holds no polygons or an invalid one, or if most of its polygons are outside the slide.
     SlideReadError
-        If it can not be opened.
+        If it cannot be opened.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - as open_slide
     polygons = Features.read(path).polygons(downsample)
@@ -192,10 +194,10 @@ def _check_options(classes: Names, background: Names, downsample: float) -> None
     Raises
     ------
     UsageError
-        Saying which.
+        If it finds either; the message names the value, and what is allowed.
     """
     if not 1 <= downsample < float("inf"):
-        raise UsageError(f"downsample {downsample} of the annotations' level; 1 (level 0) or more is allowed")
+        raise UsageError(f"downsample {downsample} of the annotations' level; it must be 1 (level 0) or more")
     if not 1 <= len(classes) <= MAX_DRAWN_CLASSES:
         raise UsageError(f"{len(classes)} classes are asked for; 1 to {MAX_DRAWN_CLASSES} are allowed")
     twice = [name for name, count in Counter((*classes, *background)).items() if count > 1]
@@ -204,12 +206,12 @@ def _check_options(classes: Names, background: Names, downsample: float) -> None
 
 
 def _check_names(file: str, names: Iterable[str], classes: Names, background: Names, regions: set[str]) -> None:
-    """Refuse a file with classes that nobody asked for: an annotation left out would be background.
+    """Refuse a file with classes that were not asked for: an annotation left out would be background.
 
     Raises
     ------
     LabelError
-        Listing what was found, and what is allowed.
+        If it has any; the message lists them, and the classes that are allowed.
     """
     found = Counter(names)
     foreign = sorted(set(found) - set(classes) - set(background) - regions)
@@ -219,7 +221,7 @@ def _check_names(file: str, names: Iterable[str], classes: Names, background: Na
     allowed = ", ".join(map(repr, (*classes, *background, *sorted(regions))))
     classify = f"; give those called {UNCLASSIFIED!r} a class in QuPath" if UNCLASSIFIED in foreign else ""
     raise LabelError(
-        f"{file} has annotations of {listed}; allowed are {allowed} (upper and lower case differ); "
+        f"{file} has annotations of {listed}; allowed are {allowed} (case matters); "
         f"ask for them as classes, or as background{classify}"
     )
 
@@ -227,12 +229,12 @@ def _check_names(file: str, names: Iterable[str], classes: Names, background: Na
 def _check_outside(
     file: str, polygons: npt.NDArray[np.object_], shape: tuple[int, int], downsample: tuple[float, float]
 ) -> None:
-    """Refuse annotations most of which are beyond the slide.
+    """Refuse annotations if most of them are outside the slide.
 
     Raises
     ------
     LabelError
-        Saying how many, and what they reach.
+        If they are; the message says how many, and how far they reach.
     """
     bounds = shapely.bounds(polygons)
     outside = (bounds[:, :2] >= shape[::-1]).any(axis=1) | (bounds[:, 2:] <= 0).any(axis=1)
@@ -240,7 +242,7 @@ def _check_outside(
         reach = np.nanmax(bounds[:, 2:], axis=0) * downsample[::-1]
         height, width = (side * by for side, by in zip(shape, downsample, strict=True))
         raise LabelError(
-            f"{file}: {outside.sum()} of {len(polygons)} annotations are outside the slide: they reach to y = "
-            f"{reach[1]:.0f}, x = {reach[0]:.0f}, and it has {height:.0f} x {width:.0f} px at level 0; "
+            f"{file}: {outside.sum()} of {len(polygons)} annotations are outside the slide: they reach y = "
+            f"{reach[1]:.0f}, x = {reach[0]:.0f}, but the slide has {height:.0f} x {width:.0f} px at level 0; "
             "were they drawn on another slide, or exported at another level?"
         )

@@ -1,7 +1,7 @@
 """Images to train on, read box by box: PNG, TIFF of any kind, and OME-Zarr.
 
-Slides are opened as `wsipipe run` opens them. Beyond that there are PNG files, which it does not take. Every value here
-can be pickled; pixels stay in the file, and each process opens it again at its first read.
+Slides are opened as by `wsipipe run`, which does not take PNG files. Every value here can be pickled; pixels stay in
+the file, and each process opens it again at its first read.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ class Raster:
     """An image to train on: a PNG, or one level of a slide."""
 
     name: str
-    """File name, as messages call it."""
+    """File name, for messages."""
     path: str
-    """Absolute."""
+    """Absolute path."""
     shape: tuple[int, int]
     """(height, width) in pixels."""
     channels: int
-    """1 for grey, 3 for RGB, others as the slide has them."""
+    """1 for grey, 3 for RGB, or as many as the slide has."""
     dtype: str
     """``uint8`` or ``uint16``."""
     mpp: float | None
-    """Micrometres per pixel; of a PNG only what was given: what it says of itself is mostly 72 dpi."""
+    """Micrometres per pixel; for a PNG only if given, since most PNG files just claim 72 dpi."""
     source: RasterSource
     """Where the pixels are."""
 
     def read(self, box: Box) -> Pixels:
-        """The pixels of ``box``, (h, w, channels), in `dtype`, to keep and to change.
+        """The pixels of ``box``, (y, x, channel), in `dtype`, as a copy that the caller may change.
 
         Raises
         ------
         SlideError
-            If they can not be read or decoded, or the file is not the one that it was.
+            If they cannot be read or decoded, or the file was replaced.
         """
         check_inside(box, self.shape)
         return RASTERS.get(self.source).read(box)
@@ -62,7 +62,7 @@ def open_raster(path: str | os.PathLike[str], *, mpp: float | None = None) -> Ra
     """Open an image to train on: a PNG, or level 0 of a slide.
 
     A PNG of 8 or 16 bit, grey or RGB, is decoded here once, so that a damaged one is found before the work begins;
-    palettes become RGB, and an alpha channel is left out where all of it is opaque.
+    palettes become RGB, and an alpha channel that is opaque everywhere is left out.
 
     Parameters
     ----------
@@ -74,9 +74,9 @@ def open_raster(path: str | os.PathLike[str], *, mpp: float | None = None) -> Ra
     Raises
     ------
     SlideFormatError
-        If it is none of these, or a PNG that is partly transparent or too large.
+        If it is anything else, or a PNG that is partly transparent or too large.
     SlideReadError
-        If it can not be opened, or is damaged.
+        If it cannot be opened, or is damaged.
     UsageError
         If ``mpp`` is not a positive number.
     """
@@ -111,7 +111,7 @@ class SlideLevel:
     level: Level
 
     def open(self) -> Opened:
-        """See `RasterSource.open`; decoded whole if it is small, and laid out in strips or in one piece."""
+        """See `Source.open`; the level is decoded whole if it is small, and stored in strips or in one piece."""
         level = self.level
         size = prod(level.shape) * level.channels * np.dtype(level.dtype).itemsize
         if size <= MAX_WHOLE_BYTES and level.tile[1] >= level.stored.shape[1]:
@@ -120,12 +120,12 @@ class SlideLevel:
 
 
 def kind_of(path: Path, error: type[SlideFormatError | LabelError], what: str) -> str:
-    """``png``, or the name of the reader of slides that knows the file.
+    """``png``, or the name of the slide reader that recognises the file.
 
     Raises
     ------
     SlideError
-        ``error`` if nobody does; SlideReadError if it can not be opened.
+        An ``error`` if none does; a SlideReadError if it cannot be opened.
     """
     try:
         found = "is not an OME-Zarr image" if path.stat() and path.is_dir() else "is neither a file nor a folder"
@@ -135,17 +135,17 @@ def kind_of(path: Path, error: type[SlideFormatError | LabelError], what: str) -
             if start.startswith(PNG_MAGIC):
                 return PNG
             found = f"begins with {start!r}" if start else "is empty (0 bytes)"
-        if path.is_file() or path.is_dir():  # a pipe would be waited for
+        if path.is_file() or path.is_dir():  # reading a pipe would wait
             for reader in named(None):
                 if reader.recognises(path):
                     return reader.name
     except OSError as err:
-        raise SlideReadError(f"{path.name} can not be opened: {err.strerror or err} ({path})") from err
+        raise SlideReadError(f"{path.name} cannot be opened: {err.strerror or err} ({path})") from err
     raise error(f"{path.name} {found}; {what} PNG, TIFF of many kinds, and OME-Zarr folders ({path})")
 
 
 def only_slide(path: Path, mpp: float | None = None) -> Slide:
-    """The slide of a file that holds one image of one plane.
+    """The slide in a file that holds one image of one plane.
 
     Raises
     ------
@@ -156,5 +156,5 @@ def only_slide(path: Path, mpp: float | None = None) -> Slide:
         return open_slide(path, mpp=mpp)
     except PlaneError as err:
         raise SlideFormatError(
-            f"{path.name} holds several images or planes; images and labels are read from a file of one ({path})"
+            f"{path.name} holds several images or planes; images and labels need a file with only one ({path})"
         ) from err

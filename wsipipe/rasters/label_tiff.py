@@ -37,7 +37,15 @@ LOSSY = {"jpeg", "alt_jpeg", "jpeg_lossy", "jpeg_2000_lossy"}
 
 
 def tiff_labels(path: Path) -> LabelRaster:
-    """A TIFF as the slides' reader opens it where it takes such integers; others by `LabelTiff`."""
+    """Open a TIFF of labels: as a slide if slides have its dtype, else as a `LabelTiff`.
+
+    Raises
+    ------
+    LabelError
+        If it is not an image of integers in one channel, or may have been changed by its palette or compression.
+    SlideError
+        If it is damaged, half-written, or holds several images.
+    """
     with damage_of(path), TiffFile(path, _multifile=False) as tiff:
         page = tiff.pages[0].aspage()
         _check_page(path, page)
@@ -52,7 +60,7 @@ def tiff_labels(path: Path) -> LabelRaster:
 
 
 def _label_tiff(path: Path, tiff: TiffFile, page: TiffPage) -> LabelRaster:
-    """A TIFF of integers that slides do not have, of one image.
+    """Open a TIFF of one image, of integers that slides do not have.
 
     Raises
     ------
@@ -61,14 +69,14 @@ def _label_tiff(path: Path, tiff: TiffFile, page: TiffPage) -> LabelRaster:
     """
     if len(tiff.series) != 1 or prod(tiff.series[0].shape) != prod(page.shape) or page.ndim != 2:
         raise SlideFormatError(
-            f"{path.name} holds several images or planes of {page.dtype}; labels are read from a file of one"
+            f"{path.name} holds several images or planes of {page.dtype}; labels need a file with only one"
         )
     _check_complete(path, page)
     tile_bytes = TiledImage((page,)).tile_bytes
     if tile_bytes > MAX_PIECE_BYTES:
         raise SlideFormatError(
             f"{path.name} has tiles or strips of {tile_bytes / 2**30:.1f} GiB once decoded; "
-            f"{MAX_PIECE_BYTES / 2**30:.0f} GiB are allowed; {TILE_IT}"
+            f"at most {MAX_PIECE_BYTES / 2**30:.0f} GiB is allowed; {TILE_IT}"
         )
     shape = (int(page.imagelength), int(page.imagewidth))
     mpp = tiff_resolution(tiff, page, 0).mpp
@@ -77,14 +85,14 @@ def _label_tiff(path: Path, tiff: TiffFile, page: TiffPage) -> LabelRaster:
 
 @dataclass(frozen=True)
 class LabelTiff:
-    """The first page of a TIFF that was checked."""
+    """The first page of a TIFF that has been checked."""
 
     path: str
     identity: str
-    """That of the file when it was opened first."""
+    """The file's identity when it was first opened."""
 
     def open(self) -> Opened:
-        """See `Source.open`; decoded whole if it is small, and laid out in strips."""
+        """See `Source.open`; the page is decoded whole if it is small, and stored in strips."""
         path = Path(self.path)
         check_same(path, self.identity)
         with damage_of(path), TiffFile(path, _multifile=False) as tiff:
@@ -103,12 +111,12 @@ class LabelTiff:
 
 
 def _check_page(path: Path, page: TiffPage) -> None:
-    """Refuse what can not be labels, whoever reads it.
+    """Refuse a page that cannot be labels, whichever reader takes it.
 
     Raises
     ------
     LabelError
-        Naming the tag, its value, and what is allowed.
+        If it cannot; the message names the tag, its value, and what is allowed.
     """
     if page.samplesperpixel != 1:
         refuse_channels(path, page.samplesperpixel)
@@ -117,22 +125,21 @@ def _check_page(path: Path, page: TiffPage) -> None:
     orientation, photometric = page.tags.valueof(274, 1), int(page.photometric)
     if orientation not in (0, 1) or photometric != 1:
         raise LabelError(
-            f"{path.name} has Orientation {orientation} and PhotometricInterpretation {photometric}; labels are "
-            f"read upright (1) and as grey (1), for in a palette (3) indices or colours may be meant; "
-            f"{SAVE_AS_INTEGERS}"
+            f"{path.name} has Orientation {orientation} and PhotometricInterpretation {photometric}; labels must be "
+            f"upright (1) and grey (1), since a palette (3) may mean its indices or its colours; {SAVE_AS_INTEGERS}"
         )
     codec = str(getattr(page.compression, "name", page.compression)).lower()
     if codec in LOSSY:
-        raise LabelError(f"{path.name} is compressed with loss ({codec}), which changes labels; save it without")
+        raise LabelError(f"{path.name} has lossy compression ({codec}), which changes labels; save it without")
 
 
 def _check_complete(path: Path, page: TiffPage) -> None:
-    """Refuse an image of which tiles or strips were left out, or are beyond the end of the file.
+    """Refuse an image with tiles or strips that are missing, or lie beyond the end of the file.
 
     Raises
     ------
     SlideReadError
-        Saying how many.
+        If it has any; the message says how many.
     """
     wanted, offsets, counts = prod(page.chunked), page.dataoffsets, page.databytecounts
     if not len(offsets) == len(counts) == wanted:
@@ -140,8 +147,8 @@ def _check_complete(path: Path, page: TiffPage) -> None:
     empty = sum(not offset or not count for offset, count in zip(offsets, counts, strict=True))
     if empty:
         raise SlideReadError(
-            f"{path.name} is half-written: {empty} of {wanted} tiles have no data, and whether nothing is there or "
-            "the writer died is not known; write it again (with GDAL: SPARSE_OK=FALSE)"
+            f"{path.name} is half-written: {empty} of {wanted} tiles have no data, because they are empty or "
+            "because the writer died; write it again (with GDAL: SPARSE_OK=FALSE)"
         )
     end = max(offset + count for offset, count in zip(offsets, counts, strict=True))
     if end > path.stat().st_size:

@@ -1,4 +1,4 @@
-"""Labels in OME-Zarr folders, such as wsipipe writes."""
+"""Labels in OME-Zarr folders, such as those that wsipipe writes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from wsipipe.arrays import Pixels
 from wsipipe.errors import LabelError, SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.rasters.label_raster import LabelRaster, refuse_dtype
-from wsipipe.rasters.opened import (
-    Opened,
-    damage_of,
-    reading,
-)
+from wsipipe.rasters.opened import Opened, damage_of, reading
 from wsipipe.slides.readers.omezarr.attributes import zarr_resolution
 from wsipipe.slides.readers.omezarr.chunks import count_pieces, open_dataset
 from wsipipe.slides.readers.omezarr.identity import zarr_identity
@@ -26,12 +22,14 @@ from wsipipe.store.finished import open_finished
 
 
 def zarr_labels(path: Path) -> LabelRaster:
-    """An OME-Zarr of integers, whether or not it says ``image-label``.
+    """Open an OME-Zarr of labels, with or without ``image-label`` metadata.
 
     Raises
     ------
+    LabelError
+        If it has several channels, or does not hold integers.
     SlideError
-        If it is damaged or unfinished, has several channels, or holds other numbers.
+        If it is damaged or unfinished.
     """
     with damage_of(path):
         attributes: dict[str, Any] = zarr.open(LocalStore(path, read_only=True), mode="r").attrs.asdict()
@@ -39,7 +37,7 @@ def zarr_labels(path: Path) -> LabelRaster:
         if not isinstance(multiscales, list) or len(multiscales) != 1:
             count = len(multiscales) if isinstance(multiscales, list) else "no"
             raise LabelError(
-                f"{path.name} is a Zarr folder with {count} multiscales; one is allowed; "
+                f"{path.name} is a Zarr folder with {count} multiscales; it must have one; "
                 "give the folder of the label image"
             )
         multiscale = multiscales[0]
@@ -50,7 +48,7 @@ def zarr_labels(path: Path) -> LabelRaster:
     sizes = dict(zip(axes, array.shape, strict=True)) if len(axes) == array.ndim else {}
     if not {"y", "x"} <= set(sizes) or any(sizes[axis] != 1 for axis in set(sizes) - {"y", "x"}):
         raise LabelError(
-            f"{path.name} has the axes {axes} of lengths {array.shape}; labels have y and x, others of length 1"
+            f"{path.name} has the axes {axes} of lengths {array.shape}; labels have y and x, others only of length 1"
         )
     if array.dtype.kind not in "iu":
         refuse_dtype(path, str(array.dtype))
@@ -70,10 +68,16 @@ class LabelZarr:
     axes: str
     """First letters of its axes; all but y and x have length 1."""
     identity: str
-    """That of the folder when it was opened first."""
+    """The folder's identity when it was first opened."""
 
     def open(self) -> Opened:
-        """See `Source.open`."""
+        """See `Source.open`.
+
+        Raises
+        ------
+        SlideReadError
+            If it is damaged, or was replaced.
+        """
         path = Path(self.path)
         with damage_of(path):
             array = open_dataset(path, self.dataset)

@@ -1,4 +1,4 @@
-"""Images of labels, read box by box: PNG, TIFF and OME-Zarr, one channel of integers, of more types than a slide has.
+"""Images of labels, read box by box: PNG, TIFF and OME-Zarr of one channel, with more integer types than slides have.
 
 Every value here can be pickled; labels stay in the file, and each process opens it again at its first read.
 """
@@ -13,10 +13,7 @@ from wsipipe.rasters.image import PNG, kind_of
 from wsipipe.rasters.label_raster import LabelRaster, OneChannel, refuse_channels
 from wsipipe.rasters.label_tiff import tiff_labels
 from wsipipe.rasters.label_zarr import zarr_labels
-from wsipipe.rasters.opened import (
-    RASTERS,
-    whole,
-)
+from wsipipe.rasters.opened import RASTERS, whole
 from wsipipe.rasters.png import PNG_CHANNELS, PngFile, png_header
 from wsipipe.slides.identity import file_identity
 
@@ -24,18 +21,19 @@ from wsipipe.slides.identity import file_identity
 def open_label_raster(path: str | os.PathLike[str]) -> LabelRaster:
     """Open an image of labels: one channel of integers, level 0.
 
-    Integers may have 8 to 64 bit. Tiles and chunks are read as needed, a PNG and the strips of a small TIFF at once.
-    A chunk that an OME-Zarr left out reads as its fill value, mostly 0, for Zarr writes nothing where
-    there is nothing; not so in a store of `wsipipe run`, which writes every chunk. A TIFF with tiles
-    left out is refused: that is what a file looks like whose writer died.
+    Integers may have 8 to 64 bits. Tiles and chunks are read as needed, a PNG and the strips of a small TIFF at once.
+
+    A missing chunk of an OME-Zarr reads as its fill value, mostly 0, because Zarr does not write empty chunks. But
+    `wsipipe run` writes every chunk, so its store is refused if one is missing. A TIFF with missing tiles is refused,
+    because a file whose writer died looks like that.
 
     Raises
     ------
     LabelError
-        If it is not an image, has several channels, or holds anything but integers from 0 to 2**31 - 1; if a
-        PNG has a palette, of which both the indices and the colours may be meant; if it is compressed as JPEG.
+        If it is not an image, has several channels, or holds anything but integers from 0 to 2**31 - 1; if it has a
+        palette, which may mean its indices or its colours; if it has lossy compression.
     SlideError
-        If it can not be opened, is damaged or half-written, or holds several images.
+        If it cannot be opened, is damaged or half-written, or holds several images.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - as open_slide
     kind = kind_of(path, LabelError, "labels are read from")
@@ -51,16 +49,15 @@ def open_label_raster(path: str | os.PathLike[str]) -> LabelRaster:
 
 
 def _png_labels(path: Path) -> LabelRaster:
-    """A PNG of 8 or 16 bit grey."""
+    """Open a PNG of 8 or 16 bit grey."""
     header = png_header(path)
     if header.colour == 3:
         raise LabelError(
-            f"{path.name} has a palette, and labels may be its indices or stand for its colours; "
-            "save it as 8 or 16 bit grey"
+            f"{path.name} has a palette, and labels may be its indices or its colours; save it as 8 or 16 bit grey"
         )
     if header.colour != 0:
         refuse_channels(path, PNG_CHANNELS[header.colour])
     if header.depth < 8:
-        raise LabelError(f"{path.name} has {header.depth} bit a pixel; 8 and 16 are allowed; save it as 8 bit grey")
+        raise LabelError(f"{path.name} has {header.depth} bit per pixel; 8 and 16 are allowed; save it as 8 bit grey")
     source = OneChannel(PngFile(str(path), file_identity(path)))
     return LabelRaster(path.name, str(path), header.shape, None, source)

@@ -1,7 +1,7 @@
 """Images that a process keeps open, or decoded, between the boxes that it reads of them.
 
-What comes in one piece, a PNG or the strips of a small TIFF, is decoded once and kept, up to `KEPT_BYTES` per
-process: patches of a training are many and small.
+A PNG, or a small TIFF in strips, is decoded once and kept, up to `KEPT_BYTES` per process: training reads many small
+patches.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ MAX_PIECE_BYTES = 2**30
 MAX_WHOLE_BYTES = 2**26
 """A TIFF in strips of up to this size once decoded is kept decoded; of a larger one, strips are decoded as needed."""
 KEPT_BYTES = 2**28
-"""What one process keeps decoded, at most, or a single image if that is larger."""
+"""The most that one process keeps decoded, or a single image if that is larger."""
 OPEN_FILE_BYTES = 2**22
-"""What an open file counts for among what is kept: 64 of them, below the 256 that macOS allows."""
+"""What an open file counts towards `KEPT_BYTES`: 64 of them fit, below the 256 that macOS allows."""
+
 Read = Callable[[Box], Pixels]
 
 
@@ -36,40 +37,40 @@ class Opened:
     """Pixels that this process can read."""
 
     read: Read
-    """The pixels of a box, (h, w, channels) or for labels (h, w), in the dtype of the file."""
+    """The pixels of a box, (y, x, channel) or for labels (y, x), in the dtype of the file."""
     held_bytes: int
-    """What keeping it costs; 0 where only the file is open."""
+    """Memory that keeping it costs; 0 if only the file is open."""
 
 
 RasterSource = Source[Opened]
-"""Where the pixels of an image, or labels, are."""
+"""Where the pixels of an image, or its labels, are."""
 RASTERS: OpenedSources[Opened] = OpenedSources(KEPT_BYTES, lambda one: one.held_bytes or OPEN_FILE_BYTES)
 """The images and labels that this process keeps open, or decoded."""
 
 
 def keep(pixels: npt.NDArray[Any]) -> Opened:
-    """Decoded pixels, (h, w, ...), of which each reader gets a copy."""
+    """Decoded pixels, (y, x, ...) of any dtype; each read gives a copy."""
     return Opened(lambda box: pixels[box.slices].copy(), pixels.nbytes)
 
 
 def whole(shape: tuple[int, int]) -> Box:
-    """All of it."""
+    """The box of a whole image of ``shape``, (height, width)."""
     return Box(0, shape[0], 0, shape[1])
 
 
 def check_inside(box: Box, shape: tuple[int, int]) -> None:
-    """Mirroring at the borders is the caller's."""
+    """Assert that ``box`` is within an image of ``shape``; mirroring at the borders is the caller's task."""
     assert 0 <= box.y0 < box.y1 <= shape[0], f"{box} is outside {shape}"
     assert 0 <= box.x0 < box.x1 <= shape[1], f"{box} is outside {shape}"
 
 
 def check_same(path: Path, identity: str) -> None:
-    """Refuse a file that was replaced since it was opened first.
+    """Refuse a file that was replaced since it was first opened.
 
     Raises
     ------
     SlideReadError
-        If it was, or is gone.
+        If it was replaced, or is gone.
     """
     try:
         same = file_identity(path) == identity
@@ -81,7 +82,7 @@ def check_same(path: Path, identity: str) -> None:
 
 @contextmanager
 def damage_of(path: Path) -> Iterator[None]:
-    """Whatever goes wrong in it is a SlideError that names the file."""
+    """Turn whatever goes wrong within the context into a SlideError that names the file."""
     try:
         yield
     except SlideError:
@@ -92,9 +93,9 @@ def damage_of(path: Path) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path, box: Box) -> Iterator[None]:
-    """Whatever goes wrong in it is a SlideReadError that names the file and the box."""
+    """Turn whatever goes wrong within the context into a SlideReadError that names the file and the box."""
     try:
         yield
     except Exception as err:  # whatever zarr, a codec or the file system raises
         reason = str(err) if isinstance(err, SlideReadError) else f"{type(err).__name__}: {err}"
-        raise SlideReadError(f"{path.name} can not be read at {box}: {reason}") from err
+        raise SlideReadError(f"{path.name} cannot be read at {box}: {reason}") from err

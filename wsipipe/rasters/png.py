@@ -1,4 +1,4 @@
-"""PNG files, which are decoded whole (https://www.w3.org/TR/png-3/)."""
+"""PNG files, which can only be decoded whole (https://www.w3.org/TR/png-3/)."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class PngFile:
 
     path: str
     identity: str
-    """That of the file when it was opened first."""
+    """The file's identity when it was first opened."""
 
     def open(self) -> Opened:
-        """See `Source.open`; (h, w, channels), without an alpha channel.
+        """See `Source.open`; the pixels are (y, x, channel), without an alpha channel.
 
         Raises
         ------
         SlideFormatError
             If it is partly transparent.
         SlideReadError
-            If it is damaged.
+            If it is damaged, or was replaced.
         """
         from imagecodecs import png_decode
 
@@ -48,30 +48,30 @@ class PngFile:
             return keep(pixels)
         if (pixels[:, :, -1] < np.iinfo(pixels.dtype).max).any():
             raise SlideFormatError(
-                f"{path.name} is partly transparent, and what is behind it is not known; save it without alpha channel"
+                f"{path.name} is partly transparent, and its background is not known; save it without an alpha channel"
             )
         return keep(np.ascontiguousarray(pixels[:, :, :-1]))
 
 
 @dataclass(frozen=True)
 class PngHeader:
-    """What the first chunk of a PNG says (https://www.w3.org/TR/png-3/, section 11.2.1)."""
+    """The first chunk of a PNG (https://www.w3.org/TR/png-3/, section 11.2.1)."""
 
     shape: tuple[int, int]
     """(height, width) in pixels."""
     depth: int
-    """Bits of a sample."""
+    """Bits per sample."""
     colour: int
     """Colour type: 0 grey, 2 RGB, 3 palette, 4 grey with alpha, 6 RGB with alpha."""
 
 
 def png_header(path: Path) -> PngHeader:
-    """The header of a PNG.
+    """Read the header of a PNG.
 
     Raises
     ------
     SlideReadError
-        If it is cut off, or not a header.
+        If it is truncated or invalid.
     SlideFormatError
         If the image is too large to be decoded whole.
     """
@@ -83,7 +83,7 @@ def png_header(path: Path) -> PngHeader:
     size = height * width * PNG_CHANNELS[colour] * max(depth // 8, 1)
     if size > MAX_PIECE_BYTES:
         raise SlideFormatError(
-            f"{path.name} is {height} x {width} px, {size / 2**30:.1f} GiB once decoded, which a PNG is as a whole; "
-            f"{MAX_PIECE_BYTES / 2**30:.0f} GiB are allowed; {TILE_IT}"
+            f"{path.name} is {height} x {width} px, {size / 2**30:.1f} GiB once decoded, and a PNG can only be "
+            f"decoded whole; at most {MAX_PIECE_BYTES / 2**30:.0f} GiB is allowed; {TILE_IT}"
         )
     return PngHeader((height, width), depth, colour)

@@ -1,13 +1,13 @@
-"""What of a slide is tissue, and what is only glass, by its picture at a low level.
+"""Tissue detection: which parts of a slide are tissue and which only glass, from a low-resolution overview.
 
-A pixel is left out if it looks like glass; where that is not clear it is kept::
+A pixel is left out if it looks like glass; if that is not clear it is kept::
 
-    brightfield     glass is bright, colourless and flat. Its darkness and its saturation are measured where that
-                    is so; what is darker or more coloured than it by more than its noise is kept
-    fluorescence    the ground is what is darkest, in each channel; what is brighter by more than its noise is kept
+    brightfield     glass is bright, colourless and flat. Its darkness and its saturation are measured on such
+                    pixels; pixels that are darker or more coloured by more than its noise are kept
+    fluorescence    the ground is the darkest part of each channel; pixels brighter by more than its noise are kept
 
-Otsu's threshold lies half way between glass and strong stain, and takes pale tissue for glass; if there is no glass at
-all it cuts the tissue in two. Measured against the glass, pale tissue is kept, and pen and dirt, however dark, move no
+Otsu's threshold lies half way between glass and strong stain, and takes pale tissue for glass; without any glass it
+cuts the tissue in two. Measured against the glass, pale tissue is kept, and pen and dirt, however dark, do not move a
 threshold. A slide on which nothing is bright, colourless and flat is kept whole.
 """
 
@@ -27,64 +27,66 @@ from wsipipe.tissue.mask import TissueMask, mask_shape, widened
 
 BRIGHTFIELD, FLUORESCENCE, BLANK = "brightfield", "fluorescence", "blank"
 ALGORITHM = 1
-"""Of this version; a change that finds another mask counts it up, for masks decide labels."""
+"""Version of the algorithm; increase it with any change that finds another mask, since masks decide labels."""
 DIM = 0.3
-"""Share of the full scale: where half of the pixels are below it, light is signal and not glass; of 16 bits, of what
-lies between `GROUND` and `PEAK`, for nobody says where these begin and end."""
+"""Share of the full scale: if half of the pixels are below it, light is signal and not glass. For 16 bits the scale
+runs from `GROUND` to `PEAK`, because the file does not say where it begins and ends."""
 BRIGHT, COLOURLESS, FLAT = 0.75, 0.08, 0.02
 """Shares of the full scale: glass has at least the first in each channel, channels that differ by no more than the
 second, and neighbours that differ by no more than the third."""
 ENOUGH = 0.01
-"""Share of the pixels that must look like glass for there to be any: lumina and vacuoles in tissue do, too."""
+"""Share of the pixels that must look like glass for a slide to have any: lumina and vacuoles look like it too."""
 NOISE = 6.0
-"""Standard deviations that what is kept differs by from the ground, and at least `LEAST` of the full scale."""
+"""Standard deviations by which kept pixels differ from the ground, but at least `LEAST` of the full scale."""
 LEAST = 0.02
 LIGHTEST = 10.0
-"""What has less darkness in all than so many black pixels of the level is no nucleus: these have 100 px, or more."""
+"""A part with less darkness than this many black pixels of the level is not a nucleus: these have 100 px or more."""
 COLOURED, TINTED = 0.08, 0.15
-"""A stain has so much saturation, as a share of the full scale, or of its darkness."""
+"""Saturation that a stain exceeds, as a share of the full scale or of its darkness."""
 SIGMA = 1.4826
-"""A standard deviation of the normal distribution, by the median of what is off its middle."""
+"""Standard deviation of a normal distribution, in units of its median absolute deviation."""
 GROUND, PEAK = 2.0, 99.9
-"""Percentiles that stand for the ground, and for full scale where that is not known."""
+"""Percentiles that stand for the ground, and for the full scale if that is not known."""
 FINER = 2
-"""A level is seen that has so many pixels as cells, or more, along each side."""
+"""A level needs at least this many pixels per mask cell, along each side, to be used."""
 PART_PX = 2**26
-"""Pixels of a level that are read in one part, at least a row of cells: 0.4 s."""
+"""Pixels of a level that are read in one part, which is at least a row of cells: 0.4 s."""
 TIES = 2**-10
-"""Means are rounded up from so little below a half, for equal sums can differ in the last bits."""
+"""Means this little below a half are rounded up, because equal sums can differ in their last bits."""
 
 Plane = npt.NDArray[Any]
+"""Means of cells, (y, x, channel) or those of one channel, in the dtype of the level."""
 CellValues = npt.NDArray[np.float32]
+"""One value per cell, (y, x)."""
 
 
 def find_tissue(slide: Slide, level: Level, *, halo: int) -> tuple[TissueMask, str]:
-    """Where on ``level`` of ``slide`` there is tissue, and by what it was told.
+    """The tissue on ``level`` of ``slide``, and how it was found: brightfield, fluorescence or blank.
 
     Parameters
     ----------
     slide
-        Of which the level that is small and has enough pixels is read; if it has none, all of ``level``, in parts.
+        Its coarsest level with enough pixels is read, or else all of ``level``, in parts.
     level
-        That is to be segmented.
+        The level to segment.
     halo
-        Of the network, in pixels of ``level``: so far around the tissue is looked at, too.
+        The network's halo in pixels of ``level``; the mask reaches this far around the tissue.
 
     Raises
     ------
     SlideReadError
-        If pixels can not be read or decoded.
+        If pixels cannot be read or decoded.
     """
     return mask_of([see(slide, level, part) for part in parts(slide, level)], level, halo=halo)
 
 
 def find_bytes(level: Level) -> int:
-    """What `see` or `mask_of` holds at most for a mask of ``level``: measured, 14 to 38 bytes a cell, and 10 bands."""
+    """The most that `see` or `mask_of` holds for a mask of ``level``: measured, 14 to 38 bytes a cell, and 10 bands."""
     return prod(mask_shape(level.shape)) * (28 + 6 * level.channels) + 12 * BAND_BYTES
 
 
 def parts(slide: Slide, level: Level) -> list[range]:
-    """The rows of cells that `see` is to be called for, so that each call reads at most `PART_PX`."""
+    """The rows of cells for each call of `see`, so that it reads at most `PART_PX`."""
     shape = mask_shape(level.shape)
     _, (height, width) = _source(slide, level)
     rows = max(1, int(PART_PX / (ceil(width) * height / shape[0])))
@@ -92,42 +94,42 @@ def parts(slide: Slide, level: Level) -> list[range]:
 
 
 def _source(slide: Slide, level: Level) -> tuple[Level, tuple[float, float]]:
-    """Where to see ``level``, and how many of its (rows, columns) span it."""
+    """The level to read instead of ``level``, and how many of its (rows, columns) span it."""
     rows, cols = mask_shape(level.shape)
     return choose_source(slide, level.index, (FINER * rows, FINER * cols), most_bytes=inf)
 
 
 def see(slide: Slide, level: Level, part: range) -> Plane:
-    """The rows ``part`` of cells over ``level``, (y, x, channel), in its dtype: their means, 0 only where all is.
+    """Means of the cells in rows ``part`` over ``level``, (y, x, channel), in its dtype; 0 only if every pixel is 0.
 
     Raises
     ------
     SlideReadError
-        If pixels can not be read or decoded.
+        If pixels cannot be read or decoded.
     """
     plane = averaged_plane(*_source(slide, level), mask_shape(level.shape), part)
     something = plane > 0
     plane += np.float32(0.5 + TIES)
-    rounded: Plane = np.maximum(plane.astype(level.dtype), something)  # a cast cuts off what is behind the point
+    rounded: Plane = np.maximum(plane.astype(level.dtype), something)  # a cast truncates
     return rounded
 
 
 def mask_of(planes: list[Plane], level: Level, *, halo: int) -> tuple[TissueMask, str]:
-    """As `find_tissue`, of what `see` gave for each part."""
+    """Like `find_tissue`, from the arrays of `see` for all parts, each (y, x, channel), in the dtype of ``level``."""
     cell_px = prod(level.shape) / prod(mask_shape(level.shape))
     tissue, how = tissue_in(np.concatenate(planes), cell_px)
     return TissueMask(widened(tissue, level.shape, halo), level.shape), how
 
 
 def tissue_in(plane: Plane, cell_px: float) -> tuple[Mask, str]:
-    """Where ``plane`` shows tissue, bool (y, x), and by what it was told: brightfield, fluorescence or blank.
+    """Where ``plane`` shows tissue, bool (y, x), and how it was found: brightfield, fluorescence or blank.
 
     Parameters
     ----------
     plane
         (y, x, channel), uint8 or uint16: a slide at a low level.
     cell_px
-        How many pixels of the level that is to be segmented one of these has.
+        Pixels of the segmented level per pixel of ``plane``.
     """
     colors = plane[..., :3] if plane.shape[2] == 4 else plane
     brightest = colors.max(2)
@@ -143,12 +145,12 @@ def tissue_in(plane: Plane, cell_px: float) -> tuple[Mask, str]:
 
 
 def _in_brightfield(colors: Plane, full: float, cell_px: float) -> Mask:
-    """What is no glass."""
+    """The pixels that are not glass."""
     low = colors.min(2)
     dark, saturation = full - low.astype(np.float32), (colors.max(2) - low).astype(np.float32)
     dark /= full
     saturation /= full
-    scanned: Mask = (colors > 0).any(2) & (low < full)  # black or white through and through is what was not scanned
+    scanned: Mask = (colors > 0).any(2) & (low < full)  # what was not scanned is all black or all white
     flat = ndimage.maximum_filter(low, 3) - ndimage.minimum_filter(low, 3) <= FLAT * full
     glass = scanned & flat & (dark <= 1 - BRIGHT) & (saturation <= COLOURLESS)
     if glass.sum() < ENOUGH * scanned.sum():
@@ -160,15 +162,15 @@ def _in_brightfield(colors: Plane, full: float, cell_px: float) -> Mask:
 
 
 def _beyond(values: CellValues, ground: Mask) -> Mask:
-    """Which of ``values``, whose median over ``ground`` is 0, are above its noise."""
+    """Which of ``values``, whose median over ``ground`` is 0, are above the noise of ``ground``."""
     beyond: Mask = values > max(NOISE * SIGMA * float(np.median(np.abs(values[ground]))), LEAST)
     return beyond
 
 
 def _without_dirt(kept: Mask, darker: CellValues, tinted: CellValues, cell_px: float) -> Mask:
-    """``kept`` without its parts that are less than a nucleus, or, if any part has colour, that have none.
+    """``kept`` without the parts that are less than a nucleus or, if any part has colour, without colour.
 
-    These are dust, bubbles, and the coverslip's edge. What is ``darker`` and ``tinted`` is by shares of the full scale.
+    These are dust, bubbles, and the coverslip's edge. ``darker`` and ``tinted`` are shares of the full scale.
     """
     parts, count = ndimage.label(kept, np.ones((3, 3)))
     every = np.arange(count + 1)
@@ -182,7 +184,7 @@ def _without_dirt(kept: Mask, darker: CellValues, tinted: CellValues, cell_px: f
 
 
 def _above_ground(values: Plane, full: float) -> Mask:
-    """What of one channel is brighter than its ground; ``full`` is its full scale, or 0 where that is not known."""
+    """The pixels of one channel brighter than its ground; ``full`` is its full scale, or 0 if that is not known."""
     values = values.astype(np.float32)
     ground, peak = np.percentile(values, (GROUND, PEAK))
     dark = values[:, 1:] <= np.median(values)

@@ -1,11 +1,11 @@
-"""The tissue mask of a plane of pixels, the level that is segmented: cells of equal size, each in or out.
+"""The tissue mask of a plane of pixels, the segmented level: cells of equal size, each in or out.
 
 ::
 
     plane   |0    |1    |2    |3    |4    |5    |     H rows of pixels: the middle of r is in cell (2r + 1) h // 2H
     mask    |0             |1             |           h rows of cells
 
-By these numbers, of the whole plane, each pixel is in or out whatever block or tile it is computed in.
+Rows and columns are those of the whole plane, so a pixel is in or out whatever block or tile it is computed in.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from wsipipe.arrays import Mask
 from wsipipe.geometry.grid import Box
 
 CELL_PX = 8
-"""Side in pixels of the level of a cell, or more: half a nucleus at 0.5 micrometres per pixel."""
+"""Least side of a cell in pixels of the level: half a nucleus at 0.5 micrometres per pixel."""
 MOST_CELLS = 2**20
-"""Of a mask: a slide of 8192 px square has so many of `CELL_PX`."""
+"""Most cells of a mask, but for rounding: a slide of 8192 x 8192 px has this many of `CELL_PX`."""
 HOLE_PX = 256
-"""Holes whose area is at most the square of this, px, are looked at like the tissue that surrounds them."""
+"""Holes whose area in px is at most the square of this count as tissue, like their surroundings."""
 
 
 def mask_shape(plane: tuple[int, int]) -> tuple[int, int]:
-    """(rows, columns) of cells of a mask that is made for a ``plane`` of (height, width) px."""
+    """(rows, columns) of cells of a mask for a ``plane`` of (height, width) px."""
     side = max(CELL_PX, sqrt(prod(plane) / MOST_CELLS))
     height, width = (ceil(size / side) for size in plane)
     return height, width
@@ -37,20 +37,20 @@ def mask_shape(plane: tuple[int, int]) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class TissueMask:
-    """Which pixels of a plane are looked at."""
+    """Which pixels of a plane are segmented."""
 
     cells: Mask
-    """(row, column)."""
+    """Whether each cell is in, (row, column)."""
     plane: tuple[int, int]
     """(height, width) in pixels."""
 
     @property
     def share(self) -> float:
-        """Of the cells that are in."""
+        """Share of the cells that are in, 0 to 1."""
         return float(self.cells.mean())
 
     def over(self, box: Box) -> Mask:
-        """The cells that ``box``, in pixels, meets."""
+        """The cells that ``box``, in pixels, overlaps."""
         return self.cells[self._cell(0, box.y0) : self._cell(0, box.y1 - 1) + 1][
             :, self._cell(1, box.x0) : self._cell(1, box.x1 - 1) + 1
         ]
@@ -60,7 +60,7 @@ class TissueMask:
         return bool(self.over(box).any())
 
     def clear_outside(self, pixels: npt.NDArray[np.uint8], box: Box) -> None:
-        """Set to 0 what of ``pixels``, (..., y, x) and those of ``box``, is out."""
+        """Set those of ``pixels`` to 0 that are out; they are (..., y, x), uint8, and those of ``box``."""
         cells = self.over(box)
         if cells.all():
             return
@@ -78,7 +78,7 @@ class TissueMask:
 
 
 def widened(cells: Mask, plane: tuple[int, int], halo: int) -> Mask:
-    """``cells`` with small holes closed, and with what is within ``halo`` px of them.
+    """``cells`` with small holes closed, widened by ``halo`` px.
 
     Parameters
     ----------
@@ -87,14 +87,14 @@ def widened(cells: Mask, plane: tuple[int, int], halo: int) -> Mask:
     plane
         (height, width) in pixels that the cells span.
     halo
-        What of its input the network loses on each side: with less around it, tissue would not be seen whole.
+        Pixels that the network loses on each side of its input: with a narrower border, tissue would not be seen whole.
     """
     sides = [size / count for size, count in zip(plane, cells.shape, strict=True)]
     holes, count = ndimage.label(~cells)
     areas = np.bincount(holes.ravel(), minlength=count + 1) * prod(sides)
     small = areas <= HOLE_PX**2
     for edge in (holes[0], holes[-1], holes[:, 0], holes[:, -1]):
-        small[edge] = False  # what goes on beyond the slide is no hole
+        small[edge] = False  # a gap that reaches the edge of the slide is not a hole
     small[0] = False
     reach = [2 * ceil(halo / side) + 1 for side in sides]
     wide: Mask = ndimage.maximum_filter(cells | small[holes], reach, mode="constant", cval=False)

@@ -1,6 +1,6 @@
-"""A mask that the user gives: a raster of any size that covers the slide, or polygons in pixels of level 0.
+"""A mask in a file of the user: a raster of any size that covers the slide, or polygons in pixels of level 0.
 
-It says where to look, and is taken as it is: nothing is closed, and nothing added around it.
+It says what to segment, and is taken as it is: no holes are closed, and nothing is added around it.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ TISSUE_OFF, TISSUE_AUTO = "off", "auto"
 POLYGONS = (".geojson", ".json")
 """Suffixes of files of polygons; all others are rasters."""
 SAME_FORM = 0.02
-"""Share, beside one pixel, by which a raster's sides may differ from the slide's form."""
+"""Share, beside one pixel, by which a raster's proportions may differ from those of the slide."""
 BAND_CELLS = 2**22
-"""Pixels of a raster that are looked at together."""
+"""Pixels of a raster that are read together."""
 
 
 def is_file(tissue: str) -> bool:
-    """Whether ``tissue``, as ``--tissue`` says it, is the path of a mask."""
+    """Whether ``tissue``, the value of ``--tissue``, is the path of a mask."""
     return tissue not in (TISSUE_OFF, TISSUE_AUTO)
 
 
 def tissue_identity(tissue: str) -> str:
-    """What decides the mask that ``--tissue`` asks for: ``off``, ``auto`` and its version, or the file's sha256.
+    """The identity of the mask that ``--tissue`` chooses: ``off``, ``auto`` and its version, or the file's sha256.
 
     Raises
     ------
     UsageError
-        If it is a file that can not be read.
+        If it is a file that cannot be read.
     """
     if not is_file(tissue):
         return f"{TISSUE_AUTO} {ALGORITHM}" if tissue == TISSUE_AUTO else TISSUE_OFF
@@ -50,8 +50,8 @@ def tissue_identity(tissue: str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as err:
         raise UsageError(
-            f"--tissue {tissue} can not be read: {err.strerror or err}; "
-            f"allowed: {TISSUE_AUTO}, {TISSUE_OFF}, or a file of a mask"
+            f"--tissue {tissue} cannot be read: {err.strerror or err}; "
+            f"allowed: {TISSUE_AUTO}, {TISSUE_OFF}, or a mask file"
         ) from err
 
 
@@ -61,7 +61,7 @@ def given_shape(path: str, level: Level) -> tuple[int, int]:
     Raises
     ------
     SlideError
-        If it is no mask, or not one of this slide.
+        If it is not a mask of this slide.
     """
     if _is_polygons(path):
         return mask_shape(level.shape)
@@ -71,14 +71,14 @@ def given_shape(path: str, level: Level) -> tuple[int, int]:
 
 
 def given_mask(path: str, level: Level) -> TissueMask:
-    """The mask in the file at ``path``, over ``level``: polygons, whatever their classes, or what of a raster is not 0.
+    """The mask in the file at ``path``, over ``level``: polygons of any class, or what is not 0 in a raster.
 
-    A cell is in if the middle of it is within a polygon, or if any pixel of the raster that reaches into it is not 0.
+    A cell is in if its centre is within a polygon, or if any pixel of the raster that reaches into it is not 0.
 
     Raises
     ------
     SlideError
-        If it is no mask, or not one of this slide, or can not be read.
+        If it is not a mask of this slide, or cannot be read.
     """
     shape = given_shape(path, level)
     if not _is_polygons(path):
@@ -99,14 +99,14 @@ def _raster_over(path: str, level: Level) -> LabelRaster:
     (height, width), (rows, cols) = raster.shape, level.shape
     if abs(height * cols - width * rows) > max(rows, cols) + SAME_FORM * width * rows:
         raise LabelError(
-            f"{raster.name} is {height} x {width} px, and does not have the form of {level.name}, {rows} x {cols} px; "
-            "a mask is of any size, and covers the whole slide"
+            f"{raster.name} is {height} x {width} px, and does not have the proportions of {level.name}, "
+            f"{rows} x {cols} px; a mask may have any size, but must cover the whole slide"
         )
     return raster
 
 
 def _cells_of(raster: LabelRaster, shape: tuple[int, int]) -> Mask:
-    """Of ``shape`` cells over ``raster``, which has as many pixels or more, those that a pixel reaches into."""
+    """Which of ``shape`` cells a pixel of ``raster`` that is not 0 reaches into; it has at least as many pixels."""
     (height, width), cells = raster.shape, np.zeros(shape, bool)
     ends = np.arange(shape[1] + 1) * width
     cols = np.stack([ends[:-1] // shape[1], -(-ends[1:] // shape[1])], 1).ravel()
