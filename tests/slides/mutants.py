@@ -147,7 +147,7 @@ def damaged(data: bytes, rng: random.Random, other: bytes) -> bytes:
 
 
 def damaged_tiff(data: bytes, rng: random.Random) -> bytes:
-    """``data`` with one tag, or one pointer to a directory, set to what it can not be."""
+    """``data`` with one tag, or one pointer to a directory, set to what it cannot be."""
     try:
         wheres, pointers = zip(*_directories(data), strict=True)
         entries = layout(data)

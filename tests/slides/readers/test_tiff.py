@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageOps
-from wsipipe.slides.readers.registry.tiff import store as tiffstore
 
 from tests.real_data import data, needs_data
 from tests.slides.made import APERIO, patch, picture, pyramid, set_tag, tile_at
@@ -18,6 +17,7 @@ from wsipipe.geometry.grid import Box
 from wsipipe.slides.byte_source import OpenFile
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
+from wsipipe.slides.readers.tiff import store as tiff_store
 from wsipipe.slides.slide import Level
 
 
@@ -305,7 +305,7 @@ def test_transparency_mask_is_named_and_not_used(tmp_path: Path) -> None:
         tiff.write(np.ones((400, 600), bool), subfiletype=4, tile=(64, 64), metadata=None)
     slide = open_slide(tmp_path / "a.tif")
     assert slide.associated == ("mask 400 x 600 px",)
-    assert slide.warnings == ("a transparency mask is in the file, and nothing is masked by it",)
+    assert slide.warnings == ("the file has a transparency mask, which is not used",)
 
 
 PHILIPS = """<DataObject ObjectType="DPUfsImport"><Attribute Name="DICOM_PIXEL_SPACING">"0.00025" "0.00025"</Attribute>
@@ -459,7 +459,7 @@ def test_uncompressed_strips_are_read_by_rows_and_columns(
     one_by_one: bool,
 ) -> None:
     if one_by_one:
-        monkeypatch.setattr(tiffstore, "NARROW", 0)
+        monkeypatch.setattr(tiff_store, "NARROW", 0)
     image = picture(shape, dtype) ^ np.array(18, dtype)  # so that the two bytes of a pixel differ
     photometric = "rgb" if len(shape) == 3 else "minisblack"
     tifffile.imwrite(
