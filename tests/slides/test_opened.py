@@ -35,7 +35,7 @@ def open_files(folder: Path) -> int:
 
 @pytest.fixture
 def eager_threads() -> Iterator[None]:
-    """Threads that take turns at every chance, so that what can go wrong between two calls does."""
+    """Threads that take turns at every chance, so that races between two calls show."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield

@@ -1,4 +1,4 @@
-"""A table says of single slides what they do not, or not rightly, say themselves."""
+"""A table completes and corrects what single slides say themselves."""
 
 from __future__ import annotations
 

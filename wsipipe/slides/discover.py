@@ -32,7 +32,7 @@ SLIDE_SUFFIXES = (
     ".czi",
     ".zarr",
 )
-"""Suffixes of slides in a folder, in lower case; a file that is named itself may have any."""
+"""Suffixes of slides in a folder, in lower case; a file that is given by name may have any."""
 
 
 def expand(paths: Sequence[Named]) -> list[Location]:

@@ -26,8 +26,8 @@ def open_slide(path: Named, *, mpp: float | None = None, reader: str | None = No
     Parameters
     ----------
     path
-        A TIFF file of any kind, an OME-Zarr folder, or the URL of either; a DICOM file or series, or what OpenSlide
-        reads.
+        A TIFF file of any kind, an OME-Zarr folder, or the URL of either; a DICOM file or series; or a slide
+        of another kind that OpenSlide reads.
     mpp
         Micrometres per pixel of level 0, instead of those in the file.
     reader

@@ -25,7 +25,7 @@ class Source(Protocol[Opened_co]):
         Raises
         ------
         SlideError
-            If it is gone, damaged, or not what it was when it was first opened.
+            If it is gone, damaged, or has changed since it was first opened.
         """
         ...
 

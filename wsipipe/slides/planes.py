@@ -19,7 +19,7 @@ MAX_LISTED = 20
 
 @dataclass(frozen=True)
 class Planes:
-    """The planes that are asked for, or that a `Level` reads; None if not said, or if there is no choice."""
+    """The planes that are asked for, or that a `Level` reads; None if nothing is chosen, or there is no choice."""
 
     channels: tuple[int | str, ...] | None = None
     """Channels in the order wanted, by number from 0 or by name."""

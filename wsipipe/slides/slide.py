@@ -86,7 +86,7 @@ class Level:
         return self.shrunk_from or self
 
     def shrunk(self, shrink: float) -> Level:
-        """The level averaged, ``shrink`` of its pixels to one along each axis; it must be one in the file."""
+        """The level with ``shrink`` of its pixels averaged to one along each axis; it must be a level in the file."""
         height, width = self.shape
         return replace(
             self,
@@ -166,7 +166,7 @@ def check_sides(name: str, shapes: Sequence[tuple[int, int]]) -> None:
     Raises
     ------
     SlideFormatError
-        If a side is too long; it names the file and the level.
+        If a side is too long; the message names the file and the level.
     """
     for index, shape in enumerate(shapes):
         if max(shape) > MAX_SIDE_PX:

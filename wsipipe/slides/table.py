@@ -1,4 +1,4 @@
-"""What a user says about single slides, in a row of a CSV file each; it overrides what the slides say themselves.
+"""What a user says about single slides, one row of a CSV file each; it overrides what the slides say themselves.
 
 ::
 

@@ -86,7 +86,7 @@ def test_transparent_pixels_lie_over_the_background(
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
-    """An SVS of 4 x 4 tiles of 256 px, of which the one in row 1, column 2 is no JPEG."""
+    """An SVS of 4 x 4 tiles of 256 px, of which the one in row 1, column 2 is not a JPEG."""
     path = tmp_path / "case-17.svs"
     options = {"description": APERIO.format(w=1024, h=1024), "compression": "jpeg", "tile": (256, 256)}
     pyramid(path, picture((1024, 1024, 3)), levels=1, **options)

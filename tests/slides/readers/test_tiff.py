@@ -252,7 +252,7 @@ def test_real_slide_of_orientation_6_is_upright_at_every_level() -> None:
 
 
 def sparse(path: Path, **options: Any) -> np.ndarray:
-    """An image of 6 tiles, of which the second has no data; the image, with that of it as 0."""
+    """Write an image of 6 tiles, the second of them without data; return the image with that tile as 0."""
     image = picture((128, 192, 3) if options.get("photometric") != "palette" else (128, 192))
     pyramid(path, image, levels=1, compression="zlib", **options)
     with tifffile.TiffFile(path) as tiff:
@@ -317,7 +317,7 @@ PHILIPS_LEVEL = """<DataObject ObjectType="PixelDataRepresentation">
 
 
 def test_philips_levels_are_as_its_description_says_as_in_openslide(tmp_path: Path) -> None:
-    """Each level is filled up to whole tiles, so that shapes tell wrong downsamples."""
+    """Each level is filled up to whole tiles, so that its shape gives a wrong downsample."""
     path = tmp_path / "a.tiff"
     xml = PHILIPS.format("".join(PHILIPS_LEVEL.format(0.00025 * 2**i) for i in range(3)))
     image = picture((512, 768, 3))
@@ -485,7 +485,7 @@ def test_uncompressed_strips_are_read_by_rows_and_columns(
 
 
 def test_a_single_uncompressed_strip_of_gigabytes_is_read(tmp_path: Path) -> None:
-    """As ImageJ writes them: what is wanted of it is read, whatever its size."""
+    """As ImageJ writes them: only the wanted part is read, whatever the size of the strip."""
     path, side = tmp_path / "a.tif", 40_000
     tifffile.imwrite(path, picture((64, 64)), rowsperstrip=64, metadata=None)
     offset, _ = tile_at(path, 0)

@@ -95,9 +95,8 @@ class Averaging:
         channel = np.arange(channels)
         first = (cols.first - start)[:, None] * channels + channel
         self._every: list[tuple[Indices, Float32s]] = []
-        self._few: list[
-            tuple[Indices, Indices, Float32s]
-        ] = []  # the last taps: a column that needs one needs those before it
+        # The last taps: a column that needs one of them needs those before it.
+        self._few: list[tuple[Indices, Indices, Float32s]] = []
         for k, weights in enumerate(np.repeat(cols.weights, channels, axis=0).T.copy()):
             at = np.minimum(first + k * channels, self._stored - channels + channel).ravel()
             some = np.flatnonzero(weights)

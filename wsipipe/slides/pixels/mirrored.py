@@ -216,7 +216,7 @@ def _as_slice(indices: Indices) -> slice | Indices:
 
 
 def _reason(err: Exception) -> str:
-    """One line that says what went wrong."""
+    """The error in one line."""
     if isinstance(err, SlideReadError):
         return str(err)
     return f"{type(err).__name__}: {err}".splitlines()[0]

@@ -4,7 +4,7 @@ Levels have pyramids of their own, so each plane is made from the level that fit
 
     level that is segmented     |0    |1    |2    |3    |4    |5    |     H rows of pixels
     plane                       |0             |1             |           h rows: i is of [i, i + 1) * H / h
-    a level of the slide        |0        |1        |2        |           the mean over just that stretch, with shares
+    a level of the slide        |0        |1        |2        |           the mean over just that stretch, fractions too
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def series_of(path: Path) -> str | None:
 def series_in(folder: Path) -> dict[str, list[Path]]:
     """The DICOM files of ``folder``, sorted, by their series in the order of the first files' names.
 
-    A file that cannot be read is left out; who opens it by its name learns why.
+    A file that cannot be read is left out; whoever opens it by its name learns why.
     """
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):

@@ -51,7 +51,7 @@ EXACT_PX = 2**-10
 
 
 class OpenSlideReader:
-    """Opens what OpenSlide opens."""
+    """Opens slides through OpenSlide."""
 
     name = "openslide"
     why = "OpenSlide knows it"
@@ -251,7 +251,7 @@ def _exact_levels(slide: Any) -> list[int]:
 
 
 def exact_places(size: int, downsample: float) -> npt.NDArray[np.int64]:
-    """The pixels of a level along one axis that begin where one of level 0 does, (places,), int64; the first does."""
+    """The pixels of a level along one axis that begin where one of level 0 does, (places,), int64; 0 is one of them."""
     places = np.arange(size) * downsample
     found: npt.NDArray[np.int64] = np.flatnonzero(np.abs(places - np.rint(places)) < EXACT_PX * downsample)
     return found
@@ -321,7 +321,7 @@ def _check_sizes(path: Path, slide: Any, properties: Mapping[str, str]) -> None:
     Raises
     ------
     SlideFormatError
-        If a side or a tile is too large; it names the level.
+        If a side or a tile is too large; the message names the level.
     """
     check_sides(path.name, [sides[::-1] for sides in slide.level_dimensions])
     for level in range(slide.level_count):
@@ -341,7 +341,7 @@ def _bounds(properties: Mapping[str, str]) -> tuple[int, int, int, int] | None:
 
 
 def _tile(properties: Mapping[str, str], level: int) -> tuple[int, int]:
-    """(height, width) of what is read at once: about what the file has in one piece."""
+    """(height, width) of the pixels to read at once: about one piece of the file."""
     sides = [int(properties.get(f"openslide.level[{level}].tile-{side}", 0)) for side in ("height", "width")]
     height, width = (s * ceil(MIN_TILE_PX / s) if 0 < s <= MAX_TILE_PX else 2 * MIN_TILE_PX for s in sides)
     return height, width
@@ -354,7 +354,7 @@ def _lead(size: int, downsample: float) -> int:
 
 
 def _probe(path: Path, handle: Handle, level: Level, bounds: tuple[int, int, int, int] | None) -> None:
-    """Read a pixel in the middle of what was scanned, so that damage is found before work is planned on it.
+    """Read a pixel in the middle of the scanned area, so that damage is found before work is planned on it.
 
     Raises
     ------

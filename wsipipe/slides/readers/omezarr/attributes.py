@@ -141,7 +141,7 @@ def check_metadata(path: Location, folder: Location) -> None:
     Raises
     ------
     SlideFormatError
-        If a document is too large; it names the document.
+        If a document is too large; the message names it.
     """
     if isinstance(folder, Url):
         return

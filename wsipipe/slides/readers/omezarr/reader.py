@@ -125,7 +125,7 @@ def _check_array(path: Location, dataset: str, array: zarr.Array[Any], axes: str
     Raises
     ------
     SlideFormatError
-        If there is one; it names the array.
+        If it is such; the message names the array.
     """
     if len(axes) != array.ndim:
         raise SlideFormatError(

@@ -29,7 +29,7 @@ def check_kind(path: Location, page: TiffPage) -> None:
     Raises
     ------
     SlideFormatError
-        If there is one; it names the tag, its value, and what is allowed.
+        If they are of another kind; the message names the tag, its value, and what is allowed.
     """
     samples, photometric = page.samplesperpixel, int(page.photometric)
     compression = int(page.compression)

@@ -152,7 +152,7 @@ def levels_of_series(path: Location, tiff: TiffFile, planes: Planes) -> TiffCont
 def _choose_planes(
     path: Location, level: tifffile.TiffPageSeries, planes: Planes, names: tuple[str, ...]
 ) -> tuple[tuple[TiffPage, ...], tuple[int, ...] | None, Planes]:
-    """The pages of one level that are wanted, one or one per channel; the samples of these; and what was chosen.
+    """The pages of one level that are wanted, one or one per channel; the samples of these; and the planes chosen.
 
     Raises
     ------
