@@ -184,7 +184,7 @@ def test_what_is_no_slide_for_this_model_fails_by_itself(
     write_slide(tmp_path / "unsaid.tif", picture((300, 400)), mpp=None)
     os.mkfifo(tmp_path / "pipe.tif")
     messages = {
-        "missing.tif": f"missing.tif can not be opened: No such file or directory ({tmp_path / 'missing.tif'})",
+        "missing.tif": f"missing.tif cannot be opened: No such file or directory ({tmp_path / 'missing.tif'})",
         "text.tif": "text.tif is not a slide (its first bytes are b'This is not a sl')",
         "empty.svs": "empty.svs is empty (0 bytes)",
         "folder.zarr": "folder.zarr ",
@@ -284,7 +284,7 @@ def test_slide_with_a_broken_tile_fails_and_goes_on_once_it_is_mended(
     assert "Traceback" not in process.stderr
     failed, done = summary(process.stdout)["slides"]
     assert (failed["status"], done["status"]) == ("failed", "done")
-    assert failed["message"].startswith("case.tif level 0 can not be read at [")
+    assert failed["message"].startswith("case.tif level 0 cannot be read at [")
     assert "of 20 blocks could not be read, the others are in " + str(out / "case.zarr.partial") in failed["message"]
     assert failed["blocks_computed"] == 20 - 9, "all but the block of the tile and its eight neighbours"
     assert not (out / "case.zarr").exists()

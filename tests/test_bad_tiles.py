@@ -78,7 +78,7 @@ def test_a_slide_fails_with_all_the_regions_that_can_not_be_read(
     assert (slide.status, summary.exit_code) == ("failed", 1)
     for number in BAD:
         assert f"tile {number} " in slide.message
-    assert slide.message.count("torn.tif level 0 can not be read at [") == 2 < slide.blocks - slide.blocks_computed
+    assert slide.message.count("torn.tif level 0 cannot be read at [") == 2 < slide.blocks - slide.blocks_computed
     assert "--on-bad-tile fill" in slide.message
     assert not (tmp_path / "torn.zarr").exists()
 

@@ -172,7 +172,7 @@ def test_a_low_level_that_can_not_be_read_fails_the_slide_and_names_the_way_out(
     patch(slide, tile_at(slide, 0, page=1)[0], bytes(64))
     (outcome,) = run(slide, tmp_path / "out", model).slides
     assert outcome.status == FAILED
-    assert "case.tif level 1 can not be read" in outcome.message
+    assert "case.tif level 1 cannot be read" in outcome.message
     assert "look everywhere: --tissue off" in outcome.message
     assert run(slide, tmp_path / "out", model, tissue="off", overwrite=True).slides[0].status == DONE
 

@@ -359,7 +359,7 @@ def test_a_slide_that_is_not_in_the_bucket_fails_and_the_others_go_on(made: Path
     config = wsipipe.RunConfig(out=f"{ROOT}/out", model=str(made / "b.safetensors"), block=128, tile=128, device="cpu")
     summary = wsipipe.run([f"{slides}/gone.tif", f"{slides}/b.tif"], config)
     assert [slide.status for slide in summary.slides] == ["failed", "done"]
-    assert f"gone.tif can not be opened: no such file ({slides}/gone.tif)" in summary.slides[0].message
+    assert f"gone.tif cannot be opened: no such file ({slides}/gone.tif)" in summary.slides[0].message
 
 
 def test_what_is_in_the_way_in_a_bucket_is_not_overwritten(made: Path) -> None:
@@ -474,5 +474,5 @@ def test_an_inbox_that_can_not_be_listed_is_told_and_the_others_go_on(
     clock = Clock()
     report = run_night(night, clock=clock, sleep=clock.sleep)
     assert statuses(report) == {"b.tif": "done", "slides": "failed"}
-    assert "can not be listed: no permission" in rows(report)["slides"].message
+    assert "cannot be listed: no permission" in rows(report)["slides"].message
     assert report.exit_code == 1

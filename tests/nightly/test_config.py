@@ -33,6 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 
 GOOD = 'inbox = ["in"]\nout = "out"\n'
+DISTINCT = "--channels must list distinct channel numbers or names, such as 0,2 or DAPI,CD3"
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,10 @@ GOOD = 'inbox = ["in"]\nout = "out"\n'
         (GOOD + "\n[run]\n\ndevise = 'cpu'\n", "6: [run] has devise, which is not known; allowed: device, engine, "),
         (GOOD + "[run]\nthreads = 'two'\n", "4: [run] threads is 'two'; allowed: a whole number"),
         (GOOD + "[run]\nreader = 'bioformats'\n", "3: --reader bioformats is not a reader; allowed: tiff, "),
-        (GOOD + "[run]\n\nchannels = '1,1'\n", "5: --channels 1,1 is no list of different numbers or names"),
+        (
+            GOOD + "[run]\n\nchannels = '1,1'\n",
+            f"5: {DISTINCT} (got '1,1')",
+        ),
         (GOOD + "[[slides]]\nmpp = 0.5\n", "3: [[slides]] lacks match"),
         (GOOD + "retries = true\n", "3: retries is True; allowed: a whole number"),
         (GOOD + "retries = 0\n", "3: retries must be 1 or more, not 0"),
@@ -115,7 +119,10 @@ GOOD = 'inbox = ["in"]\nout = "out"\n'
         (GOOD + "[run]\nblock = 1001\n", "4: block 1001 px is not a multiple of 8, "),
         (GOOD + "[[slides]]\nmatch = '*'\nmpp = 0\n", "5: [[slides]] mpp must be a positive number, not 0.0"),
         (GOOD + "[[slides]]\nmatch = '*'\nreader = 'tifff'\n", "5: --reader tifff is not a reader; allowed: tiff"),
-        (GOOD + "[[slides]]\nmatch = '*'\nchannels = '0,0'\n", "5: --channels 0,0 is no list of different"),
+        (
+            GOOD + "[[slides]]\nmatch = '*'\nchannels = '0,0'\n",
+            f"5: {DISTINCT} (got '0,0')",
+        ),
         (GOOD + "[[slides]]\nmatch = '*'\nmpp = inf\n", "5: [[slides]] mpp must be a positive number, not inf"),
     ],
 )

@@ -169,7 +169,7 @@ def test_a_slide_that_is_gone_leaves_the_labels_and_a_note(tmp_path: Path) -> No
     assert found.classes[0].pixels > 0
     assert colored(imagecodecs.jpeg8_decode(found.jpeg)).any()
     (note,) = found.notes
-    assert note.startswith("without the slide's pixels: case.tif can not be opened")
+    assert note.startswith("without the slide's pixels: case.tif cannot be opened")
 
 
 def test_another_file_of_that_name_is_not_shown_as_the_slide(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What several tests of reading need."""
+"""Fixtures that several tests of reading need."""
 
 from __future__ import annotations
 

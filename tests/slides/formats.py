@@ -1,7 +1,7 @@
-"""The table of formats in README.md: ``python -m tests.slides.formats`` finds out and writes it there.
+"""The table of formats in README.md: ``python -m tests.slides.formats`` makes it and writes it there.
 
-A row is what the reader that is taken for a file makes of it, and what its pixels were compared with: the pixels
-that other programs wrote again, else what OpenSlide decodes, else what tifffile does. Rows that say the same are one.
+A row says which reader opens a file, what it finds, and what its pixels were compared with: the pixels that other
+programs wrote again, else those that OpenSlide decodes, else those that tifffile does. Equal rows become one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FOLDERS = ("slides", "writers", "zarr", "dicom", "variants/imagecodecs-codecs/ti
 CMU, CROP = "slides/CMU-1-Small-Region.svs", Box(900, 1517, 600, 1333)
 LOSSLESS = ("none", "adobe_deflate", "deflate", "lzw", "zstd", "lzma", "packbits", "png", "blosc", "zstd")
 MAX_PX = 10**8
-"""Of a level that is compared whole."""
+"""Limit for a level, which is compared whole."""
 
 
 def table() -> str:
@@ -48,7 +48,7 @@ def written() -> str:
 
 
 def _row(path: Path) -> Iterator[str]:
-    """All but the name."""
+    """The cells of a row after the file's name."""
     try:
         slides = _slides(path)
     except SlideError as err:

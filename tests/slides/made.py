@@ -25,7 +25,7 @@ def picture(shape: tuple[int, ...], dtype: str = "uint8", seed: int = 0) -> np.n
 def pyramid(
     path: Path, image: np.ndarray, levels: int = 3, *, subifds: bool = False, **options: Any
 ) -> list[np.ndarray]:
-    """Write ``image`` and its halvings as levels, pages or SubIFDs; give them."""
+    """Write ``image`` and its halvings as levels, pages or SubIFDs; return them."""
     images = [image[:: 2**i, :: 2**i] for i in range(levels)]
     options = {"photometric": "rgb" if image.ndim == 3 else "minisblack", "tile": (64, 64), "metadata": None} | options
     bigtiff, byteorder = options.pop("bigtiff", False), options.pop("byteorder", "<")
@@ -73,7 +73,7 @@ def scale(axes: str, mpp: float) -> list[float]:
 
 
 def vms(folder: Path) -> np.ndarray:
-    """Write a Hamamatsu VMS slide of 0.5 µm/px into ``folder``; give its pixels, as Pillow decodes them."""
+    """Write a Hamamatsu VMS slide of 0.5 µm/px into ``folder``; return its pixels, as Pillow decodes them."""
     colours = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
     image = np.kron(colours, np.ones((8, 8, 1), np.uint8))
     jpeg: dict[str, Any] = {"quality": 95, "subsampling": 0}

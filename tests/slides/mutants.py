@@ -1,7 +1,7 @@
 """Sound slides, damaged by a seeded mutator that knows how TIFF and Zarr metadata are laid out.
 
-``python -m tests.slides.mutants FOLDER FIRST COUNT`` looks at so many mutants as `wsipipe info` and a block of
-`wsipipe run` do, and prints what came of them. It ends with a traceback if one of them raises anything but a
+``python -m tests.slides.mutants FOLDER FIRST COUNT`` reads COUNT mutants as `wsipipe info` and a block of
+`wsipipe run` do, and prints the outcomes. It ends with a traceback if one of them raises anything but a
 SlideError, or takes longer than `MOST_SECONDS`; the mutant is then in FOLDER.
 """
 
@@ -34,16 +34,16 @@ from wsipipe.slides.pixels.mirrored import read_mirrored
 MOST_SECONDS = 10
 """A mutant that takes longer kills the process."""
 MOST_BYTES = 2**30
-"""Of address space, beyond what the process has before it looks at the first mutant."""
+"""Address space beyond what the process has before the first mutant."""
 SETTLED = 1000
-"""After so many mutants all caches are full."""
+"""After this many mutants all caches are full."""
 BLOCK_PX = 160
 EXTREMES = (0, 1, 2, 3, 7, 8, 255, 256, 65535, 2**16, 2**24, 2**30, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63)
 CODES = (254, 256, 257, 258, 259, 262, 270, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 330, 338, 339)
 MORE_CODES = (347, 700, 530, 42113, 50838, 50839, 65420, 65421, 65426, 65449, 34665, 34853, 37724)
 ODD: tuple[Any, ...] = (None, True, -1, 1e308, float("nan"), "", "..", "/", "zstd", [], {}, [0], [-1], [[]])
 ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-"""Of the types of TIFF's tags."""
+"""Sizes of the types of TIFF's tags."""
 
 
 def sound(folder: Path) -> list[Path]:
@@ -147,7 +147,7 @@ def damaged(data: bytes, rng: random.Random, other: bytes) -> bytes:
 
 
 def damaged_tiff(data: bytes, rng: random.Random) -> bytes:
-    """``data`` with one tag, or one pointer to a directory, set to what it can not be."""
+    """``data`` with one tag, or one pointer to a directory, set to an impossible value."""
     try:
         wheres, pointers = zip(*_directories(data), strict=True)
         entries = layout(data)

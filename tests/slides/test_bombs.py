@@ -81,7 +81,7 @@ def test_image_says_how_many_samples_it_has(codec: str, sides: tuple[int, int]) 
 @pytest.mark.parametrize("codec", ENCODERS)
 def test_tile_that_says_it_is_larger_is_not_decoded(tmp_path: Path, codec: str) -> None:
     path = with_tile(tmp_path / "a.tif", codec, ENCODERS[codec][2](np.zeros((2048, 2048, 3), np.uint8)))
-    with pytest.raises(SlideReadError, match=r"a.tif can not be decoded: tile 0 of \(64, 64, 3\) says that it has"):
+    with pytest.raises(SlideReadError, match=r"a.tif cannot be decoded: tile 0 of \(64, 64, 3\) says that it has"):
         open_slide(path)
 
 
@@ -89,7 +89,7 @@ def test_tile_that_says_it_is_larger_is_not_decoded(tmp_path: Path, codec: str) 
 def test_tile_that_decodes_to_more_than_a_tile_is_an_error(tmp_path: Path, codec: str) -> None:
     encode = {"zlib": imagecodecs.zlib_encode, "zstd": imagecodecs.zstd_encode}[codec]
     path = with_tile(tmp_path / "a.tif", codec, encode(bytes(2**26)))
-    with pytest.raises(SlideReadError, match=r"a.tif can not be decoded: tile 0 .*(SPACE|too small)"):
+    with pytest.raises(SlideReadError, match=r"a.tif cannot be decoded: tile 0 .*(SPACE|too small)"):
         open_slide(path)
 
 
@@ -197,7 +197,7 @@ def test_chunk_that_is_or_says_it_is_larger_is_not_decoded(tmp_path: Path, versi
     for data, said in ((codec.encode(np.zeros(2**22, np.uint8)), 2**22), (chunk.read_bytes() + bytes(2**14), 5633)):
         chunk.write_bytes(data)
         level = open_slide(path).levels[0]
-        with pytest.raises(SlideReadError, match=rf"a.zarr level 0 can not be read .*0.1 has, or decodes to, {said}"):
+        with pytest.raises(SlideReadError, match=rf"a.zarr level 0 cannot be read .*0.1 has, or decodes to, {said}"):
             read_box(level, Box(0, 150, 0, 130))
     assert isinstance(level.array.store, WholeChunkStore)
     assert level.array.store.most_bytes == 64 * 64 * 9 // 8 + 1024
@@ -206,14 +206,14 @@ def test_chunk_that_is_or_says_it_is_larger_is_not_decoded(tmp_path: Path, versi
 ABSURD: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     r"level 0 has 1099511627776 x 170 px; wsipipe reads": ("0", lambda d: d.update(shape=[2**40, 170])),
     r"level 0 has \d{61} x 170 px; wsipipe reads": ("0", lambda d: d.update(shape=[2**200, 170])),
-    r"array 0 can not be opened": ("0", lambda d: d["chunk_grid"]["configuration"].update(chunk_shape=[0, 64])),
+    r"array 0 cannot be opened": ("0", lambda d: d["chunk_grid"]["configuration"].update(chunk_shape=[0, 64])),
     r"in chunks of \d+ bytes": ("0", lambda d: d["chunk_grid"]["configuration"].update(chunk_shape=[2**40, 2**40])),
     r"its multiscales list 65 datasets": (
         "",
         lambda d: d["attributes"]["ome"]["multiscales"][0].update(datasets=[{"path": "0"}] * 65),
     ),
-    r"zarr.json can not be read .*recursion": ("", lambda d: d.update(attributes="DEEP")),
-    r"array 0 can not be opened .*recursion": ("0", lambda d: d.update(attributes="DEEP")),
+    r"zarr.json cannot be read .*recursion": ("", lambda d: d.update(attributes="DEEP")),
+    r"array 0 cannot be opened .*recursion": ("0", lambda d: d.update(attributes="DEEP")),
 }
 
 

@@ -77,7 +77,7 @@ def broken_paths() -> list[str]:
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, tuple[str, str, int]]:
-    """What came of each file, a message, and the peak memory; each had 10 s, and 1 GiB beyond numpy's."""
+    """The outcome of each file, its message, and the peak memory; each had 10 s, and 1 GiB beyond numpy's."""
     limits = f"MOST_BYTES, MOST_SECONDS = {MOST_BYTES}, {MOST_SECONDS}\n"
     command = [sys.executable, "-W", "error", "-c", limits + CHILD, *broken_paths()]
     one_thread = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # only a process of one thread is forked without harm

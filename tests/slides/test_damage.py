@@ -1,4 +1,4 @@
-"""A tile that can not be decoded is an error, never pixels: real tiles are damaged and read."""
+"""A tile that cannot be decoded is an error, never pixels: real tiles are damaged and read."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_damaged_tile_is_an_error_that_names_file_level_and_region(tmp_path: Pat
     columns = -(-level.shape[1] // width)
     box = Box(*(TILE // columns * height + d for d in (1, 3)), *(TILE % columns * width + d for d in (2, 5)))
     with pytest.raises(
-        SlideReadError, match=rf"{Path(name).name} level 0 can not be read at \[{box.y0}:{box.y1}.*tile 9"
+        SlideReadError, match=rf"{Path(name).name} level 0 cannot be read at \[{box.y0}:{box.y1}.*tile 9"
     ):
         read_box(level, box)
     with pytest.raises(SlideReadError, match="tile 9"):  # and so does zarr, without our reading
@@ -92,7 +92,7 @@ def test_file_whose_first_tile_is_damaged_is_refused_when_opened(tmp_path: Path,
     path = tmp_path / "a.tif"
     pyramid(path, picture((200, 300, 3)), compression="jpeg")
     patch(path, *DAMAGES[damage](*tile_at(path, 0)))
-    with pytest.raises(SlideReadError, match=r"a.tif can not be decoded: tile 0 .*\(jpeg\); copy it again"):
+    with pytest.raises(SlideReadError, match=r"a.tif cannot be decoded: tile 0 .*\(jpeg\); copy it again"):
         open_slide(path)
 
 
@@ -116,7 +116,7 @@ def test_truncated_chunk_of_ome_zarr_is_an_error(tmp_path: Path, version: str, c
     assert whole(level).all()
     chunk = path / "0" / ("c/0/1" if version == "0.5" else "0.1")
     chunk.write_bytes(chunk.read_bytes()[:-cut])
-    with pytest.raises(SlideReadError, match=r"a.zarr level 0 can not be read at \[0:150, 0:130\]"):
+    with pytest.raises(SlideReadError, match=r"a.zarr level 0 cannot be read at \[0:150, 0:130\]"):
         whole(level)
     assert read_box(level, Box(64, 150, 0, 130)).all()
 

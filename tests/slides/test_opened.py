@@ -35,7 +35,7 @@ def open_files(folder: Path) -> int:
 
 @pytest.fixture
 def eager_threads() -> Iterator[None]:
-    """Threads that take turns at every chance, so that what can go wrong between two calls does."""
+    """Threads that take turns at every chance, so that races between two calls show."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -98,7 +98,7 @@ def test_replaced_file_is_not_read_through_the_old_handle(tmp_path: Path) -> Non
     assert new.identity != old.identity
     np.testing.assert_array_equal(read_box(new, box)[..., 0], after)
     LEVELS.clear()
-    with pytest.raises(SlideReadError, match=r"a.tif is not the file that it was"):
+    with pytest.raises(SlideReadError, match=r"a.tif has changed since it was opened"):
         read_box(old, box)
 
 

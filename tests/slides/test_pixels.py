@@ -58,7 +58,7 @@ def test_openslide_decodes_the_same_pixels_at_every_level(name: str) -> None:
     with openslide.OpenSlide(str(data(name))) as other:
         for level in slide.levels:
             assert other.level_dimensions[level.index] == level.shape[::-1]
-            # It takes the ratio of the sides, which the rest of an odd one is in.
+            # OpenSlide takes the ratio of the sides, which holds the remainder of an odd one.
             assert other.level_downsamples[level.index] == pytest.approx(level.downsample, rel=1 / min(level.shape))
             height, width = (min(size, 1500) for size in level.shape)
             pixels = np.asarray(other.read_region((0, 0), level.index, (width, height)))[..., :3]

@@ -74,7 +74,7 @@ def test_no_level_is_enlarged_where_a_finer_one_can_be_shrunk(path: Path) -> Non
     assert choose_level(slide, 0.48, 1.04).shrink < 1
     assert choose_level(slide, 0.1, 5.0).shrink == pytest.approx(0.1 / 0.499)
     assert choose_level(slide, 0.495, 1.0) == slide.levels[0], "as it is, it is not enlarged"
-    with pytest.raises(ResolutionError, match=r"enlarged 1.04 times, allowed is 1;"):
+    with pytest.raises(ResolutionError, match=r"enlarged 1.04 times, more than the allowed 1;"):
         choose_level(slide, 0.48, 1.0)
 
 
@@ -93,8 +93,8 @@ def test_a_slide_that_is_too_coarse_says_what_it_has_and_what_to_do(path: Path) 
         choose_level(open_slide(path), 0.25)
     assert str(caught.value) == (
         "case.svs is coarser than 0.25 micrometres per pixel (level 0: 0.499, level 1: 0.998, level 2: 1.996): level 0 "
-        "would have to be enlarged 1.996 times, allowed is 1.1; use a model trained at what the slide has, correct "
-        "level 0 with --mpp if it is wrong, or allow it with --max-upsample"
+        "would have to be enlarged 1.996 times, more than the allowed 1.1; use a model trained at a resolution that "
+        "the slide has, correct that of level 0 with --mpp if it is wrong, or allow it with --max-upsample"
     )
 
 
@@ -164,7 +164,7 @@ def test_path_is_absolute_and_normal(path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_missing_file_and_plain_folder_are_clear_errors(tmp_path: Path) -> None:
-    with pytest.raises(SlideReadError, match=r"gone.svs can not be opened: No such file"):
+    with pytest.raises(SlideReadError, match=r"gone.svs cannot be opened: No such file"):
         open_slide(tmp_path / "gone.svs")
     with pytest.raises(SlideFormatError, match="is a folder that is neither an OME-Zarr image nor a DICOM series"):
         open_slide(tmp_path)
@@ -180,7 +180,7 @@ def test_named_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read anything")
 def test_file_without_permission_is_a_clear_error(path: Path) -> None:
     path.chmod(0)
-    with pytest.raises(SlideReadError, match=r"case.svs can not be opened: Permission denied"):
+    with pytest.raises(SlideReadError, match=r"case.svs cannot be opened: Permission denied"):
         open_slide(path)
 
 

@@ -1,4 +1,4 @@
-"""A table says of single slides what they do not, or not rightly, say themselves."""
+"""A table completes and corrects what single slides say themselves."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def test_what_a_row_says_of_planes_goes_before_the_options(tmp_path: Path) -> No
         ("slide,mpp\na.svs,0", r"line 2 has the mpp '0'; it must be a positive number"),
         ("slide,mpp\na.svs,x", r"line 2 has the mpp 'x'; it must be a positive number"),
         ("slide,mpp\na.svs,1,2", r"line 2 has 3 cells for 2 columns"),
-        ("slide,z\na.svs,-1", r"line 2: z '-1' is no whole number from 0"),
+        ("slide,z\na.svs,-1", r"line 2: z must be a whole number from 0, not '-1'"),
         ("slide,reader\na.svs,tifff", r"--reader tifff is not a reader; allowed: tiff"),
         ("slide,mpp\n,1", r"line 2 lacks a slide"),
-        ("slide,mpp\na.svs,1\nb.svs,1\na.svs,2", r"line 4 names a.svs, as one before does"),
+        ("slide,mpp\na.svs,1\nb.svs,1\na.svs,2", r"line 4 names a.svs, as an earlier line does"),
     ],
 )
 def test_a_table_that_makes_no_sense_says_where(tmp_path: Path, text: str, message: str) -> None:

@@ -392,7 +392,7 @@ def test_annotations_that_do_not_fit_are_named(
 
 def test_slide_that_is_not_there_is_named(slide: Path, refused: Refused) -> None:
     text = "[[data.slides]]\nimage = 't.tif'\nannotations = 's.geojson'\n"
-    check(refused(text + SMALL + NO_BORDERS), 1, rf"t.tif can not be opened: No such file or directory \({slide}/t.tif")
+    check(refused(text + SMALL + NO_BORDERS), 1, rf"t.tif cannot be opened: No such file or directory \({slide}/t.tif")
 
 
 def test_library_says_the_same(tmp_path: Path) -> None:

@@ -14,16 +14,16 @@ from wsipipe.files import Location
 from wsipipe.urls import Url
 
 FETCHED_BYTES = 2**15
-"""What is fetched at once of a file's description, which lies here and there in it."""
+"""Bytes fetched at once of a file's description, which is scattered over the file."""
 MOST_WINDOWS = 256
-"""Kept in memory, 8 MiB: a file is opened when it is planned, and again in each process that reads it."""
+"""Pieces of `FETCHED_BYTES` kept in memory, 8 MiB: a file is opened for the plan, and again in each process."""
 
 
 class ByteSource(Protocol):
-    """A file that was opened."""
+    """An open file."""
 
     size: int
-    """In bytes."""
+    """Size of the file in bytes."""
 
     def read(self, offset: int, count: int) -> bytes:
         """``count`` bytes from ``offset``; fewer only at the end of the file.
@@ -31,25 +31,25 @@ class ByteSource(Protocol):
         Raises
         ------
         OSError
-            If they can not be read.
+            If they cannot be read.
         """
         ...
 
     def ahead(self, ranges: Iterable[tuple[int, int]]) -> Mapping[int, bytes]:
-        """The bytes at ``ranges`` (offset, count), by their offset, where it is quicker to have them at once.
+        """The bytes at ``ranges`` (offset, count), by their offset, if it is quicker to fetch them together.
 
-        Where it is not there is nothing in it, and nobody asks what the ``ranges`` are.
+        If it is not, the result is empty, and ``ranges`` is not iterated.
         """
         ...
 
 
 def open_source(path: Location) -> ByteSource:
-    """The file at ``path``.
+    """Open the file at ``path``.
 
     Raises
     ------
     OSError
-        If it is not there, or can not be read.
+        If it does not exist, or cannot be read.
     """
     return RemoteFile(path) if isinstance(path, Url) else OpenFile(path)
 
@@ -78,13 +78,13 @@ class OpenFile:
 
 
 class RemoteFile:
-    """A file behind a URL, as it was when it was opened; its parts are asked for by range requests."""
+    """A file behind a URL, as it was when it was opened, read by range requests."""
 
     def __init__(self, url: Url) -> None:
         head = url.head()
         self.url, self.size = url, int(head["size"])
         self.version = f"{head['e_tag']} {head['last_modified']} {self.size}"
-        """Another one is another file."""
+        """Tag, date and size: a file that replaces this one has another version."""
 
     def read(self, offset: int, count: int) -> bytes:
         """See `ByteSource.read`."""
@@ -98,7 +98,7 @@ class RemoteFile:
 
 
 def as_file(source: RemoteFile) -> io.BufferedReader:
-    """``source`` for those who seek and read in it."""
+    """``source`` as a Python file, for libraries that seek and read."""
     return io.BufferedReader(_Windows(source), FETCHED_BYTES)
 
 
@@ -132,7 +132,7 @@ class _Windows(io.RawIOBase):
 
 @lru_cache(maxsize=MOST_WINDOWS)
 def _window(url: Url, version: str, number: int) -> bytes:
-    """``FETCHED_BYTES`` of the file that ``version`` tells from those that were at ``url`` before."""
+    """`FETCHED_BYTES` number ``number`` of the file; ``version`` tells it from earlier files at ``url``."""
     size = int(version.rpartition(" ")[2])
     start = number * FETCHED_BYTES
     return url.read_ranges([start], [min(FETCHED_BYTES, size - start)])[0]

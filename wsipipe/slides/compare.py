@@ -1,4 +1,4 @@
-"""The same pixels by every reader that opens a slide."""
+"""The pixels of a slide as every reader that opens it gives them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from wsipipe.slides.readers.registry import READERS
 from wsipipe.slides.slide import Level, Slide
 
 COMPARED_PX = 256
-"""Of the regions that are compared."""
+"""Side of the regions that are compared."""
 
 
 def compare_readers(path: Location, planes: Planes = ALL) -> list[str]:
-    """What each reader says of the file, and for each pair of those that open it how much their pixels differ."""
+    """A line for each reader that refuses the file, and one for the difference of each pair of the others."""
     slides: list[Slide] = []
     lines = []
     for reader in READERS:
@@ -44,19 +44,20 @@ def _compared(one: Slide, other: Slide) -> str:
     except SlideError as err:
         return str(err)
     if not found:
-        return "no level is of the same size in both"
+        return "no level has the same size in both"
     return ", ".join(f"level {level} at most {most}" for level, most in found.items())
 
 
 def differences(one: Slide, other: Slide) -> dict[int, float]:
-    """The largest difference of a sample in five regions, for each level of ``one`` that ``other`` has in its size.
+    """The largest difference of a sample in five regions, by the number of the level in ``one``.
 
-    A grey slide that the other has as RGB is compared with its three channels; in units of 8 bit.
+    Only levels that ``other`` has in the same size are compared, in units of 8 bit. Where one reader gives grey and the
+    other RGB, grey is compared with each of the three channels.
 
     Raises
     ------
     SlideReadError
-        If a region can not be read.
+        If a region cannot be read.
     """
     of_size = {level.shape: level for level in other.levels}
     pairs = [(level, of_size[level.shape]) for level in one.levels if level.shape in of_size]
@@ -75,7 +76,7 @@ def _as_8_bit(level: Level, box: Box) -> Pixels:
 
 
 def _regions(shape: tuple[int, int]) -> list[Box]:
-    """The corners and the middle."""
+    """Boxes at the four corners and in the middle."""
     sides = [min(COMPARED_PX, size) for size in shape]
     starts = [(0, (size - side) // 2, size - side) for size, side in zip(shape, sides, strict=True)]
     places = [(0, 0), (0, 2), (1, 1), (2, 0), (2, 2)]

@@ -32,14 +32,14 @@ SLIDE_SUFFIXES = (
     ".czi",
     ".zarr",
 )
-"""What a slide in a folder may be called, in lower case; a file that is named itself may be called anything."""
+"""Suffixes of slides in a folder, in lower case; a file that is given by name may have any."""
 
 
 def expand(paths: Sequence[Named]) -> list[Location]:
     """The slides that ``paths`` name, each once, in the order given.
 
     A pattern gives the files that match it, sorted; a folder that is not itself an OME-Zarr slide or a DICOM
-    series gives the slides in it, sorted, of DICOM files one a series. A plain path that does not exist is kept,
+    series gives the slides in it, sorted, with one for each DICOM series. A plain path that does not exist is kept,
     so that it is reported as one failed slide and the others go on. In a URL only the name, after the last slash,
     may be a pattern.
 
@@ -48,7 +48,7 @@ def expand(paths: Sequence[Named]) -> list[Location]:
     NothingFoundError
         If a pattern matches nothing, or a folder holds no slide.
     UsageError
-        If a folder can not be listed.
+        If a folder cannot be listed.
     """
     found: dict[str, Location] = {}
     for text in [paths] if isinstance(paths, str | os.PathLike | Url) else paths:
@@ -59,13 +59,13 @@ def expand(paths: Sequence[Named]) -> list[Location]:
 
 
 def _matching(given: Named) -> Sequence[Location]:
-    """The paths that ``given`` stands for, absolute: itself, or what matches it as a pattern."""
+    """The absolute paths that ``given`` stands for: itself, or those that match it as a pattern."""
     here = locate(given)
     if isinstance(here, Url):
         return _matching_urls(here)
     text = os.fspath(here)
     names = [text]
-    # A file may have brackets in its name, and then it is no pattern.
+    # A file may have brackets in its name, which is then not a pattern.
     if glob.has_magic(text) and not os.path.lexists(text):
         names = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not names:
@@ -86,11 +86,11 @@ def _listed(folder: Url) -> list[Url]:
     try:
         return list(folder.iterdir())
     except OSError as err:
-        raise UsageError(f"folder {folder} can not be listed: {err.strerror}") from err
+        raise UsageError(f"folder {folder} cannot be listed: {err.strerror}") from err
 
 
 def _slides_in(path: Location) -> Sequence[Location]:
-    """``path`` itself, or if it is an ordinary folder the slides in it."""
+    """``path`` itself, or the slides in it if it is an ordinary folder."""
     if isinstance(path, Url):
         return _slides_behind(path)
     if not os.path.isdir(path) or is_zarr(path):  # noqa: PTH112 - Path.is_dir raises where it may not look
@@ -102,14 +102,14 @@ def _slides_in(path: Location) -> Sequence[Location]:
             return [path]
         slides = sorted(slides + [files[0] for files in series.values()])
     except OSError as err:
-        raise UsageError(f"folder {path} can not be listed: {err.strerror}") from err
+        raise UsageError(f"folder {path} cannot be listed: {err.strerror}") from err
     if not slides:
         raise NothingFoundError(f"folder {path} holds no slide; wsipipe looks for {' '.join(SLIDE_SUFFIXES)} and DICOM")
     return slides
 
 
 def _slides_behind(url: Url) -> list[Url]:
-    """As `_slides_in`; what can not be reached is kept, to be reported as a slide that can not be opened."""
+    """Like `_slides_in`; a URL that cannot be reached is kept, to be reported as a slide that cannot be opened."""
     if url.suffix.lower() in SLIDE_SUFFIXES or not url.lists:
         return [url]
     try:
@@ -120,27 +120,27 @@ def _slides_behind(url: Url) -> list[Url]:
     slides = sorted(
         other
         for other in _listed(url)
-        if _is_named_so(other) and not (other.suffix.lower() == ".zarr" and is_labels(other))
+        if _has_slide_name(other) and not (other.suffix.lower() == ".zarr" and is_labels(other))
     )
     if not slides:
         raise NothingFoundError(f"folder {url} holds no slide; wsipipe looks for {' '.join(SLIDE_SUFFIXES)}")
     return slides
 
 
-def _is_named_so(path: Location) -> bool:
-    """Whether the name says slide."""
+def _has_slide_name(path: Location) -> bool:
+    """Whether the suffix is that of a slide, and the file is not hidden."""
     return not path.name.startswith(".") and path.suffix.lower() in SLIDE_SUFFIXES
 
 
 def _looks_like_slide(path: Path) -> bool:
-    """Whether it is a file that is named as slides are, an OME-Zarr folder, not one of labels, or one of DICOM."""
-    if not _is_named_so(path):
+    """Whether it is a file with the name of a slide, an OME-Zarr folder without labels, or a folder of DICOM."""
+    if not _has_slide_name(path):
         return not path.name.startswith(".") and _is_series(path)
     return is_zarr(path) and not is_labels(path) if os.path.isdir(path) else True  # noqa: PTH112
 
 
 def _is_series(path: Path) -> bool:
-    """Whether it is a folder that holds one DICOM series, and may be looked into."""
+    """Whether it is a folder that holds exactly one DICOM series, and can be listed."""
     try:
         return path.is_dir() and not is_zarr(path) and len(series_in(path)) == 1
     except OSError:

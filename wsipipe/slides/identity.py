@@ -1,4 +1,4 @@
-"""What tells one slide file from another without reading all of it."""
+"""The identity of a slide: it tells files apart without reading all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from wsipipe.slides.byte_source import ByteSource, RemoteFile, open_source
 from wsipipe.urls import Url
 
 WINDOWS = 16
+"""Pieces of a file, or chunk files of a folder, that are read."""
 WINDOW_BYTES = 4096
+"""Size of each piece."""
 
 
 def file_identity(path: Location) -> str:
@@ -35,12 +37,12 @@ def _identity(source: ByteSource) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _identity_behind(url: Url, version: str) -> str:  # noqa: ARG001 - another version is looked at again
+def _identity_behind(url: Url, version: str) -> str:  # noqa: ARG001 - another version is read again
     return _identity(open_source(url))
 
 
 def folder_identity(folder: Location, documents: Iterable[bytes], sizes: Sequence[tuple[str, int]]) -> str:
-    """sha256 of metadata documents, of the (relative path, size) of chunk files, and of the middles of 16 of these."""
+    """sha256 of metadata documents, the (relative path, size) of chunk files, and the middle 4 KiB of 16 of these."""
     digest = hashlib.sha256()
     for document in documents:
         digest.update(hashlib.sha256(document).digest())

@@ -17,31 +17,32 @@ from wsipipe.slides.readers.registry import extra_for, named
 from wsipipe.slides.slide import Slide, check_sides, with_mpp
 
 GENERIC_TIFF = "generic-tiff"
-"""What OpenSlide calls a TIFF file of no scanner."""
+"""OpenSlide's vendor of a TIFF file that is not a scanner's."""
 
 
 def open_slide(path: Named, *, mpp: float | None = None, reader: str | None = None, planes: Planes = ALL) -> Slide:
-    """Open a slide; nothing but its description, and a tile to try, is read.
+    """Open a slide; only its description, and one tile as a test, are read.
 
     Parameters
     ----------
     path
-        A TIFF file of any kind, an OME-Zarr folder, or the URL of one; a DICOM file or series, or what OpenSlide reads.
+        A TIFF file of any kind, an OME-Zarr folder, or the URL of either; a DICOM file or series; or a slide
+        of another kind that OpenSlide reads.
     mpp
         Micrometres per pixel of level 0, instead of those in the file.
     reader
-        Name of the reader to take; None: the first that knows the file and reads it right.
+        Name of the reader to use; None: the first that knows the file and reads it right.
     planes
-        Which planes are wanted of a file that holds several.
+        Which planes to read of a file that holds several.
 
     Raises
     ------
     SlideFormatError
         If it is not a slide, or not one that wsipipe reads.
     SlideReadError
-        If it can not be opened, or is damaged.
+        If it cannot be opened, or is damaged.
     PlaneError
-        If it holds several planes and ``planes`` does not say which, or not the one that it says.
+        If it holds several planes and ``planes`` does not say which, or names one that does not exist.
     UsageError
         If ``mpp`` is not a positive number, or there is no such ``reader``.
     """
@@ -51,13 +52,13 @@ def open_slide(path: Named, *, mpp: float | None = None, reader: str | None = No
     path = absolute(path)
     try:
         if isinstance(path, Path) and path.stat() and not (path.is_file() or path.is_dir()):
-            raise SlideFormatError(f"{path.name} is neither a file nor a folder; a pipe or device can not be a slide")
+            raise SlideFormatError(f"{path.name} is neither a file nor a folder; a pipe or device cannot be a slide")
         slide = _open(path, readers, planes)
         return slide if mpp is None else with_mpp(slide, mpp)
     except SlideError:
         raise
     except OSError as err:
-        raise SlideReadError(f"{path.name} can not be opened: {err.strerror or err} ({path})") from err
+        raise SlideReadError(f"{path.name} cannot be opened: {err.strerror or err} ({path})") from err
 
 
 def _open(path: Location, readers: Sequence[Reader], planes: Planes) -> Slide:
@@ -69,7 +70,7 @@ def _open(path: Location, readers: Sequence[Reader], planes: Planes) -> Slide:
         try:
             slide = reader.open(path, planes)
         except SlideError as err:
-            # Where planes are to be chosen another reader would choose for itself, and damage is damage.
+            # Where planes must be chosen another reader would choose for itself, and damage stays damage.
             if refusal is None and (isinstance(err, PlaneError) or not isinstance(err, SlideFormatError)):
                 raise
             refusal = refusal or err
@@ -77,7 +78,7 @@ def _open(path: Location, readers: Sequence[Reader], planes: Planes) -> Slide:
         check_sides(slide.file, [level.shape for level in slide.levels])
         if refusal is None:
             return replace(slide, why=reader.why if len(readers) > 1 else "asked for")
-        # OpenSlide takes any tiled TIFF for the first images in it, whatever there is besides.
+        # OpenSlide reads any tiled TIFF as the first images in it, whatever else it holds.
         if slide.vendor != GENERIC_TIFF:
             return replace(slide, why=f"{reader.why}; {readers[0].name}: {refusal}")
     if refusal is not None:
@@ -85,8 +86,26 @@ def _open(path: Location, readers: Sequence[Reader], planes: Planes) -> Slide:
     raise SlideFormatError(f"{path.name} {_what_it_is(path)}; {_what_is_read(path, readers)}")
 
 
+def _what_it_is(path: Location) -> str:
+    """Why no reader knows the file, to follow its name."""
+    if path.is_dir():
+        return "is a folder that is neither an OME-Zarr image nor a DICOM series"
+    start = open_source(path).read(0, 16)
+    return f"is not a slide (its first bytes are {start!r})" if start else "is empty (0 bytes)"
+
+
+def _what_is_read(path: Location, readers: Sequence[Reader]) -> str:
+    """Which files are read, or how to read this one."""
+    extra = extra_for(path)
+    if extra is not None:
+        return f"the extra {extra} may read it: pip install 'wsipipe[{extra}]'"
+    if len(readers) == 1:
+        return f"reader {readers[0].name} does not know it"
+    return "wsipipe reads TIFF of many kinds, OME-Zarr folders, DICOM, and what OpenSlide reads"
+
+
 def describe(slide: Slide) -> dict[str, Any]:
-    """What there is to know about a slide, as plain JSON types."""
+    """All that is known about a slide, as plain JSON types."""
     names = ("index", "shape", "downsample", "mpp", "axes", "channels", "dtype", "tile", "codec")
     document = asdict(slide) | {"planes": str(slide.levels[0].planes)}
     levels = [{name: level[name] for name in names} for level in document.pop("levels")]
@@ -94,7 +113,7 @@ def describe(slide: Slide) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON has it: tuples are lists, and what is no number is null."""
+    """``value`` in JSON's types: tuples become lists, and numbers that are not finite become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -105,21 +124,3 @@ def _plain(value: Any) -> Any:
 def _bytes_of(path: Location) -> int:
     """Size of a file, or of all files of a folder."""
     return open_source(path).size if path.is_file() else sum(size for _, size in files_in(path))
-
-
-def _what_is_read(path: Location, readers: Sequence[Reader]) -> str:
-    """What is read instead of ``path``, or by what it would be."""
-    extra = extra_for(path)
-    if extra is not None:
-        return f"pip install 'wsipipe[{extra}]' brings what may read it"
-    if len(readers) == 1:
-        return f"reader {readers[0].name} does not know it"
-    return "wsipipe reads TIFF of many kinds, OME-Zarr folders, DICOM, and what OpenSlide reads"
-
-
-def _what_it_is(path: Location) -> str:
-    """Why no reader knows the file, to follow its name."""
-    if path.is_dir():
-        return "is a folder that is neither an OME-Zarr image nor a DICOM series"
-    start = open_source(path).read(0, 16)
-    return f"is not a slide (its first bytes are {start!r})" if start else "is empty (0 bytes)"

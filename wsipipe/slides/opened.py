@@ -1,4 +1,4 @@
-"""What this process has open, by where it is: levels of slides here, images and labels in `wsipipe.rasters.opened`."""
+"""What this process has open, by its source: levels of slides here, images and labels in `wsipipe.rasters.opened`."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class Source(Protocol[Opened_co]):
         Raises
         ------
         SlideError
-            If it is gone, damaged, or not what it was when it was first opened.
+            If it is gone, damaged, or has changed since it was first opened.
         """
         ...
 
 
 class OpenedSources(Generic[Opened_co]):
-    """Sources kept open, up to a limit; the one that was used longest ago is forgotten first.
+    """Sources kept open, up to a limit; the least recently used is forgotten first.
 
     What is forgotten stays usable for whoever holds it; its file is closed with the last reference to it.
 
     Parameters
     ----------
     most
-        What all of them together may cost; the last one opened is kept whatever it costs.
+        Limit of their total cost; the last one opened is kept whatever it costs.
     cost
-        What one of them costs; by default 1, so that they are counted.
+        Cost of one of them; by default 1, so that they are counted.
     """
 
     def __init__(self, most: int, cost: Callable[[Any], int] = lambda _: 1) -> None:
@@ -50,7 +50,7 @@ class OpenedSources(Generic[Opened_co]):
         self._opened: OrderedDict[Source[Any], Any] = OrderedDict()
 
     def get(self, source: Source[Opened_co]) -> Opened_co:
-        """``source``, opened at the first call in this process, and again after it was forgotten.
+        """``source``, opened by the first call in this process, and again after it was forgotten.
 
         Raises
         ------
@@ -62,7 +62,7 @@ class OpenedSources(Generic[Opened_co]):
                 self._opened.move_to_end(source)
                 return self._opened[source]  # type: ignore[no-any-return]
         # Opened outside the lock, so that a slow file server stops nobody who reads something else. Two
-        # threads may both open it; what comes second is dropped, and its file closed.
+        # threads may both open it; the second is dropped, and its file closed.
         opened = source.open()
         with self._lock:
             opened = self._opened.setdefault(source, opened)
@@ -72,7 +72,7 @@ class OpenedSources(Generic[Opened_co]):
 
     @property
     def cost(self) -> int:
-        """What those that are open cost together."""
+        """Total cost of the sources that are open."""
         return sum(map(self._cost, self._opened.values()))
 
     def clear(self) -> None:

@@ -1,7 +1,6 @@
 """Which planes are wanted of a file that holds several: channels, focal planes, times, images.
 
-All channels are read where nothing is said. Of everything else one is read, and where there are several somebody
-has to say which.
+By default all channels are read. Of everything else one is read; where there are several, the user has to say which.
 """
 
 from __future__ import annotations
@@ -13,29 +12,31 @@ from typing import Any
 from wsipipe.errors import PlaneError, UsageError
 
 NAMES = {"series": "image", "z": "focal plane", "t": "time"}
-"""What messages call one of each, by the option that chooses."""
+"""Names of these in messages, by the option that chooses one."""
+MAX_LISTED = 20
+"""A message lists this many images at most."""
 
 
 @dataclass(frozen=True)
 class Planes:
-    """What was asked for, or of a `Level` what is read; None where it was not said, or there is no choice."""
+    """The planes that are asked for, or that a `Level` reads; None if nothing is chosen, or there is no choice."""
 
     channels: tuple[int | str, ...] | None = None
-    """In this order, by number from 0 or by name."""
+    """Channels in the order wanted, by number from 0 or by name."""
     z: int | None = None
-    """Of a stack, from 0."""
+    """Focal plane, from 0."""
     t: int | None = None
-    """Of a time series, from 0."""
+    """Time, from 0."""
     series: int | None = None
-    """Of the images of a file, from 0, in its own order."""
+    """Image, from 0, in the file's own order."""
 
     @property
     def indices(self) -> list[int] | None:
-        """The channels of a `Level`, all by number."""
+        """The channels of a `Level` by number; None for all of them."""
         return None if self.channels is None else [int(channel) for channel in self.channels]
 
     def __str__(self) -> str:
-        """As the options say it: ``--channels 0,2 --z 3``."""
+        """The options that choose them: ``--channels 0,2 --z 3``."""
         named = ((f.name, getattr(self, f.name)) for f in fields(self))
         return " ".join(
             f"--{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
@@ -45,31 +46,32 @@ class Planes:
 
 
 ALL = Planes()
-MAX_LISTED = 20
-"""Images that a message lists."""
+"""Nothing chosen."""
 
 
 def parse_channels(text: str) -> tuple[int | str, ...]:
-    """The channels that ``0,2`` or ``DAPI,CD3`` says.
+    """The channels that a text such as ``0,2`` or ``DAPI,CD3`` lists.
 
     Raises
     ------
     UsageError
-        If one of them is empty, or there twice.
+        If one of them is empty, or listed twice.
     """
     names = [name.strip() for name in text.split(",")]
     if not all(names) or len(set(names)) < len(names):
-        raise UsageError(f"--channels {text} is no list of different numbers or names, such as 0,2 or DAPI,CD3")
+        raise UsageError(
+            f"--channels must list distinct channel numbers or names, such as 0,2 or DAPI,CD3 (got {text!r})"
+        )
     return tuple(int(name) if name.isdecimal() else name for name in names)
 
 
 def take_planes(options: dict[str, Any]) -> Planes:
-    """What ``options`` say of planes, by the names of `Planes`, channels as text or None; these are taken out of them.
+    """Take the options named like the fields of `Planes` out of ``options``; channels are text or None.
 
     Raises
     ------
     UsageError
-        If the channels are no list.
+        If the channels are not a list of distinct numbers or names.
     """
     said = {field.name: options.pop(field.name, None) for field in fields(Planes)}
     channels = said.pop("channels")
@@ -77,15 +79,15 @@ def take_planes(options: dict[str, Any]) -> Planes:
 
 
 def parse_reading(text: str) -> tuple[str | None, Planes]:
-    """The reader and the planes that `Level.reading` says."""
+    """The reader and the planes that a `Level.reading` names."""
     words = text.split()
     said = dict(zip((word.removeprefix("--") for word in words[::2]), words[1::2], strict=True))
     reader = said.pop("reader", None)
     return reader, take_planes({name: text if name == "channels" else int(text) for name, text in said.items()})
 
 
-def choose_one(file: str, option: str, wanted: int | None, what: Sequence[str]) -> int:
-    """Which of the things ``what`` is read: the one that is ``wanted``, or the only one.
+def choose_one(file: str, option: str, wanted: int | None, choices: Sequence[str]) -> int:
+    """Number of the choice to read: ``wanted``, or 0 if there is only one.
 
     Parameters
     ----------
@@ -95,39 +97,39 @@ def choose_one(file: str, option: str, wanted: int | None, what: Sequence[str]) 
         ``z``, ``t`` or ``series``.
     wanted
         Its number, from 0.
-    what
-        Each of them in words, or just its number.
+    choices
+        Each choice in words, or just its number.
 
     Raises
     ------
     PlaneError
-        If there are several and none is wanted, or that one is not there.
+        If there are several and ``wanted`` is None, or it does not exist.
     """
-    if wanted is None and len(what) == 1:
+    if wanted is None and len(choices) == 1:
         return 0
-    if wanted is not None and 0 <= wanted < len(what):
+    if wanted is not None and 0 <= wanted < len(choices):
         return wanted
-    several = f"{len(what)} {NAMES[option]}s{_listed(what)}" if len(what) > 1 else f"one {NAMES[option]}"
+    several = f"{len(choices)} {NAMES[option]}s{_listed(choices)}" if len(choices) > 1 else f"one {NAMES[option]}"
     if wanted is None:
         raise PlaneError(f"{file} holds {several}; choose with --{option} N")
     raise PlaneError(f"{file} holds {several}; --{option} {wanted} is not there")
 
 
-def _listed(what: Sequence[str]) -> str:
-    """The things that there are, by their numbers."""
-    numbers = [str(number) for number in range(len(what))]
-    if list(what) == numbers:
-        return f" (0 to {len(what) - 1})"
-    if len(set(what)) == 1:
-        return f" of {what[0]} (0 to {len(what) - 1})"
-    more = ", ..." * (len(what) > MAX_LISTED)
-    return f" ({', '.join(map('{}: {}'.format, numbers[:MAX_LISTED], what))}{more})"
+def _listed(choices: Sequence[str]) -> str:
+    """The choices by number, to follow their count."""
+    numbers = [str(number) for number in range(len(choices))]
+    if list(choices) == numbers:
+        return f" (0 to {len(choices) - 1})"
+    if len(set(choices)) == 1:
+        return f" of {choices[0]} (0 to {len(choices) - 1})"
+    more = ", ..." * (len(choices) > MAX_LISTED)
+    return f" ({', '.join(map('{}: {}'.format, numbers[:MAX_LISTED], choices))}{more})"
 
 
 def choose_channels(
     file: str, wanted: tuple[int | str, ...] | None, names: Sequence[str], count: int
 ) -> tuple[int, ...] | None:
-    """The numbers of the channels that are ``wanted`` of ``count``; None if that is all of them in their order.
+    """Numbers of the ``wanted`` channels out of ``count``; None for all of them in their order.
 
     Parameters
     ----------
@@ -136,14 +138,14 @@ def choose_channels(
     wanted
         Numbers or names; None: all.
     names
-        Of the channels, or nothing.
+        Names of the channels, or nothing if they have none.
     count
         How many channels there are.
 
     Raises
     ------
     PlaneError
-        If one is not there, or its name is that of several.
+        If one does not exist or is listed twice, or a name is that of several.
     """
     if wanted is None:
         return None

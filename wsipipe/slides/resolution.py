@@ -1,15 +1,15 @@
-"""Micrometres per pixel: every place of a file that says them, and which of these is taken at its word.
+"""Micrometres per pixel: what the places of a file say about them, and which of these is believed.
 
-What a scanner or OME-XML states goes before the resolution tags, which other programs fill in as well. Readings that
-can not be true are not used. Where two statements contradict each other there is no resolution; tags that contradict
-one are not used. A magnification is a hint: by convention 10 / magnification, give or take what a scanner's optics do.
-It is never used, but it is named where it contradicts, and mere tags are not used against it.
+What a scanner or OME-XML states takes precedence over the resolution tags, which other programs fill in as well.
+Readings that cannot be true are not used. Where two statements contradict each other there is no resolution; tags that
+contradict a statement are not used. A magnification is a hint: by convention it stands for 10 / magnification, give or
+take a scanner's optics. It is never used, but it is named where it contradicts, and tags alone are not used against it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 LENGTH_UNITS: Mapping[str, float] = {
@@ -38,56 +38,55 @@ STATED, TAGS, HINT = "stated", "tags", "magnification"
 """Kinds of a `Reading`, the most trusted first."""
 ANISOTROPY = 0.05
 """x and y may differ by this share of the larger one; pixels that are further from square are not used."""
-
 DISAGREEMENT = 0.05
 """Two readings that differ by more than this share of the larger one contradict each other."""
 NOMINAL = 1.5
-"""A magnification contradicts a reading that is so many times what it stands for; objectives differ by two."""
+"""A magnification contradicts a reading that differs from it by more than this factor; objectives differ by two."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one place of a file says of the size of its pixels."""
+    """The size of a pixel according to one place of a file."""
 
     source: str
     """Where it was read."""
     y: float
-    """Micrometres per pixel from row to row; of a magnification those that it stands for."""
+    """Micrometres per pixel from row to row; for a magnification, those it stands for."""
     x: float
-    """From column to column."""
+    """Micrometres per pixel from column to column."""
     kind: str = STATED
     """``stated`` by a scanner or in OME's words, ``tags`` of the file format, or a ``magnification``."""
 
     @property
     def mpp(self) -> float:
-        """The mean of both."""
+        """Mean of `y` and `x`."""
         return (self.y + self.x) / 2
-
-
-Statements = Iterator[Reading | str]
-"""What one kind of place says, and why it does not say anything."""
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """Micrometres per pixel of level 0, and what there is to say about them."""
+    """Micrometres per pixel of level 0, and where they are from."""
 
     mpp: float | None
+    """None if they are not known."""
     source: str
     """Where it was read, or why there is none."""
     warnings: tuple[str, ...] = ()
-    """What was found and not used, or is doubtful."""
+    """Readings that are not used, or are doubtful, and why."""
     readings: tuple[Reading, ...] = ()
-    """All that was found."""
+    """All that were found, used or not."""
 
 
 def checked(y: float, x: float, source: str) -> Resolution:
-    """What follows from the statement of ``source`` alone that pixels are ``y`` by ``x`` µm."""
+    """The resolution if ``source`` alone states that pixels are ``y`` by ``x`` µm."""
     return weighed([Reading(source, y, x)])
 
 
 def weighed(found: Sequence[Reading | str]) -> Resolution:
-    """What follows from all that was ``found``, of equals the most trusted first."""
+    """The resolution that follows from all readings that were ``found``.
+
+    Among equals the most trusted comes first; a text says why a place of the file gives no reading.
+    """
     readings = tuple(one for one in found if isinstance(one, Reading))
     sizes = [one for one in readings if one.kind != HINT]
     hints = [one for one in readings if one.kind == HINT and not _problem(one)]
@@ -110,7 +109,7 @@ def weighed(found: Sequence[Reading | str]) -> Resolution:
 
 
 def _problem(one: Reading) -> str:
-    """Why ``one`` can not be true of a slide, or nothing."""
+    """Why ``one`` cannot be true of a slide, or nothing."""
     y, x = one.y, one.x
     if not all(math.isfinite(v) and v > 0 for v in (y, x)):
         return "is not a size"
@@ -132,11 +131,3 @@ def _reason(one: Reading) -> str:
     if one.kind == HINT:
         return f"{_says(one)}, which is no measurement"
     return f"{_says(one)}, which {_problem(one)}"
-
-
-def number(text: str) -> float:
-    """The number that ``text`` is, with a point or a comma, or NaN."""
-    try:
-        return float(text.replace(",", "."))
-    except ValueError:
-        return math.nan

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     import zarr
 
 AS_IT_IS = 0.01
-"""A level whose mpp is this near to the wanted one, as a share of it, is taken as it is: averaging blurs it, by so
-little in a pattern that moves over the slide. Of a slide at 0.499 µm/px the nuclei model gives 1.5 % of the pixels
-another label if they are averaged to 0.5, where 4.9 % are nuclei; and no more if it is 5 % off."""
+"""A level whose mpp differs from the wanted one by at most this share of it is used as it is: averaging by so little
+blurs it in a pattern that moves over the slide. If a slide at 0.499 µm/px is averaged to 0.5, the nuclei model gives
+1.5 % of the pixels another label, where 4.9 % are nuclei; and no more than that if the mpp is 5 % off."""
 MAX_UPSAMPLE = 1.1
-"""No level is enlarged by more than this unless one asks for it."""
+"""No level is enlarged by more than this unless the user asks for it."""
 MAX_SIDE_PX = 2**23
 """A level with a longer side is refused: that is 2 m at 0.25 µm/px."""
 UNMENTIONED_READERS = ("tiff", "ome-zarr")
-"""The readers of before there was a choice; what they read needs no mention."""
+"""The readers from before there was a choice; `Level.reading` does not mention them."""
 
 
 @dataclass(frozen=True)
@@ -44,38 +44,38 @@ class Level:
     index: int
     """0 is the finest."""
     identity: str
-    """That of the slide; a file replaced since then is another slide."""
+    """The slide's identity; a replaced file has a different one."""
     shape: tuple[int, int]
     """(height, width) in pixels."""
     downsample: float
-    """How many pixels of level 0 one of its pixels spans, the mean of both axes."""
+    """How many pixels of level 0 each of its pixels spans, the mean of both axes."""
     mpp: float | None
     """Micrometres per pixel."""
     axes: str
     """``yx``, ``yxc`` or ``cyx``."""
     channels: int
-    """1 for grey, 3 for RGB, 4 for RGBA, or as many as there are or were chosen."""
+    """1 for grey, 3 for RGB, 4 for RGBA; else the number of channels in the file, or of those chosen."""
     dtype: str
     """``uint8`` or ``uint16``."""
     tile: tuple[int, int]
-    """(height, width) in pixels of what the file holds in one piece: a tile, strip or chunk."""
+    """(height, width) in pixels of one piece of the file: a tile, strip or chunk."""
     codec: str
-    """How the pieces are compressed, as people call it."""
+    """The common name of the pieces' compression."""
     stored_axes: str
-    """The axes of `array`: `axes`, and in OME-Zarr also z and t, and then `array` has all planes of the file."""
+    """The axes of `array`: `axes`, in OME-Zarr with z and t if the file has them; `array` then has all planes."""
     source: Source[zarr.Array[Any]]
-    """Where its pixels are; opened once per process."""
+    """Where its pixels are."""
     planes: Planes = ALL
-    """Which planes of the file it is, by number; None where there is no choice."""
+    """The planes of the file that it shows, by number; None where there is no choice."""
     shrink: float = 1.0
-    """How many pixels of the level in the file one of its pixels spans along each axis; below 1 it is enlarged."""
+    """How many pixels of the level in the file each of its pixels spans along an axis; below 1 it is enlarged."""
     shrunk_from: Level | None = None
     """The level in the file, whose pixels are averaged (`slides.pixels.averaging`); None if it is that level itself."""
 
     @property
     def reading(self) -> str:
-        """What tells its pixels from all planes as the reader of the format gives them; mostly nothing."""
-        # `parse_reading` takes it apart.
+        """The options that chose its reader and planes, ``--reader openslide --z 3``; mostly empty."""
+        # The inverse is `parse_reading`.
         return " ".join(
             filter(None, [f"--reader {self.reader}" * (self.reader not in UNMENTIONED_READERS), str(self.planes)])
         )
@@ -86,7 +86,7 @@ class Level:
         return self.shrunk_from or self
 
     def shrunk(self, shrink: float) -> Level:
-        """The level whose pixels span ``shrink`` of this one's, which is in the file, along each axis."""
+        """The level with ``shrink`` of its pixels averaged to one along each axis; it must be a level in the file."""
         height, width = self.shape
         return replace(
             self,
@@ -99,7 +99,7 @@ class Level:
 
     @property
     def name(self) -> str:
-        """As messages call it."""
+        """Its name in messages: the file's name and the number of the level."""
         return f"{Path(self.path).name} level {self.index}"
 
     @property
@@ -109,21 +109,21 @@ class Level:
         Raises
         ------
         SlideError
-            If the file is gone, can not be opened, or is not the one that it was.
+            If the file is gone, cannot be opened, or has changed since it was opened.
         """
         try:
             return LEVELS.get(self.source)
         except SlideError:
             raise
         except FileNotFoundError as err:
-            raise SlideReadError(f"{self.name} is gone: there is no {self.path} any more") from err
+            raise SlideReadError(f"{self.name} is gone: {self.path} no longer exists") from err
         except Exception as err:  # whatever zarr or the file system raises
-            raise SlideReadError(f"{self.name} can not be opened: {type(err).__name__}: {err}") from err
+            raise SlideReadError(f"{self.name} cannot be opened: {type(err).__name__}: {err}") from err
 
 
 @dataclass(frozen=True)
 class Slide:
-    """One slide file, or one OME-Zarr folder, and what it says of itself."""
+    """One slide file, or one OME-Zarr folder, and what it says about itself."""
 
     path: str
     """Absolute, or a URL."""
@@ -132,41 +132,41 @@ class Slide:
     reader: str
     """Name of the reader that opened it."""
     vendor: str
-    """Of the scanner or writer, as far as the file tells; ``generic`` otherwise."""
+    """The maker of the scanner or the writer, if the file tells; else ``generic``."""
     levels: tuple[Level, ...]
     """From fine to coarse; at least one."""
     mpp: float | None
     """Micrometres per pixel of level 0."""
     mpp_source: str
-    """Where it was read, or why there is none."""
+    """Where `mpp` was read, or why it is None."""
     identity: str
-    """sha256, in hex, of what tells this slide from another (`wsipipe.slides.identity`)."""
+    """sha256, in hex, that tells this slide from any other (`wsipipe.slides.identity`)."""
     associated: tuple[str, ...]
-    """Label, macro and thumbnail images that were found and are not used."""
+    """Label, macro and thumbnail images in the file, which are not used."""
     warnings: tuple[str, ...]
     """What is odd about it."""
     readings: tuple[Reading, ...] = ()
-    """All that it says of the size of its pixels, used or not."""
+    """All that it says about the size of its pixels, used or not."""
     why: str = ""
-    """Why that reader."""
+    """Why this reader was chosen, for `wsipipe info`."""
     channel_names: tuple[str, ...] = ()
-    """Of all channels in the file, where it names them."""
+    """Names of all channels in the file, if it has them."""
     bounds: tuple[int, int, int, int] | None = None
-    """(y, x, height, width) of what was scanned, in pixels of level 0, where the file says so; beyond is background."""
+    """(y, x, height, width) of the scanned area in pixels of level 0, if the file says so; beyond it is background."""
 
     @property
     def file(self) -> str:
-        """The file's name, as messages call it."""
+        """The file's name, for messages."""
         return Path(self.path).name
 
 
 def check_sides(name: str, shapes: Sequence[tuple[int, int]]) -> None:
-    """Refuse levels that no slide has: planning a run over them would take time and memory without bounds.
+    """Refuse levels of a size that no slide has: planning a run over them would take unbounded time and memory.
 
     Raises
     ------
     SlideFormatError
-        Naming the file and the level.
+        If a side is too long; the message names the file and the level.
     """
     for index, shape in enumerate(shapes):
         if max(shape) > MAX_SIDE_PX:
@@ -182,10 +182,11 @@ def with_mpp(slide: Slide, mpp: float, source: str = "given") -> Slide:
 
 
 def downsample_of(finest: tuple[int, int], shape: tuple[int, int]) -> float:
-    """How many pixels of a level of ``finest`` (height, width) one of a level of ``shape`` spans, by these alone.
+    """How many pixels of a level of ``finest`` (height, width) each pixel of a level of ``shape`` spans.
 
-    A whole number if both sides may be cut or filled up to whole pixels by it, as scanners and writers do: at the end
-    of an odd side of 100 001 px the ratio of the sides is off by half a pixel. Else the mean of both axes.
+    The shapes alone decide. It is a whole number if that explains both sides, cut or filled up to whole pixels as
+    scanners and writers do: the ratio of the sides is off by half a pixel at the end of an odd side of 100 001 px. Else
+    it is the mean of both axes.
     """
     ratio = (finest[0] / shape[0] + finest[1] / shape[1]) / 2
     whole = round(ratio)
@@ -194,10 +195,10 @@ def downsample_of(finest: tuple[int, int], shape: tuple[int, int]) -> float:
 
 
 def choose_level(slide: Slide, mpp: float | None, max_upsample: float = MAX_UPSAMPLE) -> Level:
-    """The level at ``mpp``: that which has to be shrunk or enlarged least, brought to it; level 0 where it is None.
+    """The level that has to be shrunk or enlarged least, brought to ``mpp``; level 0 if ``mpp`` is None.
 
-    One within 1 % of ``mpp`` is taken as it is. None is enlarged by more than ``max_upsample``, nor by more than 1.1
-    where there is a finer one to shrink: that shows more.
+    A level within 1 % of ``mpp`` is used as it is. No level is enlarged by more than ``max_upsample``, nor by more than
+    1.1 if a finer one can be shrunk instead, which shows more.
 
     Raises
     ------
@@ -218,17 +219,18 @@ def choose_level(slide: Slide, mpp: float | None, max_upsample: float = MAX_UPSA
         numbers = ", ".join(f"level {level.index}: {level.mpp:.4g}" for _, level in known)
         raise ResolutionError(
             f"{slide.file} is coarser than {mpp:.4g} micrometres per pixel ({numbers}): level {level.index} would have "
-            f"to be enlarged {1 / shrink:.4g} times, allowed is {max_upsample:g}; use a model trained at what the "
-            f"slide has, correct level 0 with --mpp if it is wrong, or allow it with --max-upsample"
+            f"to be enlarged {1 / shrink:.4g} times, more than the allowed {max_upsample:g}; use a model trained at a "
+            f"resolution that the slide has, correct that of level 0 with --mpp if it is wrong, or allow it with "
+            f"--max-upsample"
         )
     return level if _as_it_is(shrink) else replace(level.shrunk(shrink), mpp=mpp)
 
 
 def _as_it_is(shrink: float) -> bool:
-    """Whether a level that would have to be shrunk by ``shrink`` is taken as it is."""
+    """Whether a level that would have to be shrunk by ``shrink`` is used as it is."""
     return abs(1 / shrink - 1) <= AS_IT_IS
 
 
 def _allowed(shrink: float, max_upsample: float) -> bool:
-    """Whether a level may be used that has to be shrunk by ``shrink``, or enlarged if that is below 1."""
+    """Whether a level may be shrunk by ``shrink``, or enlarged if that is below 1."""
     return 1 / shrink <= max_upsample or _as_it_is(shrink)

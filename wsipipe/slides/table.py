@@ -1,4 +1,4 @@
-"""What a user says of slides, a row of a CSV file each: it goes before what the slides say themselves.
+"""What a user says about single slides, one row of a CSV file each; it overrides what the slides say themselves.
 
 ::
 
@@ -24,16 +24,16 @@ from wsipipe.urls import is_url
 
 @dataclass(frozen=True)
 class SlideRow:
-    """What is said of one slide: the columns that a table may have. What is None the slide says itself."""
+    """The row of one slide; its fields are the columns that a table may have. None leaves it to the slide."""
 
     slide: str
-    """The file's name, wherever it is, or its path, from the table's folder on, or its URL."""
+    """The file's name, wherever it is; or its path, relative to the table's folder; or its URL."""
     mpp: float | None = None
     """Micrometres per pixel of level 0."""
     reader: str | None = None
-    """Name of the reader to take."""
+    """Name of the reader to use."""
     channels: tuple[int | str, ...] | None = None
-    """By number from 0 or by name, in this order."""
+    """Channels in the order wanted, by number from 0 or by name."""
     z: int | None = None
     """Focal plane, from 0."""
     t: int | None = None
@@ -42,7 +42,7 @@ class SlideRow:
     """Image, from 0."""
 
     def planes(self, otherwise: Planes) -> Planes:
-        """Which planes it says, and ``otherwise`` those."""
+        """The planes that it chooses, with those of ``otherwise`` where it chooses none."""
         said = {field.name: getattr(self, field.name) for field in fields(Planes)}
         return replace(otherwise, **{name: value for name, value in said.items() if value is not None})
 
@@ -52,25 +52,25 @@ class SlidesTable:
     """The rows of a table."""
 
     name: str
-    """Of its file."""
+    """Name of the table's file."""
     paths: Mapping[str, SlideRow]
-    """The rows by the slide's path, absolute, or its URL."""
+    """Rows by the absolute path, or the URL, of the slide."""
     names: Mapping[str, SlideRow]
-    """Those that have no more than a name, by that."""
+    """Rows that give just the name of a file, by this name."""
 
     def row(self, slide: Named) -> SlideRow:
-        """What is said of the file ``slide``: by its path or URL, else by its name, else nothing."""
+        """The row of ``slide``, by its path or URL, else by its name, else an empty one."""
         here = absolute(slide)
         return self.paths.get(str(here)) or self.names.get(here.name) or SlideRow(str(here))
 
 
 def read_slides_table(path: Path) -> SlidesTable:
-    """The table at ``path``.
+    """Read the table at ``path``.
 
     Raises
     ------
     UsageError
-        If it can not be read, has columns that are not known, or makes no sense.
+        If it cannot be read, has unknown columns or invalid values, or two rows for one slide.
     """
     beside = tuple(field.name for field in fields(SlideRow) if field.name != "slide")
     rows: dict[str, SlideRow] = {}
@@ -84,7 +84,7 @@ def read_slides_table(path: Path) -> SlidesTable:
         )
         named(row.reader)
         if row.slide in rows:
-            raise UsageError(f"{where} names {row.slide}, as one before does; leave one of them")
+            raise UsageError(f"{where} names {row.slide}, as an earlier line does; remove one of the two")
         rows[row.slide] = row
     return SlidesTable(
         name=path.name,
@@ -96,8 +96,8 @@ def read_slides_table(path: Path) -> SlidesTable:
 
 
 def _number(cells: Mapping[str, str], column: str, where: str) -> int | None:
-    """The whole number in ``column`` of a row, or None where there is nothing."""
+    """The whole number in ``column`` of a row, or None if it is empty."""
     text = cells.get(column) or None
     if text is not None and not text.isdecimal():
-        raise UsageError(f"{where}: {column} {text!r} is no whole number from 0")
+        raise UsageError(f"{where}: {column} must be a whole number from 0, not {text!r}")
     return None if text is None else int(text)

@@ -46,7 +46,7 @@ def level(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
 
 
 def brute(image: np.ndarray, shrink: float) -> np.ndarray:
-    """Each pixel the integral over its rectangle, cut at the end of the image, over its area; float64."""
+    """The integral over each pixel's rectangle, cut at the end of the image, divided by its area; float64."""
     height, width = (math.ceil(n / shrink - 1e-6) for n in image.shape[:2])
     made = np.empty((height, width, image.shape[2]))
     for i in range(height):

@@ -1,4 +1,4 @@
-"""Tiles that the block beside needs too are decoded once, and no more are held than fit."""
+"""Tiles that a neighbouring block needs too are decoded once, and no more are held than fit."""
 
 from __future__ import annotations
 

@@ -102,17 +102,19 @@ def test_truncated_file_of_a_series_is_an_error(folder: Path) -> None:
 def test_series_that_lost_a_file_is_not_what_it_was(folder: Path) -> None:
     slide = open_slide(folder)
     (folder / "level-2-frames-0-4.dcm").unlink()
-    with pytest.raises(SlideReadError, match="case-17 is not what it was"):
+    with pytest.raises(SlideReadError, match="case-17 has changed since it was opened"):
         _ = slide.levels[0].array
 
 
 def test_without_wsidicom_the_error_says_how_to_get_it(folder: Path) -> None:
     code = (
         "import sys; sys.modules['wsidicom'] = sys.modules['openslide'] = None;"
-        "from wsipipe.slides.slide import open_slide; open_slide(sys.argv[1])"
+        "from wsipipe.slides.open import open_slide; open_slide(sys.argv[1])"
     )
     said = subprocess.run([sys.executable, "-c", code, str(folder)], check=False, capture_output=True, text=True).stderr
-    assert said.splitlines()[-1].endswith("is DICOM, and what reads it is missing; pip install 'wsipipe[dicom]'")
+    assert said.splitlines()[-1].endswith(
+        "is DICOM and needs wsidicom, which is not installed; pip install 'wsipipe[dicom]'"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")

@@ -80,7 +80,7 @@ def edited(path: Path, change: dict[str, Any]) -> Path:
         ({"datasets": []}, "list no datasets"),
         ({"datasets": [{"path": "nowhere"}]}, "half-written: there is no array nowhere"),
         ({"datasets": [{"path": "../b.zarr"}]}, "is outside its folder"),
-        ({"datasets": [{"path": "1"}, {"path": "0"}]}, "do not become smaller"),
+        ({"datasets": [{"path": "1"}, {"path": "0"}]}, "do not decrease in size"),
         ({"datasets": None}, "do not follow the OME-Zarr specification"),
     ],
 )
@@ -164,7 +164,7 @@ def test_truncated_shard_is_an_error_and_a_whole_one_reads_as_written(tmp_path: 
     shard = path / "0" / "c" / "0" / "1"
     shard.write_bytes(shard.read_bytes()[:-30])
     for box in (Box(0, 128, 128, 256), Box(0, 10, 130, 140)):
-        with pytest.raises(SlideReadError, match=r"a.zarr level 0 can not be read"):
+        with pytest.raises(SlideReadError, match=r"a.zarr level 0 cannot be read"):
             read_box(level, box)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageOps
-from wsipipe.slides.readers.registry.tiff import store as tiffstore
 
 from tests.real_data import data, needs_data
 from tests.slides.made import APERIO, patch, picture, pyramid, set_tag, tile_at
@@ -18,6 +17,7 @@ from wsipipe.geometry.grid import Box
 from wsipipe.slides.byte_source import OpenFile
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
+from wsipipe.slides.readers.tiff import store as tiff_store
 from wsipipe.slides.slide import Level
 
 
@@ -252,7 +252,7 @@ def test_real_slide_of_orientation_6_is_upright_at_every_level() -> None:
 
 
 def sparse(path: Path, **options: Any) -> np.ndarray:
-    """An image of 6 tiles, of which the second has no data; the image, with that of it as 0."""
+    """Write an image of 6 tiles, the second of them without data; return the image with that tile as 0."""
     image = picture((128, 192, 3) if options.get("photometric") != "palette" else (128, 192))
     pyramid(path, image, levels=1, compression="zlib", **options)
     with tifffile.TiffFile(path) as tiff:
@@ -305,7 +305,7 @@ def test_transparency_mask_is_named_and_not_used(tmp_path: Path) -> None:
         tiff.write(np.ones((400, 600), bool), subfiletype=4, tile=(64, 64), metadata=None)
     slide = open_slide(tmp_path / "a.tif")
     assert slide.associated == ("mask 400 x 600 px",)
-    assert slide.warnings == ("a transparency mask is in the file, and nothing is masked by it",)
+    assert slide.warnings == ("the file has a transparency mask, which is not used",)
 
 
 PHILIPS = """<DataObject ObjectType="DPUfsImport"><Attribute Name="DICOM_PIXEL_SPACING">"0.00025" "0.00025"</Attribute>
@@ -317,7 +317,7 @@ PHILIPS_LEVEL = """<DataObject ObjectType="PixelDataRepresentation">
 
 
 def test_philips_levels_are_as_its_description_says_as_in_openslide(tmp_path: Path) -> None:
-    """Each level is filled up to whole tiles, so that shapes tell wrong downsamples."""
+    """Each level is filled up to whole tiles, so that its shape gives a wrong downsample."""
     path = tmp_path / "a.tiff"
     xml = PHILIPS.format("".join(PHILIPS_LEVEL.format(0.00025 * 2**i) for i in range(3)))
     image = picture((512, 768, 3))
@@ -459,7 +459,7 @@ def test_uncompressed_strips_are_read_by_rows_and_columns(
     one_by_one: bool,
 ) -> None:
     if one_by_one:
-        monkeypatch.setattr(tiffstore, "NARROW", 0)
+        monkeypatch.setattr(tiff_store, "NARROW", 0)
     image = picture(shape, dtype) ^ np.array(18, dtype)  # so that the two bytes of a pixel differ
     photometric = "rgb" if len(shape) == 3 else "minisblack"
     tifffile.imwrite(
@@ -485,7 +485,7 @@ def test_uncompressed_strips_are_read_by_rows_and_columns(
 
 
 def test_a_single_uncompressed_strip_of_gigabytes_is_read(tmp_path: Path) -> None:
-    """As ImageJ writes them: what is wanted of it is read, whatever its size."""
+    """As ImageJ writes them: only the wanted part is read, whatever the size of the strip."""
     path, side = tmp_path / "a.tif", 40_000
     tifffile.imwrite(path, picture((64, 64)), rowsperstrip=64, metadata=None)
     offset, _ = tile_at(path, 0)

@@ -1,11 +1,11 @@
 """A level brought to another resolution: each pixel is the mean of the area that it covers.
 
-Pixel i of an axis covers ``shrink`` pixels of the stored one, from ``i * shrink`` on, the last of them cut at its end::
+Pixel i of an axis covers ``shrink`` pixels of the stored one, from ``i * shrink`` on; the last is cut at its end::
 
     stored  | 0 | 1 | 2 | 3 | 4 | 5 | 6 |
     pixel   |    0    |    1    |   2   |          shrink = 2.5: 0 is (2 [0] + 2 [1] + [2]) / 5
 
-Weights follow from i alone, and each pixel is added up in one order whatever is read with it, so that a pixel is the
+Weights depend on i alone, and each pixel is summed in the same order whatever is read with it, so that a pixel is the
 same, to the last bit, in every box that holds it. Rows are averaged first, then columns.
 """
 
@@ -25,11 +25,11 @@ from wsipipe.geometry.scale import stored_side
 Float32s = npt.NDArray[np.float32]
 
 ROWS = 8
-"""So many are averaged at once: of 4096 px, with what they are made of, they fit into the cache."""
+"""Rows averaged at once: of 4096 px, with the stored rows they are made of, they fit into the cache."""
 FEW = 0.1
-"""A tap that no more of the columns need than this share is added to those alone: 4.1 to 3.7 ns a pixel at 2.0145."""
+"""A tap that at most this share of the columns need is added to those alone: 3.7, not 4.1 ns a pixel at 2.0145."""
 STRIP_BYTES = 2**20
-"""What is read at once of a file whose tiles or strips are small."""
+"""Bytes read at once of a file whose tiles or strips are small."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,18 @@ class Means:
     """Some pixels of an axis, in order, as weighted means of pixels of the stored axis."""
 
     first: Indices
-    """(pixels,): the first stored pixel that each covers."""
+    """The first stored pixel that each covers, (pixels,), int64."""
     weights: Float32s
-    """(pixels, taps): the share of each of the stored pixels from there on; their sum is 1."""
+    """The share of each of the stored pixels from there on, (pixels, taps), float32; the sum of a row is 1."""
 
     @property
     def stored(self) -> tuple[int, int]:
-        """The stored pixels, from the first to behind the last, that they are made of."""
+        """The stored pixels that they are made of: the first, and the one behind the last."""
         return int(self.first[0]), int(self.stops[-1])
 
     @property
     def stops(self) -> Indices:
-        """(pixels,): the stored pixel behind the last that each covers."""
+        """The stored pixel behind the last that each covers, (pixels,), int64."""
         taps = self.weights.shape[1]
         last: Indices = taps - np.argmax(self.weights[:, ::-1] > 0, axis=1)
         return self.first + last
@@ -66,7 +66,7 @@ def taps(shrink: float) -> int:
 
 
 def means(start: int, stop: int, shrink: float, side: int) -> Means:
-    """Pixels ``start`` to ``stop`` of an axis of which each covers ``shrink`` of the stored axis's ``side``."""
+    """Pixels ``start`` to ``stop`` of an axis, each covering ``shrink`` of the ``side`` pixels of the stored axis."""
     low = np.arange(start, stop, dtype=np.float64) * shrink
     high = np.minimum(np.arange(start + 1, stop + 1, dtype=np.float64) * shrink, side)
     first = low.astype(np.int64)
@@ -87,7 +87,7 @@ def strips(start: int, stop: int, rows: int) -> Iterator[tuple[int, int]]:
 
 
 class Averaging:
-    """Averages strips of stored rows that hold the columns ``cols``, with memory that it keeps from one to the next."""
+    """Averages strips of stored rows into the columns ``cols``, in memory that it reuses from strip to strip."""
 
     def __init__(self, cols: Means, channels: int, shrink: float) -> None:
         start, stop = cols.stored
@@ -95,7 +95,8 @@ class Averaging:
         channel = np.arange(channels)
         first = (cols.first - start)[:, None] * channels + channel
         self._every: list[tuple[Indices, Float32s]] = []
-        self._few: list[tuple[Indices, Indices, Float32s]] = []  # the last taps: who needs one needs those before it
+        # The last taps: a column that needs one of them needs those before it.
+        self._few: list[tuple[Indices, Indices, Float32s]] = []
         for k, weights in enumerate(np.repeat(cols.weights, channels, axis=0).T.copy()):
             at = np.minimum(first + k * channels, self._stored - channels + channel).ravel()
             some = np.flatnonzero(weights)
@@ -109,22 +110,22 @@ class Averaging:
 
     @staticmethod
     def held_bytes(width: int, channels: int, shrink: float) -> int:
-        """What one of ``width`` columns holds."""
+        """Bytes that an object for ``width`` columns holds."""
         stored, made = stored_side(width, shrink) * channels, width * channels
         floats = (math.ceil(ROWS * shrink) + taps(shrink) + ROWS + 1) * stored + 2 * ROWS * made
-        return 4 * floats + 2 * (8 + 4) * taps(shrink) * made  # places and weights, once more while they are made
+        return 4 * floats + 2 * (8 + 4) * taps(shrink) * made  # places and weights, twice while they are made
 
     def average(self, strip: Pixels, rows: Means, into: Pixels) -> None:
-        """The pixels of ``rows``, whose ``first`` counts from the first row of ``strip``, ``into`` their place.
+        """Average the pixels of ``rows``, whose ``first`` counts from the first row of ``strip``, ``into`` their place.
 
         Parameters
         ----------
         strip
-            Stored pixels, (y, x, channels), of all columns that are needed.
+            Stored pixels of all columns that are needed, (y, x, channels), uint8 or uint16.
         rows
-            Those to make.
+            The rows to make.
         into
-            (rows, columns, channels), of the same dtype; halves are rounded to even.
+            The pixels, (rows, columns, channels), of the same dtype; halves are rounded to even.
         """
         flat = strip.reshape(len(strip), self._stored)
         for y in range(0, len(rows), ROWS):
@@ -133,18 +134,18 @@ class Averaging:
             into[y : y + ROWS] = np.rint(made, out=made).reshape(into[y : y + ROWS].shape)
 
     def _over_rows(self, flat: Pixels, rows: Means) -> Float32s:
-        """(rows, values) of stored columns."""
+        """The means over rows of stored columns, (rows, values), float32."""
         start, stop = rows.stored
         source = self._source[: stop - start]
         source[...] = flat[start:stop]
         for out, first, weights in zip(self._rows, rows.first - start, rows.weights, strict=False):
             np.multiply(source[first], weights[0], out=out)
-            for k in np.flatnonzero(weights[1:]) + 1:  # what weighs nothing changes no bit
+            for k in np.flatnonzero(weights[1:]) + 1:  # a weight of 0 changes no bit
                 np.add(out, np.multiply(source[first + k], weights[k], out=self._row), out=out)
         return self._rows[: len(rows)]
 
     def _over_columns(self, rows: Float32s) -> Float32s:
-        """(rows, values) of the columns that are made."""
+        """The means of ``rows`` over columns, (rows, values), float32."""
 
         def weighted(at: Indices, weights: Float32s, out: Float32s) -> Float32s:
             return np.multiply(np.take(rows, at, axis=1, out=out, mode="clip"), weights, out=out)

@@ -4,7 +4,7 @@ Levels have pyramids of their own, so each plane is made from the level that fit
 
     level that is segmented     |0    |1    |2    |3    |4    |5    |     H rows of pixels
     plane                       |0             |1             |           h rows: i is of [i, i + 1) * H / h
-    a level of the slide        |0        |1        |2        |           the mean over just that stretch, shares too
+    a level of the slide        |0        |1        |2        |           the mean over just that stretch, fractions too
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import Level, Slide
 
 BAND_BYTES = 2**20
-"""What is read of it at once, unless a row of tiles is more."""
+"""Bytes of a level that are read at once, unless a tile has more."""
 
 Plane = npt.NDArray[np.float32]
+"""(y, x, channels)."""
 RgbImage = npt.NDArray[np.uint8]
+"""(y, x, 3)."""
 
 
 def choose_source(
@@ -31,13 +33,13 @@ def choose_source(
 ) -> tuple[Level, tuple[float, float]]:
     """The level to make a plane of ``shape`` from, and how many of its (rows, columns) level ``segmented`` spans.
 
-    The coarsest that has the pixels, or the finest below that; of those that lie over the finest level as a pyramid
-    does, and have no more than ``most_bytes``. Level ``segmented`` always lies over itself.
+    The coarsest level that has enough pixels, else the finest. Only levels of at most ``most_bytes`` count, and only
+    those that lie over the finest level as in a pyramid; level ``segmented`` always does.
 
     Raises
     ------
     SlideFormatError
-        If there is none.
+        If no level counts.
     """
     filled = slide.vendor == "philips"
     whole = span(slide.levels[segmented], slide.levels[0], filled=filled)
@@ -56,7 +58,7 @@ def choose_source(
         level = slide.levels[-1]
         raise SlideFormatError(
             f"its coarsest level has {level.shape[0]:,} x {level.shape[1]:,} px of {level.channels} x {level.dtype}; "
-            f"{most_bytes / 2**20:.0f} MiB of a level that lies over the finest are read at most"
+            f"wsipipe reads up to {most_bytes / 2**20:.0f} MiB, of a level that lies over the finest"
         )
     enough = [pair for pair in found if all(n >= wanted for n, wanted in zip(pair[1], shape, strict=True))]
     return enough[-1] if enough else found[0]
@@ -71,8 +73,8 @@ def _readable(level: Level, most_bytes: float) -> bool:
 def span(level: Level, finest: Level, *, filled: bool) -> tuple[float, float] | None:
     """How many (rows, columns) of ``finest`` one of ``level`` spans; None if that does not follow from their shapes.
 
-    Of a pyramid both sides follow from one downsample, give or take a pixel. Philips' scanners have levels of powers of
-    two, each ``filled`` up to whole tiles: at the right and at the bottom there is more than a slide.
+    In a pyramid both sides follow from one downsample, give or take a pixel. Philips' scanners write levels at powers
+    of two, each ``filled`` up to whole tiles: they reach beyond the slide at the right and at the bottom.
     """
     for downsample in (2**n for n in range(16 * filled)):
         tiles = (ceil(n / downsample / t) for n, t in zip(finest.shape, level.tile, strict=True))
@@ -88,10 +90,10 @@ def span(level: Level, finest: Level, *, filled: bool) -> tuple[float, float] | 
 def averaged_plane(
     level: Level, extent: tuple[float, float], shape: tuple[int, int], part: range | None = None
 ) -> Plane:
-    """The first ``extent`` (rows, columns) of ``level`` at ``shape``, (y, x, channels): the means over areas.
+    """The first ``extent`` (rows, columns) of ``level`` at ``shape``: the means over areas, (y, x, channels), float32.
 
-    It is read in pieces of whole tiles, so that memory does not depend on the level. ``part`` says which rows of the
-    plane are made, all by default; but for rounding they do not depend on it.
+    The level is read in pieces of whole tiles, so that memory does not depend on its size. ``part`` says which rows of
+    the plane are made, by default all; except for rounding, their values do not depend on it.
     """
     part = range(shape[0]) if part is None else part
     tall = extent[0] / shape[0]
@@ -126,7 +128,10 @@ def _piece(level: Level, width: int) -> tuple[int, int]:
 
 
 def averaged(values: Plane, extent: float, parts: int) -> npt.NDArray[np.float64]:
-    """The means of ``values`` (n, channels) over ``parts`` equal stretches of the first ``extent`` of them."""
+    """The means of ``values`` over ``parts`` equal stretches of their first ``extent``.
+
+    ``values`` are (n, channels), float32, and the means (parts, channels), float64.
+    """
     sums = np.concatenate([np.zeros((1, values.shape[1])), values.cumsum(0, np.float64)])
     ends = np.linspace(0, extent, parts + 1)
     whole = np.minimum(ends.astype(int), len(values) - 1)

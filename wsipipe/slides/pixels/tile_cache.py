@@ -1,4 +1,4 @@
-"""Decoded tiles that stay in memory for the reads beside the one that decoded them."""
+"""Decoded tiles that stay in memory for neighbouring reads."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ Tile = npt.NDArray[Any] | None
 
 @dataclass(frozen=True)
 class Keep:
-    """Which decoded tiles stay in memory: those that the reads to the left and right need too, the latest that fit.
+    """Which decoded tiles stay in memory: the latest that the reads to the left and right need too, as many as fit.
 
-    Of two neighbours that are read at once either may come first to what they share.
+    Of two neighbours that are read at once, either may be the first to need a tile that they share.
     """
 
     overlap_px: int
     """How far those reads reach into this one."""
     most_bytes: int
-    """What all of them may take."""
+    """Limit of all kept tiles together."""
 
 
 NONE_KEPT = Keep(0, 0)
+"""No tile is kept."""
 
 
 class KeptTiles:
@@ -40,18 +41,18 @@ class KeptTiles:
         self._bytes = 0
 
     def get(self, key: Hashable, decode: Callable[[], Tile], *, size: int, most: int) -> Tile:
-        """Tile ``key``: one that was kept, or what ``decode`` gives.
+        """Tile ``key``, (...) in the dtype of its file: one that was kept, or what ``decode`` gives.
 
         Parameters
         ----------
         key
             Which tile of which file.
         decode
-            Gives the tile; what it raises comes from here, and then nothing is kept.
+            Decodes the tile; an error of it is raised here, and nothing is kept.
         size
             Bytes of the tile.
         most
-            Bytes that all kept tiles may take, this one among them, or 0: it is not needed again.
+            Bytes that all kept tiles may take, with this one; 0 if it is not needed again.
         """
         with self._lock:
             kept = self._tiles.get(key)
@@ -84,4 +85,4 @@ class KeptTiles:
 
 
 KEPT = KeptTiles()
-"""Those of this process: what one slide leaves behind goes as the next one comes."""
+"""The process-wide cache; tiles of an earlier slide are evicted by those of the next."""

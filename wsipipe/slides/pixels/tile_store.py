@@ -1,4 +1,4 @@
-"""An array that a file format decodes tile by tile, read-only: as Zarr, and by blocks put together of its tiles."""
+"""A read-only array that a file format decodes tile by tile: as Zarr, or in blocks assembled from its tiles."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "zarr.json"
 Memory = npt.NDArray[np.uint8]
-"""Bytes to read pixels into, one axis."""
+"""Bytes to read pixels into, (n,)."""
 TOGETHER_BYTES = 2**20
-"""So many of tiles side by side are decoded before they are put in their place: they stay in a core's cache."""
+"""Bytes of adjacent tiles that are decoded before they are put in their place: they stay in a core's cache."""
 TilePart = tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]
-"""A tile that meets what is read: its index, where in what is read, and where in the tile."""
-_numbers = itertools.count()
+"""A tile that overlaps what is read: its index, the overlap within what is read, and that within the tile."""
+_numbers = itertools.count()  # they tell the tiles of one store in the cache from those of another
 
 
 class Tiling(Protocol):
-    """An array as its tiles make it up."""
+    """An array made up of tiles."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Shape of the array."""
         ...
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        """Of one tile."""
+        """Shape of one tile."""
         ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the decoded pixels, in the byte order of this machine."""
+        """Type of the decoded pixels, in the byte order of this machine."""
         ...
 
     @property
     def fill(self) -> int:
-        """What a tile that the file left out reads as."""
+        """Value of the pixels of a tile that the file left out."""
         ...
 
     @property
@@ -64,16 +64,16 @@ class Tiling(Protocol):
 
 @dataclass(frozen=True)
 class Tiles:
-    """A `Tiling` that is what it says."""
+    """A `Tiling` of plain values."""
 
     shape: tuple[int, ...]
-    """Of the array."""
+    """Shape of the array."""
     chunks: tuple[int, ...]
-    """Of one tile."""
+    """Shape of one tile."""
     dtype: np.dtype[Any] = field(default_factory=partial(np.dtype, np.uint8))
-    """Of the decoded pixels, in the byte order of this machine."""
+    """Type of the decoded pixels, in the byte order of this machine."""
     fill: int = 0
-    """What a tile that the file left out reads as."""
+    """Value of the pixels of a tile that the file left out."""
 
     @property
     def tile_bytes(self) -> int:
@@ -81,7 +81,7 @@ class Tiles:
         return prod(self.chunks) * self.dtype.itemsize
 
     def within(self, chunk: tuple[int, ...]) -> tuple[slice, ...]:
-        """Where tile ``chunk`` lies in the array; less than a tile at the far borders."""
+        """Where tile ``chunk`` lies in the array, cut at its far borders."""
         return tuple(
             slice(i * side, min((i + 1) * side, size))
             for i, side, size in zip(chunk, self.chunks, self.shape, strict=True)
@@ -92,15 +92,15 @@ class TileReader(Protocol):
     """Reads a tile."""
 
     def __call__(self, chunk: tuple[int, ...], into: npt.NDArray[Any] | None = None) -> Tile:
-        """As `TileStore.read_tile`; decoded ``into`` an array of a tile's shape, which is then returned, if it can."""
+        """Like `TileStore.read_tile`, but decodes ``into`` an array of a tile's shape if it can, and returns that."""
         ...
 
 
 class TileStore(Store):
-    """A Zarr store, read-only, of one array whose tiles a file format decodes."""
+    """A read-only Zarr store of one array, whose tiles a file format decodes."""
 
     decodes_into = False
-    """Whether tiles can be decoded into memory that is given."""
+    """Whether tiles can be decoded into given memory."""
 
     def __init__(self, image: Tiling) -> None:
         super().__init__(read_only=True)
@@ -111,15 +111,18 @@ class TileStore(Store):
         return self is other
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("an open file can not be pickled; pickle the Level and open it again")
+        raise TypeError("an open file cannot be pickled; pickle the Level and open it again")
 
     def read_tile(self, chunk: tuple[int, ...], spent: Spent) -> Tile:
-        """The pixels of ``chunk``, of the full tile size, or None if the file left it out; adds its time to ``spent``.
+        """The pixels of tile ``chunk``, or None if the file left it out; adds its time to ``spent``.
+
+        They are as many as a full tile has, in the array's dtype; their shape (...) is the tile's, or one that can be
+        reshaped to it.
 
         Raises
         ------
         SlideReadError
-            If there is a tile, and it can not be read or decoded.
+            If there is a tile, and it cannot be read or decoded.
         """
         raise NotImplementedError
 
@@ -132,19 +135,19 @@ class TileStore(Store):
         across: int,
         keep: Keep = NONE_KEPT,
     ) -> npt.NDArray[Any]:
-        """``array[where]``, decoded by the calling thread; adds the time that it takes to ``spent``.
+        """``array[where]``, (...) in the array's dtype, decoded by the calling thread; adds its time to ``spent``.
 
         It is put ``into`` an array of that shape, if one is given. Tiles are kept for its neighbours along
         axis ``across`` as ``keep`` says.
 
-        zarr runs every read through the one thread of its event loop, which pastes the tiles together
-        there: with two reading threads 30 MP/s of the SVS in the tests, and 85 MP/s so. All here is done once for
-        each tile, and a tile decodes in 0.3 ms.
+        zarr runs every read through the one thread of its event loop, which pastes the tiles together there: two
+        threads read 30 MP/s of the SVS in the tests that way, and 85 MP/s this way. All code here runs once for each
+        tile, and a tile decodes in 0.3 ms.
 
         Raises
         ------
         SlideReadError
-            If a tile can not be read or decoded.
+            If a tile cannot be read or decoded.
         """
         if into is None:
             into = np.empty([part.stop - part.start for part in where], self.image.dtype)
@@ -189,8 +192,8 @@ class TileStore(Store):
     ) -> None:
         """Read a run of tiles ``together``, and put them in their place with one pass over its rows.
 
-        Rows of a single tile are short, and each begins where no cache line was fetched yet: 58 µs for a tile of
-        240 px into a block of 4096 px, and 34 µs for each of four.
+        Rows of a single tile are short, and each begins where no cache line was fetched yet: a tile of 240 px takes
+        58 µs into a block of 4096 px on its own, and 34 µs as one of four.
         """
         for pixels, (chunk, _, _) in zip(together, run, strict=True):
             tile = read_tile(chunk, pixels)
@@ -202,7 +205,7 @@ class TileStore(Store):
         here.reshape(pixels.shape)[...] = pixels  # a view: one axis is split in two
 
     def _tile_reader(self, chunks: Iterable[tuple[int, ...]], spent: Spent) -> TileReader:  # noqa: ARG002
-        """What reads a tile, after the data of ``chunks`` were fetched at once where that is quicker."""
+        """A reader of tiles, after the data of ``chunks`` were fetched together if that is quicker."""
         return lambda chunk, into=None: self.read_tile(chunk, spent)  # noqa: ARG005
 
     def metadata(self) -> bytes:
@@ -239,7 +242,7 @@ class TileStore(Store):
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
 
     async def exists(self, key: str) -> bool:
-        """Whether there is such a key; of the tiles nobody asks."""
+        """Whether ``key`` is that of the document; tiles are not asked for."""
         return key == METADATA_KEY
 
     @property
@@ -258,12 +261,12 @@ class TileStore(Store):
         return False
 
     async def set(self, key: str, value: Buffer) -> None:  # noqa: ARG002
-        """Refuse."""
-        raise PermissionError(f"slides are read only, {key} can not be written")
+        """Raise a PermissionError."""
+        raise PermissionError(f"slides are read-only, {key} cannot be written")
 
     async def delete(self, key: str) -> None:
-        """Refuse."""
-        raise PermissionError(f"slides are read only, {key} can not be deleted")
+        """Raise a PermissionError."""
+        raise PermissionError(f"slides are read-only, {key} cannot be deleted")
 
     async def list(self) -> AsyncIterator[str]:
         """The document."""
@@ -281,7 +284,7 @@ class TileStore(Store):
 
 
 def array_in(memory: Memory | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """An array of ``shape`` at the beginning of ``memory``, if that is large enough, or in new memory."""
+    """An array of ``shape`` (...) and ``dtype`` at the beginning of ``memory`` if that suffices, or in new memory."""
     count = prod(shape) * dtype.itemsize
     if memory is None or memory.size < count:
         memory = np.empty(count, np.uint8)
@@ -291,9 +294,9 @@ def array_in(memory: Memory | None, shape: tuple[int, ...], dtype: np.dtype[Any]
 def _runs(
     places: Iterable[TilePart], along: int, side: int, most: int, *, alone: Callable[[TilePart], bool]
 ) -> Iterator[list[TilePart]]:
-    """``places`` in their order, up to ``most`` together that lie side by side and are whole ``along`` an axis.
+    """``places`` in their order, up to ``most`` together that are adjacent and whole ``along`` an axis.
 
-    Those that are to be ``alone`` are.
+    Those that should be ``alone`` are.
     """
     run: list[TilePart] = []
     for place in places:
@@ -310,7 +313,7 @@ def _runs(
 
 
 def _overlaps(part: slice, side: int) -> list[tuple[int, slice, slice]]:
-    """The tiles of ``side`` px that meet ``part`` along one axis: index, where in the part, and where in the tile."""
+    """Tiles of ``side`` px that overlap ``part`` along one axis: index, overlap within the part and within the tile."""
     overlaps = []
     for index in range(part.start // side, -(-part.stop // side)):
         start, stop = max(part.start, index * side), min(part.stop, (index + 1) * side)

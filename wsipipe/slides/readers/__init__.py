@@ -1,1 +1,1 @@
-"""One room a file format, behind one protocol."""
+"""The readers of file formats, one file or folder each, behind one protocol."""

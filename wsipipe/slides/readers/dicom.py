@@ -1,7 +1,7 @@
 """DICOM whole-slide images: the files of one series, each a level, or some planes or part of one.
 
-wsidicom knows which frame is which tile; which instances are a level is worked out here by their size, for it leaves
-out those whose tiles are of another size than the finest level's, as the last ones of a pyramid are.
+wsidicom knows which frame is which tile. Which instances are a level is worked out here, by their size, because
+wsidicom leaves out levels whose tiles have another size than the finest level's, such as the last ones of a pyramid.
 
 Source: DICOM PS3.3 A.32.8, VL Whole Slide Microscopy Image IOD.
 """
@@ -39,9 +39,9 @@ CODECS = {
     "1.2.840.10008.1.2.4.90": 34712,
     "1.2.840.10008.1.2.4.91": 34712,
 }
-"""The TIFF compression that is as the transfer syntax: JPEG and JPEG 2000."""
+"""The TIFF compression that corresponds to a transfer syntax: JPEG and JPEG 2000."""
 CACHE_BYTES = 2**24
-"""What wsidicom keeps, beside the tiles that are kept here."""
+"""Size of each of wsidicom's caches, besides the tiles that are kept here."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,27 @@ class Pyramid:
     """The files of one series, open."""
 
     files: tuple[Path, ...]
+    """All of them, sorted."""
     levels: tuple[tuple[Any, ...], ...]
-    """From fine to coarse, the instances of each, all of one size."""
+    """The instances of each level, all of one size; levels from fine to coarse."""
     associated: tuple[str, ...]
+    """Kinds and sizes of the label, overview and thumbnail images."""
 
 
 class DicomReader:
-    """Opens a DICOM file with the others of its series beside it, or the folder of a series."""
+    """Opens a DICOM file together with the others of its series beside it, or the folder of a series."""
 
     name = "dicom"
     why = "it is DICOM"
 
     def recognises(self, path: Location) -> bool:
-        """Whether it is a DICOM file, or a folder that holds some; not behind a URL."""
+        """Whether ``path`` is a DICOM file, or a folder that holds some; never true for a URL."""
         if isinstance(path, Url):
             return False
         return bool(series_in(path)) if path.is_dir() else series_of(path) is not None
 
     def open(self, path: Location, planes: Planes = ALL) -> Slide:
-        """See `Reader.open`."""
+        """See `Reader.open`; raises a SlideError as it says there."""
         assert isinstance(path, Path), "it recognises no other"
         pyramid = _open(path, planes.series)
         first = pyramid.levels[0]
@@ -77,7 +79,7 @@ class DicomReader:
         samples = int(first[0].image_data.samples_per_pixel)
         if len(optical) > 1 and samples > 1:
             raise SlideFormatError(
-                f"{path.name} has {len(optical)} optical paths in colour; wsipipe reads one, or grey ones"
+                f"{path.name} has {len(optical)} optical paths in colour; wsipipe reads one such, or several in grey"
             )
         names = optical if samples == 1 else ()
         channels = choose_channels(path.name, planes.channels, names, max(samples, len(optical)))
@@ -117,11 +119,11 @@ class DicomLevel:
     planes: Planes
 
     def open(self) -> zarr.Array[Any]:
-        """See `Source.open`."""
+        """See `Source.open`; raises a SlideError as it says there."""
         path = Path(self.path)
         pyramid = _open(path, self.planes.series)
         if _identity(pyramid.files) != self.identity:
-            raise SlideReadError(f"{path.name} is not what it was when it was opened; start again")
+            raise SlideReadError(f"{path.name} has changed since it was opened; start again")
         return zarr.open_array(FrameStore(pyramid.levels[self.index], self), mode="r", zarr_format=3)
 
 
@@ -141,7 +143,13 @@ class FrameStore(TileStore):
         self.images = {path: _instance_at(instances, path, self.z).image_data for path in self.optical}
 
     def read_tile(self, chunk: tuple[int, ...], spent: Spent) -> Tile:
-        """See `TileStore.read_tile`."""
+        """See `TileStore.read_tile`: (y, x), (y, x, c) or (c, y, x), uint8 or uint16.
+
+        Raises
+        ------
+        SlideReadError
+            If the frame is damaged, or does not decode to a whole tile.
+        """
         geometry = import_module("wsidicom.geometry")
         at = dict(zip(self.level.axes, chunk, strict=True))
         wanted = self.level.planes.indices
@@ -164,18 +172,21 @@ class FrameStore(TileStore):
 
 
 def _open(path: Path, wanted: int | None) -> Pyramid:
-    """The series at ``path``, or that of it that is ``wanted``, its files open.
+    """Open the files of the series at ``path``, or of the ``wanted`` one of several.
 
     Raises
     ------
     SlideError
-        If wsidicom is not installed, does not read one of the files, or none of them is a level.
+        If wsidicom is not installed, does not read one of the files, or finds no level in them; or if there are several
+        series and none is wanted.
     """
     files = _files(path, wanted)
     try:
         config, source_of = import_module("wsidicom.config"), import_module("wsidicom.file").WsiDicomFileSource
     except ImportError as err:
-        raise SlideFormatError(f"{path.name} is DICOM, and what reads it is missing; {INSTALL_DICOM}") from err
+        raise SlideFormatError(
+            f"{path.name} is DICOM and needs wsidicom, which is not installed; {INSTALL_DICOM}"
+        ) from err
     settings = config.Settings(
         strict_tile_size_check=False, decoded_frame_cache_size=CACHE_BYTES, encoded_frame_cache_size=CACHE_BYTES
     )
@@ -186,13 +197,14 @@ def _open(path: Path, wanted: int | None) -> Pyramid:
             kinds = {kind: list(getattr(source, f"{kind}_instances")) for kind in ("label", "overview", "thumbnail")}
     except Exception as err:  # wsidicom and pydicom raise all sorts on damaged files
         raise SlideFormatError(
-            f"{path.name} is no DICOM whole-slide image, or damaged ({type(err).__name__}: {err}); {COPY_SERIES_AGAIN}"
+            f"{path.name} is not a DICOM whole-slide image, or is damaged ({type(err).__name__}: {err}); "
+            f"{COPY_SERIES_AGAIN}"
         ) from err
     read = {Path(str(file)) for file in source.files}
     lost = [file.name for file in files if file not in read]
     if lost:
         raise SlideReadError(
-            f"{path.name}: {lost[0]} of its series is not a whole-slide image, or damaged; {COPY_SERIES_AGAIN}"
+            f"{path.name}: {lost[0]} of its series is not a whole-slide image, or is damaged; {COPY_SERIES_AGAIN}"
         )
     by_size: dict[tuple[int, int], list[Any]] = {}
     for instance in instances:
@@ -203,7 +215,7 @@ def _open(path: Path, wanted: int | None) -> Pyramid:
 
 
 def _files(path: Path, wanted: int | None) -> list[Path]:
-    """The files of the series that is meant."""
+    """The files of the wanted series."""
     if not path.is_dir():
         choose_one(path.name, "series", wanted, ["0"])
         return series_in(path.parent)[series_of(path) or ""]
@@ -218,12 +230,12 @@ def _planes_of(instances: Sequence[Any]) -> tuple[list[str], list[float]]:
 
 
 def _instance_at(instances: Sequence[Any], path: str, z: float) -> Any:
-    """The one that has the plane.
+    """The instance that has the plane of optical path ``path`` at ``z`` mm.
 
     Raises
     ------
     SlideReadError
-        If there is none.
+        If no instance has it.
     """
     for instance in instances:
         if path in instance.optical_paths and z in map(float, instance.focal_planes):
@@ -237,18 +249,20 @@ def _source(path: Path, index: int, identity: str, pyramid: Pyramid, planes: Pla
     Raises
     ------
     SlideFormatError
-        If its pixels are not of a kind that wsipipe reads, or its planes not those of the finest level.
+        If its pixels are not of a kind that wsipipe reads, or its planes are not those of the finest level.
     """
     first, instances = pyramid.levels[0], pyramid.levels[index]
     instance = instances[0]
     if _planes_of(instances) != _planes_of(first):
-        raise SlideFormatError(f"{path.name}: level {index} has not the planes of level 0; {COPY_SERIES_AGAIN}")
+        raise SlideFormatError(
+            f"{path.name}: level {index} does not have the same planes as level 0; {COPY_SERIES_AGAIN}"
+        )
     samples, optical = int(instance.image_data.samples_per_pixel), len(_planes_of(first)[0])
     bits, signed = instance.dataset.bits, instance.dataset.as_dataset().get("PixelRepresentation", 0)
     if signed or bits not in (8, 16) or samples not in (1, 3):
         raise SlideFormatError(
-            f"{path.name} has {samples} samples of {bits} bit{' with a sign' * bool(signed)}; "
-            "wsipipe reads 1 or 3 of 8 or 16 bit without"
+            f"{path.name} has {samples} {'signed ' * bool(signed)}samples of {bits} bit; "
+            "wsipipe reads 1 or 3 unsigned samples of 8 or 16 bit"
         )
     return DicomLevel(
         path=str(path),
@@ -295,19 +309,19 @@ def _resolution(instance: Any) -> Resolution:
 
 
 def _identity(files: Sequence[Path]) -> str:
-    """What tells this series from another."""
+    """The identity of the series."""
     if len(files) == 1:
         return file_identity(files[0])
     return folder_identity(files[0].parent, [], [(file.name, file.stat().st_size) for file in files])
 
 
 def _probe(path: Path, pyramid: Pyramid, level: DicomLevel) -> None:
-    """Decode one tile, so that a series which can not be decoded is found before work is planned on it.
+    """Decode one tile, so that a series that cannot be decoded is found before work is planned on it.
 
     Raises
     ------
     SlideReadError
-        If it can not be decoded.
+        If it cannot be decoded.
     """
     middle: Mapping[str, int] = {
         axis: size // side // 2 for axis, size, side in zip("yx", level.shape, level.tile, strict=True)
@@ -315,4 +329,4 @@ def _probe(path: Path, pyramid: Pyramid, level: DicomLevel) -> None:
     try:
         FrameStore(pyramid.levels[0], level).read_tile(tuple(middle.get(axis, 0) for axis in level.axes), Spent())
     except Exception as err:  # whatever a codec raises
-        raise SlideReadError(f"{path.name} can not be decoded: {err}; {COPY_SERIES_AGAIN}") from err
+        raise SlideReadError(f"{path.name} cannot be decoded: {err}; {COPY_SERIES_AGAIN}") from err

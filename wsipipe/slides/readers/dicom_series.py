@@ -1,4 +1,4 @@
-"""The DICOM files of a folder, by their series; nothing but the beginnings of the files is read."""
+"""The DICOM files of a folder, by their series; only the beginnings of the files are read."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from contextlib import suppress
 from pathlib import Path
 
 DICOM_MAGIC, MAGIC_AT = b"DICM", 128
-"""What a DICOM file has after its preamble."""
+"""The mark of a DICOM file, and where it is: after the preamble."""
 HEAD_BYTES = 64 * 1024
-"""Where the header's elements of a series and its kind are found."""
+"""Bytes in which the header's SeriesInstanceUID is found."""
 SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI..|..\x00\x00)([0-9.]+)", re.DOTALL)
 """SeriesInstanceUID, with its value representation or without."""
 
 
 def series_of(path: Path) -> str | None:
-    """The SeriesInstanceUID of a DICOM file, or None if it is not one; the beginning of the file is read."""
+    """The SeriesInstanceUID of a DICOM file, empty if it is not found; None if the file is not DICOM."""
     with path.open("rb") as file:
         if file.read(MAGIC_AT + len(DICOM_MAGIC))[MAGIC_AT:] != DICOM_MAGIC:
             return None
@@ -26,7 +26,7 @@ def series_of(path: Path) -> str | None:
 def series_in(folder: Path) -> dict[str, list[Path]]:
     """The DICOM files of ``folder``, sorted, by their series in the order of the first files' names.
 
-    A file that can not be read is none of them: what it is, whoever opens it by its name will say.
+    A file that cannot be read is left out; whoever opens it by its name learns why.
     """
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):

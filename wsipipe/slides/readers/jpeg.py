@@ -1,11 +1,11 @@
 """Whether the bytes of a JPEG or JPEG 2000 tile are all there, and how many pixels an image file says it has.
 
-libjpeg decodes what it has and fills the rest with grey, with a warning that nobody hears; OpenJPEG does
-alike for zeroed data. Neither format has a checksum: a bit that flipped inside the data is found only if it
-makes a marker that can not be there.
+libjpeg decodes what it has and fills the rest with grey, with a warning that nobody hears; OpenJPEG does the same with
+zeroed data. Neither format has a checksum: a bit that flipped inside the data is found only if it makes a marker that
+cannot be there.
 
-Codecs that keep a size of their own take the memory that it asks for before anybody compares it with the tile's: 1027
-bytes of JPEG 2000 that say 16 000 x 16 000 px took 3.8 GB and 17 s.
+Codecs whose data state their own size allocate that much before anybody compares it with the tile's: 1027 bytes of
+JPEG 2000 that say 16 000 x 16 000 px took 3.8 GB and 17 s.
 
 Source: ITU-T T.81 annex B (JPEG), ISO/IEC 15444-1 annex A (JPEG 2000), ISO/IEC 15948 11.2.2 (PNG), ISO/IEC 18181-1
 annex D (JPEG XL).
@@ -28,26 +28,26 @@ JPEG_XL_CODECS = (50002, 52546)
 START_OF_SCAN = b"\xff\xda"
 START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-"""The markers of JPEG after which the size stands; the three others in between are those of tables."""
+"""The markers of JPEG that the size follows; the three left out in between are those of tables."""
 SEQUENTIAL = {0xC0, 0xC1}
-"""Those of them whose data are Huffman codes, block after block."""
+"""Markers of frames whose data are Huffman codes, block after block."""
 RESTART_INTERVAL = b"\xff\xdd"
 GREY = 128
-"""What libjpeg makes of blocks that it has no data for, in every component; and so in RGB, too."""
+"""The value that libjpeg gives blocks it has no data for, in every component, and so in RGB, too."""
 ALONE = {0x00, 0x01, *range(0xD0, 0xD9)}
-"""What may follow 0xFF in a JPEG with no length after it: a stuffed 0, TEM, restart markers, the start of image."""
+"""Bytes after 0xFF in a JPEG that no length follows: a stuffed 0, TEM, restart markers, the start of image."""
 START_OF_JPEG_XL = re.compile(rb"(?:\A|jxlc|jxlp....)\xff\x0a", re.DOTALL)
 JPEG_XL_RATIOS = ((1, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
-"""Width over height, by their number; after number 0 the width stands by itself."""
+"""Width over height, by the number of the ratio; after number 0 the width itself follows."""
 END = b"\xff\xd9"
 """End of image (JPEG) and end of codestream (JPEG 2000) are the same two bytes."""
 FOREIGN_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff\xc4\xcc\xda\xdb\xdc\xdd\xfe])", re.DOTALL)
-"""0xFF, and after it none of what may follow in or between scans: a stuffed 0, restart markers, fill bytes, tables,
-the next scan."""
+"""0xFF and a byte that may not follow it in or between scans; those that may: a stuffed 0, restart markers, fill bytes,
+tables, the next scan."""
 
 
 def what_is_missing(data: bytes, compression: int, *, headless: bool = False) -> str | None:
-    """What shows that ``data`` are not a whole tile, in words, or None.
+    """Evidence that ``data`` are not a whole tile, in words, or None.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def what_is_missing(data: bytes, compression: int, *, headless: bool = False) ->
 
 
 def _in_jpeg(data: bytes) -> str | None:
-    """As `what_is_missing`, for a JPEG from start to end marker."""
+    """Like `what_is_missing`, for a JPEG from start to end marker."""
     scan, end = data.find(START_OF_SCAN), data.rfind(END)
     if scan < 0:
         return "the JPEG data hold no scan"
@@ -76,7 +76,7 @@ def _in_jpeg(data: bytes) -> str | None:
 
 
 def _in_interval(data: bytes) -> str | None:
-    """As `what_is_missing`, for what lies between two restart markers, the second one included."""
+    """Like `what_is_missing`, for the data between two restart markers, the second one included."""
     whole = data.rstrip(b"\0")
     if len(whole) < 2 or whole[-2] != 0xFF or not 0xD0 <= whole[-1] <= 0xD9:
         return "the JPEG data do not end with a restart or end marker"
@@ -84,46 +84,46 @@ def _in_interval(data: bytes) -> str | None:
 
 
 def _foreign_marker(scan: bytes) -> str | None:
-    """The first marker in ``scan`` that can not be there."""
+    """The first marker in ``scan`` that cannot be there, in words, or None."""
     found = FOREIGN_MARKER.search(scan)
     return f"marker 0xFF{found[1][0]:02X} amid the JPEG data" if found else None
 
 
 def samples_said(data: bytes, compression: int) -> int:
-    """How many samples ``data`` say that they decode to; of PNG and JPEG XL pixels; 0 where they do not say.
+    """How many samples ``data`` say that they decode to, or pixels for PNG and JPEG XL; 0 if they do not say.
 
     Parameters
     ----------
     data
         The tile as it is in the file.
     compression
-        The value of the TIFF tag; of the other codecs most are told how much there is room for.
+        The value of the TIFF tag; most other codecs are told how much room there is.
     """
     try:
         return SAID[compression](data) if compression in SAID else 0
     except (ValueError, IndexError, StopIteration, struct.error):
-        return 0  # no such image: that is for the codec to say
+        return 0  # not such an image: the codec will say so
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands before the data of a JPEG."""
+    """The header of a JPEG."""
 
     samples: int
-    """How many it says that it decodes to; 0 where it does not say."""
+    """How many samples it says that the data decode to; 0 if it does not say."""
     plain: bool = False
-    """Whether all is in one scan of Huffman codes, of 1 or 3 components, and nothing says where it could restart:
-    after the first marker amid the data everything is `GREY`, to the last pixel."""
+    """Whether all data are one scan of Huffman codes, of 1 or 3 components, without a restart interval: after the first
+    marker amid such data everything is `GREY`, to the last pixel."""
 
 
 def frame_of(data: bytes) -> Frame:
-    """What stands before the data of a JPEG: mostly the same for all tiles of a slide."""
+    """The header of a JPEG, which is mostly the same for all tiles of a slide."""
     return _frame(data[: data.find(START_OF_SCAN) + 5])
 
 
 @lru_cache(maxsize=256)
 def _frame(header: bytes) -> Frame:
-    """As `frame_of`, of all up to the number of components of the first scan."""
+    """Like `frame_of`, for the bytes up to the number of components of the first scan."""
     samples, components, sequential = 0, 0, False
     try:
         for marker, at in _segments(header):
@@ -141,7 +141,7 @@ def _frame(header: bytes) -> Frame:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """The markers of a JPEG after which a length stands, and where they are; the first scan's is the last."""
+    """The markers of a JPEG that a length follows, and where they are; the first scan's is the last."""
     at = data.index(b"\xff")
     while (marker := data[at + 1]) != END[1]:
         if marker == 0xFF:
@@ -201,4 +201,4 @@ SAID: Mapping[int, Callable[[bytes], int]] = {
     **dict.fromkeys(PNG_CODECS, _by_png),
     **dict.fromkeys(JPEG_XL_CODECS, _by_jpeg_xl),
 }
-"""What reads the number of samples, by the value of the TIFF tag."""
+"""Functions that read the number of samples, by the value of the TIFF tag."""

@@ -1,11 +1,12 @@
 """What OpenSlide reads: MIRAX, Hamamatsu VMS and VMU, Sakura SVSLIDE, Trestle, Ventana BIF, Zeiss CZI and more.
 
-OpenSlide gives RGBA; what is partly or wholly transparent, as where nothing was scanned, lies over the slide's
-background colour, or over white. It places regions in pixels of level 0, so that a level whose downsample is no whole
-number has most of its pixels between those, and blends them: here each region begins where the two fall together.
+OpenSlide gives RGBA; pixels that are partly or wholly transparent, as where nothing was scanned, are laid over the
+slide's background colour, or over white. OpenSlide places regions in pixels of level 0. If a level's downsample is not
+a whole number, most of its pixels begin between those, and OpenSlide blends them; so each region begins here where a
+pixel of the level and one of level 0 begin together.
 
-An OpenSlide handle that failed once repeats its error for ever. So a region that fails is tried once more with
-a new handle, for it may be the error of another thread, and that handle takes the place of the old one.
+An OpenSlide handle that failed once repeats its error forever. So a region that fails is tried once more with a new
+handle, because the error may be another thread's, and the new handle replaces the old one.
 
 Source: https://openslide.org/api/openslide_8h.html
 """
@@ -36,27 +37,27 @@ from wsipipe.slides.resolution import Resolution, checked
 from wsipipe.slides.slide import Level, Slide, check_sides
 
 OPENSLIDE_SUFFIXES = (".mrxs", ".vms", ".vmu", ".svslide", ".czi")
-"""What only OpenSlide reads, in lower case."""
+"""Suffixes of files that only OpenSlide reads, in lower case."""
 INSTALL_OPENSLIDE = "pip install 'wsipipe[openslide]'"
 WHITE = "FFFFFF"
 MIN_TILE_PX, MAX_TILE_PX = 256, 2048
 """Smaller tiles are read several at once, larger ones in parts."""
 MAX_LEAD_PX = 2048
-"""The most pixels that are read before those that are wanted; levels that need more are left out."""
+"""Most pixels along an axis that are read before those that are wanted; levels that need more are left out."""
 MAX_TILE_PX_IN_FILE = 2**28
-"""A larger tile is refused: OpenSlide takes 4 bytes a pixel for it, and ends the process where it can not have them."""
+"""A larger tile is refused: OpenSlide takes 4 bytes a pixel for it, and ends the process if it cannot have them."""
 EXACT_PX = 2**-10
 """Closer than this is the same place: cairo blends in steps of 1/128 px."""
 
 
 class OpenSlideReader:
-    """Opens what OpenSlide does."""
+    """Opens slides through OpenSlide."""
 
     name = "openslide"
     why = "OpenSlide knows it"
 
     def recognises(self, path: Location) -> bool:
-        """Whether OpenSlide is installed and knows the format of the file, which is not behind a URL."""
+        """Whether OpenSlide is installed and knows the format of the file; never true for a URL."""
         try:
             return isinstance(path, Path) and path.is_file() and _library().OpenSlide.detect_format(path) is not None
         except ImportError:
@@ -91,7 +92,7 @@ class OpenSlideReader:
         left_out = [number for number in range(slide.level_count) if number not in exact]
         warnings = [
             f"level {number} is left out: at its downsample of {slide.level_downsamples[number]:.6g} OpenSlide "
-            "blends pixels where it should give them as they are"
+            "blends pixels instead of giving them as they are"
             for number in left_out
         ]
         _probe(path, handle, levels[0], _bounds(properties))
@@ -128,10 +129,10 @@ class OpenSlideLevel:
         return 3 if self.planes.channels is None else len(self.planes.channels)
 
     def open(self) -> zarr.Array[Any]:
-        """See `Source.open`."""
+        """See `Source.open`; raises a SlideError as it says there."""
         path = Path(self.path)
         if openslide_identity(path) != self.identity:
-            raise SlideReadError(f"{path.name} is not the file that it was when it was opened; start again")
+            raise SlideReadError(f"{path.name} has changed since it was opened; start again")
         handle = Handle(path)
         number = _exact_levels(handle.slide)[self.index]
         return zarr.open_array(RegionStore(handle, number, self), mode="r", zarr_format=3)
@@ -159,7 +160,7 @@ def _level(source: OpenSlideLevel, vendor: str, mpp: float | None) -> Level:
 
 
 class Handle:
-    """An open slide, shared by threads, that a new one takes the place of when it failed."""
+    """An open slide, shared by threads; one that failed is replaced by a new one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -173,7 +174,7 @@ class Handle:
         Raises
         ------
         SlideReadError
-            If OpenSlide can not read it.
+            If OpenSlide cannot read it.
         """
         place = (at[::-1], level, shape[::-1])
         failed = self.slide
@@ -193,23 +194,23 @@ class Handle:
         return over(rgba, self.background)
 
     def _open(self) -> Any:
-        """A new handle.
+        """Open a new handle.
 
         Raises
         ------
         SlideFormatError
-            If OpenSlide is not installed, does not know the file, or can not open it.
+            If OpenSlide is not installed, does not know the file, or cannot open it.
         """
         try:
             library = _library()
         except ImportError as err:
             raise SlideFormatError(
-                f"{self.path.name} is to be read by OpenSlide, which is missing; {INSTALL_OPENSLIDE}"
+                f"{self.path.name} needs OpenSlide, which is not installed; {INSTALL_OPENSLIDE}"
             ) from err
         try:
             return library.OpenSlide(self.path)
         except library.OpenSlideError as err:
-            raise SlideFormatError(f"{self.path.name} can not be opened by OpenSlide: {err}") from err
+            raise SlideFormatError(f"{self.path.name} cannot be opened by OpenSlide: {err}") from err
 
 
 class RegionStore(TileStore):
@@ -223,7 +224,7 @@ class RegionStore(TileStore):
         self._places = tuple(exact_places(size, level.downsample) for size in level.shape)
 
     def read_tile(self, chunk: tuple[int, ...], spent: Spent) -> Tile:
-        """See `TileStore.read_tile`."""
+        """See `TileStore.read_tile`: (y, x, channels), uint8."""
         ys, xs, _ = self.image.within(chunk)
         with spent.on("read"):
             from_y, from_x = (int(p[np.searchsorted(p, s.start, "right") - 1]) for p, s in self._where(ys, xs))
@@ -241,7 +242,7 @@ class RegionStore(TileStore):
 
 
 def _exact_levels(slide: Any) -> list[int]:
-    """The levels whose pixels OpenSlide gives as they are, at a bearable price; level 0 is one of them."""
+    """Numbers of the levels whose pixels OpenSlide gives as they are, at a bearable price; level 0 is one of them."""
     return [
         number
         for number, (size, downsample) in enumerate(zip(slide.level_dimensions, slide.level_downsamples, strict=True))
@@ -250,14 +251,14 @@ def _exact_levels(slide: Any) -> list[int]:
 
 
 def exact_places(size: int, downsample: float) -> npt.NDArray[np.int64]:
-    """The pixels of a level, along one axis, that begin where a pixel of level 0 does; the first is one of them."""
+    """The pixels of a level along one axis that begin where one of level 0 does, (places,), int64; 0 is one of them."""
     places = np.arange(size) * downsample
     found: npt.NDArray[np.int64] = np.flatnonzero(np.abs(places - np.rint(places)) < EXACT_PX * downsample)
     return found
 
 
 def over(rgba: npt.NDArray[np.uint8], background: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """RGB, uint8, of RGBA (..., 4), not premultiplied, over a colour; rounded once."""
+    """RGB (..., 3), uint8, of RGBA (..., 4), uint8, not premultiplied, over a colour (3,), uint8; rounded once."""
     alpha = rgba[..., 3:]
     if (alpha == 255).all():
         return rgba[..., :3]
@@ -267,7 +268,7 @@ def over(rgba: npt.NDArray[np.uint8], background: npt.NDArray[np.uint8]) -> npt.
 
 
 def openslide_identity(path: Path) -> str:
-    """What tells this slide from another: its file, and the data files that some formats keep beside it."""
+    """The slide's identity: by its file, and by the data files that some formats keep beside it."""
     files = _data_files(path)
     if not files:
         return file_identity(path)
@@ -293,7 +294,7 @@ def _library() -> Any:
     Raises
     ------
     ImportError
-        If it is not installed, or the library that it speaks to is not.
+        If it is not installed, or the C library that it calls is not.
     """
     try:
         return import_module("openslide")
@@ -315,12 +316,12 @@ def _colour(text: str) -> npt.NDArray[np.uint8]:
 
 
 def _check_sizes(path: Path, slide: Any, properties: Mapping[str, str]) -> None:
-    """Refuse what no slide has and would take memory without bounds.
+    """Refuse sizes that no slide has, which would take unbounded memory.
 
     Raises
     ------
     SlideFormatError
-        Naming the level.
+        If a side or a tile is too large; the message names the level.
     """
     check_sides(path.name, [sides[::-1] for sides in slide.level_dimensions])
     for level in range(slide.level_count):
@@ -328,8 +329,8 @@ def _check_sizes(path: Path, slide: Any, properties: Mapping[str, str]) -> None:
         height, width = map(int, sides)
         if height * width > MAX_TILE_PX_IN_FILE:
             raise SlideFormatError(
-                f"{path.name} level {level} has tiles of {height} x {width} px; by OpenSlide wsipipe reads tiles of "
-                f"up to {MAX_TILE_PX_IN_FILE} px"
+                f"{path.name} level {level} has tiles of {height} x {width} px; through OpenSlide wsipipe reads tiles "
+                f"of up to {MAX_TILE_PX_IN_FILE} px"
             )
 
 
@@ -340,7 +341,7 @@ def _bounds(properties: Mapping[str, str]) -> tuple[int, int, int, int] | None:
 
 
 def _tile(properties: Mapping[str, str], level: int) -> tuple[int, int]:
-    """(height, width) of what is read at once: about what the file has in one piece."""
+    """(height, width) of the pixels to read at once: about one piece of the file."""
     sides = [int(properties.get(f"openslide.level[{level}].tile-{side}", 0)) for side in ("height", "width")]
     height, width = (s * ceil(MIN_TILE_PX / s) if 0 < s <= MAX_TILE_PX else 2 * MIN_TILE_PX for s in sides)
     return height, width
@@ -353,15 +354,15 @@ def _lead(size: int, downsample: float) -> int:
 
 
 def _probe(path: Path, handle: Handle, level: Level, bounds: tuple[int, int, int, int] | None) -> None:
-    """Read a pixel in the middle of what was scanned, so that damage is found before work is planned on it.
+    """Read a pixel in the middle of the scanned area, so that damage is found before work is planned on it.
 
     Raises
     ------
     SlideReadError
-        If it can not be read.
+        If it cannot be read.
     """
     y, x, height, width = bounds or (0, 0, *level.shape)
     try:
         handle.region(0, (y + height // 2, x + width // 2), (1, 1))
     except SlideReadError as err:
-        raise SlideReadError(f"{path.name} can not be read: {err}; copy it again from where it came from") from err
+        raise SlideReadError(f"{path.name} cannot be read: {err}; copy it again from where it came from") from err

@@ -1,4 +1,4 @@
-"""What a file format has to offer."""
+"""The protocol that the readers of all file formats follow."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from wsipipe.slides.slide import Slide
 
 
 class Reader(Protocol):
-    """What a file format has to offer: one file of `wsipipe.slides` each."""
+    """A file format that can be read: a file or folder of `wsipipe.slides.readers` each."""
 
     name: str
-    """As `Level.reader` and ``--reader`` say it."""
+    """Its name in `Level.reader` and for ``--reader``."""
     why: str
-    """By what it knows its slides, in words."""
+    """How it knows its slides, in words, for `Slide.why`."""
 
     def recognises(self, path: Location) -> bool:
-        """Whether ``path`` looks like this format; a look at its first bytes, no more."""
+        """Whether ``path`` looks like this format, by its first bytes alone."""
         ...
 
     def open(self, path: Location, planes: Planes = ALL) -> Slide:
-        """Read what the slide says of itself.
+        """Read what the slide says about itself.
 
         Parameters
         ----------
         path
             The slide's file or folder, absolute.
         planes
-            Which planes of it are wanted.
+            Which of its planes to read.
 
         Raises
         ------
         SlideError
             If it is damaged, or not something that wsipipe reads.
         PlaneError
-            If it holds several planes and nobody said which, or not the one that was asked for.
+            If it holds several planes and ``planes`` does not say which, or names one that does not exist.
         """
         ...

@@ -1,4 +1,4 @@
-"""The readers, in the order in which they are asked; the libraries of the extras are imported when they read."""
+"""The readers, in the order in which they are asked; optional libraries are imported when they are needed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def named(name: str | None) -> tuple[Reader, ...]:
     Raises
     ------
     UsageError
-        If there is none.
+        If no reader has that name.
     """
     found = tuple(reader for reader in READERS if name in (None, reader.name))
     if not found:
@@ -31,6 +31,6 @@ def named(name: str | None) -> tuple[Reader, ...]:
 
 
 def extra_for(path: Location) -> str | None:
-    """The extra of wsipipe that is not installed and may read ``path``, by its name."""
+    """Name of an extra of wsipipe that may read ``path`` and is not installed; None if there is none."""
     wanted = "openslide" if path.suffix.lower() in OPENSLIDE_SUFFIXES else None
     return wanted if wanted is not None and find_spec(wanted) is None else None

@@ -1,4 +1,4 @@
-"""What an OME-Zarr folder says of itself: ``multiscales``, axes, scales and channels."""
+"""What an OME-Zarr folder says about itself: ``multiscales``, axes, scales and channels."""
 
 from __future__ import annotations
 
@@ -19,9 +19,23 @@ VERSIONS = ("0.4", "0.5")
 METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 """Files of a Zarr folder that are not chunks."""
 MAX_METADATA_BYTES = 2**24
-"""A larger document is no description of an image; as Python's objects one takes 20 times as much."""
+"""A larger document does not describe an image; as Python objects it takes 20 times as much memory."""
 MAX_LEVELS = 64
-"""More datasets than this are refused: each takes several files to be opened."""
+"""More datasets than this are refused: several files are opened for each."""
+
+
+@dataclass(frozen=True)
+class Multiscale:
+    """One entry of ``multiscales``, the words as in the specification."""
+
+    axes: str
+    """First letters of the axes' names, in the order of the arrays."""
+    paths: tuple[str, ...]
+    """Paths of the datasets, from fine to coarse."""
+    resolution: Resolution
+    """Micrometres per pixel of the first dataset."""
+    channel_names: tuple[str, ...]
+    """Labels of the channels under ``omero``, if all of them have one."""
 
 
 def is_zarr(path: Location) -> bool:
@@ -33,29 +47,23 @@ def is_zarr(path: Location) -> bool:
 
 
 def is_labels(path: Location) -> bool:
-    """Whether the Zarr folder says that it holds labels, as those that wsipipe writes do."""
+    """Whether the Zarr folder says that it holds labels, as the stores of wsipipe do."""
     try:
         return "image-label" in read_attributes(path)
     except SlideError:
         return False
 
 
-@dataclass(frozen=True)
-class Multiscale:
-    """One entry of ``multiscales``, the words as in the specification."""
-
-    axes: str
-    """First letters of the axes' names, in the order of the arrays."""
-    paths: tuple[str, ...]
-    """Of the datasets, from fine to coarse."""
-    resolution: Resolution
-    """Micrometres per pixel of the first dataset."""
-    channel_names: tuple[str, ...]
-    """Under ``omero``, if all of them have one."""
-
-
 def read_attributes(path: Location) -> dict[str, Any]:
-    """The OME attributes of the folder: those under ``ome`` in Zarr 3, all of them in Zarr 2."""
+    """The OME attributes of the folder: those under ``ome`` in Zarr 3, all of them in Zarr 2.
+
+    Raises
+    ------
+    SlideFormatError
+        If there are none, or they are not a JSON object.
+    SlideReadError
+        If their document cannot be read.
+    """
     name = next((name for name in ("zarr.json", ".zattrs") if (path / name).is_file()), None)
     if name is None:
         raise SlideFormatError(f"{path.name} is a Zarr folder without OME attributes; give the folder of the image")
@@ -64,9 +72,9 @@ def read_attributes(path: Location) -> dict[str, Any]:
         document = json.loads((path / name).read_bytes())
         attributes = document.get("attributes", {}).get("ome", {}) if name == "zarr.json" else document
     except (ValueError, AttributeError, RecursionError) as err:
-        raise SlideReadError(f"{path.name}: {name} can not be read ({err}); write it again") from err
+        raise SlideReadError(f"{path.name}: {name} cannot be read ({err}); write it again") from err
     if not isinstance(attributes, dict):
-        raise SlideFormatError(f"{path.name}: the OME attributes in {name} are not an object")
+        raise SlideFormatError(f"{path.name}: the OME attributes in {name} are not a JSON object")
     return attributes
 
 
@@ -94,7 +102,9 @@ def parse_multiscale(path: Location, attributes: Mapping[str, Any]) -> Multiscal
         if not paths:
             raise SlideFormatError(f"{path.name}: its multiscales list no datasets")
         if len(paths) > MAX_LEVELS:
-            raise SlideFormatError(f"{path.name}: its multiscales list {len(paths)} datasets; allowed are {MAX_LEVELS}")
+            raise SlideFormatError(
+                f"{path.name}: its multiscales list {len(paths)} datasets; at most {MAX_LEVELS} are allowed"
+            )
         names = tuple(str(channel.get("label", "")) for channel in attributes.get("omero", {}).get("channels", ()))
         return Multiscale(letters, paths, zarr_resolution(one, axes, letters), names if all(names) else ())
     except SlideError:
@@ -103,11 +113,6 @@ def parse_multiscale(path: Location, attributes: Mapping[str, Any]) -> Multiscal
         raise SlideFormatError(
             f"{path.name}: its multiscales do not follow the OME-Zarr specification ({type(err).__name__}: {err})"
         ) from err
-
-
-def _hint(attributes: Mapping[str, Any]) -> str:
-    """Where the image may be, if the folder is of a kind that holds several."""
-    return "; it is a plate, so give one of its images" if "plate" in attributes else ""
 
 
 def zarr_resolution(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], letters: str) -> Resolution:
@@ -131,12 +136,12 @@ def zarr_resolution(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], l
 
 
 def check_metadata(path: Location, folder: Location) -> None:
-    """Refuse documents so large that reading them takes memory without bounds; behind a URL they are not asked for.
+    """Refuse metadata documents that would take unbounded memory; behind a URL their sizes are not asked for.
 
     Raises
     ------
     SlideFormatError
-        Naming the document.
+        If a document is too large; the message names it.
     """
     if isinstance(folder, Url):
         return
@@ -146,3 +151,8 @@ def check_metadata(path: Location, folder: Location) -> None:
             raise SlideFormatError(
                 f"{path.name}: {file.name} of {folder.name} has {size} bytes; wsipipe reads up to {MAX_METADATA_BYTES}"
             )
+
+
+def _hint(attributes: Mapping[str, Any]) -> str:
+    """Where the image may be, if the folder is of a kind that holds several, to end a message."""
+    return "; it is a plate, so give one of its images" if "plate" in attributes else ""

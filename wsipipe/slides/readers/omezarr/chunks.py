@@ -19,29 +19,28 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-
 MAX_CHUNK_BYTES = 2**30
 """A chunk that needs more than this once decoded is refused: every block would need it."""
 CHUNK_HEAD_BYTES = 18
-"""Of a chunk, in which Blosc and Zstandard say how many bytes it decodes to."""
+"""First bytes of a chunk, in which Blosc and Zstandard say how many bytes it decodes to."""
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 class WholeChunkStore(WrapperStore[Store]):
-    """Chunks that are all there, and that do not say that they decode to more than a chunk.
+    """A store that refuses chunks that are truncated, or say that they decode to more than a chunk.
 
-    Blosc reads as many bytes as the header of a chunk says, through numcodecs and beyond the end of a truncated
-    chunk: what comes out is garbage from the memory behind it, without an error. It and Zstandard take as much memory
-    as the header says before anybody looks at how large a chunk is.
+    Blosc, through numcodecs, reads as many bytes as the header of a chunk says, beyond the end of a truncated one: what
+    comes out is garbage from the memory behind it, without an error. It and Zstandard allocate as much memory as the
+    header says before anybody compares that with the size of a chunk.
     """
 
     codec = "none"
-    """The last that encoded a chunk."""
+    """Name of the compressor that was applied last."""
     most_bytes = MAX_CHUNK_BYTES
-    """What a chunk may have, encoded or decoded."""
+    """Most bytes of a chunk, encoded or decoded."""
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """As `Store.get`.
+        """Like `Store.get`.
 
         Raises
         ------
@@ -66,7 +65,7 @@ class WholeChunkStore(WrapperStore[Store]):
 
 
 def decoded_bytes(head: bytes, codec: str) -> int:
-    """How many bytes a chunk decodes to, by its first `CHUNK_HEAD_BYTES`; 0 where it does not say.
+    """How many bytes a chunk decodes to according to its first `CHUNK_HEAD_BYTES`; 0 if it does not say.
 
     Sources: https://github.com/Blosc/c-blosc, README_CHUNK_FORMAT; RFC 8878, section 3.1.1.1, of Zstandard.
     """
@@ -81,7 +80,15 @@ def decoded_bytes(head: bytes, codec: str) -> int:
 
 
 def open_dataset(path: Location, dataset: str) -> zarr.Array[Any]:
-    """The array of ``dataset``, read-only, whose chunks are checked to be whole where the codec does not."""
+    """Open the array of ``dataset``, read-only; chunks are checked to be whole where their codec does not do it.
+
+    Raises
+    ------
+    SlideFormatError
+        If ``dataset`` is outside the folder, or its metadata are too large.
+    SlideReadError
+        If there is no such array, or it cannot be opened.
+    """
     if not _is_within(path, dataset):
         raise SlideFormatError(f"{path.name}: dataset {dataset!r} is outside its folder")
     folder = path / dataset
@@ -89,40 +96,51 @@ def open_dataset(path: Location, dataset: str) -> zarr.Array[Any]:
         raise SlideReadError(f"{path.name} is half-written: there is no array {dataset}; write it again")
     check_metadata(path, folder)
     try:
-        array = zarr.open_array(zarr_store(folder), mode="r")
-        if min(array.shards or array.chunks) < 1:
-            raise ValueError(f"its chunks are of {array.shards or array.chunks} px")
-        if array.shards is not None:  # a shard has a checksum of its own
-            return array
-        store = WholeChunkStore(zarr_store(folder))
-        store.codec = codec_names(array)[-1]
-        pixels = prod(array.chunks) * array.dtype.itemsize
-        # What can not be compressed becomes a little longer, and a filter may make each sample 8 bytes.
-        store.most_bytes = pixels * (8 if array.filters else 1) + pixels // 8 + 1024
-        return zarr.open_array(store, mode="r")
+        return _open_array(folder)
     except Exception as err:  # zarr raises all sorts on damaged metadata
-        raise SlideReadError(f"{path.name}: array {dataset} can not be opened ({type(err).__name__}: {err})") from err
-
-
-def codec_names(array: zarr.Array[Any]) -> list[str]:
-    """The compressors of its chunks, the last applied last."""
-    return [type(codec).__name__.removesuffix("Codec").lower() for codec in array.compressors] or ["none"]
+        raise SlideReadError(f"{path.name}: array {dataset} cannot be opened ({type(err).__name__}: {err})") from err
 
 
 def _is_within(path: Location, dataset: str) -> bool:
-    """Whether the folder of ``dataset`` is one of those in ``path``."""
+    """Whether the folder of ``dataset`` is within ``path``."""
     if isinstance(path, Url):
         return not {"", ".", ".."} & set(dataset.split("/"))
     return (path / dataset).resolve().is_relative_to(path.resolve())
 
 
+def _open_array(folder: Location) -> zarr.Array[Any]:
+    """The array of ``folder``, behind a `WholeChunkStore` unless it has shards.
+
+    Raises
+    ------
+    ValueError
+        If its chunks are empty.
+    """
+    array = zarr.open_array(zarr_store(folder), mode="r")
+    if min(array.shards or array.chunks) < 1:
+        raise ValueError(f"its chunks are of {array.shards or array.chunks} px")
+    if array.shards is not None:  # a shard has a checksum of its own
+        return array
+    store = WholeChunkStore(zarr_store(folder))
+    store.codec = codec_names(array)[-1]
+    pixels = prod(array.chunks) * array.dtype.itemsize
+    # Data that cannot be compressed become a little longer, and a filter may make each sample 8 bytes.
+    store.most_bytes = pixels * (8 if array.filters else 1) + pixels // 8 + 1024
+    return zarr.open_array(store, mode="r")
+
+
+def codec_names(array: zarr.Array[Any]) -> list[str]:
+    """Names of the compressors of an array's chunks, in the order of encoding."""
+    return [type(codec).__name__.removesuffix("Codec").lower() for codec in array.compressors] or ["none"]
+
+
 def missing_chunks(path: Location, dataset: str, array: zarr.Array[Any]) -> Iterator[str]:
-    """A warning, if some chunks of ``dataset`` have no file: that is allowed, and it is what a broken copy looks like.
+    """A warning if some chunks of ``dataset`` have no file: that is allowed, but a broken copy looks the same.
 
     Raises
     ------
     SlideReadError
-        If none has.
+        If no chunk has a file.
     """
     there, total = count_pieces(path, dataset, array)
     if not there:
@@ -140,7 +158,7 @@ def count_pieces(path: Location, dataset: str, array: zarr.Array[Any]) -> tuple[
 
 
 def pieces_of(array: zarr.Array[Any]) -> tuple[int, ...]:
-    """How many shards, or chunks, it has room for along each axis."""
+    """How many shards, or chunks, an array has room for along each axis."""
     pieces = array.shards or array.chunks
     return tuple(-(-size // piece) for size, piece in zip(array.shape, pieces, strict=True))
 

@@ -1,4 +1,4 @@
-"""What tells one OME-Zarr image from another."""
+"""The identity of an OME-Zarr image."""
 
 from __future__ import annotations
 
@@ -17,13 +17,21 @@ from wsipipe.urls import Url
 
 
 def zarr_identity(path: Location, datasets: tuple[str, ...]) -> str:
-    """What tells this image from another."""
+    """The `folder_identity` of the image: of its metadata and of the chunks of its ``datasets``."""
     sizes = [(f"{dataset}/{name}", size) for dataset in datasets for name, size in _sizes(path / dataset)]
     return folder_identity(path, _documents(path, datasets), sizes)
 
 
+def _documents(path: Location, datasets: tuple[str, ...]) -> Iterator[bytes]:
+    """The metadata documents of the image and its arrays."""
+    for folder in (path, *(path / dataset for dataset in datasets)):
+        for name in METADATA:
+            if (folder / name).is_file():
+                yield (folder / name).read_bytes()
+
+
 def _sizes(folder: Location) -> Iterator[tuple[str, int]]:
-    """As `chunk_files`; of a web server, which does not list, of some that lie evenly in the array."""
+    """Like `chunk_files`; on a web server, which cannot list them, of some that are evenly spaced in the array."""
     if not isinstance(folder, Url) or folder.lists:
         yield from chunk_files(folder)
         return
@@ -33,11 +41,3 @@ def _sizes(folder: Location) -> Iterator[tuple[str, int]]:
         name = array.metadata.encode_chunk_key(tuple(map(int, np.unravel_index(number, pieces))))
         with suppress(FileNotFoundError):
             yield name, int((folder / name).head()["size"])
-
-
-def _documents(path: Location, datasets: tuple[str, ...]) -> Iterator[bytes]:
-    """The metadata documents of the image and its arrays."""
-    for folder in (path, *(path / dataset for dataset in datasets)):
-        for name in METADATA:
-            if (folder / name).is_file():
-                yield (folder / name).read_bytes()

@@ -29,11 +29,11 @@ class OmeZarrReader:
     why = "it is a Zarr folder"
 
     def recognises(self, path: Location) -> bool:
-        """Whether it is a Zarr folder."""
+        """Whether ``path`` is a Zarr folder."""
         return is_zarr(path)
 
     def open(self, path: Location, planes: Planes = ALL) -> Slide:
-        """See `Reader.open`."""
+        """See `Reader.open`; raises a SlideError as it says there."""
         attributes = read_attributes(path)
         if "image-label" in attributes:
             raise SlideFormatError(f"{path.name} holds labels, such as wsipipe writes, not the pixels of a slide")
@@ -53,7 +53,7 @@ class OmeZarrReader:
         identity = zarr_identity(path, multiscale.paths)
         shapes = [_shape(array, multiscale.axes) for array in arrays]
         if shapes != sorted(set(shapes), reverse=True):
-            raise SlideFormatError(f"{path.name}: its levels do not become smaller: {shapes}")
+            raise SlideFormatError(f"{path.name}: its levels do not decrease in size: {shapes}")
         chosen = _choose_planes(path, arrays[0], multiscale, planes)
         levels = tuple(
             _level(path, index, identity, array, multiscale, arrays[0], chosen) for index, array in enumerate(arrays)
@@ -76,14 +76,14 @@ class OmeZarrReader:
 
 @dataclass(frozen=True)
 class OmeZarrLevel:
-    """One dataset of an OME-Zarr image."""
+    """One dataset of an OME-Zarr image; all fields as in `Level`."""
 
     path: str
     identity: str
     index: int
 
     def open(self) -> zarr.Array[Any]:
-        """See `Source.open`."""
+        """See `Source.open`; raises a SlideError as it says there."""
         path = locate(self.path)
         multiscale = parse_multiscale(path, read_attributes(path))
         if self.index >= len(multiscale.paths):
@@ -91,7 +91,7 @@ class OmeZarrLevel:
         array = open_dataset(path, multiscale.paths[self.index])
         _check_array(path, multiscale.paths[self.index], array, multiscale.axes)
         if zarr_identity(path, multiscale.paths) != self.identity:
-            raise SlideReadError(f"{path.name} is not what it was when it was opened; start again")
+            raise SlideReadError(f"{path.name} has changed since it was opened; start again")
         return array
 
 
@@ -103,12 +103,12 @@ def _images_in(path: Location, attributes: Mapping[str, Any]) -> list[str]:
 
 
 def _choose_planes(path: Location, array: zarr.Array[Any], multiscale: Multiscale, planes: Planes) -> Planes:
-    """What is chosen of the axes c, z and t.
+    """The planes that are chosen along the axes c, z and t.
 
     Raises
     ------
     PlaneError
-        If there are several times or focal planes and nobody said which, or what was asked for is not there.
+        If there are several times or focal planes and ``planes`` does not say which, or names one that does not exist.
     """
     sizes = dict(zip(multiscale.axes, array.shape, strict=True))
     choose_one(path.name, "series", planes.series, ["0"])
@@ -120,9 +120,17 @@ def _choose_planes(path: Location, array: zarr.Array[Any], multiscale: Multiscal
 
 
 def _check_array(path: Location, dataset: str, array: zarr.Array[Any], axes: str) -> None:
-    """Refuse what has other axes than y, x, channels, z and t."""
+    """Refuse an array with other axes than y, x, channels, z and t, or another dtype, or an absurd shape.
+
+    Raises
+    ------
+    SlideFormatError
+        If it is such; the message names the array.
+    """
     if len(axes) != array.ndim:
-        raise SlideFormatError(f"{path.name}: array {dataset} of shape {array.shape} has not the axes {axes}")
+        raise SlideFormatError(
+            f"{path.name}: array {dataset} has shape {array.shape}, which does not match its axes {axes}"
+        )
     sizes = list(zip(axes, array.shape, strict=True))
     stacked = [size for axis, size in sizes if axis not in "cyxzt" and size != 1]
     if stacked or _kept(axes) not in AXES:
@@ -141,7 +149,7 @@ def _check_array(path: Location, dataset: str, array: zarr.Array[Any], axes: str
 
 
 def _kept(axes: str) -> str:
-    """The axes that are pixels; the others have length 1."""
+    """The axes that become pixels; of the others one plane is read."""
     return "".join(axis for axis in axes if axis in "cyx")
 
 
@@ -159,7 +167,7 @@ def _level(
     finest: zarr.Array[Any],
     planes: Planes,
 ) -> Level:
-    """What is said of one level."""
+    """The level whose pixels are those of ``array``."""
     axes, mpp = multiscale.axes, multiscale.resolution.mpp
     shape, largest = _shape(array, axes), _shape(finest, axes)
     channels = array.shape[axes.index("c")] if "c" in axes else 1

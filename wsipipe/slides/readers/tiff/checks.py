@@ -1,4 +1,4 @@
-"""What of a TIFF can be read, and is all there, before work is planned on it."""
+"""Checks, before work is planned on a TIFF, that it can be read and is complete."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_kind(path: Location, page: TiffPage) -> None:
     Raises
     ------
     SlideFormatError
-        Naming the tag, its value, and what is allowed.
+        If they are of another kind; the message names the tag, its value, and what is allowed.
     """
     samples, photometric = page.samplesperpixel, int(page.photometric)
     compression = int(page.compression)
@@ -70,7 +70,7 @@ def check_kind(path: Location, page: TiffPage) -> None:
 
 
 def count_empty(path: Location, image: TiledImage, file_bytes: int) -> tuple[int, int]:
-    """How many of the tiles have no data, and how many there are; nothing is read or allocated for it.
+    """How many tiles have no data, and how many there are; nothing is read or allocated for it.
 
     Raises
     ------
@@ -110,12 +110,12 @@ def count_empty(path: Location, image: TiledImage, file_bytes: int) -> tuple[int
 
 
 def probe(path: Location, image: TiledImage) -> None:
-    """Decode one tile, so that a file which can not be decoded is found before work is planned on it.
+    """Decode one tile, so that a file that cannot be decoded is found before work is planned on it.
 
     Raises
     ------
     SlideReadError
-        If it can not be decoded.
+        If it cannot be decoded.
     """
     if image.by_row or image.tile_bytes > LARGE_TILE_BYTES:
         return
@@ -130,14 +130,14 @@ def probe(path: Location, image: TiledImage) -> None:
     try:
         image.decode(page, number, data)
     except SlideReadError as err:
-        raise SlideReadError(f"{path.name} can not be decoded: {err} ({codec_of(page)}); {COPY_AGAIN}") from err
+        raise SlideReadError(f"{path.name} cannot be decoded: {err} ({codec_of(page)}); {COPY_AGAIN}") from err
 
 
 def orientation_of(page: TiffPage) -> int:
-    """Of TIFF, 1 to 8; 0, as some write, is 1."""
+    """The TIFF Orientation tag, 1 to 8; an invalid 0, which some writers produce, counts as 1."""
     return int(page.tags.valueof(274, 1)) or 1
 
 
 def codec_of(page: TiffPage) -> str:
-    """The compression by name, or by number where it has none."""
+    """The compression by name, or by number if it has none."""
     return str(getattr(page.compression, "name", page.compression)).lower()

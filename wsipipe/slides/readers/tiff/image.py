@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from tifffile import TiffPage
 
 PLACES = (273, 279, 324, 325)
-"""The tags that say where strips and tiles are, and how long: StripOffsets to TileByteCounts."""
+"""The tags with the places and lengths of strips and tiles: StripOffsets to TileByteCounts."""
 GDAL_NODATA = 42113
 WHITE_IS_ZERO, PALETTE = 0, 3
 """Photometric interpretations."""
 FILLED_UP = 2
-"""A strip may be filled up with rows; one that says it has more than so many times its samples is not decoded."""
+"""A strip may be filled up with rows; one that says it has more than this many times its samples is not decoded."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ class TiledImage:
     pages: tuple[TiffPage, ...]
     """One, or as many as there are channels, all alike."""
     ycc: bool = False
-    """Whether what the codec gives is YCbCr, which nobody turned into RGB yet."""
+    """Whether the codec gives YCbCr, which has to be turned into RGB."""
     samples: tuple[int, ...] | None = None
-    """Which channels of a page that has several; None: all."""
+    """The channels to read of a page that has several; None: all."""
     white: bool = False
-    """Whether tiles that were left out are white, where the file does not say: a brightfield scanner's are."""
+    """Whether tiles that were left out are white if the file does not say: a brightfield scanner's are."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As the page has it, after the pages if there are several, and of a palette with its colours."""
+        """Shape of a page, after an axis of the pages if there are several, before one of the colours of a palette."""
         return self._over_pages(self._over_channels(self.pages[0].shape), len(self.pages))
 
     @cached_property
     def expanded(self) -> bool:
-        """Whether its samples are not what the codec gives."""
+        """Whether its pixels are not the samples that the codec gives."""
         page = self.pages[0]
         return int(page.photometric) in (WHITE_IS_ZERO, PALETTE) or page.bitspersample < 8
 
@@ -69,17 +69,17 @@ class TiledImage:
 
     @cached_property
     def palette(self) -> npt.NDArray[np.uint8] | None:
-        """The colours of the indices, (n, 3)."""
+        """The colours of the indices, (n, 3), uint8; None if the image has no palette."""
         page = self.pages[0]
         if int(page.photometric) != PALETTE:
             return None
         colours = np.asarray(page.colormap).T
-        # Of 16 bit, as the specification has it, or of 8, as some writers; libtiff tells them apart in the same way.
+        # 16 bit, as the specification has it, or 8, as some writers do; libtiff tells them apart in the same way.
         return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
 
     @cached_property
     def by_row(self) -> bool:
-        """Whether a row's pixels lie in the file as they are: a strip of the whole image is then not read for a few."""
+        """Whether pixels lie in the file as they are, row by row: a strip of the whole image is not read for a few."""
         page = self.pages[0]
         plain = page.compression == page.predictor == page.fillorder == 1 and page.bitspersample in (8, 16)
         plain = plain and not self.expanded and self.samples is None
@@ -97,20 +97,20 @@ class TiledImage:
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
-        """Of the decoded pixels, in the byte order of this machine."""
+        """Type of the decoded pixels, in the byte order of this machine."""
         narrow = self.pages[0].bitspersample < 8 or self.palette is not None
         return np.dtype(np.uint8 if narrow else self.pages[0].dtype)
 
     @cached_property
     def nodata(self) -> int | None:
-        """What GDAL_NODATA says that a tile that the file left out is, if that is a sample."""
+        """Value of tiles that the file left out according to GDAL_NODATA, if that is a valid sample."""
         text = str(self.pages[0].tags.valueof(GDAL_NODATA, "")).strip("\0 ")
         value = int(text) if text.isdecimal() else None
         return value if value is not None and value < 2 ** self.pages[0].bitspersample else None
 
     @cached_property
     def fill(self) -> int:
-        """What a tile that the file left out reads as; of a palette, the first of the three samples."""
+        """Value of the pixels of a tile that the file left out; for a palette, the first of the three samples."""
         if self.nodata is None and self.white:
             return int(np.iinfo(self.dtype).max)
         return int(self.expand(np.full(1, self.nodata or 0, self.dtype)).flat[0])
@@ -127,7 +127,7 @@ class TiledImage:
 
     @cached_property
     def colours(self) -> tuple[Any, Any] | None:
-        """The colour spaces of a JPEG tile and of its pixels, for imagecodecs, if these are what the codec gives."""
+        """The colour spaces of a JPEG tile and of its pixels, for imagecodecs, if the codec gives these pixels."""
         page = self.pages[0]
         plain = page.compression in JPEG_CODECS and page.jpegheader is None and self.dtype == np.uint8
         plain = plain and RESTART_INTERVAL not in (page.jpegtables or b"")
@@ -139,8 +139,8 @@ class TiledImage:
     def prepare(self) -> None:
         """Make the decode functions, while the file is still open in tifffile.
 
-        They look into the file for what kind of JPEG it is, and are not to be made by several threads at once.
-        Where the tiles lie is then held as 8 bytes each; as Python's integers it is 14 MB for 10 gigapixels.
+        They look into the file for the kind of JPEG, and must not be made by several threads at once. The places of
+        the tiles are then held as 8 bytes each; as Python integers they take 14 MB for 10 gigapixels.
         """
         _ = self.colours
         for page in self.pages:
@@ -152,7 +152,7 @@ class TiledImage:
                     del page.tags[tag]
 
     def expand(self, samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """What ``samples``, as the codec gives them, show: with a new last axis if they are indices of a palette."""
+        """The pixels of a codec's ``samples`` (...), uint8 or uint16; a palette adds a last axis, of colours."""
         page = self.pages[0]
         if self.palette is not None:
             return self.palette[samples.astype(np.intp)]
@@ -160,18 +160,6 @@ class TiledImage:
         if int(page.photometric) == WHITE_IS_ZERO:
             samples = most - samples.astype(self.dtype, copy=False)
         return samples if page.bitspersample >= 8 else samples.astype(np.uint8) * np.uint8(255 // most)
-
-    def _over_channels(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """``shape`` of a page, with the channels of which it is read."""
-        if self.palette is not None:
-            return (*shape, 3)
-        if self.samples is None:
-            return shape
-        return (len(self.samples), *shape[1:]) if self.planar else (*shape[:-1], len(self.samples))
-
-    def _over_pages(self, shape: tuple[int, ...], count: int) -> tuple[int, ...]:
-        """``shape``, with the axis of the pages in front where there are several."""
-        return (count, *shape) if len(self.pages) > 1 else shape
 
     def locate(self, chunk: tuple[int, ...]) -> tuple[TiffPage, int]:
         """The page of ``chunk`` and its number in that page's offsets."""
@@ -188,7 +176,9 @@ class TiledImage:
     def decode(
         self, page: TiffPage, number: int, data: bytes, into: npt.NDArray[Any] | None = None
     ) -> npt.NDArray[Any]:
-        """The pixels of tile ``number``, of the full tile size; ``into`` itself, if given, where that saves a copy.
+        """The pixels of tile ``number``; ``into`` itself, if given and if that saves a copy.
+
+        They are as many as a full tile has, uint8 or uint16; their shape (...) can be reshaped to `chunks`.
 
         Raises
         ------
@@ -215,7 +205,7 @@ class TiledImage:
         except MemoryError:
             raise
         except Exception as err:  # every codec raises a class of its own
-            raise SlideReadError(f"tile {number} can not be decoded: {type(err).__name__}: {err}") from err
+            raise SlideReadError(f"tile {number} cannot be decoded: {type(err).__name__}: {err}") from err
         if pixels is None or pixels.size != prod(page.chunks) or pixels.dtype != page.dtype:
             got = "nothing" if pixels is None else f"{pixels.shape} {pixels.dtype}"
             raise SlideReadError(f"tile {number} decodes to {got}, not to {page.chunks} {page.dtype}")
@@ -225,10 +215,22 @@ class TiledImage:
             pixels = pixels.reshape(page.chunks)[..., list(self.samples)]
         return rgb_of_ycc(pixels) if self.ycc else pixels
 
-    def _decode_jpeg(self, page: TiffPage, data: bytes, into: npt.NDArray[Any]) -> bool:
-        """Decode a JPEG tile ``into`` its place, if it is of the kind of which the last pixel shows that it is whole.
+    def _over_channels(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """``shape`` of a page, with the channels that are read of it."""
+        if self.palette is not None:
+            return (*shape, 3)
+        if self.samples is None:
+            return shape
+        return (len(self.samples), *shape[1:]) if self.planar else (*shape[:-1], len(self.samples))
 
-        To look for markers amid the data takes a tenth of the time of decoding them.
+    def _over_pages(self, shape: tuple[int, ...], count: int) -> tuple[int, ...]:
+        """``shape``, with the axis of the pages in front if there are several."""
+        return (count, *shape) if len(self.pages) > 1 else shape
+
+    def _decode_jpeg(self, page: TiffPage, data: bytes, into: npt.NDArray[Any]) -> bool:
+        """Decode a JPEG tile ``into`` its place and say whether that worked: only if its last pixel shows it is whole.
+
+        Looking for markers amid the data, which this saves, takes a tenth of the time of decoding them.
         """
         assert self.colours is not None
         if not data.endswith(END):
@@ -241,7 +243,7 @@ class TiledImage:
             imagecodecs.jpeg8_decode(data, tables=page.jpegtables, colorspace=stored, outcolorspace=wanted, out=into)
         except MemoryError:
             raise
-        except Exception:  # the same that the long way will say
+        except Exception:  # the long way will say the same
             return False
         return int(into.item(-1)) != GREY
 

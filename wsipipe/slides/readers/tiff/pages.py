@@ -1,8 +1,8 @@
-"""Which pages of a TIFF are the levels of the image that is meant.
+"""Which pages of a TIFF are the levels of the wanted image.
 
-Which page is a level and which a label is worked out here for plain TIFF and for SVS, because writers copy the
-scanner's ImageDescription, and by it tifffile takes levels for a thumbnail and a label. The formats with a
-structure of their own are left to tifffile's series.
+For plain TIFF and SVS, levels and labels are told apart here, because writers copy the scanner's ImageDescription, by
+which tifffile takes levels for a thumbnail and a label. Formats with a structure of their own are left to tifffile's
+series.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from wsipipe.slides.readers.tiff.image import PALETTE, TiledImage
 MAX_PAGES = 10_000
 """More directories than this are a stack or a circle, not a slide."""
 COMPARABLE = 0.5
-"""An image of this share of the largest one's pixels, or more, may be the one that is meant."""
+"""An image with at least this share of the largest one's pixels may be the wanted one."""
 WHITE_GLASS = {"svs", "ndpi", "scn", "philips"}
-"""The flags of files from scanners whose glass is white."""
+"""tifffile's flags of files from scanners whose glass is white."""
 OWN_STRUCTURE = {"ndpi", "scn", "bif", "philips", "qpi", "indica", "avs", "sis", "ome", "lsm", "stk", "fluoview"}
-"""The flags of files whose images and levels tifffile's series know."""
+"""tifffile's flags of files whose images and levels its series know."""
 XMP = 700
 """The tag in which Ventana's scanners describe themselves."""
 COPY_AGAIN = "copy it again from where it came from, or export it again"
@@ -36,22 +36,30 @@ COPY_AGAIN = "copy it again from where it came from, or export it again"
 
 @dataclass(frozen=True)
 class TiffContent:
-    """What a TIFF file holds, as far as its reader is concerned."""
+    """The content of a TIFF file, as far as its reader is concerned."""
 
     levels: tuple[TiledImage, ...]
-    """Those of the image that is meant, from fine to coarse."""
+    """The levels of the wanted image, from fine to coarse."""
     series: int
-    """Which of tifffile's series they are; 0 where levels are worked out from the pages."""
+    """The number of tifffile's series that they are; 0 if they are worked out from the pages."""
     planes: Planes
-    """What was chosen where there is a choice."""
+    """The planes that were chosen, where there is a choice."""
     associated: tuple[str, ...]
+    """Names and sizes of the images that are not levels."""
     channel_names: tuple[str, ...] = ()
+    """Names of the channels in the OME-XML, if all have one."""
     warnings: tuple[str, ...] = ()
-    """What checking the levels gave."""
+    """Warnings from checking the levels."""
 
 
 def pages_of(path: Location, tiff: TiffFile) -> list[TiffPage]:
-    """The pages of the main chain of directories, each with its tags."""
+    """The pages of the main chain of directories, each with its tags.
+
+    Raises
+    ------
+    SlideReadError
+        If there are none or too many, or they go round in a circle.
+    """
     pages: list[TiffPage] = []
     offsets: set[int] = set()
     for number in itertools.count():
@@ -71,13 +79,13 @@ def pages_of(path: Location, tiff: TiffFile) -> list[TiffPage]:
 
 
 def levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage], planes: Planes) -> TiffContent:
-    """The levels of the image that is meant, from the pages of a plain TIFF or SVS and from their SubIFDs."""
+    """The levels of the wanted image, from the pages of a plain TIFF or SVS and from their SubIFDs."""
     first = max(pages, key=page_area)
     images = [first] if "svs" in tiff.flags else [page for page in pages if page is first or _is_image(page, first)]
     chosen = choose_one(path.name, "series", planes.series, [size_of(page) for page in images])
     base = images[chosen]
     begin, end = pages.index(base), pages.index(images[chosen + 1]) if chosen + 1 < len(images) else len(pages)
-    # Of several images each is followed by its levels.
+    # If there are several images, each is followed by its levels.
     around = pages[begin:end] if len(images) > 1 else pages
     levels, associated = [base], []
     for page in sorted([*around, *_subpages(base)], key=page_area, reverse=True):
@@ -114,13 +122,13 @@ def is_stack(path: Location, tiff: TiffFile, pages: list[TiffPage]) -> bool:
     if planes > len(pages):
         raise SlideFormatError(
             f"{path.name} holds a stack of shape {series.shape} ({series.axes}) under one directory; "
-            "wsipipe reads planes that have one each, so save them so, e.g. as OME-TIFF"
+            "wsipipe reads planes that have a directory each; save them that way, e.g. as OME-TIFF"
         )
     return planes > 1
 
 
 def levels_of_series(path: Location, tiff: TiffFile, planes: Planes) -> TiffContent:
-    """The levels of the image that is meant, where tifffile knows the format."""
+    """The levels of the wanted image, where tifffile knows the format."""
     series = [one for one in tiff.series if prod(one.shape)]
     sizes = [prod(one.shape) for one in series]
     large = [i for i, size in enumerate(sizes) if size >= COMPARABLE * max(sizes)]
@@ -144,14 +152,14 @@ def levels_of_series(path: Location, tiff: TiffFile, planes: Planes) -> TiffCont
 def _choose_planes(
     path: Location, level: tifffile.TiffPageSeries, planes: Planes, names: tuple[str, ...]
 ) -> tuple[tuple[TiffPage, ...], tuple[int, ...] | None, Planes]:
-    """The pages of one level that are wanted, one or one per channel; the samples of these; and what was chosen.
+    """The pages of one level that are wanted, one or one per channel; the samples of these; and the planes chosen.
 
     Raises
     ------
     SlideFormatError
-        If planes are in other files, or laid out as is not read here.
+        If planes are in other files, or are laid out in a way that is not read here.
     PlaneError
-        If there are several and nobody chose.
+        If there are several to choose from, and ``planes`` does not choose.
     """
     keyframe = level.keyframe
     axes = [(axis, size) for axis, size in zip(level.axes, level.shape, strict=True) if size > 1]
@@ -164,7 +172,7 @@ def _choose_planes(
         sizes = ", ".join(f"{axis} {size}" for axis, size in axes)
         raise SlideFormatError(
             f"{path.name} holds planes in other files, or more axes than z, t and channels ({sizes}); "
-            "wsipipe reads one plane (y, x) with its channels, so save the one that is meant by itself"
+            "wsipipe reads one plane (y, x) with its channels; save the wanted one by itself"
         )
     sizes_of = dict(zip(kinds, (size for _, size in over), strict=True))
     z, t = (
@@ -185,7 +193,7 @@ def _choose_planes(
 
 
 def _channel_names(tiff: TiffFile, series: int) -> tuple[str, ...]:
-    """Of the channels of an image, as the OME-XML has them."""
+    """Names of the channels of an image, as the OME-XML has them."""
     if not tiff.is_ome or not tiff.ome_metadata:
         return ()
     images = [e for e in ElementTree.fromstring(tiff.ome_metadata).iter() if e.tag.endswith("}Pixels")]
@@ -195,7 +203,7 @@ def _channel_names(tiff: TiffFile, series: int) -> tuple[str, ...]:
 
 
 def _channels(page: TiffPage) -> int:
-    """How many a page has, once its palette is looked up."""
+    """How many channels a page has, once its palette is looked up."""
     return 3 if page.photometric == PALETTE else int(page.samplesperpixel)
 
 
@@ -219,7 +227,7 @@ def _same_kind(page: TiffPage, base: TiffPage) -> bool:
 
 
 def _colour_family(page: TiffPage) -> int:
-    """The photometric interpretation, with RGB for YCbCr: some writers give each level the one that suits it."""
+    """The photometric interpretation, with RGB for YCbCr: some writers use the one that suits each level."""
     return 2 if page.photometric == 6 else int(page.photometric)
 
 
@@ -235,7 +243,7 @@ def _is_level(page: TiffPage, base: TiffPage) -> bool:
 
 
 def _is_image(page: TiffPage, first: TiffPage) -> bool:
-    """Whether ``page`` could be the image that is meant, as ``first``, the largest, could."""
+    """Whether ``page`` could be the wanted image, as well as ``first``, the largest."""
     reduced_or_mask = page.subfiletype & 0b101
     return not reduced_or_mask and page_area(page) >= COMPARABLE * page_area(first) and not _is_level(page, first)
 
@@ -252,12 +260,12 @@ def _associated_name(page: TiffPage) -> str:
 
 
 def _is_white(tiff: TiffFile, page: TiffPage) -> bool:
-    """Whether tiles that were left out are white: a scanner's in colour, as OpenSlide's transparent ones over white."""
+    """Whether tiles that were left out are white: those of scanners in colour, which OpenSlide lays over white."""
     return bool(WHITE_GLASS & tiff.flags) and page.samplesperpixel == 3
 
 
 def page_area(page: TiffPage) -> int:
-    """Pixels of the image."""
+    """Number of pixels of the image."""
     return int(page.imagelength) * int(page.imagewidth)
 
 

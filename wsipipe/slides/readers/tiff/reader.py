@@ -59,7 +59,7 @@ VENDORS = {
     "ome": "ome",
     "imagej": "imagej",
 }
-"""tifffile's flag for a kind of file, and what we call it."""
+"""Vendors by tifffile's flags of their files."""
 
 
 class TiffReader:
@@ -69,11 +69,11 @@ class TiffReader:
     why = "it begins as TIFF does"
 
     def recognises(self, path: Location) -> bool:
-        """Whether it is a file that begins as TIFF does."""
+        """Whether ``path`` is a file that begins as TIFF does."""
         return path.is_file() and open_source(path).read(0, 4) in TIFF_MAGIC
 
     def open(self, path: Location, planes: Planes = ALL) -> Slide:
-        """See `Reader.open`."""
+        """See `Reader.open`; raises a SlideError as it says there."""
         with _tifffile(path) as tiff:
             found = _find(path, tiff, planes)
             resolution = tiff_resolution(tiff, found.levels[0].pages[0], found.series)
@@ -106,7 +106,7 @@ class TiffReader:
 
 @dataclass(frozen=True)
 class TiffLevel:
-    """One level of a TIFF file."""
+    """One level of a TIFF file; all fields as in `Level`."""
 
     path: str
     identity: str
@@ -115,10 +115,10 @@ class TiffLevel:
     planes: Planes
 
     def open(self) -> zarr.Array[Any]:
-        """See `Source.open`."""
+        """See `Source.open`; raises a SlideError as it says there."""
         path = locate(self.path)
         if file_identity(path) != self.identity:
-            raise SlideReadError(f"{path.name} is not the file that it was when it was opened; start again")
+            raise SlideReadError(f"{path.name} has changed since it was opened; start again")
         with _tifffile(path) as tiff:
             image = _find(path, tiff, self.planes).levels[self.index]
         stored, orientation = tiff_store(open_source(path), image), orientation_of(image.pages[0])
@@ -128,7 +128,7 @@ class TiffLevel:
 
 @contextmanager
 def _tifffile(path: Location) -> Iterator[TiffFile]:
-    """The file as tifffile sees it; whatever goes wrong with that is a SlideError, after which OpenSlide is asked."""
+    """The file as tifffile sees it; its errors become a SlideReadError, after which no other reader is asked."""
     try:
         with TiffFile(as_file(RemoteFile(path)) if isinstance(path, Url) else path, _multifile=False) as tiff:
             yield tiff
@@ -141,13 +141,13 @@ def _tifffile(path: Location) -> Iterator[TiffFile]:
 def _find(path: Location, tiff: TiffFile, planes: Planes) -> TiffContent:
     """Levels and associated images of the file, checked.
 
-    What is damaged is a SlideReadError, after which no other reader is asked: OpenSlide ended the process at some files
-    whose tags do not fit together.
+    Damage is a SlideReadError, after which no other reader is asked: OpenSlide ended the process at some files whose
+    tags do not fit together.
 
     Raises
     ------
     SlideError
-        If something is wrong with them, or there are several to choose from and nobody chose.
+        If something is wrong with them, or there are several to choose from and ``planes`` does not choose.
     """
     pages = pages_of(path, tiff)
     xmp = pages[0].tags.valueof(XMP)
@@ -165,7 +165,7 @@ def _find(path: Location, tiff: TiffFile, planes: Planes) -> TiffContent:
         for page in image.pages:
             check_kind(path, page)
         if index and orientation_of(image.pages[0]) != orientation_of(unchecked.levels[0].pages[0]):
-            raise SlideFormatError(f"{path.name} has levels of another Orientation than the finest; {CONVERT}")
+            raise SlideFormatError(f"{path.name} has levels whose Orientation is not that of the finest; {CONVERT}")
         empty, total = count_empty(path, image, size)
         sides = size_of(image.pages[0])
         if empty == total:
@@ -178,7 +178,7 @@ def _find(path: Location, tiff: TiffFile, planes: Planes) -> TiffContent:
             warnings.append(f"{empty} of {total} tiles of {sides} have no data and read as {image.fill}{why}")
         if image.tile_bytes > LARGE_TILE_BYTES:
             mib = image.tile_bytes / 2**20
-            warnings.append(f"tiles of {sides} take {mib:.0f} MiB each: every block decodes whole ones")
+            warnings.append(f"tiles of {sides} take {mib:.0f} MiB each: every block decodes whole tiles")
         image.prepare()
         images.append(image)
     return replace(unchecked, levels=tuple(images), warnings=tuple(warnings))
@@ -190,11 +190,11 @@ def _odd(unchecked: TiffContent) -> Iterator[str]:
     if orientation_of(page) != 1:
         yield f"Orientation is {orientation_of(page)}: it is turned upright as it is read"
     if any(name.startswith("mask") for name in unchecked.associated):
-        yield "a transparency mask is in the file, and nothing is masked by it"
+        yield "the file has a transparency mask, which is not used"
     if page.photometric == PALETTE:
         yield "its palette is read as RGB"
     elif page.bitspersample < 8:
-        yield f"its {page.bitspersample} bit a pixel are stretched to 8"
+        yield f"its {page.bitspersample}-bit grey is stretched to 8 bit"
     if page.photometric == WHITE_IS_ZERO:
         yield "white is zero in the file, and is inverted"
 
@@ -202,7 +202,7 @@ def _odd(unchecked: TiffContent) -> Iterator[str]:
 def _level(
     path: Location, index: int, identity: str, found: TiffContent, *, downsample: float, mpp: float | None
 ) -> Level:
-    """What is said of one level."""
+    """Level ``index`` of the file, by the image that holds it."""
     image = found.levels[index]
     page = image.pages[0]
     axes = {2: "yx", 3: "cyx" if len(image.pages) > 1 or image.planar else "yxc"}[len(image.shape)]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from wsipipe.slides.resolution import HINT, LENGTH_UNITS, TAGS, Reading, Resolution, Statements, number, weighed
+from wsipipe.slides.resolution import HINT, LENGTH_UNITS, TAGS, Reading, Resolution, weighed
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -19,10 +19,12 @@ SOURCE_LENS = 65421
 """The tag of Hamamatsu's magnification."""
 SPACING = './/DataObject[@ObjectType="PixelDataRepresentation"]/Attribute[@Name="DICOM_PIXEL_SPACING"]'
 """In Philips' XML: two numbers in quotes, millimetres from row to row and from column to column, for each level."""
+Statements = Iterator[Reading | str]
+"""The readings of one kind of place, or texts that say why it has none."""
 
 
 def tiff_resolution(tiff: TiffFile, page: TiffPage, series: int) -> Resolution:
-    """What the TIFF file says.
+    """The resolution that a TIFF file states.
 
     Parameters
     ----------
@@ -50,7 +52,7 @@ def tiff_resolution(tiff: TiffFile, page: TiffPage, series: int) -> Resolution:
 def tiff_downsamples(tiff: TiffFile) -> dict[int, float]:
     """The downsample of each level by the number of its page, where the file states them.
 
-    Of Philips' levels the sides do not tell: they are filled up to whole tiles.
+    The sides of Philips' levels do not tell: they are filled up to whole tiles.
     """
     sizes: dict[int, float] = {}
     if tiff.is_philips:
@@ -64,8 +66,8 @@ def tiff_downsamples(tiff: TiffFile) -> dict[int, float]:
 
 
 def _magnification(value: str, source: str) -> Statements:
-    """``20``, ``20x`` or ``20.0`` as a hint; nothing where it is no number, or that of an overview."""
-    power = number(value.strip().rstrip("xX"))
+    """``20``, ``20x`` or ``20.0`` as a hint; nothing if it is not a positive number, as of an overview."""
+    power = _number(value.strip().rstrip("xX"))
     if power > 0:
         yield Reading(source, UM_OF_MAGNIFICATION / power, UM_OF_MAGNIFICATION / power, HINT)
 
@@ -76,7 +78,7 @@ def _of_aperio(page: TiffPage) -> Statements:
         return
     values = dict(re.findall(r"\|\s*(\w+)\s*=\s*([^|\s]+)", page.description))
     if "MPP" in values:
-        mpp = number(values["MPP"])
+        mpp = _number(values["MPP"])
         yield Reading("MPP in ImageDescription", mpp, mpp)
     else:
         yield "no MPP in ImageDescription"
@@ -97,7 +99,7 @@ def _of_leica(tiff: TiffFile, page: TiffPage, series: int) -> Statements:
         return
     view = images[series].find("{*}view")
     if view is not None:
-        y, x = (number(view.get(f"size{axis}", "")) / 1000 for axis in "YX")
+        y, x = (_number(view.get(f"size{axis}", "")) / 1000 for axis in "YX")
         yield Reading("view in Leica's XML", y / page.imagelength, x / page.imagewidth)
     yield from _magnification(images[series].findtext(".//{*}objective") or "", "objective in Leica's XML")
 
@@ -112,7 +114,7 @@ def _philips_spacings(tiff: TiffFile) -> list[tuple[float, float]]:
     """(y, x) millimetres per pixel of each level of a Philips file."""
     root = _xml(tiff.philips_metadata)
     texts = [] if root is None else [element.text or "" for element in root.findall(SPACING)]
-    pairs = [[number(part) for part in text.replace('"', " ").split()] for text in texts]
+    pairs = [[_number(part) for part in text.replace('"', " ").split()] for text in texts]
     return [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
 
 
@@ -124,7 +126,7 @@ def _of_akoya(tiff: TiffFile, page: TiffPage) -> Statements:
 
 
 def _of_imagej(tiff: TiffFile, page: TiffPage) -> Statements:
-    """The unit that ImageJ names, of which the resolution tags are pixels per one."""
+    """The unit that ImageJ names; the resolution tags are pixels per unit."""
     unit = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ")
     if unit.lower() in LENGTH_UNITS and 282 in page.tags and 283 in page.tags:
         y, x = (LENGTH_UNITS[unit.lower()] * _units_of_pixel(page, axis) for axis in "YX")
@@ -148,7 +150,7 @@ def _of_ome(tiff: TiffFile, series: int) -> Statements:
         if unit.lower() not in LENGTH_UNITS:
             yield f"PhysicalSize{axis}Unit in OME-XML is {unit!r}, not a length"
             break
-        sizes.append(number(attributes[f"PhysicalSize{axis}"]) * LENGTH_UNITS[unit.lower()])
+        sizes.append(_number(attributes[f"PhysicalSize{axis}"]) * LENGTH_UNITS[unit.lower()])
     else:
         yield Reading("PhysicalSizeX and Y in OME-XML", sizes[0], sizes[1])
     for objective in root.findall(".//{*}Objective"):
@@ -172,7 +174,7 @@ def _of_tags(page: TiffPage) -> Statements:
 
 
 def _units_of_pixel(page: TiffPage, axis: str) -> float:
-    """How many of the file's units of length a pixel spans, or NaN."""
+    """Side of a pixel in the file's unit of length, or NaN."""
     pixels, units = page.tags.valueof({"Y": 283, "X": 282}[axis])
     return units / pixels if pixels else math.nan
 
@@ -183,8 +185,16 @@ def _pages(tiff: TiffFile) -> Iterator[TiffPage]:
 
 
 def _xml(text: str | bytes | None) -> ElementTree.Element | None:
-    """The root of the document, or None where it is none."""
+    """The root of the document, or None if ``text`` is not XML."""
     try:
         return ElementTree.fromstring(text) if text else None
     except ElementTree.ParseError:
         return None
+
+
+def _number(text: str) -> float:
+    """``text`` as a number, with a decimal point or comma; NaN if it is not one."""
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        return math.nan

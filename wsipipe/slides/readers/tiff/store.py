@@ -1,9 +1,9 @@
 """The tiles of a TIFF image as a read-only Zarr array that never makes pixels up.
 
-tifffile's own Zarr store decodes with the same functions, but hands out what can not be right: libjpeg
-fills the rest of a truncated tile with grey and OpenJPEG with whatever, both without an error; a
-tile missing from the offsets reads as zeros; one lock serialises all reads. So this store checks that every
-tile is whole before and after it is decoded, and reads from a `ByteSource`, which needs no lock.
+tifffile's own Zarr store decodes with the same functions, but gives wrong pixels without an error: libjpeg fills the
+rest of a truncated tile with grey and OpenJPEG with anything; a tile missing from the offsets reads as zeros. And one
+lock serialises all its reads. So this store checks that every tile is whole before and after it is decoded, and reads
+from a `ByteSource`, which needs no lock.
 """
 
 from __future__ import annotations
@@ -26,8 +26,24 @@ if TYPE_CHECKING:
     from tifffile import TiffPage
 
 ONE_READ_BYTES, NARROW = 2**20, 16
-"""Uncompressed rows are read together up to so many bytes, unless less than 1 / `NARROW` of them is wanted."""
+"""Uncompressed rows are read together up to this many bytes, unless less than 1 / `NARROW` of them is wanted."""
 NO_TILES: Mapping[int, bytes] = {}
+UPRIGHT: Mapping[int, tuple[bool, bool, bool]] = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+"""Whether to transpose, then reverse y and x, to make an image upright, by Orientation (TIFF 6.0, section 8)."""
+
+
+def tiff_store(file: ByteSource, image: TiledImage) -> TiffStore:
+    """The store that reads ``image`` of ``file``."""
+    return StripStore(file, image) if image.by_row else TiffStore(file, image)
 
 
 class TiffStore(TileStore):
@@ -46,7 +62,15 @@ class TiffStore(TileStore):
         into: npt.NDArray[Any] | None = None,
         ahead: Mapping[int, bytes] = NO_TILES,
     ) -> Tile:
-        """See `TileStore.read_tile` and `TileReader`; the data are taken from ``ahead``, by their offset, if there."""
+        """See `TileStore.read_tile` and `TileReader`: (...), uint8 or uint16.
+
+        The data are taken from ``ahead``, by their offset, if they are there.
+
+        Raises
+        ------
+        SlideReadError
+            If the tile is damaged; a TruncatedError if the file ends before it does.
+        """
         page, number = self.image.locate(chunk)
         offset, count = _place(page, number)
         if offset == 0 or count == 0:
@@ -72,17 +96,22 @@ class TiffStore(TileStore):
 
 
 class StripStore(TiffStore):
-    """Those of an image in uncompressed strips: read by rows, and nothing of it is kept."""
+    """The rows of an image in uncompressed strips, as its tiles; none of them is kept."""
 
     def read_tile(self, chunk: tuple[int, ...], spent: Spent, *_: Any) -> Tile:
-        """See `TileStore.read_tile`: a row."""
+        """See `TileStore.read_tile`: a row, (1, samples), uint8 or uint16."""
         plane, row = chunk[:2] if len(self.image.pages) > 1 else (0, chunk[0])
         return self.read_rows(plane, slice(row, row + 1), slice(0, self.image.pages[0].imagewidth), spent)
 
     def read_rows(self, plane: int, rows: slice, cols: slice, spent: Spent) -> Tile:
-        """As `read_tile`, but ``rows``, all of one strip, and of them ``cols``.
+        """Like `read_tile`, but ``rows``, all of one strip, and of them ``cols``: (rows, samples), uint8 or uint16.
 
-        They are read with what lies between them, up to `ONE_READ_BYTES`: each read takes 15 µs.
+        They are read together with what lies between them, up to `ONE_READ_BYTES`: each read takes 15 µs.
+
+        Raises
+        ------
+        TruncatedError
+            If the file, or the strip, ends before the rows do.
         """
         image, page = self.image, self.image.pages[plane]
         number, first = divmod(rows.start, page.rowsperstrip)
@@ -125,31 +154,8 @@ class StripStore(TiffStore):
                 y = stop
 
 
-def tiff_store(file: ByteSource, image: TiledImage) -> TiffStore:
-    """The store that reads ``image`` of ``file``."""
-    return StripStore(file, image) if image.by_row else TiffStore(file, image)
-
-
-def _place(page: TiffPage, number: int) -> tuple[int, int]:
-    """Where tile or strip ``number`` is, and how long: (offset, count), of which one is 0 where it was left out."""
-    return int(page.dataoffsets[number]), int(page.databytecounts[number])
-
-
-UPRIGHT: Mapping[int, tuple[bool, bool, bool]] = {
-    1: (False, False, False),
-    2: (False, False, True),
-    3: (False, True, True),
-    4: (False, True, False),
-    5: (True, False, False),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (True, True, False),
-}
-"""What makes an image upright, by its Orientation (TIFF 6.0, section 8): transpose it, then reverse its y and its x."""
-
-
 class UprightStore(TileStore):
-    """Another store's image, upright; every read of it is one of the other, so that no tile is decoded twice."""
+    """Another store's image, upright; each read is one read of the other store, so that no tile is decoded twice."""
 
     image: Tiles
 
@@ -167,7 +173,7 @@ class UprightStore(TileStore):
         return tuple(turned)
 
     def read_tile(self, chunk: tuple[int, ...], spent: Spent) -> Tile:
-        """See `TileStore.read_tile`; tiles of the array begin at its first pixel, and each may meet several."""
+        """See `TileStore.read_tile`: (...), uint8 or uint16; each tile may overlap several of the other store."""
         pixels = self.read(self.image.within(chunk), spent, across=self.x)
         return np.pad(pixels, [(0, side - size) for side, size in zip(self.image.chunks, pixels.shape, strict=True)])
 
@@ -185,3 +191,8 @@ class UprightStore(TileStore):
         if transposed:
             pixels = pixels.swapaxes(self.y, self.x)
         into[...] = np.flip(pixels, backwards)
+
+
+def _place(page: TiffPage, number: int) -> tuple[int, int]:
+    """(offset, count) of tile or strip ``number``, in bytes; one of them is 0 if it was left out."""
+    return int(page.dataoffsets[number]), int(page.databytecounts[number])
