@@ -471,7 +471,7 @@ def test_full_disk_ends_in_exit_code_3_and_the_same_command_resumes_once_there_i
     assert full.returncode == 3, full.stderr
     assert "Traceback" not in full.stderr
     partial = small_disk / "case.zarr.partial"
-    said = rf"wsipipe: {re.escape(str(partial))}\S+ can not be written: No space left on device; once it can, "
+    said = rf"wsipipe: {re.escape(str(partial))}\S+ cannot be written: No space left on device; once it can, "
     assert re.search(said, full.stderr)
     assert json.loads(full.stdout)["exit_code"] == 3
     assert [path.name for path in small_disk.iterdir()] == [partial.name]

@@ -1,4 +1,4 @@
-"""Tiles that can not be decoded: the slide fails and names them, or what they reach is label 0 and nothing else is."""
+"""Tiles that cannot be decoded: the slide fails and names them, or what they reach is label 0 and nothing else is."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_what_a_bad_tile_reaches_is_0_and_all_else_as_if_it_were_whole(
 def test_what_a_pixel_is_computed_from_is_no_more_than_is_cleared(
     slides: tuple[Path, Path], tmp_path: Path, model: Path
 ) -> None:
-    """A tile of other pixels changes labels only where a tile that can not be decoded would clear them."""
+    """A tile of other pixels changes labels only where a tile that cannot be decoded would clear them."""
     image = picture(SHAPE)
     for tile in TILES:
         image[tile.slices] = 255 - image[tile.slices]

@@ -1,4 +1,4 @@
-"""Workers in other processes: the same bytes, whoever computes; what can not do the work is refused by name."""
+"""Workers in other processes: the same bytes, whoever computes; what cannot do the work is refused by name."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def test_without_tissue_a_slide_is_complete_but_not_done(tmp_path: Path, model: 
 
 def test_blocks_without_tissue_are_not_read(tmp_path: Path, model: Path, whole: Path) -> None:
     slide = write_slide(tmp_path / "case.tif", on_glass(WHERE))
-    patch(slide, tile_at(slide, 3)[0], bytes(64))  # the tile [0:256, 768:800] of level 0 can not be decoded any more
+    patch(slide, tile_at(slide, 3)[0], bytes(64))  # the tile [0:256, 768:800] of level 0 cannot be decoded any more
     broken = run(slide, tmp_path / "off", model, tissue="off")
     assert broken.slides[0].status == FAILED
     assert run(slide, tmp_path / "auto", model).slides[0].status == DONE

@@ -330,7 +330,7 @@ def test_of_many_that_want_a_lease_in_a_bucket_one_gets_it() -> None:
         lease.release()
 
 
-# What can not be.
+# What cannot be.
 
 
 def test_a_url_of_another_kind_is_refused_with_those_that_can_be_read() -> None:

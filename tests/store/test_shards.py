@@ -63,6 +63,6 @@ def test_a_view_that_is_not_contiguous_is_written_as_it_looks(tmp_path: Path) ->
 
 def test_a_disk_that_does_not_take_it_is_named_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "0").mkdir()  # so that nothing can be renamed to it
-    with pytest.raises(OutputError, match=r"0 can not be written: .*; wait"):
+    with pytest.raises(OutputError, match=r"0 cannot be written: .*; wait"):
         write_shard(tmp_path / "0", np.zeros((8, 8), np.uint8), (8, 8), (8, 8), way_out="wait")
     assert [path.name for path in tmp_path.iterdir()] == ["0"]

@@ -91,5 +91,5 @@ def test_full_disk_leaves_the_log_before(tmp_path: Path) -> None:
 
 
 def test_folder_that_is_gone_is_an_output_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="can not be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         write_steps(tmp_path / "gone" / "log.jsonl", range(1, 2), resume=False)
