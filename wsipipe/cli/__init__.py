@@ -16,6 +16,7 @@ import click
 
 from wsipipe.cli.demo import demo
 from wsipipe.cli.evaluate import evaluate
+from wsipipe.cli.exit_codes import EXIT_ENVIRONMENT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from wsipipe.cli.info import info
 from wsipipe.cli.model import model
 from wsipipe.cli.nightly import nightly
@@ -24,8 +25,6 @@ from wsipipe.cli.run import run
 from wsipipe.cli.train import train
 from wsipipe.errors import MachineError, ModelError, UsageError, WsipipeError
 from wsipipe.version import VERSION
-
-FAILED, USAGE, ENVIRONMENT, INTERRUPTED = 1, 2, 3, 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -48,10 +47,10 @@ def main() -> NoReturn:
         code = err.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("wsipipe: interrupted; the same command resumes where it stopped", err=True)
-        code = INTERRUPTED
+        code = EXIT_INTERRUPTED
     except BrokenPipeError:  # whoever read our output, such as `head`, had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = FAILED
+        code = EXIT_FAILED
     except WsipipeError as err:
         code = _exit_code(err)
         click.echo(f"wsipipe: {err}", err=True)
@@ -63,8 +62,8 @@ def main() -> NoReturn:
 
 def _exit_code(err: WsipipeError) -> int:
     if isinstance(err, UsageError | ModelError):
-        return USAGE
-    return ENVIRONMENT if isinstance(err, MachineError) else FAILED
+        return EXIT_USAGE
+    return EXIT_ENVIRONMENT if isinstance(err, MachineError) else EXIT_FAILED
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from wsipipe.cli.exit_codes import EXIT_FAILED
 from wsipipe.cli.slide_options import reader_options
 
 
@@ -37,7 +38,7 @@ def info(slides: tuple[str, ...], reader: str | None, pixels: bool, as_json: boo
             row = {"path": str(path), "error": str(err)}
         rows.append(row | ({"pixels": compare_readers(path, planes)} if pixels else {}))
     click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(map(slide_as_text, rows)))
-    click.get_current_context().exit(1 if any("error" in row for row in rows) else 0)
+    click.get_current_context().exit(EXIT_FAILED if any("error" in row for row in rows) else 0)
 
 
 def slide_as_text(row: dict[str, Any]) -> str:

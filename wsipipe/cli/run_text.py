@@ -76,9 +76,9 @@ def plan_as_text(plan: RunPlan) -> str:
 
 def summary_as_json(summary: RunSummary) -> dict[str, Any]:
     """What ``--json`` prints."""
-    from wsipipe.pipeline.summary import STATUSES
+    from wsipipe.pipeline.summary import RUN_STATUSES
 
-    counts = {status: summary.count(status) for status in STATUSES}
+    counts = {status: summary.count(status) for status in RUN_STATUSES}
     document = {**asdict(summary), **counts, "exit_code": summary.exit_code}
     for slide, described in zip(summary.slides, document["slides"], strict=True):
         described["account"] = _account_as_json(summary.account(slide))
@@ -91,7 +91,8 @@ def _account_as_json(account: Account | None) -> dict[str, Any] | None:
 
 def summary_as_text(summary: RunSummary) -> str:
     """One line a slide, and one over all."""
-    from wsipipe.pipeline.summary import DONE, FAILED, NO_TISSUE, NOT_ATTEMPTED, OPEN, SKIPPED, TAKEN
+    from wsipipe.pipeline.summary import NOT_ATTEMPTED
+    from wsipipe.report.record import DONE, FAILED, NO_TISSUE, OPEN, SKIPPED, TAKEN
     from wsipipe.report.words import shown
 
     lines = [_outcome_as_text(slide) for slide in summary.slides]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsipipe.cli.exit_codes import EXIT_INTERRUPTED
 from wsipipe.events import StepDone, TrainingDone, TrainingEvent, TrainingListener, TrainingStarted, Validated
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def train(
             train_network(config, out, roots=roots, device=device, resume=resume, listener=listener)
     except KeyboardInterrupt:
         click.echo("wsipipe: interrupted; the same command with --resume goes on from the last checkpoint", err=True)
-        click.get_current_context().exit(130)
+        click.get_current_context().exit(EXIT_INTERRUPTED)
 
 
 def configured(
