@@ -20,7 +20,7 @@ from tests.faults import PATIENCE_SECONDS, Process, files_up_to, finish, start, 
 from tests.training.discs import TINY, changed, write_discs, write_toml
 from wsipipe import load_model
 from wsipipe.cli import cli, train
-from wsipipe.cli.train import EVERY, configured, show_training, tell_training, training_line
+from wsipipe.cli.train import STEPS_PER_LINE, configured, show_training
 from wsipipe.errors import OutputError, TrainingError, UsageError
 from wsipipe.events import StepDone, TrainingDone, TrainingStarted, Validated
 from wsipipe.training.augment import NO_AUGMENTATION
@@ -284,28 +284,31 @@ EVENTS = {
 
 
 @pytest.mark.parametrize(("said", "event"), EVENTS.items())
-def test_events_are_spoken(said: str, event: Any) -> None:
-    assert training_line(event) == said
+def test_an_event_is_a_line(capsys: pytest.CaptureFixture[str], said: str, event: Any) -> None:
+    with show_training() as listener:
+        listener(event)
+    assert capsys.readouterr().err == f"{said}\n"
 
 
-def test_one_step_in_some_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    for step in range(1, 2 * EVERY + 2):
-        tell_training(StepDone(step, 1.0, 1e-3, 1.0, 0.5))
+def test_one_step_in_some_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_training() as listener:
+        for step in range(1, 2 * STEPS_PER_LINE + 2):
+            listener(StepDone(step, 1.0, 1e-3, 1.0, 0.5))
     assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == [
-        f"step {EVERY}",
-        f"step {2 * EVERY}",
+        f"step {STEPS_PER_LINE}",
+        f"step {2 * STEPS_PER_LINE}",
     ]
 
 
 def test_terminal_has_a_bar_and_the_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with show_training() as listener:
-        assert listener is not tell_training
         for event in EVENTS.values():
             listener(event)
     said = capsys.readouterr().err
     assert "weights of step 20 of 60; test dice 0.5" in said
     assert "step 50, loss 0.1235" in said
+    assert "step 50: loss" not in said
 
 
 def test_page_of_the_command_names_every_option() -> None:

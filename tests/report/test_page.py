@@ -16,7 +16,7 @@ from wsipipe.report.record import DONE, FAILED, OPEN, SET_ASIDE, SKIPPED, STATUS
 from wsipipe.report.words import amount, area, aside, duration, headline, shortened, shown, three_digits
 
 
-def look_of(text: str = "gland") -> StoreSummary:
+def summary_of(text: str = "gland") -> StoreSummary:
     classes = (ClassArea(text, 7, "#ff8000", 1234, 0.0412, True), ClassArea("fat", 9, "#0080ff", 99, None, False))
     return StoreSummary(b"\xff\xd8 a picture", (240, 320), classes, (f"note {text}",), "0.0.9", text, SHA)
 
@@ -25,7 +25,9 @@ def page_of(text: str = "") -> str:
     report = night(*slides_of_all_kinds(text), host=text or "gpu-03", command=text or "wsipipe nightly", stopped=text)
     before = replace(report.summary, started="2026-11-23T22:00:00+00:00", host=text)
     return page(
-        report, {0: look_of(text or "gland"), 6: StoreSummary(notes=(text or "no picture",))}, (before, report.summary)
+        report,
+        {0: summary_of(text or "gland"), 6: StoreSummary(notes=(text or "no picture",))},
+        (before, report.summary),
     )
 
 
@@ -133,7 +135,7 @@ def test_every_slide_has_its_status_and_what_there_is_to_know() -> None:
 def test_pictures_have_a_text_and_tables_have_headers() -> None:
     seen = Seen(page_of())
     (picture,) = (attributes for name, attributes in seen.elements if name == "img")
-    assert picture["src"] == "data:image/jpeg;base64," + base64.b64encode(look_of().jpeg).decode()
+    assert picture["src"] == "data:image/jpeg;base64," + base64.b64encode(summary_of().jpeg).decode()
     assert picture["alt"] == "The slide case-1.tif, with its labels outlined: gland, fat"
     assert (picture["width"], picture["height"]) == ("320", "240")
     assert all(attributes.get("scope") in {"row", "col"} for name, attributes in seen.elements if name == "th")

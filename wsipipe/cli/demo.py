@@ -14,7 +14,7 @@ def demo(folder: str) -> None:
 
     Run again, it finds the slide segmented and makes the picture anew.
     """
-    from wsipipe.cli.progress import progress
+    from wsipipe.cli.progress import show_run
     from wsipipe.cli.run_text import summary_as_text
     from wsipipe.demo import write_picture, write_slide
     from wsipipe.errors import OutputError
@@ -32,7 +32,7 @@ def demo(folder: str) -> None:
             unfinished.rename(slide)
     except OSError as err:
         raise OutputError(f"{out} can not be written: {err.strerror}; give another DIR") from err
-    with progress() as listener:
+    with show_run() as listener:
         summary = run([str(slide)], RunConfig(out=str(out / "segmentations")), listener)
     click.echo(summary_as_text(summary))
     (outcome,) = summary.slides

@@ -26,7 +26,7 @@ def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
     """
     from dataclasses import replace
 
-    from wsipipe.cli.progress import Both, JsonLines, progress
+    from wsipipe.cli.progress import Both, JsonLines, show_run
     from wsipipe.nightly.config import read_night
     from wsipipe.nightly.night import project, run_night
     from wsipipe.report.words import shown
@@ -38,7 +38,7 @@ def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
         click.echo(projection_as_text(*project(night, time.time())))
         return
     with ExitStack() as stack:
-        listener = stack.enter_context(progress())
+        listener = stack.enter_context(show_run())
         if night.config.log is not None:
             listener = Both(listener, stack.enter_context(JsonLines(Path(night.place(night.config.log)))))
         report = run_night(night, listener)

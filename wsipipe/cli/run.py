@@ -106,7 +106,7 @@ def run(
     Slides that are done are skipped, unfinished ones are resumed. Exit code: 0 all done, 1 some slides failed,
     2 usage, 3 the environment (no device, no memory, no space), 130 interrupted: the same command resumes.
     """
-    from wsipipe.cli.progress import progress
+    from wsipipe.cli.progress import show_run
     from wsipipe.pipeline.config import RunConfig
     from wsipipe.pipeline.machine import size_bytes
     from wsipipe.pipeline.run import run as run_slides
@@ -122,7 +122,7 @@ def run(
         plan = plan_run(slides, config)
         click.echo(json.dumps(plan_as_json(plan), indent=2) if as_json else plan_as_text(plan))
         return
-    with progress() as listener:
+    with show_run() as listener:
         summary = run_slides(slides, config, listener)
     click.echo(json.dumps(summary_as_json(summary), indent=2) if as_json else summary_as_text(summary))
     if summary.stopped:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +14,12 @@ from wsipipe.cli.exit_codes import EXIT_INTERRUPTED
 from wsipipe.events import StepDone, TrainingDone, TrainingEvent, TrainingListener, TrainingStarted, Validated
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from wsipipe.training.config import TrainConfig
 
-EVERY = 25
-"""Steps between two plain lines."""
+STEPS_PER_LINE = 25
+"""Steps between two lines, where there is no bar."""
 
 
 @click.command()
@@ -87,35 +87,15 @@ def configured(
     return replace(config, loop=replace(config.loop, **options))
 
 
-@contextmanager
-def show_training() -> Iterator[TrainingListener]:
-    """A listener that shows a training on stderr: a bar on a terminal, plain lines elsewhere."""
-    if not sys.stderr.isatty():
-        yield tell_training
-        return
-    from rich.console import Console
-    from rich.progress import Progress
+def show_training() -> AbstractContextManager[TrainingListener]:
+    """A listener that shows a training on stderr until the context ends: a bar, or a line for one step in some."""
+    from wsipipe.cli.progress import show_events
 
-    with Progress(console=Console(stderr=True)) as bars:
-        bar = bars.add_task("step 0", total=1.0)
-
-        def listener(event: TrainingEvent) -> None:
-            if isinstance(event, StepDone):
-                bars.update(bar, completed=event.share, description=f"step {event.step}, loss {event.loss:.4f}")
-            else:
-                bars.console.print(training_line(event), highlight=False)
-
-        yield listener
+    return show_events(training_line, milestone=step_line, bars=training_bar)
 
 
-def tell_training(event: TrainingEvent) -> None:
-    """Say ``event`` on stderr; of steps one in `EVERY`."""
-    if not isinstance(event, StepDone) or event.step % EVERY == 0:
-        click.echo(training_line(event), err=True)
-
-
-def training_line(event: TrainingEvent) -> str:
-    """The line that says ``event``."""
+def training_line(event: TrainingEvent) -> str | None:
+    """The line of ``event``; None for a step, which only moves the bar."""
     match event:
         case TrainingStarted():
             begin = f"from step {event.first_step}" if event.first_step else "from the beginning"
@@ -123,15 +103,32 @@ def training_line(event: TrainingEvent) -> str:
                 f"{event.train} images to train on, {event.validation} views to validate, {event.test} to test; "
                 f"on {', '.join(event.devices)}, {begin}"
             )
-        case StepDone():
-            return f"step {event.step}: loss {event.loss:.4f}, {event.seconds:.0f} s, {event.share:.0%} done"
         case Validated():
-            return f"step {event.step}: validation {said(event.scores)}; best so far: step {event.best_step}"
+            return f"step {event.step}: validation {scores_in_line(event.scores)}; best so far: step {event.best_step}"
         case TrainingDone():
             weights = f"weights of step {event.best_step} of {event.steps}"
-            return f"{event.model}: {weights}; {event.split} {said(event.scores)}"
+            return f"{event.model}: {weights}; {event.split} {scores_in_line(event.scores)}"
+    return None
 
 
-def said(scores: dict[str, float]) -> str:
+def step_line(event: TrainingEvent) -> str | None:
+    """The line of every `STEPS_PER_LINE`-th step, where there is no bar; None for any other event."""
+    if not isinstance(event, StepDone) or event.step % STEPS_PER_LINE:
+        return None
+    return f"step {event.step}: loss {event.loss:.4f}, {event.seconds:.0f} s, {event.share:.0%} done"
+
+
+def training_bar(display: Progress) -> TrainingListener:
+    """Add the bar of a training to ``display``; returns what moves it."""
+    bar = display.add_task("step 0", total=1.0)
+
+    def move(event: TrainingEvent) -> None:
+        if isinstance(event, StepDone):
+            display.update(bar, completed=event.share, description=f"step {event.step}, loss {event.loss:.4f}")
+
+    return move
+
+
+def scores_in_line(scores: dict[str, float]) -> str:
     """Scores in a line; those by class are left out."""
     return ", ".join(f"{k} {v:.4g}" for k, v in scores.items() if "." not in k and not math.isnan(v)) or "nothing"

@@ -101,20 +101,20 @@ def tone_of(report: NightReport) -> str:
     return "warn" if counts[SET_ASIDE] or counts[OPEN] or report.stopped else "good"
 
 
-def page(report: NightReport, looks: Mapping[int, StoreSummary], history: Sequence[NightSummary]) -> str:
+def page(report: NightReport, summaries: Mapping[int, StoreSummary], history: Sequence[NightSummary]) -> str:
     """The page.
 
     Parameters
     ----------
     report
         The night.
-    looks
+    summaries
         What there is to see of slides, by their place in the report.
     history
         The nights to draw, from old to new.
     """
     parts = {
-        status: _section(status, report, numbers, looks)
+        status: _section(status, report, numbers, summaries)
         for status in (*ATTENTION, DONE, NO_TISSUE, WAITING, TAKEN, SKIPPED)
         if (numbers := [i for i, slide in enumerate(report.slides) if slide.status == status])
     }
@@ -194,9 +194,9 @@ def _bottlenecks(report: NightReport) -> str:
     return f"bottleneck: {most}{share}"
 
 
-def _section(status: str, report: NightReport, numbers: Sequence[int], looks: Mapping[int, StoreSummary]) -> Html:
+def _section(status: str, report: NightReport, numbers: Sequence[int], summaries: Mapping[int, StoreSummary]) -> Html:
     """All slides that ended as ``status``; of cards, those with warnings first."""
-    slides = [(report.slides[i], looks.get(i)) for i in numbers]
+    slides = [(report.slides[i], summaries.get(i)) for i in numbers]
     title = f"{len(slides)} {status}"
     what = element("small", f" · {STATUSES[status]}")
     if status in (WAITING, TAKEN):

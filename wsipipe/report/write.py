@@ -33,12 +33,12 @@ def write_report(report: NightReport, folder: Location) -> Location:
     make_folder(folder)
     write_whole(folder / JSON, report_as_json(report), shared=True)
     append_history(folder / HISTORY, report.summary)
-    text = page(report, look_at_all(report), read_history(folder / HISTORY))
+    text = page(report, summarise_all(report), read_history(folder / HISTORY))
     write_whole(folder / PAGE, text.encode(), shared=True)
     return folder / PAGE
 
 
-def look_at_all(report: NightReport) -> dict[int, StoreSummary]:
+def summarise_all(report: NightReport) -> dict[int, StoreSummary]:
     """What there is to see of the slides whose stores are finished, by their place in ``report``."""
     finished = [
         (i, slide.slide, slide.store)
