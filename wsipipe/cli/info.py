@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from wsipipe.cli.exit_codes import EXIT_FAILED
-from wsipipe.cli.slide_options import reader_options
+from wsipipe.cli.slide_options import READER_OPTIONS, with_options
 
 
 @click.command()
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
-@reader_options
+@with_options(READER_OPTIONS)
 @click.option("--pixels", is_flag=True, help="Compare pixels between all readers that open the slide.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def info(slides: tuple[str, ...], reader: str | None, pixels: bool, as_json: bool, **options: Any) -> None:

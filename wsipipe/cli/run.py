@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from wsipipe.cli.run_text import plan_as_json, plan_as_text, summary_as_json, summary_as_text
-from wsipipe.cli.slide_options import reader_options
+from wsipipe.cli.slide_options import READER_OPTIONS, Option, with_options
 
 
 def number_or_auto(text: str) -> int | None:
@@ -33,63 +33,85 @@ def least_and_most(text: str) -> tuple[int, int]:
 NUMBER_OR_AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N|auto"}
 
 
+INPUT_OPTIONS: tuple[Option, ...] = (
+    click.option(
+        "-o", "--out", default="segmentations", show_default=True, metavar="DIR", help="Folder of the results."
+    ),
+    click.option("-m", "--model", "model", metavar="MODEL", help="Model file.  [default: nuclei in H&E, 0.5 um/px]"),
+    click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0, over what the file says."),
+    click.option("--slides-table", metavar="FILE", help="CSV: slide, mpp, reader, channels, z, t, series of each."),
+    click.option(
+        "--max-upsample",
+        type=float,
+        default=1.1,
+        show_default=True,
+        metavar="F",
+        help="How much a slide that is coarser than the model may be enlarged.",
+    ),
+)
+COMPUTE_OPTIONS: tuple[Option, ...] = (
+    click.option(
+        "--block", **NUMBER_OR_AUTO, help="Unit of work and of resume, px; auto: 4096, on a CPU 2048, or what fits."
+    ),
+    click.option("--tile", **NUMBER_OR_AUTO, help="Core of a tile, px; auto: the fastest that the memory takes."),
+    click.option("--batch", **NUMBER_OR_AUTO, help="Tiles per forward pass; auto: the fastest that the memory takes."),
+    click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:0,cuda:1", help="Where."),
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "torch", "compile", "openvino"]),
+        default="auto",
+        show_default=True,
+        help="What computes; auto: torch, or on CPUs OpenVINO, if it is installed and faster.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        default="float32",
+        show_default=True,
+        help="Of convolutions; less than float32 is faster on GPUs, and changes some labels.",
+    ),
+    click.option(
+        "--threads", **NUMBER_OR_AUTO, help="Blocks in flight; auto: 2 on a CPU, more for GPUs, as the memory takes."
+    ),
+    click.option("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]"),
+)
+RESULT_OPTIONS: tuple[Option, ...] = (
+    click.option(
+        "--tissue",
+        default="auto",
+        show_default=True,
+        metavar="auto|off|FILE",
+        help="Look at tissue only; FILE: a mask.",
+    ),
+    click.option(
+        "--on-bad-tile",
+        type=click.Choice(["fail", "fill"]),
+        default="fail",
+        show_default=True,
+        help="Tiles that can not be decoded fail their slide, or what they reach is label 0.",
+    ),
+    click.option("--probabilities", is_flag=True, help="Also write each class's probability as round(255 p)."),
+    click.option("--overwrite", is_flag=True, help="Replace results that are there, once the new ones are complete."),
+)
+CLUSTER_OPTIONS: tuple[Option, ...] = (
+    click.option(
+        "--scheduler", metavar="ADDRESS", help="Compute with the workers of this dask scheduler: tcp://host:8786."
+    ),
+    click.option("--cluster", metavar="KIND[:N]", help="Start N workers: local, slurm or kubernetes."),
+    click.option("--adapt", type=least_and_most, metavar="MIN:MAX", help="As many workers as there is work for."),
+    click.option(
+        "--cluster-config", metavar="FILE", help="TOML: what the cluster is started with (queue, walltime, ...)."
+    ),
+)
+
+
 @click.command()
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
-@click.option("-o", "--out", default="segmentations", show_default=True, metavar="DIR", help="Folder of the results.")
-@click.option("-m", "--model", "model", metavar="MODEL", help="Model file.  [default: nuclei in H&E, 0.5 um/px]")
-@click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0, over what the file says.")
-@click.option("--slides-table", metavar="FILE", help="CSV: slide, mpp, reader, channels, z, t, series of each.")
-@click.option(
-    "--max-upsample",
-    type=float,
-    default=1.1,
-    show_default=True,
-    metavar="F",
-    help="How much a slide that is coarser than the model may be enlarged.",
-)
-@reader_options
-@click.option(
-    "--block", **NUMBER_OR_AUTO, help="Unit of work and of resume, px; auto: 4096, on a CPU 2048, or what fits."
-)
-@click.option("--tile", **NUMBER_OR_AUTO, help="Core of a tile, px; auto: the fastest that the memory takes.")
-@click.option("--batch", **NUMBER_OR_AUTO, help="Tiles per forward pass; auto: the fastest that the memory takes.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:0,cuda:1", help="Where.")
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "torch", "compile", "openvino"]),
-    default="auto",
-    show_default=True,
-    help="What computes; auto: torch, or on CPUs OpenVINO, if it is installed and faster.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    default="float32",
-    show_default=True,
-    help="Of convolutions; less than float32 is faster on GPUs, and changes some labels.",
-)
-@click.option(
-    "--threads", **NUMBER_OR_AUTO, help="Blocks in flight; auto: 2 on a CPU, more for GPUs, as the memory takes."
-)
-@click.option("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]")
-@click.option(
-    "--tissue", default="auto", show_default=True, metavar="auto|off|FILE", help="Look at tissue only; FILE: a mask."
-)
-@click.option(
-    "--on-bad-tile",
-    type=click.Choice(["fail", "fill"]),
-    default="fail",
-    show_default=True,
-    help="Tiles that can not be decoded fail their slide, or what they reach is label 0.",
-)
-@click.option("--probabilities", is_flag=True, help="Also write each class's probability as round(255 p).")
-@click.option("--overwrite", is_flag=True, help="Replace results that are there, once the new ones are complete.")
-@click.option(
-    "--scheduler", metavar="ADDRESS", help="Compute with the workers of this dask scheduler: tcp://host:8786."
-)
-@click.option("--cluster", metavar="KIND[:N]", help="Start N workers: local, slurm or kubernetes.")
-@click.option("--adapt", type=least_and_most, metavar="MIN:MAX", help="As many workers as there is work for.")
-@click.option("--cluster-config", metavar="FILE", help="TOML: what the cluster is started with (queue, walltime, ...).")
+@with_options(INPUT_OPTIONS)
+@with_options(READER_OPTIONS)
+@with_options(COMPUTE_OPTIONS)
+@with_options(RESULT_OPTIONS)
+@with_options(CLUSTER_OPTIONS)
 @click.option("--dry-run", is_flag=True, help="Read headers only, and say what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 def run(

@@ -1,4 +1,4 @@
-"""The options that say how slides are read, of every command that opens some."""
+"""Options as groups: those that say how slides are read are the same for every command that opens some."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable
 import click
 
 Command = Callable[..., None]
-OPTIONS = (
+Option = Callable[[Command], Command]
+
+READER_OPTIONS: tuple[Option, ...] = (
     click.option("--reader", metavar="NAME", help="tiff, ome-zarr, dicom, openslide.  [default: what reads it right]"),
     click.option(
         "--channels", metavar="A,B", help="Of a slide that has several: numbers from 0, or names.  [default: all]"
@@ -18,8 +20,12 @@ OPTIONS = (
 )
 
 
-def reader_options(command: Command) -> Command:
-    """Add them to ``command``."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+def with_options(options: tuple[Option, ...]) -> Option:
+    """A decorator that adds ``options`` to a command, in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
