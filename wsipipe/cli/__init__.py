@@ -38,17 +38,17 @@ for command in (run, nightly, train, evaluate, info, preview, model, demo):
 
 
 def main() -> NoReturn:
-    """Run the command line; every error that wsipipe knows ends in one line and an exit code."""
+    """Run the command line. An error of wsipipe becomes one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)  # a batch system that ends a job means Ctrl-C
     try:
-        code = cli(prog_name="wsipipe", standalone_mode=False) or 0  # what a command gave to Context.exit
+        code = cli(prog_name="wsipipe", standalone_mode=False) or 0  # given to Context.exit by a command
     except click.ClickException as err:
         err.show()
         code = err.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("wsipipe: interrupted; the same command resumes where it stopped", err=True)
         code = EXIT_INTERRUPTED
-    except BrokenPipeError:  # whoever read our output, such as `head`, had enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
     except WsipipeError as err:
@@ -56,7 +56,9 @@ def main() -> NoReturn:
         click.echo(f"wsipipe: {err}", err=True)
         if "--json" in sys.argv:
             click.echo(json.dumps({"error": str(err), "exit_code": code}))
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is done and told: what comes now is too late to interrupt it
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # everything is done and reported, so a late signal must not change the exit code
     sys.exit(code)
 
 

@@ -123,7 +123,7 @@ def run_line(event: Event) -> str | None:
             size = f"{event.pixels_to_do / 1e6:.1f} MP"
             return f"{_name(event)}: {event.blocks_to_do} of {event.blocks} blocks to do, {size}"
         case TissueFound():
-            return f"{_name(event)}: {event.share:.0%} is to be looked at ({event.how})"
+            return f"{_name(event)}: tissue covers {event.share:.0%} ({event.how})"
         case SlideEmpty():
             return f"{_name(event)}: no tissue, complete in {event.seconds:.1f} s -> {event.store}"
         case SlideDone():
@@ -195,7 +195,10 @@ class _Speed(ProgressColumn):
 
 
 class JsonLines:
-    """Every event as a JSON object, with its name and the time, added to a file as it happens; a context manager."""
+    """A listener that appends each event to a file, as a JSON object with its name and the time; a context manager.
+
+    Entering the context raises an OutputError if the file cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -205,14 +208,14 @@ class JsonLines:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("a", encoding="utf-8")
         except OSError as err:
-            raise OutputError(f"log {self._path} can not be written: {err.strerror}; give another") from err
+            raise OutputError(f"log {self._path} cannot be written: {err.strerror}; give another") from err
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def __call__(self, event: Event) -> None:
-        """Write ``event``."""
+        """Write the line of ``event``."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         row = {"time": at, "event": type(event).__name__, **asdict(event)}
         self._file.write(json.dumps(row) + "\n")
@@ -220,12 +223,12 @@ class JsonLines:
 
 
 class Both:
-    """Two listeners as one."""
+    """A listener that passes each event on to two."""
 
     def __init__(self, first: Listener, second: Listener) -> None:
         self._first, self._second = first, second
 
     def __call__(self, event: Event) -> None:
-        """Tell ``event`` to both."""
+        """Pass ``event`` on to both."""
         self._first(event)
         self._second(event)
