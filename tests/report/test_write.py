@@ -66,7 +66,7 @@ def test_a_run_of_wsipipe_is_shown(tmp_path: Path, tiny_model: Path, write_slide
     assert len(pictures(write_report(report, tmp_path / "report"))) == 1
 
 
-def test_slides_that_are_gone_lose_no_report(tmp_path: Path) -> None:
+def test_missing_slides_do_not_prevent_a_report(tmp_path: Path) -> None:
     report = night(
         SlideReport("/nowhere/a.tif", DONE, store="/nowhere/a.zarr"),
         SlideReport(os.fsdecode(b"/nowhere/\xff.tif"), SKIPPED, store=os.fsdecode(b"/nowhere/\xff.zarr")),
@@ -92,7 +92,7 @@ def test_only_finished_stores_are_summarised_and_those_of_this_night_first(monke
     summaries = summarise_all(night(*slides))
     assert seen == ["new 1", "new 2", "old 1"]
     assert sorted(summaries) == [0, 2, 4, 5]
-    assert "this page has 3 of others" in summaries[4].notes[0]
+    assert "the page already has 3" in summaries[4].notes[0]
 
 
 def test_json_and_history_are_there_before_the_first_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,9 +108,7 @@ def test_json_and_history_are_there_before_the_first_picture(tmp_path: Path, mon
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_page_that_can_not_be_written_leaves_the_one_that_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_that_cannot_be_written_leaves_the_previous_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_report(night(host="first"), tmp_path)
     before = (tmp_path / "report.html").read_bytes()
     write_bytes = Path.write_bytes
