@@ -153,7 +153,7 @@ class Tenths:
         self._done: Counter[str] = Counter()
 
     def __call__(self, event: Event) -> str | None:
-        """Count ``event``. The line of the tenth that it completes, if any; the last tenth is said by `SlideDone`."""
+        """Count ``event``, and return the line of the tenth that it completes. The last one is a `SlideDone`."""
         if isinstance(event, SlideStarted):
             self._blocks[event.slide] = event.blocks_to_do
         if not isinstance(event, BlockDone):

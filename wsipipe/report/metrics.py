@@ -63,9 +63,9 @@ def metrics(report: NightReport) -> str:
     return "".join(gauges)
 
 
-def _gauge(name: str, what: str, *samples: tuple[dict[str, str], float]) -> str:
+def _gauge(name: str, description: str, *samples: tuple[dict[str, str], float]) -> str:
     """One metric with its samples, (labels, value) each."""
-    lines = [f"# HELP wsipipe_{name} {what}", f"# TYPE wsipipe_{name} gauge"]
+    lines = [f"# HELP wsipipe_{name} {description}", f"# TYPE wsipipe_{name} gauge"]
     lines += [f"wsipipe_{name}{_labels(labels)} {_number(value)}" for labels, value in samples]
     return "\n".join(lines) + "\n"
 

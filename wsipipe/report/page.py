@@ -198,7 +198,7 @@ def _section(status: str, report: NightReport, numbers: Sequence[int], summaries
     """The section of all slides with ``status``; cards with warnings come first."""
     slides = [(report.slides[i], summaries.get(i)) for i in numbers]
     title = f"{len(slides)} {status}"
-    what = element("small", f" · {STATUSES[status]}")
+    meaning = element("small", f" · {STATUSES[status]}")
     if status in (WAITING, TAKEN):
         inside = _list(slide for slide, _ in slides)
     elif status in (DONE, NO_TISSUE, SKIPPED):
@@ -207,8 +207,8 @@ def _section(status: str, report: NightReport, numbers: Sequence[int], summaries
     else:
         inside = fragment(*(_problem(slide) for slide, _ in slides))
     if status != SKIPPED:
-        return element("section", element("h2", title, what, id=_anchor(status)), inside)
-    summary = element("summary", element("h2", title, what))
+        return element("section", element("h2", title, meaning, id=_anchor(status)), inside)
+    summary = element("summary", element("h2", title, meaning))
     return element("section", element("details", summary, inside, id=_anchor(status)))
 
 
