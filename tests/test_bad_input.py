@@ -266,7 +266,7 @@ def test_folder_of_slides_is_run_with_the_broken_one_reported(tmp_path: Path, mo
     }
 
 
-# --- pixels that can not be read ------------------------------------------------------------------------------
+# --- pixels that cannot be read ------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""``python -m wsipipe`` is ``wsipipe``."""
+"""``python -m wsipipe``, the same as ``wsipipe``."""
 
 from wsipipe.cli import main
 

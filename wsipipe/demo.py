@@ -1,7 +1,7 @@
-"""A slide to try things on, drawn rather than scanned, and a picture of what became of it.
+"""The slide of ``wsipipe demo``, drawn rather than scanned, and a picture of its segmentation.
 
-Stains absorb light as Beer and Lambert say: a pixel is ``glass * exp(-(H h + E e))``, with the optical densities
-h and e of haematoxylin and eosin per channel (Ruifrok and Johnston 2001) and how much of each there is.
+Stains absorb light by the law of Beer and Lambert: a pixel is ``glass * exp(-(H h + E e))``, with the optical densities
+h and e of haematoxylin and eosin per channel (Ruifrok and Johnston 2001), and the amounts H and E of the two stains.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EOSIN = np.array([0.07, 0.99, 0.11], np.float32)
 
 
 def write_slide(path: Path, *, seed: int = 7) -> None:
-    """Write a pyramidal TIFF of `SHAPE` px at `MPP` micrometres per pixel that looks like stained tissue."""
+    """Write a pyramidal TIFF of `SHAPE` (y, x) px, at `MPP` micrometres per pixel, that looks like stained tissue."""
     image = draw_tissue(np.random.default_rng(seed), SHAPE)
     with tifffile.TiffWriter(path) as tiff:
         for down in (1, 2, 4):
@@ -48,7 +48,7 @@ def write_slide(path: Path, *, seed: int = 7) -> None:
 
 
 def draw_tissue(rng: np.random.Generator, shape: tuple[int, int]) -> RgbImage:
-    """An image (y, x, 3) of nuclei in a pink matrix, with glass around."""
+    """An image (y, x, 3), uint8, RGB, of nuclei in a pink matrix, surrounded by glass."""
     ys, xs = np.mgrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j].astype(np.float32)
     inside = smooth_step((0.85 + 0.15 * noise(rng, shape, 200) - np.hypot(ys, xs)) * 30)
     eosin = inside * (0.45 + 0.10 * noise(rng, shape, 60) + 0.06 * noise(rng, shape, 6))
@@ -62,7 +62,10 @@ def draw_tissue(rng: np.random.Generator, shape: tuple[int, int]) -> RgbImage:
 
 
 def draw_nuclei(rng: np.random.Generator, haematoxylin: Drawing, crowding: Drawing, texture: Drawing) -> None:
-    """Add ellipses of 5 to 11 micrometres to ``haematoxylin``, more of them where ``crowding`` is high."""
+    """Add ellipses of 5 to 11 micrometres to ``haematoxylin``, in place, more of them where ``crowding`` is high.
+
+    All three are (y, x), float32: the amount of stain, the density of nuclei, and a texture that scales the stain.
+    """
     spacing = 21
     for y in range(spacing, haematoxylin.shape[0] - spacing, spacing):
         for x in range(spacing, haematoxylin.shape[1] - spacing, spacing):
@@ -80,7 +83,7 @@ def draw_nuclei(rng: np.random.Generator, haematoxylin: Drawing, crowding: Drawi
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Drawing:
-    """Gaussian noise (y, x), float32, of unit variance, smooth over ``scale`` px."""
+    """Gaussian noise (y, x), float32, of unit variance, smoothed with a sigma of ``scale`` px."""
     spectrum = np.fft.rfft2(rng.standard_normal(shape))
     fy, fx = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])
     smooth = np.fft.irfft2(spectrum * np.exp(-2 * (np.pi * scale) ** 2 * (fy**2 + fx**2)), shape)
@@ -89,12 +92,12 @@ def noise(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Dra
 
 
 def smooth_step(x: Drawing) -> Drawing:
-    """From 0 to 1 around 0, within about 4 units."""
+    """The logistic function of ``x`` (y, x), float32: it rises from 0 to 1 within about 4 units around 0."""
     return (1 / (1 + np.exp(-np.clip(x, -30, 30)))).astype(np.float32)
 
 
 def write_picture(path: Path, slide: Slide, store: Path, *, side: int = 720) -> None:
-    """Write a PNG of the middle of ``slide``, at most ``side`` px, and beside it the same with its labels outlined."""
+    """Write a PNG of the middle of ``slide``, at most ``side`` px, next to the same pixels with outlined labels."""
     level = slide.levels[0]
     (y0, height), (x0, width) = (((size - min(side, size)) // 2, min(side, size)) for size in level.shape)
     here = np.s_[y0 : y0 + height, x0 : x0 + width]

@@ -1,4 +1,4 @@
-"""What a run tells whoever listens: the progress bars, the plain lines, the tests. The library never prints."""
+"""Events of runs and trainings, for whoever listens: progress bars, plain lines, tests. The library never prints."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Self
 
 @dataclass
 class Spent:
-    """Where the seconds went: those of the threads that have a block each, and those of the devices."""
+    """Seconds by activity: those of the threads, which have a block each, and those of the devices."""
 
     read: float = 0.0
-    """Bytes from the file; of OME-Zarr and by OpenSlide, which do both in one, decoded as well."""
+    """Reading bytes from the file; for OME-Zarr and OpenSlide, which do both in one, decoding as well."""
     decode: float = 0.0
-    """Pixels from those bytes."""
+    """Decoding those bytes into pixels."""
     wait: float = 0.0
-    """A block's thread for the network, other blocks' tiles included."""
+    """Waiting of a block's thread for the network, other blocks' tiles included."""
     write: float = 0.0
-    """Coarser levels, compression, and bytes to the store."""
+    """Making coarser levels, compressing, and writing bytes to the store."""
     other: float = 0.0
-    """The rest of a block's time: pixels averaged, copied and mirrored, and Python."""
+    """The rest of a block's time: averaging, copying and mirroring pixels, and Python."""
     infer: float = 0.0
-    """Of the devices: tiles copied there, the network, and labels copied back."""
+    """Time of the devices: copying tiles there, the network, and copying labels back."""
 
     @contextmanager
     def on(self, name: str) -> Iterator[None]:
-        """Add the time within the context to ``name``."""
+        """Add the seconds within the context to the field ``name``."""
         started = time.perf_counter()
         try:
             yield
@@ -37,7 +37,7 @@ class Spent:
 
     @property
     def threads(self) -> float:
-        """All but the devices' seconds."""
+        """Seconds of the threads: all but those of the devices."""
         return self.read + self.decode + self.wait + self.write + self.other
 
     def __iadd__(self, more: Spent) -> Self:
@@ -48,70 +48,70 @@ class Spent:
 
 @dataclass(frozen=True)
 class ClusterReady:
-    """The workers that are to compute were found good."""
+    """The workers of a cluster passed their checks."""
 
     scheduler: str
-    """Its address."""
+    """Address of the scheduler."""
     dashboard: str
-    """Where a browser sees what they do."""
+    """URL of the page that shows what the workers do."""
     workers: int
     threads: int
-    """Blocks in flight, in all of them."""
+    """Blocks in flight, over all workers."""
 
 
 @dataclass(frozen=True)
 class RunStarted:
-    """All slides were looked at."""
+    """All slides are planned."""
 
     blocks: int
-    """Blocks to compute in all."""
+    """Blocks to compute, over all slides."""
     pixels: int
-    """Pixels to compute in all."""
+    """Pixels to compute, over all slides."""
 
 
 @dataclass(frozen=True)
 class SizesChosen:
-    """What was not told is chosen."""
+    """Engine, tile, batch, block and threads are chosen."""
 
     engine: str
-    """What computes."""
+    """Inference engine, such as ``torch``."""
     tile: int
-    """Side in pixels of a tile's core."""
+    """Side of a tile's core, px."""
     batch: int
-    """Tiles that go through the network at once."""
+    """Tiles per forward pass."""
     block: int
-    """Side in pixels of a block of the largest slide."""
+    """Side of a block of the largest slide, px."""
     threads: int
     """Blocks in flight."""
     bare: float
-    """Pixels a second, margins included, of the bare network on one device."""
+    """Speed of the bare network on one device, pixels per second, margins included."""
     seconds: float
-    """What measuring took; 0 if it was measured before."""
+    """Duration of the measurement; 0 if it was measured before."""
 
 
 @dataclass(frozen=True)
 class SlideStarted:
-    """A slide is segmented, or its segmentation is resumed."""
+    """The segmentation of a slide starts, or resumes."""
 
     slide: str
     store: str
     blocks: int
-    """Blocks that the slide has."""
+    """All blocks of the slide."""
     blocks_to_do: int
-    """Blocks to compute now."""
+    """Blocks to compute in this run."""
     pixels_to_do: int
-    """Pixels in those."""
+    """Pixels of `blocks_to_do`."""
 
 
 @dataclass(frozen=True)
 class TissueFound:
-    """It is known where on a slide there is something to look at."""
+    """The part of a slide to segment is known."""
 
     slide: str
     how: str
-    """``brightfield``, ``fluorescence``, ``blank``, ``given`` or ``found before``."""
+    """Source of the tissue mask: ``brightfield``, ``fluorescence``, ``blank``, ``given`` or ``found before``."""
     share: float
-    """Of the slide: 0 to 1."""
+    """Share of the slide inside the mask, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,12 @@ class BlockDone:
 
     slide: str
     index: tuple[int, int]
-    """(row, column)."""
+    """(row, column) of the block in the grid."""
     pixels: int
     computed: int
     """Pixels that went through the network, margins included."""
     skipped: int
-    """Pixels in tiles that did not, for they are of glass."""
+    """Those of `pixels` in tiles outside the tissue mask, which did not go through the network."""
     labels: dict[int, int]
     """Pixels per label."""
     blank: bool
@@ -135,7 +135,7 @@ class BlockDone:
 
 @dataclass(frozen=True)
 class SlideDone:
-    """A slide's store is complete, and has its name."""
+    """A slide's store is complete, and has its final name."""
 
     slide: str
     store: str
@@ -146,7 +146,7 @@ class SlideDone:
 
 @dataclass(frozen=True)
 class SlideEmpty:
-    """A slide's store is complete, and has its name, but there is no tissue on the slide: all of it is 0."""
+    """A slide's store is complete, and has its final name, but the slide has no tissue: all labels are 0."""
 
     slide: str
     store: str
@@ -165,7 +165,7 @@ class SlideSkipped:
 
 @dataclass(frozen=True)
 class SlideTaken:
-    """Another runner has the slide, and is alive."""
+    """Another runner, which is alive, has the slide."""
 
     slide: str
     store: str
@@ -174,7 +174,7 @@ class SlideTaken:
 
 @dataclass(frozen=True)
 class SlideLeft:
-    """The run ended before the slide did, in good order; it is resumed the next time."""
+    """The run ended in good order before the slide was done; the next run resumes it."""
 
     slide: str
     store: str
@@ -183,7 +183,7 @@ class SlideLeft:
 
 @dataclass(frozen=True)
 class SlideFailed:
-    """A slide could not be segmented, or not wholly; the others go on."""
+    """A slide could not be segmented, or not completely; the others continue."""
 
     slide: str
     error: str
@@ -191,7 +191,7 @@ class SlideFailed:
 
 @dataclass(frozen=True)
 class Warned:
-    """Something about a slide that a person should know."""
+    """A warning about a slide."""
 
     slide: str
     message: str
@@ -199,53 +199,53 @@ class Warned:
 
 @dataclass(frozen=True)
 class TrainingStarted:
-    """The training set was read and found good."""
+    """The training set was read, and passed its checks."""
 
     train: int
-    """Images, or slides, to learn from."""
+    """Images, or slides, to train on."""
     validation: int
-    """Views that the best weights are chosen by."""
+    """Views by which the best weights are chosen."""
     test: int
-    """Views that give the scores."""
+    """Views for the final scores."""
     first_step: int
-    """Steps that were done before."""
+    """Steps that were done before, by an interrupted training."""
     devices: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class StepDone:
-    """One batch."""
+    """One training step, which is one batch, is done."""
 
     step: int
-    """From 1."""
+    """Number of the step, from 1."""
     loss: float
     learning_rate: float
     seconds: float
-    """Since the training began."""
+    """Seconds since the training began."""
     share: float
-    """Of the training, when the step began: 0 to 1."""
+    """Share of the training that was done when the step began, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Validated:
-    """The weights were scored."""
+    """The weights were scored on the validation views."""
 
     step: int
     scores: dict[str, float]
     best_step: int
-    """When the weights were that are best so far."""
+    """Step of the best weights so far."""
     seconds: float
 
 
 @dataclass(frozen=True)
 class TrainingDone:
-    """The model is written."""
+    """The model file is written."""
 
     model: str
     steps: int
     best_step: int
     split: str
-    """What the scores are of: ``test`` or ``validation``."""
+    """Views that were scored: ``test`` or ``validation``."""
     scores: dict[str, float]
 
 
@@ -268,4 +268,4 @@ TrainingListener = Callable[[TrainingEvent], None]
 
 
 def ignore(_event: Event | TrainingEvent) -> None:
-    """Listen to nothing."""
+    """A listener that ignores every event."""

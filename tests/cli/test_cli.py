@@ -39,7 +39,7 @@ def run(call: Call, tmp_path: Path, tiny_model: Path) -> Call:
 
 
 def commands(group: click.Command = cli.cli, name: str = "wsipipe") -> Iterator[tuple[str, click.Command]]:
-    """The full name of every command that does something, and it."""
+    """Every command that does something, with its full name."""
     if isinstance(group, click.Group):
         for child, command in group.commands.items():
             yield from commands(command, f"{name} {child}")
@@ -67,7 +67,7 @@ def test_every_option_is_in_the_readme_and_says_what_it_does(name: str, option: 
     assert found.help
 
 
-def test_the_commands_are_those_that_were_looked_at() -> None:
+def test_the_commands_above_were_found() -> None:
     assert {name for name, _ in commands()} >= {
         "wsipipe run",
         "wsipipe info",
@@ -132,12 +132,13 @@ def test_progress_is_plain_lines_on_stderr(run: Call, tmp_path: Path, write_slid
         lines[0],
     )
     assert lines[1] == "x.tif: 10 of 10 blocks to do, 0.0 MP"
-    assert lines[2] == "x.tif: 100% is to be looked at (brightfield)"
+    assert lines[2] == "x.tif: tissue covers 100% (brightfield)"
     assert lines[3:-1] == [f"x.tif: {percent} %" for percent in range(10, 100, 10)]
     assert re.fullmatch(r"x\.tif: done in [\d.]+ s -> .*x\.zarr", lines[-1])
     assert not set(lines) & set(ended.out.splitlines())
     assert re.search(
-        r"\ndevices busy \d+%, \d+% of the bare network; threads: (\w+ \d+%, ){5}idle \d+%; bottleneck: \w+\n",
+        r"\ndevices busy \d+% of the time, \d+% of the bare network's speed; "
+        r"threads: (\w+ \d+%, ){5}idle \d+%; bottleneck: \w+\n",
         ended.out,
     )
     assert re.fullmatch(r"x\.tif: skipped, complete -> .*x\.zarr\n", run(slide).err)
@@ -183,7 +184,14 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run: Call, tmp_path:
     slide, gone = write_slide(tmp_path / "x.tif", (200, 140)), tmp_path / "gone.tif"
     ended = run(slide, gone, "--dry-run")
     assert (ended.code, ended.err) == (0, "")
-    for words in ("segment ", "refuse ", "12 of 12 blocks of 64 px", "0.5 um/px", "200 x 140 px", "memory at most"):
+    for words in (
+        "segment ",
+        "refuse ",
+        "12 of 12 blocks of 64 px",
+        "0.5 um/px",
+        "140 px wide x 200 high",
+        "memory at most",
+    ):
         assert words in ended.out
     document = json.loads(run(slide, gone, "--dry-run", "--json").out)
     assert [s["action"] for s in document["slides"]] == ["segment", "refuse"]
@@ -200,10 +208,10 @@ def test_a_dry_run_says_what_is_brought_to_the_resolution_of_the_model(
     out = call(*given).out
     assert "level 0 shrunk to 0.5 um/px (XResolution and YResolution tags)" in out
     assert "level 0 enlarged to 0.5 um/px (XResolution and YResolution tags)" in out
-    assert "149 x 249 px" in out
+    assert "249 px wide x 149 high" in out
     out = call(*given, "--slides-table", tmp_path / "slides.csv", "--max-upsample", 1.25).out
     assert "level 0 enlarged to 0.5 um/px (given in slides.csv)" in out
-    assert "375 x 625 px" in out
+    assert "625 px wide x 375 high" in out
     refused = call(*given, "--slides-table", tmp_path / "slides.csv").out
     assert "0.53.tif is coarser than 0.5 micrometres per pixel (level 0: 0.625)" in refused
     assert call(*given, "--max-upsample", 0.5).code == 2
@@ -211,7 +219,7 @@ def test_a_dry_run_says_what_is_brought_to_the_resolution_of_the_model(
 
 def test_what_a_dry_run_says_of_memory_is_enough_to_run(run: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
     slide = write_slide(tmp_path / "x.tif")
-    run(slide, "--dry-run")  # loads what there is to load
+    run(slide, "--dry-run")  # loads everything that a run loads
     (planned,) = json.loads(run(slide, "--dry-run", "--json").out)["slides"]
     roomy = planned["projected_memory_bytes"] + 50_000_000  # this process grows by a little with every test
     assert run(slide, "--max-memory", roomy).code == 0
@@ -243,7 +251,7 @@ def test_patterns_and_folders_are_expanded_here_too(run: Call, tmp_path: Path, w
         (["-m", "gone.safetensors"], "gone.safetensors cannot be read"),
     ],
 )
-def test_what_can_not_be_done_is_one_line_and_exit_code_2(
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(
     run: Call, tmp_path: Path, write_slide: WriteSlide, words: list[str], said: str
 ) -> None:
     ended = run(write_slide(tmp_path / "x.tif"), *words)
@@ -268,7 +276,7 @@ def test_a_pattern_that_matches_nothing_is_exit_code_2(run: Call, tmp_path: Path
     assert f"nothing matches {tmp_path}/*.svs" in ended.err
 
 
-def test_an_environment_that_can_not_do_it_is_exit_code_3(run: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
+def test_an_environment_that_cannot_do_it_is_exit_code_3(run: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
     slide = write_slide(tmp_path / "x.tif")
     ended = run(slide, "--device", "cuda:99")
     assert (ended.code, ended.out) == (3, "")
@@ -297,7 +305,7 @@ def test_sizes_are_read_as_people_write_them(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["lots", "4QB", "GB GB", "1e400", "nan"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_what_is_not_a_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not a size; give"):
         size_bytes(text, "--max-memory")
 
@@ -328,7 +336,7 @@ def test_a_terminated_run_is_exit_code_130_and_the_same_command_resumes(  # SIGI
 
 
 @pytest.mark.slow
-def test_a_reader_who_had_enough_is_no_traceback(tmp_path: Path, write_slide: WriteSlide) -> None:
+def test_a_reader_that_ends_early_causes_no_traceback(tmp_path: Path, write_slide: WriteSlide) -> None:
     slide = write_slide(tmp_path / "x.tif")
     reading, writing = os.pipe()
     os.close(reading)
@@ -345,7 +353,7 @@ def test_info_describes_a_slide(call: Call, tmp_path: Path, write_slide: WriteSl
     slide = write_slide(tmp_path / "x.tif", (200, 140))
     ended = call("info", slide)
     assert (ended.code, ended.err) == (0, "")
-    for words in (str(slide), "200 x 140 px", "0.5 um/px", "3 x uint8", "64 x 64"):
+    for words in (str(slide), "140 px wide x 200 high", "0.5 um/px", "3 x uint8", "64 wide x 64 high"):
         assert words in ended.out
 
 
@@ -359,7 +367,7 @@ def test_info_as_json_is_one_document_and_nothing_else(call: Call, tmp_path: Pat
     assert "gone.tif" in bad["error"]
 
 
-def test_info_of_what_is_no_slide_is_exit_code_1_and_the_others_are_shown(
+def test_info_of_what_is_not_a_slide_is_exit_code_1_and_the_others_are_shown(
     call: Call, tmp_path: Path, write_slide: WriteSlide
 ) -> None:
     bad = tmp_path / "bad.tif"
@@ -367,7 +375,7 @@ def test_info_of_what_is_no_slide_is_exit_code_1_and_the_others_are_shown(
     ended = call("info", bad, write_slide(tmp_path / "x.tif"))
     assert ended.code == 1
     assert "bad.tif\n  error: bad.tif is not a slide" in ended.out
-    assert "96 x 128 px" in ended.out
+    assert "128 px wide x 96 high" in ended.out
 
 
 def test_info_of_a_pattern_that_matches_nothing_is_exit_code_2(call: Call, tmp_path: Path) -> None:
@@ -390,7 +398,7 @@ def test_model_show_prints_what_the_model_holds(call: Call, tiny_model: Path) ->
 
 
 @pytest.mark.parametrize("kind", ["gone", "folder", "text"])
-def test_model_show_of_what_is_no_model_is_exit_code_2(call: Call, tmp_path: Path, kind: str) -> None:
+def test_model_show_of_what_is_not_a_model_is_exit_code_2(call: Call, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x.safetensors"
     if kind == "folder":
         path.mkdir()
@@ -436,19 +444,19 @@ def test_model_init_writes_what_was_asked_for(call: Call, tmp_path: Path) -> Non
     assert np.unique(weights).size > weights.size / 2
 
 
-def test_model_init_leaves_a_file_that_is_there_alone(call: Call, tmp_path: Path) -> None:
+def test_model_init_leaves_an_existing_file_alone(call: Call, tmp_path: Path) -> None:
     path = tmp_path / "new.safetensors"
     path.write_text("mine")
     ended = call("model", "init", path, *init_options())
     assert (ended.code, ended.out) == (2, "")
-    assert "is there already" in ended.err
+    assert "already exists" in ended.err
     assert path.read_text() == "mine"
 
 
 @pytest.mark.parametrize(
     ("option", "value"), [("in-channels", 0), ("base-channels", 0), ("depth", -1), ("classes", 0), ("mpp", 0)]
 )
-def test_model_init_refuses_what_can_not_be_by_its_option(
+def test_model_init_refuses_impossible_sizes_and_names_the_option(
     call: Call, tmp_path: Path, option: str, value: float
 ) -> None:
     ended = call("model", "init", tmp_path / "x", *init_options(**{option: value}))
@@ -492,13 +500,13 @@ def test_demo_into_a_file_is_exit_code_3(call: Call, tmp_path: Path) -> None:
     assert "give another DIR" in ended.err
 
 
-def test_preview_draws_what_would_be_looked_at(call: Call, tmp_path: Path, tiny_model: Path) -> None:
+def test_preview_outlines_what_would_be_segmented(call: Call, tmp_path: Path, tiny_model: Path) -> None:
     where = disc((150, 150), 60, (400, 600))
     slide = tmp_path / "x.tif"
     tifffile.imwrite(slide, on_glass(where), photometric="rgb", tile=(64, 64), metadata=None)
     ended = call("preview", slide, "-m", tiny_model, "-o", tmp_path / "x.png")
     assert ended.code == 0
-    share = re.fullmatch(r"x\.tif: ([\d.]+)% of level 0 is to be looked at \(brightfield\): .*x\.png\n", ended.out)
+    share = re.fullmatch(r"x\.tif: tissue covers ([\d.]+)% of level 0 \(brightfield\): .*x\.png\n", ended.out)
     assert share
     assert where.mean() < float(share[1]) / 100 < 2.2 * where.mean()
     image = imagecodecs.png_decode((tmp_path / "x.png").read_bytes())
@@ -516,14 +524,14 @@ def test_preview_of_what_is_everywhere_is_refused(call: Call, tmp_path: Path, wr
     assert "nothing to preview" in ended.err
 
 
-def test_what_was_skipped_is_told(run: Call, tmp_path: Path) -> None:
+def test_the_share_outside_the_mask_is_reported(run: Call, tmp_path: Path) -> None:
     slide = tmp_path / "x.tif"
     tifffile.imwrite(slide, on_glass(disc((150, 150), 60, (400, 600))), photometric="rgb", tile=(64, 64), metadata=None)
     ended = run(slide, "--json")
     (told,) = json.loads(ended.out)["slides"]
     assert 0.5 < told["skipped"] / told["pixels"] < 0.95
     assert told["tissue_by"] == "brightfield"
-    assert "skipped as glass), " in run(slide, "--overwrite").out
+    assert "outside the tissue mask), " in run(slide, "--overwrite").out
 
 
 def test_without_tissue_the_exit_code_is_0_and_the_slide_is_not_done(run: Call, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ PREDICTED = TRUTH * (np.arange(40) < 16)
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Two predictions, one of nothing, and their labels."""
+    """Two predictions, one of them empty, and their labels."""
     for name, prediction, truth in [("a", PREDICTED, TRUTH), ("b", TRUTH * 0, TRUTH * 0)]:
         for folder, values in [("out", prediction), ("data", truth)]:
             (tmp_path / folder).mkdir(exist_ok=True)
@@ -30,7 +30,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def called(*words: object) -> str:
-    """What ``wsipipe evaluate ...`` prints."""
+    """The output of ``wsipipe evaluate ...``."""
     result = CliRunner().invoke(evaluate, list(map(str, words)))
     if isinstance(result.exception, Exception):
         raise result.exception
@@ -74,15 +74,15 @@ def test_csv_has_a_row_per_image_and_is_written_anew(folders: tuple[Path, Path],
     assert {path.name for path in tmp_path.iterdir()} == {"out", "data", "scores.csv"}
 
 
-def test_csv_is_not_written_over_what_is_read(folders: tuple[Path, Path]) -> None:
+def test_csv_does_not_overwrite_an_input(folders: tuple[Path, Path]) -> None:
     target = folders[1] / "a.tif"
     before = target.read_bytes()
-    with pytest.raises(UsageError, match="is part of what is evaluated"):
+    with pytest.raises(UsageError, match="is an input, or lies in one"):
         called(*folders, "--csv", target)
     assert target.read_bytes() == before
 
 
-def test_csv_that_can_not_be_written_leaves_nothing(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_csv_that_cannot_be_written_leaves_nothing(folders: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(OutputError, match="taken cannot be written"):
         called(*folders, "--csv", tmp_path / "taken")
@@ -101,7 +101,7 @@ def test_options_reach_the_comparison(folders: tuple[Path, Path]) -> None:
     assert scores == {"dice": 1, "dice.object": 1}
 
 
-def test_an_unknown_metric_is_refused_with_all_there_are(folders: tuple[Path, Path]) -> None:
+def test_an_unknown_metric_is_refused_with_the_list_of_metrics(folders: tuple[Path, Path]) -> None:
     with pytest.raises(
         UsageError, match=r"unknown metric dise; choose from pixel_error, .*split_per_100 \(--metrics\)"
     ):

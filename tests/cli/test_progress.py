@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on."""
+"""What a person sees during a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from wsipipe.cli.progress import Bars, Lines, columns
+from wsipipe.cli.progress import RunBars, lines_above_bars, run_columns, run_line, show_run
 from wsipipe.events import BlockDone, Event, RunStarted, SlideDone, SlideFailed, SlideStarted, Spent
 
 RUN: list[Event] = [
@@ -23,21 +23,21 @@ RUN: list[Event] = [
 def test_a_terminal_shows_all_slides_the_current_one_speed_and_time_left() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)
-    with Progress(*columns(), console=console, auto_refresh=False) as bars:
-        listener = Bars(bars)
+    with Progress(*run_columns(), console=console, auto_refresh=False) as display:
+        listener = lines_above_bars(display, run_line, RunBars(display))
         for event in RUN:
             listener(event)
-            bars.refresh()
-        done = {task.description: (task.completed, task.total) for task in bars.tasks}
+            display.refresh()
+        done = {task.description: (task.completed, task.total) for task in display.tasks}
     assert done == {"all slides": (20_000_000, 20_000_000), "good.tif": (20_000_000, 20_000_000)}
     for text in ("all slides", "good.tif", "MP/s", "left", "bad[1].tif: FAILED: bad[1].tif is a damaged TIFF"):
         assert text in screen.getvalue()
 
 
 def test_elsewhere_there_are_plain_lines_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
-    listener = Lines()
-    for event in RUN:
-        listener(event)
+    with show_run() as listener:
+        for event in RUN:
+            listener(event)
     shown = capsys.readouterr()
     assert shown.out == ""
     lines = shown.err.splitlines()

@@ -1,4 +1,4 @@
-"""``wsipipe train``: killed at any moment it goes on to the same bytes; whatever goes wrong is a line and a code."""
+"""``wsipipe train``: killed at any moment, it resumes to the same bytes; any error is one line and an exit code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.faults import PATIENCE_SECONDS, Process, files_up_to, finish, start, 
 from tests.training.discs import TINY, changed, write_discs, write_toml
 from wsipipe import load_model
 from wsipipe.cli import cli, train
-from wsipipe.cli.train import EVERY, configured, show_training, tell_training, training_line
+from wsipipe.cli.train import STEPS_PER_LINE, configured, show_training
 from wsipipe.errors import OutputError, TrainingError, UsageError
 from wsipipe.events import StepDone, TrainingDone, TrainingStarted, Validated
 from wsipipe.training.augment import NO_AUGMENTATION
@@ -37,18 +37,18 @@ LONG = changed(
 
 
 class Case(NamedTuple):
-    """A configuration, and the model that comes of it when nothing happens."""
+    """A configuration, and the model of an undisturbed training."""
 
     config: Path
     model: bytes
 
     def command(self, out: Path, *options: object) -> list[object]:
-        """The arguments of `wsipipe` that make it again."""
+        """The arguments of `wsipipe` that repeat it."""
         return ["train", self.config, "-o", out, "--device", "cpu", *options]
 
 
 def called(*words: object) -> Result:
-    """What ``wsipipe ...`` does, in this process; what it raises is raised."""
+    """Run ``wsipipe ...`` in this process; its exception, if any, is raised."""
     result = CliRunner().invoke(cli, list(map(str, words)))
     if isinstance(result.exception, Exception):
         raise result.exception
@@ -80,7 +80,7 @@ def steps_done(out: Path) -> list[int]:
 
 
 def past(step: int, out: Path) -> Callable[[], bool]:
-    """Whether the log has come so far."""
+    """Whether the log has reached ``step``."""
     return lambda: max(steps_done(out), default=0) >= step
 
 
@@ -118,7 +118,7 @@ def test_signals_end_a_training_with_130_and_resume_goes_on(sgd: Case, tmp_path:
             finish(process)
             assert process.returncode == 130, said.read_text()
             assert said.read_text().endswith(
-                "wsipipe: interrupted; the same command with --resume goes on from the last checkpoint\n"
+                "wsipipe: interrupted; the same command with --resume continues from the last checkpoint\n"
             )
             assert "Traceback" not in said.read_text()
     finally:
@@ -145,7 +145,7 @@ def test_no_process_outlives_a_training(tmp_path: Path, device: str, number: sig
     children = children_of(process)
     assert len([p for p in children if "spawn_main" in " ".join(p.cmdline())]) == (3 if device == "cpu,cpu" else 1)
     process.send_signal(number)
-    process.wait(PATIENCE_SECONDS)  # not for the end of its output, which an orphan would keep open
+    process.wait(PATIENCE_SECONDS)  # not for the end of its output: an orphan would keep that open
     assert process.returncode == (130 if number == signal.SIGTERM else -number)
     _, left = psutil.wait_procs(children, timeout=15)
     for orphan in left:
@@ -160,7 +160,7 @@ def test_no_process_outlives_a_training(tmp_path: Path, device: str, number: sig
 
 @pytest.fixture
 def short(tmp_path: Path) -> Path:
-    """The configuration of a training of four steps, with its images beside it."""
+    """The configuration of a training of four steps, beside its images."""
     config = changed(LONG, loop={"steps": 4, "checkpoint_every": 2})
     return write_toml(write_discs(tmp_path / "data", 2) / "short.toml", config)
 
@@ -180,7 +180,7 @@ def test_exit_codes(short: Path, tmp_path: Path, call: Call) -> None:
     code, said = last("train", short, "-o", out, "--resume")
     assert code == 2
     assert "run without --resume" in said
-    with files_up_to(2000):  # room for what it says
+    with files_up_to(2000):  # room for its own output
         code, said = last("train", short, "-o", out)
     assert code == 3
     assert "make room" in said
@@ -201,7 +201,7 @@ def test_training_prints_what_it_does(short: Path, tmp_path: Path) -> None:
     assert load_model(out).spec.training["settings"]["loop"]["seed"] == 3
 
 
-def test_paths_are_looked_for_in_the_folder_that_is_given_and_beside_the_configuration(
+def test_paths_are_searched_in_the_given_folder_and_beside_the_configuration(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[Any] = []
@@ -239,7 +239,7 @@ def configure(source: Path, **options: Any) -> TrainConfig:
     return configured(str(source), "models/mine.safetensors", **given)
 
 
-def test_options_go_over_the_configuration(short: Path) -> None:
+def test_options_override_the_configuration(short: Path) -> None:
     config = configure(short, steps=9, seed=5, labels_are="components")
     assert config == changed(
         LONG, data={"labels_are": "components"}, loop={"steps": 9, "seed": 5, "checkpoint_every": 2}
@@ -247,7 +247,7 @@ def test_options_go_over_the_configuration(short: Path) -> None:
     assert configure(short) == changed(LONG, loop={"steps": 4, "checkpoint_every": 2})
 
 
-def test_steps_go_over_minutes_and_minutes_over_steps(short: Path) -> None:
+def test_steps_override_minutes_and_minutes_override_steps(short: Path) -> None:
     timed = write_toml(short.with_name("timed.toml"), changed(LONG, loop={"minutes": 5.0}))
     assert configure(timed).loop.minutes == 5.0
     asked = configure(timed, steps=9).loop
@@ -261,7 +261,7 @@ def test_folder_has_the_default_configuration(tmp_path: Path) -> None:
     assert configure(tmp_path) == TrainConfig(DataConfig("."), name="mine")
 
 
-def test_configuration_that_can_not_be_used_is_refused(tmp_path: Path) -> None:
+def test_unusable_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         configure(tmp_path / "none.toml")
     with pytest.raises(UsageError, match="labels-are"):
@@ -278,37 +278,40 @@ EVENTS = {
     "step 60: validation dice 0.5, f1 0.25; best so far: step 20": Validated(
         60, {"dice": 0.5, "dice.disc": 0.5, "f1": 0.25, "pq": math.nan}, 20, 1.0
     ),
-    "step 60: validation nothing; best so far: step 60": Validated(60, {}, 60, 1.0),
+    "step 60: validation without scores; best so far: step 60": Validated(60, {}, 60, 1.0),
     "b: weights of step 20 of 60; test dice 0.5": TrainingDone("b", 60, 20, "test", {"dice": 0.5}),
 }
 
 
 @pytest.mark.parametrize(("said", "event"), EVENTS.items())
-def test_events_are_spoken(said: str, event: Any) -> None:
-    assert training_line(event) == said
+def test_an_event_is_a_line(capsys: pytest.CaptureFixture[str], said: str, event: Any) -> None:
+    with show_training() as listener:
+        listener(event)
+    assert capsys.readouterr().err == f"{said}\n"
 
 
-def test_one_step_in_some_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    for step in range(1, 2 * EVERY + 2):
-        tell_training(StepDone(step, 1.0, 1e-3, 1.0, 0.5))
+def test_one_step_in_some_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_training() as listener:
+        for step in range(1, 2 * STEPS_PER_LINE + 2):
+            listener(StepDone(step, 1.0, 1e-3, 1.0, 0.5))
     assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == [
-        f"step {EVERY}",
-        f"step {2 * EVERY}",
+        f"step {STEPS_PER_LINE}",
+        f"step {2 * STEPS_PER_LINE}",
     ]
 
 
-def test_terminal_has_a_bar_and_the_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_terminal_has_a_bar_and_the_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with show_training() as listener:
-        assert listener is not tell_training
         for event in EVENTS.values():
             listener(event)
     said = capsys.readouterr().err
     assert "weights of step 20 of 60; test dice 0.5" in said
     assert "step 50, loss 0.1235" in said
+    assert "step 50: loss" not in said
 
 
-def test_page_of_the_command_names_every_option() -> None:
+def test_help_names_every_option() -> None:
     said = called("train", "--help").stdout
     for option in train.params:
         assert all(word in said for word in option.opts if word.startswith("-"))

@@ -227,7 +227,7 @@ def test_a_dry_run_of_an_empty_inbox(folder: Path) -> None:
     for path in (folder / "in").iterdir():
         path.unlink()
     result = nightly(folder, "--dry-run")
-    assert (ended(result), result.stdout) == (0, "nothing is to be done\n")
+    assert (ended(result), result.stdout) == (0, "nothing to do\n")
     assert not (folder / "out").exists()
 
 

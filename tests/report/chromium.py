@@ -1,4 +1,4 @@
-"""A real Chromium without a window, spoken to over a pipe by the DevTools protocol: no port, no other library.
+"""A real Chromium without a window, controlled over a pipe by the DevTools protocol: no port, no other library.
 
 Source: https://chromedevtools.github.io/devtools-protocol/
 """
@@ -23,17 +23,17 @@ OPTIONS = (
     "--disable-component-update --disable-sync --remote-debugging-pipe"
 )
 PATIENCE_SECONDS = 60
-"""After which a browser that says nothing is a failure."""
+"""Seconds after which a browser that says nothing is a failure."""
 
 
 START = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
 )
-"""The browser reads commands from descriptor 3, and writes to 4."""
+"""Starts the browser, which reads commands from descriptor 3 and writes to 4."""
 
 
 class Chromium:
-    """A browser with one page; `events` is all that it told of it."""
+    """A browser with one page; `events` holds all that the browser reported."""
 
     def __init__(self, profile: Path) -> None:
         assert PROGRAM is not None
@@ -61,7 +61,7 @@ class Chromium:
             raise
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Have ``method`` done; its result."""
+        """Call ``method``, and return its result."""
         self._calls += 1
         message = {"id": self._calls, "method": method, "params": params}
         message |= {"sessionId": self._session} if self._session else {}
@@ -72,7 +72,7 @@ class Chromium:
         return dict(answer["result"])
 
     def open(self, page: Path, *, width: int = 1200) -> None:
-        """Load ``page`` into a window of ``width``, and wait until all of it is there."""
+        """Load ``page`` into a window of ``width`` px, and wait until it is complete."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
         )
@@ -82,13 +82,13 @@ class Chromium:
             self.events.append(self._read())
 
     def value(self, expression: str) -> Any:
-        """What ``expression``, JavaScript that may be a promise, gives."""
+        """The value of ``expression``, JavaScript that may be a promise."""
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     def told(self, method: str) -> list[dict[str, Any]]:
-        """What the events of that name say."""
+        """The parameters of the events named ``method``."""
         return [event["params"] for event in self.events if event.get("method") == method]
 
     def _read(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Chromium:
         return dict(json.loads(message))
 
     def close(self) -> None:
-        """End it: it goes with its pipe, and whatever does not is killed."""
+        """End the browser by closing its pipe; kill what stays after that."""
         os.close(self._to)
         try:
             self._process.wait(PATIENCE_SECONDS)
@@ -122,7 +122,7 @@ class Chromium:
 
 
 def above_4(*descriptors: int) -> tuple[int, int]:
-    """The two ``descriptors``, moved out of the way of those that the browser uses."""
+    """The two ``descriptors``, moved away from 3 and 4, which the browser uses."""
     first, second = (fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10) for descriptor in descriptors)
     for descriptor in descriptors:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What a page is made of, as the standard library's parser sees it."""
+"""The contents of a page, as the parser of the standard library sees them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Seen(HTMLParser):
         self.open: list[tuple[str, str]] = []
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[tuple[str, str]] = []
-        """(class, text) of every element that has only text in it."""
+        """(class, text) of every element that holds only text."""
         self.text = ""
         self.feed(page)
         self.close()

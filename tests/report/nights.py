@@ -1,4 +1,4 @@
-"""Nights, slides and stores made for the tests of the report."""
+"""Nights, slides and stores for the tests of the report."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ texts = st.one_of(
 
 
 def slides_of_all_kinds(text: str = "") -> tuple[SlideReport, ...]:
-    """One of each status, ``text`` wherever a text can be."""
+    """One slide of each status, with ``text`` wherever there can be a text."""
     return (
         SlideReport(
             f"/in/{text or 'case-1'}.tif",
@@ -94,7 +94,7 @@ def night(*slides: SlideReport, **changes: Any) -> NightReport:
 
 
 def disc(shape: tuple[int, int], centre: tuple[float, float], radius: float) -> np.ndarray:
-    """A mask (y, x); centre and radius are shares of the sides, so that it is the same at any size."""
+    """A mask (y, x), bool; centre and radius are shares of the sides, so that it scales with them."""
     ys, xs = ((np.arange(n) + 0.5) / n for n in shape)
     return ((ys - centre[0]) / radius)[:, None] ** 2 + ((xs - centre[1]) / radius)[None] ** 2 < 1
 
@@ -113,7 +113,7 @@ def write_pyramid(path: Path, images: list[np.ndarray], mpp: float | None = 0.5,
 def write_store(
     path: Path, slide: Path, labels: np.ndarray, *, level: int = 0, mpp: float | None = 0.5, run: Any = None
 ) -> str:
-    """A finished store of ``labels`` of ``level`` of ``slide``; the run that is in it counted all pixels."""
+    """Write a finished store with ``labels`` for ``level`` of ``slide``; by default its run counts all pixels."""
     opened = open_slide(slide)
     spec = StoreSpec(
         path=str(path),

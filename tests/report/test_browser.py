@@ -24,7 +24,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two nights with all that is hostile in them, and two real pictures."""
+    """Two nights with every hostile text, and two real pictures."""
     folder = tmp_path_factory.mktemp("report")
     mask = disc((400, 300), (0.5, 0.5), 0.3)
     slide = write_pyramid(folder / "a.tif", [np.where(mask[..., None], 90, 240).repeat(3, -1).astype(np.uint8)])
@@ -47,7 +47,7 @@ def test_page_opens_without_an_error_or_a_request(browser: Chromium, page: Path)
     assert browser.value("document.title").endswith("wsipipe, night of 24 November 2026")
 
 
-def test_pictures_are_seen(browser: Chromium, page: Path) -> None:
+def test_pictures_are_shown(browser: Chromium, page: Path) -> None:
     browser.open(page)
     sizes = browser.value(
         "Promise.all([...document.images].map(i => i.decode().then(() => [i.naturalWidth, i.width])))"
@@ -94,14 +94,14 @@ def test_policy_of_the_page_lets_nothing_out_and_nothing_run(browser: Chromium, 
     )
     assert broken == ["connect-src", "img-src", "script-src-elem", "style-src-elem"]
     assert browser.value("document.title") != "ran"
-    sent = browser.told("Network.requestWillBeSent")  # told of what is blocked too
+    sent = browser.told("Network.requestWillBeSent")  # this includes blocked requests
     blocked = {
         failed["requestId"] for failed in browser.told("Network.loadingFailed") if failed["blockedReason"] == "csp"
     }
     assert {one["requestId"] for one in sent if one["request"]["url"].startswith("http")} <= blocked
 
 
-def test_all_that_is_folded_is_printed(browser: Chromium, page: Path) -> None:
+def test_folded_texts_are_printed(browser: Chromium, page: Path) -> None:
     browser.open(page)
     browser.call("Emulation.setEmulatedMedia", media="print")
     try:

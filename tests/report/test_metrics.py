@@ -17,7 +17,7 @@ SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\\n]|\\[\\n"])*",?)*)\})?
 
 
 def samples(text: str) -> dict[str, float]:
-    """Every sample by its name and labels; whatever else a line is fails."""
+    """The value of every sample, by its name and labels; any other line fails."""
     found = {}
     for line in text.removesuffix("\n").split("\n"):
         if line.startswith("# "):
@@ -69,7 +69,7 @@ def test_no_text_breaks_the_metrics(text: str) -> None:
 @given(texts)
 def test_prometheus_own_parser_reads_them_and_gives_the_text_back(text: str) -> None:
     parser = pytest.importorskip(
-        "prometheus_client.parser", reason="prometheus_client, the second opinion, is not here"
+        "prometheus_client.parser", reason="prometheus_client, the second opinion, is not installed"
     )
     families = list(parser.text_string_to_metric_families(metrics(night(host=text))))
     assert {family.type for family in families} == {"gauge"}
@@ -80,13 +80,13 @@ def test_prometheus_own_parser_reads_them_and_gives_the_text_back(text: str) -> 
     assert by_name["wsipipe_night_seconds"][0].value == 29520
 
 
-def test_numbers_that_are_none_are_written_as_prometheus_does() -> None:
+def test_infinity_is_written_as_prometheus_does() -> None:
     report = night(SlideReport("a", DONE, seconds=5e-324, pixels=10**9))
     assert "wsipipe_pixels_per_second Inf\n" in metrics(report)
     assert samples(metrics(report))["wsipipe_pixels_per_second"] == float("inf")
 
 
-def test_a_folder_that_can_not_be_written_is_an_output_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="can not be made"):
+    with pytest.raises(OutputError, match="cannot be made"):
         write_metrics(night(), tmp_path / "file/wsipipe.prom")

@@ -16,7 +16,7 @@ from wsipipe.report.record import DONE, FAILED, OPEN, SET_ASIDE, SKIPPED, STATUS
 from wsipipe.report.words import amount, area, aside, duration, headline, shortened, shown, three_digits
 
 
-def look_of(text: str = "gland") -> StoreSummary:
+def summary_of(text: str = "gland") -> StoreSummary:
     classes = (ClassArea(text, 7, "#ff8000", 1234, 0.0412, True), ClassArea("fat", 9, "#0080ff", 99, None, False))
     return StoreSummary(b"\xff\xd8 a picture", (240, 320), classes, (f"note {text}",), "0.0.9", text, SHA)
 
@@ -25,12 +25,14 @@ def page_of(text: str = "") -> str:
     report = night(*slides_of_all_kinds(text), host=text or "gpu-03", command=text or "wsipipe nightly", stopped=text)
     before = replace(report.summary, started="2026-11-23T22:00:00+00:00", host=text)
     return page(
-        report, {0: look_of(text or "gland"), 6: StoreSummary(notes=(text or "no picture",))}, (before, report.summary)
+        report,
+        {0: summary_of(text or "gland"), 6: StoreSummary(notes=(text or "no picture",))},
+        (before, report.summary),
     )
 
 
 @given(texts)
-def test_whatever_is_told_is_text_of_the_page_and_nothing_else(text: str) -> None:
+def test_any_foreign_text_is_text_of_the_page_and_nothing_else(text: str) -> None:
     seen = Seen(page_of(text))
     seen.text.encode()
     plain = Seen(page_of("".join("\n" if c == "\n" else "x" for c in text)))
@@ -71,11 +73,11 @@ def test_what_is_shown_can_be_printed_and_says_what_was_there(text: str) -> None
         ("é 한글 🔬 \u0645\u06cc\u200c\u062e", "é 한글 🔬 \u0645\u06cc\u200c\u062e"),
     ],
 )
-def test_what_can_not_be_seen_is_shown_as_python_writes_it(text: str, visible: str) -> None:
+def test_invisible_characters_are_shown_as_python_escapes(text: str, visible: str) -> None:
     assert shown(text) == visible
 
 
-def test_page_asks_for_nothing_and_runs_nothing() -> None:
+def test_page_loads_nothing_and_runs_nothing() -> None:
     source = page_of(HOSTILE[1])
     seen = Seen(source)
     assert not any(name in {"script", "iframe", "object", "form", "base", "embed"} for name, _ in seen.elements)
@@ -101,13 +103,13 @@ def test_policy_allows_the_style_of_the_page_by_its_hash_and_pictures_that_are_i
     assert source.count("<style") == 1
 
 
-def test_every_slide_has_its_status_and_what_there_is_to_know() -> None:
+def test_every_slide_has_its_status_and_its_facts() -> None:
     text = Seen(page_of()).text
     for number, status in enumerate(STATUSES, 1):
         assert f"1 {status}" in text, number
     for known in (
         "3.15 MP",
-        "33% skipped as glass",
+        "33% outside the tissue mask",
         "no tissue was found",
         "8.1 s",
         "0.388 MP/s",
@@ -127,13 +129,13 @@ def test_every_slide_has_its_status_and_what_there_is_to_know() -> None:
         assert message in text
     assert "0.0412 mm²" in text
     assert "≈ 99 px" in text
-    assert "3 nights tried it" in text
+    assert "tried on 3 nights" in text
 
 
 def test_pictures_have_a_text_and_tables_have_headers() -> None:
     seen = Seen(page_of())
     (picture,) = (attributes for name, attributes in seen.elements if name == "img")
-    assert picture["src"] == "data:image/jpeg;base64," + base64.b64encode(look_of().jpeg).decode()
+    assert picture["src"] == "data:image/jpeg;base64," + base64.b64encode(summary_of().jpeg).decode()
     assert picture["alt"] == "The slide case-1.tif, with its labels outlined: gland, fat"
     assert (picture["width"], picture["height"]) == ("320", "240")
     assert all(attributes.get("scope") in {"row", "col"} for name, attributes in seen.elements if name == "th")
@@ -187,7 +189,7 @@ def test_history_is_drawn_night_by_night(nights: int) -> None:
         assert float(bar["height"] or "") > 0
 
 
-def test_an_empty_night_is_told() -> None:
+def test_an_empty_night_has_a_page() -> None:
     seen = Seen(page(night(), {}, (night().summary,)))
     assert "0 done" in seen.text
     assert "8 h 12 min" in seen.text
@@ -205,7 +207,7 @@ def test_an_empty_night_is_told() -> None:
         ([DONE], {"exit_code": 3}, "bad"),
     ],
 )
-def test_tone_says_whether_someone_has_to_look(statuses: list[str], changes: dict[str, object], tone: str) -> None:
+def test_tone_says_whether_someone_has_to_act(statuses: list[str], changes: dict[str, object], tone: str) -> None:
     report = night(*(SlideReport(status, status) for status in statuses), **changes)
     assert tone_of(report) == tone
     assert f'<header class="{tone}">' in page(report, {}, ())
@@ -244,7 +246,7 @@ def test_durations_are_read_at_a_glance(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
 
-def test_numbers_have_three_digits_that_count() -> None:
+def test_numbers_have_three_significant_digits() -> None:
     assert [three_digits(n) for n in (0, 0.00412, 0.0412, 3.1457, 99.96, 123.4, 12345.6)] == [
         "0", "0.00412", "0.0412", "3.15", "100", "123", "12,346",
     ]  # fmt: skip

@@ -36,7 +36,7 @@ def test_report_is_read_back_as_it_was(
     assert all(byte < 128 for byte in path.read_bytes())
 
 
-def test_names_of_files_that_are_no_unicode_come_back(tmp_path: Path) -> None:
+def test_file_names_that_are_not_unicode_are_read_back(tmp_path: Path) -> None:
     name = os.fsdecode(b"/in/caf\xe9\xff.tif")
     (tmp_path / "report.json").write_bytes(report_as_json(night(SlideReport(name, DONE))))
     assert os.fsencode(read_report(tmp_path / "report.json").slides[0].slide) == b"/in/caf\xe9\xff.tif"
@@ -57,7 +57,7 @@ def test_speed_is_that_of_computing_not_of_waiting_or_failing() -> None:
     assert SlideReport("a", DONE, seconds=0, pixels=7).pixels_per_second == 0
 
 
-def test_numbers_that_are_none_do_not_break_the_json() -> None:
+def test_numbers_that_are_not_finite_do_not_break_the_json() -> None:
     report = night(SlideReport("a", DONE, seconds=float("nan"), pixels=1), SlideReport("b", DONE, seconds=float("inf")))
     text = report_as_json(report).decode()
     assert json.loads(text, parse_constant=pytest.fail)["slides"][0]["seconds"] == 0
@@ -72,10 +72,10 @@ def test_numbers_that_are_none_do_not_break_the_json() -> None:
         (b'{"report_version": 1, "slides": [3]}', "not the report of a night"),
         (b"[" * 100_000, "not the report of a night"),
         (b'{"report_version": 2, "version": "9.0"}', "newer wsipipe .9.0."),
-        (None, "can not be read"),
+        (None, "cannot be read"),
     ],
 )
-def test_what_is_no_report_is_an_error_that_says_so(tmp_path: Path, written: bytes | None, said: str) -> None:
+def test_what_is_not_a_report_is_an_error_that_says_so(tmp_path: Path, written: bytes | None, said: str) -> None:
     path = tmp_path / "report.json"
     if written is not None:
         path.write_bytes(written)
@@ -83,7 +83,7 @@ def test_what_is_no_report_is_an_error_that_says_so(tmp_path: Path, written: byt
         read_report(path)
 
 
-def test_a_status_or_a_time_that_is_none_is_refused() -> None:
+def test_a_wrong_status_or_time_is_refused() -> None:
     with pytest.raises(UsageError, match="allowed are done, failed"):
         SlideReport("a", "lost")
     with pytest.raises(UsageError, match="ISO 8601"):
@@ -103,7 +103,7 @@ def test_history_has_every_night_from_old_to_new(tmp_path: Path) -> None:
     assert len(path.read_bytes().splitlines()) == len(nights)
 
 
-def test_a_night_that_is_reported_again_counts_once_and_as_told_last(tmp_path: Path) -> None:
+def test_a_night_that_is_reported_twice_counts_once_as_reported_last(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     append_history(path, night().summary)
     append_history(path, night(host="gpu-04").summary)
@@ -131,7 +131,7 @@ def test_a_torn_last_line_loses_nothing_else_wherever_it_was_torn(tmp_path: Path
 
 
 @pytest.mark.parametrize("line", [b"\0" * 50, b"7", b"[]", b"{}", b"\xff", b'{"started": 1}', b"[" * 100_000])
-def test_lines_that_are_no_night_are_passed_over(tmp_path: Path, line: bytes) -> None:
+def test_lines_that_are_not_a_night_are_skipped(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "history.jsonl"
     path.write_bytes(line + b"\n")
     append_history(path, night().summary)
@@ -140,15 +140,15 @@ def test_lines_that_are_no_night_are_passed_over(tmp_path: Path, line: bytes) ->
 
 @pytest.mark.parametrize("field", ["pixels", "pixels_per_second"])
 @pytest.mark.parametrize("value", ["1e999", '"many"', "null", "[]", "NaN"])
-def test_a_line_with_a_number_that_is_none_is_passed_over(tmp_path: Path, field: str, value: str) -> None:
+def test_a_line_with_an_invalid_number_is_skipped(tmp_path: Path, field: str, value: str) -> None:
     path = tmp_path / "history.jsonl"
     append_history(path, night().summary)
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: "?"}).replace('"?"', value))
     assert read_history(path) == ()
 
 
-def test_history_that_can_not_be_written_is_an_output_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="can not be written"):
+def test_history_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
         append_history(tmp_path, night().summary)
-    with pytest.raises(OutputError, match="can not be read"):
+    with pytest.raises(OutputError, match="cannot be read"):
         read_history(tmp_path)

@@ -94,13 +94,13 @@ def test_a_night_is_posted_as_json(serve: Callable[..., Service]) -> None:
     assert sent["seconds"] == report.seconds
 
 
-def test_what_the_service_has_trouble_with_is_tried_once_more(serve: Callable[..., Service]) -> None:
+def test_an_error_of_the_service_is_retried_once(serve: Callable[..., Service]) -> None:
     service = serve(500, 204)
     assert post(service.url, night(), pause=0) == ""
     assert len(service.got) == 2
 
 
-def test_a_service_that_fails_twice_is_told_with_what_it_said(serve: Callable[..., Service]) -> None:
+def test_a_service_that_fails_twice_is_quoted(serve: Callable[..., Service]) -> None:
     service = serve(500, 503, said=b"no \x1b space" + b"!" * 5000)
     problem = post(service.url, night(), pause=0)
     assert problem.startswith("webhook http://127.0.0.1: it answered 503 Service Unavailable (no \\x1b space!!!")
@@ -108,7 +108,7 @@ def test_a_service_that_fails_twice_is_told_with_what_it_said(serve: Callable[..
     assert len(service.got) == 2
 
 
-def test_what_the_service_refuses_is_not_tried_again(serve: Callable[..., Service]) -> None:
+def test_a_message_that_the_service_refuses_is_not_sent_again(serve: Callable[..., Service]) -> None:
     service = serve(404, said=b"no_service")
     assert post(service.url, night(), pause=0) == "webhook http://127.0.0.1: it answered 404 Not Found (no_service)"
     assert len(service.got) == 1
@@ -120,19 +120,19 @@ def test_a_redirect_is_not_followed(serve: Callable[..., Service]) -> None:
     assert [path for path, _, _ in service.got] == [SECRET]
 
 
-def test_a_service_that_hangs_is_left_alone_after_the_timeout(serve: Callable[..., Service]) -> None:
+def test_a_service_that_hangs_is_given_up_after_the_timeout(serve: Callable[..., Service]) -> None:
     service = serve(None, None)
     assert post(service.url, night(), timeout=0.2, pause=0) == "webhook http://127.0.0.1: no answer within 0.2 s"
     assert len(service.got) == 2
 
 
-def test_a_service_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}{SECRET}"
         problem = post(url, night(), timeout=5, pause=0)
-    assert problem.startswith("webhook http://127.0.0.1: it can not be reached: ")
+    assert problem.startswith("webhook http://127.0.0.1: it cannot be reached: ")
     assert "verysecret" not in problem
 
 
@@ -154,7 +154,7 @@ def test_a_service_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
         "http://127.0.0.1:1/\u202everysecret",
     ],
 )
-def test_what_can_not_be_posted_to_is_told_without_the_secrets_in_it(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_a_url_that_cannot_be_posted_to_is_named_without_its_secrets(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("no_proxy", "*")
     problem = post(url, night(), timeout=0.2, pause=0)
     assert problem.startswith("webhook")
@@ -170,7 +170,7 @@ def test_any_text_can_be_posted(text: str) -> None:
     assert text == "" or len(sent["failed"][0]["reason"]) > 0
 
 
-def test_what_is_posted_has_bounds() -> None:
+def test_the_message_is_bounded() -> None:
     sent = payload(night(*[SlideReport("a", FAILED, "x" * 5000)] * 500), "")
     assert len(sent["failed"]) == MAX_FAILED
     assert len(sent["failed"][0]["reason"]) == MAX_REASON

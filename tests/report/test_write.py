@@ -15,7 +15,7 @@ from wsipipe.errors import OutputError
 from wsipipe.pictures.thumbnail import StoreSummary
 from wsipipe.report import write
 from wsipipe.report.record import DONE, FAILED, SKIPPED, SlideReport, read_history, read_report
-from wsipipe.report.write import look_at_all, write_report
+from wsipipe.report.write import summarise_all, write_report
 
 
 def pictures(page: Path) -> list[str]:
@@ -57,7 +57,7 @@ def test_a_run_of_wsipipe_is_shown(tmp_path: Path, tiny_model: Path, write_slide
     report = night(
         SlideReport(outcome.slide, DONE, store=outcome.store, pixels=outcome.pixels, seconds=outcome.seconds)
     )
-    (found,) = look_at_all(report).values()
+    (found,) = summarise_all(report).values()
     assert found.notes == ()
     assert found.shape == (96, 128)
     assert found.model == "tiny"
@@ -66,7 +66,7 @@ def test_a_run_of_wsipipe_is_shown(tmp_path: Path, tiny_model: Path, write_slide
     assert len(pictures(write_report(report, tmp_path / "report"))) == 1
 
 
-def test_slides_that_are_gone_lose_no_report(tmp_path: Path) -> None:
+def test_missing_slides_do_not_prevent_a_report(tmp_path: Path) -> None:
     report = night(
         SlideReport("/nowhere/a.tif", DONE, store="/nowhere/a.zarr"),
         SlideReport(os.fsdecode(b"/nowhere/\xff.tif"), SKIPPED, store=os.fsdecode(b"/nowhere/\xff.zarr")),
@@ -77,9 +77,9 @@ def test_slides_that_are_gone_lose_no_report(tmp_path: Path) -> None:
     assert text.count("the store cannot be read") == 4
 
 
-def test_only_finished_stores_are_looked_at_and_those_of_this_night_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_finished_stores_are_summarised_and_those_of_this_night_first(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(write, "look", lambda slide, _store: seen.append(slide) or StoreSummary())
+    monkeypatch.setattr(write, "summarise", lambda slide, _store: seen.append(slide) or StoreSummary())
     monkeypatch.setattr(write, "MAX_PICTURES", 3)
     slides = [
         SlideReport("old 1", SKIPPED, store="x"),
@@ -89,17 +89,17 @@ def test_only_finished_stores_are_looked_at_and_those_of_this_night_first(monkey
         SlideReport("old 2", SKIPPED, store="x"),
         SlideReport("new 2", DONE, store="x"),
     ]
-    looks = look_at_all(night(*slides))
+    summaries = summarise_all(night(*slides))
     assert seen == ["new 1", "new 2", "old 1"]
-    assert sorted(looks) == [0, 2, 4, 5]
-    assert "this page has 3 of others" in looks[4].notes[0]
+    assert sorted(summaries) == [0, 2, 4, 5]
+    assert "the page already has 3" in summaries[4].notes[0]
 
 
 def test_json_and_history_are_there_before_the_first_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(_slide: str, _store: str) -> StoreSummary:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(write, "look", killed)
+    monkeypatch.setattr(write, "summarise", killed)
     report = night(SlideReport("a", DONE, store="x"))
     with pytest.raises(KeyboardInterrupt):
         write_report(report, tmp_path)
@@ -108,9 +108,7 @@ def test_json_and_history_are_there_before_the_first_picture(tmp_path: Path, mon
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_page_that_can_not_be_written_leaves_the_one_that_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_that_cannot_be_written_leaves_the_previous_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_report(night(host="first"), tmp_path)
     before = (tmp_path / "report.html").read_bytes()
     write_bytes = Path.write_bytes
@@ -137,6 +135,6 @@ def test_a_folder_that_is_a_file_is_an_output_error(tmp_path: Path) -> None:
 
 def test_a_thousand_pictures_make_a_page_that_can_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jpeg = np.random.default_rng(0).bytes(20_000)
-    monkeypatch.setattr(write, "look", lambda _slide, _store: StoreSummary(jpeg, (240, 320)))
+    monkeypatch.setattr(write, "summarise", lambda _slide, _store: StoreSummary(jpeg, (240, 320)))
     page = write_report(night(*[SlideReport(f"/in/{i}.tif", DONE, store="x") for i in range(1000)]), tmp_path)
     assert 26e6 < page.stat().st_size < 30e6

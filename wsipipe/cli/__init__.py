@@ -16,6 +16,7 @@ import click
 
 from wsipipe.cli.demo import demo
 from wsipipe.cli.evaluate import evaluate
+from wsipipe.cli.exit_codes import EXIT_ENVIRONMENT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from wsipipe.cli.info import info
 from wsipipe.cli.model import model
 from wsipipe.cli.nightly import nightly
@@ -24,8 +25,6 @@ from wsipipe.cli.run import run
 from wsipipe.cli.train import train
 from wsipipe.errors import MachineError, ModelError, UsageError, WsipipeError
 from wsipipe.version import VERSION
-
-FAILED, USAGE, ENVIRONMENT, INTERRUPTED = 1, 2, 3, 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -39,32 +38,34 @@ for command in (run, nightly, train, evaluate, info, preview, model, demo):
 
 
 def main() -> NoReturn:
-    """Run the command line; every error that wsipipe knows ends in one line and an exit code."""
+    """Run the command line. An error of wsipipe becomes one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)  # a batch system that ends a job means Ctrl-C
     try:
-        code = cli(prog_name="wsipipe", standalone_mode=False) or 0  # what a command gave to Context.exit
+        code = cli(prog_name="wsipipe", standalone_mode=False) or 0  # given to Context.exit by a command
     except click.ClickException as err:
         err.show()
         code = err.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("wsipipe: interrupted; the same command resumes where it stopped", err=True)
-        code = INTERRUPTED
-    except BrokenPipeError:  # whoever read our output, such as `head`, had enough
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = FAILED
+        code = EXIT_FAILED
     except WsipipeError as err:
         code = _exit_code(err)
         click.echo(f"wsipipe: {err}", err=True)
         if "--json" in sys.argv:
             click.echo(json.dumps({"error": str(err), "exit_code": code}))
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is done and told: what comes now is too late to interrupt it
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # everything is done and reported, so a late signal must not change the exit code
     sys.exit(code)
 
 
 def _exit_code(err: WsipipeError) -> int:
     if isinstance(err, UsageError | ModelError):
-        return USAGE
-    return ENVIRONMENT if isinstance(err, MachineError) else FAILED
+        return EXIT_USAGE
+    return EXIT_ENVIRONMENT if isinstance(err, MachineError) else EXIT_FAILED
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

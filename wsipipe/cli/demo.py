@@ -1,4 +1,4 @@
-"""``wsipipe demo``: see it work, without a slide of one's own."""
+"""``wsipipe demo``: wsipipe at work, without a slide of your own."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import click
 @click.command()
 @click.argument("folder", default="wsipipe-demo", metavar="[DIR]")
 def demo(folder: str) -> None:
-    """Draw a slide into DIR, segment it, and put a picture of both side by side there.
+    """Draw a slide into DIR, segment it, and write a picture of both, side by side.
 
-    Run again, it finds the slide segmented and makes the picture anew.
+    A second run skips the slide, which is segmented already, and only draws the picture again.
     """
-    from wsipipe.cli.progress import progress
+    from wsipipe.cli.progress import show_run
     from wsipipe.cli.run_text import summary_as_text
     from wsipipe.demo import write_picture, write_slide
     from wsipipe.errors import OutputError
@@ -31,8 +31,8 @@ def demo(folder: str) -> None:
             write_slide(unfinished)
             unfinished.rename(slide)
     except OSError as err:
-        raise OutputError(f"{out} can not be written: {err.strerror}; give another DIR") from err
-    with progress() as listener:
+        raise OutputError(f"{out} cannot be written: {err.strerror}; give another DIR") from err
+    with show_run() as listener:
         summary = run([str(slide)], RunConfig(out=str(out / "segmentations")), listener)
     click.echo(summary_as_text(summary))
     (outcome,) = summary.slides
@@ -40,6 +40,6 @@ def demo(folder: str) -> None:
         try:
             write_picture(picture, open_slide(slide), Path(outcome.store))
         except OSError as err:
-            raise OutputError(f"{picture} can not be written: {err.strerror}") from err
+            raise OutputError(f"{picture} cannot be written: {err.strerror}") from err
         click.echo(f"slide and result side by side: {picture}")
     click.get_current_context().exit(summary.exit_code)

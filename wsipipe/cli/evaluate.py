@@ -1,4 +1,4 @@
-"""``wsipipe evaluate``: how good segmentations are."""
+"""``wsipipe evaluate``: scores of segmentations."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class ListsMetrics(click.Command):
-    """A command whose help lists the metrics, which take numpy to load."""
+    """A command whose help lists the metrics; it imports them, and with them numpy, only for that."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write every metric and what it is below the options."""
+        """Write the metrics, each with its description, below the options."""
         from wsipipe.evaluation.metrics import METRICS
 
         with formatter.section("Metrics"):
@@ -35,11 +35,13 @@ ARE = click.Choice(["classes", "instances"])
 @click.command(cls=ListsMetrics)
 @click.argument("predictions", type=click.Path(path_type=Path))
 @click.argument("labels", type=click.Path(path_type=Path))
-@click.option("--metrics", metavar="A,B", help="Names of metrics, see below.  [default: all but warping_error]")
-@click.option("--predictions-are", type=ARE, default="classes", show_default=True, help="What their values are.")
-@click.option("--labels-are", type=ARE, default="classes", show_default=True, help="What their values are.")
-@click.option("--map", "maps", multiple=True, metavar="V=C", help="Labels' value V means class C; repeatable.")
-@click.option("--csv", "table", type=click.Path(path_type=Path), metavar="FILE", help="Also write a row per image.")
+@click.option("--metrics", metavar="A,B", help="Metrics, listed below.  [default: all but warping_error]")
+@click.option("--predictions-are", type=ARE, default="classes", show_default=True, help="Meaning of their values.")
+@click.option("--labels-are", type=ARE, default="classes", show_default=True, help="Meaning of their values.")
+@click.option("--map", "maps", multiple=True, metavar="V=C", help="Value V of the labels means class C; repeatable.")
+@click.option(
+    "--csv", "table", type=click.Path(path_type=Path), metavar="FILE", help="Also write one row per image, as CSV."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 def evaluate(
     predictions: Path,
@@ -49,12 +51,12 @@ def evaluate(
     table: Path | None,
     as_json: bool,
     **are: Any,
-) -> None:  # click gives the rest by name, as evaluate takes them
+) -> None:  # the rest are options of `evaluate_files`, under the same names
     """Compare PREDICTIONS with LABELS, each a file or a folder of files paired by name.
 
     PREDICTIONS are stores of wsipipe run, or label rasters (OME-Zarr, TIFF, PNG); LABELS are rasters, or QuPath
-    GeoJSON. Names pair without suffixes, and without _image, _label or _mask at their end. Objects are connected
-    components of a class unless values are instances. Exit code: 0 done, 1 a file can not be read, 2 usage.
+    GeoJSON. Files pair by their names without suffix and without _image, _label or _mask at the end. Objects are
+    connected components of a class unless values are instances. Exit code: 0 done, 1 a file cannot be read, 2 usage.
     """
     from wsipipe.evaluation.evaluate import evaluate as evaluate_files
     from wsipipe.evaluation.metrics import DEFAULT_METRICS
@@ -70,12 +72,12 @@ def evaluate(
 
 
 def parse_maps(texts: tuple[str, ...]) -> dict[int, int]:
-    """``("255=1",)`` as ``{255: 1}``.
+    """The values of ``--map``: ``("255=1",)`` as ``{255: 1}``.
 
     Raises
     ------
     UsageError
-        If one is not two numbers, or a value is there twice.
+        If a text is not VALUE=CLASS, or maps a value that another text maps to another class.
     """
     mapped: dict[int, int] = {}
     for text in texts:
@@ -88,7 +90,7 @@ def parse_maps(texts: tuple[str, ...]) -> dict[int, int]:
 
 
 def as_document(found: Evaluation) -> dict[str, Any]:
-    """What ``--json`` prints; null where there is no value."""
+    """The document of ``--json``; a score without a value is null."""
     images = [
         {"name": i.name, "prediction": i.prediction, "labels": i.labels, "scores": _finite(i.scores)}
         for i in found.images
@@ -113,25 +115,25 @@ def _number(value: float) -> str:
 
 
 def check_table(table: Path, inputs: Iterable[tuple[Path, Path]]) -> None:
-    """Refuse to write over what is read, or into it.
+    """Make sure that ``--csv`` does not overwrite an input.
 
     Raises
     ------
     UsageError
-        If ``table`` is an input, or lies in one that is a folder.
+        If ``table`` is an input, or lies in a folder that is one.
     """
     for path in (path for pair in inputs for path in pair):
         if table.resolve().is_relative_to(path.resolve()):
-            raise UsageError(f"--csv {table} is part of what is evaluated ({path}); give another file")
+            raise UsageError(f"--csv {table} is an input, or lies in one ({path}); give another file")
 
 
 def write_table(table: Path, found: Evaluation) -> None:
-    """Write a row of scores per image, as CSV; it appears whole, by rename.
+    """Write one row of scores per image, as CSV, by rename.
 
     Raises
     ------
     OutputError
-        If it can not be written.
+        If ``table`` cannot be written.
     """
     from wsipipe.files import write_whole
 

@@ -1,4 +1,4 @@
-"""``wsipipe info``: what a slide is."""
+"""``wsipipe info``: levels, format and resolution of slides."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import Any
 
 import click
 
-from wsipipe.cli.slide_options import reader_options
+from wsipipe.cli.exit_codes import EXIT_FAILED
+from wsipipe.cli.slide_options import READER_OPTIONS, with_options
 
 
 @click.command()
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
-@reader_options
-@click.option("--pixels", is_flag=True, help="Compare pixels between all readers that open the slide.")
+@with_options(READER_OPTIONS)
+@click.option("--pixels", is_flag=True, help="Compare the pixels that all readers of the slide return.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def info(slides: tuple[str, ...], reader: str | None, pixels: bool, as_json: bool, **options: Any) -> None:
-    """Show levels, tiles, codec, resolution and where it was read, vendor, and what is wrong with each SLIDE.
+    """Show each SLIDE's levels, tiles, codec, vendor, resolution and its source, and warnings.
 
-    With --pixels five regions of each level are read by every reader, and the largest difference of a sample is shown.
+    With --pixels every reader reads five regions of each level, and the largest difference of a sample is shown.
     Exit code: 0 if every slide can be opened, else 1.
     """
     from wsipipe.errors import SlideError
@@ -37,11 +38,11 @@ def info(slides: tuple[str, ...], reader: str | None, pixels: bool, as_json: boo
             row = {"path": str(path), "error": str(err)}
         rows.append(row | ({"pixels": compare_readers(path, planes)} if pixels else {}))
     click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(map(slide_as_text, rows)))
-    click.get_current_context().exit(1 if any("error" in row for row in rows) else 0)
+    click.get_current_context().exit(EXIT_FAILED if any("error" in row for row in rows) else 0)
 
 
 def slide_as_text(row: dict[str, Any]) -> str:
-    """A slide in a few lines."""
+    """The description of a slide, or the error, in a few lines."""
     return "\n".join([*_lines(row), *(f"  pixels: {line}" for line in row.get("pixels", ()))])
 
 
@@ -57,8 +58,8 @@ def _lines(row: dict[str, Any]) -> list[str]:
     for level in row["levels"]:
         (height, width), tile = level["shape"], level["tile"]
         lines.append(
-            f"  level {level['index']}: {height} x {width} px, 1/{level['downsample']:.4g}, "
-            f"{level['channels']} x {level['dtype']}, {level['codec']} in {tile[0]} x {tile[1]}"
+            f"  level {level['index']}: {width} px wide x {height} high, 1/{level['downsample']:.4g}, "
+            f"{level['channels']} x {level['dtype']}, {level['codec']} in tiles {tile[1]} wide x {tile[0]} high"
         )
     if row["channel_names"]:
         lines.append(f"  channels: {', '.join(row['channel_names'])}")
@@ -66,6 +67,6 @@ def _lines(row: dict[str, Any]) -> list[str]:
         lines.append(f"  read: {row['planes']}")
     if row["bounds"]:
         y, x, height, width = row["bounds"]
-        lines.append(f"  scanned: {height} x {width} px from row {y}, column {x}")
+        lines.append(f"  scanned: {width} px wide x {height} high, from column {x}, row {y}")
     lines += [f"  not used: {name}" for name in row["associated"]]
     return lines + [f"  warning: {warning}" for warning in row["warnings"]]

@@ -1,4 +1,4 @@
-"""``wsipipe model``: look at models, and make untrained ones."""
+"""``wsipipe model``: show models, and make untrained ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def model() -> None:
 @model.command()
 @click.argument("model")
 def show(model: str) -> None:
-    """Print what MODEL holds, as JSON."""
+    """Print the metadata of MODEL as JSON."""
     from wsipipe.model.model_file import load_model
 
     info = load_model(model).info
@@ -39,8 +39,8 @@ def show(model: str) -> None:
 @click.option("--base-channels", default=64, show_default=True, metavar="N", help="Channels of the first level.")
 @click.option("--depth", default=4, show_default=True, metavar="N", help="Number of 2x2 poolings.")
 @click.option("--classes", default=2, show_default=True, metavar="N", help="Classes of the softmax; 1: one sigmoid.")
-@click.option("--seed", default=0, show_default=True, metavar="N", help="Of the random weights.")
-@click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel it is for.  [default: any]")
+@click.option("--seed", default=0, show_default=True, metavar="N", help="Seed of the random weights.")
+@click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of its input.  [default: any]")
 def init(
     model: str, in_channels: int, base_channels: int, depth: int, classes: int, seed: int, mpp: float | None
 ) -> None:
@@ -52,9 +52,9 @@ def init(
         ("--classes", classes, 1),
     ):
         if value < least:
-            raise UsageError(f"{option} {value} is less than {least}")
+            raise UsageError(f"{option} must be {least} or more (got {value})")
     if Path(model).exists():
-        raise UsageError(f"{model} is there already; give another name, or remove it")
+        raise UsageError(f"{model} already exists; give another name, or remove it")
 
     from wsipipe.model.model_file import save_untrained
 

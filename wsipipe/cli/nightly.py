@@ -1,4 +1,4 @@
-"""``wsipipe nightly``: everything that is to be done, once."""
+"""``wsipipe nightly``: one pass over all inboxes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("config", metavar="CONFIG.toml")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, with projected hours, space and memory.")
-@click.option("--metrics", metavar="FILE", help="For node-exporter's textfile collector, over what CONFIG says.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, with projected hours, space and memory.")
+@click.option("--metrics", metavar="FILE", help="For node-exporter's textfile collector; overrides CONFIG.")
 def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
-    """Segment all that is new in the inboxes that CONFIG.toml names, write a report, and end; made for a timer.
+    """Segment everything new in the inboxes of CONFIG.toml, write a report, and end; made for a timer.
 
     Exit code: 0 all well, 1 some slides failed, 2 CONFIG is wrong, 3 the environment, 130 interrupted: the next night
     resumes.
     """
     from dataclasses import replace
 
-    from wsipipe.cli.progress import Both, JsonLines, progress
+    from wsipipe.cli.progress import Both, JsonLines, show_run
     from wsipipe.nightly.config import read_night
     from wsipipe.nightly.night import project, run_night
     from wsipipe.report.words import shown
@@ -38,7 +38,7 @@ def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
         click.echo(projection_as_text(*project(night, time.time())))
         return
     with ExitStack() as stack:
-        listener = stack.enter_context(progress())
+        listener = stack.enter_context(show_run())
         if night.config.log is not None:
             listener = Both(listener, stack.enter_context(JsonLines(Path(night.place(night.config.log)))))
         report = run_night(night, listener)
@@ -48,7 +48,7 @@ def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
 
 
 def report_as_text(report: NightReport) -> str:
-    """A line for each slide that is not done, one over all, and why it ended early."""
+    """One line for each slide that is not done, one for an early end, and one for the whole night."""
     from wsipipe.report.record import DONE, SKIPPED
     from wsipipe.report.words import headline, shown
 
@@ -62,7 +62,7 @@ def report_as_text(report: NightReport) -> str:
 
 
 def projection_as_text(found: InboxContent, projections: list[Projection]) -> str:
-    """What ``--dry-run`` prints."""
+    """The text of ``--dry-run``."""
     from wsipipe.cli.run_text import plan_as_text
     from wsipipe.report.words import shown
 
@@ -71,4 +71,4 @@ def projection_as_text(found: InboxContent, projections: list[Projection]) -> st
         lines.append(plan_as_text(projection.plan))
         hours = "not measured yet" if projection.hours is None else f"{projection.hours:.1f} h"
         lines.append(f"projected: {hours}; results at most {projection.output_bytes / 1e9:,.1f} GB before compression")
-    return shown("\n".join(lines)) if lines else "nothing is to be done"
+    return shown("\n".join(lines)) if lines else "nothing to do"

@@ -1,4 +1,4 @@
-"""``wsipipe preview``: what of a slide a run would look at."""
+"""``wsipipe preview``: the part of a slide that a run would segment."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import click
 @click.command()
 @click.argument("slide", metavar="SLIDE")
 @click.option("-o", "--out", metavar="PICTURE.png", help="The picture.  [default: <slide's name>.png]")
-@click.option("-m", "--model", "model", metavar="MODEL", help="As for run; its context is looked at around tissue.")
-@click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0, over what the file says.")
-@click.option(
-    "--tissue", default="auto", show_default=True, metavar="auto|FILE", help="Found, or a mask that is given."
-)
+@click.option("-m", "--model", "model", metavar="MODEL", help="As for run; tissue is widened by its context.")
+@click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0; overrides the file.")
+@click.option("--tissue", default="auto", show_default=True, metavar="auto|FILE", help="auto: detected; FILE: a mask.")
 def preview(slide: str, out: str | None, model: str | None, mpp: float | None, tissue: str) -> None:
-    """Draw SLIDE small, with the outline of what `run` would look at, and say what share of it that is."""
+    """Draw SLIDE small, with the outline of the area that `run` would segment, and print its share of the slide."""
     from wsipipe.errors import UsageError
     from wsipipe.files import write_whole
     from wsipipe.model.model_file import read_model_info
@@ -28,7 +26,9 @@ def preview(slide: str, out: str | None, model: str | None, mpp: float | None, t
     from wsipipe.tissue.mask_file import TISSUE_OFF, given_mask, is_file
 
     if tissue == TISSUE_OFF:
-        raise UsageError("--tissue off looks everywhere, so there is nothing to preview; allowed: auto, or a file")
+        raise UsageError(
+            "--tissue off segments the whole slide, so there is nothing to preview; allowed: auto, or a file"
+        )
     info, opened = read_model_info(model or DEFAULT_MODEL), open_slide(slide, mpp=mpp)
     level = choose_level(opened, info.spec.mpp)
     if is_file(tissue):
@@ -37,4 +37,4 @@ def preview(slide: str, out: str | None, model: str | None, mpp: float | None, t
         mask, how = find_tissue(opened, level, halo=info.receptive.halo)
     path = Path(out or f"{opened.name}.png")
     write_whole(path, tissue_png(opened, level, mask), kind="picture ")
-    click.echo(f"{opened.file}: {mask.share:.1%} of level {level.index} is to be looked at ({how}): {path}")
+    click.echo(f"{opened.file}: tissue covers {mask.share:.1%} of level {level.index} ({how}): {path}")

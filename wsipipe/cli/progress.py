@@ -1,16 +1,19 @@
-"""What a person sees while a run goes on: bars on a terminal, plain lines elsewhere, all of it on stderr."""
+"""What a person sees of a run or a training: bars on a terminal, plain lines elsewhere, all of it on stderr.
+
+`show_events` is the mechanism; the line of an event, and what moves the bars, are given to it.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import click
 from rich.console import Console
@@ -37,24 +40,73 @@ from wsipipe.events import (
     Warned,
 )
 
+E = TypeVar("E")
+
 
 @contextmanager
-def progress() -> Iterator[Listener]:
-    """A listener that shows a run on stderr, until the context ends."""
+def show_events(
+    line: Callable[[E], str | None],
+    *,
+    milestone: Callable[[E], str | None],
+    bars: Callable[[Progress], Callable[[E], None]],
+    columns: Sequence[ProgressColumn] = (),
+) -> Iterator[Callable[[E], None]]:
+    """A listener that shows events on stderr until the context ends.
+
+    Parameters
+    ----------
+    line
+        Gives the line of an event; None for one that only moves a bar.
+    milestone
+        Gives the line that an event adds where there are no bars, such as a slide's next tenth; None for most events.
+    bars
+        Adds its bars to a display, and returns what moves them at each event.
+    columns
+        The columns of a bar; by default those of rich.
+    """
     if not sys.stderr.isatty():
-        yield Lines()
+        yield plain_lines(line, milestone)
         return
-    with Progress(*columns(), console=Console(stderr=True)) as bars:
-        yield Bars(bars)
+    with Progress(*columns, console=Console(stderr=True)) as display:
+        yield lines_above_bars(display, line, bars(display))
 
 
-def columns() -> tuple[ProgressColumn, ...]:
-    """What a bar shows: whose it is, how far, megapixels per second, time left."""
+def plain_lines(line: Callable[[E], str | None], milestone: Callable[[E], str | None]) -> Callable[[E], None]:
+    """A listener that writes the ``line`` and the ``milestone`` of each event to stderr."""
+
+    def listener(event: E) -> None:
+        for text in (line(event), milestone(event)):
+            if text is not None:
+                click.echo(text, err=True)
+
+    return listener
+
+
+def lines_above_bars(
+    display: Progress, line: Callable[[E], str | None], move_bars: Callable[[E], None]
+) -> Callable[[E], None]:
+    """A listener that moves the bars of ``display``, and lets the ``line`` of each event scroll above them."""
+
+    def listener(event: E) -> None:
+        move_bars(event)
+        if (text := line(event)) is not None:
+            display.console.print(text, markup=False, highlight=False)
+
+    return listener
+
+
+def show_run() -> AbstractContextManager[Listener]:
+    """A listener that shows a run on stderr until the context ends: two bars, or a line for each tenth of a slide."""
+    return show_events(run_line, milestone=Tenths(), bars=RunBars, columns=run_columns())
+
+
+def run_columns() -> tuple[ProgressColumn, ...]:
+    """The columns of a bar: its name, the bar, megapixels per second, time left."""
     return TextColumn("{task.description}"), BarColumn(), _Speed(), TextColumn("left"), TimeRemainingColumn()
 
 
-def spoken(event: Event) -> str | None:
-    """The line that says ``event``; None for one that is only counted."""
+def run_line(event: Event) -> str | None:
+    """The line of ``event``; None for one that only moves a bar."""
     match event:
         case ClusterReady():
             return (
@@ -71,7 +123,7 @@ def spoken(event: Event) -> str | None:
             size = f"{event.pixels_to_do / 1e6:.1f} MP"
             return f"{_name(event)}: {event.blocks_to_do} of {event.blocks} blocks to do, {size}"
         case TissueFound():
-            return f"{_name(event)}: {event.share:.0%} is to be looked at ({event.how})"
+            return f"{_name(event)}: tissue covers {event.share:.0%} ({event.how})"
         case SlideEmpty():
             return f"{_name(event)}: no tissue, complete in {event.seconds:.1f} s -> {event.store}"
         case SlideDone():
@@ -93,29 +145,60 @@ def _name(event: OfSlide) -> str:
     return Path(event.slide).name
 
 
-class Lines:
-    """Plain lines: every event that is more than a count, and each tenth of a slide."""
+class Tenths:
+    """The milestones of a run: a line for each tenth of a slide, such as ``x.tif: 30 %``."""
 
     def __init__(self) -> None:
         self._blocks: dict[str, int] = {}
         self._done: Counter[str] = Counter()
 
-    def __call__(self, event: Event) -> None:
-        """Say ``event``."""
+    def __call__(self, event: Event) -> str | None:
+        """Count ``event``, and return the line of the tenth that it completes. The last one is a `SlideDone`."""
         if isinstance(event, SlideStarted):
             self._blocks[event.slide] = event.blocks_to_do
-        if isinstance(event, BlockDone):
-            self._done[event.slide] += 1
-            done, blocks = self._done[event.slide], self._blocks[event.slide]
-            tenth, before = (10 * count // blocks for count in (done, done - 1))
-            if before < tenth < 10:
-                click.echo(f"{Path(event.slide).name}: {10 * tenth} %", err=True)
-        elif (line := spoken(event)) is not None:
-            click.echo(line, err=True)
+        if not isinstance(event, BlockDone):
+            return None
+        self._done[event.slide] += 1
+        done, blocks = self._done[event.slide], self._blocks[event.slide]
+        tenth, before = (10 * count // blocks for count in (done, done - 1))
+        return f"{_name(event)}: {10 * tenth} %" if before < tenth < 10 else None
+
+
+class RunBars:
+    """Two bars: one over all slides, and one for the slide that was begun last."""
+
+    def __init__(self, display: Progress) -> None:
+        self._display = display
+        self._all = display.add_task("all slides", total=None)
+        self._slide = display.add_task("", total=None, visible=False)
+        self._current = ""
+
+    def __call__(self, event: Event) -> None:
+        """Move the bars by ``event``."""
+        match event:
+            case RunStarted():
+                self._display.update(self._all, total=event.pixels)
+            case SlideStarted():
+                self._current = event.slide
+                self._display.reset(self._slide, total=event.pixels_to_do, description=_name(event), visible=True)
+            case BlockDone():
+                self._display.advance(self._all, event.pixels)
+                if event.slide == self._current:
+                    self._display.advance(self._slide, event.pixels)
+
+
+class _Speed(ProgressColumn):
+    """Megapixels per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{(task.speed or 0) / 1e6:.2f} MP/s")
 
 
 class JsonLines:
-    """Every event as a JSON object, with its name and the time, added to a file as it happens; a context manager."""
+    """A listener that appends each event to a file, as a JSON object with its name and the time; a context manager.
+
+    Entering the context raises an OutputError if the file cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -125,14 +208,14 @@ class JsonLines:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("a", encoding="utf-8")
         except OSError as err:
-            raise OutputError(f"log {self._path} can not be written: {err.strerror}; give another") from err
+            raise OutputError(f"log {self._path} cannot be written: {err.strerror}; give another") from err
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def __call__(self, event: Event) -> None:
-        """Write ``event``."""
+        """Write the line of ``event``."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         row = {"time": at, "event": type(event).__name__, **asdict(event)}
         self._file.write(json.dumps(row) + "\n")
@@ -140,46 +223,12 @@ class JsonLines:
 
 
 class Both:
-    """Two listeners as one."""
+    """A listener that passes each event on to two."""
 
     def __init__(self, first: Listener, second: Listener) -> None:
         self._first, self._second = first, second
 
     def __call__(self, event: Event) -> None:
-        """Tell ``event`` to both."""
+        """Pass ``event`` on to both."""
         self._first(event)
         self._second(event)
-
-
-class Bars:
-    """Two bars, one over all slides and one for the slide that was begun last; the lines scroll above."""
-
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
-        self._all = bars.add_task("all slides", total=None)
-        self._slide = bars.add_task("", total=None, visible=False)
-        self._current = ""
-
-    def __call__(self, event: Event) -> None:
-        """Show ``event``."""
-        match event:
-            case RunStarted():
-                self._bars.update(self._all, total=event.pixels)
-            case SlideStarted():
-                self._current = event.slide
-                self._bars.reset(
-                    self._slide, total=event.pixels_to_do, description=Path(event.slide).name, visible=True
-                )
-            case BlockDone():
-                self._bars.advance(self._all, event.pixels)
-                if event.slide == self._current:
-                    self._bars.advance(self._slide, event.pixels)
-        if (line := spoken(event)) is not None:
-            self._bars.console.print(line, markup=False, highlight=False)
-
-
-class _Speed(ProgressColumn):
-    """Megapixels per second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{(task.speed or 0) / 1e6:.2f} MP/s")

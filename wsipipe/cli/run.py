@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from wsipipe.cli.run_text import plan_as_json, plan_as_text, summary_as_json, summary_as_text
-from wsipipe.cli.slide_options import reader_options
+from wsipipe.cli.slide_options import READER_OPTIONS, Option, with_options
 
 
 def number_or_auto(text: str) -> int | None:
-    """A whole number, or None for ``auto``: it is chosen."""
+    """A whole number, or None for ``auto``. Raise a click.BadParameter for any other text."""
     if text == "auto":
         return None
     try:
@@ -23,7 +23,7 @@ def number_or_auto(text: str) -> int | None:
 
 
 def least_and_most(text: str) -> tuple[int, int]:
-    """``MIN:MAX``, two whole numbers."""
+    """The two whole numbers of ``MIN:MAX``. Raise a click.BadParameter for any other text."""
     least, _, most = text.partition(":")
     if not (least.isdecimal() and most.isdecimal() and int(least) <= int(most) and int(most) > 0):
         raise click.BadParameter(f"{text!r} is not MIN:MAX, such as 1:20")
@@ -33,64 +33,94 @@ def least_and_most(text: str) -> tuple[int, int]:
 NUMBER_OR_AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N|auto"}
 
 
+INPUT_OPTIONS: tuple[Option, ...] = (
+    click.option(
+        "-o", "--out", default="segmentations", show_default=True, metavar="DIR", help="Folder of the results."
+    ),
+    click.option("-m", "--model", "model", metavar="MODEL", help="Model file.  [default: nuclei in H&E, 0.5 um/px]"),
+    click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0; overrides the file."),
+    click.option(
+        "--slides-table", metavar="FILE", help="CSV of options per slide: slide, mpp, reader, channels, z, t, series."
+    ),
+    click.option(
+        "--max-upsample",
+        type=float,
+        default=1.1,
+        show_default=True,
+        metavar="F",
+        help="Largest factor by which a slide coarser than the model may be enlarged.",
+    ),
+)
+COMPUTE_OPTIONS: tuple[Option, ...] = (
+    click.option(
+        "--block", **NUMBER_OR_AUTO, help="Unit of work and of resume, px; auto: 4096, on a CPU 2048, or what fits."
+    ),
+    click.option("--tile", **NUMBER_OR_AUTO, help="Core of a tile, px; auto: the fastest that fits in memory."),
+    click.option("--batch", **NUMBER_OR_AUTO, help="Tiles per forward pass; auto: the fastest that fits in memory."),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="auto|cpu|cuda|cuda:0,cuda:1",
+        help="Devices that compute.",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "torch", "compile", "openvino"]),
+        default="auto",
+        show_default=True,
+        help="Inference engine; auto: torch, or on CPUs OpenVINO, if installed and faster.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        default="float32",
+        show_default=True,
+        help="Precision of convolutions; less than float32 is faster on GPUs, and changes some labels.",
+    ),
+    click.option(
+        "--threads", **NUMBER_OR_AUTO, help="Blocks in flight; auto: 2 on a CPU, more for GPUs, if they fit in memory."
+    ),
+    click.option("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]"),
+)
+RESULT_OPTIONS: tuple[Option, ...] = (
+    click.option(
+        "--tissue",
+        default="auto",
+        show_default=True,
+        metavar="auto|off|FILE",
+        help="auto: segment tissue only; off: everything; FILE: what a mask covers.",
+    ),
+    click.option(
+        "--on-bad-tile",
+        type=click.Choice(["fail", "fill"]),
+        default="fail",
+        show_default=True,
+        help="Tiles that cannot be decoded: fail their slide, or set the pixels that depend on them to label 0.",
+    ),
+    click.option("--probabilities", is_flag=True, help="Also write the probability of each class, as round(255 p)."),
+    click.option("--overwrite", is_flag=True, help="Replace existing results, once the new ones are complete."),
+)
+CLUSTER_OPTIONS: tuple[Option, ...] = (
+    click.option(
+        "--scheduler", metavar="ADDRESS", help="Compute on the workers of this dask scheduler: tcp://host:8786."
+    ),
+    click.option("--cluster", metavar="KIND[:N]", help="Start N workers: local, slurm or kubernetes."),
+    click.option(
+        "--adapt", type=least_and_most, metavar="MIN:MAX", help="Between MIN and MAX workers, as the work requires."
+    ),
+    click.option("--cluster-config", metavar="FILE", help="TOML: arguments of the cluster (queue, walltime, ...)."),
+)
+
+
 @click.command()
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
-@click.option("-o", "--out", default="segmentations", show_default=True, metavar="DIR", help="Folder of the results.")
-@click.option("-m", "--model", "model", metavar="MODEL", help="Model file.  [default: nuclei in H&E, 0.5 um/px]")
-@click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0, over what the file says.")
-@click.option("--slides-table", metavar="FILE", help="CSV: slide, mpp, reader, channels, z, t, series of each.")
-@click.option(
-    "--max-upsample",
-    type=float,
-    default=1.1,
-    show_default=True,
-    metavar="F",
-    help="How much a slide that is coarser than the model may be enlarged.",
-)
-@reader_options
-@click.option(
-    "--block", **NUMBER_OR_AUTO, help="Unit of work and of resume, px; auto: 4096, on a CPU 2048, or what fits."
-)
-@click.option("--tile", **NUMBER_OR_AUTO, help="Core of a tile, px; auto: the fastest that the memory takes.")
-@click.option("--batch", **NUMBER_OR_AUTO, help="Tiles per forward pass; auto: the fastest that the memory takes.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:0,cuda:1", help="Where.")
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "torch", "compile", "openvino"]),
-    default="auto",
-    show_default=True,
-    help="What computes; auto: torch, or on CPUs OpenVINO, if it is installed and faster.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    default="float32",
-    show_default=True,
-    help="Of convolutions; less than float32 is faster on GPUs, and changes some labels.",
-)
-@click.option(
-    "--threads", **NUMBER_OR_AUTO, help="Blocks in flight; auto: 2 on a CPU, more for GPUs, as the memory takes."
-)
-@click.option("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]")
-@click.option(
-    "--tissue", default="auto", show_default=True, metavar="auto|off|FILE", help="Look at tissue only; FILE: a mask."
-)
-@click.option(
-    "--on-bad-tile",
-    type=click.Choice(["fail", "fill"]),
-    default="fail",
-    show_default=True,
-    help="Tiles that can not be decoded fail their slide, or what they reach is label 0.",
-)
-@click.option("--probabilities", is_flag=True, help="Also write each class's probability as round(255 p).")
-@click.option("--overwrite", is_flag=True, help="Replace results that are there, once the new ones are complete.")
-@click.option(
-    "--scheduler", metavar="ADDRESS", help="Compute with the workers of this dask scheduler: tcp://host:8786."
-)
-@click.option("--cluster", metavar="KIND[:N]", help="Start N workers: local, slurm or kubernetes.")
-@click.option("--adapt", type=least_and_most, metavar="MIN:MAX", help="As many workers as there is work for.")
-@click.option("--cluster-config", metavar="FILE", help="TOML: what the cluster is started with (queue, walltime, ...).")
-@click.option("--dry-run", is_flag=True, help="Read headers only, and say what would be done.")
+@with_options(INPUT_OPTIONS)
+@with_options(READER_OPTIONS)
+@with_options(COMPUTE_OPTIONS)
+@with_options(RESULT_OPTIONS)
+@with_options(CLUSTER_OPTIONS)
+@click.option("--dry-run", is_flag=True, help="Read headers only, and print what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 def run(
     slides: tuple[str, ...],
@@ -103,13 +133,13 @@ def run(
     adapt: tuple[int, int] | None,
     cluster_config: str | None,
     **options: Any,
-) -> None:  # click gives the rest by name, as RunConfig takes them
+) -> None:  # the rest are fields of RunConfig, under the same names
     """Segment SLIDE... (files, folders, patterns) into DIR/<slide's name>.zarr.
 
-    Slides that are done are skipped, unfinished ones are resumed. Exit code: 0 all done, 1 some slides failed,
+    Finished slides are skipped, unfinished ones are resumed. Exit code: 0 all done, 1 some slides failed,
     2 usage, 3 the environment (no device, no memory, no space), 130 interrupted: the same command resumes.
     """
-    from wsipipe.cli.progress import progress
+    from wsipipe.cli.progress import show_run
     from wsipipe.pipeline.config import ClusterConfig, RunConfig, parse_cluster
     from wsipipe.pipeline.machine import size_bytes
     from wsipipe.pipeline.run import run as run_slides
@@ -133,7 +163,7 @@ def run(
         plan = plan_run(slides, resolve(config))
         click.echo(json.dumps(plan_as_json(plan), indent=2) if as_json else plan_as_text(plan))
         return
-    with progress() as listener:
+    with show_run() as listener:
         summary = run_slides(slides, config, listener)
     click.echo(json.dumps(summary_as_json(summary), indent=2) if as_json else summary_as_text(summary))
     if summary.stopped:

@@ -1,4 +1,4 @@
-"""A plan, and what came of it, as text and as JSON."""
+"""The plan of a run, and its summary, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def plan_as_json(plan: RunPlan) -> dict[str, Any]:
-    """What ``--dry-run --json`` prints."""
+    """The document of ``--dry-run --json``."""
     return {
         "model": plan.setup.model.path,
         "devices": list(plan.setup.devices),
@@ -52,7 +52,7 @@ def _slide_plan_as_json(plan: RunPlan, slide: SlidePlan | Refused) -> dict[str, 
 
 
 def plan_as_text(plan: RunPlan) -> str:
-    """What ``--dry-run`` prints."""
+    """The text of ``--dry-run``."""
     from wsipipe.report.words import shown
 
     setup = plan.setup
@@ -61,12 +61,12 @@ def plan_as_text(plan: RunPlan) -> str:
     for row in [_slide_plan_as_json(plan, slide) for slide in plan.slides]:
         lines.append(f"{row['action']:8} {row['slide']}: {row['reason']}")
         if "store" in row:
-            mpp = f"{row['mpp']:.4g} um/px ({row['mpp_source']})" if row["mpp"] else "resolution not known"
+            mpp = f"{row['mpp']:.4g} um/px ({row['mpp_source']})" if row["mpp"] else "resolution unknown"
             to_do = f"{row['blocks_to_do']} of {row['blocks']} blocks of {row['block']} px"
             shrunk = "" if row["shrink"] == 1 else f" {'shrunk' if row['shrink'] > 1 else 'enlarged'} to"
             lines.append(f"         level {row['level']}{shrunk or ','} {mpp}; {to_do}")
             lines.append(
-                f"         -> {row['store']}, {row['height']} x {row['width']} px, "
+                f"         -> {row['store']}, {row['width']} px wide x {row['height']} high, "
                 f"at most {row['output_bytes_at_most'] / 1e6:,.1f} MB before compression; "
                 f"memory at most {row['projected_memory_bytes'] / 1e6:,.0f} MB"
             )
@@ -75,10 +75,10 @@ def plan_as_text(plan: RunPlan) -> str:
 
 
 def summary_as_json(summary: RunSummary) -> dict[str, Any]:
-    """What ``--json`` prints."""
-    from wsipipe.pipeline.summary import STATUSES
+    """The document of ``--json``."""
+    from wsipipe.pipeline.summary import RUN_STATUSES
 
-    counts = {status: summary.count(status) for status in STATUSES}
+    counts = {status: summary.count(status) for status in RUN_STATUSES}
     document = {**asdict(summary), **counts, "exit_code": summary.exit_code}
     for slide, described in zip(summary.slides, document["slides"], strict=True):
         described["account"] = _account_as_json(summary.account(slide))
@@ -90,8 +90,9 @@ def _account_as_json(account: Account | None) -> dict[str, Any] | None:
 
 
 def summary_as_text(summary: RunSummary) -> str:
-    """One line a slide, and one over all."""
-    from wsipipe.pipeline.summary import DONE, FAILED, NO_TISSUE, NOT_ATTEMPTED, OPEN, SKIPPED, TAKEN
+    """One line per slide, one for the whole run, and one for where the time went."""
+    from wsipipe.pipeline.summary import NOT_ATTEMPTED
+    from wsipipe.report.record import DONE, FAILED, NO_TISSUE, OPEN, SKIPPED, TAKEN
     from wsipipe.report.words import shown
 
     lines = [_outcome_as_text(slide) for slide in summary.slides]
@@ -105,7 +106,7 @@ def summary_as_text(summary: RunSummary) -> str:
     )
     if (account := summary.account()) is not None:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in account.shares.items())
-        speed = f"devices busy {account.busy:.0%}, {account.of_bare:.0%} of the bare network"
+        speed = f"devices busy {account.busy:.0%} of the time, {account.of_bare:.0%} of the bare network's speed"
         lines.append(f"{speed}; threads: {shares}; bottleneck: {account.bottleneck}")
     return shown("\n".join(lines))
 
@@ -117,5 +118,5 @@ def _outcome_as_text(slide: SlideOutcome) -> str:
     speed = slide.pixels / 1e6 / slide.seconds if slide.seconds else 0.0
     size = f"{slide.pixels / 1e6:,.1f} MP"
     if slide.skipped:
-        size += f" ({slide.skipped / slide.pixels:.0%} skipped as glass)"
+        size += f" ({slide.skipped / slide.pixels:.0%} outside the tissue mask)"
     return f"{slide.status:8} {Path(slide.slide).name} -> {slide.store}  {size}, {speed:.2f} MP/s"

@@ -1,4 +1,4 @@
-"""The options that say how slides are read, of every command that opens some."""
+"""Options in groups, and the group that commands share: how slides are read."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from collections.abc import Callable
 import click
 
 Command = Callable[..., None]
-OPTIONS = (
-    click.option("--reader", metavar="NAME", help="tiff, ome-zarr, dicom, openslide.  [default: what reads it right]"),
+Option = Callable[[Command], Command]
+
+READER_OPTIONS: tuple[Option, ...] = (
     click.option(
-        "--channels", metavar="A,B", help="Of a slide that has several: numbers from 0, or names.  [default: all]"
+        "--reader", metavar="NAME", help="tiff, ome-zarr, dicom or openslide.  [default: the first that reads it right]"
     ),
-    click.option("--z", type=int, metavar="N", help="Focal plane, of a stack, from 0."),
-    click.option("--t", type=int, metavar="N", help="Time, of a series, from 0."),
-    click.option("--series", type=int, metavar="N", help="Image, of a file that holds several, from 0."),
+    click.option("--channels", metavar="A,B", help="Channels to read: numbers from 0, or names.  [default: all]"),
+    click.option("--z", type=int, metavar="N", help="Focal plane of a stack, from 0."),
+    click.option("--t", type=int, metavar="N", help="Time point of a time series, from 0."),
+    click.option("--series", type=int, metavar="N", help="Image of a file that holds several, from 0."),
 )
 
 
-def reader_options(command: Command) -> Command:
-    """Add them to ``command``."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+def with_options(options: tuple[Option, ...]) -> Option:
+    """A decorator that adds ``options`` to a command, in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add

@@ -1,36 +1,39 @@
-"""``wsipipe train``: from images and labels to a model."""
+"""``wsipipe train``: a model from images and labels."""
 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsipipe.cli.exit_codes import EXIT_INTERRUPTED
 from wsipipe.events import StepDone, TrainingDone, TrainingEvent, TrainingListener, TrainingStarted, Validated
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from wsipipe.training.config import TrainConfig
 
-EVERY = 25
-"""Steps between two plain lines."""
+STEPS_PER_LINE = 25
+"""Steps between two lines, where there is no bar."""
 
 
 @click.command()
 @click.argument("source", metavar="CONFIG.toml|FOLDER")
 @click.option("-o", "--out", required=True, metavar="MODEL", help="The model to write, .safetensors.")
-@click.option("--data", metavar="DIR", help="Where the data are that CONFIG.toml names.  [default: beside it]")
-@click.option("--labels-are", metavar="instances|components|classes", help="What the numbers of the labels are.")
-@click.option("--steps", type=int, metavar="N", help="Batches to train for, over what the configuration says.")
-@click.option("--minutes", type=float, metavar="M", help="Train for so long instead.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:0,cuda:1", help="Where.")
-@click.option("--seed", type=int, metavar="N", help="Of weights, patches and dropout.")
-@click.option("--resume", is_flag=True, help="Go on with a training that was interrupted.")
+@click.option("--data", metavar="DIR", help="Folder of the data that CONFIG.toml names.  [default: beside it]")
+@click.option("--labels-are", metavar="instances|components|classes", help="Meaning of the labels' values.")
+@click.option("--steps", type=int, metavar="N", help="Batches to train for; overrides the configuration.")
+@click.option("--minutes", type=float, metavar="M", help="Minutes to train for, instead of steps.")
+@click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:0,cuda:1", help="Devices that compute."
+)
+@click.option("--seed", type=int, metavar="N", help="Seed of weights, patches and dropout.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted training.")
 def train(
     source: str,
     out: str,
@@ -44,10 +47,10 @@ def train(
 ) -> None:
     """Train a U-Net on the images and labels that CONFIG.toml names, or on a FOLDER of pairs.
 
-    A FOLDER holds NAME_image.* with NAME_label.*, or image/NAME.* with label/NAME.*, and is trained on with the
-    default settings. MODEL.training/ holds the checkpoint, a log, the curves and a sheet of validation images.
-    Exit code: 0 done, 1 data that can not be used or a loss that is no number, 2 usage, 3 the environment,
-    130 interrupted: --resume goes on.
+    A FOLDER holds NAME_image.* with NAME_label.*, or image/NAME.* with label/NAME.*; its settings are the defaults.
+    MODEL.training/ holds the checkpoint, a log, the curves and a sheet of validation images.
+    Exit code: 0 done, 1 unusable data or a loss that is not a number, 2 usage, 3 the environment,
+    130 interrupted: --resume continues.
     """
     from wsipipe.training.train import train as train_network
 
@@ -58,23 +61,29 @@ def train(
         with show_training() as listener:
             train_network(config, out, roots=roots, device=device, resume=resume, listener=listener)
     except KeyboardInterrupt:
-        click.echo("wsipipe: interrupted; the same command with --resume goes on from the last checkpoint", err=True)
-        click.get_current_context().exit(130)
+        click.echo("wsipipe: interrupted; the same command with --resume continues from the last checkpoint", err=True)
+        click.get_current_context().exit(EXIT_INTERRUPTED)
 
 
 def configured(
     source: str, out: str, labels_are: str | None, steps: int | None, minutes: float | None, seed: int | None
 ) -> TrainConfig:
-    """The configuration that ``source`` is, or the default one for a folder, with the options over it."""
+    """The configuration file ``source``, or the defaults for a folder, with the options overriding it.
+
+    Raises
+    ------
+    UsageError
+        If both ``steps`` and ``minutes`` are given, or the file or an option is wrong.
+    """
     from wsipipe.errors import UsageError
     from wsipipe.training.config import DataConfig, TrainConfig, WeightConfig, load_config, parse_labels_are
 
     if steps is not None and minutes is not None:
-        raise UsageError("--steps and --minutes exclude each other")
+        raise UsageError("--steps and --minutes exclude each other; give one of them")
     name = Path(out).name.removesuffix(".safetensors")
     are = None if labels_are is None else parse_labels_are(labels_are)
     if Path(source).is_dir():
-        borders = WeightConfig(w0=0.0) if are == "classes" else WeightConfig()  # classes have none
+        borders = WeightConfig(w0=0.0) if are == "classes" else WeightConfig()  # classes have no borders to learn
         config = TrainConfig(DataConfig(".", labels_are=are or "instances"), name=name, weights=borders)
     else:
         config = load_config(Path(source))
@@ -82,39 +91,19 @@ def configured(
     given = {"steps": steps, "minutes": minutes, "seed": seed}
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if steps is not None:
-        options["minutes"] = None  # of the configuration, where they would count more than steps
+        options["minutes"] = None  # those of the configuration would take precedence over steps
     return replace(config, loop=replace(config.loop, **options))
 
 
-@contextmanager
-def show_training() -> Iterator[TrainingListener]:
-    """A listener that shows a training on stderr: a bar on a terminal, plain lines elsewhere."""
-    if not sys.stderr.isatty():
-        yield tell_training
-        return
-    from rich.console import Console
-    from rich.progress import Progress
+def show_training() -> AbstractContextManager[TrainingListener]:
+    """A listener that shows a training on stderr until the context ends: a bar, or a line for one step in some."""
+    from wsipipe.cli.progress import show_events
 
-    with Progress(console=Console(stderr=True)) as bars:
-        bar = bars.add_task("step 0", total=1.0)
-
-        def listener(event: TrainingEvent) -> None:
-            if isinstance(event, StepDone):
-                bars.update(bar, completed=event.share, description=f"step {event.step}, loss {event.loss:.4f}")
-            else:
-                bars.console.print(training_line(event), highlight=False)
-
-        yield listener
+    return show_events(training_line, milestone=step_line, bars=training_bar)
 
 
-def tell_training(event: TrainingEvent) -> None:
-    """Say ``event`` on stderr; of steps one in `EVERY`."""
-    if not isinstance(event, StepDone) or event.step % EVERY == 0:
-        click.echo(training_line(event), err=True)
-
-
-def training_line(event: TrainingEvent) -> str:
-    """The line that says ``event``."""
+def training_line(event: TrainingEvent) -> str | None:
+    """The line of ``event``; None for a step, which only moves the bar."""
     match event:
         case TrainingStarted():
             begin = f"from step {event.first_step}" if event.first_step else "from the beginning"
@@ -122,15 +111,34 @@ def training_line(event: TrainingEvent) -> str:
                 f"{event.train} images to train on, {event.validation} views to validate, {event.test} to test; "
                 f"on {', '.join(event.devices)}, {begin}"
             )
-        case StepDone():
-            return f"step {event.step}: loss {event.loss:.4f}, {event.seconds:.0f} s, {event.share:.0%} done"
         case Validated():
-            return f"step {event.step}: validation {said(event.scores)}; best so far: step {event.best_step}"
+            return f"step {event.step}: validation {scores_in_line(event.scores)}; best so far: step {event.best_step}"
         case TrainingDone():
             weights = f"weights of step {event.best_step} of {event.steps}"
-            return f"{event.model}: {weights}; {event.split} {said(event.scores)}"
+            return f"{event.model}: {weights}; {event.split} {scores_in_line(event.scores)}"
+    return None
 
 
-def said(scores: dict[str, float]) -> str:
-    """Scores in a line; those by class are left out."""
-    return ", ".join(f"{k} {v:.4g}" for k, v in scores.items() if "." not in k and not math.isnan(v)) or "nothing"
+def step_line(event: TrainingEvent) -> str | None:
+    """The line of every `STEPS_PER_LINE`-th step, where there is no bar; None for any other event."""
+    if not isinstance(event, StepDone) or event.step % STEPS_PER_LINE:
+        return None
+    return f"step {event.step}: loss {event.loss:.4f}, {event.seconds:.0f} s, {event.share:.0%} done"
+
+
+def training_bar(display: Progress) -> TrainingListener:
+    """Add the bar of a training to ``display``; returns what moves it."""
+    bar = display.add_task("step 0", total=1.0)
+
+    def move(event: TrainingEvent) -> None:
+        if isinstance(event, StepDone):
+            display.update(bar, completed=event.share, description=f"step {event.step}, loss {event.loss:.4f}")
+
+    return move
+
+
+def scores_in_line(scores: dict[str, float]) -> str:
+    """The scores in one line, without those of single classes and those that are not a number."""
+    return (
+        ", ".join(f"{k} {v:.4g}" for k, v in scores.items() if "." not in k and not math.isnan(v)) or "without scores"
+    )

@@ -16,13 +16,12 @@ from wsipipe.inference.tuning import recall
 from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.nightly.config import Night
 from wsipipe.nightly.failures import Failures, stats_of, version_of
-from wsipipe.pipeline import summary as outcomes
 from wsipipe.pipeline.config import DEFAULT_MODEL, RunConfig
 from wsipipe.pipeline.dispatcher import Limits
 from wsipipe.pipeline.run import run
 from wsipipe.pipeline.run_plan import RunPlan, plan_run
 from wsipipe.pipeline.setup import resolve
-from wsipipe.pipeline.summary import Outcomes, SlideOutcome
+from wsipipe.pipeline.summary import NOT_ATTEMPTED, Outcomes, SlideOutcome
 from wsipipe.report import record as reports
 from wsipipe.report.metrics import write_metrics
 from wsipipe.report.record import NightReport, SlideReport
@@ -35,16 +34,6 @@ UNREADABLE_FACTOR = 12
 """A file that cannot be opened counts as still being copied until it was left alone for this many times ``settle``."""
 INBOX_SECONDS = 2.0
 """Seconds between two checks of each file for changes."""
-STATUS = {
-    outcomes.DONE: reports.DONE,
-    outcomes.FAILED: reports.FAILED,
-    outcomes.SKIPPED: reports.SKIPPED,
-    outcomes.TAKEN: reports.TAKEN,
-    outcomes.OPEN: reports.OPEN,
-    outcomes.NOT_ATTEMPTED: reports.OPEN,
-    outcomes.NO_TISSUE: reports.NO_TISSUE,
-}
-"""The status in the report, by that of a run."""
 
 
 @dataclass(frozen=True)
@@ -246,8 +235,9 @@ def _missing_rows(
 def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop: Stop) -> SlideReport:
     """The row of the report for ``slide``. Records its failure, or removes the record of one that is over."""
     failures = Failures(locate(group.config.out), night.digest)
-    path, status, message, attempts = locate(slide.slide), STATUS[slide.status], slide.message, 0
-    never_opened = slide.status == outcomes.FAILED and slide.store is None
+    path, message, attempts = locate(slide.slide), slide.message, 0
+    status = reports.OPEN if slide.status == NOT_ATTEMPTED else slide.status
+    never_opened = status == reports.FAILED and slide.store is None
     if stop.why and slide.message == stop.why:  # not the slide's fault
         status = reports.OPEN
     elif never_opened and seconds_left_alone(path, stop.at) < UNREADABLE_FACTOR * night.settle_seconds:

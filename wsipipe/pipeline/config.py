@@ -16,7 +16,7 @@ FAIL, FILL = "fail", "fill"
 LOCAL, SLURM, KUBERNETES = "local", "slurm", "kubernetes"
 CLUSTER_KINDS = (LOCAL, SLURM, KUBERNETES)
 """Clusters that a run can start."""
-CLUSTER_OPTIONS = {
+OPTION_OF_FIELD = {
     "scheduler": "--scheduler",
     "kind": "--cluster",
     "workers": "--cluster",
@@ -148,4 +148,4 @@ def parse_cluster(text: str) -> tuple[str, int | None]:
 def check_cluster(cluster: ClusterConfig) -> None:
     """Raise a UsageError, with the option to change, for the first problem of ``cluster``."""
     for name, problem in cluster.problems():
-        raise UsageError(f"{CLUSTER_OPTIONS[name]} {problem}")
+        raise UsageError(f"{OPTION_OF_FIELD[name]} {problem}")

@@ -21,12 +21,13 @@ from wsipipe.events import (
     TissueFound,
     Warned,
 )
+from wsipipe.report.record import DONE, FAILED, NO_TISSUE, OPEN, SKIPPED, TAKEN
 
 BUSY = 0.9
 """From this share on, the network is the bottleneck of a run."""
-DONE, FAILED, SKIPPED, NOT_ATTEMPTED = "done", "failed", "skipped", "not attempted"
-TAKEN, OPEN, NO_TISSUE = "taken", "open", "no tissue"
-STATUSES = (DONE, FAILED, SKIPPED, NOT_ATTEMPTED, TAKEN, OPEN, NO_TISSUE)
+NOT_ATTEMPTED = "not attempted"
+RUN_STATUSES = (DONE, FAILED, SKIPPED, NOT_ATTEMPTED, TAKEN, OPEN, NO_TISSUE)
+"""How a slide can end in a run."""
 
 
 @dataclass
@@ -35,7 +36,7 @@ class SlideOutcome:
 
     slide: str
     status: str = NOT_ATTEMPTED
-    """One of `STATUSES`: ``taken`` by another runner, ``open`` when the time was up, ``not attempted`` because
+    """One of `RUN_STATUSES`: ``taken`` by another runner, ``open`` when the time was up, ``not attempted`` because
     the machine failed before, ``no tissue`` if there was nothing to segment."""
     store: str | None = None
     message: str = ""

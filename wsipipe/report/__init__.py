@@ -1,1 +1,1 @@
-"""What became of a night: a page for people, JSON for programs, metrics and a message for whoever watches."""
+"""The report of a night: a page for people, JSON for programs, metrics and a webhook for monitoring."""

@@ -1,6 +1,6 @@
 """A night as metrics, for the textfile collector of Prometheus' node-exporter.
 
-They are of a night, not of slides: names of slides would be new time series every night.
+Metrics are per night, not per slide: the names of slides would make new time series every night.
 
 Source: https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -17,40 +17,40 @@ from wsipipe.report.words import shown
 
 
 def write_metrics(report: NightReport, path: Path) -> None:
-    """Write the metrics of ``report`` to ``path``, whole; node-exporter reads files that are called ``*.prom``.
+    """Write the metrics of ``report`` to ``path``, whole; node-exporter reads files named ``*.prom``.
 
     ======================================== ================================================================
     wsipipe_slides{status}                   slides, for each status of `wsipipe.report.record.STATUSES`
-    wsipipe_slides_with_warnings             slides that something is odd about
-    wsipipe_night_seconds                    from start to end
-    wsipipe_night_pixels                     computed
-    wsipipe_pixels_per_second                while slides were computed
-    wsipipe_night_started_timestamp_seconds  Unix time
-    wsipipe_night_finished_timestamp_seconds Unix time; alert on its age
-    wsipipe_night_exit_code                  as of ``wsipipe run``
-    wsipipe_night_stopped                    1 if it ended early
-    wsipipe_night_info{host,version}         1
+    wsipipe_slides_with_warnings             slides with a warning
+    wsipipe_night_seconds                    duration, from start to end
+    wsipipe_night_pixels                     pixels computed
+    wsipipe_pixels_per_second                speed while slides were computed
+    wsipipe_night_started_timestamp_seconds  start, Unix time
+    wsipipe_night_finished_timestamp_seconds end, Unix time; alert on its age
+    wsipipe_night_exit_code                  exit code, as of ``wsipipe run``
+    wsipipe_night_stopped                    1 if the night ended early
+    wsipipe_night_info{host,version}         always 1
     ======================================== ================================================================
 
     Raises
     ------
     OutputError
-        If the disk does not take it.
+        If ``path`` cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as err:
-        raise OutputError(f"{path.parent} can not be made: {err.strerror or err}; {MAKE_ROOM}") from err
+        raise OutputError(f"{path.parent} cannot be made: {err.strerror or err}; {MAKE_ROOM}") from err
     write_whole(path, metrics(report).encode(), shared=True)
 
 
 def metrics(report: NightReport) -> str:
-    """The text of `write_metrics`."""
+    """The metrics of ``report``, in the text format of Prometheus."""
     warned = sum(1 for slide in report.slides if slide.warnings)
     by_status = (({"status": status}, count) for status, count in report.counts.items())
     gauges = [
-        _gauge("slides", "Slides, by what became of them.", *by_status),
-        _gauge("slides_with_warnings", "Slides that something is odd about.", ({}, warned)),
+        _gauge("slides", "Slides by status.", *by_status),
+        _gauge("slides_with_warnings", "Slides with a warning.", ({}, warned)),
         _gauge("night_seconds", "Duration of the night.", ({}, report.seconds)),
         _gauge("night_pixels", "Pixels computed in the night.", ({}, report.pixels)),
         _gauge("pixels_per_second", "Speed while slides were computed.", ({}, report.pixels_per_second)),
@@ -63,9 +63,9 @@ def metrics(report: NightReport) -> str:
     return "".join(gauges)
 
 
-def _gauge(name: str, what: str, *samples: tuple[dict[str, str], float]) -> str:
+def _gauge(name: str, description: str, *samples: tuple[dict[str, str], float]) -> str:
     """One metric with its samples, (labels, value) each."""
-    lines = [f"# HELP wsipipe_{name} {what}", f"# TYPE wsipipe_{name} gauge"]
+    lines = [f"# HELP wsipipe_{name} {description}", f"# TYPE wsipipe_{name} gauge"]
     lines += [f"wsipipe_{name}{_labels(labels)} {_number(value)}" for labels, value in samples]
     return "\n".join(lines) + "\n"
 

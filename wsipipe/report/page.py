@@ -1,6 +1,6 @@
-"""The page of a night: one HTML file that asks for nothing, runs nothing, and shows whatever it is given as text.
+"""The page of a night: one HTML file that loads nothing, runs nothing, and shows all foreign text as text.
 
-Everything goes through `element`, which escapes text; there is no other way into the page.
+Everything enters the page through `element`, which escapes text.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ POLICY = (
     "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
     f"style-src 'sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'"
 )
-"""What a browser is told to let the page do: show pictures that are in it, in the one style that is its own."""
+"""Content security policy: the page may show the pictures in it, and use its own style sheet; nothing else."""
 TONES = {
     DONE: "good",
     FAILED: "bad",
@@ -48,20 +48,20 @@ TONES = {
     NO_TISSUE: "soft",
 }
 ATTENTION = (FAILED, SET_ASIDE, OPEN)
-"""What stands before everything else."""
+"""Statuses whose sections come first."""
 VERDICTS = {"good": "✓", "warn": "●", "bad": "✗"}
 ICON_COLORS = {"good": "#17784a", "warn": "#d18b00", "bad": "#b3261e"}
 NIGHTS = 30
-"""That are drawn of the history."""
+"""Nights of the history that are drawn."""
 NAME_LENGTH, LONG_TEXT, LONG_LINES = 90, 700, 8
-"""What is more is folded, and stands in full where it unfolds."""
+"""Characters of a name, and characters and lines of a text; longer names are cut, and longer texts folded."""
 VOID = {"meta", "link", "img", "br"}
-"""Elements that have no end."""
+"""Elements without an end tag."""
 
 
 @dataclass(frozen=True)
 class Html:
-    """What is HTML already."""
+    """Text that is HTML already, and needs no escaping."""
 
     source: str
 
@@ -70,9 +70,9 @@ Child = Html | str | None
 
 
 def element(tag: str, /, *children: Child, **attributes: str | int | None) -> Html:
-    """An element of HTML: strings are shown as text, whatever is in them; None is left out.
+    """An element of HTML. Strings are escaped, so that they are shown as text; None is left out.
 
-    ``class_`` gives ``class``, ``aria_label`` gives ``aria-label``.
+    The attribute ``class_`` becomes ``class``, ``aria_label`` becomes ``aria-label``.
     """
     given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
     start = "".join(f' {key}="{_text(str(value))}"' for key, value in given.items())
@@ -81,7 +81,7 @@ def element(tag: str, /, *children: Child, **attributes: str | int | None) -> Ht
 
 
 def fragment(*children: Child) -> Html:
-    """``children`` one after the other."""
+    """``children``, one after the other, without an element around them."""
     return Html(_inside(children))
 
 
@@ -94,27 +94,27 @@ def _text(text: str) -> str:
 
 
 def tone_of(report: NightReport) -> str:
-    """How the night is to be taken: ``bad``, someone has to look; ``warn``, not all is done; ``good``."""
+    """The verdict on a night: ``bad`` if someone has to act, ``warn`` if not everything is done, else ``good``."""
     counts = report.counts
     if counts[FAILED] or report.exit_code:
         return "bad"
     return "warn" if counts[SET_ASIDE] or counts[OPEN] or report.stopped else "good"
 
 
-def page(report: NightReport, looks: Mapping[int, StoreSummary], history: Sequence[NightSummary]) -> str:
-    """The page.
+def page(report: NightReport, summaries: Mapping[int, StoreSummary], history: Sequence[NightSummary]) -> str:
+    """The page, as HTML.
 
     Parameters
     ----------
     report
-        The night.
-    looks
-        What there is to see of slides, by their place in the report.
+        The report of the night.
+    summaries
+        Summaries of stores, by the index of their slide in the report.
     history
         The nights to draw, from old to new.
     """
     parts = {
-        status: _section(status, report, numbers, looks)
+        status: _section(status, report, numbers, summaries)
         for status in (*ATTENTION, DONE, NO_TISSUE, WAITING, TAKEN, SKIPPED)
         if (numbers := [i for i, slide in enumerate(report.slides) if slide.status == status])
     }
@@ -185,7 +185,7 @@ def _tiles(report: NightReport) -> Html:
 
 
 def _bottlenecks(report: NightReport) -> str:
-    """What most slides waited for."""
+    """The most frequent bottleneck."""
     found = [slide.bottleneck for slide in report.slides if slide.bottleneck]
     if not found:
         return ""
@@ -194,11 +194,11 @@ def _bottlenecks(report: NightReport) -> str:
     return f"bottleneck: {most}{share}"
 
 
-def _section(status: str, report: NightReport, numbers: Sequence[int], looks: Mapping[int, StoreSummary]) -> Html:
-    """All slides that ended as ``status``; of cards, those with warnings first."""
-    slides = [(report.slides[i], looks.get(i)) for i in numbers]
+def _section(status: str, report: NightReport, numbers: Sequence[int], summaries: Mapping[int, StoreSummary]) -> Html:
+    """The section of all slides with ``status``; cards with warnings come first."""
+    slides = [(report.slides[i], summaries.get(i)) for i in numbers]
     title = f"{len(slides)} {status}"
-    what = element("small", f" · {STATUSES[status]}")
+    meaning = element("small", f" · {STATUSES[status]}")
     if status in (WAITING, TAKEN):
         inside = _list(slide for slide, _ in slides)
     elif status in (DONE, NO_TISSUE, SKIPPED):
@@ -207,16 +207,16 @@ def _section(status: str, report: NightReport, numbers: Sequence[int], looks: Ma
     else:
         inside = fragment(*(_problem(slide) for slide, _ in slides))
     if status != SKIPPED:
-        return element("section", element("h2", title, what, id=_anchor(status)), inside)
-    summary = element("summary", element("h2", title, what))
+        return element("section", element("h2", title, meaning, id=_anchor(status)), inside)
+    summary = element("summary", element("h2", title, meaning))
     return element("section", element("details", summary, inside, id=_anchor(status)))
 
 
 def _problem(slide: SlideReport) -> Html:
-    """A slide that is not done, and the whole of why."""
+    """A slide that is not done, with the reason in full."""
     tone = TONES[slide.status]
     facts = [
-        f"{_count(slide.attempts, 'night')} tried it" if slide.attempts else "",
+        f"tried on {_count(slide.attempts, 'night')}" if slide.attempts else "",
         *_speed(slide),
     ]
     return element(
@@ -231,7 +231,7 @@ def _problem(slide: SlideReport) -> Html:
 
 
 def _card(slide: SlideReport, found: StoreSummary | None, version: str) -> Html:
-    """A slide whose labels are there."""
+    """A slide whose store is finished."""
     made_by = (found.version if found else "") or version
     return element(
         "article",
@@ -260,7 +260,7 @@ def _figure(slide: SlideReport, found: StoreSummary | None) -> Html:
             "img",
             src=f"data:image/jpeg;base64,{base64.b64encode(found.jpeg).decode()}",
             alt=f"The slide {shortened(_file(slide.slide), NAME_LENGTH)}, "
-            + (f"with its labels outlined: {names}" if names else "in which nothing was found"),
+            + (f"with its labels outlined: {names}" if names else "without labels"),
             width=found.shape[1],
             height=found.shape[0],
         ),
@@ -288,17 +288,17 @@ def _swatch(color: str) -> Html:
 
 
 def _speed(slide: SlideReport) -> list[str]:
-    """What it took; nothing where nothing was computed."""
+    """Size, duration, speed and bottleneck of a slide, as far as it was computed."""
     if not slide.pixels:
         return [duration(slide.seconds)] if slide.seconds else []
     speed = f"{three_digits(slide.pixels_per_second / 1e6)} MP/s"
     limit = f"bottleneck: {slide.bottleneck}" if slide.bottleneck else ""
-    glass = f"{slide.skipped / slide.pixels:.0%} skipped as glass" if slide.skipped else ""
-    return [amount(slide.pixels), glass, duration(slide.seconds), speed, limit]
+    outside = f"{slide.skipped / slide.pixels:.0%} outside the tissue mask" if slide.skipped else ""
+    return [amount(slide.pixels), outside, duration(slide.seconds), speed, limit]
 
 
 def _weights(slide: SlideReport, found: StoreSummary | None) -> list[Html | str]:
-    """Name and sha256 of the model, the latter in full where one points at it."""
+    """Name and SHA-256 of the model; the latter in full when the pointer is over it."""
     model = slide.model or (found.model if found else "")
     digest = slide.model_sha256 or (found.model_sha256 if found else "")
     parts: list[Html | str] = [model] if model else []
@@ -306,7 +306,7 @@ def _weights(slide: SlideReport, found: StoreSummary | None) -> list[Html | str]
 
 
 def _facts(parts: Sequence[Html | str]) -> Html | None:
-    """One line of what is known."""
+    """The ``parts`` that are known, in one line."""
     known = [part for part in parts if part]
     dotted: list[Child] = [piece for part in known for piece in (" · ", part)]
     return element("p", *dotted[1:], class_="facts") if known else None
@@ -319,7 +319,7 @@ def _notes(warnings: Sequence[str], notes: Sequence[str]) -> Html | None:
 
 
 def _message(text: str) -> Html | None:
-    """The error in full; folded if it is long."""
+    """The message in full; folded if it is long."""
     if not text:
         return None
     if len(text) <= LONG_TEXT and text.count("\n") < LONG_LINES:
@@ -329,13 +329,13 @@ def _message(text: str) -> Html | None:
 
 
 def _more(slide: SlideReport, found: StoreSummary | None, version: str) -> Html:
-    """What one looks up once something is odd."""
+    """Details of a slide, folded: for tracing a problem."""
     facts = {
         "slide": slide.slide,
         "store": slide.store or "",
         "weights": slide.model_sha256 or (found.model_sha256 if found else ""),
         "made by": f"wsipipe {version}" if version else "",
-        "tried": f"in {_count(slide.attempts, 'night')}" if slide.attempts else "",
+        "tried": f"on {_count(slide.attempts, 'night')}" if slide.attempts else "",
     }
     known = [(name, value) for name, value in facts.items() if value]
     rows = (fragment(element("dt", name), element("dd", value, class_="text")) for name, value in known)
@@ -343,7 +343,7 @@ def _more(slide: SlideReport, found: StoreSummary | None, version: str) -> Html:
 
 
 def _list(slides: Iterable[SlideReport]) -> Html:
-    """Slides of which there is little to say."""
+    """A table of slides with the reason why they are not done."""
     head = element("tr", element("th", "slide", scope="col"), element("th", "why", scope="col"))
     rows = (
         element(
@@ -388,7 +388,7 @@ def _history(nights: Sequence[NightSummary]) -> Html | None:
 
 
 def _bars(nights: Sequence[NightSummary], most: int) -> Html:
-    """Slides done, and on top of them those that failed."""
+    """A bar per night: slides done, and on top of them those that failed."""
     bars = []
     for i, night in enumerate(nights):
         done, failed = (100 * n / most for n in (night.counts.get(DONE, 0), night.failed))
@@ -414,8 +414,8 @@ def _speeds(nights: Sequence[NightSummary], fastest: float) -> Html:
 
 
 def _chart(bars: Sequence[Html], nights: int, label: str, class_: str) -> Html:
-    """Bars that take all the width there is; their words stand outside, so that these keep their size."""
-    width = 10 * max(nights, 12)  # of a few nights the bars are not as wide as the page, and stand at its right
+    """Bars over the full width; their texts are outside of the drawing, so that they keep their size."""
+    width = 10 * max(nights, 12)  # the bars of a few nights do not fill the width, and are at its right
     box = f"{10 * nights - width} 0 {width} 100"
     return element("svg", *bars, viewBox=box, preserveAspectRatio="none", role="img", aria_label=label, class_=class_)
 
@@ -456,7 +456,7 @@ def _footer(report: NightReport) -> Html:
             "p", element("span", f"wsipipe {report.version} on {report.host}", class_="name"), f", {_from_to(report)}"
         ),
         element("p", element("span", report.command, class_="text")),
-        element("p", "report.json, beside this page, says the same for programs."),
+        element("p", "report.json, next to this page, has the same data for programs."),
     )
 
 
@@ -488,7 +488,7 @@ def _weekday(text: str) -> str:
 
 
 def _from_to(report: NightReport) -> str:
-    """``24 November 22:00 to 25 November 06:12 UTC``."""
+    """The times of the night: ``24 Nov 22:00 to 25 Nov 06:12 UTC``."""
     start, end = moment(report.started), moment(report.finished)
     last = f"{end:%H:%M}" if start.date() == end.date() else _minute(end)
     return f"{_minute(start)} to {last} UTC"

@@ -1,12 +1,12 @@
-"""One night, which is one pass of ``wsipipe nightly``, and the nights before it; as values and as JSON.
+"""The report of one night, which is one pass of ``wsipipe nightly``, and the history of nights; as values and as JSON.
 
 ::
 
-    report.json         the last night, whole; `read_report` gives it back
-    history.jsonl       one line a night: counts, speed, duration
+    report.json         the last night in full; `read_report` reads it back
+    history.jsonl       one line per night: counts, speed, duration
 
-A name that is no Unicode, as `os.fsdecode` gives it, stands in the JSON as the escape of a lone surrogate: Python
-gives the same name back, other readers may replace it.
+A file name that is not Unicode is written as `os.fsdecode` returns it, with lone surrogates as JSON escapes. Python
+reads the same name back; other readers may replace it.
 """
 
 from __future__ import annotations
@@ -24,46 +24,46 @@ from wsipipe.urls import Url
 DONE, FAILED, SKIPPED, SET_ASIDE = "done", "failed", "skipped", "set aside"
 WAITING, TAKEN, OPEN, NO_TISSUE = "waiting", "taken", "open", "no tissue"
 STATUSES = {
-    DONE: "segmented this night",
-    FAILED: "could not be segmented, or not wholly",
-    SET_ASIDE: "failed in too many nights, not tried any more",
+    DONE: "segmented tonight",
+    FAILED: "could not be segmented, or not completely",
+    SET_ASIDE: "failed on too many nights; not tried again",
     OPEN: "time was up; the next night resumes",
     WAITING: "still being copied in",
-    TAKEN: "with another runner",
-    NO_TISSUE: "nothing was found to segment; complete all the same",
+    TAKEN: "another runner has it",
+    NO_TISSUE: "nothing to segment; the store is complete",
     SKIPPED: "done before",
 }
-"""What can become of a slide, and what that means, in the order in which it is told."""
+"""Every status of a slide, with its meaning, in the order of reports."""
 REPORT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class SlideReport:
-    """What became of one slide."""
+    """The outcome of one slide. Raise a UsageError unless the status is one of `STATUSES`."""
 
     slide: str
     """Path or URL."""
     status: str
     """One of `STATUSES`."""
     message: str = ""
-    """The error in full, or why it is not done."""
+    """The error in full, or the reason why the slide is not done."""
     store: str | None = None
-    """Where its labels are, or are to be."""
+    """Path or URL of its store, finished or not."""
     seconds: float = 0.0
-    """That it took in this night."""
+    """Seconds spent on it tonight."""
     pixels: int = 0
-    """Computed in this night."""
+    """Pixels computed tonight."""
     bottleneck: str = ""
-    """What would have to be faster; empty where that is not known."""
+    """Activity that limited the speed; empty if unknown."""
     warnings: tuple[str, ...] = ()
     attempts: int = 0
-    """Nights that tried it."""
+    """Number of nights that tried it."""
     model: str = ""
     """Name of the model."""
     model_sha256: str = ""
-    """Of the model's file."""
+    """SHA-256 of the model's file."""
     skipped: int = 0
-    """Of `pixels`, those in tiles of glass, which did not go through the network."""
+    """Those of `pixels` in tiles outside the tissue mask, which did not go through the network."""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -71,28 +71,28 @@ class SlideReport:
 
     @property
     def pixels_per_second(self) -> float:
-        """Of its own time; 0 if nothing was computed."""
+        """Speed in its own time; 0 if nothing was computed."""
         return self.pixels / self.seconds if self.seconds > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class NightReport:
-    """What became of a night."""
+    """The report of a night. Raise a UsageError unless its times are ISO 8601."""
 
     started: str
-    """ISO 8601, in UTC."""
+    """Time of the start, ISO 8601, in UTC."""
     finished: str
-    """ISO 8601, in UTC."""
+    """Time of the end, ISO 8601, in UTC."""
     host: str
     """Name of the machine."""
     version: str
-    """Of wsipipe."""
+    """Version of wsipipe."""
     command: str
-    """The command, or the path of the configuration, that says what was to be done."""
+    """The command line, or the path of the configuration, of the night."""
     slides: tuple[SlideReport, ...]
-    """In the order in which they are told."""
+    """Slides, in the order of the report."""
     stopped: str = ""
-    """Why it ended early; empty if it did not."""
+    """Reason why the night ended early; empty if it did not."""
     exit_code: int = 0
 
     def __post_init__(self) -> None:
@@ -101,28 +101,28 @@ class NightReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many slides there are of each status, all of `STATUSES`."""
+        """Number of slides by status, for all of `STATUSES`."""
         return {status: sum(slide.status == status for slide in self.slides) for status in STATUSES}
 
     @property
     def seconds(self) -> float:
-        """From start to end."""
+        """Duration from start to end, seconds."""
         return max(0.0, (moment(self.finished) - moment(self.started)).total_seconds())
 
     @property
     def pixels(self) -> int:
-        """Computed in this night."""
+        """Pixels computed tonight."""
         return sum(slide.pixels for slide in self.slides)
 
     @property
     def pixels_per_second(self) -> float:
-        """While slides were computed: waiting for work does not make it slower. 0 if nothing was computed."""
+        """Speed while slides were computed, without waiting for work; 0 if nothing was computed."""
         busy = sum(slide.seconds for slide in self.slides if slide.pixels)
         return self.pixels / busy if busy > 0 else 0.0
 
     @property
     def summary(self) -> NightSummary:
-        """Its line of the history."""
+        """The line of this night in the history."""
         return NightSummary(
             started=self.started,
             finished=self.finished,
@@ -147,7 +147,7 @@ class NightSummary:
     version: str
     seconds: float
     counts: dict[str, int]
-    """Slides by status."""
+    """Number of slides by status."""
     pixels: int
     pixels_per_second: float
     stopped: str
@@ -155,27 +155,27 @@ class NightSummary:
 
     @property
     def failed(self) -> int:
-        """Slides that failed, in this night or in too many before."""
+        """Slides that failed tonight, or on too many nights before."""
         return self.counts.get(FAILED, 0) + self.counts.get(SET_ASIDE, 0)
 
 
 def moment(text: str) -> datetime:
-    """The instant that ``text``, ISO 8601, says; in UTC unless it says another zone.
+    """The time ``text``, in ISO 8601, as UTC; a text without a time zone is taken as UTC.
 
     Raises
     ------
     UsageError
-        If it is no such text.
+        If ``text`` is not ISO 8601.
     """
     try:
         when = datetime.fromisoformat(text)
     except ValueError as err:
-        raise UsageError(f"{text!r} is no time in ISO 8601, such as 2026-11-24T22:00:00+00:00") from err
+        raise UsageError(f"{text!r} is not a time in ISO 8601, such as 2026-11-24T22:00:00+00:00") from err
     return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def report_as_json(report: NightReport) -> bytes:
-    """What stands in ``report.json``: the report, and what follows from it, for other programs."""
+    """The content of ``report.json``: the report, and the values derived from it, for other programs."""
     derived = {
         "counts": report.counts,
         "seconds": report.seconds,
@@ -192,18 +192,20 @@ def read_report(path: Location) -> NightReport:
     Raises
     ------
     UsageError
-        If it is not there, is none, or is of a newer wsipipe.
+        If ``path`` is missing, is not a report, or was written by a newer wsipipe.
     """
     try:
         document = json.loads(path.read_bytes())
         if document["report_version"] > REPORT_VERSION:
-            raise UsageError(f"{path} is of a newer wsipipe ({document['version']}); read it with that")
+            raise UsageError(
+                f"{path} was written by a newer wsipipe ({document['version']}); read it with that version"
+            )
         slides = tuple(
             SlideReport(**_known(SlideReport, row) | {"warnings": tuple(row["warnings"])}) for row in document["slides"]
         )
         return NightReport(**_known(NightReport, document) | {"slides": slides})
     except OSError as err:
-        raise UsageError(f"{path} can not be read: {err.strerror or err}") from err
+        raise UsageError(f"{path} cannot be read: {err.strerror or err}") from err
     except UsageError:
         raise
     except (ValueError, TypeError, KeyError, RecursionError) as err:
@@ -211,12 +213,12 @@ def read_report(path: Location) -> NightReport:
 
 
 def append_history(path: Location, night: NightSummary) -> None:
-    """Add the line of ``night`` to the file at ``path``; what stands there stays, a line that a crash tore too.
+    """Append the line of ``night`` to the file at ``path``. Earlier lines stay, also one that a crash cut short.
 
     Raises
     ------
     OutputError
-        If the disk does not take it.
+        If ``path`` cannot be written.
     """
     line = json.dumps(plain(asdict(night))).encode() + b"\n"
     try:
@@ -229,11 +231,11 @@ def append_history(path: Location, night: NightSummary) -> None:
             torn = end > 0 and file.read(1) != b"\n"
             file.write(b"\n" + line if torn else line)
     except OSError as err:
-        raise OutputError(f"{path} can not be written: {err.strerror or err}; make room, or use another -o") from err
+        raise OutputError(f"{path} cannot be written: {err.strerror or err}; make room, or use another -o") from err
 
 
 def _append_behind(url: Url, line: bytes) -> None:
-    """Write all of it again, unless another wrote meanwhile; then what that one wrote too."""
+    """Append by writing the whole object again; if another runner wrote meanwhile, again with its lines."""
     written = None
     while written is None:
         before, e_tag = url.read_tagged() or (b"", None)
@@ -241,21 +243,21 @@ def _append_behind(url: Url, line: bytes) -> None:
 
 
 def read_history(path: Location) -> tuple[NightSummary, ...]:
-    """The nights of the file at ``path``, from old to new, without lines that a crash tore.
+    """The nights of the file at ``path``, from old to new, without lines that a crash cut short.
 
-    A night that was reported again is there once, as it was told last.
+    A night that was reported twice is there once, with its last report.
 
     Raises
     ------
     OutputError
-        If the file is there and can not be read.
+        If the file exists and cannot be read.
     """
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return ()
     except OSError as err:
-        raise OutputError(f"{path} can not be read: {err.strerror or err}") from err
+        raise OutputError(f"{path} cannot be read: {err.strerror or err}") from err
     nights: dict[tuple[str, str], NightSummary] = {}
     for line in lines:
         try:
@@ -267,7 +269,7 @@ def read_history(path: Location) -> tuple[NightSummary, ...]:
 
 
 def _night(row: dict[str, Any]) -> NightSummary:
-    """A line of the history; whatever it raises says that it is none."""
+    """A line of the history; any exception means that ``row`` is not one."""
     moment(row["started"]), moment(row["finished"])
     seconds, speed = float(row["seconds"]), float(row["pixels_per_second"])
     if not math.isfinite(seconds + speed):
@@ -283,12 +285,12 @@ def _night(row: dict[str, Any]) -> NightSummary:
 
 
 def _known(cls: type[Any], row: dict[str, Any]) -> dict[str, Any]:
-    """Of ``row``, what ``cls`` has a field for."""
+    """The items of ``row`` that are fields of ``cls``."""
     return {field.name: row[field.name] for field in fields(cls) if field.name in row}
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON has it: what is no number, such as a speed of infinity, is 0."""
+    """``value`` in the types of JSON; a float that is not finite, such as a speed of infinity, becomes 0."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

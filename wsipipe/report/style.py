@@ -1,4 +1,4 @@
-"""How the page looks: light and dark, on a wide screen, a phone and paper."""
+"""The style sheet of the page: light and dark, for wide screens, phones and paper."""
 
 STYLE = """
 :root {

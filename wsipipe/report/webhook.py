@@ -1,4 +1,4 @@
-"""A night told to a web service, such as a chat."""
+"""The webhook: a message about a night for a web service, such as a chat."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from wsipipe.report.words import aside, headline, shortened, shown
 from wsipipe.version import VERSION
 
 MAX_FAILED, MAX_REASON = 100, 1000
-"""Slides that are listed, and characters of a reason; the report has all."""
+"""Most slides that are listed, and most characters of a reason; the report has all of them."""
 ANSWER_BYTES = 200
-"""That are read of what a service says to an error."""
+"""Bytes of an error response that are quoted."""
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: a POST would arrive there as a GET, without the night."""
+    """Refuses redirects: a POST would arrive there as a GET, without the message."""
 
     def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
         return None
 
 
 def post(url: str, report: NightReport, *, path: str = "", timeout: float = 10.0, pause: float = 3.0) -> str:
-    """Send ``report`` to ``url`` by POST, as JSON; what went wrong, or ``""``. It never raises.
+    """Send ``report`` to ``url`` by POST, as JSON. Returns the problem, or ``""``, and never raises.
 
     ::
 
-        {"text": "wsipipe on gpu-03: 38 done, 1 failed, 1 set aside",   as chats show it
+        {"text": "wsipipe on gpu-03: 38 done, 1 failed, 1 set aside",   shown by chats
          "host": "gpu-03", "version": "0.1.0", "command": "wsipipe nightly night.toml",
          "started": "2026-11-24T22:00:00+00:00", "finished": "2026-11-25T06:12:00+00:00", "seconds": 29520.0,
          "exit_code": 1, "stopped": "",
@@ -41,30 +41,30 @@ def post(url: str, report: NightReport, *, path: str = "", timeout: float = 10.0
          "failed": [{"slide": "/data/case-17.svs", "status": "failed", "reason": "case-17.svs is ...", "attempts": 1}],
          "report": "/out/report.html"}
 
-    ``failed`` has the slides that failed or are set aside, 100 at most, and of each reason 1000 characters. What is no
-    Unicode, or not to be seen, is escaped.
+    ``failed`` lists the slides that failed or are set aside, at most 100, with at most 1000 characters of each reason.
+    Invisible characters, and what is not Unicode, are escaped.
 
     Parameters
     ----------
     url
-        ``http://`` or ``https://``. What is said of it names the host only: chats have secrets in the path.
+        ``http://`` or ``https://``. Problems name only its host: the URLs of chats have secrets in their paths.
     report
-        The night.
+        The report of the night.
     path
-        Where the report is.
+        Path or URL of the page, for the message.
     timeout
         Seconds to wait for the connection, and for each part of the answer.
     pause
-        Seconds between the first attempt and the second, which is the last; what the service refuses (4xx) is not
-        tried again.
+        Seconds between the first attempt and the second, which is the last. A message that the service refuses (4xx)
+        is not sent again.
     """
     try:
         parts = urlsplit(url)
         where = f"webhook {parts.scheme}://{parts.hostname}"
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            return f"webhook: only http:// and https:// with a host are posted to, not {parts.scheme or 'no scheme'}"
+            return f"webhook: the URL must be http:// or https:// with a host (got {parts.scheme or 'no scheme'})"
         if parts.username is not None:
-            return f"{where}: a user name or password in the URL is not sent; leave it out"
+            return f"{where}: a user name or password in the URL is not sent; remove it"
         request = urllib.request.Request(
             url,
             data=json.dumps(plain(payload(report, path))).encode(),
@@ -74,13 +74,15 @@ def post(url: str, report: NightReport, *, path: str = "", timeout: float = 10.0
         if again:
             time.sleep(pause)
             problem, _ = _try(request, timeout)
-    except Exception as err:  # the night is over and told elsewhere; a URL that is none must not fail it
-        return f"webhook: it could not be posted ({type(err).__name__})"  # no more, for the text of it has the URL
+    except Exception as err:  # the night is over and reported; a malformed URL must not fail it
+        return (
+            f"webhook: it could not be posted ({type(err).__name__})"  # nothing more: the text of the error has the URL
+        )
     return f"{where}: {problem}" if problem else ""
 
 
 def payload(report: NightReport, path: str) -> dict[str, Any]:
-    """What `post` sends."""
+    """The document that `post` sends; ``path`` is where the page is."""
     failed = [slide for slide in report.slides if slide.status in (FAILED, SET_ASIDE)]
     beside = aside(report)
     return {
@@ -110,7 +112,7 @@ def payload(report: NightReport, path: str) -> dict[str, Any]:
 
 
 def _try(request: urllib.request.Request, timeout: float) -> tuple[str, bool]:
-    """What went wrong, if anything, and whether it may go better a second time."""
+    """The problem, if any, and whether a second attempt may help."""
     try:
         with urllib.request.build_opener(_Stay).open(request, timeout=timeout):
             return "", False
@@ -122,7 +124,7 @@ def _try(request: urllib.request.Request, timeout: float) -> tuple[str, bool]:
     except urllib.error.URLError as err:
         if isinstance(err.reason, TimeoutError):
             return f"no connection within {timeout:g} s", True
-        return f"it can not be reached: {err.reason}", True
+        return f"it cannot be reached: {err.reason}", True
     except http.client.InvalidURL:
         raise
     except (OSError, http.client.HTTPException) as err:
@@ -130,7 +132,7 @@ def _try(request: urllib.request.Request, timeout: float) -> tuple[str, bool]:
 
 
 def _answer(err: urllib.error.HTTPError) -> str:
-    """The beginning of what the service says to its error, which is often why."""
+    """The beginning of an error response, which often gives the reason."""
     try:
         said = err.read(ANSWER_BYTES).decode(errors="replace").strip()
     except (OSError, http.client.HTTPException):

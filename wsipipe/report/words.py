@@ -1,4 +1,4 @@
-"""How a report words things: text from outside made visible, and numbers as people read them."""
+"""The wording of reports: foreign text made visible, and numbers as people read them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import unicodedata
 from wsipipe.report.record import DONE, FAILED, OPEN, SET_ASIDE, STATUSES, NightReport
 
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""What changes the direction of the text after it, so that ``fdp.exe`` may look like ``exe.pdf``."""
+"""Characters that change the direction of the text after them, so that ``fdp.exe`` may look like ``exe.pdf``."""
 EXIT_CODES = {
     0: "no slide failed",
     1: "some slides failed",
@@ -19,12 +19,12 @@ EXIT_CODES = {
 
 
 def shown(text: str) -> str:
-    r"""``text`` with all that can not be seen, or is no Unicode, as Python's escape of it; line ends and tabs stay.
+    r"""``text`` with invisible characters, and what is not Unicode, as Python escapes; line ends and tabs stay.
 
-    Control characters, line separators, marks that turn the direction of text, and the lone surrogates of
-    `os.fsdecode`. What this gives can be encoded and printed anywhere: ``"a\x1b.tif"`` is ``"a\\x1b.tif"``.
+    Invisible are control characters, line separators, marks that change the direction of text, and the lone surrogates
+    of `os.fsdecode`. The result can be encoded and printed anywhere: ``"a\x1b.tif"`` becomes ``"a\\x1b.tif"``.
     """
-    if text.isprintable():  # nearly all, pictures of 27 kB among them
+    if text.isprintable():  # nearly all texts, among them pictures of 27 kB
         return text
     return "".join(_escaped(c) if _unseen(c) else c for c in text)
 
@@ -38,7 +38,7 @@ def _escaped(c: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """``text``, or its beginning and end if it has more than ``length`` characters."""
+    """``text``, cut in the middle to ``length`` characters if it has more."""
     if len(text) <= length:
         return text
     end = length // 3
@@ -52,13 +52,13 @@ def headline(report: NightReport) -> str:
 
 
 def aside(report: NightReport) -> str:
-    """What the headline leaves out: slides that nobody has to do anything about."""
+    """The counts that `headline` leaves out: slides that need no action."""
     told = {status: n for status, n in report.counts.items() if status not in (DONE, FAILED, SET_ASIDE, OPEN)}
     return ", ".join(f"{n} {status} ({STATUSES[status]})" for status, n in told.items() if n)
 
 
 def duration(seconds: float) -> str:
-    """``8 h 12 min``, ``12 min 5 s``, ``8.1 s``."""
+    """``seconds`` as ``8 h 12 min``, ``12 min 5 s`` or ``8.1 s``."""
     if not math.isfinite(seconds):
         return "unknown"
     if seconds < 59.95:
@@ -71,7 +71,7 @@ def duration(seconds: float) -> str:
 
 
 def amount(pixels: float) -> str:
-    """``3.15 MP``, ``12.3 GP``; ``3.15 MP/s`` with "/s" behind it."""
+    """``pixels`` as ``3.15 MP`` or ``12.3 GP``; append ``/s`` for a speed."""
     for size, unit in ((1e12, "TP"), (1e9, "GP"), (1e6, "MP")):
         if pixels >= size:
             return f"{three_digits(pixels / size)} {unit}"
@@ -79,12 +79,12 @@ def amount(pixels: float) -> str:
 
 
 def area(mm2: float) -> str:
-    """``0.125 mm²``, and ``62 µm²`` where that would be nearly nothing."""
+    """``mm2`` as ``0.125 mm²``, or as ``62 µm²`` below 0.001 mm²."""
     return f"{three_digits(mm2)} mm²" if mm2 >= 1e-3 or not mm2 else f"{three_digits(mm2 * 1e6)} µm²"
 
 
 def three_digits(number: float) -> str:
-    """``number``, not below 0, with three digits that count, and thousands apart: ``0.0412``, ``3.15``, ``1,230``."""
+    """``number``, 0 or more, to three significant digits, with commas at thousands: ``0.0412``, ``3.15``, ``1,230``."""
     if not number or not math.isfinite(number):
         return "0" if not number else "unknown"
     rounded = float(f"{number:.3g}")

@@ -1,4 +1,4 @@
-"""The report of a night on disk."""
+"""Writing the report of a night: page, JSON and history."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from wsipipe.report.record import (
 
 JSON, PAGE, HISTORY = "report.json", "report.html", "history.jsonl"
 MAX_PICTURES = 1000
-"""Of a page, which has 27 MB of them then; slides that were done in this night come first."""
+"""Pictures per page (about 27 MB); slides that were done tonight come first."""
 
 
 def write_report(report: NightReport, folder: Location) -> Location:
-    """Write ``report`` into ``folder``: JSON, a line of the history, and the page; the page's path.
+    """Write ``report`` into ``folder``: JSON, a line of the history, and the page. Returns the path of the page.
 
-    Each is whole or not there, and what programs read is written first: no picture can lose it.
+    Each is written whole or not at all. The files for programs come first, so that no picture can cost them.
 
     Raises
     ------
     OutputError
-        If the disk does not take it.
+        If a file cannot be written.
     """
     make_folder(folder)
     write_whole(folder / JSON, report_as_json(report), shared=True)
     append_history(folder / HISTORY, report.summary)
-    text = page(report, look_at_all(report), read_history(folder / HISTORY))
+    text = page(report, summarise_all(report), read_history(folder / HISTORY))
     write_whole(folder / PAGE, text.encode(), shared=True)
     return folder / PAGE
 
 
-def look_at_all(report: NightReport) -> dict[int, StoreSummary]:
-    """What there is to see of the slides whose stores are finished, by their place in ``report``."""
+def summarise_all(report: NightReport) -> dict[int, StoreSummary]:
+    """Summaries of the finished stores, by the index of their slide in ``report``."""
     finished = [
         (i, slide.slide, slide.store)
         for status in (DONE, NO_TISSUE, SKIPPED)
         for i, slide in enumerate(report.slides)
         if slide.status == status and slide.store is not None
     ]
-    left_out = StoreSummary(notes=(f"no picture: this page has {MAX_PICTURES} of others",))
+    left_out = StoreSummary(notes=(f"no picture: the page already has {MAX_PICTURES}",))
     seen = {i: summarise(slide, store) for i, slide, store in finished[:MAX_PICTURES]}
     return seen | {i: left_out for i, _, _ in finished[MAX_PICTURES:]}
