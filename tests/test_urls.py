@@ -31,7 +31,7 @@ from tests.faults import (
     write_slide,
 )
 from tests.faults import wsipipe as command
-from tests.leases.test_lease import FakeClock, NoThread
+from tests.leases.test_lease import FakeClock, no_thread
 from tests.nightly.nights import Clock, night_of, rows, statuses
 from tests.servers import BUCKET, Proxy, Web, download, s3_server, settings, upload
 from tests.slides.made import ome_zarr
@@ -248,9 +248,10 @@ class Cut:
 
 
 @pytest.fixture
-def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def by_hand() -> Iterator[None]:
     """Heartbeats are those that the test asks for."""
-    monkeypatch.setattr("wsipipe.leases.lease._HEART", NoThread())
+    with no_thread():
+        yield
 
 
 LEASE = Url(f"{ROOT}/case-17.zarr.lease")
