@@ -23,6 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.soak import examples
 from wsipipe.errors import OutputError, UsageError
 from wsipipe.leases import holder as holders
 from wsipipe.leases import leases
@@ -1131,7 +1132,7 @@ ACTION = st.one_of(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.lists(ACTION, min_size=5, max_size=40), st.booleans())
 def test_in_whatever_order_steps_stops_and_crashes_come_never_two_hold_it(
     actions: list[Action], one_machine: bool
