@@ -21,6 +21,7 @@ from tests.faults import store_files
 from tests.real_data import data, needs_data
 from tests.soak import rounds
 from tests.test_tissue import LEFT_OUT, share_left_out
+from tests.warm import CONTEXT
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.network import round_up
 from wsipipe.inference import replica
@@ -164,7 +165,8 @@ def test_segment_is_the_same_in_other_processes(tmp_path: Path) -> None:
     slide = write_slide(tmp_path / "s.tif", image)
     model = make_model(tmp_path / "b.safetensors", classes=2, **PAPER_LIKE)
     labels = wsipipe.segment(slide, model, block=96, tile=48, device="cpu")
-    with dask.config.set({"multiprocessing.context": "spawn"}):
+    assert CONTEXT.get_start_method() == "forkserver"  # that of `tests.warm`, where torch is imported already
+    with dask.config.set({"multiprocessing.context": "forkserver"}):
         result = labels.compute(scheduler="processes", num_workers=2)
     np.testing.assert_array_equal(result, whole_labels(model, image))
 
