@@ -83,18 +83,26 @@ def whole(tmp_path_factory: pytest.TempPathFactory, slide: Path, model: Path) ->
     return out
 
 
-SIZES = [(128, 64), (128, 32), (256, 256), (96, 48), (1024, 512)]
+SIZES = [(128, 64), (128, 32), (1024, 512), (256, 256), (96, 48)]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", rounds(SIZES[:3], SIZES), ids=len)
 @pytest.mark.parametrize("probabilities", [False, True])
 @pytest.mark.parametrize("tissue", ["auto", "file"])
 def test_inside_labels_are_those_of_the_whole_slide_and_outside_they_are_0(
-    tmp_path: Path, slide: Path, model: Path, whole: Path, tissue: str, probabilities: bool
+    tmp_path: Path,
+    slide: Path,
+    model: Path,
+    whole: Path,
+    tissue: str,
+    probabilities: bool,
+    sizes: list[tuple[int, int]],
 ) -> None:
     given = tmp_path / "mask.png"
     given.write_bytes(imagecodecs.png_encode((np.random.default_rng(0).random((9, 12)) < 0.1).astype(np.uint8)))
     masks = []
-    for block, tile in SIZES:
+    for block, tile in sizes:
         out, heard = tmp_path / f"{block}-{tile}", list[Event]()
         options = {"block": block, "tile": tile, "probabilities": probabilities}
         options |= {"tissue": str(given) if tissue == "file" else tissue}
