@@ -150,12 +150,12 @@ def impatient(port: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", rounds(2, 20))
+@pytest.mark.parametrize(("kills", "every"), rounds((2, 40), (20, 20)))
 def test_a_bucket_that_fails_and_stalls_changes_nothing_nor_do_kills(
-    made: Path, slides: str, port: int, tmp_path: Path, kills: int
+    made: Path, slides: str, port: int, tmp_path: Path, kills: int, every: int
 ) -> None:
-    """One request in twenty is refused, not answered, or done and not answered; and the run is killed several times."""
-    out, proxy = f"{ROOT}/out", Proxy(port)
+    """One request in ``every`` is refused, not answered, or done and not answered; and the run is killed."""
+    out, proxy = f"{ROOT}/out", Proxy(port, every)
     blocks = sum(len(shards(made / "out" / name)) for name in ("a.zarr", "b.zarr"))
 
     def begin(port: int) -> Process:
