@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import tifffile
 from hypothesis import settings
+
+from tests.soak import PUSH_EXAMPLES
 
 CACHE = tempfile.TemporaryDirectory(prefix="wsipipe-cache-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name  # measurements of tests are not kept
@@ -25,10 +27,60 @@ with suppress(ImportError):  # tests of readers run without
     torch.set_num_threads(1)  # tensors this small take longer to share between cores than to compute
 
 # No deadline: a machine that is busy with something else is not a failure of the code.
-settings.register_profile("wsipipe", deadline=None, max_examples=60)
-settings.load_profile("wsipipe")
+settings.register_profile("push", deadline=None, max_examples=PUSH_EXAMPLES)
+settings.register_profile("deep", deadline=None, max_examples=10 * PUSH_EXAMPLES)
+settings.load_profile("push")
 
 WriteSlide = Callable[..., Path]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Try more examples of each property with ``-m soak``."""
+    if asks_for_soak(config):
+        settings.load_profile("deep")
+
+
+def asks_for_soak(config: pytest.Config) -> bool:
+    """Whether ``-m`` names the tests that repeat what the default ones do once."""
+    return "soak" in config.option.markexpr
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Leave out what is marked ``soak`` unless ``-m`` asks for it, and begin with the files that take long."""
+    if asks_for_soak(config):
+        for item in items:
+            if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+                item.add_marker("soak")
+    else:
+        left_out = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+    yield
+    items[:] = longest_first(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def longest_first(items: Sequence[pytest.Item], workers: int) -> list[pytest.Item]:
+    """The tests in ``workers`` equal shares, each of which begins with files of slow tests.
+
+    With ``--dist worksteal`` a worker begins with its share, and later takes from the end of another's. A file stays
+    together, for the sake of what its tests share.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+
+    def slow_tests(path: Path) -> int:
+        return sum(item.get_closest_marker("slow") is not None for item in files[path])
+
+    slow = sorted(filter(slow_tests, files), key=slow_tests, reverse=True)
+    shares = [[item for path in slow[worker::workers] for item in files[path]] for worker in range(workers)]
+    quick = [item for path in files if path not in slow for item in files[path]]
+    for number, share in enumerate(shares):
+        room = max(0, len(items) * (number + 1) // workers - len(items) * number // workers - len(share))
+        share += quick[:room] if number + 1 < workers else quick
+        del quick[:room]
+    return [item for share in shares for item in share]
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,6 @@ from wsipipe.model.model_file import ModelSpec, default_classes, save_model
 from wsipipe.model.unet import UNet
 
 SCRIPT = str(Path(sys.executable).with_name("wsipipe"))
-KILL_ROUNDS = int(os.environ.get("WSIPIPE_KILL_ROUNDS", "4"))
-"""How often a run is killed that must end in the same bytes; 20 shows more, and takes minutes."""
 PATIENCE_SECONDS = 240
 """How long anything may take before a test gives up; nothing here takes a tenth of it."""
 
@@ -41,15 +39,19 @@ def start(
 ) -> Process:
     """A `wsipipe` process, which calls ``first`` before all else; what it says on stderr goes to ``log``.
 
-    It starts from scratch where something is put ``before`` it, or it has an environment that libraries read as they
-    are imported.
+    It starts from scratch where something is put ``before`` it. ``env`` goes over the environment of this process; what
+    libraries read of it as they are imported they read from scratch only.
     """
-    if not before and env is None:
-        return Warm("wsipipe.cli", list(map(str, arguments)), log or Path(os.devnull), first=first)
+    if not before:
+        return Warm("wsipipe.cli", list(map(str, arguments)), log or Path(os.devnull), first=first, environment=env)
     assert first is None
     with (log or Path(os.devnull)).open("w") as stderr:
         return subprocess.Popen(
-            [*before, SCRIPT, *map(str, arguments)], stdout=subprocess.PIPE, stderr=stderr, text=True, env=env
+            [*before, SCRIPT, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, **(env or {})},
         )
 
 

@@ -100,6 +100,10 @@ class Proxy:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = (
+                -1
+            )  # headers and body go together; apart, the second waits 40 ms for the first to be acknowledged
+            disable_nagle_algorithm = True
 
             def handle_one(self) -> None:
                 length = int(self.headers.get("Content-Length", 0))
@@ -161,6 +165,10 @@ class Web:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = (
+                -1
+            )  # headers and body go together; apart, the second waits 40 ms for the first to be acknowledged
+            disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
                 self.send(with_body=True)

@@ -19,7 +19,6 @@ from distributed import Client, Worker
 
 from tests.conftest import Call
 from tests.faults import (
-    KILL_ROUNDS,
     PATIENCE_SECONDS,
     Process,
     assert_same_bytes,
@@ -32,6 +31,7 @@ from tests.faults import (
     write_slide,
     wsipipe,
 )
+from tests.soak import rounds
 from tests.warm import Warm
 from wsipipe.errors import UsageError
 from wsipipe.pipeline.cluster import connect, local
@@ -165,8 +165,8 @@ def test_local_workers_make_the_same_bytes(made: Path, tmp_path: Path) -> None:
 
 def test_plain_dask_workers_make_the_same_bytes(made: Path, tmp_path: Path) -> None:
     with dask_cluster(tmp_path / "dask") as dask:
-        for name in ("a", "b"):
-            dask.start_worker(name, fresh=True)
+        dask.start_worker("a", fresh=True)
+        dask.start_worker("b")
         ended = run(made, tmp_path / "out", "--scheduler", dask.address)
         assert ended.returncode == 0, ended.stderr
         assert_same_stores(made, tmp_path / "out")
@@ -262,24 +262,32 @@ def test_a_block_that_kills_its_workers_is_set_aside_and_named_and_all_others_ar
     assert_same_stores(made, tmp_path / "out")
 
 
+WORKERS = ["worker-0", "worker-1"]
+VICTIMS = [["worker-0"], ["scheduler"], [*WORKERS, "scheduler"], []]
+"""Who is killed before the client, which is killed each time."""
+
+
 @pytest.mark.slow
-def test_killed_at_random_whoever_it_is_the_same_command_ends_in_the_same_bytes(made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", rounds(3, 20))
+def test_killed_at_random_whoever_it_is_the_same_command_ends_in_the_same_bytes(
+    made: Path, tmp_path: Path, kills: int
+) -> None:
     """Workers, the scheduler, the client, or all of them at once; each block that was written stays as it is.
 
     But for those in flight: what a worker wrote and was killed before it could say so is computed by another.
     """
-    rng, out = random.Random(KILL_ROUNDS), tmp_path / "out"
+    rng, out = random.Random(kills), tmp_path / "out"
     slide = write_slide(tmp_path / "large.tif", picture((1100, 1500), seed=2))
     options = ["run", slide, "-m", made / "b.safetensors", *SMALL]
     assert wsipipe(*options, "-o", tmp_path / "undisturbed").returncode == 0
     blocks = len(shards(tmp_path / "undisturbed" / "large.zarr"))
     begun = out / "large.zarr.partial"
     with dask_cluster(tmp_path / "dask", workers=2) as dask:
-        for round_ in range(KILL_ROUNDS):
+        for kill in range(kills):
             before = shards(begun) if begun.exists() else {}
             process = start(*options, "-o", out, "--scheduler", dask.address, "--json", log=tmp_path / "log")
-            share = (blocks - len(before)) // (KILL_ROUNDS - round_ + 1)
-            victims = rng.choice([["worker-0"], ["scheduler"], [], ["worker-0", "worker-1", "scheduler"]])
+            share = (blocks - len(before)) // (kills - kill + 1)
+            victims = VICTIMS[kill] if kill < len(VICTIMS) else rng.choice(VICTIMS)
 
             def wait_for(more: int, of: Process = process, before: int = len(before)) -> None:
                 assert wait_until(lambda: begun.exists() and len(shards(begun)) >= before + more, of)
@@ -293,10 +301,10 @@ def test_killed_at_random_whoever_it_is_the_same_command_ends_in_the_same_bytes(
             process.send_signal(signal.SIGKILL)
             process.communicate(timeout=PATIENCE_SECONDS)
             if "scheduler" in victims:
-                for name in {"worker-0", "worker-1"} & dask.processes.keys():  # they end with it, sooner or later
+                for name in set(WORKERS) & dask.processes.keys():  # they end with it, sooner or later
                     dask.kill(name)
                 dask.start_scheduler()
-            for name in {"worker-0", "worker-1"} - dask.processes.keys():
+            for name in set(WORKERS) - dask.processes.keys():
                 dask.start_worker(name)
             dask.wait_for_rest()
             after = shards(begun)

@@ -32,6 +32,7 @@ from tests.faults import (
     write_slide,
     wsipipe,
 )
+from tests.soak import rounds
 from wsipipe import RunConfig, load_model, run
 from wsipipe.pipeline.run_plan import plan_run
 from wsipipe.pipeline.summary import SlideOutcome
@@ -138,17 +139,19 @@ def is_marked_complete(begun: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_ends_in_the_same_bytes_and_computes_no_block_twice(many: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("at_start", "at_blocks", "at_the_end"), rounds((1, 1, 1), (4, 12, 3)))
+def test_killed_again_and_again_ends_in_the_same_bytes_and_computes_no_block_twice(
+    many: Case, tmp_path: Path, at_start: int, at_blocks: int, at_the_end: int
+) -> None:
+    """Killed as it starts, once some blocks are done, while it makes the last levels, and as it names the store."""
     rng = np.random.default_rng(20)
     out, log = tmp_path / "out", tmp_path / "log"
     store, begun = out / "slide.zarr", out / "slide.zarr.partial"
-    at_start = [("start", seconds) for seconds in rng.uniform(0.02, 0.6, 4)]  # of processor time, once all is imported
-    computing = [("shards", count) for count in sorted(rng.choice(np.arange(1, 101), 12, replace=False))]
-    moments = list(computing)
-    for moment in at_start:
-        moments.insert(rng.integers(len(moments)), moment)
-    moments += [("coarse", 1), ("coarse", int(rng.integers(2, 28))), ("coarse", 29), ("complete", 0)]
-    assert len(moments) == 20
+    moments = [("shards", count) for count in sorted(rng.choice(np.arange(1, 101), at_blocks, replace=False))]
+    for seconds in rng.uniform(0.02, 0.6, at_start):  # of processor time, once all is imported
+        moments.insert(rng.integers(len(moments)), ("start", seconds))
+    moments += [("coarse", count) for count in (1, int(rng.integers(2, 28)), 29)[:at_the_end]] + [("complete", 0)]
+    assert len(moments) == at_start + at_blocks + at_the_end + 1
 
     kept: dict[str, tuple[int, int]] = {}
     for kind, value in moments:

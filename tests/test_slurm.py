@@ -57,7 +57,7 @@ from wsipipe.cli import main
 from wsipipe.pipeline import block_tasks
 
 predict = block_tasks.predict_block
-block_tasks.predict_block = lambda *args: time.sleep(0.5) or predict(*args)
+block_tasks.predict_block = lambda *args: time.sleep(0.2) or predict(*args)
 main()
 """
 NIGHT = """
@@ -92,7 +92,7 @@ def submit(script: str, more: list[str], arguments: list[object]) -> str:
 
 
 def slowly(folder: Path) -> str:
-    """What has each block of a job take half a second, by a script in ``folder``: a signal comes before the last."""
+    """What has each block of a job take 0.2 s, by a script in ``folder``: a signal comes before the last."""
     folder.mkdir()
     script = folder / "wsipipe"
     script.write_text(SLOWLY.format(python=sys.executable))
@@ -156,6 +156,7 @@ def assert_same_stores(made: Path, out: Path) -> None:
         assert_same_bytes(out / f"{name}.zarr", made / "out" / f"{name}.zarr")
 
 
+@pytest.mark.soak  # the next one shows it of jobs that come and go
 def test_jobs_make_the_same_bytes(made: Path, tmp_path: Path) -> None:
     ended = wsipipe("run", *on_slurm(made, tmp_path, "--cluster", "slurm:2"), env=ENVIRONMENT)
     assert ended.returncode == 0, ended.stderr
@@ -171,6 +172,7 @@ def test_there_are_as_many_jobs_as_work_and_one_that_slurm_ends_is_replaced(made
     finish(process)
     assert process.returncode == 0, (tmp_path / "log").read_text()
     assert_same_stores(made, tmp_path / "out")
+    assert not queued("wsipipe-test"), "the workers ended with the run"
 
 
 def test_a_job_that_slurm_refuses_is_an_environment_error_and_says_why(made: Path, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ import tifffile
 
 import wsipipe
 from tests.faults import (
-    KILL_ROUNDS,
     PATIENCE_SECONDS,
     Process,
     picture,
@@ -31,10 +30,11 @@ from tests.faults import (
     write_slide,
 )
 from tests.faults import wsipipe as command
-from tests.leases.test_lease import FakeClock, NoThread
+from tests.leases.test_lease import FakeClock, no_thread
 from tests.nightly.nights import Clock, night_of, rows, statuses
 from tests.servers import BUCKET, Proxy, Web, download, s3_server, settings, upload
 from tests.slides.made import ome_zarr
+from tests.soak import rounds
 from tests.test_cluster import dask_cluster
 from wsipipe import urls
 from wsipipe.errors import OutputError, SlideReadError, UsageError
@@ -131,7 +131,11 @@ def test_workers_elsewhere_read_and_write_the_bucket(made: Path, slides: str, po
 def test_workers_that_do_not_know_the_bucket_are_found_out_before_anything_begins(
     made: Path, slides: str, tmp_path: Path
 ) -> None:
-    with dask_cluster(tmp_path / "dask", workers=1, AWS_ENDPOINT_URL="http://127.0.0.1:9") as dask:
+    elsewhere = Web(tmp_path / "nothing")  # refuses at once; a port where nobody answers is tried again
+    with (
+        elsewhere.serve() as address,
+        dask_cluster(tmp_path / "dask", workers=1, AWS_ENDPOINT_URL=address) as dask,
+    ):
         given = ["-m", made / "b.safetensors", "-o", f"{ROOT}/out", *SMALL, "--scheduler", dask.address]
         ended = command("run", slides, *given)
     assert ended.returncode == 3
@@ -146,11 +150,12 @@ def impatient(port: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("kills", "every"), rounds((2, 40), (20, 20)))
 def test_a_bucket_that_fails_and_stalls_changes_nothing_nor_do_kills(
-    made: Path, slides: str, port: int, tmp_path: Path
+    made: Path, slides: str, port: int, tmp_path: Path, kills: int, every: int
 ) -> None:
-    """One request in twenty is refused, not answered, or done and not answered; and the run is killed several times."""
-    out, proxy = f"{ROOT}/out", Proxy(port)
+    """One request in ``every`` is refused, not answered, or done and not answered; and the run is killed."""
+    out, proxy = f"{ROOT}/out", Proxy(port, every)
     blocks = sum(len(shards(made / "out" / name)) for name in ("a.zarr", "b.zarr"))
 
     def begin(port: int) -> Process:
@@ -158,11 +163,11 @@ def test_a_bucket_that_fails_and_stalls_changes_nothing_nor_do_kills(
         return start("run", *given, log=tmp_path / "log", first=partial(impatient, port))
 
     with proxy.serve() as troubled:
-        for round_ in range(KILL_ROUNDS):
+        for kill in range(kills):
             before = written(out)
-            least = len(before) + (blocks - len(before)) // (KILL_ROUNDS - round_ + 1)
+            least = len(before) + (blocks - len(before)) // (kills - kill + 1)
             process = begin(troubled)
-            assert wait_until(partial(has_blocks, out, least), process)
+            assert wait_until(partial(has_blocks, out, least), process, lambda: 0.1)  # the bucket has else to do
             process.send_signal(signal.SIGKILL)
             process.communicate(timeout=PATIENCE_SECONDS)
             after = written(out)
@@ -191,9 +196,11 @@ STEPS = ("write_bytes", "copy", "remove")
 """All that changes something in a bucket, but for leases."""
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("every", rounds(4, 1))
 @pytest.mark.parametrize("replaced", [False, True])
 def test_killed_at_any_step_of_publishing_a_store_is_whole_or_not_there_and_the_next_run_ends_alike(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, replaced: bool
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, replaced: bool, every: int
 ) -> None:
     slide, out = write_slide(tmp_path / "a.tif", picture((60, 100))), f"{ROOT}/out"
     config = wsipipe.RunConfig(out=out, model=str(tiny_model), block=64, tile=64, device="cpu", tissue="off")
@@ -213,7 +220,7 @@ def test_killed_at_any_step_of_publishing_a_store_is_whole_or_not_there_and_the_
                 wsipipe.run([slide], config)
                 done = True
             except Killed:
-                steps += 1
+                steps += every
         Url(f"{out}/a.zarr.lease").unlink(missing_ok=True)  # that of a process that is really dead is taken over
         there = {name for name, _ in Url(f"{out}/a.zarr").files()}
         if "zarr.json" in there:
@@ -248,9 +255,10 @@ class Cut:
 
 
 @pytest.fixture
-def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def by_hand() -> Iterator[None]:
     """Heartbeats are those that the test asks for."""
-    monkeypatch.setattr("wsipipe.leases.lease._HEART", NoThread())
+    with no_thread():
+        yield
 
 
 LEASE = Url(f"{ROOT}/case-17.zarr.lease")
@@ -375,7 +383,7 @@ def test_what_is_in_the_way_in_a_bucket_is_not_overwritten(made: Path) -> None:
 
 @pytest.mark.parametrize("compression", ["jpeg", "zlib"])
 def test_a_tiff_on_a_web_server_is_read_by_ranges(tmp_path: Path, compression: str) -> None:
-    image = picture((3000, 4000))
+    image = picture((750, 1000)).repeat(4, 0).repeat(4, 1)
     tifffile.imwrite(
         tmp_path / "a.tif", image, tile=(240, 240), compression=compression, photometric="rgb", metadata=None
     )

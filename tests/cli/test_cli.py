@@ -19,8 +19,11 @@ import zarr
 
 import wsipipe
 from tests.conftest import Call, WriteSlide
+from tests.faults import finish, start, wait_until
+from tests.faults import wsipipe as in_a_process
+from tests.soak import rounds
 from tests.tissue.drawn import disc, glass, on_glass
-from wsipipe import cli
+from wsipipe import cli, demo
 from wsipipe.errors import UsageError
 from wsipipe.model.model_file import load_model
 from wsipipe.pictures.drawing import OUTLINE
@@ -241,10 +244,10 @@ def test_patterns_and_folders_are_expanded_here_too(run: Call, tmp_path: Path, w
         (["--tile", "6"], "tile core 6 px is not a multiple of 4"),
         (["--tile", "0"], "--tile"),
         (["--block", "66"], "--block"),
-        (["--batch", "0"], "--batch 0"),
-        (["--threads", "0"], "--threads 0"),
-        (["--mpp", "-1"], "--mpp -1"),
-        (["--mpp", "nan"], "--mpp nan"),
+        (["--batch", "0"], "--batch must be a positive number, not 0"),
+        (["--threads", "0"], "--threads must be a positive number, not 0"),
+        (["--mpp", "-1"], "--mpp must be a positive number, not -1.0"),
+        (["--mpp", "nan"], "--mpp must be a positive number, not nan"),
         (["--max-memory", "lots"], "--max-memory lots is not a size"),
         (["--max-memory", "1MB"], "smallest that works here: --max-memory"),
         (["--device", "tpu"], "'tpu' is not a device"),
@@ -318,18 +321,20 @@ def test_a_terminated_run_is_exit_code_130_and_the_same_command_resumes(  # SIGI
     tmp_path: Path, tiny_model: Path, write_slide: WriteSlide
 ) -> None:
     slide = write_slide(tmp_path / "x.tif", (640, 640))
-    command = [SCRIPT, "run", slide, "-m", tiny_model, "--device", "cpu", "--block", "64", "-o", tmp_path / "out"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        assert any(line == "x.tif: 10 %\n" for line in process.stderr)  # ten of a hundred blocks
-        process.send_signal(signal.SIGTERM)
-        out, rest = process.communicate()
+    command = ["run", slide, "-m", tiny_model, "--device", "cpu", "--block", "64", "-o", tmp_path / "out"]
+    log = tmp_path / "log"
+    log.touch()
+    process = start(*command, log=log)
+    assert wait_until(lambda: "x.tif: 10 %\n" in log.read_text(), process)  # ten of a hundred blocks
+    process.send_signal(signal.SIGTERM)
+    assert finish(process) == ""
     assert process.returncode == 130
-    assert out == ""
+    rest = log.read_text()
     assert rest.splitlines()[-1] == "wsipipe: interrupted; the same command resumes where it stopped"
     assert "Traceback" not in rest
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["x.zarr.partial"]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    done = in_a_process(*command, "--json")
+    assert done.returncode == 0, done.stderr
     (outcome,) = json.loads(done.stdout)["slides"]
     assert outcome["status"] == "done"
     assert 0 < outcome["blocks_computed"] <= 90
@@ -475,7 +480,11 @@ def test_model_init_into_a_folder_that_is_not_there_is_one_line(call: Call, tmp_
 
 
 @pytest.mark.slow
-def test_demo_makes_its_files_and_the_second_run_skips(call: Call, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("height", "width"), rounds((512, 640), demo.SHAPE))
+def test_demo_makes_its_files_and_the_second_run_skips(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, height: int, width: int
+) -> None:
+    monkeypatch.setattr(demo, "SHAPE", (height, width))
     folder = tmp_path / "see"
     first = call("demo", folder)
     assert first.code == 0

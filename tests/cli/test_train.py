@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from tests.conftest import Call
 from tests.faults import PATIENCE_SECONDS, Process, files_up_to, finish, start, wait_until
+from tests.soak import rounds
 from tests.training.discs import TINY, changed, write_discs, write_toml
 from wsipipe import load_model
 from wsipipe.cli import cli, train
@@ -27,12 +28,12 @@ from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.config import DataConfig, TrainConfig
 from wsipipe.training.log import read_log
 
-STEPS = 110
+STEPS = 80
 LONG = changed(
     TINY,
     augmentation=NO_AUGMENTATION,
     network={"base_channels": 2},
-    loop={"steps": STEPS, "checkpoint_every": 7, "validate_every": 60},
+    loop={"steps": STEPS, "checkpoint_every": 7, "validate_every": 40},
 )
 
 
@@ -85,11 +86,12 @@ def past(step: int, out: Path) -> Callable[[], bool]:
 
 
 @pytest.mark.slow
-def test_killed_twice_ends_in_the_same_bytes(adamw: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", rounds(2, 10))
+def test_killed_again_and_again_ends_in_the_same_bytes(adamw: Case, tmp_path: Path, kills: int) -> None:
     rng = np.random.default_rng()  # any moment will do
     out, said = tmp_path / "discs.safetensors", tmp_path / "said"
     resume: list[str] = []
-    for step in sorted(rng.choice(np.arange(1, STEPS - 30), 2, replace=False)):
+    for step in sorted(rng.choice(np.arange(1, STEPS - 30), kills, replace=False)):
         process = start(*adamw.command(out, *resume), log=said)
         came = wait_until(past(step, out), process, lambda: rng.uniform(0.01, 0.05))
         process.kill()
@@ -111,7 +113,7 @@ def test_signals_end_a_training_with_130_and_resume_goes_on(sgd: Case, tmp_path:
     # A shell that starts pytest in the background has SIGINT ignored, and children inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        for number, step, resume in ((signal.SIGTERM, 10, []), (signal.SIGINT, 60, ["--resume"])):
+        for number, step, resume in ((signal.SIGTERM, 10, []), (signal.SIGINT, 30, ["--resume"])):
             process = start(*sgd.command(out, *resume), log=said)
             assert wait_until(past(step, out), process, lambda: 0.02), said.read_text()
             process.send_signal(number)
@@ -134,7 +136,11 @@ def children_of(process: Process) -> list[psutil.Process]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("device", "number"), [("cpu", signal.SIGTERM), ("cpu,cpu", signal.SIGTERM), ("cpu", signal.SIGKILL)]
+    ("device", "number"),
+    [
+        ("cpu", signal.SIGKILL),
+        *rounds(("cpu,cpu", signal.SIGTERM), ("cpu", signal.SIGTERM), ("cpu,cpu", signal.SIGKILL)),
+    ],
 )
 def test_no_process_outlives_a_training(tmp_path: Path, device: str, number: signal.Signals) -> None:
     config = changed(LONG, optimizer={"batch": 2}, loop={"workers": 1, "steps": 9999})

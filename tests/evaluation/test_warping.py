@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
@@ -82,13 +82,11 @@ def test_a_neighbourhood_is_simple_if_the_flip_keeps_the_number_of_components(ce
 
 
 @given(st.one_of(PAIRS, smooth_pairs()))
-@settings(max_examples=60, deadline=None)
 def test_warped_truth_is_that_of_whole_sweeps(pair: tuple[np.ndarray, np.ndarray]) -> None:
     np.testing.assert_array_equal(warped_truth(*pair), slowly_warped_truth(*pair))
 
 
 @given(st.one_of(PAIRS, smooth_pairs()))
-@settings(deadline=None)
 def test_warped_truth_has_the_topology_of_the_truth(pair: tuple[np.ndarray, np.ndarray]) -> None:
     prediction, truth = pair
     warped = warped_truth(prediction, truth)
@@ -99,7 +97,6 @@ def test_warped_truth_has_the_topology_of_the_truth(pair: tuple[np.ndarray, np.n
 
 
 @given(st.one_of(PAIRS, smooth_pairs()))
-@settings(deadline=None)
 def test_warping_error_lies_between_0_and_the_pixel_error(pair: tuple[np.ndarray, np.ndarray]) -> None:
     prediction, truth = pair
     assert 0 <= warping_error(prediction, truth) <= np.mean(prediction != truth)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.soak import examples
 from wsipipe.errors import GeometryError
 from wsipipe.geometry.grid import CHUNK_PX, Box, Grid, fit_sizes
 from wsipipe.geometry.mirror import mirror
@@ -84,7 +85,7 @@ def around(grid: Grid, axis: int, i: int) -> np.ndarray:
 PAPER = Receptive(4, 2)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(grid=grids(), axis=st.sampled_from([0, 1]))
 @example(grid=Grid((1, 1), PAPER, 16, 96), axis=0)  # one pixel
 @example(grid=Grid((93, 30), PAPER, 16, 96), axis=0)  # smaller than half a margin, which is 94

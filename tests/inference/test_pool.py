@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.soak import rounds
 from wsipipe.arrays import Pixels
 from wsipipe.errors import MachineError, MemoryLimitError, ModelError
 from wsipipe.inference import devices
@@ -34,10 +35,10 @@ MakeModel = Callable[..., Model]
 def make_model(tmp_path: Path) -> MakeModel:
     """``make_model(classes, in_channels)``: random weights whose classes all win somewhere; halo 10, grid 4 px."""
 
-    def make(classes: tuple[LabelClass, ...] = THREE, in_channels: int = 3, **spec: Any) -> Model:
+    def make(classes: tuple[LabelClass, ...] = THREE, in_channels: int = 3, *, depth: int = 2, **spec: Any) -> Model:
         path = tmp_path / f"{len(classes)}-{in_channels}.safetensors"
         torch.manual_seed(3)
-        network = UNet(in_channels, len(classes), base_channels=4, depth=2, convs_per_level=1).eval()
+        network = UNet(in_channels, len(classes), base_channels=4, depth=depth, convs_per_level=1).eval()
         with torch.no_grad():
             logits = network(torch.randn(1, in_channels, 122, 122))
             network.head.bias -= logits.mean((0, 2, 3))
@@ -511,11 +512,13 @@ def test_only_shapes_that_come_often_are_compiled(make_model: MakeModel, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's compiler has deprecations of its own
-def test_the_compiled_network_gives_the_same_labels(make_model: MakeModel) -> None:
-    model = make_model()
+@pytest.mark.parametrize("depth", rounds(0, 2))  # g++ takes seconds for each kernel; 1 is in tests/test_exactness.py
+def test_the_compiled_network_gives_the_same_labels(make_model: MakeModel, depth: int) -> None:
+    model = make_model(depth=depth)
     replica = Replica(model, "cpu", engine="compile")
+    side = model.info.receptive.nearest_legal(142)[0]
     for seed in range(5):
-        tile = np.random.default_rng(seed).integers(0, 256, (142, 142, 3), np.uint8)
+        tile = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
         assert_is(replica.predict([tile])[0], direct(model, tile))
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.signal import correlate
 from torch import nn
 
+from tests.soak import examples
 from wsipipe.errors import GeometryError
 from wsipipe.model.unet import UNet
 
@@ -148,7 +149,7 @@ def test_weights_are_drawn_as_he_says_and_biases_are_zero() -> None:
     assert looked_at == 2 * 3 + 2 + 2 * 2 + 1
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(depth=st.integers(0, 3), convs=st.integers(1, 2), dy=st.integers(0, 2), dx=st.integers(0, 2))
 def test_shifts_by_the_pooling_grid_commute_with_the_network_to_the_last_bit(
     depth: int, convs: int, dy: int, dx: int

@@ -17,8 +17,10 @@ import wsipipe
 from tests.conftest import WriteSlide
 from tests.faults import Process, assert_same_bytes, finish, shards, start, summary, wait_until
 from tests.nightly.nights import SMALL, events, log_rows, night_of, rows, statuses, write_night
+from wsipipe.nightly import night as nights
 from wsipipe.nightly.config import read_night
 from wsipipe.nightly.night import run_night
+from wsipipe.pipeline import dispatcher
 from wsipipe.report.record import read_history, read_report
 
 pytestmark = pytest.mark.slow
@@ -71,7 +73,7 @@ class Runners:
         # A shell that starts pytest in the background has SIGINT ignored, and children inherit that.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            self.processes[name] = start(*arguments, log=self.out.with_name(f"{name}.log"))
+            self.processes[name] = start(*arguments, log=self.out.with_name(f"{name}.log"), first=impatient)
         finally:
             signal.signal(signal.SIGINT, before)
         return self.processes[name]
@@ -144,6 +146,11 @@ def runners(folder: Path, tiny_model: Path, tmp_path: Path) -> Iterator[Runners]
             if process.poll() is None:
                 process.kill()
                 process.communicate()
+
+
+def impatient() -> None:
+    """Have this process look at its inbox again, and at what another holds, after moments and not seconds."""
+    nights.INBOX_SECONDS = dispatcher.DISPATCH_CHECK_SECONDS = 0.1
 
 
 def state(process: Process) -> str:

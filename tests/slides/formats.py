@@ -7,7 +7,7 @@ programs wrote again, else those that OpenSlide decodes, else those that tifffil
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,18 +33,40 @@ MAX_PX = 10**8
 """Limit for a level, which is compared whole."""
 
 
-def table() -> str:
-    """The rows, over every file of the test data."""
-    assert DATA is not None
-    rows: dict[tuple[str, ...], list[str]] = {}
-    for path in [path for folder in FOLDERS for path in expand([DATA / folder])]:
-        rows.setdefault(tuple(_row(path)), []).append(path.name.replace("_", r"\_"))
-    return HEADER + "".join(f"| {' | '.join([', '.join(names), *row])} |\n" for row, names in rows.items())
+Row = tuple[str, ...]
+"""All columns of a file but its name."""
+
+
+def paths() -> list[Path]:
+    """Every file of the test data, and every folder that is a slide; none without the data."""
+    return [] if DATA is None else [path for folder in FOLDERS for path in expand([DATA / folder])]
+
+
+def table(rows: Iterable[tuple[str, Row]]) -> str:
+    """The table, of (file name, row); files whose rows say the same share one."""
+    names: dict[Row, list[str]] = {}
+    for name, row in rows:
+        names.setdefault(row, []).append(name.replace("_", r"\_"))
+    return HEADER + "".join(f"| {' | '.join([', '.join(files), *row])} |\n" for row, files in names.items())
 
 
 def written() -> str:
     """The table as README.md has it."""
     return README.read_text().partition(BEGIN)[2].partition(END)[0]
+
+
+def written_rows() -> list[tuple[str, Row]]:
+    """The (file name, row) that README.md has."""
+    rows = []
+    for line in written().removeprefix(HEADER).splitlines():
+        names, *row = (cell.strip() for cell in line.strip("|").split("|"))
+        rows += [(name.replace(r"\_", "_"), tuple(row)) for name in names.split(", ")]
+    return rows
+
+
+def found_row(path: Path) -> Row:
+    """What is found of a file."""
+    return tuple(_row(path))
 
 
 def _row(path: Path) -> Iterator[str]:
@@ -88,11 +110,11 @@ def _compared(path: Path, slide: Slide, other: Slide | None) -> str:
     finest = slide.levels[0]
     if path.parent.name in ("writers", "zarr") and finest.shape == CROP.shape and finest.channels == 3:
         source = read_box(open_slide(data(CMU)).levels[0], CROP)
-        return _said("the source", int(np.abs(_whole(finest).astype(int) - source).max()), finest)
+        return _said("the source", _difference(_whole(finest), source), finest)
     if other is not None and finest.dtype == "uint8" and not _is_turned(slide):
         of_size = {level.shape: level for level in other.levels}
         pairs = [(level, of_size[level.shape]) for level in slide.levels if level.shape in of_size]
-        most = max(int(np.abs(_whole(mine).astype(int) - _whole(theirs)).max()) for mine, theirs in pairs)
+        most = max(_difference(_whole(mine), _whole(theirs)) for mine, theirs in pairs)
         return _said("OpenSlide", most, finest)
     if slide.reader != "tiff":
         return ""
@@ -105,7 +127,13 @@ def _compared(path: Path, slide: Slide, other: Slide | None) -> str:
     found = np.rot90(found) if _is_turned(slide) else found
     if expected.size != found.size:
         return "not compared"
-    return _said("tifffile", int(np.abs(found.astype(int).ravel() - expected.ravel()).max()), finest)
+    return _said("tifffile", _difference(found.ravel(), expected.ravel()), finest)
+
+
+def _difference(found: Pixels, expected: Pixels) -> int:
+    """By how many grey values two arrays of one type differ at most; in that type, as slides are large."""
+    assert found.dtype == expected.dtype
+    return int((np.maximum(found, expected) - np.minimum(found, expected)).max())
 
 
 def _said(what: str, most: int, level: Level) -> str:
@@ -127,4 +155,6 @@ def _whole(level: Level) -> Pixels:
 
 if __name__ == "__main__":
     text = README.read_text()
-    README.write_text(text.replace(BEGIN + written() + END, BEGIN + table() + END))
+    README.write_text(
+        text.replace(BEGIN + written() + END, BEGIN + table((path.name, found_row(path)) for path in paths()) + END)
+    )

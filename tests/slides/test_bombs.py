@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ ENCODERS: dict[str, tuple[int, int, Callable[..., bytes]]] = {
     "jpeg": (7, 3, imagecodecs.jpeg8_encode),
     "jpeg2000": (33005, 3, imagecodecs.jpeg2k_encode),
     "png": (34933, 1, imagecodecs.png_encode),
-    "jpegxl": (50002, 1, imagecodecs.jpegxl_encode),
+    "jpegxl": (50002, 1, partial(imagecodecs.jpegxl_encode, effort=1)),
 }
 """By tifffile's name: TIFF's number, the samples of an RGB pixel that are counted, and an encoder."""
 LAUGHS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 12))
@@ -43,7 +44,7 @@ SIDES = [
     (120, 100),
     (90, 160),
     (80, 64),
-    (2000, 3000),
+    (600, 900),
 ]
 
 
