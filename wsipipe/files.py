@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 MAKE_ROOM = "make room, or use another -o"
+"""What messages say to do about a disk that is full."""
+RESUMES = "once it can, the same command resumes"
+"""What messages say to do about a disk that fails while a store is written."""
 COPIES = 16
 """Objects of a bucket that are copied at the same time."""
 Location = Path | Url

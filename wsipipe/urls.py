@@ -30,7 +30,7 @@ WEB = ("http", "https")
 SCHEMES = ("s3", "gs", "az", "abfs", "abfss", *WEB)
 REQUEST_SECONDS = 30.0
 """The time after which a request that was not answered in full is made again."""
-ATTEMPTS, RETRY_SECONDS = 10, 180.0
+RETRIES, RETRY_SECONDS = 10, 180.0
 """Retries of a request, with pauses that grow from 0.1 to 15 s, and the time limit for all of them."""
 COALESCE_BYTES = 2**14
 """Gap between two ranges, in bytes, that is read too rather than make two requests: the size of a small tile."""
@@ -259,7 +259,7 @@ class Url:
         mode: Any = "create" if e_tag is None else {"e_tag": e_tag}
         with self._as_os_error():
             try:
-                return again(lambda: obstore.put(self._host, self._key, blob, mode=mode))["e_tag"]
+                return retried(lambda: obstore.put(self._host, self._key, blob, mode=mode))["e_tag"]
             except (AlreadyExistsError, PreconditionError, FileNotFoundError):
                 return None
 
@@ -279,7 +279,7 @@ class Url:
 
         keys = [f"{self._key}/{name}" if name else self._key for name in names]
         with self._as_os_error(), suppress(*[FileNotFoundError] if missing_ok else []):
-            again(lambda: obstore.delete(self._host, keys))
+            retried(lambda: obstore.delete(self._host, keys))
 
     def copy(self, name: str, to: Url) -> None:
         """Copy the file ``name`` of this folder into the folder ``to`` of the same bucket, without downloading it.
@@ -313,18 +313,18 @@ def connect_store(url: str, seconds: float) -> ObjectStore:
     """The store of all that is below ``url``; a process has one, so that its connections are shared.
 
     A request may take ``seconds``. Requests that fail are retried, and so are those that time out, but for the two
-    kinds that `again` retries.
+    kinds that `retried` retries.
     """
     from obstore.store import from_url
 
     return from_url(
         url,
         client_options={"allow_http": True, "timeout": timedelta(seconds=seconds)},
-        retry_config={"max_retries": ATTEMPTS, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
+        retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
     )
 
 
-def again(request: Callable[[], Answer]) -> Answer:
+def retried(request: Callable[[], Answer]) -> Answer:
     """The result of ``request``, a removal or a conditional write: obstore does not retry these after a timeout."""
     from obstore.exceptions import GenericError
 

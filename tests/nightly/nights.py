@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from wsipipe.inference import tuning
+from wsipipe.inference import speeds as speeds_module
 from wsipipe.nightly.config import Night, read_night
 from wsipipe.pipeline import block_tasks
 from wsipipe.report.record import NightReport, SlideReport, read_report
@@ -103,6 +103,6 @@ def blocks_take(seconds: float, side_px: int, patch: pytest.MonkeyPatch) -> None
         return block
 
     patch.setattr(block_tasks, "predict_block", slow)
-    patch.setattr(tuning, "speed_of", lambda *_: side_px**2 / seconds)
-    patch.setattr(tuning, "remember", lambda *_: None)
-    patch.setattr(tuning, "recall", lambda *_: {})
+    patch.setattr(speeds_module, "speed_of", lambda *_: side_px**2 / seconds)
+    patch.setattr(speeds_module, "remember", lambda *_: None)
+    patch.setattr(speeds_module, "recall", lambda *_: {})

@@ -15,7 +15,7 @@ from tests.big import write_big_slide
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.network import Receptive
 from wsipipe.inference.pool import PoolSpec
-from wsipipe.inference.tuning import Size, Speeds
+from wsipipe.inference.speeds import Size, Speeds
 from wsipipe.model.model_file import ModelSpec, default_classes, save_model
 from wsipipe.model.unet import UNet
 from wsipipe.pipeline import measured_sizes as tune

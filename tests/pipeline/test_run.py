@@ -29,7 +29,7 @@ from wsipipe.events import (
     TissueFound,
 )
 from wsipipe.inference import pool
-from wsipipe.inference.tuning import PASSES
+from wsipipe.inference.speeds import PASSES
 from wsipipe.pipeline import dispatcher as flow
 from wsipipe.pipeline.summary import DONE, FAILED, NOT_ATTEMPTED, SKIPPED, SlideOutcome, account
 from wsipipe.store.spec import shard_name

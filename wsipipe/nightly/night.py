@@ -12,7 +12,7 @@ from pathlib import Path
 from wsipipe.errors import MachineError, ModelError, NothingFoundError, OutputError, UsageError, WsipipeError
 from wsipipe.events import Listener, Warned, ignore
 from wsipipe.files import Location, locate, one_name
-from wsipipe.inference.tuning import recall
+from wsipipe.inference.speeds import recall
 from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.nightly.config import Night
 from wsipipe.nightly.failures import Failures, stats_of, version_of

@@ -115,7 +115,7 @@ class Dispatcher:
                 for future in self._completed:
                     job = self._owner.pop(future, None)
                     if job is not None:
-                        with self._attempting(job.plan):
+                        with self._failing_slide(job.plan):
                             job.record(future)
                         self._submit()
             left = [*(job.plan for job in self._jobs), *self._waiting]
@@ -170,7 +170,7 @@ class Dispatcher:
 
     def _begin(self, plan: SlidePlan) -> None:
         """Begin the slide of ``plan``, unless another runner holds it, or has finished it since."""
-        with self._attempting(plan):
+        with self._failing_slide(plan):
             lease = self._leases.take(locate(plan.store.path + LEASE))
             if isinstance(lease, Holder):
                 self._held[plan.slide.path] = plan, lease
@@ -235,7 +235,7 @@ class Dispatcher:
         self._listener(event)
 
     def _submit_of(self, job: SlideJob) -> None:
-        with self._attempting(job.plan):
+        with self._failing_slide(job.plan):
             if self._jobs[job].lost:
                 raise SlideError(f"{job.plan.slide.file}: another runner took it over while this one was suspended")
             futures = job.next_tasks(self._room(job.plan))
@@ -245,7 +245,7 @@ class Dispatcher:
                 self._jobs.pop(job).release()
 
     @contextmanager
-    def _attempting(self, plan: SlidePlan) -> Iterator[None]:
+    def _failing_slide(self, plan: SlidePlan) -> Iterator[None]:
         """An error in the context fails the slide of ``plan``; an error of the machine fails the run, too."""
         try:
             yield

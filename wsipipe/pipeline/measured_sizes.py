@@ -8,7 +8,7 @@ from typing import Any
 
 from wsipipe.events import SizesChosen
 from wsipipe.inference.devices import AUTO, OPENVINO, TORCH, is_cpu
-from wsipipe.inference.tuning import Size, Speeds, fits_device, measure
+from wsipipe.inference.speeds import Size, Speeds, fits_device, measure
 from wsipipe.pipeline.fitted_sizes import CORES
 from wsipipe.pipeline.run_plan import RunPlan
 

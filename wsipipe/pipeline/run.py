@@ -12,7 +12,7 @@ from wsipipe.errors import MachineError
 from wsipipe.events import ClusterReady, Listener, RunStarted, SlideFailed, SlideSkipped, Warned, ignore
 from wsipipe.files import Named, absolute, locate, make_folder
 from wsipipe.inference.pool import load_pool, release_pool
-from wsipipe.inference.tuning import correct
+from wsipipe.inference.speeds import correct
 from wsipipe.leases.lease import LEASE
 from wsipipe.leases.leases import remove_if_dead
 from wsipipe.model.model_file import read_model_info

@@ -31,7 +31,7 @@ MOST_LISTED = 20
 """Regions that a message lists."""
 Futures = list[Future[Any]]
 TISSUE_ATTEMPTS = 3
-"""Attempts to find the tissue of a slide while workers die: a block that kills them is set aside after two deaths."""
+"""Attempts to find the tissue of a slide while workers die: a block that kills them is set aside with the third."""
 NO_TISSUE_FOUND = "no tissue found, nothing segmented; to segment the whole slide: --tissue off --overwrite"
 
 

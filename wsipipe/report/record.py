@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from wsipipe.errors import OutputError, UsageError
-from wsipipe.files import Location
+from wsipipe.files import MAKE_ROOM, Location
 from wsipipe.urls import Url
 
 DONE, FAILED, SKIPPED, SET_ASIDE = "done", "failed", "skipped", "set aside"
@@ -231,7 +231,7 @@ def append_history(path: Location, night: NightSummary) -> None:
             torn = end > 0 and file.read(1) != b"\n"
             file.write(b"\n" + line if torn else line)
     except OSError as err:
-        raise OutputError(f"{path} cannot be written: {err.strerror or err}; make room, or use another -o") from err
+        raise OutputError(f"{path} cannot be written: {err.strerror or err}; {MAKE_ROOM}") from err
 
 
 def _append_behind(url: Url, line: bytes) -> None:

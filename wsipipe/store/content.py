@@ -16,7 +16,7 @@ import zarr
 
 from wsipipe.arrays import Labels
 from wsipipe.errors import DamagedStoreError, OutputError
-from wsipipe.files import files_in, make_folder, write_whole, zarr_store
+from wsipipe.files import RESUMES, files_in, make_folder, write_whole, zarr_store
 from wsipipe.geometry.grid import Box, boxes
 from wsipipe.store.pyramid import halve
 from wsipipe.store.shards import write_shard
@@ -29,9 +29,6 @@ from wsipipe.store.spec import (
     shard_name,
     tissue_shapes,
 )
-
-RESUMES = "once it can, the same command resumes"
-"""What messages say to do about a disk that fails."""
 
 
 def write_block(

@@ -10,8 +10,7 @@ from typing import Any
 import zarr
 
 from wsipipe.errors import OutputError
-from wsipipe.files import Location, locate, make_folder, move_folder, remove_folder, write_whole, zarr_store
-from wsipipe.store.content import RESUMES
+from wsipipe.files import RESUMES, Location, locate, make_folder, move_folder, remove_folder, write_whole, zarr_store
 from wsipipe.store.documents import documents
 from wsipipe.store.spec import (
     PARTIAL,

@@ -34,12 +34,12 @@ runs from `GROUND` to `PEAK`, because the file does not say where it begins and 
 BRIGHT, COLOURLESS, FLAT = 0.75, 0.08, 0.02
 """Shares of the full scale: glass has at least the first in each channel, channels that differ by no more than the
 second, and neighbours that differ by no more than the third."""
-ENOUGH = 0.01
+LEAST_GLASS = 0.01
 """Share of the pixels that must look like glass for a slide to have any: lumina and vacuoles look like it too."""
 NOISE = 6.0
-"""Standard deviations by which kept pixels differ from the ground, but at least `LEAST` of the full scale."""
-LEAST = 0.02
-LIGHTEST = 10.0
+"""Standard deviations by which kept pixels differ from the ground, but at least `LEAST_CONTRAST` of the full scale."""
+LEAST_CONTRAST = 0.02
+LEAST_DARKNESS = 10.0
 """A part with less darkness than this many black pixels of the level is not a nucleus: these have 100 px or more."""
 COLOURED, TINTED = 0.08, 0.15
 """Saturation that a stain exceeds, as a share of the full scale or of its darkness."""
@@ -153,7 +153,7 @@ def _in_brightfield(colors: Plane, full: float, cell_px: float) -> Mask:
     scanned: Mask = (colors > 0).any(2) & (low < full)  # what was not scanned is all black or all white
     flat = ndimage.maximum_filter(low, 3) - ndimage.minimum_filter(low, 3) <= FLAT * full
     glass = scanned & flat & (dark <= 1 - BRIGHT) & (saturation <= COLOURLESS)
-    if glass.sum() < ENOUGH * scanned.sum():
+    if glass.sum() < LEAST_GLASS * scanned.sum():
         return scanned
     for values in (dark, saturation):
         values -= np.median(values[glass])
@@ -163,7 +163,7 @@ def _in_brightfield(colors: Plane, full: float, cell_px: float) -> Mask:
 
 def _beyond(values: CellValues, ground: Mask) -> Mask:
     """Which of ``values``, whose median over ``ground`` is 0, are above the noise of ``ground``."""
-    beyond: Mask = values > max(NOISE * SIGMA * float(np.median(np.abs(values[ground]))), LEAST)
+    beyond: Mask = values > max(NOISE * SIGMA * float(np.median(np.abs(values[ground]))), LEAST_CONTRAST)
     return beyond
 
 
@@ -176,7 +176,7 @@ def _without_dirt(kept: Mask, darker: CellValues, tinted: CellValues, cell_px: f
     every = np.arange(count + 1)
     most = np.asarray(ndimage.maximum(tinted, parts, every))
     tint, darkness = (ndimage.sum_labels(values, parts, every) for values in (tinted, darker))
-    enough = darkness * cell_px >= LIGHTEST
+    enough = darkness * cell_px >= LEAST_DARKNESS
     enough[0] = False
     stained = enough & ((most > COLOURED) | (tint > TINTED * darkness))
     clean: Mask = (stained if stained.any() else enough)[parts]
@@ -190,5 +190,5 @@ def _above_ground(values: Plane, full: float) -> Mask:
     dark = values[:, 1:] <= np.median(values)
     steps = np.abs(np.diff(values, axis=1))[dark]
     noise = SIGMA * float(np.median(steps)) / 2**0.5 if steps.size else 0.0
-    mask: Mask = values > ground + max(NOISE * noise, LEAST * max(peak - ground, full))
+    mask: Mask = values > ground + max(NOISE * noise, LEAST_CONTRAST * max(peak - ground, full))
     return mask

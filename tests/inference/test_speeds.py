@@ -11,10 +11,10 @@ import pytest
 from wsipipe.arrays import Pixels
 from wsipipe.errors import MachineError
 from wsipipe.geometry.network import Receptive
-from wsipipe.inference import tuning
+from wsipipe.inference import speeds as speeds_module
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.inference.replica import Prediction, Replica
-from wsipipe.inference.tuning import PASSES, Size, Speeds, correct, measure, memory, recall, remember
+from wsipipe.inference.speeds import PASSES, Size, Speeds, correct, measure, recall, remember, speeds_file
 from wsipipe.model.model_file import read_model_info
 
 PAPER = Receptive(4, 2)
@@ -48,7 +48,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock(1e6)
     monkeypatch.setattr(Replica, "predict", lambda *given: clock.predict(*given))
-    monkeypatch.setattr(tuning.time, "perf_counter", clock.perf_counter)
+    monkeypatch.setattr(speeds_module.time, "perf_counter", clock.perf_counter)
     return clock
 
 
@@ -96,7 +96,7 @@ def test_measuring_ends_in_time(spec: PoolSpec, clock: Clock, pixels: int, sizes
     measure(spec, SMALL, [(512, 1), (1024, 1), (2048, 1)], "uint8", pixels=pixels)
     assert sorted(set(clock.predicted)) == sizes
     later = clock.now - PASSES * (256 + SMALL.margin) ** 2 / clock.speed  # without the first, which is always measured
-    assert later <= tuning.MOST_SECONDS
+    assert later <= speeds_module.MOST_SECONDS
 
 
 def test_a_size_that_the_device_cannot_compute_is_not_chosen(
@@ -113,14 +113,14 @@ def test_a_size_that_the_device_cannot_compute_is_not_chosen(
     speeds = measure(spec, SMALL, sizes, "uint8", pixels=10**12)
     assert set(recall(spec)) == {PROBE, (512, 1)}
     assert speeds.best(sizes) == (512, 1), "not even the size that needs no measurement"
-    monkeypatch.setattr(tuning, "PROBE_PX", 2048)
+    monkeypatch.setattr(speeds_module, "PROBE_PX", 2048)
     with pytest.raises(MachineError, match="more than 2"):  # the first size is needed
         measure(replace(spec, probabilities=True), SMALL, sizes[2:], "uint8", pixels=10**12)
 
 
 @pytest.mark.usefixtures("clock")
 def test_remembered_speeds_that_cannot_be_read_or_written_are_measured_again(spec: PoolSpec) -> None:
-    path = memory()
+    path = speeds_file()
     path.parent.mkdir(parents=True)
     for torn in (b"", b"{", b"[]", b'{"a": 1}'):
         path.write_bytes(torn)
@@ -152,8 +152,8 @@ def test_speeds_of_one_device_or_network_are_not_used_for_another(spec: PoolSpec
         replace(spec, precision="bfloat16"),
         replace(spec, probabilities=True),
     ]
-    assert len({tuning.key(one) for one in (spec, *others)}) == 6
-    assert tuning.key(spec) == tuning.key(replace(spec, batch=7, model="elsewhere"))
+    assert len({speeds_module.key(one) for one in (spec, *others)}) == 6
+    assert speeds_module.key(spec) == speeds_module.key(replace(spec, batch=7, model="elsewhere"))
 
 
 def test_a_real_device_is_measured(spec: PoolSpec) -> None:

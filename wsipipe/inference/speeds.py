@@ -160,7 +160,7 @@ def pixels_of(size: Size, receptive: Receptive) -> int:
 def recall(spec: PoolSpec) -> dict[Size, float]:
     """The speeds remembered for the first device of ``spec`` and its model; empty if they cannot be read."""
     try:
-        rows = json.loads(memory().read_bytes())[key(spec)]
+        rows = json.loads(speeds_file().read_bytes())[key(spec)]
         return {(int(core), int(batch)): float(speed) for core, batch, speed in rows}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -168,7 +168,7 @@ def recall(spec: PoolSpec) -> dict[Size, float]:
 
 def remember(spec: PoolSpec, speeds: dict[Size, float]) -> None:
     """Save ``speeds`` for the next run; if they cannot be written, it measures again."""
-    path = memory()
+    path = speeds_file()
     try:
         table = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -188,7 +188,7 @@ def correct(spec: PoolSpec, size: Size, speed: float) -> None:
         remember(spec, known | {size: speed})
 
 
-def memory() -> Path:
+def speeds_file() -> Path:
     """The file of the speeds measured on this machine; it may be deleted at any time."""
     return platformdirs.user_cache_path("wsipipe") / "speeds.json"
 
