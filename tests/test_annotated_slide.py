@@ -34,7 +34,7 @@ def mask_of_region(annotations: Path, shape: tuple[int, int]) -> bytes:
     region = json.loads(annotations.read_text())["features"][0]
     (x0, y0), (x1, y1) = (np.array(region["geometry"]["coordinates"][0]) // 20)[[0, 2]]
     mask = np.zeros([-(-side // 20) for side in shape], np.uint8)
-    mask[y0:y1, x0:x1] = 1
+    mask[y0 : y1 + 1, x0 : x1 + 1] = 1  # a row more: the slide is no multiple of 20 px high
     return imagecodecs.png_encode(mask)
 
 

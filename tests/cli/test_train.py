@@ -28,12 +28,12 @@ from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.config import DataConfig, TrainConfig
 from wsipipe.training.log import read_log
 
-STEPS = 80
+STEPS = 60
 LONG = changed(
     TINY,
     augmentation=NO_AUGMENTATION,
     network={"base_channels": 2},
-    loop={"steps": STEPS, "checkpoint_every": 7, "validate_every": 40},
+    loop={"steps": STEPS, "checkpoint_every": 7, "validate_every": 30},
 )
 
 
@@ -113,7 +113,7 @@ def test_signals_end_a_training_with_130_and_resume_goes_on(sgd: Case, tmp_path:
     # A shell that starts pytest in the background has SIGINT ignored, and children inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        for number, step, resume in ((signal.SIGTERM, 10, []), (signal.SIGINT, 30, ["--resume"])):
+        for number, step, resume in ((signal.SIGTERM, 10, []), (signal.SIGINT, 20, ["--resume"])):
             process = start(*sgd.command(out, *resume), log=said)
             assert wait_until(past(step, out), process, lambda: 0.02), said.read_text()
             process.send_signal(number)
