@@ -1,4 +1,4 @@
-"""Touching objects that are merged, with the border weight and without: the same trainings with w0 and with 0.
+"""Touching objects that are merged, with the border weight and without: the same trainings with w0 as configured and 0.
 
     python benchmarks/border_weight.py workflows/border_weight.toml --data FOLDER [--seeds 3]
 

@@ -49,7 +49,7 @@ WANTED = 1.8
 
 @contextmanager
 def workers_on_cores(count: int) -> Iterator[str]:
-    """Start a scheduler with ``count`` workers, each bound to a core, and give its address."""
+    """Start a scheduler with ``count`` workers, each bound to a core, and yield its address."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "scheduler.json"
         cores = sorted(os.sched_getaffinity(0))

@@ -40,7 +40,7 @@ CODECS = ("jpeg", "jpeg2000", "deflate", "lzw", "zstd", None)
 
 
 def written(slide: str, folder: Path) -> Iterator[Path]:
-    """Write the same pixels in each codec and layout, and give the files."""
+    """Write the same pixels in each codec and layout, and yield the files."""
     level = wsipipe.open_slide(slide).levels[0]
     pixels = np.tile(np.asarray(level.array[:1920, :1920]), (3, 3, 1))
     for codec in CODECS:

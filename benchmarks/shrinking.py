@@ -1,4 +1,4 @@
-"""Reading blocks of a shrunk level, against reading the same pixels of the file as they are.
+"""Reading blocks of a shrunk level, against reading the same pixels of the file unshrunk.
 
     python benchmarks/shrinking.py SLIDE [--shrink R] [--block N] [--threads 1 2] [--rounds N]
 

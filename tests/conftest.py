@@ -111,7 +111,7 @@ def write_slide() -> WriteSlide:
 
 
 class Ended(NamedTuple):
-    """How a command ended."""
+    """The outcome of a command."""
 
     code: int
     out: str

@@ -25,7 +25,7 @@ from wsipipe.model.unet import UNet
 
 SCRIPT = str(Path(sys.executable).with_name("wsipipe"))
 PATIENCE_SECONDS = 240
-"""How long anything may take before a test gives up; nothing here takes a tenth of it."""
+"""Time that anything may take before a test gives up; nothing here takes a tenth of it."""
 
 Process = subprocess.Popen[str] | Warm
 
@@ -56,7 +56,7 @@ def start(
 
 
 def finish(process: Process) -> str:
-    """What ``process`` wrote on stdout until its end."""
+    """Wait for the end of ``process``; return its stdout."""
     stdout, _ = process.communicate(timeout=PATIENCE_SECONDS)
     return stdout
 
@@ -91,7 +91,7 @@ def wait_until(condition: Callable[[], bool], process: Process, pause: Callable[
 
 
 def processor_seconds(process: Process) -> float:
-    """How long ``process`` has computed; a clock that a busy machine does not distort."""
+    """Seconds that ``process`` has computed; a clock that a busy machine does not distort."""
     try:
         fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
     except FileNotFoundError:
@@ -105,7 +105,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def shards(store: Path, level: int | str = 0) -> dict[str, tuple[int, int]]:
-    """Inode and time of last change of every shard of a level; what is still being written is none."""
+    """Inode and time of last change of every shard of a level; files still being written are left out."""
     found = {}
     for path in (store / str(level)).glob("c/**/*"):
         if path.is_file() and path.suffix != ".partial":
@@ -115,7 +115,7 @@ def shards(store: Path, level: int | str = 0) -> dict[str, tuple[int, int]]:
 
 
 def store_files(store: Path) -> dict[str, bytes]:
-    """Every file of a finished store, but for when and how fast it was made."""
+    """Every file of a finished store, without when and how fast it was made."""
     found = files(store)
     root = json.loads(found["zarr.json"])
     assert root["attributes"]["wsipipe"].pop("run")["finished"] > "2026"
@@ -123,7 +123,7 @@ def store_files(store: Path) -> dict[str, bytes]:
 
 
 def assert_same_bytes(store: Path, reference: Path) -> None:
-    """That both stores hold the same files, with the same bytes; says which do not."""
+    """Assert that both stores hold the same files, with the same bytes; say which do not."""
     made, wanted = store_files(store), store_files(reference)
     assert sorted(made) == sorted(wanted)
     assert [name for name in wanted if made[name] != wanted[name]] == []

@@ -1,4 +1,4 @@
-"""Where the real slides are that some tests need: ``WSIPIPE_TEST_DATA``, or ``../shared/data`` beside the checkout."""
+"""Place of the real slides that some tests need: ``WSIPIPE_TEST_DATA``, or ``../shared/data`` beside the checkout."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def s3_server() -> Iterator[int]:
 
 
 def upload(file: Path, url: str) -> str:
-    """Put ``file``, or all in a folder, under ``url``; and that."""
+    """Put ``file``, or all in a folder, under ``url``; return ``url``."""
     for path in file.rglob("*") if file.is_dir() else [file]:
         if path.is_file():
             name = path.relative_to(file).as_posix()
@@ -64,7 +64,7 @@ def upload(file: Path, url: str) -> str:
 
 
 def download(url: str, folder: Path) -> Path:
-    """Put all that is under ``url`` into ``folder``; and that."""
+    """Put all that is under ``url`` into ``folder``; return ``folder``."""
     for name, _ in Url(url).files():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def download(url: str, folder: Path) -> Path:
 
 @dataclass
 class Proxy:
-    """A server before that at ``port``: one request in ``every`` is refused, or never answered."""
+    """A proxy for the server at ``port``: one request in ``every`` is refused, or never answered."""
 
     port: int
     every: int = 20
@@ -84,7 +84,7 @@ class Proxy:
     _over: threading.Event = field(default_factory=threading.Event)
 
     def trouble(self) -> str:
-        """What is to become of the next request."""
+        """The trouble with the next request, if any."""
         with self._lock:
             self.requests += 1
             if self.requests % self.every:
@@ -95,7 +95,7 @@ class Proxy:
 
     @contextmanager
     def serve(self) -> Iterator[int]:
-        """Its own port."""
+        """Serve; yield its own port."""
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -160,7 +160,7 @@ class Web:
 
     @contextmanager
     def serve(self) -> Iterator[str]:
-        """Its address."""
+        """Serve; yield its address."""
         web = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -209,7 +209,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, *_: Any) -> None:
-        """Nothing: clients go away in the middle, and that is what is tested."""
+        """Do nothing: clients go away in the middle, which is what is tested."""
 
 
 @contextmanager

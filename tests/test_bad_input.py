@@ -1,4 +1,4 @@
-"""What is wrong is said in one line with the way out, in the right exit code, and the other slides are done."""
+"""Every error is one line with the way out, and the right exit code; the other slides are done."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OBEYS_PERMISSIONS = ["setpriv", "--bounding-set", "-dac_override,-dac_read_searc
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small RGB network that does not care for the resolution."""
+    """A small RGB network for any resolution."""
     return write_model(tmp_path_factory.mktemp("model") / "any.safetensors", mpp=None)
 
 
@@ -53,13 +53,13 @@ def half_micrometre(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two slides that nothing is wrong with."""
+    """Two sound slides."""
     folder = tmp_path_factory.mktemp("good")
     return [write_slide(folder / f"good{seed}.tif", picture((300, 400), seed)) for seed in (1, 2)]
 
 
 def outcomes(out: Path, model: Path, slides: list[Path], **options: Any) -> dict[str, Any]:
-    """How it goes with each of ``slides``, by file name."""
+    """The outcome of each of ``slides``, by file name."""
     done = run([str(s) for s in slides], RunConfig(out=str(out), model=str(model), device="cpu", **options))
     return {Path(slide.slide).name: slide for slide in done.slides}
 
@@ -390,7 +390,7 @@ def test_output_folder_that_is_a_file_ends_in_exit_code_3(
 
 @pytest.fixture
 def obedient() -> list[str]:
-    """What comes before a command that is to obey permission bits; skips where there is no such thing."""
+    """Prefix of a command that should obey permission bits; skips where there is no such thing."""
     if OBEYS_PERMISSIONS:
         if shutil.which("setpriv") is None:
             pytest.skip("permission bits do not apply to root, and there is no setpriv to drop its capabilities")

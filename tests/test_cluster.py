@@ -236,7 +236,7 @@ from multiprocessing import forkserver
 import tests.warm
 forkserver.ensure_running()
 """
-"""What has the workers that it starts be forked from a process that has imported all, which `tests.warm` names."""
+"""Script by which a nanny forks its workers from a process that has imported all that `tests.warm` names."""
 
 
 def test_a_block_that_kills_its_workers_is_set_aside_and_named_and_all_others_are_done(

@@ -148,7 +148,7 @@ def test_memory_of_the_device_does_not_grow(model: Model) -> None:
 
 @needs_cuda
 def test_the_device_is_busy(segment: Callable[..., Any]) -> None:
-    """The wish is 97 % of the bare network; a slide as small as this one begins and ends too soon for that."""
+    """The target is 97 % of the bare network; a slide as small as this one begins and ends too soon for that."""
     _, warm = segment("warm", device=CUDA[0])
     _, summary = segment("again", device=CUDA[0])
     print(f"{CUDA[0]}: {summary.account()}; before: {warm.account()}")

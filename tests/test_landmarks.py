@@ -1,4 +1,4 @@
-"""What is found lies where it is on the slide: the store's scale and translation, at any ratio of the resolutions."""
+"""Objects are found where they lie on the slide: the store's scale and translation, at any ratio of the resolutions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CENTRES = [(40.0, 40.0), (700.5, 1002.25), (1466.0, 1958.0), (44.0, 1950.5), (14
 
 @pytest.fixture(scope="module")
 def dark_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A network of one convolution that says 1 where a pixel is darker than the middle; 0.5 µm/px."""
+    """A network of one convolution whose label is 1 where a pixel is darker than mid-grey; 0.5 µm/px."""
     path = tmp_path_factory.mktemp("b") / "dark.safetensors"
     network = wsipipe.UNet(in_channels=3, classes=1, base_channels=1, depth=0, convs_per_level=1)
     with torch.no_grad():

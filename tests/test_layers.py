@@ -1,4 +1,4 @@
-"""Imports go down only (docs: the layers), and the heavy libraries stay where they belong."""
+"""Imports go down only (see CONTRIBUTING.md), and the heavy libraries stay where they belong."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def run_json(*arguments: object) -> dict[str, Any]:
 def test_peak_memory_is_flat_and_below_the_projection(
     tmp_path: Path, tiny_model: Path, shrink: float, sides: tuple[int, int]
 ) -> None:
-    """Of a slide as it is, and of one that is averaged: as many pixels of labels of twice as fine a slide.
+    """For a slide as it is, and for one averaged from twice as fine a slide to as many pixels of labels.
 
     Labels that were all kept would be 64 MB more, and the pixels of the averaged slides 150 MB.
     """

@@ -40,7 +40,7 @@ from wsipipe.pipeline.summary import SlideOutcome
 
 @dataclass(frozen=True)
 class Case:
-    """A slide, what to segment it with, and the store that comes of it when nothing happens."""
+    """A slide, what to segment it with, and the store of an undisturbed run."""
 
     slide: Path
     config: RunConfig
@@ -48,7 +48,7 @@ class Case:
 
     @property
     def store(self) -> Path:
-        """The store that nothing happened to."""
+        """The undisturbed store."""
         return Path(self.config.out) / "slide.zarr"
 
     def command(self, out: Path) -> list[object]:
@@ -57,7 +57,7 @@ class Case:
         return ["run", self.slide, *given, *(["--probabilities"] if self.config.probabilities else [])]
 
     def again(self, out: Path, **changes: object) -> SlideOutcome:
-        """How it goes with the slide in ``out``, with ``changes`` of the configuration."""
+        """The outcome of the slide in ``out``, with ``changes`` of the configuration."""
         (outcome,) = run([str(self.slide)], replace(self.config, out=str(out), **changes)).slides  # type: ignore[arg-type]
         return outcome
 
@@ -112,13 +112,13 @@ def damaged_store(request: pytest.FixtureRequest, few: Case, tmp_path: Path) -> 
 
 
 def blocks_to_do(log: Path) -> int | None:
-    """How many blocks a run said it would compute, or None if it never came so far."""
+    """Number of blocks that a run said it would compute, or None if it never got that far."""
     match = re.search(r"(\d+) of \d+ blocks to do", log.read_text())
     return int(match[1]) if match else None
 
 
 def moment_of(kind: str, value: float, process: Process, store: Path) -> Callable[[], bool]:
-    """Whether it has come: so much processor time, so many shards, or coarse shards made by ``process``, or the end."""
+    """Whether it has come: enough processor time, shards, or coarse shards made by ``process``, or the end."""
     begun = store.with_name(store.name + ".partial")
     had, coarse = len(shards(begun)), shards(begun, 1)
     if kind == "start":
@@ -294,7 +294,7 @@ def test_first_run_killed_before_its_first_rename_is_resumed(few: Case, tmp_path
 
 
 def truncate(path: Path, length: int) -> None:
-    """Cut a file to ``length`` bytes, or for a negative one by so many."""
+    """Cut a file to ``length`` bytes, or for a negative one by that many."""
     os.truncate(path, length if length >= 0 else path.stat().st_size + length)
 
 
@@ -594,5 +594,5 @@ def test_overwrite_killed_while_it_throws_away_what_was_begun_is_resumed(few: Ca
 
 
 def count_files(folder: Path) -> int:
-    """How many files are under ``folder`` while somebody removes them."""
+    """Number of files under ``folder`` while somebody removes them."""
     return sum(len(names) for _, _, names in os.walk(folder))

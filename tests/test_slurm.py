@@ -73,7 +73,7 @@ block = 128
 
 
 def slurm(*command: object) -> str:
-    """What one of Slurm's commands says."""
+    """The output of one of Slurm's commands."""
     ended = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS, env=ENVIRONMENT
     )
@@ -87,12 +87,12 @@ def queued(name: str) -> str:
 
 
 def submit(script: str, more: list[str], arguments: list[object]) -> str:
-    """Submit one of the workflows, small, and give the job's number."""
+    """Submit one of the workflows, small, and return the job's number."""
     return slurm("sbatch", "--parsable", "--cpus-per-task=1", "--mem=4G", *more, WORKFLOWS / script, *arguments)
 
 
 def slowly(folder: Path) -> str:
-    """What has each block of a job take 0.2 s, by a script in ``folder``: a signal comes before the last."""
+    """Option that has each block of a job take 0.2 s, by a script in ``folder``: a signal comes before the last."""
     folder.mkdir()
     script = folder / "wsipipe"
     script.write_text(SLOWLY.format(python=sys.executable))

@@ -249,7 +249,7 @@ def test_the_mask_of_a_file_is_of_one_slide(tmp_path: Path, slide: Path, model: 
 
 
 def share_left_out(path: Path, everywhere: np.ndarray, box: Box, mpp: float | None = None) -> float:
-    """Of what the nuclei model finds in ``box`` of a slide, the share that the slide's tissue mask leaves out."""
+    """Share of what the nuclei model finds in ``box`` of a slide that the slide's tissue mask leaves out."""
     model = read_model_info(DEFAULT_MODEL)
     slide = wsipipe.open_slide(path, mpp=mpp)
     mask, _ = find_tissue(slide, choose_level(slide, model.spec.mpp), halo=model.receptive.halo)

@@ -92,7 +92,7 @@ def slides(made: Path) -> str:
 
 
 def assert_same_but_for_the_name(store: Path, reference: Path, slide: str) -> None:
-    """That both stores hold the same bytes, but that the first is of ``slide``."""
+    """Assert that both stores hold the same bytes, except that the first is of ``slide``."""
     found, wanted = store_files(store), store_files(reference)
     root = json.loads(found["zarr.json"])
     assert root["attributes"]["wsipipe"]["slide"] == slide
@@ -181,19 +181,19 @@ def test_a_bucket_that_fails_and_stalls_changes_nothing_nor_do_kills(
 
 
 def written(out: str) -> dict[str, tuple[bool, Any]]:
-    """Of each shard of level 0 by its name, whether its store has its own, and when it was written."""
+    """By the name of each shard of level 0: whether its store is unfinished, and when it was written."""
     rows = [row for row in Url(out).rows() if "/0/c/" in row["path"]]
     rows.sort(key=lambda row: ".partial" not in row["path"])
     return {row["path"].replace(".partial", ""): (".partial" in row["path"], row["last_modified"]) for row in rows}
 
 
 def has_blocks(out: str, least: int) -> bool:
-    """Whether so many blocks are there."""
+    """Whether this many blocks are there."""
     return len(written(out)) >= least
 
 
 STEPS = ("write_bytes", "copy", "remove")
-"""All that changes something in a bucket, but for leases."""
+"""Whatever changes something in a bucket, except leases."""
 
 
 @pytest.mark.slow
@@ -236,7 +236,7 @@ class Killed(BaseException):
 
 
 class Cut:
-    """All goes well until so many steps were taken, blocks aside; from then on nothing is done."""
+    """All goes well until this many steps were taken, blocks aside; from then on nothing is done."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps
@@ -256,7 +256,7 @@ class Cut:
 
 @pytest.fixture
 def by_hand() -> Iterator[None]:
-    """Heartbeats are those that the test asks for."""
+    """Make heartbeats only when the test asks for them."""
     with no_thread():
         yield
 
@@ -430,7 +430,7 @@ def test_a_file_that_changes_behind_its_url_is_noticed(tmp_path: Path) -> None:
     with Web(tmp_path).serve() as address:
         level = wsipipe.open_slide(f"{address}/a.tif").levels[0]
         write_slide(tmp_path / "a.tif", picture((100, 90), seed=5))
-        with pytest.raises(SlideReadError, match=r"a\.tif is not the file that it was"):
+        with pytest.raises(SlideReadError, match=r"a\.tif has changed since it was opened"):
             _ = level.array
 
 

@@ -1,4 +1,4 @@
-"""What lies in workflows/ ready to take: each is looked at by the tool that would read it, or run on small slides."""
+"""The files in workflows/: each is checked by the tool that would read it, or run on small slides."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tool(name: str, install: str) -> str:
 
 
 def check(*command: object, **options: Any) -> str:
-    """What a program says that is content with what it is given."""
+    """The output of a program that accepts its input."""
     path = f"{Path(SCRIPT).parent}{os.pathsep}{os.environ['PATH']}"
     ended = subprocess.run(
         list(map(str, command)),

@@ -27,17 +27,17 @@ CONTEXT.set_forkserver_preload(
 )
 NUMBERS = itertools.count()
 First = Callable[[], None]
-"""What a process does before all else; it is pickled, so a function of a module."""
+"""A function that a process calls before all else; it is pickled, so it is a function of a module."""
 
 
 @cache
 def folder_of_outputs() -> tempfile.TemporaryDirectory[str]:
-    """Made once by whoever starts processes, and not by these, which import this module too."""
+    """A folder made once by whoever starts processes, not by these, which import this module too."""
     return tempfile.TemporaryDirectory(prefix="wsipipe-stdout-")
 
 
 class Warm:
-    """One of them, as far as it is like a `subprocess.Popen` of text.
+    """One of these processes, as far as it is like a `subprocess.Popen` of text.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class Warm:
         self.send_signal(signal.SIGKILL)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit code once it has ended."""
+        """Wait for its end; return its exit code."""
         if not wait([self._process.sentinel], timeout):
             raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
         self._process.join()
@@ -96,7 +96,7 @@ class Warm:
         return self._process.exitcode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        """What it wrote on stdout, once it has ended."""
+        """Wait for its end; return what it wrote on stdout."""
         self.wait(timeout)
         return self._said.read_text(), None
 
@@ -110,7 +110,7 @@ def _main(
     interrupts: bool,
     first: First | None,
 ) -> None:
-    """What a process does that was just forked."""
+    """The main function of a process that was just forked."""
     for descriptor, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler if interrupts else signal.SIG_IGN)

@@ -14,11 +14,11 @@ class Spent:
     """Seconds by activity: those of the threads, which have a block each, and those of the devices."""
 
     read: float = 0.0
-    """Reading bytes from the file; for OME-Zarr and OpenSlide, which do both in one, decoding as well."""
+    """Reading bytes from the file; for OME-Zarr and OpenSlide, which do both at once, decoding as well."""
     decode: float = 0.0
     """Decoding those bytes into pixels."""
     wait: float = 0.0
-    """Waiting of a block's thread for the network, other blocks' tiles included."""
+    """A block's thread waiting for the network, other blocks' tiles included."""
     write: float = 0.0
     """Making coarser levels, compressing, and writing bytes to the store."""
     other: float = 0.0
@@ -125,7 +125,7 @@ class BlockDone:
     computed: int
     """Pixels that went through the network, margins included."""
     skipped: int
-    """Those of `pixels` in tiles outside the tissue mask, which did not go through the network."""
+    """The `pixels` in tiles outside the tissue mask, which did not go through the network."""
     labels: dict[int, int]
     """Pixels per label."""
     blank: bool

@@ -25,7 +25,7 @@ COPIES = 16
 """Objects of a bucket that are copied at the same time."""
 Location = Path | Url
 Named = str | os.PathLike[str] | Url
-"""How a user names a file or folder."""
+"""A file or folder, as a user names it."""
 
 
 def locate(text: Named) -> Location:
@@ -48,7 +48,7 @@ def absolute(text: Named) -> Location:
 
 
 def one_name(here: Location) -> str:
-    """The one name that all names of a file share: the path with its links resolved, or the URL."""
+    """The canonical name of a file: the path with its links resolved, or the URL."""
     return str(here) if isinstance(here, Url) else os.path.realpath(here)
 
 
@@ -95,14 +95,14 @@ def make_folder(path: Location, *, way_out: str = MAKE_ROOM) -> None:
     Raises
     ------
     OutputError
-        If the folder cannot be made.
+        If the folder cannot be created.
     """
     if isinstance(path, Url):
         return
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as err:
-        raise OutputError(f"{path} cannot be made: {err.strerror or err}; {way_out}") from err
+        raise OutputError(f"{path} cannot be created: {err.strerror or err}; {way_out}") from err
 
 
 def files_in(folder: Location) -> Iterator[tuple[str, int]]:

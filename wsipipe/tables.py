@@ -178,11 +178,11 @@ def parse_table(kind: Any, value: Any, place: Place = (), *, listed: bool = Fals
     path = ".".join(str(part) for part in place if isinstance(part, str))
     here = f"[[{path}]]" if listed else f"[{path}]" if path else "the configuration"
     if not isinstance(value, dict):
-        raise TableError([(place, f"{path} is {value!r}; a table is allowed, {here}")])
+        raise TableError([(place, f"{path} is {value!r}; it must be a table, {here}")])
     kinds, known = typing.get_type_hints(kind), {f.name: f for f in fields(kind)}
     problems: list[tuple[Place, str]] = []
     if unknown := sorted(set(value) - set(known)):
-        message = f"{here} has {', '.join(unknown)}, which is not known; allowed: {', '.join(known)}"
+        message = f"{here} has unknown keys: {', '.join(unknown)}; allowed: {', '.join(known)}"
         problems.append(((*place, unknown[0]), message))
     needed = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in needed if name not in value]:
@@ -210,7 +210,7 @@ def _parse_key(kind: Any, value: Any, place: Place, where: str) -> Any:
     if is_dataclass(element):
         if not isinstance(value, list):
             path = ".".join(map(str, place))
-            raise UsageError(f"{path} is {value!r}; a list of tables is allowed, [[{path}]]")
+            raise UsageError(f"{path} is {value!r}; it must be a list of tables, [[{path}]]")
         return _parse_tables(element, value, place)
     return parse_value(kind, value, where)
 
@@ -284,7 +284,7 @@ def read_csv(table: Path, needed: tuple[str, ...], beside: tuple[str, ...]) -> l
     if not set(needed) <= set(columns) <= {*needed, *beside} or len(set(columns)) < len(columns):
         raise UsageError(
             f"table {table} has the columns {', '.join(map(repr, columns)) or 'none'}; needed: {', '.join(needed)}; "
-            f"allowed beside them: {', '.join(beside)}; separated by commas"
+            f"optional: {', '.join(beside)}; separated by commas"
         )
     if len(lines) == 1:
         raise UsageError(f"table {table} has no rows below its header")

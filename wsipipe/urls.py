@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 WEB = ("http", "https")
 SCHEMES = ("s3", "gs", "az", "abfs", "abfss", *WEB)
 REQUEST_SECONDS = 30.0
-"""The time after which a request that was not answered in full is made again."""
+"""The time after which a request that is not fully answered is repeated."""
 RETRIES, RETRY_SECONDS = 10, 180.0
 """Retries of a request, with pauses that grow from 0.1 to 15 s, and the time limit for all of them."""
 COALESCE_BYTES = 2**14

@@ -1,4 +1,4 @@
-"""What a person sees during a run."""
+"""The progress of a run, as it is shown."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_values_of_labels_are_mapped_to_those_of_predictions(tmp_path: Path) -> 
     as_is = evaluate(prediction, write_tiff(tmp_path / "b.tif", truth))
     renamed = write_tiff(tmp_path / "c.tif", np.select([truth == 7, truth == 200], [200, 1]).astype(np.uint8))
     assert evaluate(prediction, renamed, mapped={200: 7, 1: 200}).scores == as_is.scores
-    message = r"c\.tif has the value 1 in .*: allowed are 0 and 7 \(gland\), 200 \(fat\); .*--labels-are instances; .*"
+    message = r"c\.tif has the value 1 in .*; allowed: 0 and 7 \(gland\), 200 \(fat\); .*--labels-are instances; .*"
     with pytest.raises(LabelError, match=message + "give --map 1=CLASS"):
         evaluate(prediction, renamed)
 
@@ -216,7 +216,7 @@ def test_sizes_that_differ_are_refused_before_anything_is_compared(
 
 def test_files_that_are_not_labels_are_refused(tmp_path: Path) -> None:
     good = write_store(tmp_path / "a.zarr", labels_of(0))
-    with pytest.raises(LabelError, match=r"f\.tif holds 32 bit float32"):
+    with pytest.raises(LabelError, match=r"f\.tif holds 32-bit float32"):
         evaluate(good, write_tiff(tmp_path / "f.tif", labels_of(0).astype(np.float32)))
     (tmp_path / "n.tif").write_text("nothing")
     with pytest.raises(SlideError, match=r"n\.tif"):
@@ -239,7 +239,7 @@ def test_names_without_a_partner_or_with_two_are_refused(tmp_path: Path) -> None
     (data / "b_label.png").touch()
     assert pair(out, data)["b"] == (out / "b.zarr", data / "b_label.png")
     (data / "b.geojson").touch()
-    with pytest.raises(UsageError, match=r"b\.geojson and b_label\.png both stand for 'b'"):
+    with pytest.raises(UsageError, match=r"b\.geojson and b_label\.png share the name 'b'"):
         pair(out, data)
     with pytest.raises(UsageError, match="empty holds no label rasters"):
         pair(empty, data)

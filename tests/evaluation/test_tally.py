@@ -134,7 +134,7 @@ def test_bad_input_is_refused_with_what_is_allowed() -> None:
         tally.add(mask / 2, mask)
     with pytest.raises(UsageError, match=r"different shapes.*\(3, 4\).*\(2, 4\)"):
         tally.add(mask, mask, inside=np.ones((2, 4), bool))
-    with pytest.raises(UsageError, match=r"truth has class ids from 3 to 3: allowed are 0 \(background\) to 2"):
+    with pytest.raises(UsageError, match=r"truth has class ids from 3 to 3; allowed: 0 \(background\) to 2"):
         tally.add(mask, mask * 3)
     with pytest.raises(UsageError, match="prediction has class ids from -1"):
         tally.add(-mask, mask)

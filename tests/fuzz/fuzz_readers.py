@@ -1,4 +1,4 @@
-"""Fuzzes the readers, guided by which of their lines and of tifffile's an input reaches.
+"""Fuzzing of the readers, guided by the coverage of their lines and tifffile's.
 
 ``pip install 'wsipipe[fuzz]'``, then from the root of the repository
 
@@ -47,7 +47,7 @@ class Target:
 
 
 def begin(found: Path, slides: list[Path]) -> None:
-    """Put what there is to begin with into ``found``."""
+    """Copy the seed corpus into ``found``."""
     broken = [] if DATA is None else sorted((DATA / "broken").rglob("*"))
     for path in [*slides, *broken, *(slide / ARRAY for slide in slides)]:
         if path.is_file():

@@ -177,8 +177,8 @@ def test_box_knows_its_shape_and_slices() -> None:
 @pytest.mark.parametrize(
     ("shape", "core", "block", "words"),
     [
-        ((0, 5), 16, 96, "0 x 5 px holds no pixel"),
-        ((5, -1), 16, 96, "5 x -1 px holds no pixel"),
+        ((0, 5), 16, 96, "0 x 5 px has no pixels"),
+        ((5, -1), 16, 96, "5 x -1 px has no pixels"),
         ((5, 5), 500, 1000, r"tile core 500 px .* 496 and 512 \(--tile\)"),
         ((5, 5), 0, 1024, r"tile core 0 px .* 16 \(--tile\)"),
         ((5, 5), 512, 1000, r"block 1000 px is not a multiple of 512, .* 512 and 1024 \(--block\)"),

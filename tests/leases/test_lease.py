@@ -37,7 +37,7 @@ SOON_SECONDS = 60  # how long anything real may take before a test gives up; not
 
 
 class FakeClock:
-    """A clock that stands still but where a test moves it."""
+    """A clock that moves only when a test moves it."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now
@@ -48,7 +48,7 @@ class FakeClock:
 
 @contextmanager
 def no_thread() -> Iterator[None]:
-    """Without the thread: only the test makes heartbeats."""
+    """Run without the thread: only the test makes heartbeats."""
     with patch.object(HEART, "add"), patch.object(HEART, "remove"):
         yield
 
@@ -558,7 +558,7 @@ def test_a_folder_that_cannot_be_written_is_an_output_error_that_names_it(tmp_pa
 def test_a_folder_that_may_not_be_written_is_an_output_error(path: Path) -> None:
     path.parent.chmod(0o555)
     try:
-        with pytest.raises(OutputError, match=r"case-17\.zarr\.lease cannot be made: Permission denied"):
+        with pytest.raises(OutputError, match=r"case-17\.zarr\.lease cannot be created: Permission denied"):
             Leases().take(path)
     finally:
         path.parent.chmod(0o755)

@@ -254,7 +254,7 @@ def test_a_wrong_configuration_is_refused_with_exit_code_2_before_anything_is_do
     ended = call("nightly", path)
     assert ended.code == 2
     said = ended.err.splitlines()
-    assert said[0].startswith("wsipipe: night.toml:4: [run] has devise, which is not known; ")
+    assert said[0].startswith("wsipipe: night.toml:4: [run] has unknown keys: devise; ")
     assert said[1:] == ["night.toml:6: [[slides]] lacks match"]
     assert listing(folder / "in") == before
     assert not (folder / "out").exists()

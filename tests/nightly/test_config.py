@@ -19,7 +19,7 @@ from wsipipe.slides.planes import Planes
 
 
 def refused(path: Path, text: str) -> list[str]:
-    """What is said of a night of ``text``, a line each."""
+    """The messages about a night of ``text``, a line each."""
     path.write_text(text)
     with pytest.raises(UsageError) as raised:
         read_night(path)
@@ -41,8 +41,8 @@ DISTINCT = "--channels must list distinct channel numbers or names, such as 0,2 
     [
         ('out = "out"\n', "1: the configuration lacks inbox"),
         ('inbox = ["in"]\n', "1: the configuration lacks out"),
-        (GOOD + "untill = '06:30'\n", "3: the configuration has untill, which is not known; allowed: inbox, out, "),
-        (GOOD + "\n[run]\n\ndevise = 'cpu'\n", "6: [run] has devise, which is not known; allowed: device, engine, "),
+        (GOOD + "untill = '06:30'\n", "3: the configuration has unknown keys: untill; allowed: inbox, out, "),
+        (GOOD + "\n[run]\n\ndevise = 'cpu'\n", "6: [run] has unknown keys: devise; allowed: device, engine, "),
         (GOOD + "[run]\nthreads = 'two'\n", "4: [run] threads is 'two'; allowed: a whole number"),
         (GOOD + "[run]\nreader = 'bioformats'\n", "3: --reader bioformats is not a reader; allowed: tiff, "),
         (
@@ -171,7 +171,7 @@ def test_wrong_keys_and_kinds_are_said_at_once_each_with_its_line(path: Path) ->
     text = GOOD + "\n[run]\ntile = '64'\nbatsch = 1\n\n[[slides]]\nmatch = 'a'\nmpp = '1'\n[[slides]]\nmpp = 1\n"
     lines = refused(path, text)
     assert [line.rpartition(";")[0] or line for line in lines] == [
-        "night.toml:6: [run] has batsch, which is not known",
+        "night.toml:6: [run] has unknown keys: batsch",
         "night.toml:5: [run] tile is '64'",
         "night.toml:10: [[slides]] mpp is '1'",
         "night.toml:11: [[slides]] lacks match",
@@ -185,7 +185,7 @@ def test_what_is_no_toml_is_said_with_its_line(path: Path) -> None:
 
 
 def test_a_device_that_is_not_here_is_no_error_of_the_configuration(path: Path) -> None:
-    """It is one of the machine, and may be there in the next night: the report says it, and so does the exit code."""
+    """It is one of the machine, and may be there the next night: the report says it, and so does the exit code."""
     path.write_text(GOOD + "[run]\ndevice = 'cuda:77'\n")
     assert read_night(path).run_config().device == "cuda:77"
 

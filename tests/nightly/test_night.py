@@ -1,4 +1,4 @@
-"""Nights in real life: broken slides, slides that are still copied in, weights that change, a disk that fills up."""
+"""Nights in real life: broken slides, slides still being copied in, weights that change, a disk that fills up."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def fill(folder: Path, write_slide: WriteSlide, good: int) -> None:
 
 FAILED = {"a/no-mpp.tif", "a/cut.tif", "a/rotten.tif", "a/notes.tif", "b/black.tif", "b/empty.tif"}
 ODD = 13
-"""Slides that something is the matter with, or that are not like the others: six fail, three are still copied in."""
+"""Faulty or unusual slides: six fail, three are still being copied in."""
 MINUTE = 60
 
 

@@ -30,7 +30,7 @@ ORANGE = np.array([255, 128, 0])
 
 
 def colored(image: np.ndarray, color: np.ndarray = ORANGE) -> np.ndarray:
-    """Where ``image``, which was JPEG, has that colour."""
+    """Pixels of ``image``, which was JPEG, with that colour."""
     return np.abs(image.astype(int) - color).max(-1) < 60
 
 

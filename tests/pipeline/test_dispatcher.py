@@ -1,4 +1,4 @@
-"""When a run stops in good order, and what it does with slides that other runners have."""
+"""Runs that stop in good order, and slides that other runners have."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def config(tmp_path: Path, tiny_model: Path) -> wsipipe.RunConfig:
 
 @pytest.fixture
 def slides(tmp_path: Path, write_slide: WriteSlide) -> list[Path]:
-    """Of 16, 4 and 4 blocks, none of them smaller than the others."""
+    """Slides of 16, 4 and 4 blocks of equal size."""
     sizes = {"a": (4 * SIDE, 4 * SIDE), "b": (2 * SIDE, 2 * SIDE), "c": (2 * SIDE, 2 * SIDE)}
     return [write_slide(tmp_path / f"{name}.tif", shape, seed=ord(name)) for name, shape in sizes.items()]
 
@@ -186,7 +186,7 @@ def test_a_disk_that_gets_full_with_the_last_block_fails_nothing(
 
 
 def held(config: wsipipe.RunConfig, slide: Path) -> Lease:
-    """The lease of ``slide``, as another runner has it that is renewed only when a test does it."""
+    """The lease of ``slide``, held by another runner, and renewed only when a test does it."""
     Path(config.out).mkdir(exist_ok=True)
     with patch.object(HEART, "add"), patch.object(HEART, "remove"):
         lease = Leases().take(Path(config.out) / f"{slide.stem}.zarr.lease")
@@ -195,7 +195,7 @@ def held(config: wsipipe.RunConfig, slide: Path) -> Lease:
 
 
 class Sleeps:
-    """Instead of sleep: at each one ``then`` is called with its number, and there must not be many."""
+    """Replaces sleep: calls ``then`` with the number of each, of which there must not be many."""
 
     def __init__(self, then: Callable[[int], object]) -> None:
         self.then, self.count = then, 0

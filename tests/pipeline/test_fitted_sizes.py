@@ -1,4 +1,4 @@
-"""What is not told is chosen: by memory before the run, by measuring at its start; what is told stays."""
+"""Sizes not given are chosen: by memory before the run, by measuring at its start; those given stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory that there is, as the kernel's cgroups say."""
+"""The available memory, according to the kernel's cgroups."""
 
 from __future__ import annotations
 

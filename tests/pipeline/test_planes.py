@@ -1,4 +1,4 @@
-"""What is chosen of a slide is what is segmented, whoever opens it again, and what its store says it was made from."""
+"""The planes chosen are those segmented, whoever opens the slide again, and those that its store records."""
 
 from __future__ import annotations
 

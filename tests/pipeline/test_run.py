@@ -204,6 +204,6 @@ def test_a_shard_that_rotted_is_made_again(tmp_path: Path, write_slide: WriteSli
     (store / shard_name("1", (0, 0))).unlink()
     (failed,) = wsipipe.run([slide], config()).slides
     assert failed.status == FAILED
-    assert "the same command makes that part again" in failed.message
+    assert "the same command rewrites that part" in failed.message
     assert wsipipe.run([slide], config()).exit_code == 0
     assert store_files(store) == whole

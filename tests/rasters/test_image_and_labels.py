@@ -184,12 +184,12 @@ def palette(path: Path) -> Path:
 def test_palette_becomes_colours_in_an_image_and_is_refused_in_labels(tmp_path: Path) -> None:
     path = palette(tmp_path / "a.png")
     np.testing.assert_array_equal(whole(open_raster(path))[1], [[40, 50, 60], [10, 20, 30]])
-    with pytest.raises(LabelError, match=r"a.png has a palette.*save it as 8 or 16 bit grey"):
+    with pytest.raises(LabelError, match=r"a.png has a palette.*save it as 8- or 16-bit grey"):
         open_label_raster(path)
 
 
 def test_labels_of_1_bit_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(LabelError, match=r"a.png has 1 bit per pixel; 8 and 16 are allowed"):
+    with pytest.raises(LabelError, match=r"a.png has 1-bit pixels; 8 and 16 are allowed"):
         open_label_raster(raw_png(tmp_path / "a.png", [b"\xa0"], 4, 1, 0))
 
 
@@ -266,7 +266,7 @@ def test_file_that_was_replaced_or_is_gone_is_an_error(tmp_path: Path, kind: str
     RASTERS.clear()
     LEVELS.clear()
     for raster in opened:
-        with pytest.raises(SlideReadError, match=r"^a\.\w+ .*is not .* it was"):
+        with pytest.raises(SlideReadError, match=r"^a\.\w+ has changed since it was opened"):
             whole(raster)
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     for raster in opened:

@@ -84,9 +84,9 @@ def test_zarr_folders_are_files_of_pixels(tmp_path: Path) -> None:
             ["image/b.png", "image/c.png", "label/a.png", "label/c.png"],
             "{}/label/a.png has no partner of the same name (2 of 3 have none, under {}); add it, or move",
         ),
-        (["a_image.png", "a_image.tif", "a_label.png"], "{}/a_image.png and a_image.tif both stand for 'a'; move one"),
-        (["a_image.png", "a_label.png", "a_mask.png"], "{}/a_label.png and a_mask.png both stand for 'a'; move one"),
-        (["image/a.png", "label/a.png", "mask/a.png"], "{}/label/a.png and a.png both stand for 'a'; move one"),
+        (["a_image.png", "a_image.tif", "a_label.png"], "{}/a_image.png and a_image.tif share the name 'a'; move one"),
+        (["a_image.png", "a_label.png", "a_mask.png"], "{}/a_label.png and a_mask.png share the name 'a'; move one"),
+        (["image/a.png", "label/a.png", "mask/a.png"], "{}/label/a.png and a.png share the name 'a'; move one"),
     ],
 )
 def test_files_without_a_partner_are_refused(tmp_path: Path, files: list[str], message: str) -> None:

@@ -88,5 +88,5 @@ def test_infinity_is_written_as_prometheus_does() -> None:
 
 def test_a_folder_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be made"):
+    with pytest.raises(OutputError, match="cannot be created"):
         write_metrics(night(), tmp_path / "file/wsipipe.prom")

@@ -84,7 +84,7 @@ def test_what_is_not_a_report_is_an_error_that_says_so(tmp_path: Path, written: 
 
 
 def test_a_wrong_status_or_time_is_refused() -> None:
-    with pytest.raises(UsageError, match="allowed are done, failed"):
+    with pytest.raises(UsageError, match="allowed: done, failed"):
         SlideReport("a", "lost")
     with pytest.raises(UsageError, match="ISO 8601"):
         night(started="yesterday")

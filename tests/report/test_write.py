@@ -129,7 +129,7 @@ def test_a_page_that_cannot_be_written_leaves_the_previous_one(tmp_path: Path, m
 
 def test_a_folder_that_is_a_file_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
-    with pytest.raises(OutputError, match="cannot be made"):
+    with pytest.raises(OutputError, match="cannot be created"):
         write_report(night(), tmp_path / "out")
 
 

@@ -13,7 +13,7 @@ from wsipipe.slides.readers.tiff.image import TiledImage
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """How often each tile was decoded."""
+    """Number of times that each tile was decoded."""
     counts: Counter[int] = Counter()
     decode = TiledImage.decode
 

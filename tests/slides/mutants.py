@@ -87,7 +87,7 @@ class Entry:
 
 
 def look(path: Path) -> None:
-    """What `wsipipe info` does, and `wsipipe run` for a block at the first corner of each level and at the last.
+    """Do what `wsipipe info` does, and `wsipipe run` for a block at the first and last corner of each level.
 
     Raises
     ------

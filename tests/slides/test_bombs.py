@@ -62,7 +62,7 @@ def with_tile(path: Path, codec: str, data: bytes) -> Path:
 
 
 def retyped(path: Path, code: int, kind: int) -> None:
-    """Say of every tag ``code`` that it is of another type."""
+    """Change the type of every tag ``code``."""
     data = bytearray(path.read_bytes())
     for entry in layout(bytes(data)):
         if struct.unpack_from("<H", data, entry.at)[0] == code:

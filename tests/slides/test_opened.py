@@ -20,7 +20,7 @@ from wsipipe.slides.pixels.mirrored import read_box
 
 
 def open_files(folder: Path) -> int:
-    """How many files in ``folder`` this process has open."""
+    """Number of files in ``folder`` that this process has open."""
     if not Path("/proc/self/fd").exists():
         pytest.skip("no /proc to count open files in")
     gc.collect()

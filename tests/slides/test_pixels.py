@@ -17,7 +17,7 @@ from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import Level
 
 CROP = Box(900, 1517, 600, 1333)
-"""Where in the CMU slide the crop is that other programs wrote again."""
+"""Place in the CMU slide of the crop that other programs rewrote."""
 CMU = "slides/CMU-1-Small-Region.svs"
 
 

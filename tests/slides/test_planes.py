@@ -73,11 +73,11 @@ def test_planes_that_are_chosen_are_those_that_were_written(
     ("planes", "said"),
     [
         (ALL, r"a.ome.\w+ holds 4 focal planes \(0 to 3\); choose with --z N"),
-        (Planes(z=0), r"a.ome.\w+ holds 2 times \(0 to 1\); choose with --t N"),
-        (Planes(z=4, t=0), r"holds 4 focal planes \(0 to 3\); --z 4 is not there"),
-        (Planes(z=-1, t=0), r"--z -1 is not there"),
-        (Planes(z=0, t=2), r"holds 2 times \(0 to 1\); --t 2 is not there"),
-        (Planes(z=0, t=0, series=1), r"holds one image; --series 1 is not there"),
+        (Planes(z=0), r"a.ome.\w+ holds 2 time points \(0 to 1\); choose with --t N"),
+        (Planes(z=4, t=0), r"holds 4 focal planes \(0 to 3\); there is no --z 4"),
+        (Planes(z=-1, t=0), r"there is no --z -1"),
+        (Planes(z=0, t=2), r"holds 2 time points \(0 to 1\); there is no --t 2"),
+        (Planes(z=0, t=0, series=1), r"holds one image; there is no --series 1"),
         (Planes(("CD4",), 0, 0), r"has the channels 0: DAPI, 1: CD3, 2: CD8; --channels CD4 is not one of them"),
         (Planes((3,), 0, 0), r"--channels 3 is not one of them"),
         (Planes((0, "DAPI"), 0, 0), r"--channels 0,DAPI names a channel twice"),
@@ -172,7 +172,7 @@ def test_stack_of_imagej_is_chosen_from_by_its_axes(tmp_path: Path) -> None:
 def test_option_for_a_choice_that_there_is_not_is_an_error(tmp_path: Path) -> None:
     pyramid(tmp_path / "a.tif", picture((200, 300, 3)))
     assert open_slide(tmp_path / "a.tif", planes=Planes(z=0, t=0, series=0)).levels[0].planes == ALL
-    with pytest.raises(PlaneError, match=r"a.tif holds one focal plane; --z 1 is not there"):
+    with pytest.raises(PlaneError, match=r"a.tif holds one focal plane; there is no --z 1"):
         open_slide(tmp_path / "a.tif", planes=Planes(z=1))
 
 

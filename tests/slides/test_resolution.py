@@ -120,7 +120,7 @@ def test_what_a_format_states_is_read(
 
 
 def philips(path: Path, shapes: list[tuple[int, int]], spacings: list[float]) -> Path:
-    """Levels that are filled up to whole tiles of 64 px, with the spacings of the pixels in the description."""
+    """Levels that are padded to whole tiles of 64 px, with the spacings of the pixels in the description."""
     levels = "".join(
         f'<DataObject ObjectType="PixelDataRepresentation"><Attribute Name="DICOM_PIXEL_SPACING">'
         f'"{mm}" "{mm}"</Attribute></DataObject>'

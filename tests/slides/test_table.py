@@ -40,9 +40,9 @@ def test_what_a_row_says_of_planes_goes_before_the_options(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has the columns none; needed: slide; allowed beside them: mpp"),
+        ("", "has the columns none; needed: slide; optional: mpp"),
         ("slide,mpp", "has no row"),
-        ("slide,mpp,stain\na.svs,1,HE", "has the columns 'slide', 'mpp', 'stain'; needed: slide; allowed beside"),
+        ("slide,mpp,stain\na.svs,1,HE", "has the columns 'slide', 'mpp', 'stain'; needed: slide; optional"),
         ("mpp\n1", "needed: slide"),
         ("slide,mpp\na.svs,0", r"line 2 has the mpp '0'; it must be a positive number"),
         ("slide,mpp\na.svs,x", r"line 2 has the mpp 'x'; it must be a positive number"),

@@ -29,7 +29,7 @@ SIDE = 33
 
 
 def only(**kinds: Any) -> Augmentation:
-    """Nothing but ``kinds``."""
+    """An augmentation of ``kinds`` only."""
     return dataclasses.replace(NO_AUGMENTATION, **kinds)
 
 

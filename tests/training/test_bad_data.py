@@ -47,7 +47,7 @@ IMAGE, LABELS = pixels((*SHAPE, 3)), squares(SHAPE)
 
 
 class Refusal(NamedTuple):
-    """How a command ended."""
+    """The outcome of a command."""
 
     code: int
     line: str
@@ -143,8 +143,11 @@ def test_wrong_labels_are_named(data: Path, refused: Refused, kind: str) -> None
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (LABELS.astype(np.float32), r"b_label.tif holds 32 bit float32 values; labels are integers"),
-        (LABELS.astype(np.int32) - 1, r"b_label.tif holds the label -1 at .*; labels are 0 \(nothing here\) or more"),
+        (LABELS.astype(np.float32), r"b_label.tif holds 32-bit float32 values; labels are integers"),
+        (
+            LABELS.astype(np.int32) - 1,
+            r"b_label.tif holds the label -1 at .*; labels must be 0 \(nothing here\) or more",
+        ),
         (
             LABELS.astype(np.uint32) + np.uint32(2**31),
             r"b_label.tif holds the label \d+ at .*; the largest allowed is 2147483647",
@@ -196,7 +199,7 @@ def test_values_that_stand_for_no_class_are_named(data: Path, refused: Refused) 
     check(
         refused(FOLDER + "labels_are = 'classes'\n" + SMALL + NO_BORDERS),
         1,
-        r"b_label.png has pixels of value 255; the classes have 0, 1; add it to \[\[classes\]\] with its value, or",
+        r"b_label.png has pixels of value 255; the classes have 0, 1; add each to \[\[classes\]\] with its value, or",
     )
 
 
@@ -265,7 +268,7 @@ def test_file_that_is_not_a_configuration_is_refused(tmp_path: Path, data: Path,
     assert data.exists()
     check(refused("", source=tmp_path / "no.toml"), 2, r"no.toml cannot be read: No such file or directory")
     check(refused("[data"), 2, r"c.toml is not a TOML file: ")
-    check(refused("[dta]\nfolder = 'x'"), 2, r"c.toml: the configuration has dta, which is not known; allowed: data, ")
+    check(refused("[dta]\nfolder = 'x'"), 2, r"c.toml: the configuration has unknown keys: dta; allowed: data, ")
     check(refused("", source=data / "a_image.png"), 2, r"a_image.png is not a TOML file: ")
 
 
@@ -277,7 +280,7 @@ def test_options_that_exclude_each_other_are_refused(data: Path, refused: Refuse
     check(refused(good, "--minutes", "nan"), 2, r"\[loop\] minutes nan is not a positive number")
     check(refused(good, "--seed", -1), 2, r"\[loop\] seed -1 is not a number from 0 to below 2\*\*63")
     check(refused(good, "--labels-are", "cells"), 2, "--labels-are is 'cells'; allowed: 'instances', 'components', 'cl")
-    check(refused(good + "select = 'f2'\n", "--steps", 1), 2, r"\[weights\] has select, which is not known")
+    check(refused(good + "select = 'f2'\n", "--steps", 1), 2, r"\[weights\] has unknown keys: select")
     check(
         refused(good.replace("steps = 1", "steps = 1\nselect = 'f2'")), 2, "unknown metric f2; choose from pixel_error"
     )
@@ -293,7 +296,11 @@ def test_device_that_is_not_there_is_refused(data: Path, refused: Refused) -> No
 def test_batch_that_devices_cannot_share_is_refused(data: Path, refused: Refused) -> None:
     assert data.exists()
     text = FOLDER + SMALL + NO_BORDERS + "[optimizer]\nbatch = 3\n"
-    check(refused(text, "--device", "cpu,cpu"), 2, r"\[optimizer\] batch 3 cannot be shared by 2 devices; nearest: 2")
+    check(
+        refused(text, "--device", "cpu,cpu"),
+        2,
+        r"\[optimizer\] batch 3 cannot be shared equally by 2 devices; nearest: 2",
+    )
 
 
 # ---- the output ----
@@ -316,7 +323,7 @@ def test_resuming_without_a_checkpoint_is_refused(data: Path, refused: Refused) 
 def test_folder_that_cannot_be_made_is_named(tmp_path: Path, data: Path, refused: Refused) -> None:
     assert data.exists()
     (tmp_path / "file").touch()
-    message = r"file/m.safetensors.training cannot be made: Not a directory; use another -o"
+    message = r"file/m.safetensors.training cannot be created: Not a directory; use another -o"
     check(refused(FOLDER + SMALL + NO_BORDERS, out="file/m.safetensors"), 3, message)
 
 
@@ -375,8 +382,8 @@ def test_slide_on_which_nothing_can_be_validated_is_named(slide: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "features", "message"),
     [
-        ("s", [polygon("b", 10, 60, 20, 90)], r"s.geojson has annotations of 'b' \(1 objects\); allowed are 'a', "),
-        ("s", [], r"s.geojson holds no polygon"),
+        ("s", [polygon("b", 10, 60, 20, 90)], r"s.geojson has annotations of 'b' \(1 objects\); allowed: 'a', "),
+        ("s", [], r"s.geojson holds no polygons"),
         ("s", [polygon("a", 1000, 1060, 20, 90)], r"s.geojson: 1 of 1 annotations are outside the slide"),
         ("t", [], r"s.geojson cannot be opened: No such file or directory"),
     ],

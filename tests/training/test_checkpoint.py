@@ -128,7 +128,7 @@ def refused(path: Path) -> bool:
         said = ""
     if said:
         assert f"checkpoint {path} " in said
-        assert f"remove {path.parent} to begin anew" in said
+        assert f"remove {path.parent} to start over" in said
         assert same(everything(network, optimizer), before)
         return True
     assert (progress, scale) == (PROGRESS, None)

@@ -140,7 +140,7 @@ def test_images_of_one_name_in_several_folders_go_by_their_paths(tmp_path: Path)
         (["image;label", "a;b"], "has the columns 'image;label'; needed: image, label; .*separated by commas"),
         (
             ["image,mask", "a,b"],
-            "has the columns 'image', 'mask'; needed: image, label; allowed beside them: mpp, split",
+            "has the columns 'image', 'mask'; needed: image, label; optional: mpp, split",
         ),
         (["image,label,scale", "a,b,1"], "has the columns 'image', 'label', 'scale'; needed"),
         (["image,label,image", "a,b,c"], "has the columns 'image', 'label', 'image'; needed"),
@@ -234,7 +234,7 @@ def test_large_image_stays_in_its_file_and_gives_the_same(tmp_path: Path, monkey
 def test_large_image_cannot_be_scaled_counted_or_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs(tmp_path, "a")
     monkeypatch.setattr(fields, "HELD_PX", 1000)
-    with pytest.raises(UsageError, match="a is too large for labels_are = 'components'; write its objects as numbers"):
+    with pytest.raises(UsageError, match="a is too large for labels_are = 'components'; number its objects instead"):
         one(plain(data={"labels_are": "components"}), tmp_path)
     with pytest.raises(ResolutionError, match=r"a is too large to be scaled to 0.5 micrometres per pixel"):
         one(plain(mpp=0.5, data={"mpp": 0.25}), tmp_path)
@@ -283,7 +283,7 @@ def test_annotations_are_classes_and_regions_at_the_level_of_the_training(slide:
         np.testing.assert_array_equal(truth.inside, np.indices((100, 130))[1, ::down, ::down] < 80)
         assert set(np.unique(truth.instances)) == {0, 1, 2}
         np.testing.assert_array_equal(image_of(field), pixels((100, 130, 3))[::down, ::down])
-    with pytest.raises(LabelError, match=r"s.geojson has annotations of 'Ignore\*' \(1 objects\); allowed are 'gland'"):
+    with pytest.raises(LabelError, match=r"s.geojson has annotations of 'Ignore\*' \(1 objects\); allowed: 'gland'"):
         one(plain(data=DataConfig(slides=slides), classes=classes), slide)
 
 

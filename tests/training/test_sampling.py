@@ -1,4 +1,4 @@
-"""Where patches lie, against counting by hand."""
+"""Places of patches, against counting by hand."""
 
 from __future__ import annotations
 

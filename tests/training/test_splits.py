@@ -39,7 +39,7 @@ def test_patterns_take_names_with_or_without_suffix(tmp_path: Path) -> None:
     config = at_place(plain(), table="t.csv", validation=("c_image",))
     assert splits(read_fields(config, [tmp_path])) == {"a1_image.png": "train", "c_image.png": "validation"}
     with pytest.raises(
-        UsageError, match=r"\[data\] test: no image is called 'x\*'; there are a1, a2, b\[1\], c and 1 more"
+        UsageError, match=r"\[data\] test: no image matches 'x\*'; there are a1, a2, b\[1\], c and 1 more"
     ):
         read_fields(plain(data={"test": ("x*",)}), [tmp_path])
 

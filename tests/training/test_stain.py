@@ -10,7 +10,7 @@ SIDE = 64
 
 
 def tissue(seed: int = 0) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Nuclei, blue, on bright background, and where they are."""
+    """Blue nuclei on a bright background, and where they are."""
     y, x = np.indices((SIDE, SIDE))
     nuclei = np.hypot(y % 32 - 16, x % 32 - 16) < 8
     image = np.where(nuclei[..., None], [0.4, 0.3, 0.6], [0.9, 0.88, 0.92])

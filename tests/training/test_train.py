@@ -293,5 +293,7 @@ def test_minutes_end_a_training(folder: Path, tmp_path: Path) -> None:
 
 def test_batch_that_devices_cannot_share_is_refused(folder: Path, tmp_path: Path) -> None:
     for batch, nearest in ((1, 2), (3, 2), (5, 4)):
-        with pytest.raises(UsageError, match=f"batch {batch} cannot be shared by 2 devices; nearest: {nearest}"):
+        with pytest.raises(
+            UsageError, match=f"batch {batch} cannot be shared equally by 2 devices; nearest: {nearest}"
+        ):
             trained(folder, tmp_path / "b", changed(QUICK, optimizer={"batch": batch}), device="cpu,cpu")

@@ -39,7 +39,7 @@ def test_classes_are_found_by_their_values(tmp_path: Path) -> None:
     truth = one(plain(data={"labels_are": "classes"}, classes=classes), tmp_path).truth.read(Box(0, 40, 0, 48))
     np.testing.assert_array_equal(truth.classes, np.select([values == 7, values == 2, values == 9], [1, 2, 3]))
     assert not truth.instances.any()
-    with pytest.raises(LabelError, match=r"^a_label.png has pixels of value 9; the classes have 0, 2, 7; add it to"):
+    with pytest.raises(LabelError, match=r"^a_label.png has pixels of value 9; the classes have 0, 2, 7; add each to"):
         one(plain(data={"labels_are": "classes"}, classes=classes[:2]), tmp_path)
 
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("config", metavar="CONFIG.toml")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, with projected hours, space and memory.")
-@click.option("--metrics", metavar="FILE", help="For node-exporter's textfile collector; overrides CONFIG.")
+@click.option("--metrics", metavar="FILE", help="File for node-exporter's textfile collector; overrides CONFIG.")
 def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
-    """Segment everything new in the inboxes of CONFIG.toml, write a report, and end; made for a timer.
+    """Segment everything new in the inboxes of CONFIG.toml, write a report, and exit; made for a timer.
 
     Exit code: 0 all well, 1 some slides failed, 2 CONFIG is wrong, 3 the environment, 130 interrupted: the next night
     resumes.

@@ -10,7 +10,7 @@ import click
 @click.command()
 @click.argument("slide", metavar="SLIDE")
 @click.option("-o", "--out", metavar="PICTURE.png", help="The picture.  [default: <slide's name>.png]")
-@click.option("-m", "--model", "model", metavar="MODEL", help="As for run; tissue is widened by its context.")
+@click.option("-m", "--model", "model", metavar="MODEL", help="As for run; its halo widens the tissue mask.")
 @click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0; overrides the file.")
 @click.option("--tissue", default="auto", show_default=True, metavar="auto|FILE", help="auto: detected; FILE: a mask.")
 def preview(slide: str, out: str | None, model: str | None, mpp: float | None, tissue: str) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees of a run or a training: bars on a terminal, plain lines elsewhere, all of it on stderr.
+"""The progress of a run or a training, shown on stderr: bars on a terminal, plain lines elsewhere.
 
 `show_events` is the mechanism; the line of an event, and what moves the bars, are given to it.
 """
@@ -165,7 +165,7 @@ class Tenths:
 
 
 class RunBars:
-    """Two bars: one over all slides, and one for the slide that was begun last."""
+    """Two bars: one over all slides, and one for the slide that began last."""
 
     def __init__(self, display: Progress) -> None:
         self._display = display

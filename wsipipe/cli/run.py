@@ -53,7 +53,7 @@ INPUT_OPTIONS: tuple[Option, ...] = (
 )
 COMPUTE_OPTIONS: tuple[Option, ...] = (
     click.option(
-        "--block", **NUMBER_OR_AUTO, help="Unit of work and of resume, px; auto: 4096, on a CPU 2048, or what fits."
+        "--block", **NUMBER_OR_AUTO, help="Unit of work and of resuming, px; auto: 4096 (CPU: 2048), or what fits."
     ),
     click.option("--tile", **NUMBER_OR_AUTO, help="Core of a tile, px; auto: the fastest that fits in memory."),
     click.option("--batch", **NUMBER_OR_AUTO, help="Tiles per forward pass; auto: the fastest that fits in memory."),

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from wsipipe.training.config import TrainConfig
 
 STEPS_PER_LINE = 25
-"""Steps between two lines, where there is no bar."""
+"""Steps between two lines, if there is no bar."""
 
 
 @click.command()
 @click.argument("source", metavar="CONFIG.toml|FOLDER")
 @click.option("-o", "--out", required=True, metavar="MODEL", help="The model to write, .safetensors.")
-@click.option("--data", metavar="DIR", help="Folder of the data that CONFIG.toml names.  [default: beside it]")
+@click.option("--data", metavar="DIR", help="Folder of the data that CONFIG.toml names.  [default: next to it]")
 @click.option("--labels-are", metavar="instances|components|classes", help="Meaning of the labels' values.")
 @click.option("--steps", type=int, metavar="N", help="Batches to train for; overrides the configuration.")
 @click.option("--minutes", type=float, metavar="M", help="Minutes to train for, instead of steps.")
@@ -96,7 +96,7 @@ def configured(
 
 
 def show_training() -> AbstractContextManager[TrainingListener]:
-    """A listener that shows a training on stderr until the context ends: a bar, or a line for one step in some."""
+    """A listener that shows a training on stderr within the context: a bar, or a line every `STEPS_PER_LINE` steps."""
     from wsipipe.cli.progress import show_events
 
     return show_events(training_line, milestone=step_line, bars=training_bar)
@@ -127,7 +127,7 @@ def step_line(event: TrainingEvent) -> str | None:
 
 
 def training_bar(display: Progress) -> TrainingListener:
-    """Add the bar of a training to ``display``; returns what moves it."""
+    """Add the bar of a training to ``display``; returns the listener that moves it."""
     bar = display.add_task("step 0", total=1.0)
 
     def move(event: TrainingEvent) -> None:

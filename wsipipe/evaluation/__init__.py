@@ -1,1 +1,1 @@
-"""How good a segmentation is: metrics of pixels, of objects and of topology, on arrays and on gigapixel rasters."""
+"""Quality of a segmentation: metrics of pixels, of objects and of topology, on arrays and on gigapixel rasters."""

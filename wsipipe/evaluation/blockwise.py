@@ -167,8 +167,8 @@ def _read_both(
 def _check_classes(plane: LabelPlane, values: Integers, classes: int) -> None:
     if values.size and not 0 <= int(values.min()) <= int(values.max()) <= classes:
         raise UsageError(
-            f"{plane.name} has class ids from {values.min()} to {values.max()}: allowed are 0 (background) to "
-            f"{classes}; if they are ids of objects, give them as instances"
+            f"{plane.name} has class ids from {values.min()} to {values.max()}; allowed: 0 (background) to "
+            f"{classes}; if they are object ids, give them as instances"
         )
 
 

@@ -19,7 +19,7 @@ from wsipipe.objects.numbers import Counts, Integers, class_of
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """How many pixels of each class were predicted as each class."""
+    """Number of pixels of each class that were predicted as each class."""
 
     pixels: Counts
     """(1 + classes, 1 + classes), int64: ``pixels[truth, predicted]``; 0 is the background."""
@@ -61,7 +61,7 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """How many pixels each truth object shares with each predicted object: a sparse contingency table.
+    """Number of pixels that each truth object shares with each predicted object: a sparse contingency table.
 
     Each pair occurs once, in ascending order. Number 0 stands for no object, and has its rows too.
     """

@@ -72,7 +72,7 @@ def evaluate(
     metrics = check_metrics(metrics)
     for are in (predictions_are, labels_are):
         if are not in get_args(Are):
-            raise UsageError(f"values are {' or '.join(get_args(Are))}, not {are}")
+            raise UsageError(f"values must be {' or '.join(get_args(Are))}, not {are}")
     if mapped and labels_are == "instances":
         raise UsageError("--map is for labels that are classes; with --labels-are instances leave it out")
     pairs = pair(predictions, labels)

@@ -100,7 +100,7 @@ def variation_of_information(overlap: Overlap) -> tuple[float, float]:
 
 
 class Matches(NamedTuple):
-    """How many objects have a partner with an intersection over union above 0.5; no object has more than one."""
+    """Objects with and without a partner of intersection over union above 0.5; none has more than one."""
 
     both: float
     """Pairs of partners: true positives."""
@@ -166,10 +166,10 @@ class Seg(NamedTuple):
 
 
 class Separation(NamedTuple):
-    """How many truth objects are merged with others, or split."""
+    """Number of truth objects that are merged with others, or split."""
 
     merged: float
-    """Truth objects covered by more than half by a predicted object that covers another by more than half too."""
+    """Truth objects more than half covered by a predicted object that also covers more than half of another."""
     split: float
     """Truth objects that no predicted object covers by more than half, but that hold more than half of two or more."""
     truth: float

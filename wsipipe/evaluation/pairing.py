@@ -15,7 +15,7 @@ from wsipipe.store.spec import PARTIAL
 ANNOTATIONS = (".geojson", ".json")
 """Suffixes of annotation files, in lower case."""
 IMAGE = re.compile(r"_(image|img)\.")
-"""Part of the name of an image that lies beside its labels."""
+"""Part of an image's name that tells it from the labels beside it."""
 
 
 def pair(predictions: Path, labels: Path) -> dict[str, tuple[Path, Path]]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wsipipe.rasters.annotations import Annotations
 
 Are = Literal["classes", "instances"]
-"""What the values of a raster stand for."""
+"""Meaning of the values of a raster."""
 Values = npt.NDArray[np.int32]
 """Values of pixels."""
 
@@ -53,7 +53,7 @@ class RasterPlane:
     classes: Classes
     """The classes whose values are allowed besides 0."""
     are: Are
-    """What the values stand for."""
+    """Meaning of the values."""
     option: str
     """The option that says so."""
     mapped: Mapping[int, int]
@@ -92,8 +92,8 @@ class RasterPlane:
     def _unknown(self, value: int, box: Box) -> str:
         allowed = ", ".join(f"{v} ({n})" for v, n in zip(self.classes.values, self.classes.names, strict=True))
         return (
-            f"{self.name} has the value {value} in {box}: allowed are 0 and {allowed}; if its values are ids of "
-            f"objects, give {self.option} instances; if they stand for other classes, give --map {value}=CLASS"
+            f"{self.name} has the value {value} in {box}; allowed: 0 and {allowed}; if its values are object "
+            f"ids, give {self.option} instances; if they stand for other classes, give --map {value}=CLASS"
         )
 
 
@@ -261,8 +261,8 @@ def distinct_values(raster: LabelRaster, mapped: Mapping[int, int], option: str)
         found = np.union1d(found, read_values(raster, box, mapped))
         if np.count_nonzero(found) > MAX_CLASSES:
             raise UsageError(
-                f"{raster.name} has more than {MAX_CLASSES} values, the most classes that there can be; if they "
-                f"are ids of objects, give {option} instances"
+                f"{raster.name} has more than {MAX_CLASSES} values, the maximum number of classes; if they "
+                f"are object ids, give {option} instances"
             )
     return np.setdiff1d(found, [0]).astype(np.int32)
 

@@ -1,4 +1,4 @@
-"""Where the blocks, cores, shards and pyramid levels of one slide lie, in integers.
+"""Places of the blocks, cores, shards and pyramid levels of one slide, in integers.
 
 Four sizes, never mixed up:
 
@@ -23,7 +23,7 @@ from wsipipe.geometry.mirror import Indices, mirror
 from wsipipe.geometry.network import Receptive, check_multiple, round_up
 
 CHUNK_PX = 512
-"""What viewers read at once: the largest chunk side."""
+"""The largest chunk side: what viewers read at once."""
 
 
 @dataclass(frozen=True, order=True)
@@ -92,7 +92,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1:
-            raise GeometryError(f"a plane of {self.shape[0]} x {self.shape[1]} px holds no pixel")
+            raise GeometryError(f"a plane of {self.shape[0]} x {self.shape[1]} px has no pixels")
         self.receptive.check_core(self.core)
         check_multiple("block", self.block, self.core, "is the side of a tile core", "--block")
         if self.block < self.receptive.margin // 2:

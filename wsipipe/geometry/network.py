@@ -28,7 +28,7 @@ from wsipipe.errors import GeometryError
 
 @dataclass(frozen=True)
 class Receptive:
-    """How a U-Net of ``depth`` 2x2 poolings and ``convs`` 3x3 valid convolutions per level maps sizes.
+    """Size arithmetic of a U-Net of ``depth`` 2x2 poolings and ``convs`` 3x3 valid convolutions per level.
 
     >>> paper = Receptive(depth=4, convs=2)
     >>> paper.halo, paper.margin, paper.output_side(572)

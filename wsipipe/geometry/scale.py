@@ -1,11 +1,11 @@
-"""The sides of a level that is brought to another resolution."""
+"""The sides of a level that is resampled to another resolution."""
 
 from __future__ import annotations
 
 import math
 
 SLIVER = 1e-6
-"""Less of a pixel than this, at the end of an axis, is a rounding error of ``shrink`` and not a pixel."""
+"""A part of a pixel below this, at the end of an axis, is a rounding error of ``shrink``, not a pixel."""
 
 
 def shrunk_side(side: int, shrink: float) -> int:

@@ -51,7 +51,7 @@ class PredictedBlock:
     computed: int
     """Pixels that went through the network, margins included."""
     skipped: int
-    """Pixels in tiles that did not, because they are glass."""
+    """Pixels in tiles that were skipped, because they are glass."""
     blank: bool
     """Whether every pixel that was read is zero, which no scanner writes; False if none was read."""
     spent: Spent
@@ -59,7 +59,7 @@ class PredictedBlock:
     unread: tuple[Box, ...] = ()
     """Tiles that could not be decoded and that labels of the block depend on, in pixels of the plane."""
     unseen: int = 0
-    """Pixels whose label is 0 because of them."""
+    """Pixels whose label is 0 because of `unread`."""
 
 
 SPARSE = 64

@@ -127,11 +127,11 @@ class _Clock:
         self._computing, self._since, self._seconds = 0, 0.0, 0.0
 
     def start(self) -> None:
-        """A lane begins to compute."""
+        """Count a lane that begins to compute."""
         self._tick(1)
 
     def stop(self) -> float:
-        """A lane ended. Returns the seconds of computing since a lane last ended."""
+        """Count a lane that ended; return the seconds of computing since one last ended."""
         return self._tick(-1)
 
     def _tick(self, change: int) -> float:

@@ -188,7 +188,7 @@ class CompiledUNet:
     OFTEN = 3
     """Calls with a shape before it is compiled."""
     LOCK = threading.Lock()
-    """The compiler is not thread-safe. On a GPU, only the start of the computation is serialised by it."""
+    """Serialises the compiler, which is not thread-safe; on a GPU, only the start of the computation."""
 
     def __init__(self, network: UNet) -> None:
         self._network = network

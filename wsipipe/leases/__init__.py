@@ -1,1 +1,1 @@
-"""Who works on a slide: a lease beside its store, on a file system or in a bucket."""
+"""The right to work on a slide: a lease beside its store, on a file system or in a bucket."""

@@ -17,7 +17,7 @@ class BucketLease(Lease):
         self._url, self._e_tag = url, ""
 
     def claim(self, e_tag: str | None) -> bool:
-        """Write the lease if the object has the tag ``e_tag``, or, if that is None, does not exist; whether it did.
+        """Write the lease if the object has the tag ``e_tag`` (None: does not exist); return whether it did.
 
         Raises
         ------

@@ -17,7 +17,7 @@ GONE = {errno.ENOENT, errno.ESTALE}
 NOT_FREE = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 """Errors of a rename onto a name that is taken."""
 LARGEST_BYTES = 4096
-"""Bytes that are read of a file, which may be anybody's; a lease has about 250."""
+"""Bytes read of a file, which anybody may have written; a lease has about 250."""
 
 
 def file_name(token: str) -> str:

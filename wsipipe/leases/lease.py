@@ -57,7 +57,7 @@ Clock = Callable[[], float]
 
 
 def awake_and_asleep() -> float:
-    """Seconds on a clock that also runs while a laptop's lid is closed, if the machine has one."""
+    """Seconds on a clock that, if the machine has one, also runs while a laptop's lid is closed."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
@@ -109,7 +109,7 @@ class Lease:
         self._give_back(lost=lost)
 
     def _beat(self, content: bytes) -> bool:
-        """Write ``content`` over the last beat, if that is still there; whether it was.
+        """Write ``content`` over the last beat, if that is still there; return whether it was.
 
         Raises
         ------

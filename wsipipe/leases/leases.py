@@ -57,7 +57,7 @@ class Leases:
     ) -> None:
         if not 0 < 3 * beat <= patience < float("inf"):
             raise UsageError(
-                f"patience of {patience:g} s with a heartbeat every {beat:g} s: a holder would be dead too easily; "
+                f"patience of {patience:g} s with a heartbeat every {beat:g} s: live holders would seem dead; "
                 f"give at least {3 * beat:g} s"
             )
         self._patience, self._beat, self._clock = float(patience), beat, clock
@@ -142,7 +142,7 @@ class Leases:
             # again, and a holder that sweeps late may have emptied the claim before it was renamed.
             won = read_file(path / file_name(token)) is not None
         except OSError as err:
-            raise OutputError(f"{path} cannot be made: {err.strerror or err}; {MAKE_ROOM}") from err
+            raise OutputError(f"{path} cannot be created: {err.strerror or err}; {MAKE_ROOM}") from err
         finally:
             if not won:
                 discard(claim, token)

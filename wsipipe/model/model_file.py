@@ -54,7 +54,7 @@ class LabelClass:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model says about its weights.
+    """Description of a model's weights.
 
     Raises
     ------
@@ -75,14 +75,14 @@ class ModelSpec:
     licence: str = "not stated"
     """Licence of the weights."""
     training: dict[str, Any] = field(default_factory=dict)
-    """How it was trained: data, settings, scores. Plain JSON."""
+    """Record of its training: data, settings, scores. Plain JSON."""
 
     def __post_init__(self) -> None:
         for problem in self._problems():
             raise ModelError(f"model {self.name!r} {problem}")
 
     def _problems(self) -> Iterator[str]:
-        """What is wrong with it, basic things first; later checks rely on earlier ones."""
+        """Its problems, basic ones first; later checks rely on earlier ones."""
         texts = [self.name, self.licence, *(text for c in self.classes for text in (c.name, c.color))]
         labels, colors = [c.label for c in self.classes], [c.color for c in self.classes]
         if not all(isinstance(text, str) for text in texts):
@@ -141,7 +141,7 @@ class Model:
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model says about its weights."""
+        """Description of the model's weights."""
         return self.info.spec
 
 
@@ -239,7 +239,7 @@ def _parse_header(path: Path, text: str) -> tuple[dict[str, int], ModelSpec]:
         if not newer:
             given = header["architecture"]
             if set(given) != set(SIZES):
-                raise ValueError(f"the architecture is given by {sorted(given)}, not by {sorted(SIZES)}")
+                raise ValueError(f"the architecture has the keys {sorted(given)}, not {sorted(SIZES)}")
             architecture = {key: _whole(given[key], key, limits) for key, limits in SIZES.items()}
             spec = ModelSpec(
                 classes=tuple(LabelClass(**c) for c in header["classes"]),
@@ -291,6 +291,6 @@ def load_model(path: str | Path) -> Model:
     for name, weight in weights.items():
         if weight.dtype != torch.float32 or not weight.isfinite().all():
             raise ModelError(
-                f"model {path}: weights {name} are {weight.dtype}, or not finite; finite float32 is allowed"
+                f"model {path}: weights {name} are {weight.dtype}, or not finite; finite float32 is required"
             )
     return Model(info, network.eval().requires_grad_(False))

@@ -1,4 +1,4 @@
-"""What a night should do: the tables of a TOML file, all of which is checked before anything runs.
+"""The configuration of a night: the tables of a TOML file, all of which is checked before anything runs.
 
 ::
 
@@ -104,7 +104,7 @@ class NightConfig:
     reserve: str = "1GB"
     """Space that stays free on the disk of ``out``."""
     settle: str = "5m"
-    """How long a file must not have changed; until then it is taken to be still copied."""
+    """Time for which a file must not have changed; until then it counts as still being copied."""
     metrics: str | None = None
     """File for the textfile collector of Prometheus' node exporter."""
     webhook: str | None = None
@@ -230,7 +230,7 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
         yield from ((("inbox",), problem) for problem in _inbox_problems(night, text))
     for name in ("metrics", "log"):
         if is_url(getattr(config, name) or ""):
-            yield (name,), f"{name} must be a file of this machine, not a URL"
+            yield (name,), f"{name} must be a file on this machine, not a URL"
     if config.until is not None and config.duration is not None:
         yield ("duration",), "until and duration both set the end; give one of them"
     if config.retries < 1:
@@ -284,7 +284,7 @@ def _check_tissue(tissue: str) -> None:
 
 
 def _check_sizes(model: str | None, table: RunTable) -> None:
-    """Raise a GeometryError unless the network of ``model`` can have the sizes of ``table``."""
+    """Raise a GeometryError unless the sizes of ``table`` suit the network of ``model``."""
     receptive = read_model_info(model or DEFAULT_MODEL).receptive
     Grid((1, 1), receptive, *fit_sizes(receptive, table.tile, table.block, preferred=(CORE_PX, GPU_BLOCK_PX)))
 

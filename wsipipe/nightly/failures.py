@@ -36,7 +36,7 @@ class Failure:
     message: str
     """The error of the last attempt."""
     at: float
-    """When the last failure that counted was, in seconds since the epoch."""
+    """Time of the last failure that counted, in seconds since the epoch."""
 
 
 class Failures:
@@ -88,9 +88,9 @@ class Stat:
     size: int
     """In bytes."""
     modified_ns: int
-    """When its content changed, in ns since the epoch; copying tools may set it to the original's."""
+    """Time of change of its content, in ns since the epoch; copying tools may set it to the original's."""
     changed: float
-    """When its content or its metadata last changed, in seconds since the epoch."""
+    """Time of last change of its content or metadata, in seconds since the epoch."""
 
 
 def version_of(slide: Location) -> tuple[int, int]:

@@ -55,7 +55,7 @@ class InboxContent:
     groups: tuple[Group, ...]
     """The slides to segment."""
     left: tuple[SlideReport, ...]
-    """What the night leaves, and why: slides set aside or still being copied in, inboxes that cannot be listed."""
+    """Slides that the night leaves, and why: set aside or still being copied in; inboxes that cannot be listed."""
 
 
 def run_night(
@@ -186,7 +186,7 @@ def seconds_left_alone(slide: Location, now: float) -> float:
 
 @dataclass(frozen=True)
 class Stop:
-    """When a group of slides ended, and why, if it ended before all were attempted."""
+    """The end of a group of slides, and its cause, if not all were attempted."""
 
     at: float
     """In seconds since the epoch."""
@@ -273,7 +273,7 @@ def _record_failure(failures: Failures, slide: Location, message: str, now: floa
 
 
 def _reason(err: BaseException) -> str:
-    """Why ``err`` ended a night, for the report."""
+    """The reason why ``err`` ended a night, for the report."""
     if isinstance(err, KeyboardInterrupt):
         return "interrupted; the next night resumes"
     return str(err) if isinstance(err, WsipipeError) else f"unexpected {type(err).__name__}: {err}"

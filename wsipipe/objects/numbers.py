@@ -14,7 +14,7 @@ Integers = npt.NDArray[np.integer[Any] | np.bool_]
 
 CLASS_BITS = 8
 MAX_CLASSES = 2**CLASS_BITS - 1
-"""The most classes that there can be besides the background."""
+"""The maximum number of classes besides the background."""
 
 
 def number_objects(classes: Integers, ids: Integers) -> Counts:

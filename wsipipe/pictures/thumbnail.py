@@ -188,7 +188,7 @@ def nearest_labels(store: FinishedStore, shape: tuple[int, int]) -> Labels:
     level = enough[-1] if enough else 0
     array = store.labels(level)
     if array.size > MAX_LABELS_PX:
-        raise StoreError(f"level {level} of the labels has {array.size:,} px, allowed are {MAX_LABELS_PX:,}")
+        raise StoreError(f"level {level} of the labels has {array.size:,} px; at most {MAX_LABELS_PX:,} are allowed")
     labels: Labels = np.asarray(array[...])
     rows, cols = (
         np.minimum((2 * np.arange(n) + 1) * whole // (2 * n * 2**level), there - 1)

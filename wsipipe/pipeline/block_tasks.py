@@ -1,4 +1,4 @@
-"""What a worker does with one block."""
+"""The task that a worker runs for one block."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class StoreWork:
     """What every task that writes a block needs to know."""
 
     block: BlockWork
-    """How it is predicted."""
+    """The work of predicting it."""
     store: StoreSpec
-    """Where it is written."""
+    """The store that it is written to."""
 
 
 def is_blank(level: Level, box: Box) -> bool:

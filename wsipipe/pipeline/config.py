@@ -1,4 +1,4 @@
-"""What a user asks of a run, and nothing else."""
+"""The options that a user gives a run, and nothing else."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ClusterConfig:
 
 @dataclass(frozen=True)
 class ComputeRequest:
-    """What each process that computes is asked for."""
+    """What a run asks of each process that computes."""
 
     device: str
     """``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``."""
@@ -88,7 +88,7 @@ class RunConfig:
     slides_table: str | None = None
     """CSV file of per-slide options, which take precedence over these (`wsipipe.slides.table`)."""
     max_upsample: float = MAX_UPSAMPLE
-    """How much a slide that is coarser than the model may be enlarged."""
+    """Largest factor by which a slide coarser than the model may be enlarged."""
     reader: str | None = None
     """Name of the reader of slides; None: the first that reads each slide."""
     planes: Planes = ALL
@@ -102,9 +102,9 @@ class RunConfig:
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``."""
     engine: str = "auto"
-    """What computes there: ``torch``, or on CPUs ``openvino``, which is used where it is installed."""
+    """Inference engine: ``auto``, ``torch``, ``compile``, or on CPUs ``openvino``, if it is installed."""
     precision: str = "float32"
-    """What convolutions compute in: ``bfloat16`` and ``float16`` are faster on GPUs, and change some labels."""
+    """Precision of convolutions: ``bfloat16`` and ``float16`` are faster on GPUs, and change some labels."""
     threads: int | None = None
     """Blocks in flight: read, decoded and written at the same time."""
     max_memory_bytes: int | None = None
@@ -124,7 +124,7 @@ class RunConfig:
 
     @property
     def compute(self) -> ComputeRequest:
-        """What each process that computes is asked for."""
+        """What a run asks of each process that computes."""
         return ComputeRequest(self.device, self.engine, self.precision, self.max_memory_bytes)
 
 

@@ -34,12 +34,12 @@ block takes 20 kB there; submitting 8 at a time instead of 64 cost 4 % without a
 BEGIN_PER_THREAD = 4
 """The next slide begins when fewer blocks than this are in flight, for each thread."""
 DISPATCH_CHECK_SECONDS = 2.0
-"""Time between two looks whether slides that other runners hold are free."""
+"""Time between two checks for slides that other runners no longer hold."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When a run stops in good order: it begins no block that would not end in time, and the next run resumes."""
+    """Limits of a run, which stops in order: it begins no block that would not end in time; the next run resumes."""
 
     until: float | None = None
     """End of the run, in seconds of ``clock``; None: no end."""
@@ -246,7 +246,7 @@ class Dispatcher:
 
     @contextmanager
     def _failing_slide(self, plan: SlidePlan) -> Iterator[None]:
-        """An error in the context fails the slide of ``plan``; an error of the machine fails the run, too."""
+        """A context whose errors fail the slide of ``plan``; an error of the machine fails the run, too."""
         try:
             yield
         except SlideError as err:

@@ -19,7 +19,7 @@ from wsipipe.inference.devices import OPENVINO, is_cpu, warm_up
 RESERVE = 0.1
 """Share of the memory that a run leaves unused if no limit is given."""
 HEAVY = ("torch", "zarr", "tifffile", "imagecodecs", "distributed")
-"""Libraries whose code takes memory that counts."""
+"""Libraries whose code takes considerable memory."""
 
 
 def default_limit_bytes() -> int:

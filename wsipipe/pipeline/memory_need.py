@@ -20,11 +20,11 @@ from wsipipe.tissue.detect import find_bytes
 from wsipipe.tissue.mask_file import TISSUE_OFF
 
 RUNTIME_BYTES = 192 * 2**20
-"""What scheduler, codecs, oneDNN, thread stacks and the allocator's slack add: 120 to 150 MiB, as measured."""
+"""Bytes of scheduler, codecs, oneDNN, thread stacks and the allocator's slack: 120 to 150 MiB, as measured."""
 OPENVINO_SHARE = 1.5
 """Memory of OpenVINO over image and tensors alive at once: 1.3 to 1.47 for bases of 2 to 64, depths of 1 to 4."""
 UINT16 = 2
-"""Bytes."""
+"""Bytes of a sample."""
 MOST_KEPT_BYTES = 2**27
 """Most bytes of tiles kept for the next block, for each block in flight: strips of slides up to 20 000 px wide."""
 AT_ONCE = 10

@@ -1,4 +1,4 @@
-"""What a run would do: each slide is opened, named and fitted into the memory. Only headers are read."""
+"""The plan of a run: each slide is opened, named and fitted into the memory. Only headers are read."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Refused:
 
     path: str
     error: str
-    """Why not."""
+    """Reason for the refusal."""
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run would do, slide by slide, in the order of the command."""
+    """The plan of a run, slide by slide, in the order of the command."""
 
     setup: Setup
     slides: tuple[SlidePlan | Refused, ...]

@@ -1,4 +1,4 @@
-"""What a run that was asked for comes to: everything is resolved here, once, and nobody reads its `RunConfig` again."""
+"""The settings of a run, resolved once, here; nobody reads its `RunConfig` again."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Site:
     """Where blocks are computed: processes that are alike, or the least of what each of them has."""
 
     device: str
-    """What a process is asked for, as ``--device`` says it."""
+    """The value of ``--device`` for one process."""
     devices: tuple[str, ...]
-    """What one process has of that."""
+    """The devices of one process."""
     engine: str
-    """What computes there."""
+    """Inference engine."""
     limit_bytes: int
     """The most memory that one process may take."""
     remote: bool = False
     """Whether they are other processes than this one."""
     processes: int = 1
-    """How many there are."""
+    """Number of processes."""
     per_machine: int = 1
-    """How many of them share a machine."""
+    """Number of processes that share a machine."""
     threads: int | None = None
     """Blocks in flight in one process, where it was started with a number of threads."""
 
@@ -52,12 +52,12 @@ class Asked:
     threads: int | None
     engine: str
     memory: bool
-    """Whether the limit of memory was given."""
+    """Whether a memory limit was given."""
 
 
 @dataclass(frozen=True)
 class SlideOptions:
-    """How slides are opened."""
+    """Options for opening slides."""
 
     mpp: float | None
     """Micrometres per pixel of level 0, instead of those in the file."""
@@ -78,13 +78,13 @@ class Setup:
     model: ModelInfo
     slides: SlideOptions
     max_upsample: float
-    """How much a slide that is coarser than the model may be enlarged."""
+    """Largest factor by which a slide coarser than the model may be enlarged."""
     site: Site
     asked: Asked
     engine: str
-    """What computes, of what the site has."""
+    """Inference engine, one that the site has."""
     precision: str
-    """What convolutions compute in."""
+    """Precision of convolutions."""
     preferred_sizes: tuple[int, int]
     """(core, block) in pixels where the user fixed none."""
     batch: int
@@ -92,7 +92,7 @@ class Setup:
     tissue: str
     """Where to segment: ``auto``, ``off``, or the path of a mask."""
     tissue_identity: str
-    """What decides the tissue mask, as the fingerprint has it."""
+    """Identity of the tissue mask, as in the fingerprint."""
     on_bad_tile: str
     """``fail`` or ``fill``."""
     probabilities: bool
@@ -199,7 +199,7 @@ def _check_numbers(config: RunConfig) -> None:
 
 
 def site_of_this_process(request: ComputeRequest) -> Site:
-    """What this process has of what is requested.
+    """The `Site` that is this process, for ``request``.
 
     Raises
     ------

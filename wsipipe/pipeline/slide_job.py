@@ -36,7 +36,7 @@ NO_TISSUE_FOUND = "no tissue found, nothing segmented; to segment the whole slid
 
 
 class Stage(Enum):
-    """What the tasks of a slide do now."""
+    """Stage of a slide's tasks."""
 
     TISSUE = auto()
     """They find its tissue; what there is to do is not known yet."""
@@ -45,9 +45,9 @@ class Stage(Enum):
     SUSPECTS = auto()
     """They compute, one at a time, the blocks whose workers died: none can be blamed for another then."""
     FINISHING = auto()
-    """They make the coarser levels; after them the store gets its final name."""
+    """They make the coarser levels; then the store gets its final name."""
     DONE = auto()
-    """There are none any more."""
+    """No tasks are left."""
 
 
 class SlideJob:
@@ -146,7 +146,7 @@ class SlideJob:
         return True
 
     def record(self, future: Future[Any]) -> None:
-        """Take the result of ``future``, one of this job's tasks, into the account.
+        """Record the result of ``future``, one of this job's tasks.
 
         Raises
         ------
@@ -182,7 +182,7 @@ class SlideJob:
         future.release()
 
     def _record_tissue(self, future: Future[Any], error: BaseException | None) -> None:
-        """Take the tissue that was found into the account, and go on with the blocks."""
+        """Record the tissue that was found, and go on with the blocks."""
         plan = self.plan
         if isinstance(error, SlideReadError):
             raise SlideReadError(f"{error}; repair the slide, or segment all of it: --tissue off") from error
@@ -191,7 +191,7 @@ class SlideJob:
         if isinstance(error, KilledWorker):
             raise SlideError(
                 f"{plan.slide.file}: the worker died each time that it looked for tissue; check the worker logs, "
-                "give the workers more memory, then run the same again"
+                "give the workers more memory, then repeat the run"
             ) from error
         if error is not None:
             raise error
@@ -270,7 +270,7 @@ class SlideJob:
             said = {text for error in self._unread for text in error.tiles or (str(error),)}
             raise SlideReadError(
                 f"{listed(sorted(said))}; {len(self._unread)} of {count} blocks could not be read, "
-                f"{others}; repair the slide, then run the same again, with --overwrite if its file has changed; "
+                f"{others}; repair the slide, then repeat the run, with --overwrite if its file has changed; "
                 "or use --on-bad-tile fill --overwrite, which sets the pixels that depend on them to label 0"
             ) from self._unread[0]
         if self._lost:
@@ -278,7 +278,7 @@ class SlideJob:
             raise SlideError(
                 f"{plan.slide.file}: the worker died each time that it computed {named}: {len(self._lost)} of {count} "
                 f"blocks set aside, {others}; check the worker logs, give the workers more memory, "
-                "then run the same again"
+                "then repeat the run"
             )
 
 

@@ -1,4 +1,4 @@
-"""What a run would do with one slide; only headers are read, and nothing is written."""
+"""The plan for one slide; only headers are read, and nothing is written."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from wsipipe.tissue.mask_file import TISSUE_OFF, given_shape, is_file
 from wsipipe.version import VERSION
 
 SEGMENT, RESUME, SKIP = "segment", "resume", "skip"
-"""What can be done with a slide."""
+"""Actions for a slide."""
 
 
 @dataclass(frozen=True)
 class SlidePlan:
-    """What a run would do with one slide."""
+    """The plan for one slide."""
 
     slide: Slide
     level: Level
@@ -115,7 +115,7 @@ def check_channels(slide: Slide, level: Level, model: ModelInfo) -> None:
         )
         raise ChannelError(
             f"{slide.file} has {_channels(level.channels)}, model {model.spec.name!r} takes {_channels(wanted)}; "
-            f"use a model that was trained on such slides (-m){choose}"
+            f"use a model trained on such slides (-m){choose}"
         )
 
 
@@ -132,7 +132,7 @@ def grid_of(level: Level, setup: Setup, *, block: int | None = None) -> Grid:
 
 
 def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePlan:
-    """What existing stores leave to be done."""
+    """The plan for the slide, given the stores that exist."""
     unfinished, asked = path + PARTIAL, setup.asked.block
     store_of = partial(_store_spec, slide, level, path, setup)
     fingerprint = store_of(None).fingerprint

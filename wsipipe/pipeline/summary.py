@@ -1,4 +1,4 @@
-"""How a run went, slide by slide, from its events."""
+"""The summary of a run, slide by slide, from its events."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from wsipipe.events import (
 from wsipipe.report.record import DONE, FAILED, NO_TISSUE, OPEN, SKIPPED, TAKEN
 
 BUSY = 0.9
-"""From this share on, the network is the bottleneck of a run."""
+"""Share of busy time from which the network is a run's bottleneck."""
 NOT_ATTEMPTED = "not attempted"
 RUN_STATUSES = (DONE, FAILED, SKIPPED, NOT_ATTEMPTED, TAKEN, OPEN, NO_TISSUE)
-"""How a slide can end in a run."""
+"""Outcomes that a slide can have in a run."""
 
 
 @dataclass
 class SlideOutcome:
-    """How it went with one slide."""
+    """The outcome of one slide."""
 
     slide: str
     status: str = NOT_ATTEMPTED
@@ -40,7 +40,7 @@ class SlideOutcome:
     the machine failed before, ``no tissue`` if there was nothing to segment."""
     store: str | None = None
     message: str = ""
-    """Why it failed or was skipped."""
+    """Reason why it failed or was skipped."""
     blocks: int = 0
     """Number of blocks of the slide."""
     blocks_computed: int = 0
@@ -50,11 +50,11 @@ class SlideOutcome:
     computed: int = 0
     """Pixels that went through the network, margins included."""
     skipped: int = 0
-    """Those of `pixels` in tiles that did not go through it, because they have no tissue."""
+    """The `pixels` in tiles that did not go through the network, because they have no tissue."""
     tissue_share: float | None = None
     """Share of the slide that is tissue, 0 to 1; None if no tissue mask was used."""
     tissue_by: str = ""
-    """How the tissue was found, such as ``brightfield``."""
+    """Method by which the tissue was found, such as ``brightfield``."""
     seconds: float = 0.0
     spent: Spent = field(default_factory=Spent)
     """Sum over all blocks, several of which are in flight at a time, and over all devices."""
@@ -100,7 +100,7 @@ def account(
 
 @dataclass(frozen=True)
 class RunSummary:
-    """How a run went."""
+    """The summary of a run."""
 
     out: str
     model: str
@@ -151,7 +151,7 @@ class Outcomes:
         self._by_slide: dict[str, SlideOutcome] = {}
 
     def __call__(self, event: Event) -> None:
-        """Take ``event`` into the account, and pass it on."""
+        """Add ``event`` to the account, and pass it on."""
         if isinstance(event, OfSlide):
             self._note(self._by_slide.setdefault(event.slide, SlideOutcome(event.slide)), event)
         self._listener(event)

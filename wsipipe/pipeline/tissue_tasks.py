@@ -47,7 +47,7 @@ class _Work:
 
 
 def submit_tissue(plan: SlidePlan, setup: Setup, client: Client) -> Future[Any]:
-    """Submit a task that writes the mask that ``setup`` asks for to the store of ``plan``; it gives a `TissueFinding`.
+    """Submit a task that writes the mask that ``setup`` wants to the store of ``plan``, and returns a `TissueFinding`.
 
     A slide that has only a huge level is read in parts, by several workers at once.
     """

@@ -197,16 +197,16 @@ def _check_options(classes: Names, background: Names, downsample: float) -> None
         If it finds either; the message names the value, and what is allowed.
     """
     if not 1 <= downsample < float("inf"):
-        raise UsageError(f"downsample {downsample} of the annotations' level; it must be 1 (level 0) or more")
+        raise UsageError(f"the downsample of the annotations' level must be 1 (level 0) or more, not {downsample}")
     if not 1 <= len(classes) <= MAX_DRAWN_CLASSES:
-        raise UsageError(f"{len(classes)} classes are asked for; 1 to {MAX_DRAWN_CLASSES} are allowed")
+        raise UsageError(f"{len(classes)} classes are requested; 1 to {MAX_DRAWN_CLASSES} are allowed")
     twice = [name for name, count in Counter((*classes, *background)).items() if count > 1]
     if twice:
-        raise UsageError(f"the class {twice[0]!r} is asked for twice, or as background too; name each once")
+        raise UsageError(f"class {twice[0]!r} is requested twice, or also as background; name it once")
 
 
 def _check_names(file: str, names: Iterable[str], classes: Names, background: Names, regions: set[str]) -> None:
-    """Refuse a file with classes that were not asked for: an annotation left out would be background.
+    """Refuse a file with classes that were not requested: an annotation left out would be background.
 
     Raises
     ------
@@ -221,8 +221,8 @@ def _check_names(file: str, names: Iterable[str], classes: Names, background: Na
     allowed = ", ".join(map(repr, (*classes, *background, *sorted(regions))))
     classify = f"; give those called {UNCLASSIFIED!r} a class in QuPath" if UNCLASSIFIED in foreign else ""
     raise LabelError(
-        f"{file} has annotations of {listed}; allowed are {allowed} (case matters); "
-        f"ask for them as classes, or as background{classify}"
+        f"{file} has annotations of {listed}; allowed: {allowed} (case matters); "
+        f"request them as classes, or as background{classify}"
     )
 
 

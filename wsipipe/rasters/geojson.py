@@ -69,7 +69,7 @@ class Features:
                 passed_over = passed_over or f"feature {number} is a {geometry.get('type', 'feature without geometry')}"
         if not found.numbers:
             raise LabelError(
-                f"{path.name} holds no polygon ({passed_over or 'it holds no object'}); if there is nothing to "
+                f"{path.name} holds no polygons ({passed_over or 'it holds no objects'}); if there is nothing to "
                 f"annotate, draw a polygon of the class {REGIONS[0]} around the region that was examined"
             )
         return found
@@ -189,7 +189,7 @@ def _ring(coordinates: Any) -> Points:
         raise ValueError("its coordinates are not pairs of numbers")
     different = len(points) - bool((points[0] == points[-1]).all())
     if different < 3:
-        raise ValueError(f"an outline of {different} points")
+        raise ValueError(f"an outline has only {different} points")
     return points[:, :2]
 
 

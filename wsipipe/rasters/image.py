@@ -44,7 +44,7 @@ class Raster:
     mpp: float | None
     """Micrometres per pixel; for a PNG only if given, since most PNG files just claim 72 dpi."""
     source: RasterSource
-    """Where the pixels are."""
+    """Place of the pixels."""
 
     def read(self, box: Box) -> Pixels:
         """The pixels of ``box``, (y, x, channel), in `dtype`, as a copy that the caller may change.
@@ -61,7 +61,7 @@ class Raster:
 def open_raster(path: str | os.PathLike[str], *, mpp: float | None = None) -> Raster:
     """Open an image to train on: a PNG, or level 0 of a slide.
 
-    A PNG of 8 or 16 bit, grey or RGB, is decoded here once, so that a damaged one is found before the work begins;
+    A PNG of 8 or 16 bits, grey or RGB, is decoded here once, so that a damaged one is found before the work begins;
     palettes become RGB, and an alpha channel that is opaque everywhere is left out.
 
     Parameters

@@ -14,7 +14,7 @@ from wsipipe.geometry.grid import Box
 from wsipipe.rasters.opened import RASTERS, Opened, RasterSource, check_inside
 
 MAX_LABEL = int(np.iinfo(np.int32).max)
-SAVE_AS_INTEGERS = "save the labels as one channel of integers: PNG of 8 or 16 bit grey, or TIFF"
+SAVE_AS_INTEGERS = "save the labels as one channel of integers: 8- or 16-bit grey PNG, or TIFF"
 RasterLabels = npt.NDArray[np.int32]
 """Labels as they are read, (y, x)."""
 
@@ -32,7 +32,7 @@ class LabelRaster:
     mpp: float | None
     """Micrometres per pixel, or None if the file does not say."""
     source: RasterSource
-    """Where the labels are."""
+    """Place of the labels."""
 
     def read(self, box: Box) -> RasterLabels:
         """The labels of ``box``, (y, x), int32, as a copy that the caller may change.
@@ -70,7 +70,7 @@ def as_labels(name: str, box: Box, values: npt.NDArray[Any]) -> RasterLabels:
     """
     if values.dtype.kind == "i" and values.min() < 0:
         raise LabelError(
-            f"{name} holds the label {values.min()} at {box}; labels are 0 (nothing here) or more; "
+            f"{name} holds the label {values.min()} at {box}; labels must be 0 (nothing here) or more; "
             "save it without negative labels"
         )
     if values.dtype.itemsize >= 4 and values.max() > MAX_LABEL:

@@ -121,7 +121,7 @@ def _check_page(path: Path, page: TiffPage) -> None:
     if page.samplesperpixel != 1:
         refuse_channels(path, page.samplesperpixel)
     if page.dtype is None or page.dtype.kind not in "iu" or page.bitspersample % 8:
-        refuse_dtype(path, f"{page.bitspersample} bit {page.dtype or 'unknown'}")
+        refuse_dtype(path, f"{page.bitspersample}-bit {page.dtype or 'unknown'}")
     orientation, photometric = page.tags.valueof(274, 1), int(page.photometric)
     if orientation not in (0, 1) or photometric != 1:
         raise LabelError(
@@ -130,7 +130,7 @@ def _check_page(path: Path, page: TiffPage) -> None:
         )
     codec = str(getattr(page.compression, "name", page.compression)).lower()
     if codec in LOSSY:
-        raise LabelError(f"{path.name} has lossy compression ({codec}), which changes labels; save it without")
+        raise LabelError(f"{path.name} has lossy compression ({codec}), which changes labels; save it losslessly")
 
 
 def _check_complete(path: Path, page: TiffPage) -> None:

@@ -48,7 +48,7 @@ def zarr_labels(path: Path) -> LabelRaster:
     sizes = dict(zip(axes, array.shape, strict=True)) if len(axes) == array.ndim else {}
     if not {"y", "x"} <= set(sizes) or any(sizes[axis] != 1 for axis in set(sizes) - {"y", "x"}):
         raise LabelError(
-            f"{path.name} has the axes {axes} of lengths {array.shape}; labels have y and x, others only of length 1"
+            f"{path.name} has the axes {axes} of lengths {array.shape}; labels have y and x, any others of length 1"
         )
     if array.dtype.kind not in "iu":
         refuse_dtype(path, str(array.dtype))
@@ -82,7 +82,7 @@ class LabelZarr:
         with damage_of(path):
             array = open_dataset(path, self.dataset)
             if zarr_identity(path, (self.dataset,)) != self.identity:
-                raise SlideReadError(f"{path.name} is not what it was when it was opened; start again")
+                raise SlideReadError(f"{path.name} has changed since it was opened; start again")
 
         def read(box: Box) -> Pixels:
             where = dict(zip("yx", box.slices, strict=True))
@@ -105,5 +105,5 @@ def _check_finished(path: Path, dataset: str, array: zarr.Array[Any]) -> None:
     there, total = count_pieces(path, dataset, array)
     if not open_finished(path).complete or there < total:
         raise SlideReadError(
-            f"{path.name} is not finished: {there} of {total} blocks are there; run the same wsipipe run again"
+            f"{path.name} is not finished: {there} of {total} blocks are there; the same wsipipe run completes it"
         )

@@ -49,15 +49,15 @@ def open_label_raster(path: str | os.PathLike[str]) -> LabelRaster:
 
 
 def _png_labels(path: Path) -> LabelRaster:
-    """Open a PNG of 8 or 16 bit grey."""
+    """Open an 8- or 16-bit grey PNG."""
     header = png_header(path)
     if header.colour == 3:
         raise LabelError(
-            f"{path.name} has a palette, and labels may be its indices or its colours; save it as 8 or 16 bit grey"
+            f"{path.name} has a palette, and labels may be its indices or its colours; save it as 8- or 16-bit grey"
         )
     if header.colour != 0:
         refuse_channels(path, PNG_CHANNELS[header.colour])
     if header.depth < 8:
-        raise LabelError(f"{path.name} has {header.depth} bit per pixel; 8 and 16 are allowed; save it as 8 bit grey")
+        raise LabelError(f"{path.name} has {header.depth}-bit pixels; 8 and 16 are allowed; save it as 8-bit grey")
     source = OneChannel(PngFile(str(path), file_identity(path)))
     return LabelRaster(path.name, str(path), header.shape, None, source)

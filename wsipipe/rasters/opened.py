@@ -77,7 +77,7 @@ def check_same(path: Path, identity: str) -> None:
     except OSError as err:
         raise SlideReadError(f"{path.name} is gone: {err.strerror or err} ({path})") from err
     if not same:
-        raise SlideReadError(f"{path.name} is not the file that it was when it was opened; start again")
+        raise SlideReadError(f"{path.name} has changed since it was opened; start again")
 
 
 @contextmanager

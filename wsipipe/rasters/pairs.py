@@ -79,7 +79,7 @@ def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     for path in sorted(paths):
         other = found.setdefault(stem(path), path)
         if other != path:
-            raise UsageError(f"{other} and {path.name} both stand for {stem(path)!r}; move one of them away")
+            raise UsageError(f"{other} and {path.name} share the name {stem(path)!r}; move one of them away")
     return found
 
 

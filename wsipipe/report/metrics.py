@@ -40,7 +40,7 @@ def write_metrics(report: NightReport, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as err:
-        raise OutputError(f"{path.parent} cannot be made: {err.strerror or err}; {MAKE_ROOM}") from err
+        raise OutputError(f"{path.parent} cannot be created: {err.strerror or err}; {MAKE_ROOM}") from err
     write_whole(path, metrics(report).encode(), shared=True)
 
 

@@ -54,7 +54,7 @@ ICON_COLORS = {"good": "#17784a", "warn": "#d18b00", "bad": "#b3261e"}
 NIGHTS = 30
 """Nights of the history that are drawn."""
 NAME_LENGTH, LONG_TEXT, LONG_LINES = 90, 700, 8
-"""Characters of a name, and characters and lines of a text; longer names are cut, and longer texts folded."""
+"""Characters of a name, and characters and lines of a text; longer names are cut, longer texts collapsed."""
 VOID = {"meta", "link", "img", "br"}
 """Elements without an end tag."""
 
@@ -319,7 +319,7 @@ def _notes(warnings: Sequence[str], notes: Sequence[str]) -> Html | None:
 
 
 def _message(text: str) -> Html | None:
-    """The message in full; folded if it is long."""
+    """The message in full; collapsed if it is long."""
     if not text:
         return None
     if len(text) <= LONG_TEXT and text.count("\n") < LONG_LINES:
@@ -329,7 +329,7 @@ def _message(text: str) -> Html | None:
 
 
 def _more(slide: SlideReport, found: StoreSummary | None, version: str) -> Html:
-    """Details of a slide, folded: for tracing a problem."""
+    """Details of a slide, collapsed: for tracing a problem."""
     facts = {
         "slide": slide.slide,
         "store": slide.store or "",

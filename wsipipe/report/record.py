@@ -63,11 +63,11 @@ class SlideReport:
     model_sha256: str = ""
     """SHA-256 of the model's file."""
     skipped: int = 0
-    """Those of `pixels` in tiles outside the tissue mask, which did not go through the network."""
+    """The `pixels` in tiles outside the tissue mask, which did not go through the network."""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
-            raise UsageError(f"a slide is not {self.status!r}; allowed are {', '.join(STATUSES)}")
+            raise UsageError(f"a slide is not {self.status!r}; allowed: {', '.join(STATUSES)}")
 
     @property
     def pixels_per_second(self) -> float:

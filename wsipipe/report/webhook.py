@@ -21,7 +21,7 @@ ANSWER_BYTES = 200
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects: a POST would arrive there as a GET, without the message."""
+    """A handler that refuses redirects: a POST would arrive there as a GET, without the message."""
 
     def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
         return None

@@ -132,7 +132,7 @@ class _Windows(io.RawIOBase):
 
 @lru_cache(maxsize=MOST_WINDOWS)
 def _window(url: Url, version: str, number: int) -> bytes:
-    """`FETCHED_BYTES` number ``number`` of the file; ``version`` tells it from earlier files at ``url``."""
+    """Piece ``number`` of the file, of `FETCHED_BYTES`; ``version`` tells it from earlier files at ``url``."""
     size = int(version.rpartition(" ")[2])
     start = number * FETCHED_BYTES
     return url.read_ranges([start], [min(FETCHED_BYTES, size - start)])[0]

@@ -1,4 +1,4 @@
-"""The pixels of a slide as every reader that opens it gives them."""
+"""The pixels of a slide as every reader that opens it returns them."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def _compared(one: Slide, other: Slide) -> str:
 def differences(one: Slide, other: Slide) -> dict[int, float]:
     """The largest difference of a sample in five regions, by the number of the level in ``one``.
 
-    Only levels that ``other`` has in the same size are compared, in units of 8 bit. Where one reader gives grey and the
-    other RGB, grey is compared with each of the three channels.
+    Only levels that ``other`` has in the same size are compared, in units of 8 bits. Where one reader gives grey and
+    the other RGB, grey is compared with each of the three channels.
 
     Raises
     ------

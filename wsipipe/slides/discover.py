@@ -1,4 +1,4 @@
-"""Which slides a command line means."""
+"""The slides that a command line names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way in: a slide by the first reader that knows its file and reads it right."""
+"""Opening a slide: by the first reader that recognises its file and reads it correctly."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def open_slide(path: Named, *, mpp: float | None = None, reader: str | None = No
 
 
 def _open(path: Location, readers: Sequence[Reader], planes: Planes) -> Slide:
-    """The slide by the first of ``readers`` that knows it and reads it right."""
+    """The slide, opened by the first of ``readers`` that recognises it and reads it correctly."""
     refusal: SlideError | None = None
     for reader in readers:
         if not reader.recognises(path):
@@ -87,7 +87,7 @@ def _open(path: Location, readers: Sequence[Reader], planes: Planes) -> Slide:
 
 
 def _what_it_is(path: Location) -> str:
-    """Why no reader knows the file, to follow its name."""
+    """Why no reader recognises the file, to follow its name."""
     if path.is_dir():
         return "is a folder that is neither an OME-Zarr image nor a DICOM series"
     start = open_source(path).read(0, 16)
@@ -100,7 +100,7 @@ def _what_is_read(path: Location, readers: Sequence[Reader]) -> str:
     if extra is not None:
         return f"the extra {extra} may read it: pip install 'wsipipe[{extra}]'"
     if len(readers) == 1:
-        return f"reader {readers[0].name} does not know it"
+        return f"reader {readers[0].name} does not recognise it"
     return "wsipipe reads TIFF of many kinds, OME-Zarr folders, DICOM, and what OpenSlide reads"
 
 

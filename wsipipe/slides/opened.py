@@ -1,4 +1,4 @@
-"""What this process has open, by its source: levels of slides here, images and labels in `wsipipe.rasters.opened`."""
+"""Whatever this process has open, by source: levels of slides here, images and labels in `wsipipe.rasters.opened`."""
 
 from __future__ import annotations
 

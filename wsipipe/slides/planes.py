@@ -1,4 +1,4 @@
-"""Which planes are wanted of a file that holds several: channels, focal planes, times, images.
+"""Which planes are wanted of a file that holds several: channels, focal planes, time points, images.
 
 By default all channels are read. Of everything else one is read; where there are several, the user has to say which.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from wsipipe.errors import PlaneError, UsageError
 
-NAMES = {"series": "image", "z": "focal plane", "t": "time"}
+NAMES = {"series": "image", "z": "focal plane", "t": "time point"}
 """Names of these in messages, by the option that chooses one."""
 MAX_LISTED = 20
 """A message lists this many images at most."""
@@ -26,7 +26,7 @@ class Planes:
     z: int | None = None
     """Focal plane, from 0."""
     t: int | None = None
-    """Time, from 0."""
+    """Time point, from 0."""
     series: int | None = None
     """Image, from 0, in the file's own order."""
 
@@ -112,7 +112,7 @@ def choose_one(file: str, option: str, wanted: int | None, choices: Sequence[str
     several = f"{len(choices)} {NAMES[option]}s{_listed(choices)}" if len(choices) > 1 else f"one {NAMES[option]}"
     if wanted is None:
         raise PlaneError(f"{file} holds {several}; choose with --{option} N")
-    raise PlaneError(f"{file} holds {several}; --{option} {wanted} is not there")
+    raise PlaneError(f"{file} holds {several}; there is no --{option} {wanted}")
 
 
 def _listed(choices: Sequence[str]) -> str:

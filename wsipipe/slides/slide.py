@@ -48,7 +48,7 @@ class Level:
     shape: tuple[int, int]
     """(height, width) in pixels."""
     downsample: float
-    """How many pixels of level 0 each of its pixels spans, the mean of both axes."""
+    """Pixels of level 0 that each of its pixels spans, the mean of both axes."""
     mpp: float | None
     """Micrometres per pixel."""
     axes: str
@@ -64,11 +64,11 @@ class Level:
     stored_axes: str
     """The axes of `array`: `axes`, in OME-Zarr with z and t if the file has them; `array` then has all planes."""
     source: Source[zarr.Array[Any]]
-    """Where its pixels are."""
+    """Place of its pixels."""
     planes: Planes = ALL
     """The planes of the file that it shows, by number; None where there is no choice."""
     shrink: float = 1.0
-    """How many pixels of the level in the file each of its pixels spans along an axis; below 1 it is enlarged."""
+    """Pixels of the level in the file that each of its pixels spans along an axis; below 1 it is enlarged."""
     shrunk_from: Level | None = None
     """The level in the file, whose pixels are averaged (`slides.pixels.averaging`); None if it is that level itself."""
 
@@ -144,7 +144,7 @@ class Slide:
     associated: tuple[str, ...]
     """Label, macro and thumbnail images in the file, which are not used."""
     warnings: tuple[str, ...]
-    """What is odd about it."""
+    """Its oddities."""
     readings: tuple[Reading, ...] = ()
     """All that it says about the size of its pixels, used or not."""
     why: str = ""

@@ -1,4 +1,4 @@
-"""What a user says about single slides, one row of a CSV file each; it overrides what the slides say themselves.
+"""A user's options for single slides, one row of a CSV file each; they override what the slides say themselves.
 
 ::
 
@@ -37,7 +37,7 @@ class SlideRow:
     z: int | None = None
     """Focal plane, from 0."""
     t: int | None = None
-    """Time, from 0."""
+    """Time point, from 0."""
     series: int | None = None
     """Image, from 0."""
 

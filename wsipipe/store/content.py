@@ -205,7 +205,7 @@ def _read(spec: StoreSpec, array: str, box: Box, side: int) -> Labels:
         for part in boxes(box.shape, side):
             at = (box.y0 + part.y0) // side, (box.x0 + part.x0) // side
             (spec.partial / shard_name(array, at)).unlink(missing_ok=True)
-        raise DamagedStoreError(f"{spec.partial} was damaged ({err}); the same command makes that part again") from err
+        raise DamagedStoreError(f"{spec.partial} was damaged ({err}); the same command rewrites that part") from err
 
 
 def _write_shard(spec: StoreSpec, array: str, index: tuple[int, ...], pixels: npt.NDArray[np.uint8]) -> None:

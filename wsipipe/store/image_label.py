@@ -31,7 +31,7 @@ class ImageLabel:
 
 
 def read_attributes(folder: Location) -> dict[str, Any]:
-    """The attributes of a Zarr folder of either version, those under ``ome`` at the top; empty of anything else.
+    """The attributes of a Zarr folder of either version, those under ``ome`` at the top; empty for anything else.
 
     Raises
     ------

@@ -102,7 +102,7 @@ def read_record(path: str) -> Record | None:
 
 
 def _is_debris(path: str) -> bool:
-    """Whether there is nothing at ``path``, or only what a writer left that was killed before the root's document."""
+    """Whether there is nothing at ``path``, or only leftovers of a writer killed before the root's document."""
     folder = locate(path)
     if isinstance(folder, Url):  # killed while it copied from the unfinished store to its name, or removed either
         return not folder.is_dir() or path.endswith(PARTIAL) or (locate(path + PARTIAL) / ROOT).is_file()

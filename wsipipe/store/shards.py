@@ -56,7 +56,7 @@ def write_shard(
 
 
 def _whole(piece: npt.NDArray[np.uint8], chunks: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """``piece``, contiguous in memory, filled up with zeros to a whole chunk."""
+    """``piece``, contiguous in memory, padded with zeros to a whole chunk."""
     if piece.shape == chunks:
         return np.ascontiguousarray(piece)
     whole = np.zeros(chunks, np.uint8)

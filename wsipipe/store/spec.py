@@ -27,7 +27,7 @@ ROOT = "zarr.json"
 PROBABILITIES = "probabilities/0"
 TISSUE = "tissue"
 UNREAD = "0/unread"
-"""Within an array: a group of its own would need metadata."""
+"""Place of unread tiles, within an array: a group of its own would need metadata."""
 
 
 @dataclass(frozen=True)

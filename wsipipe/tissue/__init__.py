@@ -1,1 +1,1 @@
-"""Where on a slide there is tissue."""
+"""The tissue of a slide: detected, or given as a mask."""

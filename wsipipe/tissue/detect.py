@@ -81,7 +81,7 @@ def find_tissue(slide: Slide, level: Level, *, halo: int) -> tuple[TissueMask, s
 
 
 def find_bytes(level: Level) -> int:
-    """The most that `see` or `mask_of` holds for a mask of ``level``: measured, 14 to 38 bytes a cell, and 10 bands."""
+    """The most bytes that `see` or `mask_of` holds for a mask of ``level``: measured, 14 to 38 a cell, and 10 bands."""
     return prod(mask_shape(level.shape)) * (28 + 6 * level.channels) + 12 * BAND_BYTES
 
 

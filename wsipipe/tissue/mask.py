@@ -60,7 +60,7 @@ class TissueMask:
         return bool(self.over(box).any())
 
     def clear_outside(self, pixels: npt.NDArray[np.uint8], box: Box) -> None:
-        """Set those of ``pixels`` to 0 that are out; they are (..., y, x), uint8, and those of ``box``."""
+        """Set to 0 those ``pixels`` of ``box``, (..., y, x), uint8, that are outside the mask."""
         cells = self.over(box)
         if cells.all():
             return

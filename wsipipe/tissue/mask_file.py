@@ -1,4 +1,4 @@
-"""A mask in a file of the user: a raster of any size that covers the slide, or polygons in pixels of level 0.
+"""A mask in a user's file: a raster of any size that covers the slide, or polygons in pixels of level 0.
 
 It says what to segment, and is taken as it is: no holes are closed, and nothing is added around it.
 """

@@ -1,4 +1,4 @@
-"""Augmentation: patches turned, bent, lit and stained anew, the labels along with them.
+"""Augmentation: patches rotated, bent, relit and restained, the labels along with them.
 
 The paper (arXiv:1505.04597, section 3.1) has shifts, rotations, elastic deformations and grey values. Geometry is
 one map: for each pixel of the patch the position that it comes from, relative to the patch's centre, px, axes (y, x)::
@@ -34,12 +34,12 @@ Positions = npt.NDArray[np.float64]
 Label = TypeVar("Label", bound=np.generic)
 
 INSIDE_PX = 2
-"""How far inside the image every position must lie: cubic interpolation reads two pixels at either side."""
+"""Distance of every position from the image's border, at least: cubic interpolation reads two pixels at either side."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How patches are varied; `NO_AUGMENTATION` leaves them as they are.
+    """Variation of patches; `NO_AUGMENTATION` leaves them as they are.
 
     Raises
     ------
@@ -54,7 +54,7 @@ class Augmentation:
     flip: bool = True
     """Whether half of the patches are mirrored."""
     rotate: bool = True
-    """Whether patches are turned, by any angle."""
+    """Whether patches are rotated, by any angle."""
     scale: float = bounded(1.25, least=1, hint="1.25 draws from 1 / 1.25 to 1.25")
     """Objects appear up to this many times larger or smaller, each equally likely; 1: never."""
     intensity: float = bounded(0.1, least=0)

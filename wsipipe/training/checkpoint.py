@@ -1,4 +1,4 @@
-"""A checkpoint: all that a training is, at one step, in one safetensors file that appears by rename.
+"""A checkpoint: the whole state of a training at one step, in one safetensors file that appears by rename.
 
 Nothing is pickled. On a CPU, a training that continues from it computes the same bits as one that never stopped.
 """
@@ -24,7 +24,7 @@ CHECKPOINT_KEY, CHECKSUM_KEY = "wsipipe-checkpoint", "crc32"
 
 @dataclass
 class Progress:
-    """How far a training has come."""
+    """Progress of a training."""
 
     step: int = 0
     """Batches done."""
@@ -33,7 +33,7 @@ class Progress:
     best_step: int = 0
     """The step whose weights are the best so far; 0: none were validated yet."""
     best_score: float = -1.0
-    """The score of those weights, turned so that more is better."""
+    """The score of those weights, with its sign such that more is better."""
 
 
 def write_checkpoint(
@@ -98,12 +98,12 @@ def read_checkpoint(
         progress, scale, written_for = Progress(**header["progress"]), header["scale"], header["fingerprint"]
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as err:
         raise TrainingError(
-            f"checkpoint {path} cannot be read ({err}); remove {path.parent} to begin anew, or use another -o"
+            f"checkpoint {path} cannot be read ({err}); remove {path.parent} to start over, or use another -o"
         ) from err
     if written_for != fingerprint:
         raise TrainingError(
             f"checkpoint {path} was written with other data or settings; use those again, or another -o, "
-            f"or remove {path.parent} to begin anew"
+            f"or remove {path.parent} to start over"
         )
     network.load_state_dict(_under(tensors, "network."))
     _restore(optimizer, _under(tensors, "optimizer."))

@@ -50,13 +50,13 @@ class AnnotatedSlide:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"[[data.slides]] {self.image}"
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the images and their labels are: in one of a folder, a table, or slides."""
+    """Source of the images and their labels: one of a folder, a table, or slides."""
 
     folder: str | None = None
     """Pairs of ``NAME_image.*`` and ``NAME_label.*``, or of ``image/NAME.*`` and ``label/NAME.*``."""
@@ -121,7 +121,7 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class PatchConfig:
-    """How large an example is, and where it is taken."""
+    """Size and place of an example."""
 
     core: int = 256
     """Side of the target, px; the network sees more, by its margin."""
@@ -129,7 +129,7 @@ class PatchConfig:
     """Share of the patches for which a class is drawn first, each equally often, and then a place where it occurs; the
     others lie anywhere in the labelled area."""
     small_images: Literal["refuse", "mirror"] = "refuse"
-    """What happens to an image smaller than `core`: ``refuse`` is an error, ``mirror`` continues it by its mirror."""
+    """Treatment of an image smaller than `core`: ``refuse`` is an error, ``mirror`` continues it by its mirror."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,9 @@ class WeightConfig:
     balance: bool = True
     """Whether each class counts as much as any other."""
     w0: float = bounded(10.0, least=0)
-    """How much more the background counts where two objects meet."""
+    """Extra weight of the background where two objects meet."""
     sigma_px: float = bounded(5.0, above=0)
-    """How far that weight reaches: its standard deviation (sigma of equation 2), px."""
+    """Reach of that weight: its standard deviation (sigma of equation 2), px."""
     ridge_px: float = TOUCHING
     """Distance to another object, px, up to which an object's pixels become background, so that there is some between
     any two: 1.5 takes one pixel of each of two objects that touch. A wider ridge is easier to learn, and makes the
@@ -150,7 +150,7 @@ class WeightConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How the weights are updated."""
+    """Update of the weights."""
 
     name: Literal["adamw", "sgd"] = "adamw"
     """``sgd`` is that of the paper, with momentum; its learning rate is constant after `warm_up`."""
@@ -175,7 +175,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long to train, and when to validate and to write checkpoints."""
+    """Length of the training, and times of validation and checkpoints."""
 
     steps: int = bounded(2000, above=0)
     """Batches to train for."""
@@ -251,7 +251,7 @@ class TrainConfig:
         return document
 
     def _problems(self) -> Iterator[str]:
-        """What is wrong with it; later checks rely on earlier ones."""
+        """Its problems; later checks rely on earlier ones."""
         yield from (message for _, message in bound_problems(self))
         yield from _data_problems(self.data)
         yield from _class_problems(self)
@@ -261,7 +261,7 @@ class TrainConfig:
 
 
 def _data_problems(data: DataConfig) -> Iterator[str]:
-    """What is wrong with the images that the configuration names."""
+    """Problems with the images that the configuration names."""
     given = [key for key in ("folder", "table", "slides") if getattr(data, key)]
     if len(given) != 1:
         yield f"[data] has {' and '.join(given) or 'no images'}; give one of folder, table and slides"
@@ -275,7 +275,7 @@ def _data_problems(data: DataConfig) -> Iterator[str]:
 
 
 def _class_problems(config: TrainConfig) -> Iterator[str]:
-    """What is wrong with the classes, by themselves, or with labels that cannot tell them."""
+    """Problems with the classes by themselves, or with labels that cannot distinguish them."""
     data, names = config.data, [c.name for c in config.classes]
     if not 1 <= len(names) <= 255 or len(set(names)) < len(names):
         yield f"[[classes]] has {len(names)} entries, {sorted(names)}; 1 to 255 with different names are allowed"

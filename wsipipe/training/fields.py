@@ -209,7 +209,7 @@ def one_image(some: tuple[int, int], other: tuple[int, int]) -> bool:
 def _lazy_field(name: str, image: Raster, truth: Truth, sha256: str, config: TrainConfig) -> Field:
     """A field that stays in its files."""
     if config.data.labels_are == "components" and isinstance(truth, RasterTruth):
-        raise UsageError(f"{name} is too large for labels_are = 'components'; write its objects as numbers")
+        raise UsageError(f"{name} is too large for labels_are = 'components'; number its objects instead")
     if config.mpp is not None and scaled_shape(image, _mpp_of(image, None, config), config.mpp) != image.shape:
         raise ResolutionError(
             f"{name} is too large to be scaled to {config.mpp:g} micrometres per pixel in memory; give it under "
@@ -275,7 +275,7 @@ def _split(fields: list[Field], given: list[str | None], validation: Split, test
             for pattern in wish:
                 hits = [n for n in by_name if n == pattern or fnmatch(n, pattern) or fnmatch(Path(n).stem, pattern)]
                 if not hits:
-                    raise UsageError(f"[data] {split}: no image is called {pattern!r}; there are {_some(by_name)}")
+                    raise UsageError(f"[data] {split}: no image matches {pattern!r}; there are {_some(by_name)}")
                 splits.update({name: split for name in hits if splits[name] is None})
         elif not any(given):
             free = [name for name in sorted(by_name) if splits[name] is None]

@@ -58,7 +58,7 @@ class PatchMaker:
     tile: int
     """Side of the network's input, px."""
     margin: int
-    """How much larger that is than the target, px."""
+    """Difference between that and the side of the target, px."""
     augmentation: Augmentation
     weights: WeightConfig
     class_weights: npt.NDArray[np.float64]

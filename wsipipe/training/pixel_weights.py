@@ -1,4 +1,4 @@
-"""How much each pixel counts in the loss: equation 2 of the U-Net paper (arXiv:1505.04597).
+"""The weight of each pixel in the loss: equation 2 of the U-Net paper (arXiv:1505.04597).
 
 ::
 
@@ -25,7 +25,7 @@ Keys = npt.NDArray[np.int64]
 Map = npt.NDArray[np.float32]
 
 TOUCHING = 1.5
-"""Px from a pixel within which its eight neighbours are, and no other pixel."""
+"""Radius, px, within which a pixel has its eight neighbours, and no other pixel."""
 ID_BITS = 31
 FAR = np.int64(1) << 30 + ID_BITS
 """The key where there is no object: id 0, and farther than any."""

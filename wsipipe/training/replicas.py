@@ -23,7 +23,7 @@ from wsipipe.training.setup import TrainingSetup
 from wsipipe.training.trainer import Trainer
 
 GRACE_SECONDS = 5.0
-"""How long a process whose peer is gone waits to hear why."""
+"""Time for which a process whose peer is gone waits to hear why."""
 
 
 def threads_of(config: TrainConfig, devices: tuple[str, ...]) -> int:

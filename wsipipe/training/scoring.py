@@ -46,7 +46,7 @@ def score(
 
 
 def better(scores: Scores, metric: str) -> float:
-    """``metric`` of ``scores``, turned so that more is better; an undefined one is worst."""
+    """``metric`` of ``scores``, negated if lower is better; an undefined one is worst."""
     value = scores[metric]
     if math.isnan(value):
         return -math.inf

@@ -188,7 +188,7 @@ def check_place(setup: TrainingSetup, *, resume: bool) -> bool:
     UsageError
         If another training is in the way, or there is nothing to resume.
     OutputError
-        If the folder cannot be made.
+        If the folder cannot be created.
     """
     begun = setup.checkpoint.exists()
     if begun and not resume:
@@ -200,5 +200,5 @@ def check_place(setup: TrainingSetup, *, resume: bool) -> bool:
     try:
         setup.folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
-        raise OutputError(f"{setup.folder} cannot be made: {err.strerror or err}; use another -o") from err
+        raise OutputError(f"{setup.folder} cannot be created: {err.strerror or err}; use another -o") from err
     return begun

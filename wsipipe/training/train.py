@@ -99,12 +99,12 @@ def _devices_of(config: TrainConfig, device: str) -> tuple[str, ...]:
     batch = config.optimizer.batch
     if batch % len(devices):
         raise UsageError(
-            f"[optimizer] batch {batch} cannot be shared by {len(devices)} devices; "
+            f"[optimizer] batch {batch} cannot be shared equally by {len(devices)} devices; "
             f"nearest: {max(batch // len(devices), 1) * len(devices)}"
         )
     gpus = [name for name in devices if name.startswith("cuda")]
     if len(set(gpus)) < len(gpus):
-        raise UsageError(f"--device {device} names a GPU twice; in a training each takes part once")
+        raise UsageError(f"--device {device} names a GPU twice; name each once")
     return devices
 
 

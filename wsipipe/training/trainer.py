@@ -42,7 +42,7 @@ from wsipipe.version import VERSION
 VALIDATED_METRICS = ("pixel_error", "dice", "iou", "f1", "adapted_rand_error", "merged_per_100", "split_per_100")
 """Measured in every validation, beside the metric that the best weights are chosen by."""
 PATIENCE = timedelta(days=7)
-"""How long processes wait for one another."""
+"""Time for which processes wait for one another."""
 
 
 class Trainer:
@@ -122,7 +122,7 @@ class Trainer:
             yield list(range(first, first + mine))
 
     def _share(self, started: float) -> float:
-        """How much of the training is done, 0 to 1; if minutes are given, by the clock of the first process."""
+        """Share of the training that is done, 0 to 1; if minutes are given, by the clock of the first process."""
         if self.config.loop.minutes is None:
             return self.progress.step / self.config.loop.steps
         share = torch.tensor((time.monotonic() - started) / (60 * self.config.loop.minutes), dtype=torch.float64)
@@ -142,7 +142,7 @@ class Trainer:
             reason = str(err).partition("\n")[0]
             raise MemoryLimitError(
                 f"device {self.device} has no memory for {count} patches of {side} px ({reason}); a smaller "
-                "[optimizer] batch, [patches] core or [network] base_channels takes less"
+                "[optimizer] batch, [patches] core or [network] base_channels needs less"
             ) from err
 
     def _step(self, batch: Patch, share: float, started: float, listener: TrainingListener) -> None:

@@ -84,7 +84,7 @@ def as_truth(labels: npt.NDArray[np.int32], values: dict[int, int] | None, name:
     if strange := [int(v) for v in there if int(v) not in values]:
         raise LabelError(
             f"{name} has pixels of value {', '.join(map(str, strange[:5]))}; the classes have "
-            f"{', '.join(map(str, sorted(values)))}; add it to [[classes]] with its value, or correct [data] labels_are"
+            f"{', '.join(map(str, sorted(values)))}; add each to [[classes]] with its value, or fix [data] labels_are"
         )
     classes = np.array([values[int(v)] for v in there], np.uint8)[which].reshape(labels.shape)
     return Annotated(classes, np.zeros(labels.shape, np.int32), inside)

@@ -105,7 +105,7 @@ def test_document_that_is_no_image_is_a_clear_error(tmp_path: Path, text: str) -
     ("shape", "axes", "dtype", "problem"),
     [
         ((2, 64, 64), "zyx", "uint8", r"a.zarr holds 2 focal planes \(0 to 1\); choose with --z N"),
-        ((4, 1, 64, 64), "tcyx", "uint8", r"a.zarr holds 4 times \(0 to 3\); choose with --t N"),
+        ((4, 1, 64, 64), "tcyx", "uint8", r"a.zarr holds 4 time points \(0 to 3\); choose with --t N"),
         ((2, 64, 64), "qyx", "uint8", "has the axes q 2, y 64, x 64; wsipipe reads yx, yxc, cyx, with z and t before"),
         ((64, 64), "yx", "float32", "is float32; wsipipe reads uint8 and uint16"),
         ((64, 64), "yx", "int16", "is int16"),

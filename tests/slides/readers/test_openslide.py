@@ -137,7 +137,7 @@ def test_reader_that_is_asked_for_is_taken(tmp_path: Path) -> None:
     assert (slide.reader, slide.vendor, slide.why) == ("openslide", "generic-tiff", "asked for")
     assert slide.levels[0].reading == "--reader openslide"
     np.testing.assert_array_equal(whole(slide.levels[0]), image)
-    with pytest.raises(SlideFormatError, match=r"a.tif is not a slide .*; reader dicom does not know it"):
+    with pytest.raises(SlideFormatError, match=r"a.tif is not a slide .*; reader dicom does not recognise it"):
         open_slide(path, reader="dicom")
     with pytest.raises(
         UsageError, match="--reader tifffile is not a reader; allowed: tiff, ome-zarr, dicom, openslide"

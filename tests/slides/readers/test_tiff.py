@@ -187,7 +187,7 @@ def test_samples_are_what_they_show_as_pillow_has_them(
 @pytest.mark.parametrize("bits", [1, 2, 4])
 @pytest.mark.parametrize("palette", [False, True])
 def test_few_bits_are_stretched_or_looked_up(tmp_path: Path, bits: int, palette: bool) -> None:
-    """TIFF 6.0, section 8: rows of packed samples are filled up to whole bytes."""
+    """TIFF 6.0, section 8: rows of packed samples are padded to whole bytes."""
     values = np.random.default_rng(0).integers(0, 2**bits, (30, 37), np.uint8)
     rows = np.pad(values, [(0, 0), (0, -37 % (8 // bits))]).reshape(30, -1, 8 // bits)
     packed = (rows << np.arange(8 - bits, -1, -bits)).sum(axis=-1).astype(np.uint8)
@@ -317,7 +317,7 @@ PHILIPS_LEVEL = """<DataObject ObjectType="PixelDataRepresentation">
 
 
 def test_philips_levels_are_as_its_description_says_as_in_openslide(tmp_path: Path) -> None:
-    """Each level is filled up to whole tiles, so that its shape gives a wrong downsample."""
+    """Each level is padded to whole tiles, so that its shape gives a wrong downsample."""
     path = tmp_path / "a.tiff"
     xml = PHILIPS.format("".join(PHILIPS_LEVEL.format(0.00025 * 2**i) for i in range(3)))
     image = picture((512, 768, 3))
@@ -399,7 +399,7 @@ def test_directories_in_a_circle_are_refused(tmp_path: Path) -> None:
         page = tiff.pages.first
         next_directory = page.offset + 2 + 12 * len(page.tags)
     patch(path, next_directory, page.offset.to_bytes(4, "little"))
-    with pytest.raises(SlideReadError, match="go round in a circle"):
+    with pytest.raises(SlideReadError, match="form a cycle"):
         open_slide(path)
 
 

@@ -1,1 +1,1 @@
-"""Where tasks run: in this process, in others here, or on a cluster."""
+"""Places where tasks run: in this process, in others here, or on a cluster."""

@@ -18,7 +18,7 @@ from wsipipe.pipeline.cluster.local import local_cluster
 from wsipipe.pipeline.config import KUBERNETES, LOCAL, SLURM, ClusterConfig, ComputeRequest, check_cluster
 
 WORKER_PATIENCE_SECONDS = 60
-"""How long a running scheduler may be without a worker."""
+"""Time for which a running scheduler may be without a worker."""
 DEATHS = 2
 """Workers that a block may outlive: when it has killed a third, it is set aside."""
 OWN = {**QUIET, "distributed.scheduler.work-stealing": True, "distributed.scheduler.allowed-failures": DEATHS}
@@ -29,7 +29,7 @@ OWN = {**QUIET, "distributed.scheduler.work-stealing": True, "distributed.schedu
 def connect_cluster(
     cluster: ClusterConfig, request: ComputeRequest, threads: int | None
 ) -> Iterator[tuple[Client, ComputeRequest]]:
-    """A client of ``cluster``, once it has a worker, and what each worker is asked for.
+    """A client of ``cluster``, once it has a worker, and what is asked of each worker.
 
     What was started for it ends with the context.
 
@@ -38,7 +38,7 @@ def connect_cluster(
     cluster
         The scheduler to connect to, or the cluster to start.
     request
-        What the processes together are asked for.
+        What is asked of the processes together.
     threads
         Threads of each worker that is started on this machine; None: the default.
 
@@ -74,7 +74,7 @@ def connect_cluster(
 def _started(
     cluster: ClusterConfig, request: ComputeRequest, threads: int | None
 ) -> Iterator[tuple[Any, ComputeRequest]]:
-    """The cluster of dask that ``cluster`` asks for, and what each of its workers is asked for."""
+    """The cluster of dask that ``cluster`` asks for, and what is asked of each of its workers."""
     options = dict(cluster.options)
     started: AbstractContextManager[Any]
     try:

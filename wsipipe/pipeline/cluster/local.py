@@ -60,7 +60,7 @@ class LocalWorkers(SpecCluster):
 def local_cluster(
     cluster: ClusterConfig, request: ComputeRequest, threads: int | None
 ) -> tuple[LocalWorkers, ComputeRequest]:
-    """Worker processes on this machine, which share its GPUs, and what each of them is asked for.
+    """Worker processes on this machine, which share its GPUs, and what is asked of each of them.
 
     By default there is one for each GPU, or one. A worker that has GPUs sees no others, and numbers its own from 0.
 

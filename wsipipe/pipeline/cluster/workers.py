@@ -28,12 +28,12 @@ from wsipipe.pipeline.setup import Site, site_of_this_process
 SAME = ("wsipipe", "zarr")
 """Packages whose version must be the same on every worker: they read and write the same stores."""
 WORKER_CHECK_SECONDS = 5.0
-"""Time between two looks for new workers."""
+"""Time between two checks for new workers."""
 
 
 @dataclass(frozen=True)
 class WorkerFacts:
-    """What one worker has and sees."""
+    """Resources of one worker, and the files that it sees."""
 
     host: str
     threads: int
@@ -67,7 +67,7 @@ class Workers:
         self._shared: list[str] = []  # paths that every worker has to see
 
     def site(self) -> Site:
-        """What every worker has: the least memory of all, and devices of the kind that takes most of it.
+        """The resources of every worker: the least memory of all, and devices of the kind that takes most of it.
 
         Raises
         ------
@@ -77,7 +77,7 @@ class Workers:
         self._examine(self._addresses())
         facts = list(self._facts.values())
         if not facts:
-            raise MachineError(f"all workers of {self.address} left while they were examined; check their logs")
+            raise MachineError(f"all workers of {self.address} left while being examined; check their logs")
         hosts = Counter(fact.host for fact in facts)
         first = next((fact for fact in facts if is_cpu(fact.site.devices)), facts[0]).site
         engines = {fact.site.engine for fact in facts}
@@ -136,7 +136,7 @@ class Workers:
         self.client.gather(loading)
 
     def release(self, spec: PoolSpec) -> None:
-        """Have every worker let go of the network."""
+        """Have every worker release the network."""
         self.client.run(release_pool, spec, on_error="ignore")
 
     def ask(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -224,7 +224,7 @@ def _difference(there: Any, here: Mapping[str, str | None]) -> str:
 
 
 def worker_facts(request: ComputeRequest, model: ModelInfo, dask_worker: Worker) -> WorkerFacts:
-    """What the worker that calls it has."""
+    """The facts of the worker that calls it."""
     site, limit = site_of_this_process(request), dask_worker.memory_manager.memory_limit
     if request.max_memory_bytes is None and limit:
         pauses = dask_worker.memory_manager.memory_pause_fraction or 1.0  # beyond that it takes no more tasks
@@ -238,7 +238,7 @@ def worker_facts(request: ComputeRequest, model: ModelInfo, dask_worker: Worker)
 
 
 def paths_not_seen(paths: Sequence[str]) -> list[str]:
-    """Those of ``paths`` that the worker that calls it does not see."""
+    """The ``paths`` that the worker that calls it does not see."""
     return [path for path in paths if not _sees(path)]
 
 

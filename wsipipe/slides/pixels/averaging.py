@@ -1,4 +1,4 @@
-"""A level brought to another resolution: each pixel is the mean of the area that it covers.
+"""A level resampled to another resolution: each pixel is the mean of the area that it covers.
 
 Pixel i of an axis covers ``shrink`` pixels of the stored one, from ``i * shrink`` on; the last is cut at its end::
 
@@ -43,12 +43,12 @@ class Means:
 
     @property
     def stored(self) -> tuple[int, int]:
-        """The stored pixels that they are made of: the first, and the one behind the last."""
+        """The stored pixels that they are made of: the first, and the one after the last."""
         return int(self.first[0]), int(self.stops[-1])
 
     @property
     def stops(self) -> Indices:
-        """The stored pixel behind the last that each covers, (pixels,), int64."""
+        """The stored pixel after the last that each covers, (pixels,), int64."""
         taps = self.weights.shape[1]
         last: Indices = taps - np.argmax(self.weights[:, ::-1] > 0, axis=1)
         return self.first + last
@@ -61,7 +61,7 @@ class Means:
 
 
 def taps(shrink: float) -> int:
-    """How many stored pixels one pixel may cover, in part or whole."""
+    """Number of stored pixels that one pixel may cover, in part or whole."""
     return math.ceil(shrink) + 1
 
 
@@ -76,7 +76,7 @@ def means(start: int, stop: int, shrink: float, side: int) -> Means:
 
 
 def strip_rows(tile_rows: int, row_bytes: int) -> int:
-    """How many stored rows are read at once: whole tiles, so that each is decoded once."""
+    """Number of stored rows that are read at once: whole tiles, so that each is decoded once."""
     return tile_rows * max(1, STRIP_BYTES // (tile_rows * row_bytes))
 
 

@@ -1,4 +1,4 @@
-"""A whole level as a small plane: the means over areas, for thumbnails and to find tissue in.
+"""A whole level as a small plane: the means over areas, for thumbnails and tissue detection.
 
 Levels have pyramids of their own, so each plane is made from the level that fits it best::
 
@@ -34,7 +34,7 @@ def choose_source(
     """The level to make a plane of ``shape`` from, and how many of its (rows, columns) level ``segmented`` spans.
 
     The coarsest level that has enough pixels, else the finest. Only levels of at most ``most_bytes`` count, and only
-    those that lie over the finest level as in a pyramid; level ``segmented`` always does.
+    those aligned with the finest level, as in a pyramid; level ``segmented`` always is.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def choose_source(
         level = slide.levels[-1]
         raise SlideFormatError(
             f"its coarsest level has {level.shape[0]:,} x {level.shape[1]:,} px of {level.channels} x {level.dtype}; "
-            f"wsipipe reads up to {most_bytes / 2**20:.0f} MiB, of a level that lies over the finest"
+            f"wsipipe reads up to {most_bytes / 2**20:.0f} MiB, of a level aligned with the finest"
         )
     enough = [pair for pair in found if all(n >= wanted for n, wanted in zip(pair[1], shape, strict=True))]
     return enough[-1] if enough else found[0]

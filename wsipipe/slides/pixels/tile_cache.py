@@ -23,7 +23,7 @@ class Keep:
     """
 
     overlap_px: int
-    """How far those reads reach into this one."""
+    """Pixels by which those reads overlap this one."""
     most_bytes: int
     """Limit of all kept tiles together."""
 

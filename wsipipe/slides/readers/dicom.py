@@ -79,7 +79,7 @@ class DicomReader:
         samples = int(first[0].image_data.samples_per_pixel)
         if len(optical) > 1 and samples > 1:
             raise SlideFormatError(
-                f"{path.name} has {len(optical)} optical paths in colour; wsipipe reads one such, or several in grey"
+                f"{path.name} has {len(optical)} optical paths in colour; wsipipe reads one, or several in grey"
             )
         names = optical if samples == 1 else ()
         channels = choose_channels(path.name, planes.channels, names, max(samples, len(optical)))
@@ -261,8 +261,8 @@ def _source(path: Path, index: int, identity: str, pyramid: Pyramid, planes: Pla
     bits, signed = instance.dataset.bits, instance.dataset.as_dataset().get("PixelRepresentation", 0)
     if signed or bits not in (8, 16) or samples not in (1, 3):
         raise SlideFormatError(
-            f"{path.name} has {samples} {'signed ' * bool(signed)}samples of {bits} bit; "
-            "wsipipe reads 1 or 3 unsigned samples of 8 or 16 bit"
+            f"{path.name} has {samples} {'signed ' * bool(signed)}samples of {bits} bits; "
+            "wsipipe reads 1 or 3 unsigned samples of 8 or 16 bits"
         )
     return DicomLevel(
         path=str(path),

@@ -110,7 +110,7 @@ class Frame:
     """The header of a JPEG."""
 
     samples: int
-    """How many samples it says that the data decode to; 0 if it does not say."""
+    """Number of samples that it says the data decode to; 0 if it does not say."""
     plain: bool = False
     """Whether all data are one scan of Huffman codes, of 1 or 3 components, without a restart interval: after the first
     marker amid such data everything is `GREY`, to the last pixel."""

@@ -1,4 +1,4 @@
-"""What OpenSlide reads: MIRAX, Hamamatsu VMS and VMU, Sakura SVSLIDE, Trestle, Ventana BIF, Zeiss CZI and more.
+"""Formats that OpenSlide reads: MIRAX, Hamamatsu VMS and VMU, Sakura SVSLIDE, Trestle, Ventana BIF, Zeiss CZI and more.
 
 OpenSlide gives RGBA; pixels that are partly or wholly transparent, as where nothing was scanned, are laid over the
 slide's background colour, or over white. OpenSlide places regions in pixels of level 0. If a level's downsample is not
@@ -92,7 +92,7 @@ class OpenSlideReader:
         left_out = [number for number in range(slide.level_count) if number not in exact]
         warnings = [
             f"level {number} is left out: at its downsample of {slide.level_downsamples[number]:.6g} OpenSlide "
-            "blends pixels instead of giving them as they are"
+            "blends pixels instead of returning them as they are"
             for number in left_out
         ]
         _probe(path, handle, levels[0], _bounds(properties))
@@ -125,7 +125,7 @@ class OpenSlideLevel:
 
     @property
     def channels(self) -> int:
-        """How many of red, green and blue there are."""
+        """Number of channels, of red, green and blue."""
         return 3 if self.planes.channels is None else len(self.planes.channels)
 
     def open(self) -> zarr.Array[Any]:
@@ -242,7 +242,7 @@ class RegionStore(TileStore):
 
 
 def _exact_levels(slide: Any) -> list[int]:
-    """Numbers of the levels whose pixels OpenSlide gives as they are, at a bearable price; level 0 is one of them."""
+    """Numbers of the levels whose pixels OpenSlide gives as they are, at a reasonable cost; level 0 is one of them."""
     return [
         number
         for number, (size, downsample) in enumerate(zip(slide.level_dimensions, slide.level_downsamples, strict=True))

@@ -10,7 +10,7 @@ from wsipipe.slides.slide import Slide
 
 
 class Reader(Protocol):
-    """A file format that can be read: a file or folder of `wsipipe.slides.readers` each."""
+    """A file format that can be read; each is a file or folder of `wsipipe.slides.readers`."""
 
     name: str
     """Its name in `Level.reader` and for ``--reader``."""

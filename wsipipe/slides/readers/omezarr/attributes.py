@@ -1,4 +1,4 @@
-"""What an OME-Zarr folder says about itself: ``multiscales``, axes, scales and channels."""
+"""The metadata of an OME-Zarr folder: ``multiscales``, axes, scales and channels."""
 
 from __future__ import annotations
 

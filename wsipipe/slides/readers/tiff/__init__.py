@@ -1,1 +1,1 @@
-"""TIFF of scanners, of OME, and of no one in particular."""
+"""TIFF of scanners, of OME, and of other writers."""

@@ -24,7 +24,7 @@ CONVERT = "convert it, e.g. with: vips tiffsave IN OUT --tile --pyramid --compre
 
 
 def check_kind(path: Location, page: TiffPage) -> None:
-    """Refuse pixels that are not grey, RGB or RGBA of 8 or 16 bit, a palette, or grey of fewer bits.
+    """Refuse pixels that are not grey, RGB or RGBA of 8 or 16 bits, a palette, or grey of fewer bits.
 
     Raises
     ------

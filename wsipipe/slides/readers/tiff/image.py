@@ -32,14 +32,14 @@ GDAL_NODATA = 42113
 WHITE_IS_ZERO, PALETTE = 0, 3
 """Photometric interpretations."""
 FILLED_UP = 2
-"""A strip may be filled up with rows; one that says it has more than this many times its samples is not decoded."""
+"""A strip may be padded with rows; one that says it has more than this many times its samples is not decoded."""
 
 
 @dataclass(frozen=True)
 class TiledImage:
     """One level of a TIFF file: a page, or one page per channel.
 
-    Palettes become RGB, and grey of less than 8 bit is stretched to 8; where white is zero it is inverted.
+    Palettes become RGB, and grey of less than 8 bits is stretched to 8; where white is zero it is inverted.
     """
 
     pages: tuple[TiffPage, ...]
@@ -79,7 +79,7 @@ class TiledImage:
 
     @cached_property
     def by_row(self) -> bool:
-        """Whether pixels lie in the file as they are, row by row: a strip of the whole image is not read for a few."""
+        """Whether rows of pixels lie in the file as they are: a few are read without the rest of their strip."""
         page = self.pages[0]
         plain = page.compression == page.predictor == page.fillorder == 1 and page.bitspersample in (8, 16)
         plain = plain and not self.expanded and self.samples is None

@@ -1,4 +1,4 @@
-"""Which pages of a TIFF are the levels of the wanted image.
+"""The pages of a TIFF that are levels of the wanted image.
 
 For plain TIFF and SVS, levels and labels are told apart here, because writers copy the scanner's ImageDescription, by
 which tifffile takes levels for a thumbnail and a label. Formats with a structure of their own are left to tifffile's
@@ -22,7 +22,7 @@ from wsipipe.slides.planes import Planes, choose_channels, choose_one
 from wsipipe.slides.readers.tiff.image import PALETTE, TiledImage
 
 MAX_PAGES = 10_000
-"""More directories than this are a stack or a circle, not a slide."""
+"""More directories than this are a stack or a cycle, not a slide."""
 COMPARABLE = 0.5
 """An image with at least this share of the largest one's pixels may be the wanted one."""
 WHITE_GLASS = {"svs", "ndpi", "scn", "philips"}
@@ -41,7 +41,7 @@ class TiffContent:
     levels: tuple[TiledImage, ...]
     """The levels of the wanted image, from fine to coarse."""
     series: int
-    """The number of tifffile's series that they are; 0 if they are worked out from the pages."""
+    """Number of the levels' series in tifffile; 0 if the levels are worked out from the pages."""
     planes: Planes
     """The planes that were chosen, where there is a choice."""
     associated: tuple[str, ...]
@@ -58,7 +58,7 @@ def pages_of(path: Location, tiff: TiffFile) -> list[TiffPage]:
     Raises
     ------
     SlideReadError
-        If there are none or too many, or they go round in a circle.
+        If there are none or too many, or they form a cycle.
     """
     pages: list[TiffPage] = []
     offsets: set[int] = set()
@@ -69,7 +69,7 @@ def pages_of(path: Location, tiff: TiffFile) -> list[TiffPage]:
             break
         if page.offset in offsets or number >= MAX_PAGES:
             circle = page.offset in offsets
-            what = "its directories (IFDs) go round in a circle" if circle else f"it has over {MAX_PAGES} pages"
+            what = "its directories (IFDs) form a cycle" if circle else f"it has over {MAX_PAGES} pages"
             raise SlideReadError(f"{path.name} is damaged, or not a slide: {what}; {COPY_AGAIN}")
         offsets.add(page.offset)
         pages.append(page.aspage())
@@ -203,7 +203,7 @@ def _channel_names(tiff: TiffFile, series: int) -> tuple[str, ...]:
 
 
 def _channels(page: TiffPage) -> int:
-    """How many channels a page has, once its palette is looked up."""
+    """Number of channels of a page, once its palette is looked up."""
     return 3 if page.photometric == PALETTE else int(page.samplesperpixel)
 
 

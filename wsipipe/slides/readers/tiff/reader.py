@@ -185,7 +185,7 @@ def _find(path: Location, tiff: TiffFile, planes: Planes) -> TiffContent:
 
 
 def _odd(unchecked: TiffContent) -> Iterator[str]:
-    """What is odd about an image, by its finest level."""
+    """Oddities of an image, by its finest level."""
     page = unchecked.levels[0].pages[0]
     if orientation_of(page) != 1:
         yield f"Orientation is {orientation_of(page)}: it is turned upright as it is read"
@@ -194,7 +194,7 @@ def _odd(unchecked: TiffContent) -> Iterator[str]:
     if page.photometric == PALETTE:
         yield "its palette is read as RGB"
     elif page.bitspersample < 8:
-        yield f"its {page.bitspersample}-bit grey is stretched to 8 bit"
+        yield f"its {page.bitspersample}-bit grey is stretched to 8 bits"
     if page.photometric == WHITE_IS_ZERO:
         yield "white is zero in the file, and is inverted"
 

@@ -52,7 +52,7 @@ def tiff_resolution(tiff: TiffFile, page: TiffPage, series: int) -> Resolution:
 def tiff_downsamples(tiff: TiffFile) -> dict[int, float]:
     """The downsample of each level by the number of its page, where the file states them.
 
-    The sides of Philips' levels do not tell: they are filled up to whole tiles.
+    The sides of Philips' levels do not tell: they are padded to whole tiles.
     """
     sizes: dict[int, float] = {}
     if tiff.is_philips:
