@@ -35,6 +35,7 @@ from tests.faults import (
 from tests.soak import rounds
 from wsipipe import RunConfig, load_model, run
 from wsipipe.pipeline.run_plan import plan_run
+from wsipipe.pipeline.setup import resolve
 from wsipipe.pipeline.summary import SlideOutcome
 
 
@@ -381,7 +382,7 @@ def test_damaged_metadata_of_a_level_of_a_finished_store_are_found(
 ) -> None:
     shutil.copytree(few.store, tmp_path / "slide.zarr")
     DOCUMENTS.get(damage, Path.unlink)(tmp_path / f"slide.zarr/{level}/zarr.json")
-    (plan,) = plan_run([str(few.slide)], replace(few.config, out=str(tmp_path))).planned
+    (plan,) = plan_run([str(few.slide)], resolve(replace(few.config, out=str(tmp_path)))).planned
     assert (plan.action, plan.blocks) == ("resume", ())
 
 
