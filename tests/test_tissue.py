@@ -182,7 +182,7 @@ def test_a_low_level_that_can_not_be_read_fails_the_slide_and_names_the_way_out(
     (outcome,) = run(slide, tmp_path / "out", model).slides
     assert outcome.status == FAILED
     assert "case.tif level 1 cannot be read" in outcome.message
-    assert "look everywhere: --tissue off" in outcome.message
+    assert "segment all of it: --tissue off" in outcome.message
     assert run(slide, tmp_path / "out", model, tissue="off", overwrite=True).slides[0].status == DONE
 
 

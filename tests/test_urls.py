@@ -359,7 +359,7 @@ def test_a_web_server_takes_no_results(made: Path) -> None:
 
 
 def test_a_bucket_that_is_not_there_is_an_environment_error(made: Path) -> None:
-    with pytest.raises(OutputError, match=r"-o s3://nowhere/out: .*see that there is such a bucket"):
+    with pytest.raises(OutputError, match=r"-o s3://nowhere/out: .*check that the bucket exists"):
         wsipipe.run([made / "a.tif"], wsipipe.RunConfig(out="s3://nowhere/out"))
 
 
