@@ -29,6 +29,7 @@ from wsipipe.inference.block import memory_of_thread
 from wsipipe.inference.replica import Prediction, Replica
 from wsipipe.model.model_file import default_classes
 from wsipipe.pipeline.run_plan import RunPlan, plan_run
+from wsipipe.pipeline.setup import resolve
 from wsipipe.slides.pixels.mirrored import read_box
 
 WANTED, MOST_PLANNING = 0.7, 0.01
@@ -95,7 +96,7 @@ def main() -> None:
                 tissue="off",
             )
             started = time.perf_counter()
-            run = plan_run([args.slide], config)
+            run = plan_run([args.slide], resolve(config))
             planned = time.perf_counter() - started
             reading = read_all(run)
             slide = wsipipe.run([args.slide], config).slides[0]

@@ -28,6 +28,7 @@ from wsipipe.errors import UsageError
 from wsipipe.model.model_file import load_model
 from wsipipe.pictures.drawing import OUTLINE
 from wsipipe.pipeline.machine import size_bytes
+from wsipipe.tissue.detect import ALGORITHM
 
 README = Path(wsipipe.__file__).parents[1] / "README.md"
 SCRIPT = Path(sys.executable).with_name("wsipipe")
@@ -167,6 +168,8 @@ def test_json_is_one_document_and_nothing_else(run: Call, tmp_path: Path, write_
     assert "gone.tif" in failed["message"]
     assert "x.tif: done in" in ended.err
     assert "gone.tif: FAILED: " in ended.err
+    planned = json.loads(run(good, "--json", "--dry-run").out)
+    assert planned["slides"][0]["tissue"] == f"auto {ALGORITHM}", "the version of the algorithm, as the fingerprint has it"
     again = json.loads(run(good, "--json").out)
     assert (again["exit_code"], again["skipped"]) == (0, 1)
 
@@ -540,7 +543,7 @@ def test_the_share_outside_the_mask_is_reported(run: Call, tmp_path: Path) -> No
     (told,) = json.loads(ended.out)["slides"]
     assert 0.5 < told["skipped"] / told["pixels"] < 0.95
     assert told["tissue_by"] == "brightfield"
-    assert "outside the tissue mask), " in run(slide, "--overwrite").out
+    assert "skipped, without tissue), " in run(slide, "--overwrite").out
 
 
 def test_without_tissue_the_exit_code_is_0_and_the_slide_is_not_done(run: Call, tmp_path: Path) -> None:

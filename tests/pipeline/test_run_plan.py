@@ -16,7 +16,7 @@ from wsipipe.errors import GeometryError, MachineError, MemoryLimitError, Output
 from wsipipe.model.model_file import ModelSpec, default_classes, load_model, save_model
 from wsipipe.model.unet import UNet
 from wsipipe.pipeline import run_plan
-from wsipipe.pipeline.config import RunConfig
+from wsipipe.pipeline.config import ClusterConfig, RunConfig
 from wsipipe.pipeline.run_plan import Refused, RunPlan, plan_run
 from wsipipe.pipeline.setup import resolve
 from wsipipe.pipeline.slide_plan import RESUME, SEGMENT, SKIP, SlidePlan
@@ -520,3 +520,8 @@ def test_what_is_finished_needs_no_memory(bench: Bench) -> None:
 def test_memory_does_not_depend_on_the_size_of_the_slide(bench: Bench, shape: tuple[int, int]) -> None:
     needs = [p.memory_bytes(2) for p in bench.plan(bench.slide("a.tif"), bench.slide("b.tif", shape=shape)).planned]
     assert needs[0] == needs[1]
+
+
+def test_an_empty_cluster_is_this_process() -> None:
+    assert not RunConfig(cluster=ClusterConfig()).on_cluster
+    assert RunConfig(cluster=ClusterConfig(kind="local")).on_cluster

@@ -122,6 +122,8 @@ def run_line(event: Event) -> str | None:
         case SlideStarted():
             size = f"{event.pixels_to_do / 1e6:.1f} MP"
             return f"{_name(event)}: {event.blocks_to_do} of {event.blocks} blocks to do, {size}"
+        case TissueFound(how="not readable"):
+            return f"{_name(event)}: tissue cannot be found (not readable), so the whole slide is segmented"
         case TissueFound():
             return f"{_name(event)}: tissue covers {event.share:.0%} ({event.how})"
         case SlideEmpty():

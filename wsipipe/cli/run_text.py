@@ -41,7 +41,7 @@ def _slide_plan_as_json(plan: RunPlan, slide: SlidePlan | Refused) -> dict[str, 
         "mpp_source": slide.slide.mpp_source,
         "height": height,
         "width": width,
-        "tissue": plan.setup.tissue,
+        "tissue": plan.setup.tissue_identity,
         "block": slide.grid.block,
         "blocks": slide.grid.count,
         "blocks_to_do": len(slide.blocks),
@@ -118,5 +118,5 @@ def _outcome_as_text(slide: SlideOutcome) -> str:
     speed = slide.pixels / 1e6 / slide.seconds if slide.seconds else 0.0
     size = f"{slide.pixels / 1e6:,.1f} MP"
     if slide.skipped:
-        size += f" ({slide.skipped / slide.pixels:.0%} outside the tissue mask)"
+        size += f" ({slide.skipped / slide.pixels:.0%} skipped, without tissue)"
     return f"{slide.status:8} {Path(slide.slide).name} -> {slide.store}  {size}, {speed:.2f} MP/s"

@@ -273,7 +273,7 @@ def _failing(checks: Iterable[tuple[Place, Callable[[], object]]]) -> Iterator[t
 
 def _check_run(config: RunConfig) -> None:
     """Raise the errors of a run with these options; the devices of remote workers are not known yet."""
-    site = None if config.cluster is None else Site("cpu", ("cpu",), TORCH, 0)
+    site = Site("cpu", ("cpu",), TORCH, 0) if config.on_cluster else None
     resolve(replace(config, cluster=None), site)
 
 

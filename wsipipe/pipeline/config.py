@@ -48,9 +48,10 @@ class ClusterConfig:
             yield "kind", f"{self.kind!r} is unknown; choose {LOCAL}, {SLURM} or {KUBERNETES}"
         if self.scheduler is not None and self.kind is not None:
             yield "kind", f"starts a cluster, but the scheduler {self.scheduler} already has one; give one of the two"
+        way_out = f"choose its kind: {SLURM}, or another" if self.scheduler is None else "remove it, or the scheduler"
         for name in ("workers", "adapt"):
             if getattr(self, name) and self.kind is None:
-                yield name, f"applies to a cluster that the run starts; choose its kind: {SLURM}, or another"
+                yield name, f"applies to a cluster that the run starts; {way_out}"
         if self.options and self.kind not in (SLURM, KUBERNETES):
             yield "options", f"applies to the kinds {SLURM} and {KUBERNETES}; choose one of them"
         if self.adapt is not None and not (
@@ -123,6 +124,11 @@ class RunConfig:
     """Who computes; None: this process."""
 
     @property
+    def on_cluster(self) -> bool:
+        """Whether other processes than this one compute."""
+        return self.cluster not in (None, ClusterConfig())
+
+    @property
     def compute(self) -> ComputeRequest:
         """What a run asks of each process that computes."""
         return ComputeRequest(self.device, self.engine, self.precision, self.max_memory_bytes)
@@ -148,4 +154,5 @@ def parse_cluster(text: str) -> tuple[str, int | None]:
 def check_cluster(cluster: ClusterConfig) -> None:
     """Raise a UsageError, with the option to change, for the first problem of ``cluster``."""
     for name, problem in cluster.problems():
-        raise UsageError(f"{OPTION_OF_FIELD[name]} {problem}")
+        option = OPTION_OF_FIELD[name]
+        raise UsageError(f"{option} {problem}" + ("" if option == "--cluster" else " (--cluster KIND)"))

@@ -60,7 +60,7 @@ def run(
         ends the run and stands in the summary: what was done stays, and the same run resumes.
     """
     config, outcomes, started = config or RunConfig(), Outcomes(listener), time.perf_counter()
-    if config.cluster is None:
+    if config.cluster is None or not config.on_cluster:
         setup = resolve(config)
         return _run(slides, setup, outcomes, None, limits, started)
     with connect_cluster(config.cluster, config.compute, config.threads) as (client, request):

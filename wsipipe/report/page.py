@@ -293,7 +293,7 @@ def _speed(slide: SlideReport) -> list[str]:
         return [duration(slide.seconds)] if slide.seconds else []
     speed = f"{three_digits(slide.pixels_per_second / 1e6)} MP/s"
     limit = f"bottleneck: {slide.bottleneck}" if slide.bottleneck else ""
-    outside = f"{slide.skipped / slide.pixels:.0%} outside the tissue mask" if slide.skipped else ""
+    outside = f"{slide.skipped / slide.pixels:.0%} skipped, without tissue" if slide.skipped else ""
     return [amount(slide.pixels), outside, duration(slide.seconds), speed, limit]
 
 

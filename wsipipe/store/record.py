@@ -49,6 +49,9 @@ def parse_record(attributes: Any) -> Record:
         If they are not those of a store.
     """
     given, run = dict(attributes["fingerprint"]), dict(attributes.get("run") or {})
+    unknown = tuple(sorted(given.keys() - FINGERPRINT_FIELDS))
+    if unknown and "model_sha256" not in given:
+        raise ValueError(f"unknown in its fingerprint: {', '.join(unknown)}")
     return Record(
         slide=attributes["slide"],
         fingerprint=Fingerprint(**{name: value for name, value in given.items() if name in FINGERPRINT_FIELDS}),
@@ -58,7 +61,7 @@ def parse_record(attributes: Any) -> Record:
         version=str(attributes.get("version", "")),
         model=str(attributes.get("model", "")),
         counts={int(label): int(pixels) for label, pixels in dict(run.get("labels") or {}).items()},
-        unknown=tuple(sorted(given.keys() - FINGERPRINT_FIELDS)),
+        unknown=unknown,
     )
 
 
