@@ -107,7 +107,7 @@ DISTINCT = "--channels must list distinct channel numbers or names, such as 0,2 
         ),
         (
             GOOD + "[cluster]\nscheduler = 'tcp://x:1'\nadapt = [1, 2]\n",
-            "5: [cluster] adapt applies to a cluster that the run starts; choose its kind",
+            "5: [cluster] adapt applies to a cluster that the run starts; remove it, or the scheduler",
         ),
         (GOOD + "[run]\n\nmax_memory = '4 of them'\n", "5: max_memory 4 of them is not a size; "),
         (GOOD + "[run]\nthreads = 0\n", "3: --threads must be a positive number, not 0"),
