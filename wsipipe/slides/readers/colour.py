@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import imagecodecs
@@ -74,7 +75,7 @@ def believed(data: bytes, compression: int, said: Space) -> Believed:
         found = _by_jpeg(frame_of(data))
     elif compression in JPEG2000_CODECS:
         found = _by_jpeg2000(data)
-    return found or BY_CODE.get(compression) or Believed(said, "the header", by_codec=compression in JPEG_XL_CODECS)
+    return found or _by_code_or_header(compression, said)
 
 
 def contradictions(found: Believed, compression: int, header: str, meant: Space) -> tuple[str, ...]:
@@ -108,6 +109,13 @@ def rgb_of_ycc(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return rounded
 
 
+@lru_cache(maxsize=256)
+def _by_code_or_header(compression: int, said: Space) -> Believed:
+    """What the compression says, else the header."""
+    return BY_CODE.get(compression) or Believed(said, "the header", by_codec=compression in JPEG_XL_CODECS)
+
+
+@lru_cache(maxsize=256)
 def _by_jpeg(frame: Frame) -> Believed | None:
     """What a JPEG of three components says; None if it does not say."""
     if len(frame.ids) != 3:
