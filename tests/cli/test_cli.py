@@ -169,7 +169,9 @@ def test_json_is_one_document_and_nothing_else(run: Call, tmp_path: Path, write_
     assert "x.tif: done in" in ended.err
     assert "gone.tif: FAILED: " in ended.err
     planned = json.loads(run(good, "--json", "--dry-run").out)
-    assert planned["slides"][0]["tissue"] == f"auto {ALGORITHM}", "the version of the algorithm, as the fingerprint has it"
+    assert planned["slides"][0]["tissue"] == f"auto {ALGORITHM}", (
+        "the version of the algorithm, as the fingerprint has it"
+    )
     again = json.loads(run(good, "--json").out)
     assert (again["exit_code"], again["skipped"]) == (0, 1)
 

@@ -502,7 +502,9 @@ def test_discard_removes_the_unfinished_store_and_only_that(tmp_path: Path) -> N
 def test_a_disk_that_does_not_take_it_is_an_output_error_that_names_the_store(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (20, 20))
     spec.partial.write_bytes(b"a file where the folder should be")
-    with pytest.raises(OutputError, match=r"case-17\.zarr\.partial\S* cannot be (created|made|read|written): .*resumes"):
+    with pytest.raises(
+        OutputError, match=r"case-17\.zarr\.partial\S* cannot be (created|made|read|written): .*resumes"
+    ):
         lifecycle.begin_store(spec)
 
 
@@ -510,7 +512,9 @@ def test_a_block_that_cannot_be_written_is_an_output_error_that_names_the_store(
     spec = spec_of(tmp_path, (20, 20))
     lifecycle.begin_store(spec)
     (spec.partial / "0/c").write_bytes(b"a file where the folder should be")
-    with pytest.raises(OutputError, match=r"case-17\.zarr\.partial\S* cannot be (created|made|read|written): .*resumes"):
+    with pytest.raises(
+        OutputError, match=r"case-17\.zarr\.partial\S* cannot be (created|made|read|written): .*resumes"
+    ):
         write_blocks(spec, labels_of(spec), [(0, 0)])
 
 
@@ -519,5 +523,7 @@ def test_a_coarse_chunk_that_cannot_be_written_is_an_output_error_that_names_the
     lifecycle.begin_store(spec)
     write_blocks(spec, labels_of(spec), list(spec.grid.indices()))
     (spec.partial / "1/c").write_bytes(b"a file where the folder should be")
-    with pytest.raises(OutputError, match=r"case-17\.zarr\.partial\S* cannot be (created|made|read|written): .*resumes"):
+    with pytest.raises(
+        OutputError, match=r"case-17\.zarr\.partial\S* cannot be (created|made|read|written): .*resumes"
+    ):
         write_coarse(spec)

@@ -96,7 +96,7 @@ class LabelTiff:
         path = Path(self.path)
         check_same(path, self.identity)
         with damage_of(path), TiffFile(path, _multifile=False) as tiff:
-            image = TiledImage((tiff.pages[0].aspage(),), ycc=False)
+            image = TiledImage((tiff.pages[0].aspage(),))
             image.prepare()
         store = tiff_store(OpenFile(path), image)
 

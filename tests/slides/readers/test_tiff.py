@@ -18,7 +18,7 @@ from wsipipe.slides.byte_source import OpenFile
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.readers.tiff import store as tiff_store
-from wsipipe.slides.slide import Level
+from wsipipe.slides.slide import Level, choose_level
 
 
 @pytest.mark.parametrize("shape", [(200, 300), (200, 300, 3), (200, 300, 4)])
@@ -359,6 +359,41 @@ def test_level_that_was_never_written_is_left_out_with_a_warning(tmp_path: Path)
     slide = open_slide(path)
     assert len(slide.levels) == 1
     assert slide.warnings == ("level of 100 x 150 px is left out: none of its tiles has data",)
+
+
+def lose_tiles(path: Path, page: int, numbers: set[int]) -> None:
+    """Give some tiles of a page no data."""
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tag = tiff.pages[page].aspage().tags["TileByteCounts"]
+        tag.overwrite([0 if number in numbers else count for number, count in enumerate(tag.value)])
+
+
+@pytest.mark.parametrize("lost", [{0}, {3, 7}, set(range(1, 12))])
+def test_level_that_lost_tiles_is_not_used(tmp_path: Path, lost: set[int]) -> None:
+    path = tmp_path / "a.svs"
+    images = pyramid(path, picture((300, 401, 3)), description=APERIO.format(w=401, h=300))
+    lose_tiles(path, 1, lost)
+    slide = open_slide(path)
+    assert [level.shape for level in slide.levels] == [images[0].shape[:2], images[2].shape[:2]]
+    said = f"level of 150 x 201 px is left out: {len(lost)} of its 12 tiles have no data, finer ones have"
+    assert slide.warnings == (said,)
+    openslide = pytest.importorskip("openslide")
+    with openslide.OpenSlide(path) as other:  # it makes them of the finer level
+        pixels = np.asarray(other.read_region((0, 0), 1, (200, 150)))[..., :3]
+    found = read_box(choose_level(slide, 2 * 0.499), Box(0, 150, 0, 200))
+    assert np.abs(found.mean((0, 1)) - pixels.mean((0, 1))).max() < 3
+
+
+def test_level_that_left_out_what_the_finer_one_left_out_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "a.svs"
+    pyramid(path, picture((512, 512, 3)), levels=2, description=APERIO.format(w=512, h=512))
+    lose_tiles(path, 0, {y * 8 + x for y in (0, 1) for x in range(8)})
+    lose_tiles(path, 1, {0, 1, 2, 3})
+    slide = open_slide(path)
+    assert [level.shape for level in slide.levels] == [(512, 512), (256, 256)]
+    assert (whole(slide.levels[1])[:64] == 255).all()
+    lose_tiles(path, 1, {0, 1, 2, 3, 4})
+    assert [level.shape for level in open_slide(path).levels] == [(512, 512)]
 
 
 def test_absurd_sizes_are_found_before_anything_is_allocated(tmp_path: Path) -> None:

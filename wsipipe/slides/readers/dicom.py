@@ -25,8 +25,9 @@ from wsipipe.slides.identity import file_identity, folder_identity
 from wsipipe.slides.pixels.tile_cache import Tile
 from wsipipe.slides.pixels.tile_store import Tiles, TileStore
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
+from wsipipe.slides.readers.colour import RGB, YCBCR, Space, believed, contradictions, decode_jpeg, rgb_of
 from wsipipe.slides.readers.dicom_series import series_in, series_of
-from wsipipe.slides.readers.jpeg import what_is_missing
+from wsipipe.slides.readers.jpeg import JPEG_CODECS, what_is_missing
 from wsipipe.slides.resolution import Resolution, checked
 from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.urls import Url
@@ -38,8 +39,19 @@ CODECS = {
     "1.2.840.10008.1.2.4.51": 7,
     "1.2.840.10008.1.2.4.90": 34712,
     "1.2.840.10008.1.2.4.91": 34712,
+    "1.2.840.10008.1.2.4.201": 34712,
+    "1.2.840.10008.1.2.4.202": 34712,
+    "1.2.840.10008.1.2.4.203": 34712,
+    "1.2.840.10008.1.2.4.110": 50002,
+    "1.2.840.10008.1.2.4.111": 50002,
+    "1.2.840.10008.1.2.4.112": 50002,
 }
-"""The TIFF compression that corresponds to a transfer syntax: JPEG and JPEG 2000."""
+"""The TIFF compression that corresponds to a transfer syntax: JPEG, JPEG 2000 and JPEG XL.
+
+What the others decode to has the colour space of the header.
+"""
+TRANSFORMED = ("YBR_RCT", "YBR_ICT")
+"""Photometric interpretations of JPEG 2000 whose component transform gives RGB."""
 CACHE_BYTES = 2**24
 """Size of each of wsidicom's caches, besides the tiles that are kept here."""
 
@@ -88,6 +100,7 @@ class DicomReader:
         identity = _identity(pyramid.files)
         sources = [_source(path, index, identity, pyramid, chosen) for index in range(len(pyramid.levels))]
         _probe(path, pyramid, sources[0])
+        doubts = dict.fromkeys(doubt for each in sources for doubt in _colour_doubts(pyramid, each))
         levels = tuple(_level(source, pyramid, resolution.mpp) for source in sources)
         return Slide(
             path=str(path),
@@ -99,7 +112,7 @@ class DicomReader:
             mpp_source=resolution.source,
             identity=identity,
             associated=pyramid.associated,
-            warnings=resolution.warnings,
+            warnings=(*doubts, *resolution.warnings),
             channel_names=tuple(names),
         )
 
@@ -159,11 +172,16 @@ class FrameStore(TileStore):
         image, point = self.images[path], geometry.Point(at["x"], at["y"])
         with spent.on("read"):
             data = image.get_encoded_tile(point, self.z, path)
-        missing = what_is_missing(data, CODECS.get(str(image.transfer_syntax), 1))
+        codec = _codec_of(image)
+        missing = what_is_missing(data, codec)
         if missing:
             raise SlideReadError(f"frame of tile {at['y']}, {at['x']} is damaged: {missing}")
         with spent.on("decode"):
-            pixels = np.asarray(image.get_decoded_tile(point, self.z, path, cache=False))
+            if in_frame and not image.is_sparse(point, self.z, path):
+                found = believed(data, codec, _said(image))
+                pixels = decode_jpeg(data, found) if codec in JPEG_CODECS else rgb_of(image.decoder.decode(data), found)
+            else:
+                pixels = np.asarray(image.get_decoded_tile(point, self.z, path, cache=False))
         if in_frame and wanted is not None:
             pixels = pixels[..., wanted]
         if pixels.size != prod(self.image.chunks) or pixels.dtype != self.image.dtype:
@@ -241,6 +259,33 @@ def _instance_at(instances: Sequence[Any], path: str, z: float) -> Any:
         if path in instance.optical_paths and z in map(float, instance.focal_planes):
             return instance
     raise SlideReadError(f"there is no instance of optical path {path} at {z} mm; {COPY_SERIES_AGAIN}")
+
+
+def _codec_of(image: Any) -> int:
+    """The TIFF compression that corresponds to the transfer syntax; 1, none, for those that say nothing of colours."""
+    return CODECS.get(str(image.transfer_syntax), 1)
+
+
+def _said(image: Any) -> Space:
+    """The colour space of the samples by the header."""
+    return YCBCR if str(image.photometric_interpretation).startswith("YBR") else RGB
+
+
+def _colour_doubts(pyramid: Pyramid, level: DicomLevel) -> tuple[str, ...]:
+    """Warnings that the first frame of a level has other colours than its header says."""
+    if level.axes != "yxc":
+        return ()
+    store, geometry = FrameStore(pyramid.levels[level.index], level), import_module("wsidicom.geometry")
+    (path, image), point = next(iter(store.images.items())), geometry.Point(0, 0)
+    if image.is_sparse(point, store.z, path):
+        return ()
+    try:
+        data = image.get_encoded_tile(point, store.z, path)
+    except Exception:  # whatever wsidicom raises; whoever reads this frame learns why
+        return ()
+    header, found = str(image.photometric_interpretation), believed(data, _codec_of(image), _said(image))
+    meant = RGB if header in TRANSFORMED else _said(image)
+    return contradictions(found, _codec_of(image), f"PhotometricInterpretation {header}", meant)
 
 
 def _source(path: Path, index: int, identity: str, pyramid: Pyramid, planes: Planes) -> DicomLevel:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 JPEG_CODECS = (6, 7, 33007, 34892)
@@ -32,6 +33,8 @@ START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 SEQUENTIAL = {0xC0, 0xC1}
 """Markers of frames whose data are Huffman codes, block after block."""
 RESTART_INTERVAL = b"\xff\xdd"
+JFIF, ADOBE = 0xE0, 0xEE
+"""Markers of application data, APP0 and APP14, which those of JFIF and Adobe begin with their name."""
 GREY = 128
 """The value that libjpeg gives blocks it has no data for, in every component, and so in RGB, too."""
 ALONE = {0x00, 0x01, *range(0xD0, 0xD9)}
@@ -109,8 +112,16 @@ def samples_said(data: bytes, compression: int) -> int:
 class Frame:
     """The header of a JPEG."""
 
-    samples: int
+    samples: int = 0
     """Number of samples that it says the data decode to; 0 if it does not say."""
+    ids: tuple[int, ...] = ()
+    """The names of its components, a byte each; none if it does not say."""
+    sampling: tuple[int, ...] = ()
+    """Sampling factors of each component, the horizontal one in the upper four bits, the vertical in the lower."""
+    jfif: bool = False
+    """Whether it has the marker of JFIF."""
+    adobe: int | None = None
+    """The colour transform in the marker of Adobe, 0 for none; None if there is no such marker."""
     plain: bool = False
     """Whether all data are one scan of Huffman codes, of 1 or 3 components, without a restart interval: after the first
     marker amid such data everything is `GREY`, to the last pixel."""
@@ -124,20 +135,25 @@ def frame_of(data: bytes) -> Frame:
 @lru_cache(maxsize=256)
 def _frame(header: bytes) -> Frame:
     """Like `frame_of`, for the bytes up to the number of components of the first scan."""
-    samples, components, sequential = 0, 0, False
-    try:
+    frame, sequential = Frame(), True
+    with suppress(ValueError, IndexError, struct.error):
         for marker, at in _segments(header):
-            if marker == RESTART_INTERVAL[1]:
-                return Frame(samples)
-            if marker in START_OF_FRAME:
-                sequential = marker in SEQUENTIAL
-                height, width, components = struct.unpack_from(">HHB", header, at + 5)
-                samples = height * width * components
-            if marker == START_OF_SCAN[1]:
-                return Frame(samples, sequential and components in (1, 3) and header[at + 4] == components)
-    except (ValueError, IndexError, struct.error):
-        pass
-    return Frame(samples)
+            if marker == JFIF and header.startswith(b"JFIF", at + 4):
+                frame = replace(frame, jfif=True)
+            elif marker == ADOBE and header.startswith(b"Adobe", at + 4):
+                frame = replace(frame, adobe=header[at + 15])
+            elif marker == RESTART_INTERVAL[1]:
+                sequential = False
+            elif marker in START_OF_FRAME:
+                sequential = sequential and marker in SEQUENTIAL
+                height, width, count = struct.unpack_from(">HHB", header, at + 5)
+                components = header[at + 10 : at + 10 + 3 * count]
+                sampling = tuple(components[1::3])
+                frame = replace(frame, samples=height * width * count, ids=tuple(components[::3]), sampling=sampling)
+            elif marker == START_OF_SCAN[1]:
+                count = len(frame.ids)
+                return replace(frame, plain=sequential and count in (1, 3) and header[at + 4] == count)
+    return frame
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 
 import numpy as np
+import numpy.typing as npt
 import tifffile
-from tifffile import TiffPage
+from tifffile import TiffFile, TiffPage
 
 from wsipipe.errors import SlideFormatError, SlideReadError
 from wsipipe.files import Location
 from wsipipe.slides.byte_source import open_source
-from wsipipe.slides.readers.jpeg import JPEG_CODECS
+from wsipipe.slides.readers.colour import believed, contradictions
+from wsipipe.slides.readers.jpeg import JPEG2000_CODECS, JPEG_CODECS
 from wsipipe.slides.readers.tiff.image import PALETTE, TiledImage
-from wsipipe.slides.readers.tiff.pages import COPY_AGAIN, page_area, size_of
+from wsipipe.slides.readers.tiff.pages import COPY_AGAIN, page_area, shape_of, size_of
 from wsipipe.slides.readers.tiff.store import UPRIGHT
 
 MAX_TILE_BYTES = 2**30
 """A tile or strip that needs more than this once decoded is refused: every block would need it."""
 LARGE_TILE_BYTES = 2**26
 """A tile larger than this once decoded is worth a warning, and is not decoded just to try whether it can be."""
+HEADERS_BYTES = 2**16
+"""Bytes in which a tile's own headers are looked for."""
 CONVERT = "convert it, e.g. with: vips tiffsave IN OUT --tile --pyramid --compression jpeg"
 
 
@@ -33,7 +38,7 @@ def check_kind(path: Location, page: TiffPage) -> None:
     """
     samples, photometric = page.samplesperpixel, int(page.photometric)
     compression = int(page.compression)
-    jpeg = compression in JPEG_CODECS
+    jpeg = compression in JPEG_CODECS + JPEG2000_CODECS
     planar = page.planarconfig == 2
     channels = len(page.extrasamples) == samples - 1 and set(page.extrasamples) == {0}  # neither of them alpha
     grey = samples == 1 and photometric in (0, 1, PALETTE)
@@ -57,7 +62,7 @@ def check_kind(path: Location, page: TiffPage) -> None:
         (
             "PhotometricInterpretation",
             photometric,
-            "0 and 1 (grey), 2 (RGB), 3 (palette), or 6 (YCbCr) in JPEG",
+            "0 and 1 (grey), 2 (RGB), 3 (palette), or 6 (YCbCr) in JPEG and JPEG 2000",
         ): photometric in (0, 1, 2, PALETTE) or (photometric == 6 and jpeg),
         ("PlanarConfiguration", page.planarconfig, "1 for YCbCr"): photometric != 6 or not planar,
         ("SamplesPerPixel", samples, "1 for grey, or channels, 3 or 4 for RGB, 3 for YCbCr"): samples
@@ -104,9 +109,43 @@ def count_empty(path: Location, image: TiledImage, file_bytes: int) -> tuple[int
                 f"{starts[number]:.0f} to {starts[number] + lengths[number]:.0f}, the file has {file_bytes}; "
                 f"{COPY_AGAIN}"
             )
-        empty += int(((starts < 1) | (lengths < 1)).sum())  # damaged tags may hold fractions
+        empty += int((~_has_data(page)).sum())
         total += wanted
     return empty, total
+
+
+def colour_doubts(tiff: TiffFile, image: TiledImage) -> tuple[str, ...]:
+    """Warnings that the first tile of ``image`` has other colours than the tags say."""
+    page = image.pages[0]
+    place = next(_places(page), None)
+    if image.said is None or place is None or page.compression not in JPEG_CODECS + JPEG2000_CODECS:
+        return ()
+    tiff.filehandle.seek(place[1])
+    head = page.jpegheader or tiff.filehandle.read(min(place[2], HEADERS_BYTES))
+    found = believed(head, page.compression, image.said)
+    header = f"PhotometricInterpretation {int(page.photometric)} ({image.said})"
+    return contradictions(found, page.compression, header, image.said)
+
+
+def lacks_tiles(image: TiledImage, finer: TiledImage) -> bool:
+    """Whether tiles of ``image`` have no data where the ``finer`` level has some: some scanners lose single tiles."""
+    for page, under in zip(image.pages, finer.pages, strict=True):
+        lost, there = ~_has_data(page).all(axis=0), _has_data(under).any(axis=0)
+        ranges = []
+        for axis in (0, 1):
+            size, size_under, side_under = shape_of(page)[axis], shape_of(under)[axis], _tile_of(under)[axis]
+            first = np.arange(lost.shape[axis]) * _tile_of(page)[axis]
+            last = np.minimum(first + _tile_of(page)[axis], size)
+            # The quotient of the sizes is not that of the pixels: it is off by a coarse pixel at the far end.
+            within = np.minimum((last - first) / 4, 1)
+            ranges.append(np.floor((first + within) * size_under / size / side_under).astype(int))
+            ranges.append(np.ceil((last - within) * size_under / size / side_under).astype(int))
+        top, bottom, left, right = ranges
+        counts = np.pad(there.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        below, above = counts[bottom], counts[top]
+        if (lost & (below[:, right] - below[:, left] - above[:, right] + above[:, left] > 0)).any():
+            return True
+    return False
 
 
 def probe(path: Location, image: TiledImage) -> None:
@@ -119,18 +158,33 @@ def probe(path: Location, image: TiledImage) -> None:
     """
     if image.by_row or image.tile_bytes > LARGE_TILE_BYTES:
         return
-    there = (
-        (page, number)
-        for page in image.pages
-        for number, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True))
-        if offset and count
-    )
-    page, number = next(there)
-    data = open_source(path).read(int(page.dataoffsets[number]), int(page.databytecounts[number]))
+    page, number, offset, count = next((page, *place) for page in image.pages for place in _places(page))
+    data = open_source(path).read(offset, count)
     try:
         image.decode(page, number, data)
     except SlideReadError as err:
         raise SlideReadError(f"{path.name} cannot be decoded: {err} ({codec_of(page)}); {COPY_AGAIN}") from err
+
+
+def _places(page: TiffPage) -> Iterator[tuple[int, int, int]]:
+    """(number, offset, count) of the tiles that have data."""
+    for number, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
+        if offset and count:
+            yield number, int(offset), int(count)
+
+
+def _tile_of(page: TiffPage) -> tuple[int, int]:
+    """Height and width of a tile or strip."""
+    sides = page.chunks[:2]
+    return int(sides[0]), int(sides[1])
+
+
+def _has_data(page: TiffPage) -> npt.NDArray[np.bool_]:
+    """Which tiles have data, (plane, y, x)."""
+    grid = [-(-size // side) for size, side in zip(shape_of(page), _tile_of(page), strict=True)]
+    starts, lengths = np.asarray(page.dataoffsets, np.float64), np.asarray(page.databytecounts, np.float64)
+    found: npt.NDArray[np.bool_] = ((starts >= 1) & (lengths >= 1)).reshape(-1, *grid)  # damaged tags hold fractions
+    return found
 
 
 def orientation_of(page: TiffPage) -> int:

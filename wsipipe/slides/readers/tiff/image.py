@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+from tifffile import PHOTOMETRIC
 from tifffile.tifffile import jpeg_decode_colorspace
 
 from wsipipe.errors import SlideReadError
+from wsipipe.slides.readers.colour import RGB, YCBCR, Space, believed, rgb_of
 from wsipipe.slides.readers.jpeg import (
     END,
     GREY,
@@ -31,6 +34,8 @@ PLACES = (273, 279, 324, 325)
 GDAL_NODATA = 42113
 WHITE_IS_ZERO, PALETTE = 0, 3
 """Photometric interpretations."""
+SPACES: dict[int, Space] = {2: RGB, 6: YCBCR}
+"""The colour spaces that photometric interpretations say."""
 FILLED_UP = 2
 """A strip may be padded with rows; one that says it has more than this many times its samples is not decoded."""
 
@@ -44,8 +49,6 @@ class TiledImage:
 
     pages: tuple[TiffPage, ...]
     """One, or as many as there are channels, all alike."""
-    ycc: bool = False
-    """Whether the codec gives YCbCr, which has to be turned into RGB."""
     samples: tuple[int, ...] | None = None
     """The channels to read of a page that has several; None: all."""
     white: bool = False
@@ -61,6 +64,13 @@ class TiledImage:
         """Whether its pixels are not the samples that the codec gives."""
         page = self.pages[0]
         return int(page.photometric) in (WHITE_IS_ZERO, PALETTE) or page.bitspersample < 8
+
+    @cached_property
+    def said(self) -> Space | None:
+        """The colour space that its tags say; None if its samples are not three colours, side by side."""
+        page = self.pages[0]
+        coloured = page.samplesperpixel == 3 and not page.extrasamples and not self.planar
+        return SPACES.get(int(page.photometric)) if coloured else None
 
     @cached_property
     def planar(self) -> bool:
@@ -127,14 +137,33 @@ class TiledImage:
 
     @cached_property
     def colours(self) -> tuple[Any, Any] | None:
-        """The colour spaces of a JPEG tile and of its pixels, for imagecodecs, if the codec gives these pixels."""
+        """The colour spaces of a JPEG tile and of its pixels, for imagecodecs, if the codec gives these pixels.
+
+        The first is what the tags say, and holds for tiles that are not `said` to be three colours.
+        """
         page = self.pages[0]
         plain = page.compression in JPEG_CODECS and page.jpegheader is None and self.dtype == np.uint8
         plain = plain and RESTART_INTERVAL not in (page.jpegtables or b"")
-        if not plain or self.expanded or self.ycc or self.samples is not None:
+        if not plain or self.expanded or self.samples is not None:
             return None
         stored, wanted = jpeg_decode_colorspace(page.photometric, page.planarconfig, page.extrasamples, page.is_jfif)
         return stored, wanted
+
+    @cached_property
+    def decoders(self) -> dict[Space, Any]:
+        """The functions of tifffile that decode to RGB, by the colour space of a JPEG; none if none is `said`.
+
+        A page itself has only one, which goes by its tags and by its first tile.
+        """
+        functions = {}
+        for photometric, space in SPACES.items() if self.said is not None else ():
+            told = copy(self.pages[0])
+            told.__dict__.pop("decode", None)
+            told.photometric, told.is_jfif, told.subsampling = PHOTOMETRIC(photometric), False, (1, 1)
+            told.hash = hash((told.hash, space))  # by which tifffile finds a function that it has made already
+            told.dataoffsets = told.databytecounts = ()  # the function keeps the page
+            functions[space] = told.decode
+        return functions
 
     def prepare(self) -> None:
         """Make the decode functions, while the file is still open in tifffile.
@@ -142,7 +171,7 @@ class TiledImage:
         They look into the file for the kind of JPEG, and must not be made by several threads at once. The places of
         the tiles are then held as 8 bytes each; as Python integers they take 14 MB for 10 gigapixels.
         """
-        _ = self.colours
+        _ = self.colours, self.decoders
         for page in self.pages:
             _ = page.decode  # a cached property; TiffPage.init_decode does the same, from tifffile 2026.2.20 on
             page.dataoffsets = np.asarray(page.dataoffsets, np.uint64)  # type: ignore[assignment]
@@ -189,19 +218,15 @@ class TiledImage:
             into = np.empty(page.chunks, self.dtype) if into is None else into
             if self._decode_jpeg(page, data, into):
                 return into
-        extra = {}
-        if page.jpegtables is not None:
-            extra["jpegtables"] = page.jpegtables
-        if page.jpegheader is not None:
-            extra["jpegheader"] = page.jpegheader
-        missing = what_is_missing(data, page.compression, headless="jpegheader" in extra)
+        headless = page.jpegheader is not None
+        missing = what_is_missing(data, page.compression, headless=headless)
         if missing:
             raise SlideReadError(f"tile {number} is damaged: {missing}")
-        said = 0 if "jpegheader" in extra else samples_said(data, page.compression)
+        said = 0 if headless else samples_said(data, page.compression)
         if said > FILLED_UP * prod(page.chunks):
             raise SlideReadError(f"tile {number} of {page.chunks} says that it has {said} samples: it is damaged")
         try:
-            pixels = page.decode(data, number, _fullsize=True, **extra)[0]
+            pixels = self._decode_any(page, number, data)
         except MemoryError:
             raise
         except Exception as err:  # every codec raises a class of its own
@@ -213,7 +238,7 @@ class TiledImage:
             return self.expand(pixels.reshape(page.chunks))
         if self.samples is not None and not self.planar:
             pixels = pixels.reshape(page.chunks)[..., list(self.samples)]
-        return rgb_of_ycc(pixels) if self.ycc else pixels
+        return pixels
 
     def _over_channels(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """``shape`` of a page, with the channels that are read of it."""
@@ -227,6 +252,17 @@ class TiledImage:
         """``shape``, with the axis of the pages in front if there are several."""
         return (count, *shape) if len(self.pages) > 1 else shape
 
+    def _decode_any(self, page: TiffPage, number: int, data: bytes) -> npt.NDArray[Any] | None:
+        """What tifffile decodes of a tile, (...) in the type of the page; colours as RGB, whatever the tags say."""
+        extra = {} if page.jpegtables is None else {"jpegtables": page.jpegtables}
+        extra |= {} if page.jpegheader is None else {"jpegheader": page.jpegheader}
+        if self.said is None:
+            return page.decode(data, number, _fullsize=True, **extra)[0]
+        found = believed(page.jpegheader or data, page.compression, self.said)
+        by_codec = page.compression in JPEG_CODECS
+        pixels = self.decoders[found.space if by_codec else RGB](data, number, _fullsize=True, **extra)[0]
+        return pixels if by_codec or pixels is None else rgb_of(pixels, found)
+
     def _decode_jpeg(self, page: TiffPage, data: bytes, into: npt.NDArray[Any]) -> bool:
         """Decode a JPEG tile ``into`` its place and say whether that worked: only if its last pixel shows it is whole.
 
@@ -239,6 +275,8 @@ class TiledImage:
         if not frame.plain or frame.samples != into.size:
             return False
         stored, wanted = self.colours
+        if self.said is not None:
+            stored = believed(data, page.compression, self.said).space
         try:
             imagecodecs.jpeg8_decode(data, tables=page.jpegtables, colorspace=stored, outcolorspace=wanted, out=into)
         except MemoryError:
@@ -246,11 +284,3 @@ class TiledImage:
         except Exception:  # the long way will say the same
             return False
         return int(into.item(-1)) != GREY
-
-
-def rgb_of_ycc(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """RGB, uint8, of YCbCr, uint8, (..., 3): JFIF 1.02, the inverse of ITU-R BT.601 at full range."""
-    y, cb, cr = np.moveaxis(pixels.astype(np.float32) - np.array([0, 128, 128], np.float32), -1, 0)
-    rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=-1)
-    rounded: npt.NDArray[Any] = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
-    return rounded

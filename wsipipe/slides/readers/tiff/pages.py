@@ -98,9 +98,9 @@ def levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage], plane
     for option in ("z", "t"):
         choose_one(path.name, option, getattr(planes, option), ["0"])
     channels = choose_channels(path.name, planes.channels, (), _channels(base))
-    ycc, white = "svs" in tiff.flags and int(base.compression) == 33003, _is_white(tiff, base)
+    white = _is_white(tiff, base)
     return TiffContent(
-        tuple(TiledImage((page,), ycc, channels, white) for page in levels),
+        tuple(TiledImage((page,), channels, white) for page in levels),
         0,
         Planes(channels=channels, series=chosen if len(images) > 1 else None),
         tuple(associated),
@@ -139,7 +139,7 @@ def levels_of_series(path: Location, tiff: TiffFile, planes: Planes) -> TiffCont
     chosen = choose_one(path.name, "series", wanted, names)
     names_of = _channel_names(tiff, chosen)
     found = [_choose_planes(path, level, planes, names_of) for level in series[chosen].levels]
-    levels = tuple(TiledImage(pages, False, samples, _is_white(tiff, pages[0])) for pages, samples, _ in found)
+    levels = tuple(TiledImage(pages, samples, _is_white(tiff, pages[0])) for pages, samples, _ in found)
     return TiffContent(
         levels,
         chosen,

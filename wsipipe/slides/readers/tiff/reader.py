@@ -21,7 +21,9 @@ from wsipipe.slides.readers.tiff.checks import (
     LARGE_TILE_BYTES,
     check_kind,
     codec_of,
+    colour_doubts,
     count_empty,
+    lacks_tiles,
     orientation_of,
     probe,
 )
@@ -173,12 +175,16 @@ def _find(path: Location, tiff: TiffFile, planes: Planes) -> TiffContent:
                 raise SlideReadError(f"{path.name} is half-written: none of its {total} tiles has data; {COPY_AGAIN}")
             warnings.append(f"level of {sides} is left out: none of its tiles has data")
             continue
+        if empty and index and lacks_tiles(image, images[-1]):
+            warnings.append(f"level of {sides} is left out: {empty} of its {total} tiles have no data, finer ones have")
+            continue
         if empty:
             why = "" if image.nodata is None else ", as GDAL_NODATA says"
             warnings.append(f"{empty} of {total} tiles of {sides} have no data and read as {image.fill}{why}")
         if image.tile_bytes > LARGE_TILE_BYTES:
             mib = image.tile_bytes / 2**20
             warnings.append(f"tiles of {sides} take {mib:.0f} MiB each: every block decodes whole tiles")
+        warnings += (doubt for doubt in colour_doubts(tiff, image) if doubt not in warnings)
         image.prepare()
         images.append(image)
     return replace(unchecked, levels=tuple(images), warnings=tuple(warnings))
