@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wsipipe.errors import MachineError, ModelError, NothingFoundError, OutputError, UsageError, WsipipeError
 from wsipipe.events import Listener, Warned, ignore
-from wsipipe.files import Location, locate, one_name
+from wsipipe.files import Location, locate
 from wsipipe.inference.speeds import recall
 from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.nightly.config import Night
@@ -27,7 +27,7 @@ from wsipipe.report.metrics import write_metrics
 from wsipipe.report.record import NightReport, SlideReport
 from wsipipe.report.webhook import post
 from wsipipe.report.write import write_report
-from wsipipe.slides.discover import expand
+from wsipipe.slides.discover import expand, slide_key
 from wsipipe.version import VERSION
 
 UNREADABLE_FACTOR = 12
@@ -163,7 +163,7 @@ def slides_in(night: Night) -> tuple[list[Location], dict[str, str]]:
     for text in night.config.inbox:
         try:
             for slide in expand([night.place(text)]):
-                found.setdefault(one_name(slide), slide)
+                found.setdefault(slide_key(slide), slide)
         except NothingFoundError:  # an empty inbox
             continue
         except UsageError as err:

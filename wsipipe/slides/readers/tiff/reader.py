@@ -16,6 +16,7 @@ from wsipipe.files import Location, locate
 from wsipipe.slides.byte_source import RemoteFile, as_file, open_source
 from wsipipe.slides.identity import file_identity
 from wsipipe.slides.planes import ALL, Planes
+from wsipipe.slides.readers.dicom_series import is_dicom
 from wsipipe.slides.readers.tiff.checks import (
     CONVERT,
     LARGE_TILE_BYTES,
@@ -47,6 +48,8 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs is foun
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first bytes of TIFF and BigTIFF, in both byte orders."""
+HEAD_BYTES = 132
+"""Bytes that tell DICOM from TIFF."""
 VENDORS = {
     "svs": "aperio",
     "ndpi": "hamamatsu",
@@ -69,8 +72,9 @@ class TiffReader:
     why = "it begins as TIFF does"
 
     def recognises(self, path: Location) -> bool:
-        """Whether ``path`` is a file that begins as TIFF does."""
-        return path.is_file() and open_source(path).read(0, 4) in TIFF_MAGIC
+        """Whether ``path`` is a file that begins as TIFF does, and is not DICOM as well: then it is one of several."""
+        start = open_source(path).read(0, HEAD_BYTES) if path.is_file() else b""
+        return start[:4] in TIFF_MAGIC and not is_dicom(start)
 
     def open(self, path: Location, planes: Planes = ALL) -> Slide:
         """See `Reader.open`; raises a SlideError as it says there."""
