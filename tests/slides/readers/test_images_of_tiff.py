@@ -11,9 +11,15 @@ import tifffile
 
 from tests.real_data import case, needs_cases
 from tests.slides.made import APERIO
-from wsipipe.errors import PlaneError
+from wsipipe.errors import PlaneError, SlideFormatError
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.planes import Planes
+
+SCHEMA = 'xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"'
+IMAGE = (
+    '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="64" SizeY="64" '
+    'SizeZ="{z}" SizeC="1" SizeT="1">{planes}</Pixels></Image>'
+)
 
 
 @pytest.mark.parametrize("said", [True, False])
@@ -46,3 +52,62 @@ def test_focal_planes_of_a_scanner() -> None:
             for level, page in zip(slide.levels, pages, strict=True):
                 expected = tiff.pages[page].asarray().astype(int)
                 assert np.abs(level.array[:] - expected).max() <= 1
+
+
+def test_file_of_several_is_refused_with_the_names_of_the_others(tmp_path: Path) -> None:
+    planes = "".join(
+        f'<TiffData FirstZ="{z}" IFD="0" PlaneCount="1"><UUID FileName="z{z}.ome.tif">urn:uuid:{z}</UUID></TiffData>'
+        for z in range(2)
+    )
+    image = IMAGE.format(z=2, planes=planes)
+    documents = {
+        "whole.ome.tif": f'<OME {SCHEMA} UUID="urn:uuid:0">{image}</OME>',
+        "z1.ome.tif": f"<OME {SCHEMA}>{image}</OME>",
+        "binary.ome.tif": f'<OME {SCHEMA}><BinaryOnly MetadataFile="all.companion.ome" UUID="urn:uuid:7"/></OME>',
+    }
+    others = {"whole.ome.tif": "z1.ome.tif", "z1.ome.tif": "z0.ome.tif", "binary.ome.tif": "all.companion.ome"}
+    for name, document in documents.items():
+        tifffile.imwrite(tmp_path / name, np.ones((64, 64), np.uint8), description=document, metadata=None)
+        with pytest.raises(
+            SlideFormatError, match=rf"{name} is one of several files of an OME-TIFF \(see {others[name]}\)"
+        ):
+            open_slide(tmp_path / name)
+
+
+@pytest.mark.parametrize("uuid", ["", ' UUID="urn:uuid:0"'])
+def test_ome_tiff_in_one_file_is_read_also_if_it_was_renamed(tmp_path: Path, uuid: str) -> None:
+    planes = '<TiffData IFD="0"><UUID FileName="before.ome.tif">urn:uuid:0</UUID></TiffData>'
+    document = f"<OME {SCHEMA}{uuid}>{IMAGE.format(z=1, planes=planes)}</OME>"
+    path = tmp_path / "after.ome.tif"
+    tifffile.imwrite(path, np.ones((64, 64), np.uint8), description=document, metadata=None)
+    assert open_slide(path).levels[0].shape == (64, 64)
+
+
+@needs_cases
+def test_files_of_a_real_ome_tiff_over_several_are_refused() -> None:
+    for path in sorted(case("ome-several-files").glob("*.tiff")):
+        with pytest.raises(
+            SlideFormatError, match=r"one of several files of an OME-TIFF \(see multifile.companion.ome\)"
+        ):
+            open_slide(path)
+
+
+@pytest.mark.parametrize("name", ["case.vsi", "renamed.tif"])
+def test_overview_of_an_olympus_slide_is_never_the_slide(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    tifffile.imwrite(path, np.ones((64, 64, 3), np.uint8), photometric="rgb")
+    if name == "renamed.tif":
+        assert open_slide(path).levels[0].shape == (64, 64)
+        (tmp_path / "_renamed_" / "stack1").mkdir(parents=True)
+        (tmp_path / "_renamed_" / "stack1" / "frame_t.ets").touch()
+    for reader in (None, "tiff"):
+        with pytest.raises(
+            SlideFormatError, match=rf"{name} is an Olympus VSI, .* \.ets files of the folder _{path.stem}_"
+        ):
+            open_slide(path, reader=reader)
+
+
+@needs_cases
+def test_real_vsi_is_refused() -> None:
+    with pytest.raises(SlideFormatError, match=r"Image_01\.vsi is an Olympus VSI"):
+        open_slide(case("vsi/Image_01.vsi"))

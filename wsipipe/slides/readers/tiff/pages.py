@@ -30,8 +30,6 @@ WHITE_GLASS = {"svs", "ndpi", "scn", "philips"}
 """tifffile's flags of files from scanners whose glass is white."""
 OWN_STRUCTURE = {"ndpi", "scn", "bif", "philips", "qpi", "indica", "avs", "sis", "ome", "lsm", "stk", "fluoview"}
 """tifffile's flags of files whose images and levels its series know."""
-XMP = 700
-"""The tag in which Ventana's scanners describe themselves."""
 FOCUS = re.compile(r"OffsetZ *= *[-+.\d]+")
 """Where Aperio's scanners write the focal plane, in the ImageDescription."""
 COPY_AGAIN = "copy it again from where it came from, or export it again"

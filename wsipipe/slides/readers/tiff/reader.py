@@ -26,11 +26,11 @@ from wsipipe.slides.readers.tiff.checks import (
     orientation_of,
     probe,
 )
+from wsipipe.slides.readers.tiff.elsewhere import refuse_elsewhere
 from wsipipe.slides.readers.tiff.image import PALETTE, WHITE_IS_ZERO, TiledImage
 from wsipipe.slides.readers.tiff.pages import (
     COPY_AGAIN,
     OWN_STRUCTURE,
-    XMP,
     TiffContent,
     is_stack,
     levels_of_pages,
@@ -154,12 +154,7 @@ def _find(path: Location, tiff: TiffFile, planes: Planes) -> TiffContent:
         If something is wrong with them, or there are several to choose from and ``planes`` does not choose.
     """
     pages = pages_of(path, tiff)
-    xmp = pages[0].tags.valueof(XMP)
-    if "bif" in tiff.flags or (isinstance(xmp, bytes) and b"<iScan" in xmp):
-        raise SlideFormatError(
-            f"{path.name} is a Ventana BIF, whose tiles overlap; OpenSlide puts them together: "
-            "pip install 'wsipipe[openslide]'"
-        )
+    refuse_elsewhere(path, tiff, pages[0])
     of_series = OWN_STRUCTURE & tiff.flags or is_stack(path, tiff, pages)
     unchecked = levels_of_series(path, tiff, planes) if of_series else levels_of_pages(path, tiff, pages, planes)
     images: list[TiledImage] = []
