@@ -31,7 +31,7 @@ def info(slides: tuple[str, ...], reader: str | None, pixels: bool, as_json: boo
 
     planes = take_planes(options)
     rows: list[dict[str, Any]] = []
-    for path in expand(slides):
+    for path in expand(slides, lambda _: planes.series is not None):
         try:
             row = describe(open_slide(path, reader=reader, planes=planes))
         except SlideError as err:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsipipe.files import Location, make_folder, write_whole
+from wsipipe.slides.address import file_of
 from wsipipe.slides.readers.dicom_series import series_of
 from wsipipe.urls import Url
 
@@ -113,6 +114,7 @@ def stats_of(slide: Location) -> Iterator[Stat]:
     OSError
         If it is gone, or something in it disappears meanwhile.
     """
+    slide, _ = file_of(slide)
     if isinstance(slide, Url):
         for row in [slide.head()] if slide.is_file() else list(slide.rows()) or [slide.head()]:
             at = row["last_modified"].timestamp()

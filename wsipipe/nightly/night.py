@@ -162,7 +162,7 @@ def slides_in(night: Night) -> tuple[list[Location], dict[str, str]]:
     unlisted: dict[str, str] = {}
     for text in night.config.inbox:
         try:
-            for slide in expand([night.place(text)]):
+            for slide in expand([night.place(text)], lambda file: night.options(file).planes.series is not None):
                 found.setdefault(slide_key(slide), slide)
         except NothingFoundError:  # an empty inbox
             continue

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from wsipipe.errors import NothingFoundError, UsageError
 from wsipipe.files import Location, Named, absolute, locate, one_name
+from wsipipe.slides.address import image_at
 from wsipipe.slides.readers.dicom_series import Instance, instance_of, instances_in, series_in
 from wsipipe.slides.readers.omezarr.attributes import is_labels, is_zarr
+from wsipipe.slides.readers.tiff.reader import count_regions
 from wsipipe.urls import Url
 
 SLIDE_SUFFIXES = (
@@ -35,13 +37,16 @@ SLIDE_SUFFIXES = (
 """Suffixes of slides in a folder, in lower case; a file that is given by name may have any."""
 
 
-def expand(paths: Sequence[Named]) -> list[Location]:
+def expand(paths: Sequence[Named], is_chosen: Callable[[Location], bool] = lambda _: False) -> list[Location]:
     """The slides that ``paths`` name, each once, in the order given.
 
     A pattern gives the files that match it, sorted; a folder that is not itself an OME-Zarr slide or a DICOM
     series gives the slides in it, sorted. Of the files of a DICOM series the first stands for all; other DICOM files
     beside them, such as annotations, are left out. A plain path that does not exist is kept, so that it is reported as
     one failed slide and the others go on. In a URL only the name, after the last slash, may be a pattern.
+
+    Each scanned region of a Leica SCN is a slide of its own, such as ``case-17.scn#0``, except in a file of which
+    ``is_chosen`` says that the user chose one image.
 
     Raises
     ------
@@ -54,9 +59,18 @@ def expand(paths: Sequence[Named]) -> list[Location]:
     for text in [paths] if isinstance(paths, str | os.PathLike | Url) else paths:
         for path in _matching(text):
             for slide in _slides_in(path):
-                found.setdefault(slide_key(slide), slide)
+                for image in [slide] if is_chosen(slide) else _images_of(slide):
+                    found.setdefault(slide_key(image), image)
     folders = {os.path.dirname(key) for key, slide in found.items() if key != one_name(slide)}  # noqa: PTH120
     return [slide for key, slide in found.items() if _folder_of_object(slide) not in folders]
+
+
+def _images_of(slide: Location) -> list[Location]:
+    """``slide`` itself, or the regions of a Leica SCN; a file that cannot be read is refused when it is opened."""
+    if isinstance(slide, Url) or slide.suffix.lower() != ".scn":
+        return [slide]
+    count = count_regions(slide)
+    return [image_at(slide, number) for number in range(count)] if count > 1 else [slide]
 
 
 def slide_key(slide: Location) -> str:

@@ -10,9 +10,10 @@ import pytest
 import tifffile
 
 from tests.real_data import case, needs_cases
-from tests.slides.made import APERIO
+from tests.slides.made import APERIO, picture, scn
 from wsipipe.errors import PlaneError, SlideFormatError
-from wsipipe.slides.open import open_slide
+from wsipipe.slides.discover import expand
+from wsipipe.slides.open import describe, open_slide
 from wsipipe.slides.planes import Planes
 
 SCHEMA = 'xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"'
@@ -111,3 +112,56 @@ def test_overview_of_an_olympus_slide_is_never_the_slide(tmp_path: Path, name: s
 def test_real_vsi_is_refused() -> None:
     with pytest.raises(SlideFormatError, match=r"Image_01\.vsi is an Olympus VSI"):
         open_slide(case("vsi/Image_01.vsi"))
+
+
+def test_regions_of_an_scn_are_slides_of_their_own_whatever_their_sizes(tmp_path: Path) -> None:
+    regions = scn(tmp_path / "a.scn")
+    for given in (tmp_path, tmp_path / "a.scn", f"{tmp_path}/*.scn"):
+        paths = expand([given])
+        assert [path.name for path in paths] == ["a.scn#0", "a.scn#1"]
+    for number, (path, region) in enumerate(zip(paths, regions, strict=True)):
+        slide = open_slide(path)
+        assert (slide.name, slide.path, slide.mpp) == (f"a-series{number}", str(path), pytest.approx(0.5))
+        assert (describe(slide)["bytes"], slide.levels[0].reading) == (
+            (tmp_path / "a.scn").stat().st_size,
+            f"--series {number}",
+        )
+        for level, step in zip(slide.levels, (1, 2), strict=True):
+            np.testing.assert_array_equal(level.array[:], region[::step, ::step])
+
+
+def test_region_is_chosen_by_number_and_the_macro_is_none(tmp_path: Path) -> None:
+    scn(tmp_path / "a.scn")
+    listed = r"2 images \(0: main0 192 x 192 px, 1: main1 96 x 96 px\)"
+    with pytest.raises(PlaneError, match=rf"a.scn holds {listed}; choose with --series N, or name .*: a.scn#0 a.scn#1"):
+        open_slide(tmp_path / "a.scn")
+    assert expand([tmp_path / "a.scn"], lambda _: True) == [tmp_path / "a.scn"]
+    assert open_slide(tmp_path / "a.scn", planes=Planes(series=1)).levels[0].shape == (96, 96)
+    assert open_slide(tmp_path / "a.scn#1", planes=Planes(series=1)).levels[0].shape == (96, 96)
+    for path, number in (("a.scn", 2), ("a.scn#2", None), ("a.scn#1", 0)):
+        with pytest.raises(PlaneError, match=r"no --series 2|--series 0 is another"):
+            open_slide(tmp_path / path, planes=Planes(series=number))
+
+
+def test_scn_of_one_region_is_one_slide_and_a_damaged_one_is_kept(tmp_path: Path) -> None:
+    scn(tmp_path / "one.scn", [128])
+    (tmp_path / "bad.scn").write_bytes(b"II*\0 and then nothing")
+    (tmp_path / "empty.scn").touch()
+    assert [path.name for path in expand([tmp_path])] == ["bad.scn", "empty.scn", "one.scn"]
+    assert open_slide(tmp_path / "one.scn").name == "one"
+
+
+def test_image_of_any_file_has_a_name_and_a_file_of_that_name_is_itself(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for seed in (0, 1):
+            tiff.write(picture((96, 64 + seed), seed=seed), metadata=None)
+    assert open_slide(tmp_path / "a.tif#1").levels[0].shape == (96, 65)
+    tifffile.imwrite(tmp_path / "a.tif#1", picture((32, 32)))
+    assert (open_slide(tmp_path / "a.tif#1").levels[0].shape, expand([tmp_path])) == ((32, 32), [tmp_path / "a.tif"])
+
+
+@needs_cases
+def test_regions_of_a_scanner() -> None:
+    slides = [open_slide(path) for path in expand([case("scn-two-regions.scn")])]
+    assert [slide.levels[0].shape for slide in slides] == [(600, 600), (400, 400)]
+    assert {slide.mpp for slide in slides} == {0.5}

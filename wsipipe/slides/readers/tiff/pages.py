@@ -133,23 +133,44 @@ def is_stack(path: Location, tiff: TiffFile, pages: list[TiffPage]) -> bool:
 def levels_of_series(path: Location, tiff: TiffFile, planes: Planes) -> TiffContent:
     """The levels of the wanted image, where tifffile knows the format."""
     series = [one for one in tiff.series if prod(one.shape)]
+    regions = regions_of(tiff)
+    choices = regions or list(range(len(series)))
     sizes = [prod(one.shape) for one in series]
-    large = [i for i, size in enumerate(sizes) if size >= COMPARABLE * max(sizes)]
+    large = regions or [i for i, size in enumerate(sizes) if size >= COMPARABLE * max(sizes)]
     wanted = planes.series
     if wanted is None and len(large) == 1:
-        wanted = large[0]
+        wanted = choices.index(large[0])
     names = [f"{one.name or 'image'} {size_of(one.keyframe)}" for one in series]
-    chosen = choose_one(path.name, "series", wanted, names)
+    number = choose_one(path.name, "series", wanted, [names[i] for i in choices])
+    chosen = choices[number]
     names_of = _channel_names(tiff, chosen)
     found = [_choose_planes(path, level, planes, names_of) for level in series[chosen].levels]
     levels = tuple(TiledImage(pages, False, samples, _is_white(tiff, pages[0])) for pages, samples, _ in found)
     return TiffContent(
         levels,
         chosen,
-        replace(found[0][2], series=chosen if len(large) > 1 or planes.series is not None else None),
+        replace(found[0][2], series=number if len(large) > 1 or planes.series is not None else None),
         tuple(name for i, name in enumerate(names) if i != chosen),
         names_of,
     )
+
+
+def regions_of(tiff: TiffFile) -> list[int]:
+    """The numbers of tifffile's series that are scanned regions of an SCN: those but the macro, which shows the glass.
+
+    Nothing if the file is not an SCN.
+    """
+    root = ElementTree.fromstring(tiff.scn_metadata) if "scn" in tiff.flags and tiff.scn_metadata else None
+    collections = [] if root is None else root.findall("{*}collection")
+    images = [(of, image) for of in collections for image in of.findall("{*}image")]
+    images = [(of, image) for of, image in images if image.find("{*}pixels/{*}dimension") is not None]
+    return [i for i, (of, image) in enumerate(images) if not _shows_all(image.find("{*}view"), of)]
+
+
+def _shows_all(view: ElementTree.Element | None, collection: ElementTree.Element) -> bool:
+    """Whether the view of an image is the whole glass."""
+    sides = ("sizeX", "sizeY")
+    return view is not None and [view.get(side) for side in sides] == [collection.get(side) for side in sides]
 
 
 def _choose_planes(

@@ -36,6 +36,7 @@ from wsipipe.slides.readers.tiff.pages import (
     levels_of_pages,
     levels_of_series,
     pages_of,
+    regions_of,
     shape_of,
     size_of,
 )
@@ -128,6 +129,17 @@ class TiffLevel:
         stored, orientation = tiff_store(open_source(path), image), orientation_of(image.pages[0])
         store = stored if orientation == 1 else UprightStore(stored, self.axes, orientation)
         return zarr.open_array(store, mode="r", zarr_format=3)
+
+
+def count_regions(path: Location) -> int:
+    """How many scanned regions a Leica SCN has; 0 if the file is another, or cannot be read."""
+    try:
+        if not TiffReader().recognises(path):
+            return 0
+        with _tifffile(path) as tiff:
+            return len(regions_of(tiff))
+    except (SlideError, OSError):
+        return 0
 
 
 @contextmanager
