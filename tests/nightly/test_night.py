@@ -30,6 +30,7 @@ from tests.nightly.nights import (
     set_age,
     statuses,
 )
+from tests.real_data import data, needs_data
 from tests.slides.made import scn
 from tests.soak import rounds
 from tests.tissue.drawn import glass
@@ -603,3 +604,10 @@ def test_one_region_of_an_scn_is_chosen_by_a_table(tmp_path: Path, model: Path) 
     scn(tmp_path / "in/a.scn")
     night = night_of(tmp_path, model, tables=SMALL + "[[slides]]\nmatch = '*.scn'\nseries = 1\n")
     assert slides_in(night) == ([tmp_path / "in/a.scn"], {})
+
+
+@needs_data
+def test_files_of_a_dicom_series_are_one_slide_of_a_night(tmp_path: Path, model: Path) -> None:
+    shutil.copytree(data("dicom/cmu-small-wsi2dcm"), tmp_path / "in")
+    for inbox in (["in/*.dcm"], ["in/*.dcm", "in"], ["in/level-1*", "in/level-0*"]):
+        assert len(slides_in(night_of(tmp_path, model, inbox=inbox))[0]) == 1

@@ -11,9 +11,10 @@ from pathlib import Path
 from wsipipe.errors import NothingFoundError, UsageError
 from wsipipe.files import Location, Named, absolute, locate, one_name
 from wsipipe.slides.address import image_at
+from wsipipe.slides.planes import Planes
 from wsipipe.slides.readers.dicom_series import Instance, instance_of, instances_in, series_in
 from wsipipe.slides.readers.omezarr.attributes import is_labels, is_zarr
-from wsipipe.slides.readers.tiff.reader import count_regions
+from wsipipe.slides.readers.tiff.reader import TiffReader, count_regions
 from wsipipe.urls import Url
 
 SLIDE_SUFFIXES = (
@@ -37,7 +38,7 @@ SLIDE_SUFFIXES = (
 """Suffixes of slides in a folder, in lower case; a file that is given by name may have any."""
 
 
-def expand(paths: Sequence[Named], is_chosen: Callable[[Location], bool] = lambda _: False) -> list[Location]:
+def expand(paths: Sequence[Named], whole: Callable[[Location], bool] = lambda _: False) -> list[Location]:
     """The slides that ``paths`` name, each once, in the order given.
 
     A pattern gives the files that match it, sorted; a folder that is not itself an OME-Zarr slide or a DICOM
@@ -46,7 +47,7 @@ def expand(paths: Sequence[Named], is_chosen: Callable[[Location], bool] = lambd
     one failed slide and the others go on. In a URL only the name, after the last slash, may be a pattern.
 
     Each scanned region of a Leica SCN is a slide of its own, such as ``case-17.scn#0``, except in a file of which
-    ``is_chosen`` says that the user chose one image.
+    ``whole`` says that it is opened as one slide (`is_whole`).
 
     Raises
     ------
@@ -59,10 +60,15 @@ def expand(paths: Sequence[Named], is_chosen: Callable[[Location], bool] = lambd
     for text in [paths] if isinstance(paths, str | os.PathLike | Url) else paths:
         for path in _matching(text):
             for slide in _slides_in(path):
-                for image in [slide] if is_chosen(slide) else _images_of(slide):
+                for image in [slide] if whole(slide) else _images_of(slide):
                     found.setdefault(slide_key(image), image)
     folders = {os.path.dirname(key) for key, slide in found.items() if key != one_name(slide)}  # noqa: PTH120
     return [slide for key, slide in found.items() if _folder_of_object(slide) not in folders]
+
+
+def is_whole(reader: str | None, planes: Planes) -> bool:
+    """Whether a file is one slide by what the user chose: one of its images, or a reader that shows all in one."""
+    return planes.series is not None or reader not in (None, TiffReader.name)
 
 
 def _images_of(slide: Location) -> list[Location]:

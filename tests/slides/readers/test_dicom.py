@@ -171,7 +171,7 @@ def test_files_that_are_tiff_as_well_are_the_levels_of_their_series() -> None:
 def test_file_that_is_tiff_as_well_is_never_read_as_tiff(folder: Path) -> None:
     (folder / FINEST).write_bytes(b"II*\0" + (folder / FINEST).read_bytes()[4:])
     assert len(open_slide(folder / FINEST).levels) == 12
-    with pytest.raises(SlideFormatError, match="reader tiff does not know it"):
+    with pytest.raises(SlideFormatError, match="reader tiff does not recognise it"):
         open_slide(folder / FINEST, reader="tiff")
 
 

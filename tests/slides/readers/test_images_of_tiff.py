@@ -12,7 +12,8 @@ import tifffile
 from tests.real_data import case, needs_cases
 from tests.slides.made import APERIO, picture, scn
 from wsipipe.errors import PlaneError, SlideFormatError
-from wsipipe.slides.discover import expand
+from wsipipe.slides.compare import compare_readers
+from wsipipe.slides.discover import expand, is_whole
 from wsipipe.slides.open import describe, open_slide
 from wsipipe.slides.planes import Planes
 
@@ -158,6 +159,16 @@ def test_image_of_any_file_has_a_name_and_a_file_of_that_name_is_itself(tmp_path
     assert open_slide(tmp_path / "a.tif#1").levels[0].shape == (96, 65)
     tifffile.imwrite(tmp_path / "a.tif#1", picture((32, 32)))
     assert (open_slide(tmp_path / "a.tif#1").levels[0].shape, expand([tmp_path])) == ((32, 32), [tmp_path / "a.tif"])
+
+
+def test_regions_are_left_to_a_reader_that_shows_all_in_one(tmp_path: Path) -> None:
+    scn(tmp_path / "a.scn")
+    whole = [
+        is_whole(reader, planes) for reader, planes in ((None, Planes()), ("tiff", Planes()), ("openslide", Planes()))
+    ]
+    assert whole == [False, False, True]
+    assert is_whole(None, Planes(series=0))
+    assert any("tiff" in line for line in compare_readers(tmp_path / "a.scn#0"))
 
 
 @needs_cases
