@@ -30,6 +30,8 @@ from tests.nightly.nights import (
     set_age,
     statuses,
 )
+from tests.real_data import data, needs_data
+from tests.slides.made import scn
 from tests.soak import rounds
 from tests.tissue.drawn import glass
 from wsipipe.errors import MachineError, UsageError, WsipipeError
@@ -582,3 +584,30 @@ def test_a_slide_that_disappears_between_the_checks_is_not_a_failure(tmp_path: P
     report = Nights(night_of(tmp_path, model)).run((inbox / "a.tif").unlink)
     assert statuses(report) == {"a.tif": "waiting", "b.tif": "done", "c.tif": "done"}
     assert report.exit_code == 0
+
+
+def test_regions_of_an_scn_are_slides_of_a_night_whose_tables_match_their_file(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "in").mkdir()
+    scn(tmp_path / "in/a.scn")
+    night = night_of(tmp_path, model, tables=SMALL + "[[slides]]\nmatch = '*.scn'\nmpp = 0.5\n")
+    assert {night.options(slide).mpp for slide in slides_in(night)[0]} == {0.5}
+    nights = Nights(night)
+    assert statuses(nights.run()) == {"a.scn#0": "done", "a.scn#1": "done"}
+    assert statuses(nights.run()) == {"a.scn#0": "skipped", "a.scn#1": "skipped"}
+    (tmp_path / "in/a.scn").touch()
+    nights.clock.now = (tmp_path / "in/a.scn").stat().st_mtime + 1 - DAY
+    assert set(statuses(nights.run()).values()) == {"waiting"}
+
+
+def test_one_region_of_an_scn_is_chosen_by_a_table(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "in").mkdir()
+    scn(tmp_path / "in/a.scn")
+    night = night_of(tmp_path, model, tables=SMALL + "[[slides]]\nmatch = '*.scn'\nseries = 1\n")
+    assert slides_in(night) == ([tmp_path / "in/a.scn"], {})
+
+
+@needs_data
+def test_files_of_a_dicom_series_are_one_slide_of_a_night(tmp_path: Path, model: Path) -> None:
+    shutil.copytree(data("dicom/cmu-small-wsi2dcm"), tmp_path / "in")
+    for inbox in (["in/*.dcm"], ["in/*.dcm", "in"], ["in/level-1*", "in/level-0*"]):
+        assert len(slides_in(night_of(tmp_path, model, inbox=inbox))[0]) == 1

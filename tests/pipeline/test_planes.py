@@ -13,7 +13,7 @@ import tifffile
 import zarr
 
 import wsipipe
-from tests.slides.made import VMS, picture, vms
+from tests.slides.made import VMS, picture, pyramid, scn, vms
 from wsipipe.pipeline.summary import DONE, FAILED, SKIPPED
 from wsipipe.slides.planes import Planes
 
@@ -81,3 +81,24 @@ def test_slide_by_openslide_is_segmented_as_its_pixels_in_a_tiff_are(tmp_path: P
     one, other = wsipipe.run([tmp_path / VMS, tmp_path / "plain.tif"], config("out")).slides
     assert (one.status, other.status) == (DONE, DONE)
     np.testing.assert_array_equal(labels(one.store), labels(other.store))
+
+
+@pytest.mark.parametrize("cluster", [None, wsipipe.ClusterConfig(kind="local", workers=1)], ids=["here", "in a worker"])
+def test_regions_of_an_scn_each_have_a_store_of_their_own(
+    tmp_path: Path, config: Config, cluster: wsipipe.ClusterConfig | None
+) -> None:
+    regions = scn(tmp_path / "a.scn")
+    for number, region in enumerate(regions):
+        pyramid(tmp_path / f"plain{number}.tif", region, resolution=(2e4, 2e4), resolutionunit="CENTIMETER")
+    summary = wsipipe.run([tmp_path / "a.scn"], config("out", cluster=cluster))
+    assert [Path(str(slide.store)).name for slide in summary.slides] == ["a-series0.zarr", "a-series1.zarr"]
+    plain = wsipipe.run([tmp_path / f"plain{number}.tif" for number in range(2)], config("plain"))
+    for one, other in zip(summary.slides, plain.slides, strict=True):
+        assert (one.status, other.status) == (DONE, DONE)
+        np.testing.assert_array_equal(labels(one.store), labels(other.store))
+    if cluster is None:
+        again = wsipipe.run([tmp_path / "a.scn"], config("out"))
+        assert [slide.status for slide in again.slides] == [SKIPPED, SKIPPED]
+        one = wsipipe.run([tmp_path / "a.scn"], config("one", planes=Planes(series=1))).slides[0]
+        assert Path(str(one.store)).name == "a.zarr"
+        np.testing.assert_array_equal(labels(one.store), labels(summary.slides[1].store))

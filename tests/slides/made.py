@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,28 @@ def vms(folder: Path) -> np.ndarray:
     (folder / VMS).write_text("\n".join(lines))
     with Image.open(folder / "image.jpg") as decoded:
         return np.asarray(decoded)
+
+
+def scn(path: Path, sides: Sequence[int] = (192, 96)) -> list[np.ndarray]:
+    """Write a Leica SCN with square regions of 0.5 µm/px and two levels each, after a macro; return the regions."""
+    regions = [picture((side, side, 3), seed=i) for i, side in enumerate(sides)]
+    view = '<view sizeX="{0}" sizeY="{0}" offsetX="{1}" offsetY="0"/>'
+    macro = f'<pixels><dimension sizeX="64" sizeY="64" r="0" ifd="0"/></pixels>{view.format(9**6, 0)}'
+    images = [f'<image name="macro">{macro}</image>']
+    for i, side in enumerate(sides):
+        levels = "".join(
+            f'<dimension sizeX="{side >> r}" sizeY="{side >> r}" r="{r}" ifd="{1 + 2 * i + r}"/>' for r in (0, 1)
+        )
+        images.append(f'<image name="main{i}"><pixels>{levels}</pixels>{view.format(side * 500, i * 10**5)}</image>')
+    schema, sizes = "http://www.leica-microsystems.com/scn/2010/10/01", f'sizeX="{9**6}" sizeY="{9**6}"'
+    document = f'<?xml version="1.0"?><scn xmlns="{schema}"><collection {sizes}>{"".join(images)}</collection></scn>'
+    options: dict[str, Any] = {"photometric": "rgb", "tile": (64, 64), "metadata": None}
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        tiff.write(picture((64, 64, 3)), description=document, **options)
+        for region in regions:
+            tiff.write(region, **options)
+            tiff.write(region[::2, ::2], **options)
+    return regions
 
 
 def set_tag(path: Path, name: str, value: Any) -> None:

@@ -25,13 +25,13 @@ def info(slides: tuple[str, ...], reader: str | None, pixels: bool, as_json: boo
     """
     from wsipipe.errors import SlideError
     from wsipipe.slides.compare import compare_readers
-    from wsipipe.slides.discover import expand
+    from wsipipe.slides.discover import expand, is_whole
     from wsipipe.slides.open import describe, open_slide
     from wsipipe.slides.planes import take_planes
 
     planes = take_planes(options)
     rows: list[dict[str, Any]] = []
-    for path in expand(slides):
+    for path in expand(slides, lambda _: is_whole(reader, planes)):
         try:
             row = describe(open_slide(path, reader=reader, planes=planes))
         except SlideError as err:

@@ -28,6 +28,7 @@ from wsipipe.model.model_file import read_model_info
 from wsipipe.pipeline.config import DEFAULT_MODEL, FAIL, ClusterConfig, RunConfig
 from wsipipe.pipeline.machine import size_bytes
 from wsipipe.pipeline.setup import CORE_PX, GPU_BLOCK_PX, Site, resolve
+from wsipipe.slides.address import file_of
 from wsipipe.slides.planes import parse_channels, take_planes
 from wsipipe.slides.readers.registry import named
 from wsipipe.slides.slide import MAX_UPSAMPLE
@@ -150,9 +151,8 @@ class Night:
 
     def options(self, slide: Location) -> RunConfig:
         """The options of a run over ``slide``."""
-        one = next(
-            (t for t in self.config.slides if any(fnmatchcase(n, t.match) for n in (slide.name, str(slide)))), None
-        )
+        names = [name for one in (slide, file_of(slide)[0]) for name in (one.name, str(one))]
+        one = next((t for t in self.config.slides if any(fnmatchcase(n, t.match) for n in names)), None)
         return self.run_config(one)
 
     def run_config(self, slides: SlideTable | None = None) -> RunConfig:

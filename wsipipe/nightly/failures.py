@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsipipe.files import Location, make_folder, write_whole
+from wsipipe.slides.address import file_of
+from wsipipe.slides.readers.dicom_series import series_of
 from wsipipe.urls import Url
 
 FOLDER = ".failed"
@@ -105,17 +107,25 @@ def version_of(slide: Location) -> tuple[int, int]:
 def stats_of(slide: Location) -> Iterator[Stat]:
     """Yield the stat of the file, or of the folder and of everything in it; of a dangling link, its own.
 
+    The other files of a DICOM series follow the one that stands for it.
+
     Raises
     ------
     OSError
         If it is gone, or something in it disappears meanwhile.
     """
+    slide, _ = file_of(slide)
     if isinstance(slide, Url):
         for row in [slide.head()] if slide.is_file() else list(slide.rows()) or [slide.head()]:
             at = row["last_modified"].timestamp()
             yield Stat(row["size"], round(at * 1e9), at)
         return
     yield _stat(slide.stat() if slide.exists() else slide.lstat())
+    others: list[Path] = []
+    with suppress(OSError):  # what cannot be read is found when it is opened
+        others = series_of(slide)
+    for file in others:
+        yield _stat(file.stat())
     for folder, folders, files in os.walk(slide):
         for name in (*folders, *files):
             yield _stat(Path(folder, name).lstat())

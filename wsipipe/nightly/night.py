@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wsipipe.errors import MachineError, ModelError, NothingFoundError, OutputError, UsageError, WsipipeError
 from wsipipe.events import Listener, Warned, ignore
-from wsipipe.files import Location, locate, one_name
+from wsipipe.files import Location, locate
 from wsipipe.inference.speeds import recall
 from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.nightly.config import Night
@@ -27,7 +27,7 @@ from wsipipe.report.metrics import write_metrics
 from wsipipe.report.record import NightReport, SlideReport
 from wsipipe.report.webhook import post
 from wsipipe.report.write import write_report
-from wsipipe.slides.discover import expand
+from wsipipe.slides.discover import expand, is_whole, slide_key
 from wsipipe.version import VERSION
 
 UNREADABLE_FACTOR = 12
@@ -162,13 +162,19 @@ def slides_in(night: Night) -> tuple[list[Location], dict[str, str]]:
     unlisted: dict[str, str] = {}
     for text in night.config.inbox:
         try:
-            for slide in expand([night.place(text)]):
-                found.setdefault(one_name(slide), slide)
+            for slide in expand([night.place(text)], lambda file: _is_whole(night, file)):
+                found.setdefault(slide_key(slide), slide)
         except NothingFoundError:  # an empty inbox
             continue
         except UsageError as err:
             unlisted[night.place(text)] = str(err)
     return list(found.values()), unlisted
+
+
+def _is_whole(night: Night, file: Location) -> bool:
+    """See `is_whole`, by the table of ``file``."""
+    options = night.options(file)
+    return is_whole(options.reader, options.planes)
 
 
 def seconds_left_alone(slide: Location, now: float) -> float:

@@ -89,7 +89,7 @@ def _run(
             make_folder(locate(setup.out))
             if workers is not None:
                 masks = [str(absolute(setup.tissue))] if is_file(setup.tissue) else []
-                workers.check_paths([*(p.slide.path for p in plan.to_do), *masks], setup.out)
+                workers.check_paths([*(p.slide.levels[0].path for p in plan.to_do), *masks], setup.out)
         if any(p.blocks for p in plan.to_do):
             plan, sizes = tune(plan, ask_here if workers is None else workers.ask)
             outcomes(sizes)

@@ -14,8 +14,9 @@ from wsipipe.pipeline.memory_need import RUNTIME_BYTES, weight_bytes
 from wsipipe.pipeline.setup import Setup, SlideOptions
 from wsipipe.pipeline.slide_plan import SKIP, SlidePlan, level_of, plan_slide
 from wsipipe.pipeline.store_names import name_stores
-from wsipipe.slides.discover import expand
+from wsipipe.slides.discover import expand, is_whole
 from wsipipe.slides.open import open_slide
+from wsipipe.slides.planes import Planes
 from wsipipe.slides.slide import Level, Slide, with_mpp
 from wsipipe.tissue.mask_file import is_file
 from wsipipe.urls import Url
@@ -78,7 +79,7 @@ def plan_run(slides: Sequence[Named], setup: Setup) -> RunPlan:
         If nothing can be done for any slide, whatever the slides.
     """
     _check_out(locate(setup.out))
-    paths = expand(slides)
+    paths = expand(slides, lambda file: is_whole(*_chosen(file, setup.slides)))
     if is_file(setup.tissue) and len(paths) > 1:
         raise UsageError(f"--tissue {setup.tissue} is the mask of one slide, but {len(paths)} slides are given")
     listed = [_open_listed(path, setup.slides) for path in paths]
@@ -117,14 +118,22 @@ def _check_bucket(out: Url) -> None:
         ) from err
 
 
+def _chosen(path: Location, options: SlideOptions) -> tuple[str | None, Planes]:
+    """The reader and the planes that the user chose for one slide."""
+    if options.table is None:
+        return options.reader, options.planes
+    row = options.table.row(path)
+    return row.reader or options.reader, row.planes(options.planes)
+
+
 def _open_listed(path: Location, options: SlideOptions) -> Slide | Refused:
     table = options.table
+    reader, planes = _chosen(path, options)
     try:
         if table is None:
-            return open_slide(path, mpp=options.mpp, reader=options.reader, planes=options.planes)
+            return open_slide(path, mpp=options.mpp, reader=reader, planes=planes)
         row = table.row(path)
-        planes = row.planes(options.planes)
-        slide = open_slide(path, mpp=options.mpp, reader=row.reader or options.reader, planes=planes)
+        slide = open_slide(path, mpp=options.mpp, reader=reader, planes=planes)
         return slide if row.mpp is None else with_mpp(slide, row.mpp, f"given in {table.name}")
     except SlideError as err:
         return Refused(str(path), str(err))

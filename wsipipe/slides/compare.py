@@ -10,6 +10,7 @@ from wsipipe.arrays import Pixels
 from wsipipe.errors import SlideError
 from wsipipe.files import Location
 from wsipipe.geometry.grid import Box
+from wsipipe.slides.address import file_of
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.planes import ALL, Planes
@@ -25,7 +26,7 @@ def compare_readers(path: Location, planes: Planes = ALL) -> list[str]:
     slides: list[Slide] = []
     lines = []
     for reader in READERS:
-        if not reader.recognises(path):
+        if not reader.recognises(file_of(path)[0]):
             continue
         try:
             slides.append(open_slide(path, reader=reader.name, planes=planes))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from wsipipe.errors import NothingFoundError, UsageError
 from wsipipe.files import Location, Named, absolute, locate, one_name
-from wsipipe.slides.readers.dicom_series import series_in
+from wsipipe.slides.address import image_at
+from wsipipe.slides.planes import Planes
+from wsipipe.slides.readers.dicom_series import Instance, instance_of, instances_in, series_in
 from wsipipe.slides.readers.omezarr.attributes import is_labels, is_zarr
+from wsipipe.slides.readers.tiff.reader import TiffReader, count_regions
 from wsipipe.urls import Url
 
 SLIDE_SUFFIXES = (
@@ -35,13 +38,16 @@ SLIDE_SUFFIXES = (
 """Suffixes of slides in a folder, in lower case; a file that is given by name may have any."""
 
 
-def expand(paths: Sequence[Named]) -> list[Location]:
+def expand(paths: Sequence[Named], whole: Callable[[Location], bool] = lambda _: False) -> list[Location]:
     """The slides that ``paths`` name, each once, in the order given.
 
     A pattern gives the files that match it, sorted; a folder that is not itself an OME-Zarr slide or a DICOM
-    series gives the slides in it, sorted, with one for each DICOM series. A plain path that does not exist is kept,
-    so that it is reported as one failed slide and the others go on. In a URL only the name, after the last slash,
-    may be a pattern.
+    series gives the slides in it, sorted. Of the files of a DICOM series the first stands for all; other DICOM files
+    beside them, such as annotations, are left out. A plain path that does not exist is kept, so that it is reported as
+    one failed slide and the others go on. In a URL only the name, after the last slash, may be a pattern.
+
+    Each scanned region of a Leica SCN is a slide of its own, such as ``case-17.scn#0``, except in a file of which
+    ``whole`` says that it is opened as one slide (`is_whole`).
 
     Raises
     ------
@@ -54,8 +60,57 @@ def expand(paths: Sequence[Named]) -> list[Location]:
     for text in [paths] if isinstance(paths, str | os.PathLike | Url) else paths:
         for path in _matching(text):
             for slide in _slides_in(path):
-                found.setdefault(one_name(slide), slide)
-    return list(found.values())
+                for image in [slide] if whole(slide) else _images_of(slide):
+                    found.setdefault(slide_key(image), image)
+    folders = {os.path.dirname(key) for key, slide in found.items() if key != one_name(slide)}  # noqa: PTH120
+    return [slide for key, slide in found.items() if _folder_of_object(slide) not in folders]
+
+
+def is_whole(reader: str | None, planes: Planes) -> bool:
+    """Whether a file is one slide by what the user chose: one of its images, or a reader that shows all in one."""
+    return planes.series is not None or reader not in (None, TiffReader.name)
+
+
+def _images_of(slide: Location) -> list[Location]:
+    """``slide`` itself, or the regions of a Leica SCN; a file that cannot be read is refused when it is opened."""
+    if isinstance(slide, Url) or slide.suffix.lower() != ".scn":
+        return [slide]
+    count = count_regions(slide)
+    return [image_at(slide, number) for number in range(count)] if count > 1 else [slide]
+
+
+def slide_key(slide: Location) -> str:
+    """The one text that all names of a slide share: of a DICOM series, those of all its files, and of a folder of it.
+
+    It is `one_name`, or the series after its folder.
+    """
+    name = one_name(slide)
+    if isinstance(slide, Url):
+        return name
+    try:
+        if os.path.isdir(slide):  # noqa: PTH112 - Path.is_dir raises where it may not look
+            series = [] if is_zarr(slide) else list(series_in(slide))
+            return os.path.join(name, series[0]) if len(series) == 1 else name  # noqa: PTH118
+        instance = instance_of(slide)
+    except OSError:
+        return name
+    if instance is None or not instance.series or not _is_of_slide(instance):
+        return name
+    return os.path.join(os.path.realpath(slide.parent), instance.series)  # noqa: PTH118
+
+
+def _folder_of_object(slide: Location) -> str | None:
+    """The folder of a DICOM file that is not of a slide, such as annotations; None for all others."""
+    try:
+        instance = None if isinstance(slide, Url) else instance_of(slide)
+        return None if instance is None or _is_of_slide(instance) else os.path.realpath(instance.path.parent)
+    except OSError:
+        return None
+
+
+def _is_of_slide(instance: Instance) -> bool:
+    """Whether a DICOM file is a level, or a label or an overview in the series of one."""
+    return instance.is_level or (instance.is_slide and instance.series in instances_in(instance.path.parent))
 
 
 def _matching(given: Named) -> Sequence[Location]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from wsipipe.errors import PlaneError, SlideError, SlideFormatError, SlideReadError, UsageError
 from wsipipe.files import Location, Named, absolute, files_in, locate
+from wsipipe.slides.address import file_of
 from wsipipe.slides.byte_source import open_source
 from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.readers.reader import Reader
@@ -27,7 +28,7 @@ def open_slide(path: Named, *, mpp: float | None = None, reader: str | None = No
     ----------
     path
         A TIFF file of any kind, an OME-Zarr folder, or the URL of either; a DICOM file or series; or a slide
-        of another kind that OpenSlide reads.
+        of another kind that OpenSlide reads. ``FILE#N`` is image N, from 0, of a file that holds several.
     mpp
         Micrometres per pixel of level 0, instead of those in the file.
     reader
@@ -50,7 +51,10 @@ def open_slide(path: Named, *, mpp: float | None = None, reader: str | None = No
         raise UsageError(f"--mpp {mpp} is not a positive number of micrometres per pixel, such as 0.25")
     readers = named(reader)
     path = absolute(path)
+    file, number = file_of(path)
     try:
+        if number is not None:
+            return _open_image(path, file, number, mpp=mpp, reader=reader, planes=planes)
         if isinstance(path, Path) and path.stat() and not (path.is_file() or path.is_dir()):
             raise SlideFormatError(f"{path.name} is neither a file nor a folder; a pipe or device cannot be a slide")
         slide = _open(path, readers, planes)
@@ -59,6 +63,16 @@ def open_slide(path: Named, *, mpp: float | None = None, reader: str | None = No
         raise
     except OSError as err:
         raise SlideReadError(f"{path.name} cannot be opened: {err.strerror or err} ({path})") from err
+
+
+def _open_image(
+    path: Location, file: Location, number: int, *, mpp: float | None, reader: str | None, planes: Planes
+) -> Slide:
+    """The slide at ``path``, which is image ``number`` of ``file``; errors as of `open_slide`."""
+    if planes.series not in (None, number):
+        raise PlaneError(f"{path.name} is image {number}; --series {planes.series} is another, so leave it out")
+    slide = open_slide(file, mpp=mpp, reader=reader, planes=replace(planes, series=number))
+    return replace(slide, path=str(path), name=f"{slide.name}-series{number}")
 
 
 def _open(path: Location, readers: Sequence[Reader], planes: Planes) -> Slide:
@@ -109,7 +123,7 @@ def describe(slide: Slide) -> dict[str, Any]:
     names = ("index", "shape", "downsample", "mpp", "axes", "channels", "dtype", "tile", "codec")
     document = asdict(slide) | {"planes": str(slide.levels[0].planes)}
     levels = [{name: level[name] for name in names} for level in document.pop("levels")]
-    return _plain(document | {"bytes": _bytes_of(locate(slide.path)), "levels": levels})  # type: ignore[no-any-return]
+    return _plain(document | {"bytes": _bytes_of(locate(slide.levels[0].path)), "levels": levels})  # type: ignore[no-any-return]
 
 
 def _plain(value: Any) -> Any:

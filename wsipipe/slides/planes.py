@@ -111,7 +111,8 @@ def choose_one(file: str, option: str, wanted: int | None, choices: Sequence[str
         return wanted
     several = f"{len(choices)} {NAMES[option]}s{_listed(choices)}" if len(choices) > 1 else f"one {NAMES[option]}"
     if wanted is None:
-        raise PlaneError(f"{file} holds {several}; choose with --{option} N")
+        each = f", or name each as a slide of its own: {file}#0 {file}#1" if option == "series" else ""
+        raise PlaneError(f"{file} holds {several}; choose with --{option} N{each}")
     raise PlaneError(f"{file} holds {several}; there is no --{option} {wanted}")
 
 

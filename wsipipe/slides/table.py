@@ -16,6 +16,7 @@ from pathlib import Path
 
 from wsipipe.errors import UsageError
 from wsipipe.files import Named, absolute
+from wsipipe.slides.address import file_of
 from wsipipe.slides.planes import Planes, parse_channels
 from wsipipe.slides.readers.registry import named
 from wsipipe.tables import positive, read_csv
@@ -59,9 +60,12 @@ class SlidesTable:
     """Rows that give just the name of a file, by this name."""
 
     def row(self, slide: Named) -> SlideRow:
-        """The row of ``slide``, by its path or URL, else by its name, else an empty one."""
+        """The row of ``slide``, by its path or URL, else by its name, else that of its file, else an empty one."""
         here = absolute(slide)
-        return self.paths.get(str(here)) or self.names.get(here.name) or SlideRow(str(here))
+        for one in (here, file_of(here)[0]):
+            if row := self.paths.get(str(one)) or self.names.get(one.name):
+                return row
+        return SlideRow(str(here))
 
 
 def read_slides_table(path: Path) -> SlidesTable:

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.real_data import data, needs_data
+from tests.real_data import case, data, needs_cases, needs_data
 from tests.slides.made import patch
 from wsipipe.arrays import Pixels
-from wsipipe.errors import SlideError, SlideReadError
+from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.geometry.grid import Box
+from wsipipe.nightly.failures import version_of
 from wsipipe.slides.discover import expand
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
-from wsipipe.slides.readers.dicom_series import series_in
+from wsipipe.slides.readers.dicom_series import instance_of, series_in
 from wsipipe.slides.slide import Level
 
 pytest.importorskip("wsidicom")
@@ -135,3 +136,88 @@ def test_link_to_nowhere_hides_no_slide(folder: Path) -> None:
     (folder / "gone.dcm").symlink_to("nowhere.dcm")
     (folder.parent / "gone").symlink_to("nowhere")
     assert expand([folder.parent]) == [folder]
+
+
+def test_beginning_of_a_file_says_what_pydicom_reads_in_it() -> None:
+    pydicom = pytest.importorskip("pydicom")
+    for path in sorted(data("dicom/cmu-small-wsi2dcm").iterdir()):
+        found, expected = instance_of(path), pydicom.dcmread(path, stop_before_pixels=True)
+        assert found is not None
+        assert (found.sop_class, found.uid, found.series) == (
+            expected.SOPClassUID,
+            expected.SOPInstanceUID,
+            expected.SeriesInstanceUID,
+        )
+        assert found.image_type == tuple(expected.ImageType)
+
+
+def test_files_of_a_series_are_one_slide_and_another_name_of_its_folder_is_the_same(folder: Path) -> None:
+    assert expand([f"{folder}/*.dcm"]) == [folder / FINEST]
+    assert expand(sorted(folder.iterdir())) == [folder / FINEST]
+    assert expand([folder, f"{folder}/*.dcm", folder / FINEST]) == [folder]
+
+
+@needs_cases
+def test_files_of_one_slide_by_a_pattern_are_one_slide() -> None:
+    (path,) = expand([f"{case('dcm-glob')}/*.dcm"])
+    assert [level.shape for level in open_slide(path).levels] == [(370, 277), (185, 138), (92, 69)]
+
+
+@needs_cases
+def test_files_that_are_tiff_as_well_are_the_levels_of_their_series() -> None:
+    for given in (case("dcm-dual-personality"), f"{case('dcm-dual-personality')}/*.dcm"):
+        slides = [open_slide(path) for path in expand([given])]
+        assert [slide.name for slide in slides] == ["a0", "b0"]
+        for slide in slides:
+            assert (slide.reader, [level.shape for level in slide.levels]) == (
+                "dicom",
+                [(370, 277), (185, 138), (92, 69)],
+            )
+
+
+def test_file_that_is_tiff_as_well_is_never_read_as_tiff(folder: Path) -> None:
+    (folder / FINEST).write_bytes(b"II*\0" + (folder / FINEST).read_bytes()[4:])
+    assert len(open_slide(folder / FINEST).levels) == 12
+    with pytest.raises(SlideFormatError, match="reader tiff does not recognise it"):
+        open_slide(folder / FINEST, reader="tiff")
+
+
+@needs_cases
+def test_annotation_beside_a_slide_is_not_a_slide(tmp_path: Path) -> None:
+    shutil.copytree(case("dcm-slide-with-annotation"), tmp_path / "case-17")
+    folder, image, annotation = tmp_path / "case-17", *(f"sm_{name}.dcm" for name in ("image", "annotations"))
+    assert expand([folder]) == [folder]
+    assert expand([f"{folder}/*.dcm"]) == [folder / image]
+    assert expand([folder, folder / annotation]) == [folder]
+    assert [level.shape for level in open_slide(folder).levels] == [(50, 50)]
+    assert expand([folder / annotation]) == [folder / annotation]
+    with pytest.raises(
+        SlideFormatError,
+        match=r"annotations.dcm is DICOM, but not a slide \(Microscopy Bulk Simple Annotations Storage\)",
+    ):
+        open_slide(folder / annotation)
+
+
+def test_label_in_a_series_of_its_own_is_not_a_slide(folder: Path) -> None:
+    (uid,) = series_in(folder)
+    content = (folder / "level-11-frames-0-1.dcm").read_bytes()
+    label = folder / "a-label.dcm"
+    label.write_bytes(content.replace(b"VOLUME", b"LABEL ").replace(uid.encode(), uid[:-1].encode() + b"9"))
+    assert expand([folder]) == [folder]
+    assert expand([f"{folder}/*.dcm"]) == [folder / FINEST]
+    with pytest.raises(SlideFormatError, match=r"a-label.dcm is DICOM, but not a slide \(LABEL\)"):
+        open_slide(label)
+
+
+def test_instance_twice_is_an_error_that_names_both_files(folder: Path) -> None:
+    shutil.copy(folder / FINEST, folder / "copy (1).dcm")
+    with pytest.raises(
+        SlideReadError, match=rf"case-17: copy \(1\).dcm and {FINEST} are the same DICOM instance; remove one"
+    ):
+        open_slide(folder)
+
+
+def test_series_changes_for_a_night_as_long_as_any_of_its_files_does(folder: Path) -> None:
+    before = version_of(folder / FINEST)
+    os.utime(folder / "level-3-frames-0-1.dcm", ns=(0, 2**62))
+    assert version_of(folder / FINEST) != before

@@ -26,7 +26,7 @@ from wsipipe.slides.pixels.tile_cache import Tile
 from wsipipe.slides.pixels.tile_store import Tiles, TileStore
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.readers.colour import RGB, YCBCR, Space, believed, contradictions, decode_jpeg, rgb_of
-from wsipipe.slides.readers.dicom_series import series_in, series_of
+from wsipipe.slides.readers.dicom_series import Instance, instance_of, instances_in, series_in
 from wsipipe.slides.readers.jpeg import JPEG_CODECS, what_is_missing
 from wsipipe.slides.resolution import Resolution, checked
 from wsipipe.slides.slide import Level, Slide, downsample_of
@@ -78,7 +78,7 @@ class DicomReader:
         """Whether ``path`` is a DICOM file, or a folder that holds some; never true for a URL."""
         if isinstance(path, Url):
             return False
-        return bool(series_in(path)) if path.is_dir() else series_of(path) is not None
+        return bool(series_in(path)) if path.is_dir() else instance_of(path) is not None
 
     def open(self, path: Location, planes: Planes = ALL) -> Slide:
         """See `Reader.open`; raises a SlideError as it says there."""
@@ -198,13 +198,13 @@ def _open(path: Path, wanted: int | None) -> Pyramid:
         If wsidicom is not installed, does not read one of the files, or finds no level in them; or if there are several
         series and none is wanted.
     """
-    files = _files(path, wanted)
     try:
         config, source_of = import_module("wsidicom.config"), import_module("wsidicom.file").WsiDicomFileSource
     except ImportError as err:
         raise SlideFormatError(
             f"{path.name} is DICOM and needs wsidicom, which is not installed; {INSTALL_DICOM}"
         ) from err
+    files = _files(path, wanted)
     settings = config.Settings(
         strict_tile_size_check=False, decoded_frame_cache_size=CACHE_BYTES, encoded_frame_cache_size=CACHE_BYTES
     )
@@ -215,8 +215,7 @@ def _open(path: Path, wanted: int | None) -> Pyramid:
             kinds = {kind: list(getattr(source, f"{kind}_instances")) for kind in ("label", "overview", "thumbnail")}
     except Exception as err:  # wsidicom and pydicom raise all sorts on damaged files
         raise SlideFormatError(
-            f"{path.name} is not a DICOM whole-slide image, or is damaged ({type(err).__name__}: {err}); "
-            f"{COPY_SERIES_AGAIN}"
+            f"{path.name} is not a DICOM whole-slide image, or is damaged ({_in_words(err)}); {COPY_SERIES_AGAIN}"
         ) from err
     read = {Path(str(file)) for file in source.files}
     lost = [file.name for file in files if file not in read]
@@ -233,12 +232,56 @@ def _open(path: Path, wanted: int | None) -> Pyramid:
 
 
 def _files(path: Path, wanted: int | None) -> list[Path]:
-    """The files of the wanted series."""
-    if not path.is_dir():
+    """The files of the wanted series, each another instance.
+
+    Raises
+    ------
+    SlideFormatError
+        If the file at ``path`` is not of a slide.
+    SlideReadError
+        If two of them are the same instance.
+    PlaneError
+        If a folder holds several series and none is ``wanted``, or the wanted one does not exist.
+    """
+    if path.is_dir():
+        found = list(instances_in(path).values())
+        files = found[choose_one(path.name, "series", wanted, [series[0].path.name for series in found])]
+    else:
         choose_one(path.name, "series", wanted, ["0"])
-        return series_in(path.parent)[series_of(path) or ""]
-    found = series_in(path)
-    return list(found.values())[choose_one(path.name, "series", wanted, [files[0].name for files in found.values()])]
+        files = _beside(path)
+    of_uid: dict[str, Path] = {}
+    for file in files:
+        twin = of_uid.setdefault(file.uid, file.path)
+        if file.uid and twin != file.path:
+            raise SlideReadError(
+                f"{path.name}: {twin.name} and {file.path.name} are the same DICOM instance; remove one of them"
+            )
+    return [file.path for file in files]
+
+
+def _beside(path: Path) -> list[Instance]:
+    """The whole-slide images of the series of ``path``, which is one of them.
+
+    Raises
+    ------
+    SlideFormatError
+        If it is not, or none of them is a level.
+    """
+    own = instance_of(path)
+    series = None if own is None or not own.is_slide else instances_in(path.parent).get(own.series)
+    if own is not None and series is None:
+        kind = import_module("pydicom.uid").UID(own.sop_class).name if own.sop_class else "unknown"
+        what = "/".join(filter(None, own.image_type[2:3])) or kind
+        raise SlideFormatError(
+            f"{path.name} is DICOM, but not a slide ({what}), and no slide of its series is beside it; "
+            "give the slide's files, or their folder"
+        )
+    return series or []
+
+
+def _in_words(err: Exception) -> str:
+    """The class and the message of an error; the message is left out if it shows objects of Python."""
+    return type(err).__name__ + ("" if " object at 0x" in str(err) else f": {err}")
 
 
 def _planes_of(instances: Sequence[Any]) -> tuple[list[str], list[float]]:

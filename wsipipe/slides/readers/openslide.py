@@ -32,7 +32,7 @@ from wsipipe.slides.identity import file_identity, folder_identity
 from wsipipe.slides.pixels.tile_cache import Tile
 from wsipipe.slides.pixels.tile_store import Tiles, TileStore
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
-from wsipipe.slides.readers.dicom_series import series_in, series_of
+from wsipipe.slides.readers.dicom_series import series_of
 from wsipipe.slides.resolution import Resolution, checked
 from wsipipe.slides.slide import Level, Slide, check_sides
 
@@ -278,8 +278,8 @@ def openslide_identity(path: Path) -> str:
 
 def _data_files(path: Path) -> list[Path]:
     """The files that hold the pixels, or some of them, beside ``path`` itself."""
-    if (series := series_of(path)) is not None:
-        return [file for file in series_in(path.parent)[series] if file != path]
+    if others := series_of(path):
+        return others
     if path.suffix.lower() == ".mrxs":
         return sorted(file for file in path.with_suffix("").glob("*") if file.is_file())
     if path.suffix.lower() not in (".vms", ".vmu"):

@@ -8,6 +8,7 @@ series.
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass, replace
 from math import prod
 from xml.etree import ElementTree
@@ -29,8 +30,8 @@ WHITE_GLASS = {"svs", "ndpi", "scn", "philips"}
 """tifffile's flags of files from scanners whose glass is white."""
 OWN_STRUCTURE = {"ndpi", "scn", "bif", "philips", "qpi", "indica", "avs", "sis", "ome", "lsm", "stk", "fluoview"}
 """tifffile's flags of files whose images and levels its series know."""
-XMP = 700
-"""The tag in which Ventana's scanners describe themselves."""
+FOCUS = re.compile(r"OffsetZ *= *[-+.\d]+")
+"""Where Aperio's scanners write the focal plane, in the ImageDescription."""
 COPY_AGAIN = "copy it again from where it came from, or export it again"
 
 
@@ -87,6 +88,9 @@ def levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage], plane
     begin, end = pages.index(base), pages.index(images[chosen + 1]) if chosen + 1 < len(images) else len(pages)
     # If there are several images, each is followed by its levels.
     around = pages[begin:end] if len(images) > 1 else pages
+    focal = [page for page in pages if _is_twin(page, base)] if "svs" in tiff.flags else [base]
+    z = choose_one(path.name, "z", planes.z, [_focus_of(page) or str(i) for i, page in enumerate(focal)])
+    base, around = focal[z], around if len(focal) == 1 else _in_focus(around, focal, z)
     levels, associated = [base], []
     for page in sorted([*around, *_subpages(base)], key=page_area, reverse=True):
         if page is base:
@@ -95,14 +99,13 @@ def levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage], plane
             levels.append(page)
         else:
             associated.append(_associated_name(page))
-    for option in ("z", "t"):
-        choose_one(path.name, option, getattr(planes, option), ["0"])
+    choose_one(path.name, "t", planes.t, ["0"])
     channels = choose_channels(path.name, planes.channels, (), _channels(base))
     white = _is_white(tiff, base)
     return TiffContent(
         tuple(TiledImage((page,), channels, white) for page in levels),
         0,
-        Planes(channels=channels, series=chosen if len(images) > 1 else None),
+        Planes(channels, z if len(focal) > 1 else None, None, chosen if len(images) > 1 else None),
         tuple(associated),
     )
 
@@ -130,23 +133,44 @@ def is_stack(path: Location, tiff: TiffFile, pages: list[TiffPage]) -> bool:
 def levels_of_series(path: Location, tiff: TiffFile, planes: Planes) -> TiffContent:
     """The levels of the wanted image, where tifffile knows the format."""
     series = [one for one in tiff.series if prod(one.shape)]
+    regions = regions_of(tiff)
+    choices = regions or list(range(len(series)))
     sizes = [prod(one.shape) for one in series]
-    large = [i for i, size in enumerate(sizes) if size >= COMPARABLE * max(sizes)]
+    large = regions or [i for i, size in enumerate(sizes) if size >= COMPARABLE * max(sizes)]
     wanted = planes.series
     if wanted is None and len(large) == 1:
-        wanted = large[0]
+        wanted = choices.index(large[0])
     names = [f"{one.name or 'image'} {size_of(one.keyframe)}" for one in series]
-    chosen = choose_one(path.name, "series", wanted, names)
+    number = choose_one(path.name, "series", wanted, [names[i] for i in choices])
+    chosen = choices[number]
     names_of = _channel_names(tiff, chosen)
     found = [_choose_planes(path, level, planes, names_of) for level in series[chosen].levels]
     levels = tuple(TiledImage(pages, samples, _is_white(tiff, pages[0])) for pages, samples, _ in found)
     return TiffContent(
         levels,
         chosen,
-        replace(found[0][2], series=chosen if len(large) > 1 or planes.series is not None else None),
+        replace(found[0][2], series=number if len(large) > 1 or planes.series is not None else None),
         tuple(name for i, name in enumerate(names) if i != chosen),
         names_of,
     )
+
+
+def regions_of(tiff: TiffFile) -> list[int]:
+    """The numbers of tifffile's series that are scanned regions of an SCN: those but the macro, which shows the glass.
+
+    Nothing if the file is not an SCN.
+    """
+    root = ElementTree.fromstring(tiff.scn_metadata) if "scn" in tiff.flags and tiff.scn_metadata else None
+    collections = [] if root is None else root.findall("{*}collection")
+    images = [(of, image) for of in collections for image in of.findall("{*}image")]
+    images = [(of, image) for of, image in images if image.find("{*}pixels/{*}dimension") is not None]
+    return [i for i, (of, image) in enumerate(images) if not _shows_all(image.find("{*}view"), of)]
+
+
+def _shows_all(view: ElementTree.Element | None, collection: ElementTree.Element) -> bool:
+    """Whether the view of an image is the whole glass."""
+    sides = ("sizeX", "sizeY")
+    return view is not None and [view.get(side) for side in sides] == [collection.get(side) for side in sides]
 
 
 def _choose_planes(
@@ -240,6 +264,37 @@ def _is_level(page: TiffPage, base: TiffPage) -> bool:
         abs(large / down - small) <= 1
         for large, small in ((base.imagelength, page.imagelength), (base.imagewidth, page.imagewidth))
     )
+
+
+def _is_twin(page: TiffPage, base: TiffPage) -> bool:
+    """Whether ``page`` has the size and the kind of ``base``: in an SVS, another focal plane."""
+    return _same_kind(page, base) and shape_of(page) == shape_of(base)
+
+
+def _focus_of(page: TiffPage) -> str:
+    """What a page of an SVS says about its focal plane, such as ``OffsetZ = 0.5``; mostly nothing."""
+    found = FOCUS.search(page.description)
+    return found[0] if found else ""
+
+
+def _in_focus(pages: list[TiffPage], focal: list[TiffPage], z: int) -> list[TiffPage]:
+    """Those of ``pages`` that show focal plane ``z``, and those that are not levels.
+
+    A page says which plane it shows; else the planes follow each other in every size, as scanners write them. A size
+    that not every plane has is left out.
+    """
+    sizes: dict[tuple[int, int], list[TiffPage]] = {}
+    for page in pages:
+        if _same_kind(page, focal[z]):
+            sizes.setdefault(shape_of(page), []).append(page)
+    wanted = [page for page in pages if not _same_kind(page, focal[z])]
+    said = len({_focus_of(page) for page in focal}) == len(focal)
+    for found in sizes.values():
+        if said:
+            wanted += [page for page in found if _focus_of(page) == _focus_of(focal[z])]
+        elif len(found) == len(focal):
+            wanted.append(found[z])
+    return wanted
 
 
 def _is_image(page: TiffPage, first: TiffPage) -> bool:

@@ -16,6 +16,7 @@ from wsipipe.files import Location, locate
 from wsipipe.slides.byte_source import RemoteFile, as_file, open_source
 from wsipipe.slides.identity import file_identity
 from wsipipe.slides.planes import ALL, Planes
+from wsipipe.slides.readers.dicom_series import is_dicom
 from wsipipe.slides.readers.tiff.checks import (
     CONVERT,
     LARGE_TILE_BYTES,
@@ -27,16 +28,17 @@ from wsipipe.slides.readers.tiff.checks import (
     orientation_of,
     probe,
 )
+from wsipipe.slides.readers.tiff.elsewhere import refuse_elsewhere
 from wsipipe.slides.readers.tiff.image import PALETTE, WHITE_IS_ZERO, TiledImage
 from wsipipe.slides.readers.tiff.pages import (
     COPY_AGAIN,
     OWN_STRUCTURE,
-    XMP,
     TiffContent,
     is_stack,
     levels_of_pages,
     levels_of_series,
     pages_of,
+    regions_of,
     shape_of,
     size_of,
 )
@@ -49,6 +51,8 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs is foun
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first bytes of TIFF and BigTIFF, in both byte orders."""
+HEAD_BYTES = 132
+"""Bytes that tell DICOM from TIFF."""
 VENDORS = {
     "svs": "aperio",
     "ndpi": "hamamatsu",
@@ -71,8 +75,9 @@ class TiffReader:
     why = "it begins as TIFF does"
 
     def recognises(self, path: Location) -> bool:
-        """Whether ``path`` is a file that begins as TIFF does."""
-        return path.is_file() and open_source(path).read(0, 4) in TIFF_MAGIC
+        """Whether ``path`` is a file that begins as TIFF does, and is not DICOM as well: then it is one of several."""
+        start = open_source(path).read(0, HEAD_BYTES) if path.is_file() else b""
+        return start[:4] in TIFF_MAGIC and not is_dicom(start)
 
     def open(self, path: Location, planes: Planes = ALL) -> Slide:
         """See `Reader.open`; raises a SlideError as it says there."""
@@ -128,6 +133,17 @@ class TiffLevel:
         return zarr.open_array(store, mode="r", zarr_format=3)
 
 
+def count_regions(path: Location) -> int:
+    """How many scanned regions a Leica SCN has; 0 if the file is another, or cannot be read."""
+    try:
+        if not TiffReader().recognises(path):
+            return 0
+        with _tifffile(path) as tiff:
+            return len(regions_of(tiff))
+    except (SlideError, OSError):
+        return 0
+
+
 @contextmanager
 def _tifffile(path: Location) -> Iterator[TiffFile]:
     """The file as tifffile sees it; its errors become a SlideReadError, after which no other reader is asked."""
@@ -152,12 +168,7 @@ def _find(path: Location, tiff: TiffFile, planes: Planes) -> TiffContent:
         If something is wrong with them, or there are several to choose from and ``planes`` does not choose.
     """
     pages = pages_of(path, tiff)
-    xmp = pages[0].tags.valueof(XMP)
-    if "bif" in tiff.flags or (isinstance(xmp, bytes) and b"<iScan" in xmp):
-        raise SlideFormatError(
-            f"{path.name} is a Ventana BIF, whose tiles overlap; OpenSlide puts them together: "
-            "pip install 'wsipipe[openslide]'"
-        )
+    refuse_elsewhere(path, tiff, pages[0])
     of_series = OWN_STRUCTURE & tiff.flags or is_stack(path, tiff, pages)
     unchecked = levels_of_series(path, tiff, planes) if of_series else levels_of_pages(path, tiff, pages, planes)
     images: list[TiledImage] = []
