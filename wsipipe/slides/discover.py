@@ -48,13 +48,18 @@ def expand(paths: Sequence[Named]) -> list[Location]:
     NothingFoundError
         If a pattern matches nothing, or a folder holds no slide.
     UsageError
-        If a folder cannot be listed.
+        If a folder cannot be listed, or a URL comes with two query strings.
     """
     found: dict[str, Location] = {}
     for text in [paths] if isinstance(paths, str | os.PathLike | Url) else paths:
         for path in _matching(text):
             for slide in _slides_in(path):
-                found.setdefault(one_name(slide), slide)
+                other = found.setdefault(one_name(slide), slide)
+                if isinstance(slide, Url) and isinstance(other, Url) and slide.query != other.query:
+                    raise UsageError(
+                        f"{slide} is given with two query strings, which do not tell two slides apart; give it once, "
+                        "or slides of different paths"
+                    )
     return list(found.values())
 
 
