@@ -157,6 +157,8 @@ class Web:
     """Bytes by path."""
     whole: list[str] = field(default_factory=list)
     """Paths that were asked for without a range."""
+    query: str = ""
+    """The signature: what each request must have after its path; it is for GET alone, as those of S3 are."""
 
     @contextmanager
     def serve(self) -> Iterator[str]:
@@ -177,9 +179,10 @@ class Web:
                 self.send(with_body=False)
 
             def send(self, *, with_body: bool) -> None:
-                path = web.folder / self.path.lstrip("/")
-                if not path.is_file():
-                    self.send_response(404)
+                name, _, query = self.path.partition("?")
+                path, allowed = web.folder / name.lstrip("/"), query == web.query and (with_body or not query)
+                if not allowed or not path.is_file():
+                    self.send_response(404 if allowed else 403)
                     self.send_header("Content-Length", "0")
                     return self.end_headers()
                 data, wanted = path.read_bytes(), re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import dask
 import pytest
 from distributed import Client, Worker
+from distributed.security import Security
 
 from tests.conftest import Call
 from tests.faults import (
@@ -48,6 +50,8 @@ class Dask:
 
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+    """Of the scheduler and of the workers."""
     processes: dict[str, Process] = field(default_factory=dict)
     address: str = ""
 
@@ -56,7 +60,7 @@ class Dask:
         file = self.folder / "scheduler.json"
         file.unlink(missing_ok=True)
         port = self.address.rpartition(":")[2] or "0"
-        options = ["--host", "127.0.0.1", "--port", port, "--dashboard-address", "127.0.0.1:0"]
+        options = ["--host", "127.0.0.1", "--port", port, "--dashboard-address", "127.0.0.1:0", *self.options]
         process = self._start("scheduler", "dask_scheduler", *options, "--scheduler-file", str(file))
         wait_until(lambda: file.exists() and file.stat().st_size > 0, process)
         self.address = json.loads(file.read_text())["address"]
@@ -65,7 +69,17 @@ class Dask:
         self, name: str, *options: str, before: tuple[str, ...] = (), fresh: bool = False, **settings: str
     ) -> None:
         """Start one of one thread: from scratch, with a nanny, if it is to be ``fresh`` or something is ``before``."""
-        given = ["--nthreads", "1", "--name", name, "--dashboard-address", "127.0.0.1:0", "--no-dashboard", *options]
+        given = [
+            "--nthreads",
+            "1",
+            "--name",
+            name,
+            "--dashboard-address",
+            "127.0.0.1:0",
+            "--no-dashboard",
+            *self.options,
+            *options,
+        ]
         given += ["--local-directory", str(self.folder / name), *(() if fresh or before else ("--no-nanny",))]
         self._start(name, "dask_worker", self.address, *given, before=before, fresh=fresh, **settings)
 
@@ -116,9 +130,9 @@ class Dask:
 
 
 @contextmanager
-def dask_cluster(folder: Path, *, workers: int = 0, **settings: str) -> Iterator[Dask]:
+def dask_cluster(folder: Path, *, workers: int = 0, options: tuple[str, ...] = (), **settings: str) -> Iterator[Dask]:
     folder.mkdir(exist_ok=True)
-    dask = Dask(folder, settings)
+    dask = Dask(folder, settings, options)
     try:
         dask.start_scheduler()
         for i in range(workers):
@@ -158,7 +172,7 @@ def test_local_workers_make_the_same_bytes(made: Path, tmp_path: Path) -> None:
     ended = run(made, tmp_path, "--cluster", "local:2", "--threads", 1)
     assert ended.returncode == 0, ended.stderr
     assert summary(ended.stdout)["threads"] == 2
-    assert "2 workers with 2 blocks in flight at tcp://127.0.0.1:" in ended.stderr
+    assert "2 workers with 2 blocks in flight at tls://127.0.0.1:" in ended.stderr
     assert "dashboard: http://127.0.0.1:" in ended.stderr
     assert_same_stores(made, tmp_path)
 
@@ -392,6 +406,48 @@ def test_a_scheduler_that_is_not_there_is_an_environment_error(
     refused = call(*command(made, tmp_path, "--scheduler", "tcp://127.0.0.1:9"))
     assert refused.code == 3
     assert "no scheduler answers at tcp://127.0.0.1:9" in refused.err
+
+
+def certificates(folder: Path) -> tuple[str, str]:
+    """A certificate that is its own authority, and its key, as files in ``folder``."""
+    made, cert, key = Security.temporary(), folder / "cert.pem", folder / "key.pem"
+    folder.mkdir(exist_ok=True)
+    cert.write_text(made.tls_client_cert)
+    key.write_text(made.tls_client_key)
+    return str(cert), str(key)
+
+
+def of_client(cert: str, key: str) -> dict[str, str]:
+    """The settings of a client that has these."""
+    files = {"ca-file": cert, "client.cert": cert, "client.key": key}
+    return {f"distributed.comm.tls.{name}": file for name, file in files.items()}
+
+
+def test_a_tls_scheduler_takes_the_users_own_certificates_and_nobody_without_them(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    cert, key = certificates(tmp_path / "mine")
+    options = ("--protocol", "tls", "--tls-ca-file", cert, "--tls-cert", cert, "--tls-key", key)
+    with dask_cluster(tmp_path / "dask", workers=1, options=options) as cluster:
+        assert cluster.address.startswith("tls://127.0.0.1:")
+        given = command(made, tmp_path / "out", "--scheduler", cluster.address)
+        mine = {f"DASK_{k.replace('.', '__').replace('-', '_')}".upper(): v for k, v in of_client(cert, key).items()}
+        ended = wsipipe(*given, before=["env"], env=mine)
+        assert ended.returncode == 0, ended.stderr
+        assert_same_stores(made, tmp_path / "out")
+        refused = call(*given)
+        assert refused.code == 2
+        assert "set it there, or in DASK_DISTRIBUTED__COMM__TLS__CA_FILE" in refused.err
+        monkeypatch.setattr(connect, "WORKER_PATIENCE_SECONDS", 4.0)
+        other, its_key = certificates(tmp_path / "other")
+        with dask.config.set(of_client(other, its_key)):
+            refused = call(*given)
+        assert refused.code == 3
+        assert "no scheduler answers at tls://127.0.0.1:" in refused.err
+        with dask.config.set(of_client(other, str(tmp_path / "none.pem"))):
+            refused = call(*given)
+        assert refused.code == 2
+        assert f"is not a file: {tmp_path / 'none.pem'}" in refused.err
 
 
 def test_a_scheduler_and_a_cluster_at_once_are_refused(made: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -47,6 +48,7 @@ WORKER = """
 cores = 1
 memory = "2GB"
 interface = "lo"
+shared_temp_directory = "{folder}/shared"
 log_directory = "{folder}/workers"
 local_directory = "{folder}/scratch"
 scheduler_options = {{dashboard_address = "127.0.0.1:0"}}
@@ -168,8 +170,15 @@ def test_there_are_as_many_jobs_as_work_and_one_that_slurm_ends_is_replaced(made
     given = on_slurm(made, tmp_path, "--cluster", "slurm", "--adapt", "0:2")
     process = start("run", *given, env=ENVIRONMENT, log=tmp_path / "log")
     assert wait_until(lambda: any(shards(store) for store in (tmp_path / "out").glob("*.partial")), process)
+    (certificates,) = (tmp_path / "shared").iterdir()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (certificates, *certificates.iterdir())] == [
+        0o700,
+        *3 * [0o600],
+    ]
     slurm("scancel", "--name=wsipipe-test", "--state=RUNNING")
     finish(process)
+    assert list((tmp_path / "shared").iterdir()) == [], "the certificates ended with the run"
+    assert "at tls://127.0.0.1:" in (tmp_path / "log").read_text()
     assert process.returncode == 0, (tmp_path / "log").read_text()
     assert_same_stores(made, tmp_path / "out")
     assert not queued("wsipipe-test"), "the workers ended with the run"

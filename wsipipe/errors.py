@@ -11,9 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wsipipe.redaction import without_secrets
+
 
 class WsipipeError(Exception):
-    """The root of the tree: whatever derives from it is reported as one line, without a traceback."""
+    """The root of the tree: whatever derives from it is reported as one line, without a traceback.
+
+    Its message loses the secrets of URLs, also of those that a library quotes.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(without_secrets(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class UsageError(WsipipeError, ValueError):

@@ -4,6 +4,8 @@ A file behind a URL appears whole or not at all, and is never renamed. A folder 
 share. A web server cannot list the names with a prefix, and cannot be written to.
 
 A bucket's endpoint and credentials come from environment variables: ``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ...
+A URL of a web server may have a query string, such as the signature of a presigned URL. It is sent with each request,
+and is no part of a `Url`'s text, so that no store, report, log or message has it.
 
 Source: https://developmentseed.org/obstore/ (the Rust crate object_store)
 """
@@ -15,25 +17,31 @@ import posixpath
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from wsipipe.errors import UsageError
+from wsipipe.redaction import without_secrets
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 WEB = ("http", "https")
-SCHEMES = ("s3", "gs", "az", "abfs", "abfss", *WEB)
+CONTAINERS = ("abfs", "abfss")
+"""Schemes whose URLs have the name of a container before the host: ``abfss://container@account...``."""
+SCHEMES = ("s3", "gs", "az", *CONTAINERS, *WEB)
 REQUEST_SECONDS = 30.0
 """The time after which a request that is not fully answered is repeated."""
 RETRIES, RETRY_SECONDS = 10, 180.0
 """Retries of a request, with pauses that grow from 0.1 to 15 s, and the time limit for all of them."""
 COALESCE_BYTES = 2**14
 """Gap between two ranges, in bytes, that is read too rather than make two requests: the size of a small tile."""
+
+signatures: dict[str, str] = {}
+"""Query strings by URL without them: those that this process was given. A child's is that of its nearest parent."""
 
 Answer = TypeVar("Answer")
 
@@ -50,14 +58,30 @@ class Url:
     Raises
     ------
     UsageError
-        If it is not one of `SCHEMES`.
+        If it is not one of `SCHEMES`, or has a user name, a password or a token before its host.
     """
 
     text: str
-    """The URL itself, such as ``s3://bucket/slides/case-17.svs``."""
+    """The URL itself, such as ``s3://bucket/slides/case-17.svs``; without its query string, if it had one."""
+    query: str = field(default="", init=False, repr=False, compare=False)
+    """The query string that it was given with."""
 
     def __post_init__(self) -> None:
-        scheme, host, path, *_ = urlsplit(self.text, allow_fragments=False)
+        scheme, host, path, query, _ = parts = urlsplit(self.text, allow_fragments=False)
+        if "@" in host and (scheme not in CONTAINERS or ":" in host):
+            raise UsageError(
+                f"{without_secrets(self.text)} was given with a user name, password or token before its host, which "
+                "would end up in logs and results; remove it: buckets take credentials from environment variables, "
+                "and a web server can give a presigned URL"
+            )
+        try:
+            _ = parts.port
+        except ValueError:  # such as the begin of a password that has a slash; the text is not quoted
+            raise UsageError(f"a URL of {scheme}:// has a port that is not a number; correct it") from None
+        if scheme in WEB and query:
+            object.__setattr__(self, "text", self.text.partition("?")[0])
+            object.__setattr__(self, "query", query)
+            signatures[self.text.rstrip("/")] = query
         if scheme not in SCHEMES or not host:
             allowed = ", ".join(f"{scheme}://" for scheme in SCHEMES)
             raise UsageError(f"{self.text} is not a supported URL; allowed: file://, {allowed}")
@@ -108,11 +132,19 @@ class Url:
     @property
     def store(self) -> ObjectStore:
         """The store of all that begins with this URL and a slash, for obstore and zarr."""
-        return connect_store(self.text, REQUEST_SECONDS)
+        return connect_store(self.text, REQUEST_SECONDS, self._signature)
 
     @property
     def _host(self) -> ObjectStore:
-        return connect_store(f"{self.scheme}://{urlsplit(self.text).netloc}", REQUEST_SECONDS)
+        return connect_store(f"{self.scheme}://{urlsplit(self.text).netloc}", REQUEST_SECONDS, self._signature)
+
+    @property
+    def _signature(self) -> str:
+        """The query string of its requests."""
+        text = self.text
+        while text not in signatures and "/" in text.partition("://")[2]:
+            text = text.rpartition("/")[0]
+        return signatures.get(text, "")
 
     @property
     def _key(self) -> str:
@@ -130,6 +162,8 @@ class Url:
         import obstore
 
         with self._as_os_error():
+            if self._signature:  # it may be for GET alone
+                return dict(obstore.get(self._host, self._key, options={"range": (0, 1)}).meta)
             return dict(obstore.head(self._host, self._key))
 
     def exists(self) -> bool:
@@ -298,27 +332,32 @@ class Url:
     def _as_os_error(self) -> Iterator[None]:
         from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
+        def cause(err: Exception) -> Exception | None:
+            return None if self._signature else err  # its text has the whole URL
+
         try:
             yield
         except FileNotFoundError as err:
-            raise FileNotFoundError(errno.ENOENT, "no such file", str(self)) from err
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(self)) from cause(err)
         except (PermissionDeniedError, UnauthenticatedError) as err:
-            raise PermissionError(errno.EACCES, f"no permission ({_first_line(err)})", str(self)) from err
+            raise PermissionError(errno.EACCES, f"no permission ({_first_line(err)})", str(self)) from cause(err)
         except BaseError as err:
-            raise OSError(errno.EIO, _first_line(err), str(self)) from err
+            raise OSError(errno.EIO, _first_line(err), str(self)) from cause(err)
 
 
 @lru_cache(maxsize=256)
-def connect_store(url: str, seconds: float) -> ObjectStore:
+def connect_store(url: str, seconds: float, query: str = "") -> ObjectStore:
     """The store of all that is below ``url``; a process has one, so that its connections are shared.
 
-    A request may take ``seconds``. Requests that fail are retried, and so are those that time out, but for the two
-    kinds that `retried` retries.
+    A request may take ``seconds``, and has the query string ``query``. Requests that fail are retried, and so are those
+    that time out, but for the two kinds that `retried` retries.
     """
-    from obstore.store import from_url
+    from obstore.store import HTTPStore, from_url
 
-    return from_url(
-        url,
+    # A signed URL of Amazon or Azure is one of a web server: their own stores would sign requests themselves.
+    connect = HTTPStore.from_url if query else from_url
+    return connect(
+        f"{url}?{query}" if query else url,
         client_options={"allow_http": True, "timeout": timedelta(seconds=seconds)},
         retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
     )
@@ -338,4 +377,4 @@ def retried(request: Callable[[], Answer]) -> Answer:
 
 
 def _first_line(err: Exception) -> str:
-    return str(err).splitlines()[0]
+    return without_secrets(str(err).splitlines()[0])

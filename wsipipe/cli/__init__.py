@@ -22,6 +22,7 @@ from wsipipe.cli.model import model
 from wsipipe.cli.nightly import nightly
 from wsipipe.cli.preview import preview
 from wsipipe.cli.run import run
+from wsipipe.cli.terminal import escaped_output
 from wsipipe.cli.train import train
 from wsipipe.errors import MachineError, ModelError, UsageError, WsipipeError
 from wsipipe.version import VERSION
@@ -40,8 +41,17 @@ for command in (run, nightly, train, evaluate, info, preview, model, demo):
 def main() -> NoReturn:
     """Run the command line. An error of wsipipe becomes one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, _interrupt)  # a batch system that ends a job means Ctrl-C
+    with escaped_output():
+        code = _run()
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # everything is done and reported, so a late signal must not change the exit code
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
-        code = cli(prog_name="wsipipe", standalone_mode=False) or 0  # given to Context.exit by a command
+        code: int = cli(prog_name="wsipipe", standalone_mode=False) or 0  # given to Context.exit by a command
     except click.ClickException as err:
         err.show()
         code = err.exit_code
@@ -56,10 +66,7 @@ def main() -> NoReturn:
         click.echo(f"wsipipe: {err}", err=True)
         if "--json" in sys.argv:
             click.echo(json.dumps({"error": str(err), "exit_code": code}))
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # everything is done and reported, so a late signal must not change the exit code
-    sys.exit(code)
+    return code
 
 
 def _exit_code(err: WsipipeError) -> int:

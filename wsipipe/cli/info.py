@@ -43,7 +43,9 @@ def info(slides: tuple[str, ...], reader: str | None, pixels: bool, as_json: boo
 
 def slide_as_text(row: dict[str, Any]) -> str:
     """The description of a slide, or the error, in a few lines."""
-    return "\n".join([*_lines(row), *(f"  pixels: {line}" for line in row.get("pixels", ()))])
+    from wsipipe.report.words import shown_lines
+
+    return shown_lines([*_lines(row), *(f"  pixels: {line}" for line in row.get("pixels", ()))])
 
 
 def _lines(row: dict[str, Any]) -> list[str]:

@@ -29,7 +29,6 @@ def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
     from wsipipe.cli.progress import Both, JsonLines, show_run
     from wsipipe.nightly.config import read_night
     from wsipipe.nightly.night import project, run_night
-    from wsipipe.report.words import shown
 
     night = read_night(Path(config))
     if metrics is not None:
@@ -43,14 +42,14 @@ def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
             listener = Both(listener, stack.enter_context(JsonLines(Path(night.place(night.config.log)))))
         report = run_night(night, listener)
     click.echo(report_as_text(report))
-    click.echo(shown(f"report: {night.report / 'report.html'}"))
+    click.echo(f"report: {night.report / 'report.html'}")
     click.get_current_context().exit(report.exit_code)
 
 
 def report_as_text(report: NightReport) -> str:
     """One line for each slide that is not done, one for an early end, and one for the whole night."""
     from wsipipe.report.record import DONE, SKIPPED
-    from wsipipe.report.words import headline, shown
+    from wsipipe.report.words import headline, shown_lines
 
     lines = [
         f"{s.status:9} {Path(s.slide).name}: {s.message or '; '.join(s.warnings)}"
@@ -58,17 +57,17 @@ def report_as_text(report: NightReport) -> str:
         if s.status not in (DONE, SKIPPED)
     ]
     lines += [f"ended early: {report.stopped}"] if report.stopped else []
-    return shown("\n".join([*lines, headline(report)]))
+    return shown_lines([*lines, headline(report)])
 
 
 def projection_as_text(found: InboxContent, projections: list[Projection]) -> str:
     """The text of ``--dry-run``."""
     from wsipipe.cli.run_text import plan_as_text
-    from wsipipe.report.words import shown
+    from wsipipe.report.words import shown_lines
 
     lines = [f"{row.status:9} {row.slide}: {row.message}" for row in found.left]
     for projection in projections:
-        lines.append(plan_as_text(projection.plan))
+        lines += plan_as_text(projection.plan).splitlines()
         hours = "not measured yet" if projection.hours is None else f"{projection.hours:.1f} h"
         lines.append(f"projected: {hours}; results at most {projection.output_bytes / 1e9:,.1f} GB before compression")
-    return shown("\n".join(lines)) if lines else "nothing to do"
+    return shown_lines(lines) if lines else "nothing to do"

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from wsipipe.cli.terminal import terminal
 from wsipipe.errors import OutputError
 from wsipipe.events import (
     BlockDone,
@@ -39,6 +40,7 @@ from wsipipe.events import (
     TissueFound,
     Warned,
 )
+from wsipipe.report.words import shown_lines
 
 E = TypeVar("E")
 
@@ -67,7 +69,7 @@ def show_events(
     if not sys.stderr.isatty():
         yield plain_lines(line, milestone)
         return
-    with Progress(*columns, console=Console(stderr=True)) as display:
+    with Progress(*columns, console=Console(file=terminal())) as display:
         yield lines_above_bars(display, line, bars(display))
 
 
@@ -77,7 +79,7 @@ def plain_lines(line: Callable[[E], str | None], milestone: Callable[[E], str | 
     def listener(event: E) -> None:
         for text in (line(event), milestone(event)):
             if text is not None:
-                click.echo(text, err=True)
+                click.echo(shown_lines([text]), err=True)
 
     return listener
 
@@ -90,7 +92,7 @@ def lines_above_bars(
     def listener(event: E) -> None:
         move_bars(event)
         if (text := line(event)) is not None:
-            display.console.print(text, markup=False, highlight=False)
+            display.console.print(shown_lines([text]), markup=False, highlight=False)
 
     return listener
 
@@ -102,7 +104,13 @@ def show_run() -> AbstractContextManager[Listener]:
 
 def run_columns() -> tuple[ProgressColumn, ...]:
     """The columns of a bar: its name, the bar, megapixels per second, time left."""
-    return TextColumn("{task.description}"), BarColumn(), _Speed(), TextColumn("left"), TimeRemainingColumn()
+    return (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        _Speed(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
 
 
 def run_line(event: Event) -> str | None:
@@ -182,7 +190,9 @@ class RunBars:
                 self._display.update(self._all, total=event.pixels)
             case SlideStarted():
                 self._current = event.slide
-                self._display.reset(self._slide, total=event.pixels_to_do, description=_name(event), visible=True)
+                self._display.reset(
+                    self._slide, total=event.pixels_to_do, description=shown_lines([_name(event)]), visible=True
+                )
             case BlockDone():
                 self._display.advance(self._all, event.pixels)
                 if event.slide == self._current:

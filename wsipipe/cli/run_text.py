@@ -53,7 +53,7 @@ def _slide_plan_as_json(plan: RunPlan, slide: SlidePlan | Refused) -> dict[str, 
 
 def plan_as_text(plan: RunPlan) -> str:
     """The text of ``--dry-run``."""
-    from wsipipe.report.words import shown
+    from wsipipe.report.words import shown_lines
 
     setup = plan.setup
     where = f"{', '.join(setup.devices)} by {setup.engine}"
@@ -71,7 +71,7 @@ def plan_as_text(plan: RunPlan) -> str:
                 f"memory at most {row['projected_memory_bytes'] / 1e6:,.0f} MB"
             )
         lines += [f"         warning: {warning}" for warning in row.get("warnings", [])]
-    return shown("\n".join(lines))
+    return shown_lines(lines)
 
 
 def summary_as_json(summary: RunSummary) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def summary_as_text(summary: RunSummary) -> str:
     """One line per slide, one for the whole run, and one for where the time went."""
     from wsipipe.pipeline.summary import NOT_ATTEMPTED
     from wsipipe.report.record import DONE, FAILED, NO_TISSUE, OPEN, SKIPPED, TAKEN
-    from wsipipe.report.words import shown
+    from wsipipe.report.words import shown_lines
 
     lines = [_outcome_as_text(slide) for slide in summary.slides]
     pixels = sum(slide.pixels for slide in summary.slides)
@@ -108,7 +108,7 @@ def summary_as_text(summary: RunSummary) -> str:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in account.shares.items())
         speed = f"devices busy {account.busy:.0%} of the time, {account.of_bare:.0%} of the bare network's speed"
         lines.append(f"{speed}; threads: {shares}; bottleneck: {account.bottleneck}")
-    return shown("\n".join(lines))
+    return shown_lines(lines)
 
 
 def _outcome_as_text(slide: SlideOutcome) -> str:

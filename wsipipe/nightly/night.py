@@ -22,6 +22,7 @@ from wsipipe.pipeline.run import run
 from wsipipe.pipeline.run_plan import RunPlan, plan_run
 from wsipipe.pipeline.setup import resolve
 from wsipipe.pipeline.summary import NOT_ATTEMPTED, Outcomes, SlideOutcome
+from wsipipe.redaction import without_secrets
 from wsipipe.report import record as reports
 from wsipipe.report.metrics import write_metrics
 from wsipipe.report.record import NightReport, SlideReport
@@ -167,7 +168,7 @@ def slides_in(night: Night) -> tuple[list[Location], dict[str, str]]:
         except NothingFoundError:  # an empty inbox
             continue
         except UsageError as err:
-            unlisted[night.place(text)] = str(err)
+            unlisted[without_secrets(night.place(text))] = str(err)
     return list(found.values()), unlisted
 
 

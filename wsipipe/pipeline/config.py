@@ -48,6 +48,8 @@ class ClusterConfig:
             yield "kind", f"{self.kind!r} is unknown; choose {LOCAL}, {SLURM} or {KUBERNETES}"
         if self.scheduler is not None and self.kind is not None:
             yield "kind", f"starts a cluster, but the scheduler {self.scheduler} already has one; give one of the two"
+        if self.scheduler is not None and "@" in self.scheduler:
+            yield "scheduler", "has a password, which dask would not send; use tls:// with certificates"
         way_out = f"choose its kind: {SLURM}, or another" if self.scheduler is None else "remove it, or the scheduler"
         for name in ("workers", "adapt"):
             if getattr(self, name) and self.kind is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Iterable
 
 from wsipipe.report.record import DONE, FAILED, OPEN, SET_ASIDE, STATUSES, NightReport
 
@@ -27,6 +28,11 @@ def shown(text: str) -> str:
     if text.isprintable():  # nearly all texts, among them pictures of 27 kB
         return text
     return "".join(_escaped(c) if _unseen(c) else c for c in text)
+
+
+def shown_lines(lines: Iterable[str]) -> str:
+    r"""``lines``, each `shown` in one line: a line end within one, as a file's name may have, becomes ``\n``."""
+    return "\n".join(shown(line).replace("\n", r"\n") for line in lines)
 
 
 def _unseen(c: str) -> bool:

@@ -54,16 +54,25 @@ def expand(paths: Sequence[Named], whole: Callable[[Location], bool] = lambda _:
     NothingFoundError
         If a pattern matches nothing, or a folder holds no slide.
     UsageError
-        If a folder cannot be listed.
+        If a folder cannot be listed, or a URL comes with two query strings.
     """
     found: dict[str, Location] = {}
     for text in [paths] if isinstance(paths, str | os.PathLike | Url) else paths:
         for path in _matching(text):
             for slide in _slides_in(path):
                 for image in [slide] if whole(slide) else _images_of(slide):
-                    found.setdefault(slide_key(image), image)
+                    _check_query(image, found.setdefault(slide_key(image), image))
     folders = {os.path.dirname(key) for key, slide in found.items() if key != one_name(slide)}  # noqa: PTH120
     return [slide for key, slide in found.items() if _folder_of_object(slide) not in folders]
+
+
+def _check_query(slide: Location, other: Location) -> None:
+    """Raise a UsageError if one URL comes with two query strings."""
+    if isinstance(slide, Url) and isinstance(other, Url) and slide.query != other.query:
+        raise UsageError(
+            f"{slide} is given with two query strings, which do not tell two slides apart; give it once, "
+            "or slides of different paths"
+        )
 
 
 def is_whole(reader: str | None, planes: Planes) -> bool:

@@ -15,6 +15,7 @@ from distributed import Client
 from wsipipe.errors import MachineError, UsageError
 from wsipipe.pipeline.cluster.in_process import QUIET
 from wsipipe.pipeline.cluster.local import local_cluster
+from wsipipe.pipeline.cluster.private import check_client_certificates, http_routes
 from wsipipe.pipeline.config import KUBERNETES, LOCAL, SLURM, ClusterConfig, ComputeRequest, check_cluster
 
 WORKER_PATIENCE_SECONDS = 60
@@ -45,17 +46,19 @@ def connect_cluster(
     Raises
     ------
     UsageError
-        If there is no such kind of cluster, or its options cannot be used.
+        If there is no such kind of cluster, its options cannot be used, or there are no certificates for a scheduler.
     MachineError
         If the cluster cannot be reached or started, or has no workers.
     """
     check_cluster(cluster)
     if cluster.scheduler is not None:
+        check_client_certificates(cluster.scheduler)
         with _client(cluster.scheduler) as client:
             _wait(client, 1, f"start one: dask worker {cluster.scheduler}")
             yield client, request
         return
-    with dask.config.set(OWN), _started(cluster, request, threads) as (started, request), _client(started) as client:
+    own = {**OWN, **http_routes()}
+    with dask.config.set(own), _started(cluster, request, threads) as (started, request), _client(started) as client:
         least, most = cluster.adapt or (cluster.workers or 1, cluster.workers or 1)
         if cluster.kind == SLURM or cluster.adapt is not None:
             # At least one: with none, the run would wait for a worker, and the cluster for work. Slurm by `adapt` in

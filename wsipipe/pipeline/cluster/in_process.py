@@ -10,6 +10,7 @@ import dask
 from distributed import Client, LocalCluster
 
 from wsipipe.errors import MachineError
+from wsipipe.pipeline.cluster.private import HTTP_ADDRESS, http_routes
 
 QUIET = {
     "distributed.worker.profile.enabled": False,
@@ -25,7 +26,8 @@ QUIET = {
 def local_client(threads: int) -> Iterator[Client]:
     """A client of a scheduler and one worker of ``threads`` threads, all within this process.
 
-    Tasks and results stay in its memory; the two HTTP servers that distributed always starts listen on loopback only.
+    Tasks and results stay in its memory; the two HTTP servers that distributed always starts listen on loopback only,
+    and have nothing to say.
     The blocks in flight bound the memory, so distributed must neither spill nor pause.
 
     Raises
@@ -33,19 +35,19 @@ def local_client(threads: int) -> Iterator[Client]:
     MachineError
         If the scheduler does not start.
     """
-    loopback = "127.0.0.1:0"
-    with dask.config.set(QUIET):
+    with dask.config.set({**QUIET, **http_routes()}):
         try:
             cluster = LocalCluster(
                 n_workers=1,
                 threads_per_worker=threads,
                 processes=False,
                 memory_limit=0,
-                dashboard_address=loopback,
-                worker_dashboard_address=loopback,
+                dashboard_address=HTTP_ADDRESS,
+                worker_dashboard_address=HTTP_ADDRESS,
+                scheduler_kwargs={"dashboard": False},
                 silence_logs=logging.CRITICAL,
             )
         except (OSError, RuntimeError) as err:
-            raise MachineError(f"no scheduler could be started on {loopback}: {err}") from err
+            raise MachineError(f"no scheduler could be started on {HTTP_ADDRESS}: {err}") from err
         with cluster, Client(cluster) as client:
             yield client

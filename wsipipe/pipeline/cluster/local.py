@@ -12,6 +12,7 @@ from typing import Any
 from distributed import Nanny, Scheduler, SpecCluster
 
 from wsipipe.inference.devices import resolve_devices
+from wsipipe.pipeline.cluster.private import HTTP_ADDRESS, LOOPBACK, TLS, run_certificates
 from wsipipe.pipeline.config import ClusterConfig, ComputeRequest
 from wsipipe.pipeline.machine import default_threads
 
@@ -20,7 +21,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class LocalWorkers(SpecCluster):
-    """Worker processes on this machine, each of which sees no GPUs but its own.
+    """Worker processes on this machine, each of which sees no GPUs but its own; only this process can speak to them.
 
     Parameters
     ----------
@@ -35,13 +36,22 @@ class LocalWorkers(SpecCluster):
 
     def __init__(self, number: int, threads: int, gpus: Sequence[str]) -> None:
         quiet = {"silence_logs": logging.CRITICAL}
+        security = run_certificates()
+        private: dict[str, Any] = {
+            "host": LOOPBACK,
+            "protocol": TLS,
+            "security": security,
+            "dashboard_address": HTTP_ADDRESS,
+        }
         self._gpus = gpus
-        self._options = {"nthreads": threads, "memory_limit": 0, **quiet}
-        scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}}
+        self._options = {"nthreads": threads, "memory_limit": 0, "dashboard": False, **private, **quiet}
+        scheduler = {"cls": Scheduler, "options": {"port": 0, **private}}
         workers: dict[int, Any] = {}
         for i in range(number):
             workers[i] = self._beside(workers)
-        super().__init__(workers, scheduler, worker=workers[0], **quiet)  # type: ignore[no-untyped-call]
+        super().__init__(  # type: ignore[no-untyped-call]
+            workers, scheduler, worker=workers[0], security=security, **quiet
+        )
 
     def _beside(self, others: Mapping[int, Any]) -> dict[str, Any]:
         """A worker that shares as little as possible with ``others``."""

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dask
 from dask_jobqueue import SLURMCluster
 from distributed.core import Status
+from platformdirs import user_cache_path
 
-DEFAULTS = {"processes": 1, "scheduler_options": {"dashboard_address": ":0"}}
-"""Options that neither the user nor dask's configuration sets. By default jobqueue starts several processes, each with
-the network on the same GPU, and uses port 8787, which on a login node is somebody else's."""
+from wsipipe.pipeline.cluster.private import HTTP_ADDRESS, TLS, handed_over
+
+DEFAULTS = {
+    "processes": 1,  # jobqueue's are several, each with the network on the same GPU
+    "scheduler_options": {},
+    "worker_extra_args": [],
+    "shared_temp_directory": None,
+}
+"""Options, where neither the user nor dask's configuration sets them."""
 
 
 class SlurmWorkers(SLURMCluster):  # type: ignore[misc]
@@ -20,6 +30,8 @@ class SlurmWorkers(SLURMCluster):  # type: ignore[misc]
 
     refusal = ""
     """The last message of sbatch, if it refused a job."""
+    certificates: TemporaryDirectory[str] | None = None
+    """The folder of the certificates that the jobs read; removed with the cluster."""
 
     async def _correct_state_internal(self) -> None:
         try:
@@ -34,8 +46,26 @@ class SlurmWorkers(SLURMCluster):  # type: ignore[misc]
 
 
 def slurm_cluster(options: Mapping[str, Any]) -> AbstractContextManager[Any]:
-    """A cluster without workers, started with ``options`` as SLURMCluster takes them."""
-    said = {name for name in DEFAULTS if dask.config.get(f"jobqueue.slurm.{name.replace('_', '-')}", None)}
-    defaults = {name: value for name, value in DEFAULTS.items() if name not in said}
-    cluster: AbstractContextManager[Any] = SlurmWorkers(**{**defaults, **options})
-    return cluster
+    """A cluster without workers, started with ``options`` as SLURMCluster takes them; it speaks TLS.
+
+    Jobs read their certificates from a folder that only the user can read, in the option ``shared_temp_directory`` or
+    the user's cache folder, which the nodes must share; it is removed with the cluster. The HTTP servers of scheduler
+    and workers listen on loopback, unless ``options`` say otherwise.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be made.
+    """
+    configured = {name: dask.config.get(f"jobqueue.slurm.{name.replace('_', '-')}", None) for name in DEFAULTS}
+    said = {name: value or DEFAULTS[name] for name, value in configured.items()}
+    given = {**said, **options}
+    parent = Path(os.path.expandvars(given.pop("shared_temp_directory") or user_cache_path("wsipipe"))).expanduser()
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = TemporaryDirectory(dir=parent, prefix="certificates-", ignore_cleanup_errors=True)
+    given["scheduler_options"] = {"dashboard_address": HTTP_ADDRESS, **given["scheduler_options"]}
+    given["worker_extra_args"] = ["--no-dashboard", "--dashboard-address", HTTP_ADDRESS, *given["worker_extra_args"]]
+    cluster = SlurmWorkers(**given, protocol=TLS, security=handed_over(Path(folder.name)))
+    cluster.certificates = folder
+    started: AbstractContextManager[Any] = cluster
+    return started

@@ -24,6 +24,7 @@ from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.pipeline.config import ComputeRequest
 from wsipipe.pipeline.machine import RESERVE
 from wsipipe.pipeline.setup import Site, site_of_this_process
+from wsipipe.urls import signatures
 
 SAME = ("wsipipe", "zarr")
 """Packages whose version must be the same on every worker: they read and write the same stores."""
@@ -102,6 +103,8 @@ class Workers:
         OutputError
             If ``out`` cannot be written to from here.
         """
+        if signatures:
+            self.client.register_plugin(SentSignatures(dict(signatures)))
         token = locate(out) / f".seen-{secrets.token_hex(4)}"
         try:
             token.write_bytes(b"")
@@ -179,6 +182,19 @@ class Workers:
                     f"worker {address} on {self._facts[address].host} does not see {unseen[0]}{more}; "
                     "slides and results must be in a folder that all workers share, or in a bucket"
                 )
+
+
+class SentSignatures(WorkerPlugin):
+    """The query strings of URLs, sent to each worker, also to those that come later: no task and no path has them."""
+
+    name = "wsipipe-signatures"
+
+    def __init__(self, sent: dict[str, str]) -> None:
+        self._sent = sent
+
+    def setup(self, worker: Worker) -> None:  # noqa: ARG002
+        """Add them to those that the worker's process knows."""
+        signatures.update(self._sent)
 
 
 class SentModel(WorkerPlugin):
