@@ -11,6 +11,8 @@ from typing import Any
 from wsipipe.errors import PlaneError, SlideError, SlideFormatError, SlideReadError, UsageError
 from wsipipe.files import Location, Named, absolute, files_in, locate
 from wsipipe.slides.byte_source import open_source
+from wsipipe.slides.identity import files_state
+from wsipipe.slides.opened import AsSeen
 from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.readers.reader import Reader
 from wsipipe.slides.readers.registry import extra_for, named
@@ -53,7 +55,7 @@ def open_slide(path: Named, *, mpp: float | None = None, reader: str | None = No
     try:
         if isinstance(path, Path) and path.stat() and not (path.is_file() or path.is_dir()):
             raise SlideFormatError(f"{path.name} is neither a file nor a folder; a pipe or device cannot be a slide")
-        slide = _open(path, readers, planes)
+        slide = _as_seen(_open(path, readers, planes))
         return slide if mpp is None else with_mpp(slide, mpp)
     except SlideError:
         raise
@@ -86,6 +88,13 @@ def _open(path: Location, readers: Sequence[Reader], planes: Planes) -> Slide:
     raise SlideFormatError(f"{path.name} {_what_it_is(path)}; {_what_is_read(path, readers)}")
 
 
+def _as_seen(slide: Slide) -> Slide:
+    """``slide`` with the state of its files, which its levels are opened in."""
+    state = files_state(locate(slide.path), slide.parts)
+    levels = tuple(replace(level, source=AsSeen(level.source, state)) for level in slide.levels)
+    return replace(slide, state=state, levels=levels)
+
+
 def _what_it_is(path: Location) -> str:
     """Why no reader knows the file, to follow its name."""
     if path.is_dir():
@@ -109,6 +118,7 @@ def describe(slide: Slide) -> dict[str, Any]:
     names = ("index", "shape", "downsample", "mpp", "axes", "channels", "dtype", "tile", "codec")
     document = asdict(slide) | {"planes": str(slide.levels[0].planes)}
     levels = [{name: level[name] for name in names} for level in document.pop("levels")]
+    del document["parts"], document["state"]
     return _plain(document | {"bytes": _bytes_of(locate(slide.path)), "levels": levels})  # type: ignore[no-any-return]
 
 

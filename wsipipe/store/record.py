@@ -10,7 +10,7 @@ from typing import Any
 from wsipipe.errors import DamagedStoreError, OutputError, StoreError
 from wsipipe.files import Location, locate
 from wsipipe.store.documents import STORE_VERSION
-from wsipipe.store.spec import PARTIAL, ROOT, Fingerprint
+from wsipipe.store.spec import PARTIAL, ROOT, Fingerprint, Seen
 from wsipipe.urls import Url
 
 FINGERPRINT_FIELDS = frozenset(one.name for one in fields(Fingerprint))
@@ -36,6 +36,8 @@ class Record:
     """Name of the model."""
     counts: Mapping[int, int] = field(default_factory=dict)
     """Pixels of each label at level 0; empty if the run did not record them, or while unfinished."""
+    seen: Seen | None = None
+    """The slide's files, as they were; older stores do not name them."""
     unknown: tuple[str, ...] = ()
     """Fields of the fingerprint that this wsipipe does not know, as a newer one writes them."""
 
@@ -49,6 +51,7 @@ def parse_record(attributes: Any) -> Record:
         If they are not those of a store.
     """
     given, run = dict(attributes["fingerprint"]), dict(attributes.get("run") or {})
+    seen = dict(attributes.get("slide_seen") or {})
     return Record(
         slide=attributes["slide"],
         fingerprint=Fingerprint(**{name: value for name, value in given.items() if name in FINGERPRINT_FIELDS}),
@@ -58,6 +61,7 @@ def parse_record(attributes: Any) -> Record:
         version=str(attributes.get("version", "")),
         model=str(attributes.get("model", "")),
         counts={int(label): int(pixels) for label, pixels in dict(run.get("labels") or {}).items()},
+        seen=Seen(seen["state"], seen["sha256"]) if seen else None,
         unknown=tuple(sorted(given.keys() - FINGERPRINT_FIELDS)),
     )
 
