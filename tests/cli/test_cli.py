@@ -22,6 +22,7 @@ from tests.conftest import Call, WriteSlide
 from tests.faults import finish, start, wait_until
 from tests.faults import wsipipe as in_a_process
 from tests.soak import rounds
+from tests.store.test_store import make, spec_of
 from tests.tissue.drawn import disc, glass, on_glass
 from wsipipe import cli, demo
 from wsipipe.errors import UsageError
@@ -512,6 +513,19 @@ def test_demo_into_a_file_is_exit_code_3(call: Call, tmp_path: Path) -> None:
     ended = call("demo", tmp_path / "file")
     assert (ended.code, ended.out) == (3, "")
     assert "give another DIR" in ended.err
+
+
+def test_check_reads_finished_stores_and_its_exit_code_says_what_it_found(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    make(spec_of(tmp_path, (33, 50)))
+    ended = call("check", tmp_path)
+    assert ended.code == 0, ended.err
+    assert ended.out.endswith("1 stores, 0 damaged\n")
+    (tmp_path / "case-17.zarr/1/c/0/0").unlink()
+    ended = call("check", tmp_path / "case-17.zarr", "--json")
+    assert (ended.code, json.loads(ended.out)["damaged"]) == (1, 1)
 
 
 def test_preview_outlines_what_would_be_segmented(call: Call, tmp_path: Path, tiny_model: Path) -> None:

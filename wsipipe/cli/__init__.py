@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import click
 
+from wsipipe.cli.check import check
 from wsipipe.cli.demo import demo
 from wsipipe.cli.evaluate import evaluate
 from wsipipe.cli.exit_codes import EXIT_ENVIRONMENT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
@@ -34,7 +35,7 @@ def cli() -> None:
     """Segment gigapixel whole-slide images with a U-Net: exact at tile borders, resumable, in flat memory."""
 
 
-for command in (run, nightly, train, evaluate, info, preview, model, demo):
+for command in (run, nightly, train, evaluate, check, info, preview, model, demo):
     cli.add_command(command)
 
 

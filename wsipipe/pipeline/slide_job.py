@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, replace
 from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any, cast
@@ -21,10 +21,11 @@ from wsipipe.pipeline.block_tasks import Index, StoreWork, is_blank, store_block
 from wsipipe.pipeline.graph import map_blocks
 from wsipipe.pipeline.run_plan import RunPlan
 from wsipipe.pipeline.slide_plan import SlidePlan
+from wsipipe.pipeline.slide_seen import look
 from wsipipe.pipeline.summary import Outcomes, SlideOutcome, account
-from wsipipe.pipeline.tissue_tasks import TissueFinding, submit_tissue
+from wsipipe.pipeline.tissue_tasks import TISSUE_PRIORITY, TissueFinding, submit_tissue
 from wsipipe.store import content, lifecycle
-from wsipipe.store.spec import coarse_chunks
+from wsipipe.store.spec import Seen, coarse_chunks
 from wsipipe.tissue.detect import BLANK
 
 MOST_LISTED = 20
@@ -99,6 +100,10 @@ class SlideJob:
         self._blank = True  # until a pixel is seen that is not zero
         self._tissue: TissueFinding | None = None
         self._tissue_attempts = 0
+        assert plan.store.seen is not None
+        self._seen = plan.store.seen
+        self._looks: set[object] = set()  # keys of the tasks that look at the slide's files
+        self._overwritten = False
         self._finishing = self._finish()
         self._outcome(SlideStarted(plan.slide.path, plan.store.path, grid.count, len(plan.blocks), plan.pixels))
 
@@ -119,6 +124,8 @@ class SlideJob:
         futures = self._tasks(most)
         while not (futures or self._in_flight) and self._enter_next_stage():
             futures = self._tasks(most)
+        if futures and not self._looks:
+            futures = [*futures, *self._look()]
         self._in_flight.update(futures)
         return futures
 
@@ -161,7 +168,9 @@ class SlideJob:
         if future.cancelled():
             raise MachineError("the scheduler was lost; the same command resumes")
         error = future.exception()
-        if self.stage is Stage.TISSUE:
+        if future.key in self._looks:
+            self._record_look(future, error)
+        elif self.stage is Stage.TISSUE:
             self._record_tissue(future, error)
         elif isinstance(error, SlideReadError):
             self._unread.append(error)
@@ -202,6 +211,27 @@ class SlideJob:
         self._blank &= found.share > 0
         self._outcome(TissueFound(plan.slide.path, found.how, found.share))
 
+    def _look(self) -> Futures:
+        """Submit a task that looks at the slide's files: once beside its first blocks, and once after the last."""
+        task = self._client.submit(look, self.plan.slide, self._seen, pure=False, priority=TISSUE_PRIORITY)
+        self._looks.add(task.key)
+        return [task]
+
+    def _record_look(self, future: Future[Any], error: BaseException | None) -> None:
+        """Take what was seen of the slide's files into the account; if they are others, no further block begins."""
+        if isinstance(error, KilledWorker) and self.stage is not Stage.FINISHING:
+            return  # by a block beside it; there is another look
+        if error is not None:
+            raise error
+        seen: Seen = future.result()
+        if not seen.same_as(self._seen):
+            self._overwritten = True
+            self._todo.clear()
+            self._suspects.clear()
+        elif seen != self._seen:
+            self._seen = seen
+            lifecycle.note_seen(replace(self.plan.store, seen=seen))
+
     def cancel(self) -> set[Future[Any]]:
         """Cancel the tasks in flight, and return them."""
         in_flight, self._in_flight = self._in_flight, set()
@@ -217,6 +247,7 @@ class SlideJob:
 
     def _finish(self) -> Iterator[Futures]:
         """The tasks after the blocks, a round at a time; in the end the store gets its final name."""
+        yield self._look()
         self._raise_if_incomplete()
         plan, client = self.plan, self._client
         done_before = set(plan.grid.indices()).difference(plan.blocks)
@@ -248,7 +279,8 @@ class SlideJob:
             message = f"could not decode tiles {tiles}; the {dependent:,} px that depend on them are set to label 0"
             self._outcome(Warned(plan.slide.path, message))
         record = {"pixels": dependent, "tiles": [*map(astuple, unread)]}
-        lifecycle.publish(plan.store, _history(outcome, self._run, self._labels) | {"unread": record})
+        store = replace(plan.store, seen=self._seen)
+        lifecycle.publish(store, _history(outcome, self._run, self._labels) | {"unread": record})
         if self._tissue is not None and not self._tissue.share:
             self._outcome(Warned(plan.slide.path, NO_TISSUE_FOUND))
             self._outcome(SlideEmpty(plan.slide.path, plan.store.path, seconds, NO_TISSUE_FOUND))
@@ -265,6 +297,12 @@ class SlideJob:
 
     def _raise_if_incomplete(self) -> None:
         plan = self.plan
+        if self._overwritten:
+            lifecycle.discard_partial(plan.store)
+            raise SlideReadError(
+                f"{plan.slide.file} was overwritten while it was segmented, so its labels would be of both; they are "
+                "discarded; run the same again once the file is complete"
+            )
         count, others = len(plan.blocks), f"the others are in {plan.store.partial}"
         if self._unread:
             said = {text for error in self._unread for text in error.tiles or (str(error),)}

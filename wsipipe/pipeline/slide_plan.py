@@ -1,4 +1,4 @@
-"""The plan for one slide; only headers are read, and nothing is written."""
+"""The plan for one slide: headers are read, slides that changed are read whole, and nothing is written."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from wsipipe.geometry.grid import Grid, fit_sizes
 from wsipipe.model.model_file import ModelInfo
 from wsipipe.pipeline.memory_need import block_need, kept_bytes, network_need, tissue_need
 from wsipipe.pipeline.setup import Setup
+from wsipipe.pipeline.slide_seen import is_same
 from wsipipe.slides.pixels.tile_cache import Keep
 from wsipipe.slides.planes import listed_channels
 from wsipipe.slides.slide import Level, Slide, choose_level
 from wsipipe.store.journal import Journal, read_journal
 from wsipipe.store.record import Record, read_record
-from wsipipe.store.spec import PARTIAL, Fingerprint, StoreSpec
+from wsipipe.store.spec import PARTIAL, Fingerprint, Seen, StoreSpec
 from wsipipe.tissue.mask import mask_shape
 from wsipipe.tissue.mask_file import TISSUE_OFF, given_shape, is_file
 from wsipipe.version import VERSION
@@ -137,17 +138,17 @@ def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePla
     store_of = partial(_store_spec, slide, level, path, setup)
     fingerprint = store_of(None).fingerprint
     plan = partial(_slide_plan, slide, level, setup)
-    usable = partial(_usable, fingerprint=fingerprint, overwrite=setup.overwrite or setup.renew)
+    usable = partial(_usable, slide, fingerprint=fingerprint, overwrite=setup.overwrite or setup.renew)
     final = usable(path)
     journal = None
     if final is not None and not setup.overwrite:
-        store = store_of(final.block)
+        store = store_of(final.block, final.seen)
         journal = read_journal(store, locate(path))
         if final.complete and journal.finished:
             return plan(store, SKIP, "complete, no tissue found" if final.tissue_share == 0 else "complete")
     begun = usable(unfinished)
     if begun is not None and not (setup.overwrite and asked not in (None, begun.block)):
-        store = store_of(begun.block)
+        store = store_of(begun.block, begun.seen)
         return plan(store, RESUME, "", read_journal(store, locate(unfinished)))
     if journal is not None:
         return plan(store, RESUME, "", journal, reopen=True)
@@ -156,8 +157,13 @@ def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePla
     return plan(store, SEGMENT, "replaces an existing store" if replaces else "new", restart=True)
 
 
-def _store_spec(slide: Slide, level: Level, path: str, setup: Setup, block: int | None) -> StoreSpec:
-    """The store of ``slide`` to write, with blocks of ``block`` px, or of the size asked for."""
+def _store_spec(
+    slide: Slide, level: Level, path: str, setup: Setup, block: int | None, seen: Seen | None = None
+) -> StoreSpec:
+    """The store of ``slide`` to write, with blocks of ``block`` px, or of the size asked for.
+
+    ``seen`` is what an earlier run saw of the same slide.
+    """
     return StoreSpec(
         path=path,
         slide=slide.path,
@@ -180,6 +186,7 @@ def _store_spec(slide: Slide, level: Level, path: str, setup: Setup, block: int 
         version=VERSION,
         mpp_source=slide.mpp_source,
         tissue=tissue_shape(level, setup),
+        seen=Seen(slide.state, seen.sha256 if seen else None),
     )
 
 
@@ -228,7 +235,7 @@ def tissue_shape(level: Level, setup: Setup) -> tuple[int, int] | None:
     return given_shape(tissue, level) if is_file(tissue) else mask_shape(level.shape)
 
 
-def _usable(path: str, *, fingerprint: Fingerprint, overwrite: bool) -> Record | None:
+def _usable(slide: Slide, path: str, *, fingerprint: Fingerprint, overwrite: bool) -> Record | None:
     """The store at ``path`` if it has ``fingerprint``; a store with another is refused, or ignored to be replaced."""
     try:
         record = read_record(path)
@@ -236,11 +243,15 @@ def _usable(path: str, *, fingerprint: Fingerprint, overwrite: bool) -> Record |
         if overwrite:
             return None
         raise
-    if record is None or record.fingerprint == fingerprint:
+    if record is None:
+        return None
+    old, new = record.fingerprint, fingerprint
+    if old.slide == new.slide and not is_same(slide, record.seen):
+        old = replace(old, slide="")
+    if old == new:
         return record
     if overwrite:
         return None
-    old, new = record.fingerprint, fingerprint
     words = {
         "slide": "another slide file",
         "model_sha256": "other weights",

@@ -6,8 +6,9 @@ import hashlib
 import os
 from collections.abc import Collection, Sequence
 
-from wsipipe.errors import OutputError, StoreError
+from wsipipe.errors import OutputError, SlideReadError, StoreError
 from wsipipe.files import Location
+from wsipipe.pipeline.slide_seen import is_same
 from wsipipe.slides.slide import Slide
 from wsipipe.store.record import Record, read_record
 from wsipipe.store.spec import PARTIAL, STORE
@@ -62,4 +63,9 @@ def _of_that_path(owner: Record | None, slide: Slide, _others: Collection[str]) 
 
 def _of_that_file(owner: Record | None, slide: Slide, others: Collection[str]) -> bool:
     """Whether a store was made from the same file at another path, one that none of the ``others`` has."""
-    return owner is not None and owner.fingerprint.slide == slide.identity and owner.slide not in others
+    if owner is None or owner.fingerprint.slide != slide.identity or owner.slide in others:
+        return False
+    try:
+        return is_same(slide, owner.seen)
+    except SlideReadError:  # the slide's own blocks will say why
+        return False

@@ -12,6 +12,8 @@ from wsipipe.errors import PlaneError, SlideError, SlideFormatError, SlideReadEr
 from wsipipe.files import Location, Named, absolute, files_in, locate
 from wsipipe.slides.address import file_of
 from wsipipe.slides.byte_source import open_source
+from wsipipe.slides.identity import files_state
+from wsipipe.slides.opened import AsSeen
 from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.readers.reader import Reader
 from wsipipe.slides.readers.registry import extra_for, named
@@ -57,7 +59,7 @@ def open_slide(path: Named, *, mpp: float | None = None, reader: str | None = No
             return _open_image(path, file, number, mpp=mpp, reader=reader, planes=planes)
         if isinstance(path, Path) and path.stat() and not (path.is_file() or path.is_dir()):
             raise SlideFormatError(f"{path.name} is neither a file nor a folder; a pipe or device cannot be a slide")
-        slide = _open(path, readers, planes)
+        slide = _as_seen(_open(path, readers, planes))
         return slide if mpp is None else with_mpp(slide, mpp)
     except SlideError:
         raise
@@ -100,6 +102,13 @@ def _open(path: Location, readers: Sequence[Reader], planes: Planes) -> Slide:
     raise SlideFormatError(f"{path.name} {_what_it_is(path)}; {_what_is_read(path, readers)}")
 
 
+def _as_seen(slide: Slide) -> Slide:
+    """``slide`` with the state of its files, which its levels are opened in."""
+    state = files_state(locate(slide.path), slide.parts)
+    levels = tuple(replace(level, source=AsSeen(level.source, state)) for level in slide.levels)
+    return replace(slide, state=state, levels=levels)
+
+
 def _what_it_is(path: Location) -> str:
     """Why no reader recognises the file, to follow its name."""
     if path.is_dir():
@@ -123,6 +132,7 @@ def describe(slide: Slide) -> dict[str, Any]:
     names = ("index", "shape", "downsample", "mpp", "axes", "channels", "dtype", "tile", "codec")
     document = asdict(slide) | {"planes": str(slide.levels[0].planes)}
     levels = [{name: level[name] for name in names} for level in document.pop("levels")]
+    del document["parts"], document["state"]
     return _plain(document | {"bytes": _bytes_of(locate(slide.levels[0].path)), "levels": levels})  # type: ignore[no-any-return]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -28,6 +29,19 @@ class Source(Protocol[Opened_co]):
             If it is gone, damaged, or has changed since it was first opened.
         """
         ...
+
+
+@dataclass(frozen=True)
+class AsSeen(Generic[Opened_co]):
+    """A source whose files were in ``state``: once they are in another, it is another source, and opened again."""
+
+    source: Source[Opened_co]
+    state: str
+    """See `wsipipe.slides.identity.files_state`."""
+
+    def open(self) -> Opened_co:
+        """See `Source.open`; raises a SlideError as it says there."""
+        return self.source.open()
 
 
 class OpenedSources(Generic[Opened_co]):

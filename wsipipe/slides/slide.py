@@ -7,13 +7,15 @@ at the first use of `Level.array`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsipipe.errors import ResolutionError, SlideError, SlideFormatError, SlideReadError
+from wsipipe.files import Location, locate
 from wsipipe.geometry.scale import shrunk_side
+from wsipipe.slides.identity import files_sha256, files_state
 from wsipipe.slides.opened import LEVELS, Source
 from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.resolution import Reading
@@ -153,6 +155,34 @@ class Slide:
     """Names of all channels in the file, if it has them."""
     bounds: tuple[int, int, int, int] | None = None
     """(y, x, height, width) of the scanned area in pixels of level 0, if the file says so; beyond it is background."""
+    parts: tuple[str, ...] = ()
+    """The files, and folders of files, that its pixels are read from; empty if `path` is all of them."""
+    state: str = ""
+    """The state of these files when it was opened (`wsipipe.slides.identity.files_state`)."""
+
+    @property
+    def sha256(self) -> str:
+        """sha256 of the whole content of its files as they are now, read at the first use.
+
+        Raises
+        ------
+        SlideReadError
+            If they cannot be read.
+        """
+        return self._of_files(lambda path: files_sha256(path, self.parts, files_state(path, self.parts)))
+
+    @property
+    def state_now(self) -> str:
+        """The state of its files now; raises a SlideReadError if one of them is gone."""
+        return self._of_files(lambda path: files_state(path, self.parts))
+
+    def _of_files(self, look: Callable[[Location], str]) -> str:
+        try:
+            return look(locate(self.levels[0].path))  # `path` may name one image of the file
+        except OSError as err:
+            raise SlideReadError(
+                f"{self.file} cannot be read: {err.strerror or err}; restore it, then repeat the run"
+            ) from err
 
     @property
     def file(self) -> str:

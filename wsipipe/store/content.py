@@ -19,13 +19,14 @@ from wsipipe.errors import DamagedStoreError, OutputError
 from wsipipe.files import RESUMES, files_in, make_folder, write_whole, zarr_store
 from wsipipe.geometry.grid import Box, boxes
 from wsipipe.store.pyramid import halve
-from wsipipe.store.shards import write_shard
+from wsipipe.store.shards import damage_of_shard, write_shard
 from wsipipe.store.spec import (
     PROBABILITIES,
     TISSUE,
     UNREAD,
     StoreSpec,
     arrays,
+    block_shards,
     shard_name,
     tissue_shapes,
 )
@@ -105,16 +106,33 @@ def label_counts(spec: StoreSpec, labels: Labels) -> dict[int, int]:
 
 
 def count_labels(spec: StoreSpec, index: tuple[int, int]) -> Counter[int]:
-    """Number of pixels of each label in block ``index``, which was written before.
+    """Number of pixels of each label in block ``index``, which an earlier run wrote; all of its shards are looked at.
 
     Raises
     ------
     DamagedStoreError
-        If it cannot be read. Its shard is removed then, to be made again.
+        If one of its shards is damaged. Those that are, are removed then, to be made again.
     OutputError
         If the disk fails.
     """
+    _check_block(spec, index)
     return Counter(label_counts(spec, _read(spec, "0", spec.grid.block_box(index), spec.grid.block)))
+
+
+def _check_block(spec: StoreSpec, index: tuple[int, int]) -> None:
+    """Look at every chunk that block ``index`` wrote; raises as `count_labels`."""
+    damages = []
+    for name, chunks in block_shards(spec, index).items():
+        path = spec.partial / name
+        try:
+            found = damage_of_shard(path, chunks=chunks, chunk_bytes=spec.grid.chunk**2)
+            if found:
+                path.unlink(missing_ok=True)
+                damages.append(f"{name}: {found}")
+        except OSError as err:
+            raise OutputError(f"{path} cannot be read: {err.strerror or err}; {RESUMES}") from err
+    if damages:
+        raise _damaged(spec, "; ".join(damages))
 
 
 def write_tissue(spec: StoreSpec, cells: npt.NDArray[np.bool_]) -> None:
@@ -205,7 +223,12 @@ def _read(spec: StoreSpec, array: str, box: Box, side: int) -> Labels:
         for part in boxes(box.shape, side):
             at = (box.y0 + part.y0) // side, (box.x0 + part.x0) // side
             (spec.partial / shard_name(array, at)).unlink(missing_ok=True)
-        raise DamagedStoreError(f"{spec.partial} was damaged ({err}); the same command rewrites that part") from err
+        raise _damaged(spec, str(err)) from err
+
+
+def _damaged(spec: StoreSpec, reason: str) -> DamagedStoreError:
+    """The error to raise once the damaged shards are removed."""
+    return DamagedStoreError(f"{spec.partial} was damaged ({reason}); the same command rewrites that part")
 
 
 def _write_shard(spec: StoreSpec, array: str, index: tuple[int, ...], pixels: npt.NDArray[np.uint8]) -> None:

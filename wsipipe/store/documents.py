@@ -63,6 +63,7 @@ def _attributes(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, Any]:
             "slide": spec.slide,
             "model": spec.model,
             "fingerprint": asdict(spec.fingerprint),
+            **({} if spec.seen is None else {"slide_seen": asdict(spec.seen)}),
             "mpp_source": spec.mpp_source,
             "block": spec.grid.block,
             **({} if run is None else {"run": run}),

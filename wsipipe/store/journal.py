@@ -9,18 +9,14 @@ In a bucket every object is whole: it is enough that it exists, and one request 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import google_crc32c
-import numpy as np
-
 from wsipipe.errors import OutputError
 from wsipipe.files import Location
 from wsipipe.store.lifecycle import arrays_fit
-from wsipipe.store.shards import NOT_WRITTEN
+from wsipipe.store.shards import read_index
 from wsipipe.store.spec import StoreSpec, block_shards, coarse_chunks, shard_name, tissue_shards
 from wsipipe.urls import Url
 
@@ -102,21 +98,10 @@ def _state(path: Path, chunks: int) -> str:
     A shard is its chunks, then for each chunk offset and length (uint64, all ones if not written), then the CRC32C
     of these (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/).
     """
-    index_bytes = 16 * chunks + 4
     try:
         with path.open("rb") as file:
-            size = file.seek(0, 2)
-            if size < index_bytes:
-                return DAMAGED
-            file.seek(size - index_bytes)
-            index = file.read()
+            return DAMAGED if read_index(file, chunks) is None else WHOLE
     except FileNotFoundError:
         return MISSING
     except OSError as err:
         raise OutputError(f"{path} cannot be read: {err.strerror or err}") from err
-    if struct.pack("<I", google_crc32c.value(index[:-4])) != index[-4:]:
-        return DAMAGED
-    table = np.frombuffer(index[:-4], "<u8").reshape(-1, 2)
-    written = table[table[:, 0] != NOT_WRITTEN]
-    end = int(written.sum(axis=1).max(initial=0))
-    return WHOLE if end == size - index_bytes else DAMAGED

@@ -136,6 +136,18 @@ def write_documents(spec: StoreSpec, run: dict[str, Any] | None = None) -> None:
             write_whole(path, blobs[name], way_out=RESUMES, shared=True)
 
 
+def note_seen(spec: StoreSpec) -> None:
+    """Write into the unfinished store what was seen of its slide; nothing if there is no such store any more.
+
+    Raises
+    ------
+    OutputError
+        If the disk does not take it.
+    """
+    if (spec.partial / ROOT).is_file():
+        write_documents(spec)
+
+
 def _holds(path: Location, blob: bytes) -> bool:
     """Whether the content of the file at ``path`` is ``blob``."""
     try:

@@ -10,7 +10,7 @@ from typing import Any
 from wsipipe.errors import DamagedStoreError, OutputError, StoreError
 from wsipipe.files import Location, locate
 from wsipipe.store.documents import STORE_VERSION
-from wsipipe.store.spec import PARTIAL, ROOT, Fingerprint
+from wsipipe.store.spec import PARTIAL, ROOT, Fingerprint, Seen
 from wsipipe.urls import Url
 
 FINGERPRINT_FIELDS = frozenset(one.name for one in fields(Fingerprint))
@@ -36,6 +36,8 @@ class Record:
     """Name of the model."""
     counts: Mapping[int, int] = field(default_factory=dict)
     """Pixels of each label at level 0; empty if the run did not record them, or while unfinished."""
+    seen: Seen | None = None
+    """The slide's files, as they were; older stores do not name them."""
     unknown: tuple[str, ...] = ()
     """Fields of the fingerprint that this wsipipe does not know, as a newer one writes them."""
 
@@ -52,6 +54,7 @@ def parse_record(attributes: Any) -> Record:
     unknown = tuple(sorted(given.keys() - FINGERPRINT_FIELDS))
     if unknown and "model_sha256" not in given:
         raise ValueError(f"unknown in its fingerprint: {', '.join(unknown)}")
+    seen = dict(attributes.get("slide_seen") or {})
     return Record(
         slide=attributes["slide"],
         fingerprint=Fingerprint(**{name: value for name, value in given.items() if name in FINGERPRINT_FIELDS}),
@@ -62,6 +65,7 @@ def parse_record(attributes: Any) -> Record:
         model=str(attributes.get("model", "")),
         counts={int(label): int(pixels) for label, pixels in dict(run.get("labels") or {}).items()},
         unknown=unknown,
+        seen=Seen(seen["state"], seen["sha256"]) if seen else None,
     )
 
 

@@ -8,12 +8,16 @@ Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
 
 from __future__ import annotations
 
+import io
+from typing import BinaryIO
+
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 from numcodecs import Zstd
 
 from wsipipe.files import Location, write_whole
+from wsipipe.urls import Url
 
 ZSTD_LEVEL = 3
 NOT_WRITTEN = 2**64 - 1
@@ -53,6 +57,70 @@ def write_shard(
     table = index.tobytes()
     checksum = google_crc32c.value(table).to_bytes(4, "little")
     write_whole(path, b"".join([*parts, table, checksum]), way_out=way_out, shared=True)
+
+
+def read_index(file: BinaryIO, chunks: int) -> npt.NDArray[np.uint64] | None:
+    """Offset and length of each of a shard's ``chunks``, (chunk, 2), uint64; those not written are all ones.
+
+    None unless the index fits its checksum, and the file is as long as it says.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    index_bytes = 16 * chunks + 4
+    size = file.seek(0, io.SEEK_END)
+    if size < index_bytes:
+        return None
+    file.seek(size - index_bytes)
+    table, checksum = file.read(index_bytes - 4), file.read()
+    if google_crc32c.value(table).to_bytes(4, "little") != checksum:
+        return None
+    index = np.frombuffer(table, "<u8").reshape(-1, 2)
+    end = int(index[index[:, 0] != NOT_WRITTEN].sum(axis=1).max(initial=0))
+    return index if end == size - index_bytes else None
+
+
+def damage_of_shard(path: Location, *, chunks: int, chunk_bytes: int) -> str:
+    """What is wrong with a shard; an empty string if its index and each of its chunks fit their checksums.
+
+    Parameters
+    ----------
+    path
+        Path of the file; from a disk it is read chunk by chunk.
+    chunks
+        Number of chunks that the shard has room for.
+    chunk_bytes
+        Size of a chunk once it is decoded.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    try:
+        with io.BytesIO(path.read_bytes()) if isinstance(path, Url) else path.open("rb") as file:
+            index = read_index(file, chunks)
+            if index is None:
+                return "its index is damaged, or the file is cut"
+            written = [(int(offset), int(length)) for offset, length in index if offset != NOT_WRITTEN]
+            into = np.empty(chunk_bytes, np.uint8)
+            damaged = sum(not _decodes(file, offset, length, into) for offset, length in written)
+    except FileNotFoundError:
+        return "it is missing"
+    return f"{damaged} of its {len(written)} chunks are damaged" if damaged else ""
+
+
+def _decodes(file: BinaryIO, offset: int, length: int, into: npt.NDArray[np.uint8]) -> bool:
+    """Whether the chunk at ``offset`` decodes to the size of ``into``, and fits its checksum."""
+    file.seek(offset)
+    data = file.read(length)
+    try:
+        Zstd().decode(data, out=into)
+    except Exception:  # a codec may raise anything
+        return False
+    return True
 
 
 def _whole(piece: npt.NDArray[np.uint8], chunks: tuple[int, ...]) -> npt.NDArray[np.uint8]:

@@ -64,6 +64,20 @@ class Fingerprint:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """The files of a slide, as the run saw them that segmented it."""
+
+    state: str
+    """Their sizes and modification times, or their ETags behind a URL (sha256)."""
+    sha256: str | None = None
+    """Their whole content; None if it is not known yet, and behind a URL."""
+
+    def same_as(self, other: Seen) -> bool:
+        """Whether both are of the same slide: of the same state, or else of the same content."""
+        return self.state == other.state or (self.sha256 is not None and self.sha256 == other.sha256)
+
+
+@dataclass(frozen=True)
 class StoreSpec:
     """Everything that the metadata of a store contain."""
 
@@ -87,6 +101,8 @@ class StoreSpec:
     """Source of the slide's micrometres per pixel: a tag of the file, an option, ..."""
     tissue: tuple[int, int] | None = None
     """(rows, columns) of the cells of the tissue mask; None without a mask."""
+    seen: Seen | None = None
+    """The slide's files, as they are now; their content only if an earlier run of this store looked at it."""
 
     @property
     def partial(self) -> Location:

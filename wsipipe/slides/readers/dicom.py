@@ -111,6 +111,7 @@ class DicomReader:
             mpp=resolution.mpp,
             mpp_source=resolution.source,
             identity=identity,
+            parts=tuple(map(str, pyramid.files)),
             associated=pyramid.associated,
             warnings=(*doubts, *resolution.warnings),
             channel_names=tuple(names),

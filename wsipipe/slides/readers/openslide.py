@@ -105,6 +105,7 @@ class OpenSlideReader:
             mpp=resolution.mpp,
             mpp_source=resolution.source,
             identity=identity,
+            parts=tuple(map(str, (path, *_data_files(path)))),
             associated=tuple(sorted(slide.associated_images)),
             warnings=(*warnings, *resolution.warnings),
             bounds=_bounds(properties),

@@ -22,6 +22,11 @@ def zarr_identity(path: Location, datasets: tuple[str, ...]) -> str:
     return folder_identity(path, _documents(path, datasets), sizes)
 
 
+def documents_of(path: Location) -> list[str]:
+    """The metadata documents directly in the folder ``path``."""
+    return [str(path / name) for name in METADATA if (path / name).is_file()]
+
+
 def _documents(path: Location, datasets: tuple[str, ...]) -> Iterator[bytes]:
     """The metadata documents of the image and its arrays."""
     for folder in (path, *(path / dataset for dataset in datasets)):

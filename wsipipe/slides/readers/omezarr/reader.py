@@ -15,7 +15,7 @@ from wsipipe.files import Location, locate
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.readers.omezarr.attributes import Multiscale, is_zarr, parse_multiscale, read_attributes
 from wsipipe.slides.readers.omezarr.chunks import MAX_CHUNK_BYTES, codec_names, missing_chunks, open_dataset
-from wsipipe.slides.readers.omezarr.identity import zarr_identity
+from wsipipe.slides.readers.omezarr.identity import documents_of, zarr_identity
 from wsipipe.slides.slide import Level, Slide, downsample_of
 
 AXES = ("yx", "yxc", "cyx")
@@ -67,6 +67,7 @@ class OmeZarrReader:
             mpp=multiscale.resolution.mpp,
             mpp_source=multiscale.resolution.source,
             identity=identity,
+            parts=(*documents_of(path), *(str(path / dataset) for dataset in multiscale.paths)),
             associated=(),
             warnings=(*warnings, *multiscale.resolution.warnings),
             readings=multiscale.resolution.readings,

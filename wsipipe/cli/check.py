@@ -1,0 +1,45 @@
+"""``wsipipe check``: whether finished results are still what they were."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+
+import click
+
+from wsipipe.cli.exit_codes import EXIT_FAILED
+
+
+@click.command()
+@click.argument("out", nargs=-1, required=True, metavar="OUT...")
+@click.option("--threads", type=click.IntRange(min=1), help="Shards that are read at a time; as many as cores.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def check(out: tuple[str, ...], threads: int | None, as_json: bool) -> None:
+    """Read all of the finished stores in each OUT, a folder of results or one store.
+
+    Every shard of every level, probabilities and tissue mask included, must be there, and every chunk must fit its
+    checksum. If it is interrupted, the same command goes on with the next store.
+    Exit code: 0 if all are sound, 1 if some are damaged.
+    """
+    import platformdirs
+    from dask.system import CPU_COUNT
+
+    from wsipipe.files import absolute, one_name
+    from wsipipe.store.check import check_stores, stores_in
+
+    stores = list({one_name(store): store for text in out for store in stores_in(absolute(text))}.values())
+    name = hashlib.sha256("\0".join(map(str, stores)).encode()).hexdigest()[:16]
+    notes = platformdirs.user_cache_path("wsipipe") / "check" / f"{name}.jsonl"
+    checks = []
+    for found in check_stores(stores, threads or CPU_COUNT, notes):
+        checks.append(found)
+        if not as_json:
+            click.echo("\n".join([*found.damages] or [f"{found.store}: sound, {found.shards} shards"]))
+    damaged = sum(bool(found.damages) for found in checks)
+    if as_json:
+        click.echo(json.dumps({"stores": [asdict(found) for found in checks], "damaged": damaged}, indent=2))
+    else:
+        way_out = "; delete the files that are named, and the run that made them makes them again" if damaged else ""
+        click.echo(f"{len(checks)} stores, {damaged} damaged{way_out}")
+    click.get_current_context().exit(EXIT_FAILED if damaged else 0)
