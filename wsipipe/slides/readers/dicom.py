@@ -15,43 +15,29 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import zarr
 
 from wsipipe.errors import SlideFormatError, SlideReadError
 from wsipipe.events import Spent
 from wsipipe.files import Location
 from wsipipe.slides.identity import file_identity, folder_identity
-from wsipipe.slides.pixels.tile_cache import Tile
-from wsipipe.slides.pixels.tile_store import Tiles, TileStore
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
-from wsipipe.slides.readers.colour import RGB, YCBCR, Space, believed, contradictions, decode_jpeg, rgb_of
+from wsipipe.slides.readers.colour import RGB, believed, contradictions
+from wsipipe.slides.readers.dicom_frames import (
+    COPY_SERIES_AGAIN,
+    TRANSFORMED,
+    FrameStore,
+    codec_of,
+    header_space,
+    planes_of,
+)
 from wsipipe.slides.readers.dicom_series import Instance, instance_of, instances_in, series_in
-from wsipipe.slides.readers.jpeg import JPEG_CODECS, what_is_missing
 from wsipipe.slides.resolution import Resolution, checked
 from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.urls import Url
 
 INSTALL_DICOM = "pip install 'wsipipe[dicom]'"
-COPY_SERIES_AGAIN = "copy it again from where it came from"
-CODECS = {
-    "1.2.840.10008.1.2.4.50": 7,
-    "1.2.840.10008.1.2.4.51": 7,
-    "1.2.840.10008.1.2.4.90": 34712,
-    "1.2.840.10008.1.2.4.91": 34712,
-    "1.2.840.10008.1.2.4.201": 34712,
-    "1.2.840.10008.1.2.4.202": 34712,
-    "1.2.840.10008.1.2.4.203": 34712,
-    "1.2.840.10008.1.2.4.110": 50002,
-    "1.2.840.10008.1.2.4.111": 50002,
-    "1.2.840.10008.1.2.4.112": 50002,
-}
-"""The TIFF compression that corresponds to a transfer syntax: JPEG, JPEG 2000 and JPEG XL.
 
-What the others decode to has the colour space of the header.
-"""
-TRANSFORMED = ("YBR_RCT", "YBR_ICT")
-"""Photometric interpretations of JPEG 2000 whose component transform gives RGB."""
 CACHE_BYTES = 2**24
 """Size of each of wsidicom's caches, besides the tiles that are kept here."""
 
@@ -85,7 +71,7 @@ class DicomReader:
         assert isinstance(path, Path), "it recognises no other"
         pyramid = _open(path, planes.series)
         first = pyramid.levels[0]
-        optical, focal = _planes_of(first)
+        optical, focal = planes_of(first)
         choose_one(path.name, "t", planes.t, ["0"])
         z = choose_one(path.name, "z", planes.z, [f"{value} mm" for value in focal])
         samples = int(first[0].image_data.samples_per_pixel)
@@ -139,55 +125,6 @@ class DicomLevel:
         if _identity(pyramid.files) != self.identity:
             raise SlideReadError(f"{path.name} has changed since it was opened; start again")
         return zarr.open_array(FrameStore(pyramid.levels[self.index], self), mode="r", zarr_format=3)
-
-
-class FrameStore(TileStore):
-    """The tiles of one level, each a frame of an instance."""
-
-    image: Tiles
-
-    def __init__(self, instances: Sequence[Any], level: DicomLevel) -> None:
-        sizes = {"y": level.shape[0], "x": level.shape[1], "c": level.channels}
-        sides = {"y": level.tile[0], "x": level.tile[1], "c": 1 if level.axes == "cyx" else level.channels}
-        shape, chunks = (tuple(each[axis] for axis in level.axes) for each in (sizes, sides))
-        super().__init__(Tiles(shape, chunks, np.dtype(level.dtype)))
-        self.level = level
-        self.optical, focal = _planes_of(instances)
-        self.z = focal[level.planes.z or 0]
-        self.images = {path: _instance_at(instances, path, self.z).image_data for path in self.optical}
-
-    def read_tile(self, chunk: tuple[int, ...], spent: Spent) -> Tile:
-        """See `TileStore.read_tile`: (y, x), (y, x, c) or (c, y, x), uint8 or uint16.
-
-        Raises
-        ------
-        SlideReadError
-            If the frame is damaged, or does not decode to a whole tile.
-        """
-        geometry = import_module("wsidicom.geometry")
-        at = dict(zip(self.level.axes, chunk, strict=True))
-        wanted = self.level.planes.indices
-        in_frame = self.level.axes == "yxc"
-        number = at.get("c", 0)
-        path = self.optical[0 if in_frame else wanted[number] if wanted else number]
-        image, point = self.images[path], geometry.Point(at["x"], at["y"])
-        with spent.on("read"):
-            data = image.get_encoded_tile(point, self.z, path)
-        codec = _codec_of(image)
-        missing = what_is_missing(data, codec)
-        if missing:
-            raise SlideReadError(f"frame of tile {at['y']}, {at['x']} is damaged: {missing}")
-        with spent.on("decode"):
-            if in_frame and not image.is_sparse(point, self.z, path):
-                found = believed(data, codec, _said(image))
-                pixels = decode_jpeg(data, found) if codec in JPEG_CODECS else rgb_of(image.decoder.decode(data), found)
-            else:
-                pixels = np.asarray(image.get_decoded_tile(point, self.z, path, cache=False))
-        if in_frame and wanted is not None:
-            pixels = pixels[..., wanted]
-        if pixels.size != prod(self.image.chunks) or pixels.dtype != self.image.dtype:
-            raise SlideReadError(f"frame of tile {at['y']}, {at['x']} decodes to {pixels.shape} {pixels.dtype}")
-        return np.ascontiguousarray(pixels).reshape(self.image.chunks)
 
 
 def _open(path: Path, wanted: int | None) -> Pyramid:
@@ -285,36 +222,6 @@ def _in_words(err: Exception) -> str:
     return type(err).__name__ + ("" if " object at 0x" in str(err) else f": {err}")
 
 
-def _planes_of(instances: Sequence[Any]) -> tuple[list[str], list[float]]:
-    """The optical paths and the focal planes (mm) of a level."""
-    optical = sorted({path for instance in instances for path in instance.optical_paths})
-    return optical, sorted({float(z) for instance in instances for z in instance.focal_planes})
-
-
-def _instance_at(instances: Sequence[Any], path: str, z: float) -> Any:
-    """The instance that has the plane of optical path ``path`` at ``z`` mm.
-
-    Raises
-    ------
-    SlideReadError
-        If no instance has it.
-    """
-    for instance in instances:
-        if path in instance.optical_paths and z in map(float, instance.focal_planes):
-            return instance
-    raise SlideReadError(f"there is no instance of optical path {path} at {z} mm; {COPY_SERIES_AGAIN}")
-
-
-def _codec_of(image: Any) -> int:
-    """The TIFF compression that corresponds to the transfer syntax; 1, none, for those that say nothing of colours."""
-    return CODECS.get(str(image.transfer_syntax), 1)
-
-
-def _said(image: Any) -> Space:
-    """The colour space of the samples by the header."""
-    return YCBCR if str(image.photometric_interpretation).startswith("YBR") else RGB
-
-
 def _colour_doubts(pyramid: Pyramid, level: DicomLevel) -> tuple[str, ...]:
     """Warnings that the first frame of a level has other colours than its header says."""
     if level.axes != "yxc":
@@ -327,9 +234,9 @@ def _colour_doubts(pyramid: Pyramid, level: DicomLevel) -> tuple[str, ...]:
         data = image.get_encoded_tile(point, store.z, path)
     except Exception:  # whatever wsidicom raises; whoever reads this frame learns why
         return ()
-    header, found = str(image.photometric_interpretation), believed(data, _codec_of(image), _said(image))
-    meant = RGB if header in TRANSFORMED else _said(image)
-    return contradictions(found, _codec_of(image), f"PhotometricInterpretation {header}", meant)
+    header, found = str(image.photometric_interpretation), believed(data, codec_of(image), header_space(image))
+    meant = RGB if header in TRANSFORMED else header_space(image)
+    return contradictions(found, codec_of(image), f"PhotometricInterpretation {header}", meant)
 
 
 def _source(path: Path, index: int, identity: str, pyramid: Pyramid, planes: Planes) -> DicomLevel:
@@ -342,11 +249,11 @@ def _source(path: Path, index: int, identity: str, pyramid: Pyramid, planes: Pla
     """
     first, instances = pyramid.levels[0], pyramid.levels[index]
     instance = instances[0]
-    if _planes_of(instances) != _planes_of(first):
+    if planes_of(instances) != planes_of(first):
         raise SlideFormatError(
             f"{path.name}: level {index} does not have the same planes as level 0; {COPY_SERIES_AGAIN}"
         )
-    samples, optical = int(instance.image_data.samples_per_pixel), len(_planes_of(first)[0])
+    samples, optical = int(instance.image_data.samples_per_pixel), len(planes_of(first)[0])
     bits, signed = instance.dataset.bits, instance.dataset.as_dataset().get("PixelRepresentation", 0)
     if signed or bits not in (8, 16) or samples not in (1, 3):
         raise SlideFormatError(
