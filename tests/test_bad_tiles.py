@@ -255,7 +255,8 @@ def test_a_file_that_is_truncated_meanwhile_is_not_filled(
     monkeypatch.setattr(batch, "plan_run", then_truncated)
     outcome = outcome_of(slide, tmp_path / "out", model, on_bad_tile="fill")
     assert outcome.status == "failed"
-    assert "truncated" in outcome.message
+    assert "was overwritten while it was segmented" in outcome.message
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_of_tiles_that_no_tissue_needs_nothing_is_told_whatever_the_tile(tmp_path: Path, model: Path) -> None:

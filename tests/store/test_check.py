@@ -103,7 +103,7 @@ def test_damaged_chunk_of_an_unfinished_store_is_found_before_it_is_published(sp
     partial = Path(spec.path + ".partial")
     shard = shards_of(partial / array)[0]
     flip(0.3)(shard)
-    with pytest.raises(StoreError, match=r"was damaged .*; the same command makes that part again"):
+    with pytest.raises(StoreError, match=r"was damaged .*; the same command rewrites that part"):
         content.count_labels(spec, (0, 0))
     assert not shard.exists()
     assert sum(content.count_labels(spec, (0, 1)).values()) == 1024**2

@@ -301,7 +301,7 @@ class SlideJob:
             lifecycle.discard_partial(plan.store)
             raise SlideReadError(
                 f"{plan.slide.file} was overwritten while it was segmented, so its labels would be of both; they are "
-                "discarded; run the same again once the file is complete"
+                "discarded; repeat the run once the file is complete"
             )
         count, others = len(plan.blocks), f"the others are in {plan.store.partial}"
         if self._unread:
