@@ -45,7 +45,10 @@ def test_a_run_over_a_file_of_a_hostile_name(hostile: Path, tmp_path: Path, tiny
 
 
 @pytest.mark.parametrize("command", [["info"], ["info", "--pixels"], ["preview"], ["run", "--tile"], ["nightly"]])
-def test_other_commands_over_a_hostile_name(hostile: Path, call: Call, command: list[str]) -> None:
+def test_other_commands_over_a_hostile_name(
+    hostile: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where `preview` puts its picture
     ended = call(*command, hostile)
     assert acting(ended.out) | acting(ended.err) == set()
 
