@@ -16,7 +16,7 @@ from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.readers.omezarr.attributes import Multiscale, is_zarr, parse_multiscale, read_attributes
 from wsipipe.slides.readers.omezarr.chunks import MAX_CHUNK_BYTES, codec_names, missing_chunks, open_dataset
 from wsipipe.slides.readers.omezarr.identity import documents_of, zarr_identity
-from wsipipe.slides.slide import Level, Slide, downsample_of
+from wsipipe.slides.slide import Level, Slide, check_sides, downsample_of
 
 AXES = ("yx", "yxc", "cyx")
 DTYPES = ("uint8", "uint16")
@@ -45,13 +45,14 @@ class OmeZarrReader:
         arrays = [open_dataset(path, dataset) for dataset in multiscale.paths]
         for dataset, array in zip(multiscale.paths, arrays, strict=True):
             _check_array(path, dataset, array, multiscale.axes)
+        shapes = [_shape(array, multiscale.axes) for array in arrays]
+        check_sides(path.name, shapes)
         warnings = [
             warning
             for dataset, array in zip(multiscale.paths, arrays, strict=True)
             for warning in missing_chunks(path, dataset, array)
         ]
         identity = zarr_identity(path, multiscale.paths)
-        shapes = [_shape(array, multiscale.axes) for array in arrays]
         if shapes != sorted(set(shapes), reverse=True):
             raise SlideFormatError(f"{path.name}: its levels do not decrease in size: {shapes}")
         chosen = _choose_planes(path, arrays[0], multiscale, planes)
