@@ -111,7 +111,7 @@ def check_channels(slide: Slide, level: Level, model: ModelInfo) -> None:
         count = len(slide.channel_names) or level.channels
         named = f": {listed_channels(slide.channel_names, count)}" if slide.channel_names else ""
         choose = (
-            f", or choose {wanted} of them with --channels{named}" if count > wanted and level.axes == "cyx" else ""
+            f", or choose {wanted} of them with --channels{named}" if count > wanted and _are_channels(level) else ""
         )
         raise ChannelError(
             f"{slide.file} has {_channels(level.channels)}, model {model.spec.name!r} takes {_channels(wanted)}; "
@@ -266,6 +266,11 @@ def _usable(slide: Slide, path: str, *, fingerprint: Fingerprint, overwrite: boo
         f"{path} was made with {', '.join(words[name] for name in old.differences(new))}; "
         "--overwrite replaces it once the new one is complete, or use another -o"
     )
+
+
+def _are_channels(level: Level) -> bool:
+    """Whether a level has channels of their own, rather than the parts of a colour."""
+    return level.axes == "cyx" or level.channels > 4
 
 
 def _channels(count: int) -> str:
