@@ -12,6 +12,7 @@ import tifffile
 import torch
 
 from tests.conftest import WriteSlide
+from wsipipe.cli.run_text import plan_as_text
 from wsipipe.errors import GeometryError, MachineError, MemoryLimitError, OutputError, UsageError
 from wsipipe.model.model_file import ModelSpec, default_classes, load_model, save_model
 from wsipipe.model.unet import UNet
@@ -386,6 +387,18 @@ def test_a_table_says_the_resolution_of_single_slides(bench: Bench, picky: str) 
     assert [p.level.mpp for p in plans] == [0.5] * 3
     with pytest.raises(UsageError, match=r"none.csv cannot be read"):
         bench.plan(a, slides_table=str(bench.folder / "none.csv"))
+
+
+def test_rows_of_the_table_that_match_no_slide_are_named(bench: Bench, picky: str) -> None:
+    slide = bench.slide("a.tif")
+    table = bench.folder / "slides.csv"
+    table.write_text(f"slide,mpp\na.tif,0.5\nb.tif,0.25\n{bench.folder}/c.tif,0.25\n")
+    plan = bench.plan(slide, model=picky, slides_table=str(table))
+    assert plan.unmatched == ("b.tif", f"{bench.folder}/c.tif")
+    assert f"match no slide of this run: b.tif, {bench.folder}/c.tif;" in plan.table_warning
+    assert plan.table_warning in plan_as_text(plan)
+    table.write_text("slide,mpp\na.tif,0.5\n")
+    assert bench.plan(slide, model=picky, slides_table=str(table)).table_warning == ""
 
 
 def test_planning_writes_nothing(bench: Bench) -> None:
