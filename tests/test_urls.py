@@ -34,7 +34,7 @@ from tests.leases.test_lease import FakeClock, no_thread
 from tests.nightly.nights import Clock, night_of, rows, statuses
 from tests.servers import BUCKET, Proxy, Web, download, s3_server, settings, upload
 from tests.slides.made import ome_zarr
-from tests.soak import rounds
+from tests.soak import in_soak, rounds
 from tests.test_changed_slides import redact, write_plain
 from tests.test_cluster import dask_cluster
 from wsipipe import urls
@@ -152,7 +152,7 @@ def impatient(port: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kills", "every"), rounds((2, 40), (20, 20)))
+@pytest.mark.parametrize(("kills", "every"), rounds((1, 40), (20, 20)))
 def test_a_bucket_that_fails_and_stalls_changes_nothing_nor_do_kills(
     made: Path, slides: str, port: int, tmp_path: Path, kills: int, every: int
 ) -> None:
@@ -199,8 +199,8 @@ STEPS = ("write_bytes", "copy", "remove")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("every", rounds(4, 1))
-@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("every", rounds(7, 1))
+@pytest.mark.parametrize("replaced", [True, *in_soak(False)])
 def test_killed_at_any_step_of_publishing_a_store_is_whole_or_not_there_and_the_next_run_ends_alike(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, replaced: bool, every: int
 ) -> None:

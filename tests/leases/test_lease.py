@@ -1104,7 +1104,7 @@ def play(actions: list[Action], *, one_machine: bool) -> None:
 ALL = 12  # steps: more than taking or releasing has
 
 
-@pytest.mark.parametrize("every", rounds(3, 1))
+@pytest.mark.parametrize("every", rounds(6, 1))
 @pytest.mark.parametrize("third", ["takes", "takes and releases"])
 @pytest.mark.parametrize("begin", ["free", "dead", "being released", "silent"])
 def test_of_three_processes_two_may_stop_at_any_step_and_never_do_two_hold_it(
