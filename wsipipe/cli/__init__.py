@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -22,6 +23,7 @@ from wsipipe.cli.model import model
 from wsipipe.cli.nightly import nightly
 from wsipipe.cli.preview import preview
 from wsipipe.cli.run import run
+from wsipipe.cli.streams import complain, drop, flush_streams, open_closed_streams
 from wsipipe.cli.train import train
 from wsipipe.errors import MachineError, ModelError, UsageError, WsipipeError
 from wsipipe.version import VERSION
@@ -39,6 +41,9 @@ for command in (run, nightly, train, evaluate, info, preview, model, demo):
 
 def main() -> NoReturn:
     """Run the command line. An error of wsipipe becomes one line on stderr and an exit code."""
+    open_closed_streams()
+    for name in [name for name in os.environ if name.startswith("ZARR_")]:
+        del os.environ[name]  # not for wsipipe; read as zarr is imported, here and by workers
     signal.signal(signal.SIGTERM, _interrupt)  # a batch system that ends a job means Ctrl-C
     try:
         code = cli(prog_name="wsipipe", standalone_mode=False) or 0  # given to Context.exit by a command
@@ -46,19 +51,21 @@ def main() -> NoReturn:
         err.show()
         code = err.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("wsipipe: interrupted; the same command resumes where it stopped", err=True)
+        complain("wsipipe: interrupted; the same command resumes where it stopped")
         code = EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop(sys.stdout)
         code = EXIT_FAILED
     except WsipipeError as err:
         code = _exit_code(err)
-        click.echo(f"wsipipe: {err}", err=True)
+        complain(f"wsipipe: {err}")
         if "--json" in sys.argv:
-            click.echo(json.dumps({"error": str(err), "exit_code": code}))
+            with suppress(OSError):  # it was stdout that could not be written
+                click.echo(json.dumps({"error": str(err), "exit_code": code}))
     signal.signal(
         signal.SIGTERM, signal.SIG_IGN
     )  # everything is done and reported, so a late signal must not change the exit code
+    flush_streams()
     sys.exit(code)
 
 

@@ -27,6 +27,7 @@ def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
     from dataclasses import replace
 
     from wsipipe.cli.progress import Both, JsonLines, show_run
+    from wsipipe.cli.streams import Telling, answer
     from wsipipe.nightly.config import read_night
     from wsipipe.nightly.night import project, run_night
     from wsipipe.report.words import shown
@@ -38,12 +39,13 @@ def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
         click.echo(projection_as_text(*project(night, time.time())))
         return
     with ExitStack() as stack:
-        listener = stack.enter_context(show_run())
+        told = [stack.enter_context(show_run())]
         if night.config.log is not None:
-            listener = Both(listener, stack.enter_context(JsonLines(Path(night.place(night.config.log)))))
-        report = run_night(night, listener)
-    click.echo(report_as_text(report))
-    click.echo(shown(f"report: {night.report / 'report.html'}"))
+            log = Path(night.place(night.config.log))
+            told.append(Telling(stack.enter_context(JsonLines(log)), f"log {log}"))
+        report = run_night(night, Both(told[0], told[1]) if len(told) > 1 else told[0])
+    untold = [telling.problem for telling in told if telling.problem]
+    answer("\n".join([report_as_text(report), shown(f"report: {night.report / 'report.html'}"), *map(shown, untold)]))
     click.get_current_context().exit(report.exit_code)
 
 

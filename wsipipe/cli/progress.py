@@ -9,18 +9,18 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self, TextIO, TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from wsipipe.errors import OutputError
+from wsipipe.cli.streams import Telling
 from wsipipe.events import (
     BlockDone,
     ClusterReady,
@@ -50,8 +50,8 @@ def show_events(
     milestone: Callable[[E], str | None],
     bars: Callable[[Progress], Callable[[E], None]],
     columns: Sequence[ProgressColumn] = (),
-) -> Iterator[Callable[[E], None]]:
-    """A listener that shows events on stderr until the context ends.
+) -> Iterator[Telling[E]]:
+    """A listener that shows events on stderr until the context ends, or until stderr takes no more.
 
     Parameters
     ----------
@@ -65,10 +65,10 @@ def show_events(
         The columns of a bar; by default those of rich.
     """
     if not sys.stderr.isatty():
-        yield plain_lines(line, milestone)
+        yield Telling(plain_lines(line, milestone), "stderr")
         return
     with Progress(*columns, console=Console(stderr=True)) as display:
-        yield lines_above_bars(display, line, bars(display))
+        yield Telling(lines_above_bars(display, line, bars(display)), "stderr")
 
 
 def plain_lines(line: Callable[[E], str | None], milestone: Callable[[E], str | None]) -> Callable[[E], None]:
@@ -95,7 +95,7 @@ def lines_above_bars(
     return listener
 
 
-def show_run() -> AbstractContextManager[Listener]:
+def show_run() -> AbstractContextManager[Telling[Event]]:
     """A listener that shows a run on stderr until the context ends: two bars, or a line for each tenth of a slide."""
     return show_events(run_line, milestone=Tenths(), bars=RunBars, columns=run_columns())
 
@@ -131,7 +131,7 @@ def run_line(event: Event) -> str | None:
         case SlideSkipped():
             return f"{_name(event)}: skipped, {event.reason} -> {event.store}"
         case SlideTaken():
-            return f"{_name(event)}: taken by {event.holder}"
+            return f"{_name(event)}: taken {'over ' if event.over else ''}by {event.holder}"
         case SlideLeft():
             return f"{_name(event)}: open, {event.reason}"
         case SlideFailed():
@@ -195,27 +195,31 @@ class _Speed(ProgressColumn):
 
 
 class JsonLines:
-    """A listener that appends each event to a file, as a JSON object with its name and the time; a context manager.
-
-    Entering the context raises an OutputError if the file cannot be written.
-    """
+    """A listener that appends each event to a file, as a JSON object with its name and the time; a context manager."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._file: TextIO | None = None
 
     def __enter__(self) -> Self:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a", encoding="utf-8")
-        except OSError as err:
-            raise OutputError(f"log {self._path} cannot be written: {err.strerror}; give another") from err
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            with suppress(OSError):  # said as its lines were written
+                self._file.close()
 
     def __call__(self, event: Event) -> None:
-        """Write the line of ``event``."""
+        """Write the line of ``event``.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a", encoding="utf-8")
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         row = {"time": at, "event": type(event).__name__, **asdict(event)}
         self._file.write(json.dumps(row) + "\n")

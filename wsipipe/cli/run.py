@@ -140,6 +140,7 @@ def run(
     2 usage, 3 the environment (no device, no memory, no space), 130 interrupted: the same command resumes.
     """
     from wsipipe.cli.progress import show_run
+    from wsipipe.cli.streams import answer, complain
     from wsipipe.pipeline.config import ClusterConfig, RunConfig, parse_cluster
     from wsipipe.pipeline.machine import size_bytes
     from wsipipe.pipeline.run import run as run_slides
@@ -165,7 +166,8 @@ def run(
         return
     with show_run() as listener:
         summary = run_slides(slides, config, listener)
-    click.echo(json.dumps(summary_as_json(summary), indent=2) if as_json else summary_as_text(summary))
+    result = summary_as_json(summary) | {"untold": listener.problem} if as_json else summary_as_text(summary)
+    answer(json.dumps(result, indent=2) if as_json else "\n".join(filter(None, [str(result), listener.problem])))
     if summary.stopped:
-        click.echo(f"wsipipe: {summary.stopped}", err=True)
+        complain(f"wsipipe: {summary.stopped}")
     click.get_current_context().exit(summary.exit_code)

@@ -169,6 +169,8 @@ def recall(spec: PoolSpec) -> dict[Size, float]:
 def remember(spec: PoolSpec, speeds: dict[Size, float]) -> None:
     """Save ``speeds`` for the next run; if they cannot be written, it measures again."""
     path = speeds_file()
+    if not path.is_absolute():  # without a home
+        return
     try:
         table = json.loads(path.read_bytes())
     except (OSError, ValueError):

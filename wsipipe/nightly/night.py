@@ -26,7 +26,7 @@ from wsipipe.report import record as reports
 from wsipipe.report.metrics import write_metrics
 from wsipipe.report.record import NightReport, SlideReport
 from wsipipe.report.webhook import post
-from wsipipe.report.write import write_report
+from wsipipe.report.write import PAGE, write_report
 from wsipipe.slides.discover import expand
 from wsipipe.version import VERSION
 
@@ -287,20 +287,31 @@ def _exit_code(err: BaseException) -> int:
 
 
 def tell_outcome(night: Night, report: NightReport, listener: Listener) -> None:
-    """Write the report and the metrics, and post the outcome; if it cannot be posted, ``listener`` is warned.
+    """Write the report and the metrics, and post the outcome: each, whatever becomes of the others.
+
+    If it cannot be posted, ``listener`` is warned.
 
     Raises
     ------
     OutputError
         If a file cannot be written.
     """
-    page = write_report(report, night.report)
-    if night.config.metrics is not None:
-        write_metrics(report, Path(night.place(night.config.metrics)))
+    page, metrics, problems = night.report / PAGE, night.config.metrics, []
+    try:
+        write_report(report, night.report)
+    except OutputError as err:
+        problems.append(str(err))
+    try:
+        if metrics is not None:
+            write_metrics(report, Path(night.place(metrics)))
+    except OutputError as err:
+        problems.append(str(err))
     if night.config.webhook is not None:
         problem = post(night.config.webhook, report, path=str(page))
         if problem:
             listener(Warned(str(night.path), problem))  # not the address, which may hold a secret
+    if problems:
+        raise OutputError("; ".join(problems))
 
 
 @dataclass(frozen=True)

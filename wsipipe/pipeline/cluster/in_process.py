@@ -6,19 +6,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import dask
 from distributed import Client, LocalCluster
 
 from wsipipe.errors import MachineError
-
-QUIET = {
-    "distributed.worker.profile.enabled": False,
-    "distributed.admin.tick.interval": "5s",
-    "distributed.admin.system-monitor.interval": "5s",
-    "distributed.scheduler.active-memory-manager.start": False,
-    "distributed.scheduler.work-stealing": False,
-}
-"""Services of distributed that only larger clusters need; they take 7 % of a core while a slide is read."""
+from wsipipe.pipeline.cluster.settings import ONE_MACHINE, own_settings
 
 
 @contextmanager
@@ -34,7 +25,7 @@ def local_client(threads: int) -> Iterator[Client]:
         If the scheduler does not start.
     """
     loopback = "127.0.0.1:0"
-    with dask.config.set(QUIET):
+    with own_settings(ONE_MACHINE):
         try:
             cluster = LocalCluster(
                 n_workers=1,

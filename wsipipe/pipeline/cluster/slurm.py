@@ -10,6 +10,8 @@ import dask
 from dask_jobqueue import SLURMCluster
 from distributed.core import Status
 
+from wsipipe.pipeline.cluster.settings import inherited
+
 DEFAULTS = {"processes": 1, "scheduler_options": {"dashboard_address": ":0"}}
 """Options that neither the user nor dask's configuration sets. By default jobqueue starts several processes, each with
 the network on the same GPU, and uses port 8787, which on a login node is somebody else's."""
@@ -37,5 +39,8 @@ def slurm_cluster(options: Mapping[str, Any]) -> AbstractContextManager[Any]:
     """A cluster without workers, started with ``options`` as SLURMCluster takes them."""
     said = {name for name in DEFAULTS if dask.config.get(f"jobqueue.slurm.{name.replace('_', '-')}", None)}
     defaults = {name: value for name, value in DEFAULTS.items() if name not in said}
-    cluster: AbstractContextManager[Any] = SlurmWorkers(**{**defaults, **options})
+    before = options.get("job_script_prologue") or dask.config.get("jobqueue.slurm.job-script-prologue", None) or []
+    settings = [f"export {name}={value}" for name, value in inherited().items()]
+    prologue = {"job_script_prologue": [*before, *settings]}
+    cluster: AbstractContextManager[Any] = SlurmWorkers(**{**defaults, **options, **prologue})
     return cluster
