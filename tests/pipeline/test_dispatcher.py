@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner
+from distributed.scheduler import KilledWorker
 
 import wsipipe
 from tests.conftest import WriteSlide
@@ -27,7 +28,9 @@ from wsipipe.model.model_file import read_model_info
 from wsipipe.pipeline import dispatcher
 from wsipipe.pipeline.dispatcher import Limits
 from wsipipe.pipeline.run import run
-from wsipipe.pipeline.summary import DONE, OPEN, SKIPPED, TAKEN, RunSummary
+from wsipipe.pipeline.summary import DONE, FAILED, OPEN, SKIPPED, TAKEN, RunSummary
+from wsipipe.store import content
+from wsipipe.store.spec import StoreSpec
 
 SIDE = 64
 
@@ -180,6 +183,28 @@ def test_a_disk_that_gets_full_with_the_last_block_fails_nothing(
     summary = run([slides[1]], config, listener, limits=Limits(reserve_bytes=10**6))  # 4 blocks, handed over at once
     assert told(summary) == [DONE]
     assert (summary.exit_code, summary.stopped, summary.ended) == (0, "", "")
+
+
+# --- workers that die -----------------------------------------------------------------------------------------
+
+
+def test_a_slide_whose_coarser_levels_kill_workers_fails_alone_and_its_blocks_stay(
+    config: wsipipe.RunConfig, slides: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(spec: StoreSpec, *given: object, real: Callable[..., object]) -> object:
+        if Path(spec.path).name == "a.zarr":
+            raise KilledWorker("a task", SimpleNamespace(address="tcp://gone"), 2)
+        return real(spec, *given)
+
+    for step, other in (("write_coarse_chunks", DONE), ("count_labels", SKIPPED)):
+        with monkeypatch.context() as patched:
+            patched.setattr(content, step, partial(die, real=getattr(content, step)))
+            failed = run(slides[:2], config)
+        assert told(failed) == [FAILED, other]
+        assert "a.tif: the worker died each time that it made the coarser levels" in failed.slides[0].message
+        assert "a.zarr.partial; check the worker logs" in failed.slides[0].message
+    again = run(slides[:2], config)
+    assert (told(again), again.slides[0].blocks_computed) == ([DONE, SKIPPED], 0)
 
 
 # --- other runners --------------------------------------------------------------------------------------------
