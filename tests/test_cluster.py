@@ -22,6 +22,7 @@ from distributed.security import Security
 from tests.conftest import Call
 from tests.faults import (
     PATIENCE_SECONDS,
+    SITE,
     Process,
     assert_same_bytes,
     picture,
@@ -168,8 +169,8 @@ def assert_same_stores(made: Path, out: Path) -> None:
         assert_same_bytes(out / name, made / "out" / name)
 
 
-def test_local_workers_make_the_same_bytes(made: Path, tmp_path: Path) -> None:
-    ended = run(made, tmp_path, "--cluster", "local:2", "--threads", 1)
+def test_local_workers_make_the_same_bytes_whatever_the_site_has_set(made: Path, tmp_path: Path) -> None:
+    ended = wsipipe(*command(made, tmp_path, "--cluster", "local:2", "--threads", 1), env=SITE)
     assert ended.returncode == 0, ended.stderr
     assert summary(ended.stdout)["threads"] == 2
     assert "2 workers with 2 blocks in flight at tls://127.0.0.1:" in ended.stderr

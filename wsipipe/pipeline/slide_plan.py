@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -147,7 +148,8 @@ def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePla
         if final.complete and journal.finished:
             return plan(store, SKIP, "complete, no tissue found" if final.tissue_share == 0 else "complete")
     begun = usable(unfinished)
-    if begun is not None and not (setup.overwrite and asked not in (None, begun.block)):
+    linked = os.path.islink(unfinished)  # noqa: PTH114 - a URL is no link
+    if begun is not None and not (setup.overwrite and (linked or asked not in (None, begun.block))):
         store = store_of(begun.block, begun.seen)
         return plan(store, RESUME, "", read_journal(store, locate(unfinished)))
     if journal is not None:
