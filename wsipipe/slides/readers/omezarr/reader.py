@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -15,6 +13,7 @@ from wsipipe.files import Location, locate
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.readers.omezarr.attributes import Multiscale, is_zarr, parse_multiscale, read_attributes
 from wsipipe.slides.readers.omezarr.chunks import MAX_CHUNK_BYTES, codec_names, missing_chunks, open_dataset
+from wsipipe.slides.readers.omezarr.collection import images_in, name_of
 from wsipipe.slides.readers.omezarr.identity import documents_of, zarr_identity
 from wsipipe.slides.slide import Level, Slide, downsample_of
 
@@ -37,7 +36,7 @@ class OmeZarrReader:
         attributes = read_attributes(path)
         if "image-label" in attributes:
             raise SlideFormatError(f"{path.name} holds labels, such as wsipipe writes, not the pixels of a slide")
-        images = _images_in(path, attributes)
+        images = images_in(path, attributes)
         if images:
             number = choose_one(path.name, "series", planes.series, images)
             return self.open(path / images[number], replace(planes, series=None))
@@ -60,7 +59,7 @@ class OmeZarrReader:
         )
         return Slide(
             path=str(path),
-            name=_stem(path),
+            name=name_of(path),
             reader=self.name,
             vendor="ome-zarr",
             levels=levels,
@@ -94,13 +93,6 @@ class OmeZarrLevel:
         if zarr_identity(path, multiscale.paths) != self.identity:
             raise SlideReadError(f"{path.name} has changed since it was opened; start again")
         return array
-
-
-def _images_in(path: Location, attributes: Mapping[str, Any]) -> list[str]:
-    """The folders of the images of a collection, as bioformats2raw makes it; nothing if ``path`` is an image itself."""
-    if "multiscales" in attributes:
-        return []
-    return list(itertools.takewhile(lambda name: is_zarr(path / name), map(str, itertools.count())))
 
 
 def _choose_planes(path: Location, array: zarr.Array[Any], multiscale: Multiscale, planes: Planes) -> Planes:
@@ -190,11 +182,3 @@ def _level(
         source=OmeZarrLevel(str(path), identity, index),
         planes=planes,
     )
-
-
-def _stem(path: Location) -> str:
-    """The folder's name without ``.zarr`` and ``.ome.zarr``; of a numbered image, after that of its collection."""
-    if path.suffix == "" and path.parent.suffix == ".zarr":
-        return f"{_stem(path.parent)}-{path.name}"
-    stem = path.stem if path.suffix == ".zarr" else path.name
-    return stem[:-4] if stem.lower().endswith(".ome") else stem
