@@ -124,7 +124,7 @@ def _what_is_read(path: Location, readers: Sequence[Reader]) -> str:
         return f"the extra {extra} may read it: pip install 'wsipipe[{extra}]'"
     if len(readers) == 1:
         return f"reader {readers[0].name} does not recognise it"
-    return "wsipipe reads TIFF of many kinds, OME-Zarr folders, DICOM, and what OpenSlide reads"
+    return "wsipipe reads TIFF of many kinds, OME-Zarr folders, also zipped, DICOM, and what OpenSlide reads"
 
 
 def describe(slide: Slide) -> dict[str, Any]:

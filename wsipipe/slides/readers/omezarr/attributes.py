@@ -6,12 +6,13 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
-from wsipipe.files import Location
+from wsipipe.slides.readers.omezarr.zipped import FolderOfZarr, ZippedFolder
 from wsipipe.slides.resolution import Resolution, checked, micrometres_in
 from wsipipe.urls import Url
 
@@ -44,15 +45,15 @@ class Multiscale:
     """Labels of the channels under ``omero``, if all of them have one."""
 
 
-def is_zarr(path: Location) -> bool:
+def is_zarr(path: FolderOfZarr) -> bool:
     """Whether ``path`` is a Zarr folder of either version."""
     names = ("zarr.json", ".zgroup", ".zarray")
-    if isinstance(path, Url):
+    if not isinstance(path, Path):
         return any((path / name).is_file() for name in names)
     return any(os.path.isfile(path / name) for name in names)  # noqa: PTH113 - Path.is_file raises where it may not look
 
 
-def is_labels(path: Location) -> bool:
+def is_labels(path: FolderOfZarr) -> bool:
     """Whether the Zarr folder says that it holds labels, as the stores of wsipipe do."""
     try:
         return "image-label" in read_attributes(path)
@@ -60,7 +61,7 @@ def is_labels(path: Location) -> bool:
         return False
 
 
-def read_attributes(path: Location) -> dict[str, Any]:
+def read_attributes(path: FolderOfZarr) -> dict[str, Any]:
     """The OME attributes of the folder: those under ``ome`` in Zarr 3, all of them in Zarr 2; empty if it has none.
 
     Raises
@@ -84,7 +85,7 @@ def read_attributes(path: Location) -> dict[str, Any]:
     return attributes
 
 
-def parse_multiscale(path: Location, attributes: Mapping[str, Any]) -> Multiscale:
+def parse_multiscale(path: FolderOfZarr, attributes: Mapping[str, Any]) -> Multiscale:
     """The one multiscale image of the folder.
 
     Raises
@@ -149,7 +150,7 @@ def zarr_resolution(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], l
     return checked(sizes[0], sizes[1], "scale in multiscales")
 
 
-def check_metadata(path: Location, folder: Location) -> None:
+def check_metadata(path: FolderOfZarr, folder: FolderOfZarr) -> None:
     """Refuse metadata documents that would take unbounded memory; behind a URL their sizes are not asked for.
 
     Raises
@@ -159,8 +160,8 @@ def check_metadata(path: Location, folder: Location) -> None:
     """
     if isinstance(folder, Url):
         return
-    for file in (folder / name for name in METADATA):
-        size = file.stat().st_size if file.is_file() else 0
+    for file in (folder / name for name in METADATA if (folder / name).is_file()):
+        size = file.size if isinstance(file, ZippedFolder) else file.stat().st_size
         if size > MAX_METADATA_BYTES:
             raise SlideFormatError(
                 f"{path.name}: {file.name} of {folder.name} has {size} bytes; wsipipe reads up to {MAX_METADATA_BYTES}"

@@ -5,23 +5,24 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from wsipipe.errors import SlideFormatError, SlideReadError
 from wsipipe.files import Location
 from wsipipe.slides.readers.omezarr.attributes import is_zarr, read_attributes
+from wsipipe.slides.readers.omezarr.zipped import FolderOfZarr
 from wsipipe.urls import Url
 
 SERIES_FOLDER = "OME"
 """The folder of bioformats2raw whose attributes list the images (https://ngff.openmicroscopy.org/0.5/#bf2raw)."""
 IMAGES_FOLDER = "images"
 """The folder of SpatialData in which each folder is an image."""
-ZARR_NAME = re.compile(r"(.*?)(\.ome)?\.zarr", re.IGNORECASE)
-"""Name of a Zarr folder, and of the slide in it."""
+ZARR_NAME = re.compile(r"(.+?)(\.ome)?(\.zarr|\.zarr\.zip|\.ozx|\.zip)", re.IGNORECASE)
+"""Name of a Zarr folder, or of one in a zip file, and of the slide in it."""
 
 
-def images_in(path: Location, attributes: Mapping[str, Any]) -> list[str]:
+def images_in(path: FolderOfZarr, attributes: Mapping[str, Any]) -> list[str]:
     """Paths of the images within a collection, in its order; nothing if ``path`` is an image itself.
 
     They are those that bioformats2raw lists; else the folders 0, 1 and so on; else those of SpatialData.
@@ -42,17 +43,17 @@ def images_in(path: Location, attributes: Mapping[str, Any]) -> list[str]:
     return numbered or _of_spatialdata(path)
 
 
-def name_of(path: Location) -> str:
-    """The slide's name: that of its Zarr folder, followed by the image's path where it is within a collection."""
-    parts = Path(str(path)).parts
+def name_of(path: Location, image: str) -> str:
+    """The slide's name: that of its Zarr folder or zip file, then the path to an ``image`` within a collection."""
+    parts = (*PurePosixPath(str(path)).parts, *filter(None, image.split("/")))
     found = [(number, match[1]) for number, part in enumerate(parts) if (match := ZARR_NAME.fullmatch(part))]
     if not found:
-        return path.name
+        return "-".join(filter(None, [path.name, image.replace("/", "-")]))
     number, name = found[-1]
     return "-".join([name, *(part for part in parts[number + 1 :] if part != IMAGES_FOLDER)])
 
 
-def _listed(path: Location) -> list[str]:
+def _listed(path: FolderOfZarr) -> list[str]:
     """The images that bioformats2raw lists under ``series``."""
     folder = path / SERIES_FOLDER
     series = read_attributes(folder).get("series") if is_zarr(folder) else None
@@ -68,7 +69,7 @@ def _listed(path: Location) -> list[str]:
     return series
 
 
-def _of_spatialdata(path: Location) -> list[str]:
+def _of_spatialdata(path: FolderOfZarr) -> list[str]:
     """The images of SpatialData, sorted; nothing on a web server, which cannot list them."""
     folder = path / IMAGES_FOLDER
     if not is_zarr(folder) or (isinstance(folder, Url) and not folder.lists):
