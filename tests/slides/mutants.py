@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import psutil
 import tifffile
@@ -70,6 +71,8 @@ def sound(folder: Path) -> list[Path]:
     ome_zarr(folder / "v5.zarr", [grey, grey[::2, ::2]], "yx")
     ome_zarr(folder / "v4.zarr", [grey, grey[::2, ::2]], "yx", "0.4")
     zipped(folder / "v5.ozx", folder / "v5.zarr")
+    (folder / "a.png").write_bytes(imagecodecs.png_encode(rgb))
+    (folder / "a.jpg").write_bytes(imagecodecs.jpeg8_encode(rgb))
     return sorted(folder.iterdir())
 
 

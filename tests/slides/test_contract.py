@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 
@@ -60,6 +61,14 @@ def write_zip(path: Path) -> None:
     zipped(path, path.with_suffix(".zarr"))
 
 
+def write_png(path: Path) -> None:
+    path.write_bytes(imagecodecs.png_encode(picture((600, 130, 3), "uint16")))
+
+
+def write_jpeg(path: Path) -> None:
+    path.write_bytes(imagecodecs.jpeg8_encode(picture((150, 600, 3))))
+
+
 MADE = {
     "grey8.tif": lambda path: pyramid(path, picture((200, 300))),
     "grey16.tif": lambda path: pyramid(path, picture((200, 300), "uint16"), compression="lzw", predictor=True),
@@ -71,6 +80,8 @@ MADE = {
     "made.svs": write_svs,
     "made.zarr": write_zarr,
     "made.ozx": write_zip,
+    "made.png": write_png,
+    "made.jpg": write_jpeg,
     VMS: lambda path: vms(path.parent),
 }
 

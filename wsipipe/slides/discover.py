@@ -37,6 +37,8 @@ SLIDE_SUFFIXES = (
     ".zarr",
 )
 """Suffixes of slides in a folder, in lower case; a file that is given by name may have any."""
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+"""Suffixes of pictures, which are slides if they are given by name or pattern: in a folder they may be thumbnails."""
 ZIPPED_ZARR = (".ozx", ".zarr.zip")
 """Ends of the names of zipped OME-Zarr; another ``.zip`` in a folder is a slide if it holds one."""
 LOOKED_FOR = " ".join((*SLIDE_SUFFIXES, *ZIPPED_ZARR))
@@ -173,8 +175,16 @@ def _slides_in(path: Location) -> Sequence[Location]:
     except OSError as err:
         raise UsageError(f"folder {path} cannot be listed: {err.strerror}") from err
     if not slides:
-        raise NothingFoundError(f"folder {path} holds no slide; wsipipe looks for {LOOKED_FOR} and DICOM")
+        raise NothingFoundError(
+            f"folder {path} holds no slide; wsipipe looks for {LOOKED_FOR} and DICOM{_pictures_in(path)}"
+        )
     return slides
+
+
+def _pictures_in(folder: Path) -> str:
+    """How to name the pictures in a folder without slides, to end a message; nothing if it has none."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES)
+    return f"; to take pictures as slides, name them, e.g. '{folder / '*'}{Path(names[0]).suffix}'" if names else ""
 
 
 def _slides_behind(url: Url) -> list[Url]:

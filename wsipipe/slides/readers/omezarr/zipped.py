@@ -24,9 +24,8 @@ from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteReques
 
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError, TruncatedError
 from wsipipe.files import Location
-from wsipipe.slides.byte_source import ByteSource, RemoteFile, open_source
+from wsipipe.slides.byte_source import ByteSource, open_source, version_of
 from wsipipe.slides.pixels.read_only_store import ReadOnlyStore
-from wsipipe.urls import Url
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
@@ -270,7 +269,7 @@ def zip_root(path: Location) -> ZippedFolder:
     SlideError
         If the zip file is damaged, or its list of entries is too long.
     """
-    root = ZippedFolder(path, _archive(path, _version(path)))
+    root = ZippedFolder(path, _archive(path, version_of(path)))
     if any((root / name).is_file() for name in ROOT_NAMES):
         return root
     found = [folder for folder in root.iterdir() if any((folder / name).is_file() for name in ROOT_NAMES)]
@@ -281,14 +280,6 @@ def zip_root(path: Location) -> ZippedFolder:
 def _archive(path: Location, version: str) -> Archive:  # noqa: ARG001 - another version is read again
     """The zip file ``path``, open: each level opens it, and a list of 100 000 entries takes a second or more."""
     return Archive(path)
-
-
-def _version(path: Location) -> str:
-    """It tells the file from earlier ones at ``path``."""
-    if isinstance(path, Url):
-        return RemoteFile(path).version
-    there = path.stat()
-    return f"{there.st_size} {there.st_mtime_ns} {there.st_ino}"
 
 
 def _entry(info: zipfile.ZipInfo) -> Entry:
