@@ -63,6 +63,17 @@ def test_png_is_a_slide_of_one_level(tmp_path: Path, shape: tuple[int, ...], dty
     assert describe(slide)["bytes"] == (tmp_path / "a.b.png").stat().st_size
 
 
+@pytest.mark.parametrize("colours", [2, 12, 200])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA"])
+def test_png_of_any_kind_equals_pillow(tmp_path: Path, mode: str, colours: int) -> None:
+    made = Image.fromarray(picture((50, 61, 3))).quantize(colours)
+    made = made if mode == "P" else made.convert("RGB").convert(mode)
+    made.save(tmp_path / "a.png", **({"transparency": 255} if mode == "L" else {}))
+    pixels = whole(open_slide(tmp_path / "a.png"))
+    expected = np.asarray(made.convert("L" if mode in "1L" else "RGB"))
+    np.testing.assert_array_equal(pixels, expected.reshape(pixels.shape))
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"progressive": True}, {"subsampling": 0, "quality": 95}, {"restart_marker_blocks": 3}]
 )

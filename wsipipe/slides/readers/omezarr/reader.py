@@ -15,7 +15,7 @@ from wsipipe.slides.readers.omezarr.attributes import Multiscale, is_zarr, parse
 from wsipipe.slides.readers.omezarr.chunks import MAX_CHUNK_BYTES, codec_names, missing_chunks, open_dataset
 from wsipipe.slides.readers.omezarr.collection import images_in, name_of
 from wsipipe.slides.readers.omezarr.identity import parts_of, zarr_identity
-from wsipipe.slides.readers.omezarr.zipped import FolderOfZarr, ZippedFolder, is_zip, zarr_folder
+from wsipipe.slides.readers.omezarr.zipped import UNZIP, FolderOfZarr, ZippedFolder, is_zip, zarr_folder
 from wsipipe.slides.slide import Level, Slide, downsample_of
 
 AXES = ("yx", "yxc", "cyx")
@@ -35,6 +35,8 @@ class OmeZarrReader:
     def open(self, path: Location, planes: Planes = ALL) -> Slide:
         """See `Reader.open`; raises a SlideError as it says there."""
         folder = zarr_folder(path)
+        if isinstance(folder, ZippedFolder) and not is_zarr(folder):
+            raise SlideFormatError(f"{path.name} is a zip file without one OME-Zarr at its root; {UNZIP}")
         attributes = read_attributes(folder)
         if "image-label" in attributes:
             raise SlideFormatError(f"{path.name} holds labels, such as wsipipe writes, not the pixels of a slide")
@@ -152,7 +154,9 @@ def _check_array(path: FolderOfZarr, dataset: str, array: zarr.Array[Any], axes:
             f"{path.name}: array {dataset} has the axes {named}; wsipipe reads {', '.join(AXES)}, with z and t before"
         )
     if array.dtype.name not in DTYPES:
-        raise SlideFormatError(f"{path.name}: array {dataset} is {array.dtype}; wsipipe reads {' and '.join(DTYPES)}")
+        raise SlideFormatError(
+            f"{path.name}: array {dataset} is {array.dtype}; wsipipe reads {' and '.join(DTYPES)}; write it as one"
+        )
     chunk_bytes = prod(array.chunks) * array.dtype.itemsize
     if min(array.shape) < 1 or chunk_bytes > MAX_CHUNK_BYTES:
         raise SlideFormatError(
