@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 
 from tests.real_data import data, real
-from tests.slides.made import APERIO, VMS, ome_zarr, picture, pyramid, vms
+from tests.slides.made import APERIO, VMS, ome_zarr, picture, pyramid, vms, zipped
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import mirror
@@ -58,6 +59,19 @@ def write_zarr(path: Path) -> None:
     ome_zarr(path, [picture((150, 130)), picture((75, 65))], "yx", "0.4")
 
 
+def write_zip(path: Path) -> None:
+    write_zarr(path.with_suffix(".zarr"))
+    zipped(path, path.with_suffix(".zarr"))
+
+
+def write_png(path: Path) -> None:
+    path.write_bytes(imagecodecs.png_encode(picture((600, 130, 3), "uint16")))
+
+
+def write_jpeg(path: Path) -> None:
+    path.write_bytes(imagecodecs.jpeg8_encode(picture((150, 600, 3))))
+
+
 MADE = {
     "grey8.tif": lambda path: pyramid(path, picture((200, 300))),
     "grey16.tif": lambda path: pyramid(path, picture((200, 300), "uint16"), compression="lzw", predictor=True),
@@ -68,6 +82,9 @@ MADE = {
     "subifds.tif": lambda path: pyramid(path, picture((200, 300, 3)), subifds=True),
     "made.svs": write_svs,
     "made.zarr": write_zarr,
+    "made.ozx": write_zip,
+    "made.png": write_png,
+    "made.jpg": write_jpeg,
     VMS: lambda path: vms(path.parent),
 }
 

@@ -10,7 +10,7 @@ from wsipipe.errors import ChannelError, DamagedStoreError, FingerprintError
 from wsipipe.files import locate
 from wsipipe.geometry.grid import Grid, fit_sizes
 from wsipipe.model.model_file import ModelInfo
-from wsipipe.pipeline.memory_need import block_need, kept_bytes, network_need, tissue_need
+from wsipipe.pipeline.memory_need import block_need, decoded_bytes, kept_bytes, network_need, tissue_need
 from wsipipe.pipeline.setup import Setup
 from wsipipe.pipeline.slide_seen import is_same
 from wsipipe.slides.pixels.tile_cache import Keep
@@ -68,7 +68,8 @@ class SlidePlan:
 
     def memory_bytes(self, threads: int) -> int:
         """The most memory that ``threads`` blocks in flight take, on top of what the process takes anyway."""
-        return threads * max(self.block_bytes, self.tissue_bytes) + self.network_bytes
+        held = self.network_bytes + decoded_bytes(self.level)
+        return threads * max(self.block_bytes, self.tissue_bytes) + held
 
     def keep(self, threads: int) -> Keep:
         """The decoded tiles that ``threads`` blocks in flight keep for the blocks to their right."""
