@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import dask
 import numpy as np
 from distributed import Client, Scheduler, SpecCluster, Worker
 
@@ -38,7 +37,7 @@ from wsipipe.events import Spent
 from wsipipe.inference.block import PredictedBlock
 from wsipipe.inference.replica import Prediction
 from wsipipe.pipeline import block_tasks, slide_job
-from wsipipe.pipeline.cluster.connect import OWN
+from wsipipe.pipeline.cluster.settings import OTHER_PROCESSES, QUIET, own_settings
 from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.pipeline.dispatcher import Dispatcher
 from wsipipe.pipeline.run_plan import plan_run
@@ -168,7 +167,7 @@ def overhead(args: argparse.Namespace) -> bool:
         yield []
 
     for count in args.workers:
-        with tempfile.TemporaryDirectory() as out, dask.config.set(OWN):
+        with tempfile.TemporaryDirectory() as out, own_settings(QUIET | OTHER_PROCESSES):
             config = wsipipe.RunConfig(out, device="cpu", block=4096, mpp=args.mpp, tissue="off")
             run = plan_run([args.slide], resolve(config))
             with (

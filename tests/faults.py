@@ -27,6 +27,16 @@ SCRIPT = str(Path(sys.executable).with_name("wsipipe"))
 PATIENCE_SECONDS = 240
 """Time that anything may take before a test gives up; nothing here takes a tenth of it."""
 
+SITE = {
+    "DASK_DISTRIBUTED__WORKER__LIFETIME__DURATION": "1s",
+    "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True",
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+    "ZARR_ARRAY__ORDER": "F",
+    "ZARR_JSON_INDENT": "7",
+    "ZARR_DEFAULT_ZARR_FORMAT": "2",
+}
+"""Settings of a site, made for other programs, that must not count for wsipipe."""
+
 Process = subprocess.Popen[str] | Warm
 
 

@@ -22,9 +22,9 @@ def case(name: str) -> Path:
     return CASES / name
 
 
-def real(*names: str) -> list[object]:
+def real(*names: str, marks: tuple[pytest.MarkDecorator, ...] = ()) -> list[object]:
     """Parameters for a test over real files: their paths within the data, skipped where there are none."""
-    return [pytest.param(name, marks=needs_data, id=name.split("/")[-1]) for name in names]
+    return [pytest.param(name, marks=(needs_data, *marks), id=name.split("/")[-1]) for name in names]
 
 
 def data(name: str) -> Path:

@@ -19,6 +19,11 @@ def _tuple(value: object) -> tuple[object, ...]:
     return value if type(value) is tuple else (value,)
 
 
+def in_soak(*values: object) -> list[object]:
+    """Further values of one parameter of a test, each only with ``-m soak``."""
+    return [pytest.param(value, marks=pytest.mark.soak) for value in values]
+
+
 def examples(count: int) -> int:
     """Examples of a property, of which ``count`` are tried in the profile ``push``; in proportion more in ``deep``."""
     return count * settings().max_examples // PUSH_EXAMPLES

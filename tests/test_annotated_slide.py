@@ -19,7 +19,7 @@ WORKFLOW = Path(__file__).parents[1] / "workflows" / "cmu"
 SMALLER = {
     "base_channels = 8": "base_channels = 8\ndepth = 3",
     "core = 256": "core = 128",
-    "steps = 200": "steps = 100\nworkers = 0\nthreads = 1\n[optimizer]\nwarm_up = 10\nlearning_rate = 2e-3",
+    "steps = 200": "steps = 60\nworkers = 0\nthreads = 1\n[optimizer]\nwarm_up = 10\nlearning_rate = 2e-3",
 }
 
 

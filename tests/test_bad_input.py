@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
 import shutil
+import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +38,12 @@ from tests.slides.test_broken import OPENS
 from wsipipe import RunConfig, errors, run
 from wsipipe.pipeline.cluster.in_process import local_client
 
-OBEYS_PERMISSIONS = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
-"""Before a command: permission bits mean nothing to root, unless it lacks these capabilities."""
+
+def obey_permissions() -> None:
+    """Drop the capabilities by which permission bits mean nothing to root."""
+    version_3, this_process = 0x20080522, 0
+    if ctypes.CDLL(None).capset(struct.pack("Ii", version_3, this_process), bytes(24)):
+        raise OSError("the capabilities stay")
 
 
 @pytest.fixture(scope="module")
@@ -388,22 +395,9 @@ def test_output_folder_that_is_a_file_ends_in_exit_code_3(
     assert (tmp_path / "out").read_text() == "mine"
 
 
-@pytest.fixture
-def obedient() -> list[str]:
-    """Prefix of a command that should obey permission bits; skips where there is no such thing."""
-    if OBEYS_PERMISSIONS:
-        if shutil.which("setpriv") is None:
-            pytest.skip("permission bits do not apply to root, and there is no setpriv to drop its capabilities")
-        probe = subprocess.run([*OBEYS_PERMISSIONS, "true"], capture_output=True, text=True, check=False)
-        if probe.returncode:
-            pytest.skip(f"permission bits do not apply to root, whose capabilities stay: {probe.stderr.strip()}")
-    return OBEYS_PERMISSIONS
-
-
 @pytest.mark.slow
-def test_files_without_permission_fail_by_themselves(
-    tmp_path: Path, model: Path, good: list[Path], obedient: list[str]
-) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has capabilities, without which root obeys permissions")
+def test_files_without_permission_fail_by_themselves(tmp_path: Path, model: Path, good: list[Path]) -> None:
     """A slide, the shards of a store, and the metadata of another, each of which belongs to someone else."""
     names = ("slide", "shard", "root")
     slides = [write_slide(tmp_path / f"{name}.tif", picture((300, 400))) for name in names]
@@ -414,7 +408,7 @@ def test_files_without_permission_fail_by_themselves(
         path.chmod(0)
     try:
         given = ("-m", model, "-o", out, "--device", "cpu", "--json")
-        process = wsipipe("run", *slides, good[0], *given, before=obedient)
+        process = wsipipe("run", *slides, good[0], *given, first=obey_permissions)
     finally:
         for path in locked:
             path.chmod(0o644)
@@ -428,13 +422,12 @@ def test_files_without_permission_fail_by_themselves(
 
 
 @pytest.mark.slow
-def test_output_folder_without_permission_ends_in_exit_code_3(
-    tmp_path: Path, model: Path, good: list[Path], obedient: list[str]
-) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has capabilities, without which root obeys permissions")
+def test_output_folder_without_permission_ends_in_exit_code_3(tmp_path: Path, model: Path, good: list[Path]) -> None:
     out = tmp_path / "out"
     out.mkdir()
     out.chmod(0o500)
-    process = wsipipe("run", good[0], "-m", model, "-o", out, before=obedient)
+    process = wsipipe("run", good[0], "-m", model, "-o", out, first=obey_permissions)
     out.chmod(0o700)
     assert process.returncode == 3
     assert f"wsipipe: -o {out}: no permission to write in {out}" in process.stderr

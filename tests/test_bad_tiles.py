@@ -16,6 +16,7 @@ import zarr
 import wsipipe
 from tests.faults import assert_same_bytes, picture, write_model, write_slide
 from tests.slides.made import ome_zarr, patch, tile_at
+from tests.soak import in_soak
 from tests.tissue.drawn import disc, on_glass
 from wsipipe.events import BlockDone, Event, TissueFound
 from wsipipe.geometry.grid import Box, Grid
@@ -91,7 +92,7 @@ def test_a_slide_fails_with_all_the_regions_that_can_not_be_read(
     assert not (tmp_path / "torn.zarr").exists()
 
 
-@pytest.mark.parametrize("sizes", [{}, {"block": 128, "tile": 128}, {"block": 512, "tile": 32}])
+@pytest.mark.parametrize("sizes", [{}, *in_soak({"block": 128, "tile": 128}, {"block": 512, "tile": 32})])
 def test_what_a_bad_tile_reaches_is_0_and_all_else_as_if_it_were_whole(
     slides: tuple[Path, Path], whole: np.ndarray, tmp_path: Path, model: Path, sizes: dict[str, int]
 ) -> None:
@@ -120,7 +121,7 @@ def test_what_a_pixel_is_computed_from_is_no_more_than_is_cleared(
     assert (one != other).any()
 
 
-@pytest.mark.parametrize("sizes", [{}, {"block": 128, "tile": 128}])
+@pytest.mark.parametrize("sizes", [{"block": 128, "tile": 128}, *in_soak({})])
 def test_tiles_are_cleared_through_another_resolution(tmp_path: Path, model: Path, sizes: dict[str, int]) -> None:
     intact, torn = (write_slide(tmp_path / f"{name}.tif", picture(SHAPE), mpp=0.31) for name in ("intact", "torn"))
     shrunk = {"mpp": 0.31}

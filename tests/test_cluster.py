@@ -22,6 +22,7 @@ from distributed.security import Security
 from tests.conftest import Call
 from tests.faults import (
     PATIENCE_SECONDS,
+    SITE,
     Process,
     assert_same_bytes,
     picture,
@@ -168,8 +169,8 @@ def assert_same_stores(made: Path, out: Path) -> None:
         assert_same_bytes(out / name, made / "out" / name)
 
 
-def test_local_workers_make_the_same_bytes(made: Path, tmp_path: Path) -> None:
-    ended = run(made, tmp_path, "--cluster", "local:2", "--threads", 1)
+def test_local_workers_make_the_same_bytes_whatever_the_site_has_set(made: Path, tmp_path: Path) -> None:
+    ended = wsipipe(*command(made, tmp_path, "--cluster", "local:2", "--threads", 1), env=SITE)
     assert ended.returncode == 0, ended.stderr
     assert summary(ended.stdout)["threads"] == 2
     assert "2 workers with 2 blocks in flight at tls://127.0.0.1:" in ended.stderr
@@ -177,6 +178,7 @@ def test_local_workers_make_the_same_bytes(made: Path, tmp_path: Path) -> None:
     assert_same_stores(made, tmp_path)
 
 
+@pytest.mark.soak  # tests below show it of workers that are killed, or see no model
 def test_plain_dask_workers_make_the_same_bytes(made: Path, tmp_path: Path) -> None:
     with dask_cluster(tmp_path / "dask") as dask:
         dask.start_worker("a", fresh=True)
@@ -259,7 +261,7 @@ def test_a_block_that_kills_its_workers_is_set_aside_and_named_and_all_others_ar
     deadly, nanny = tmp_path / "deadly.py", tmp_path / "nanny.py"
     deadly.write_text(DEADLY.format(deaths=str(tmp_path / "deaths")))
     nanny.write_text(NANNY)
-    with dask_cluster(tmp_path / "dask", DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="2") as dask:
+    with dask_cluster(tmp_path / "dask", DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="1") as dask:
         forks = {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver"}
         dask.start_worker("worker", "--preload-nanny", str(nanny), "--preload", str(deadly), fresh=True, **forks)
         ended = run(made, tmp_path / "out", "--scheduler", dask.address)
@@ -270,7 +272,7 @@ def test_a_block_that_kills_its_workers_is_set_aside_and_named_and_all_others_ar
     assert "the worker died each time that it computed (1, 2): 1 of 24 blocks set aside" in failed["message"]
     assert failed["blocks_computed"] == failed["blocks"] - 1 == 23
     assert_same_bytes(tmp_path / "out" / "b.zarr", made / "out" / "b.zarr")
-    assert len((tmp_path / "deaths").read_text()) == 6, "three times among others, and three times alone"
+    assert len((tmp_path / "deaths").read_text()) == 4, "twice among others, and twice alone"
     mended = run(made, tmp_path / "out")
     assert summary(mended.stdout)["slides"][0]["blocks_computed"] == 1
     assert_same_stores(made, tmp_path / "out")
@@ -282,7 +284,7 @@ VICTIMS = [["worker-0"], ["scheduler"], [*WORKERS, "scheduler"], []]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", rounds(3, 20))
+@pytest.mark.parametrize("kills", rounds(2, 20))
 def test_killed_at_random_whoever_it_is_the_same_command_ends_in_the_same_bytes(
     made: Path, tmp_path: Path, kills: int
 ) -> None:
@@ -331,13 +333,15 @@ def test_killed_at_random_whoever_it_is_the_same_command_ends_in_the_same_bytes(
 @pytest.mark.parametrize(
     ("device", "count", "adapt", "seen", "later"),
     [
-        ("cuda", None, None, ["4", "5", "6"], "4"),
-        ("cuda", 2, None, ["4,6", "5"], "4,6"),
-        ("cuda", 1, None, ["4,5,6"], "4,5,6"),
-        ("cuda:2,cuda:1", None, None, ["6", "5"], "6"),
-        ("cuda:0,cuda:0", None, None, ["4", "4"], "4"),
         ("cuda", 1, (1, 8), ["4"], "5"),
-        ("cpu", 2, None, [None, None], None),
+        *rounds(
+            ("cuda", 2, None, ["4,6", "5"], "4,6"),
+            ("cuda", None, None, ["4", "5", "6"], "4"),
+            ("cuda", 1, None, ["4,5,6"], "4,5,6"),
+            ("cuda:2,cuda:1", None, None, ["6", "5"], "6"),
+            ("cuda:0,cuda:0", None, None, ["4", "4"], "4"),
+            ("cpu", 2, None, [None, None], None),
+        ),
     ],
 )
 def test_workers_here_share_the_gpus_out(

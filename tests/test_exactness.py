@@ -19,7 +19,7 @@ from torch._dynamo.utils import counters as dynamo_counters
 import wsipipe
 from tests.faults import store_files
 from tests.real_data import data, needs_data
-from tests.soak import rounds
+from tests.soak import in_soak, rounds
 from tests.test_tissue import LEFT_OUT, share_left_out
 from tests.warm import CONTEXT
 from wsipipe.geometry.grid import Box
@@ -100,7 +100,7 @@ def whole_labels(model: str, image: Image) -> Labels:
 
 
 PAPER_LIKE = {"base_channels": 4, "depth": 2, "convs_per_level": 2}
-SIDES = [(1, 1), (5, 3), (127, 211), (96, 96), (97, 95), (191, 193), (192, 288), (40, 401)]
+SIDES = [(1, 1), (127, 211), (97, 95), *in_soak((40, 401), (5, 3), (96, 96), (191, 193), (192, 288))]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -198,8 +198,8 @@ def test_whole_number_logits_are_equal_to_the_last_bit(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("mpp", [0.2482, 0.25, 0.53, 0.06], ids=lambda mpp: f"{mpp} to 0.5")
-@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (193, 96), (331, 403)], ids=str)
+@pytest.mark.parametrize("mpp", [0.2482, 0.53, *in_soak(0.25, 0.06)], ids=lambda mpp: f"{mpp} to 0.5")
+@pytest.mark.parametrize("shape", [(5, 3), (193, 96), *in_soak((1, 1), (331, 403))], ids=str)
 def test_a_resampled_slide_equals_the_whole_pass_over_it(
     tmp_path: Path, mpp: float, shape: tuple[int, int], engine: str
 ) -> None:
@@ -256,7 +256,7 @@ def test_cores_off_the_pooling_grid_do_not_equal_the_whole_pass() -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("shape", [(1, 1), (97, 95), (191, 193), (192, 288), (401, 307)], ids=str)
+@pytest.mark.parametrize("shape", [(97, 95), (191, 193), *in_soak((1, 1), (192, 288), (401, 307))], ids=str)
 def test_run_writes_the_whole_pass(tmp_path: Path, shape: tuple[int, int], engine: str) -> None:
     image = random_image(shape)
     slide = write_slide(tmp_path / "s.tif", image)
@@ -276,7 +276,7 @@ def test_run_writes_the_whole_pass(tmp_path: Path, shape: tuple[int, int], engin
 @pytest.mark.parametrize(
     ("box", "sizes"),
     rounds(
-        (Box(533, 1093, 1424, 2124), {"tile": 256, "block": 512}),  # tissue, nuclei beside its edge, and glass
+        (Box(669, 1053, 1424, 1936), {"tile": 128, "block": 256}),  # tissue, nuclei beside its edge, and glass
         (Box(0, 2967, 0, 2220), {"tile": 512, "block": 1024}),
     ),
     ids=["a part", "all"],

@@ -14,6 +14,7 @@ import zarr
 import wsipipe
 from tests.conftest import WriteSlide
 from tests.faults import assert_same_bytes
+from tests.soak import rounds
 from wsipipe.inference import block, openvino, replica
 from wsipipe.model import forward
 from wsipipe.model.unet import UNet
@@ -93,9 +94,12 @@ STAGES = {
 @pytest.mark.parametrize(
     ("stage", "error"),
     [
-        *((stage, CUDA) for stage in STAGES),
-        *(("network", error) for error in (CUDNN, CUBLAS, CPU, MemoryError())),
-        ("openvino", OPENVINO),
+        *((stage, CUDA) for stage in ("network", "probabilities", "from the device")),
+        *rounds(
+            ("openvino", OPENVINO),
+            *((stage, CUDA) for stage in ("stacking", "to the device", "labels", "openvino")),
+            *(("network", error) for error in (CUDNN, CUBLAS, CPU, MemoryError())),
+        ),
     ],
     ids=str,
 )

@@ -210,6 +210,7 @@ def test_an_array_shares_the_slides_and_a_task_whose_time_is_up_is_requeued(made
     assert not list(out.glob("*.lease*"))
 
 
+@pytest.mark.soak  # the array shows it of `wsipipe run`
 def test_a_night_is_a_job(made: Path, tmp_path: Path) -> None:
     night = tmp_path / "night.toml"
     night.write_text(NIGHT.format(made=made, out=tmp_path / "out"))

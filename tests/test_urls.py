@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 import wsipipe
 from tests.faults import (
@@ -33,8 +34,8 @@ from tests.faults import wsipipe as command
 from tests.leases.test_lease import FakeClock, no_thread
 from tests.nightly.nights import Clock, night_of, rows, statuses
 from tests.servers import BUCKET, Proxy, Web, download, s3_server, settings, upload
-from tests.slides.made import ome_zarr
-from tests.soak import rounds
+from tests.slides.made import ome_zarr, zipped
+from tests.soak import in_soak, rounds
 from tests.test_changed_slides import redact, write_plain
 from tests.test_cluster import dask_cluster
 from wsipipe import urls
@@ -152,7 +153,7 @@ def impatient(port: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kills", "every"), rounds((2, 40), (20, 20)))
+@pytest.mark.parametrize(("kills", "every"), rounds((1, 40), (20, 20)))
 def test_a_bucket_that_fails_and_stalls_changes_nothing_nor_do_kills(
     made: Path, slides: str, port: int, tmp_path: Path, kills: int, every: int
 ) -> None:
@@ -199,8 +200,8 @@ STEPS = ("write_bytes", "copy", "remove")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("every", rounds(4, 1))
-@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("every", rounds(7, 1))
+@pytest.mark.parametrize("replaced", [True, *in_soak(False)])
 def test_killed_at_any_step_of_publishing_a_store_is_whole_or_not_there_and_the_next_run_ends_alike(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, replaced: bool, every: int
 ) -> None:
@@ -449,10 +450,15 @@ def test_a_slide_that_was_overwritten_in_its_bucket_is_another_by_its_etag(made:
     assert "another slide file" in slide["message"]
 
 
-def test_an_ome_zarr_in_a_bucket_is_the_same_as_on_a_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["folder", "images of SpatialData", "zip"])
+def test_an_ome_zarr_in_a_bucket_is_the_same_as_on_a_disk(tmp_path: Path, kind: str) -> None:
     image = np.moveaxis(picture((300, 200)), -1, 0)
-    here = ome_zarr(tmp_path / "a.zarr", [image], "cyx")
-    upload(here, f"{ROOT}/in/a.zarr")
+    here = tmp_path / "a.zarr"
+    if kind == "images of SpatialData":
+        zarr.create_group(here).create_group("images")
+    ome_zarr(here / "images" / "a" if kind == "images of SpatialData" else here, [image], "cyx")
+    here = zipped(tmp_path / "a.zarr.zip", here) if kind == "zip" else here
+    upload(here, f"{ROOT}/in/{here.name}")
     (there,) = expand([f"{ROOT}/in"])
     slide = wsipipe.open_slide(there)
     assert slide.identity == wsipipe.open_slide(here).identity

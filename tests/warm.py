@@ -20,11 +20,14 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 import dask
+import distributed
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["wsipipe.cli", "wsipipe.pipeline.run", "wsipipe.training.trainer", "openvino", "distributed.cli"]
 )
+dask.config.update_defaults({"distributed": {"worker": {"multiprocessing-method": "forkserver"}}})
+distributed.utils._forkserver_preload_set = True  # workers that a run starts are forked from it too
 NUMBERS = itertools.count()
 First = Callable[[], None]
 """A function that a process calls before all else; it is pickled, so it is a function of a module."""

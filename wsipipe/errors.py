@@ -9,7 +9,7 @@ Each class is also the builtin that it refines, so that code which knows nothing
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsipipe.redaction import without_secrets
 
@@ -101,6 +101,17 @@ class OutputError(MachineError, OSError):
     # Of two builtin bases Python would take RuntimeError's; an OSError made by it cannot be sent to another process.
     if not TYPE_CHECKING:
         __new__ = OSError.__new__
+
+    _cause = 0
+
+    @property
+    def cause(self) -> int:
+        """The ``errno`` of the OSError that it was raised from, here or in another process; 0 if there is none."""
+        return self._cause or getattr(self.__cause__, "errno", None) or 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What pickle stores, which leaves out the cause of an exception."""
+        return type(self), self.args, {**self.__dict__, "_cause": self.cause}
 
 
 class MemoryLimitError(MachineError, MemoryError):

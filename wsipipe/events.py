@@ -170,6 +170,8 @@ class SlideTaken:
     slide: str
     store: str
     holder: str
+    over: bool = False
+    """Whether it took it over from this one."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -23,6 +25,21 @@ RESUMES = "once it can, the same command resumes"
 """What messages say to do about a disk that fails while a store is written."""
 COPIES = 16
 """Objects of a bucket that are copied at the same time."""
+NAME_BYTES = 255
+"""The longest name of a file, in bytes, where a file system does not say its own limit."""
+OF_AN_ENTRY = {
+    errno.EACCES,
+    errno.EBUSY,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENOTEMPTY,
+    errno.EPERM,
+}
+"""Errors that can be about one name in a folder alone. All others, such as those of a full disk, are the folder's."""
 Location = Path | Url
 Named = str | os.PathLike[str] | Url
 """A file or folder, as a user names it."""
@@ -52,6 +69,39 @@ def one_name(here: Location) -> str:
     return str(here) if isinstance(here, Url) else os.path.realpath(here)
 
 
+def name_limit(folder: Location) -> int:
+    """The longest name, in bytes, that the file system of ``folder`` takes, whether or not ``folder`` exists yet."""
+    if isinstance(folder, Url):
+        return NAME_BYTES
+    there = next(parent for parent in (folder.absolute() / "_").parents if os.path.lexists(parent))
+    try:
+        limit = os.pathconf(there, "PC_NAME_MAX")
+    except (OSError, ValueError):
+        return NAME_BYTES
+    return limit if limit > 0 else NAME_BYTES
+
+
+def fitted_name(name: str, end: str, limit: int) -> str:
+    """``name`` and ``end``, in at most ``limit`` bytes: a name that is too long ends in a hash of all of it instead."""
+    if len(os.fsencode(name + end)) <= limit:
+        return name + end
+    end = f"-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}{end}"
+    while name and len(os.fsencode(name + end)) > limit:
+        name = name[:-1]
+    return name + end
+
+
+def takes_files(folder: Location) -> bool:
+    """Whether a file can be made in ``folder``, which is then removed."""
+    token = folder / f".seen-{secrets.token_hex(4)}"
+    try:
+        token.write_bytes(b"")
+        token.unlink()
+    except OSError:
+        return False
+    return True
+
+
 def write_whole(path: Location, blob: bytes, *, kind: str = "", way_out: str = MAKE_ROOM, shared: bool = False) -> None:
     """Write ``blob`` to ``path``, by rename.
 
@@ -78,7 +128,8 @@ def write_whole(path: Location, blob: bytes, *, kind: str = "", way_out: str = M
         if isinstance(path, Url):
             path.write_bytes(blob)
             return
-        partial = path.with_name(path.name + (f".{secrets.token_hex(4)}" if shared else "") + ".partial")
+        token = f".{secrets.token_hex(4)}" if shared else ""
+        partial = path.with_name(fitted_name(path.name, f"{token}.partial", name_limit(path.parent)))
         try:
             partial.write_bytes(blob)
             partial.replace(path)
@@ -89,8 +140,10 @@ def write_whole(path: Location, blob: bytes, *, kind: str = "", way_out: str = M
         raise OutputError(f"{kind}{path} cannot be written: {err.strerror or err}; {way_out}") from err
 
 
-def make_folder(path: Location, *, way_out: str = MAKE_ROOM) -> None:
+def make_folder(path: Location, *, way_out: str = MAKE_ROOM, within: Location | None = None) -> None:
     """Make the folder ``path`` and its parents, unless they exist; behind a URL there is nothing to make.
+
+    ``within`` is the parent that must exist: where another process has moved it away, it is not made anew.
 
     Raises
     ------
@@ -100,9 +153,24 @@ def make_folder(path: Location, *, way_out: str = MAKE_ROOM) -> None:
     if isinstance(path, Url):
         return
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if isinstance(within, Path):
+            _make_within(path, within)
+        else:
+            path.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise OutputError(f"{path} cannot be created: {err.strerror or err}; {way_out}") from err
+
+
+def _make_within(path: Path, root: Path) -> None:
+    """Make ``path`` and its parents as far as ``root``."""
+    if path == root:
+        root.stat()
+        return
+    try:
+        path.mkdir(exist_ok=True)
+    except FileNotFoundError:
+        _make_within(path.parent, root)
+        path.mkdir(exist_ok=True)
 
 
 def files_in(folder: Location) -> Iterator[tuple[str, int]]:
@@ -137,10 +205,24 @@ def remove_folder(folder: Location, *, root: str) -> None:
         folder.remove([name for name in names if name == root])
         folder.remove([name for name in names if name != root])
         return
-    for entry in folder.glob("*/"):
-        shutil.rmtree(entry)
-    if folder.exists():
-        shutil.rmtree(folder)
+    if not folder.is_symlink():
+        for entry in folder.glob("*/"):
+            remove_entry(entry)
+    remove_entry(folder)
+
+
+def remove_entry(path: Path) -> None:
+    """Remove ``path``, a folder with its content or a file, if it exists; of a link only the link.
+
+    Raises
+    ------
+    OSError
+        If it cannot be removed.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def move_folder(folder: Location, to: Location, *, root: str) -> None:

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.conftest import Call, WriteSlide
 from tests.nightly.nights import SMALL, events, listing, log_rows, statuses, write_night
 from wsipipe.cli import cli
+from wsipipe.errors import OutputError
 from wsipipe.nightly import night as nights
 from wsipipe.report.record import read_report
 
@@ -151,6 +152,23 @@ def test_the_log_is_one_json_object_a_line_night_after_night(folder: Path) -> No
     both = log_rows(folder / "logs" / "night.jsonl")
     assert both[: len(first)] == first
     assert [row["event"] for row in both[len(first) :]].count("SlideSkipped") == 2
+
+
+def test_a_night_whose_log_or_metrics_are_on_a_full_disk_goes_on_and_says_so(folder: Path) -> None:
+    result = nightly(folder, log="/dev/full")
+    assert ended(result) == 1, "as without a log: one slide is broken"
+    assert "log /dev/full cannot be written: No space left on device; the work went on" in result.stdout
+    result = nightly(folder, log="night.toml/below/a/file", metrics="/dev/full/metrics.prom")
+    assert ended(result) == 1
+    assert f"log {folder / 'night.toml/below/a/file'} cannot be written: Not a directory" in result.stdout
+    assert "warning: metrics: /dev/full cannot be created" in result.stderr
+    assert statuses(folder / "out" / "reports")["a.tif"] == "skipped"
+    (folder / "out" / "reports" / "report.html").unlink()
+    (folder / "out" / "reports" / "report.html").mkdir()
+    result = nightly(folder, metrics="night.prom")
+    assert isinstance(result.exception, OutputError)
+    assert "report.html cannot be written" in str(result.exception)
+    assert metric(folder / "night.prom", "slides", status="skipped") == 2, "the metrics are written all the same"
 
 
 def test_names_that_are_not_unicode_are_reported_and_logged(folder: Path, write_slide: WriteSlide) -> None:

@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner
+from distributed.scheduler import KilledWorker
 
 import wsipipe
 from tests.conftest import WriteSlide
@@ -28,6 +29,8 @@ from wsipipe.pipeline import dispatcher
 from wsipipe.pipeline.dispatcher import Limits
 from wsipipe.pipeline.run import run
 from wsipipe.pipeline.summary import DONE, FAILED, OPEN, SKIPPED, TAKEN, RunSummary
+from wsipipe.store import content
+from wsipipe.store.spec import StoreSpec
 
 SIDE = 64
 
@@ -182,6 +185,28 @@ def test_a_disk_that_gets_full_with_the_last_block_fails_nothing(
     assert (summary.exit_code, summary.stopped, summary.ended) == (0, "", "")
 
 
+# --- workers that die -----------------------------------------------------------------------------------------
+
+
+def test_a_slide_whose_coarser_levels_kill_workers_fails_alone_and_its_blocks_stay(
+    config: wsipipe.RunConfig, slides: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(spec: StoreSpec, *given: object, real: Callable[..., object]) -> object:
+        if Path(spec.path).name == "a.zarr":
+            raise KilledWorker("a task", SimpleNamespace(address="tcp://gone"), 2)
+        return real(spec, *given)
+
+    for step, other in (("write_coarse_chunks", DONE), ("count_labels", SKIPPED)):
+        with monkeypatch.context() as patched:
+            patched.setattr(content, step, partial(die, real=getattr(content, step)))
+            failed = run(slides[:2], config)
+        assert told(failed) == [FAILED, other]
+        assert "a.tif: the worker died each time that it made the coarser levels" in failed.slides[0].message
+        assert "a.zarr.partial; check the worker logs" in failed.slides[0].message
+    again = run(slides[:2], config)
+    assert (told(again), again.slides[0].blocks_computed) == ([DONE, SKIPPED], 0)
+
+
 # --- other runners --------------------------------------------------------------------------------------------
 
 
@@ -228,7 +253,7 @@ def test_the_command_says_taken_and_ends_with_0(
 ) -> None:
     lease = held(config, slides[1])
     limits = Limits(sleep=Sleeps(lambda _: lease.renew()))
-    monkeypatch.setattr("wsipipe.pipeline.run.Dispatcher", lambda *given: dispatcher.Dispatcher(*given[:-1], limits))
+    monkeypatch.setattr("wsipipe.pipeline.run.Dispatcher", lambda *given: dispatcher.Dispatcher(*given[:4], limits))
     options = ["-m", config.model, "-o", config.out, "--block", "64", "--tile", "64", "--device", "cpu"]
     ended = CliRunner().invoke(cli, ["run", *map(str, slides[1:]), *options])
     assert ended.exit_code == 0, ended.output
@@ -330,8 +355,9 @@ def test_a_slide_that_was_taken_over_is_left_alone(
 
     monkeypatch.setattr(dispatcher, "Leases", partial(Kept))
     summary = run(slides[:2], config, listener)
-    assert told(summary) == [FAILED, DONE]
-    assert "another runner took it over" in summary.slides[0].message
+    assert told(summary) == [TAKEN, DONE]
+    assert summary.slides[0].message == "taken over by another runner while this one was suspended"
+    assert summary.exit_code == 0
     assert not (Path(config.out) / "a.zarr").exists()
     assert not list(Path(config.out).glob("*.lease*"))
     assert told(run(slides[:2], config)) == [DONE, SKIPPED]

@@ -536,5 +536,4 @@ def test_memory_does_not_depend_on_the_size_of_the_slide(bench: Bench, shape: tu
 
 
 def test_an_empty_cluster_is_this_process() -> None:
-    assert not RunConfig(cluster=ClusterConfig()).on_cluster
-    assert RunConfig(cluster=ClusterConfig(kind="local")).on_cluster
+    assert RunConfig(cluster=ClusterConfig()).cluster is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,14 @@ def ome_zarr(
     for i, image in enumerate(images):
         chunks = tuple(64 if axis in "yx" else 1 for axis in axes)
         group.create_array(str(i), shape=image.shape, chunks=chunks, dtype=image.dtype)[:] = image
+    return path
+
+
+def zipped(path: Path, folder: Path, method: int = zipfile.ZIP_STORED, within: str = "") -> Path:
+    """A zip file at ``path`` of all files in ``folder``, below ``within``."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for file in sorted(each for each in folder.rglob("*") if each.is_file()):
+            archive.write(file, within + file.relative_to(folder).as_posix())
     return path
 
 

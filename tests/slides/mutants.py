@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import psutil
 import tifffile
 
-from tests.slides.made import APERIO, ome_zarr, picture, pyramid
+from tests.slides.made import APERIO, ome_zarr, picture, pyramid, zipped
 from wsipipe.errors import SlideError
 from wsipipe.pipeline.machine import peak_bytes
 from wsipipe.slides.open import describe, open_slide
@@ -69,6 +70,9 @@ def sound(folder: Path) -> list[Path]:
     tifffile.imwrite(folder / "c.ome.tif", planes, photometric="minisblack", metadata={"axes": "CYX"}, **tiled)
     ome_zarr(folder / "v5.zarr", [grey, grey[::2, ::2]], "yx")
     ome_zarr(folder / "v4.zarr", [grey, grey[::2, ::2]], "yx", "0.4")
+    zipped(folder / "v5.ozx", folder / "v5.zarr")
+    (folder / "a.png").write_bytes(imagecodecs.png_encode(rgb))
+    (folder / "a.jpg").write_bytes(imagecodecs.jpeg8_encode(rgb))
     return sorted(folder.iterdir())
 
 

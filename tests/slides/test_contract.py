@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 
 from tests.real_data import data, real
-from tests.slides.made import APERIO, VMS, ome_zarr, picture, pyramid, vms
+from tests.slides.made import APERIO, VMS, ome_zarr, picture, pyramid, vms, zipped
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import mirror
@@ -21,29 +22,32 @@ from wsipipe.slides.slide import Slide
 
 REAL = real(
     "slides/CMU-1-Small-Region.svs",
-    "slides/boxes.tiff",
-    "slides/grey10kx5k.tif",
-    "slides/kidney-48-5.tif",
-    "slides/small.svs",
     "slides/tcga-cr-7395-01a-01-ts1.svs",
     "slides/test3-DAPI-2-387.ndpi",
-    "slides/yb10kx5k.zstd.tiff",
-    "writers/cmu-crop_gray16_pyr_deflate.tif",
-    "writers/cmu-crop_pyr_deflate.tif",
     "writers/cmu-crop_pyr_zlib.ome.tif",
-    "writers/cmu-crop_strip_none.tif",
     "writers/cmu-crop_tile_lzw_128x64.tif",
-    "writers/cmu-small_pyr_jpeg.tif",
     "writers/cmu-small_pyr_jpeg_bigtiff_subifd.tif",
-    "writers/gray16_pyr_lzw.ome.tif",
     "writers/vips_pyr_with_Aperio_description.tif",
     "zarr/ngff-zarr_0.4_cyx.ome.zarr",
     "zarr/ome-zarr-py_v05_cyx.zarr",
     "dicom/cmu-small-wsi2dcm",
-    "dicom/cmu-small-wsi2dcm/level-1-frames-0-9.dcm",
     "slides/CMU-1-Small-Region.svs openslide",
     "slides/test3-DAPI-2-387.ndpi openslide",
     "dicom/cmu-small-wsi2dcm/level-0-frames-0-30.dcm openslide",
+)
+MORE = real(
+    "slides/boxes.tiff",
+    "slides/grey10kx5k.tif",
+    "slides/kidney-48-5.tif",
+    "slides/small.svs",
+    "slides/yb10kx5k.zstd.tiff",
+    "writers/cmu-crop_gray16_pyr_deflate.tif",
+    "writers/cmu-crop_pyr_deflate.tif",
+    "writers/cmu-crop_strip_none.tif",
+    "writers/cmu-small_pyr_jpeg.tif",
+    "writers/gray16_pyr_lzw.ome.tif",
+    "dicom/cmu-small-wsi2dcm/level-1-frames-0-9.dcm",
+    marks=(pytest.mark.soak,),
 )
 
 
@@ -53,6 +57,19 @@ def write_svs(path: Path) -> None:
 
 def write_zarr(path: Path) -> None:
     ome_zarr(path, [picture((150, 130)), picture((75, 65))], "yx", "0.4")
+
+
+def write_zip(path: Path) -> None:
+    write_zarr(path.with_suffix(".zarr"))
+    zipped(path, path.with_suffix(".zarr"))
+
+
+def write_png(path: Path) -> None:
+    path.write_bytes(imagecodecs.png_encode(picture((600, 130, 3), "uint16")))
+
+
+def write_jpeg(path: Path) -> None:
+    path.write_bytes(imagecodecs.jpeg8_encode(picture((150, 600, 3))))
 
 
 MADE = {
@@ -65,11 +82,14 @@ MADE = {
     "subifds.tif": lambda path: pyramid(path, picture((200, 300, 3)), subifds=True),
     "made.svs": write_svs,
     "made.zarr": write_zarr,
+    "made.ozx": write_zip,
+    "made.png": write_png,
+    "made.jpg": write_jpeg,
     VMS: lambda path: vms(path.parent),
 }
 
 
-@pytest.fixture(params=[*MADE, *REAL])
+@pytest.fixture(params=[*MADE, *REAL, *MORE])
 def slide(request: pytest.FixtureRequest, tmp_path: Path) -> Slide:
     if request.param not in MADE:
         name, _, reader = request.param.partition(" ")

@@ -9,12 +9,22 @@ import pytest
 
 from tests.real_data import needs_data
 from tests.slides.formats import found_row, paths, table, written, written_rows
+from tests.soak import in_soak
 
 ANEW = "python -m tests.slides.formats writes the table anew"
 
 
+LARGE = ("tcga-cr-7395-01a-01-ts1.svs", "yb10kx5k.zstd.tiff", "grey10kx5k.tif")
+"""Files of which each pixel takes seconds to compare."""
+
+
+def _paths() -> list[object]:
+    """`paths`, the large ones only with ``-m soak``."""
+    return [*(path for path in paths() if path.name not in LARGE), *in_soak(*(p for p in paths() if p.name in LARGE))]
+
+
 @needs_data
-@pytest.mark.parametrize("path", paths() or [Path("none")], ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", _paths() or [Path("none")], ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_row_of_a_file_in_the_readme_is_what_is_found(path: Path) -> None:
     for library in ("openslide", "wsidicom"):
         pytest.importorskip(library)

@@ -17,7 +17,7 @@ GROWTH_BYTES = 3 * 2**25
 """What caches and the allocator may still take after the first 1000 mutants; 42 and 66 MB were measured over 9000."""
 
 
-@pytest.mark.parametrize("mutants", rounds(300, 10_000))
+@pytest.mark.parametrize("mutants", rounds(150, 10_000))
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a process to an address space")
 def test_mutants_open_or_end_in_an_error_and_memory_does_not_grow(tmp_path: Path, mutants: int) -> None:
     command = [sys.executable, "-W", "error", "-m", "tests.slides.mutants", str(tmp_path), "0", str(mutants)]
@@ -32,7 +32,7 @@ def test_mutants_open_or_end_in_an_error_and_memory_does_not_grow(tmp_path: Path
 
 
 def test_mutants_are_the_same_again_and_damaged(tmp_path: Path) -> None:
-    slides = [slide for slide in sound(tmp_path / "sound") if slide.is_file()]
+    slides = [slide for slide in sound(tmp_path / "sound") if slide.suffix in (".tif", ".svs")]
     assert all(len(layout(slide.read_bytes())) > 8 for slide in slides)
     once, again = ([mutant(n, slides, tmp_path).read_bytes() for n in range(50)] for _ in "12")
     assert once == again

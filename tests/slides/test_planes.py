@@ -10,6 +10,7 @@ import pytest
 import tifffile
 
 from tests.slides.made import ome_zarr, picture, pyramid
+from tests.soak import in_soak, rounds
 from wsipipe.arrays import Pixels
 from wsipipe.errors import PlaneError, UsageError
 from wsipipe.geometry.grid import Box
@@ -53,8 +54,8 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / name
 
 
-@pytest.mark.parametrize("channels", [None, (2,), (2, 0), ("CD3", 0), ("DAPI", "CD3", "CD8")])
-@pytest.mark.parametrize(("z", "t"), [(0, 0), (3, 1), (1, 0)])
+@pytest.mark.parametrize("channels", [None, ("CD3", 0), *in_soak((2,), (2, 0), ("DAPI", "CD3", "CD8"))])
+@pytest.mark.parametrize(("z", "t"), rounds((3, 1), (0, 0), (1, 0)))
 def test_planes_that_are_chosen_are_those_that_were_written(
     path: Path, channels: tuple[int | str, ...] | None, z: int, t: int
 ) -> None:

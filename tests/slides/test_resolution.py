@@ -156,6 +156,35 @@ def test_the_levels_of_philips_are_what_their_spacings_say(tmp_path: Path) -> No
     assert choose_level(slide, 2.0) == slide.levels[3]
 
 
+# The names of the schema; some letters are others in lower case.
+@pytest.mark.parametrize(
+    ("unit", "size", "mpp"),
+    [
+        ("Å", 2500, 0.25),
+        ("\N{ANGSTROM SIGN}", 2500, 0.25),
+        ("angstrom", 2500, 0.25),
+        ("thou", 0.01, 0.254),
+        ("Mm", 2.5e-13, 0.25),
+        ("fm", 2.5e8, 0.25),
+        ("li", 1e-4, 0.2116667),
+        ("pt", 1e-3, 0.3527778),
+    ],
+)
+def test_the_unit_in_ome_is_any_length_of_the_schema(tmp_path: Path, unit: str, size: float, mpp: float) -> None:
+    physical = {f"PhysicalSize{axis}{key}": value for axis in "XY" for key, value in (("", size), ("Unit", unit))}
+    tifffile.imwrite(tmp_path / "a.ome.tif", picture((16, 16)), metadata={"axes": "YX", **physical})
+    assert open_slide(tmp_path / "a.ome.tif").mpp == pytest.approx(mpp)
+
+
+@pytest.mark.parametrize("unit", ["pixel", "reference frame", "furlong"])
+def test_what_is_no_length_is_no_resolution(tmp_path: Path, unit: str) -> None:
+    physical = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeXUnit": unit, "PhysicalSizeYUnit": unit}
+    tifffile.imwrite(tmp_path / "a.ome.tif", picture((16, 16)), metadata={"axes": "YX", **physical})
+    slide = open_slide(tmp_path / "a.ome.tif")
+    assert slide.mpp is None
+    assert f"PhysicalSizeYUnit in OME-XML is '{unit}', not a length" in slide.mpp_source
+
+
 def test_the_magnification_in_ome_is_that_of_the_objective_of_the_image(tmp_path: Path) -> None:
     document = """<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Instrument ID="Instrument:0">
     <Objective ID="Objective:0" NominalMagnification="5"/><Objective ID="Objective:1" NominalMagnification="40"/>

@@ -527,3 +527,20 @@ def test_a_coarse_chunk_that_cannot_be_written_is_an_output_error_that_names_the
         OutputError, match=r"case-17\.zarr\.partial\S* cannot be (created|made|read|written): .*resumes"
     ):
         write_coarse(spec)
+
+
+def test_a_block_is_not_written_to_a_store_that_is_gone_or_another_runs_by_now(tmp_path: Path) -> None:
+    """As a runner finds it that was suspended and taken over."""
+    spec = spec_of(tmp_path, (40, 60))
+    other = replace(spec, fingerprint=replace(spec.fingerprint, model_sha256="another"))
+    lifecycle.begin_store(other)
+    before = contents(Path(str(other.partial)))
+    with pytest.raises(StoreError, match="another run's by now"):
+        write_blocks(spec, labels_of(spec), [(0, 0)])
+    assert contents(Path(str(other.partial))) == before
+    shutil.rmtree(str(other.partial))
+    with pytest.raises(StoreError, match="is gone"):
+        write_blocks(spec, labels_of(spec), [(0, 0)])
+    with pytest.raises(OutputError, match="cannot be created"):
+        lifecycle.publish(spec, {})
+    assert list(tmp_path.iterdir()) == []

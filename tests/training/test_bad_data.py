@@ -109,8 +109,8 @@ def test_folder_without_images_is_refused(tmp_path: Path, refused: Refused) -> N
     (tmp_path / "set").mkdir()
     check(refused(FOLDER + SMALL + NO_BORDERS), 2, r"folder .*/set holds no training images; wsipipe looks for NAME_im")
     check(refused("", source=tmp_path / "set"), 2, r"folder .*/set holds no training images")
-    (tmp_path / "set/a_image.jpg").touch()
-    check(refused("", source=tmp_path / "set"), 2, r"a_image.jpg is in an unsupported format; convert it to PNG")
+    (tmp_path / "set/a_image.webp").touch()
+    check(refused("", source=tmp_path / "set"), 2, r"a_image.webp is in an unsupported format; convert it to PNG")
     (tmp_path / "set").rename(tmp_path / "other")
     check(refused(FOLDER + SMALL + NO_BORDERS), 2, r"folder .*/set cannot be listed: No such file or directory")
 
@@ -166,7 +166,7 @@ def test_damaged_files_are_named(data: Path, refused: Refused) -> None:
     for content, message in (
         (whole[: len(whole) // 2], "b_image.png is a damaged PNG"),
         (b"", r"b_image.png is empty \(0 bytes\)"),
-        (b"<html>", r"b_image.png begins with b'<html>'; images are read from PNG"),
+        (b"<html>", r"b_image.png begins with b'<html>'; images are read from PNG, JPEG"),
     ):
         (data / "b_image.png").write_bytes(content)
         check(refused(FOLDER + SMALL + NO_BORDERS), 1, message)

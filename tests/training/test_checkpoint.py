@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.faults import files_up_to
+from tests.soak import examples
 from tests.training.discs import SGD, changed, made_setup, write_discs
 from wsipipe.errors import OutputError, TrainingError
 from wsipipe.files import write_whole
@@ -142,7 +143,7 @@ def test_checkpoint_with_a_flipped_bit_is_refused(written: Path) -> None:
     assert not refused(written)
     header = 8 + int.from_bytes(blob[:8], "little")
     rng = np.random.default_rng(0)
-    places = [*range(8), *rng.integers(8, header, 100), *rng.integers(header, len(blob), 80)]
+    places = [*range(8), *rng.integers(8, header, examples(50)), *rng.integers(header, len(blob), examples(20))]
     let_by = []
     for place in places:
         damaged = bytearray(blob)
@@ -151,13 +152,13 @@ def test_checkpoint_with_a_flipped_bit_is_refused(written: Path) -> None:
         if not refused(written):
             let_by.append(place)
     # The name of the checksum, blanks, and the case of letters in numbers: changes that leave all values as they were.
-    assert len(let_by) < 10
+    assert len(let_by) < len(places) // 10
     assert all(place < header for place in let_by)
 
 
 def test_truncated_checkpoint_is_refused(written: Path) -> None:
     blob = written.read_bytes()
-    for length in [0, 1, 7, 8, 9, 100, *range(200, len(blob), 97), len(blob) - 1]:
+    for length in [0, 1, 7, 8, 9, 100, *range(200, len(blob), 970), len(blob) - 1]:
         written.write_bytes(blob[:length])
         assert refused(written), length
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.soak import in_soak
 from tests.training.discs import QUICK, changed, made_setup
 from wsipipe import load_model
 from wsipipe.errors import MemoryLimitError, TrainingError
@@ -93,7 +94,7 @@ def test_adam_moves_no_output_farther_than_144_weights_do() -> None:
     assert [group["share"] for group in sgd.param_groups] == [1]
 
 
-@pytest.mark.parametrize("sigmoid", [False, True], ids=["softmax", "sigmoid"])
+@pytest.mark.parametrize("sigmoid", [True, *in_soak(False)])
 @pytest.mark.parametrize(
     "optimizer",
     [{"name": "adamw"}, {"name": "sgd", "learning_rate": 0.02, "momentum": 0.9}],

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -23,6 +24,7 @@ from wsipipe.cli.model import model
 from wsipipe.cli.nightly import nightly
 from wsipipe.cli.preview import preview
 from wsipipe.cli.run import run
+from wsipipe.cli.streams import open_closed_streams
 from wsipipe.cli.terminal import escaped_output
 from wsipipe.cli.train import train
 from wsipipe.errors import MachineError, ModelError, UsageError, WsipipeError
@@ -41,6 +43,9 @@ for command in (run, nightly, train, evaluate, check, info, preview, model, demo
 
 def main() -> NoReturn:
     """Run the command line. An error of wsipipe becomes one line on stderr and an exit code."""
+    open_closed_streams()
+    for name in [name for name in os.environ if name.startswith("ZARR_")]:
+        del os.environ[name]  # not for wsipipe; read as zarr is imported, here and by workers
     signal.signal(signal.SIGTERM, _interrupt)  # a batch system that ends a job means Ctrl-C
     with escaped_output():
         code = _run()
@@ -60,13 +65,13 @@ def _run() -> int:
         click.echo("wsipipe: interrupted; the same command resumes where it stopped", err=True)
         code = EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
     except WsipipeError as err:
         code = _exit_code(err)
         click.echo(f"wsipipe: {err}", err=True)
         if "--json" in sys.argv:
-            click.echo(json.dumps({"error": str(err), "exit_code": code}))
+            with suppress(OSError):  # stdout cannot be written, either
+                click.echo(json.dumps({"error": str(err), "exit_code": code}))
     return code
 
 

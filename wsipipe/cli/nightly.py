@@ -27,8 +27,11 @@ def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
     from dataclasses import replace
 
     from wsipipe.cli.progress import Both, JsonLines, show_run
+    from wsipipe.cli.streams import stderr_problem
     from wsipipe.nightly.config import read_night
     from wsipipe.nightly.night import project, run_night
+    from wsipipe.report.words import shown_lines
+    from wsipipe.report.write import PAGE
 
     night = read_night(Path(config))
     if metrics is not None:
@@ -37,12 +40,14 @@ def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
         click.echo(projection_as_text(*project(night, time.time())))
         return
     with ExitStack() as stack:
-        listener = stack.enter_context(show_run())
+        listener, log = stack.enter_context(show_run()), None
         if night.config.log is not None:
-            listener = Both(listener, stack.enter_context(JsonLines(Path(night.place(night.config.log)))))
+            log = stack.enter_context(JsonLines(Path(night.place(night.config.log))))
+            listener = Both(listener, log)
         report = run_night(night, listener)
+    problems = [stderr_problem(), log.problem if log else ""]
     click.echo(report_as_text(report))
-    click.echo(f"report: {night.report / 'report.html'}")
+    click.echo(shown_lines([f"report: {night.report / PAGE}", *filter(None, problems)]))
     click.get_current_context().exit(report.exit_code)
 
 

@@ -36,5 +36,7 @@ def preview(slide: str, out: str | None, model: str | None, mpp: float | None, t
     else:
         mask, how = find_tissue(opened, level, halo=info.receptive.halo)
     path = Path(out or f"{opened.name}.png")
+    if path.resolve() == Path(opened.path).resolve():
+        raise UsageError(f"-o {path} is the slide itself, which would be overwritten; name another picture")
     write_whole(path, tissue_png(opened, level, mask), kind="picture ")
     click.echo(f"{opened.file}: tissue covers {mask.share:.1%} of level {level.index} ({how}): {path}")

@@ -9,19 +9,19 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self, TextIO, TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from wsipipe.cli.streams import why_untold
 from wsipipe.cli.terminal import terminal
-from wsipipe.errors import OutputError
 from wsipipe.events import (
     BlockDone,
     ClusterReady,
@@ -141,7 +141,7 @@ def run_line(event: Event) -> str | None:
         case SlideSkipped():
             return f"{_name(event)}: skipped, {event.reason} -> {event.store}"
         case SlideTaken():
-            return f"{_name(event)}: taken by {event.holder}"
+            return f"{_name(event)}: taken {'over ' if event.over else ''}by {event.holder}"
         case SlideLeft():
             return f"{_name(event)}: open, {event.reason}"
         case SlideFailed():
@@ -209,29 +209,35 @@ class _Speed(ProgressColumn):
 class JsonLines:
     """A listener that appends each event to a file, as a JSON object with its name and the time; a context manager.
 
-    Entering the context raises an OutputError if the file cannot be written.
+    ``problem`` says why the file could not be written; it is empty if it could.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self.problem = path, ""
+        self._file: TextIO | None = None
 
     def __enter__(self) -> Self:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a", encoding="utf-8")
-        except OSError as err:
-            raise OutputError(f"log {self._path} cannot be written: {err.strerror}; give another") from err
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            with suppress(OSError):  # said as its lines were written
+                self._file.close()
 
     def __call__(self, event: Event) -> None:
-        """Write the line of ``event``."""
+        """Write the line of ``event``, unless an earlier one could not be written."""
+        if self.problem:
+            return
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         row = {"time": at, "event": type(event).__name__, **asdict(event)}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        try:
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._path.open("a", encoding="utf-8")
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as err:
+            self.problem = why_untold(f"log {self._path}", err)
 
 
 class Both:

@@ -140,6 +140,7 @@ def run(
     2 usage, 3 the environment (no device, no memory, no space), 130 interrupted: the same command resumes.
     """
     from wsipipe.cli.progress import show_run
+    from wsipipe.cli.streams import stderr_problem
     from wsipipe.pipeline.config import ClusterConfig, RunConfig, parse_cluster
     from wsipipe.pipeline.machine import size_bytes
     from wsipipe.pipeline.run import run as run_slides
@@ -151,12 +152,11 @@ def run(
     limit = None if max_memory is None else size_bytes(max_memory, "--max-memory")
     kind, workers = (None, None) if cluster is None else parse_cluster(cluster)
     started_with = {} if cluster_config is None else read_toml(Path(cluster_config))[0]
-    computed_by = ClusterConfig(scheduler, kind, workers, adapt, started_with)
     config = RunConfig(
         reader=reader,
         planes=take_planes(options),
         max_memory_bytes=limit,
-        cluster=None if computed_by == ClusterConfig() else computed_by,
+        cluster=ClusterConfig(scheduler, kind, workers, adapt, started_with),
         **options,
     )
     if dry_run:
@@ -165,7 +165,11 @@ def run(
         return
     with show_run() as listener:
         summary = run_slides(slides, config, listener)
-    click.echo(json.dumps(summary_as_json(summary), indent=2) if as_json else summary_as_text(summary))
+    untold = stderr_problem()
+    if as_json:
+        click.echo(json.dumps(summary_as_json(summary) | {"untold": untold}, indent=2))
+    else:
+        click.echo("\n".join(filter(None, (summary_as_text(summary), untold))))
     if summary.stopped:
         click.echo(f"wsipipe: {summary.stopped}", err=True)
     click.get_current_context().exit(summary.exit_code)

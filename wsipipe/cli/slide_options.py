@@ -11,7 +11,9 @@ Option = Callable[[Command], Command]
 
 READER_OPTIONS: tuple[Option, ...] = (
     click.option(
-        "--reader", metavar="NAME", help="tiff, ome-zarr, dicom or openslide.  [default: the first that reads it right]"
+        "--reader",
+        metavar="NAME",
+        help="tiff, ome-zarr, dicom, picture or openslide.  [default: the first that reads it right]",
     ),
     click.option("--channels", metavar="A,B", help="Channels to read: numbers from 0, or names.  [default: all]"),
     click.option("--z", type=int, metavar="N", help="Focal plane of a stack, from 0."),

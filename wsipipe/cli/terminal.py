@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
 
+from wsipipe.cli.streams import Dispensable, Required
+
 
 class Escaping:
     """A text stream that writes on ``stream``, after `report.words.shown`; all else is that of ``stream``.
@@ -15,7 +17,7 @@ class Escaping:
     cursor, rewrite lines, set the title, or have it answer.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | Dispensable) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
@@ -36,14 +38,17 @@ class Escaping:
 
 @contextmanager
 def escaped_output() -> Iterator[None]:
-    """Have stdout and stderr of this process escape: also warnings, logs, tracebacks and the messages of click."""
+    """Have stdout and stderr of this process escape: also warnings, logs, tracebacks and the messages of click.
+
+    A command is done without stderr, and fails without stdout.
+    """
     with (
-        redirect_stdout(cast(TextIO, Escaping(sys.stdout))),
-        redirect_stderr(cast(TextIO, Escaping(sys.stderr))),
+        redirect_stdout(cast(TextIO, Escaping(Required(sys.stdout, "stdout")))),
+        redirect_stderr(cast(TextIO, Escaping(Dispensable(sys.stderr, "stderr")))),
     ):
         yield
 
 
 def terminal() -> TextIO:
     """The stderr that obeys escape sequences, for bars; texts of others must be `shown` before they get there."""
-    return sys.stderr.stream if isinstance(sys.stderr, Escaping) else sys.stderr
+    return cast(TextIO, sys.stderr.stream) if isinstance(sys.stderr, Escaping) else sys.stderr

@@ -162,13 +162,16 @@ def recall(spec: PoolSpec) -> dict[Size, float]:
     try:
         rows = json.loads(speeds_file().read_bytes())[key(spec)]
         return {(int(core), int(batch)): float(speed) for core, batch, speed in rows}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):  # RuntimeError: without a home
         return {}
 
 
 def remember(spec: PoolSpec, speeds: dict[Size, float]) -> None:
     """Save ``speeds`` for the next run; if they cannot be written, it measures again."""
-    path = speeds_file()
+    try:
+        path = speeds_file()
+    except RuntimeError:  # without a home
+        return
     try:
         table = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -189,7 +192,13 @@ def correct(spec: PoolSpec, size: Size, speed: float) -> None:
 
 
 def speeds_file() -> Path:
-    """The file of the speeds measured on this machine; it may be deleted at any time."""
+    """The file of the speeds measured on this machine; it may be deleted at any time.
+
+    Raises
+    ------
+    RuntimeError
+        If the user has no home.
+    """
     return platformdirs.user_cache_path("wsipipe") / "speeds.json"
 
 

@@ -9,6 +9,7 @@ A lease is a small folder beside the store, with one JSON file in it that names 
 
     claim      .lease.2f6c/2f6c.json  --rename the folder-->  .lease/2f6c.json     only onto nothing, or an empty folder
     beat       .lease/2f6c.json       is written in place: never created, never renamed over another
+    regain     .lease/2f6c.json       --rename the file-->    .lease/90d3.json     only if nobody evicted it
     evict      .lease/2f6c.json       --unlink-->  .lease/ is empty, hence free: the first to claim gets it
     release    .lease/2f6c.json       --unlink-->  .lease/ is empty              --rmdir-->  nothing
 
@@ -22,7 +23,9 @@ removes them.
 Times of other machines, or of files, are never compared. A holder rewrites its file every beat, and a waiting process
 reads it: a holder whose file does not change for ``patience`` seconds of the waiting process's own clock is dead. The
 holder counts as well, from before its last beat, hence from before anybody can have read that beat. So it has lost the
-lease one beat before anybody may take it, even if it cannot reach the disk to look. A write that it began earlier, and
+lease one beat before anybody may take it, even if it cannot reach the disk to look. A process that was suspended, and
+whose lease nobody took meanwhile, gets it back by renaming its file: either that comes before an eviction, which then
+meets nothing, or it fails. A write that it began earlier, and
 that is still under way, cannot be called back. That is the window; the one beat is the time for such a write to end.
 
 In a bucket a lease is one object, ``case-17.zarr.lease``. It is claimed, renewed and taken from the dead by writing it
@@ -37,6 +40,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -47,10 +51,12 @@ from types import TracebackType
 from typing import Self
 
 from wsipipe.files import Location
-from wsipipe.leases.folder import GONE, NOT_FREE, discard, file_name
+from wsipipe.leases.folder import GONE, NOT_FREE, discard, file_name, read_file
 from wsipipe.leases.holder import Holder
 
 LEASE = ".lease"
+CLAIM_SUFFIX = f"{LEASE}.{'0' * 16}"
+"""What a claim's name ends in, the longest that is written beside a store."""
 PATIENCE_SECONDS, BEAT_SECONDS = 60.0, 10.0
 
 Clock = Callable[[], float]
@@ -72,41 +78,74 @@ class Lease:
         self._clock = clock
         self._renewed = clock()
         self._beats = holder.beat
-        self._lost = self._released = False
+        self._gone = self._released = False
+        self._renewing = threading.Lock()
 
     @property
     def lost(self) -> bool:
-        """Whether the holder must stop writing: another has the lease, it is gone, or it was not renewed for too long.
+        """Whether the holder must not write: another has the lease, it is gone, or it was not renewed for too long.
 
-        Once lost, always lost. This reads the clock and no file. After `release` it is whether the lease had been lost
-        before that.
+        In the last case `regain` may get it back. This reads the clock and no file. After `release` it is whether the
+        lease had been lost before that.
         """
         overdue = self._clock() - self._renewed > self.holder.patience - self.beat_seconds
-        if overdue and not self._released:
-            self._lost = True  # never set to False: the thread may have set it to True meanwhile
-        return self._lost
+        return self._gone or (overdue and not self._released)
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is lost for good."""
+        return self._gone
+
+    def regain(self) -> bool:
+        """Renew the lease, and return whether this process holds it: nobody took it while it was not renewed."""
+        self.renew()
+        return not self.lost
 
     def renew(self) -> None:
-        """Write one heartbeat, unless the lease is lost. Never raises: a lease that cannot be renewed becomes lost."""
-        began = self._clock()
-        if self.lost:
-            return
-        # Counted before it is written: a beat that failed half-way must differ from the next one, or those who wait
-        # would see one beat where this process has counted two.
-        self._beats += 1
-        with suppress(OSError):
-            if self._beat(replace(self.holder, beat=self._beats).written()):
-                self._renewed = began
-            else:
-                self._lost = True
+        """Write one heartbeat, unless the lease is gone. Never raises: a lease that cannot be renewed becomes lost."""
+        with self._renewing:
+            began = self._clock()
+            if self._gone or self._released:
+                return
+            # Counted before it is written: a beat that failed half-way must differ from the next one, or those who wait
+            # would see one beat where this process has counted two.
+            self._beats += 1
+            with suppress(OSError):
+                if (not self.lost or self._rename()) and self._beat(self._content()):
+                    self._renewed = began
+                else:
+                    self._gone = True
+
+    def _content(self) -> bytes:
+        return replace(self.holder, beat=self._beats).written()
 
     def release(self) -> None:
         """Give the lease back, if this process still holds it, and leave no file. A second call does nothing."""
         if self._released or os.getpid() != self.holder.pid:
             return
         HEART.remove(self)
-        lost, self._released = self.lost, True
-        self._give_back(lost=lost)
+        self._gone, self._released = self.lost, True
+        self._give_back(lost=self._gone)
+
+    def _rename(self) -> bool:
+        """Give the holder's file a new name, which nobody who thinks it dead knows; whether it was still there.
+
+        Raises
+        ------
+        OSError
+            If it cannot be renamed although it may still be there.
+        """
+        assert isinstance(self.path, Path)
+        anew = replace(self.holder, token=secrets.token_hex(8))
+        try:
+            (self.path / file_name(self.holder.token)).rename(self.path / file_name(anew.token))
+        except OSError as err:
+            if err.errno not in GONE | NOT_FREE:
+                raise
+        if read_file(self.path / file_name(anew.token)) is None:  # not the answer of rename, which NFS can lose
+            return False
+        self.holder = anew
+        return True
 
     def _beat(self, content: bytes) -> bool:
         """Write ``content`` over the last beat, if that is still there; return whether it was.
@@ -177,7 +216,7 @@ class Heart:
                 self._changed.wait(min(lease.beat_seconds for lease in self._leases))
                 for lease in self._leases:
                     lease.renew()
-                self._leases = {lease for lease in self._leases if not lease.lost}
+                self._leases = {lease for lease in self._leases if not lease.gone}
             self._thread = None
 
 

@@ -157,7 +157,7 @@ class Night:
 
     def run_config(self, slides: SlideTable | None = None) -> RunConfig:
         """The options of a run over the slides of one table, or of none."""
-        table, cluster = self.config.run, self.config.cluster
+        table = self.config.run
         model = (slides and slides.model) or self.config.model
         given = asdict(table)
         if slides is not None:
@@ -170,7 +170,7 @@ class Night:
             mpp=slides.mpp if slides else None,
             planes=planes,
             max_memory_bytes=None if limit is None else size_bytes(limit, "max_memory"),
-            cluster=None if cluster == ClusterConfig() else cluster,
+            cluster=self.config.cluster,
             **given,
         )
 
@@ -273,7 +273,7 @@ def _failing(checks: Iterable[tuple[Place, Callable[[], object]]]) -> Iterator[t
 
 def _check_run(config: RunConfig) -> None:
     """Raise the errors of a run with these options; the devices of remote workers are not known yet."""
-    site = Site("cpu", ("cpu",), TORCH, 0) if config.on_cluster else None
+    site = Site("cpu", ("cpu",), TORCH, 0) if config.cluster else None
     resolve(replace(config, cluster=None), site)
 
 

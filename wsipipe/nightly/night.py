@@ -27,7 +27,7 @@ from wsipipe.report import record as reports
 from wsipipe.report.metrics import write_metrics
 from wsipipe.report.record import NightReport, SlideReport
 from wsipipe.report.webhook import post
-from wsipipe.report.write import write_report
+from wsipipe.report.write import PAGE, write_report
 from wsipipe.slides.discover import expand, is_whole, slide_key
 from wsipipe.version import VERSION
 
@@ -294,20 +294,37 @@ def _exit_code(err: BaseException) -> int:
 
 
 def tell_outcome(night: Night, report: NightReport, listener: Listener) -> None:
-    """Write the report and the metrics, and post the outcome; if it cannot be posted, ``listener`` is warned.
+    """Write the report and the metrics, and post the outcome: each, whatever becomes of the others.
+
+    ``listener`` is warned of metrics that cannot be written, and of an outcome that cannot be posted.
 
     Raises
     ------
     OutputError
-        If a file cannot be written.
+        If the report cannot be written.
     """
-    page = write_report(report, night.report)
+    try:
+        write_report(report, night.report)
+    finally:
+        for problem in filter(None, (_write_metrics(night, report), _post(night, report))):
+            listener(Warned(str(night.path), problem))
+
+
+def _write_metrics(night: Night, report: NightReport) -> str:
+    """Write the metrics, if the night has a file for them. Returns why they cannot be written."""
     if night.config.metrics is not None:
-        write_metrics(report, Path(night.place(night.config.metrics)))
-    if night.config.webhook is not None:
-        problem = post(night.config.webhook, report, path=str(page))
-        if problem:
-            listener(Warned(str(night.path), problem))  # not the address, which may hold a secret
+        try:
+            write_metrics(report, Path(night.place(night.config.metrics)))
+        except OutputError as err:
+            return f"metrics: {err}"
+    return ""
+
+
+def _post(night: Night, report: NightReport) -> str:
+    """Post the outcome, if the night has a webhook. Returns the problem, without the address, which may be secret."""
+    if night.config.webhook is None:
+        return ""
+    return post(night.config.webhook, report, path=str(night.report / PAGE))
 
 
 @dataclass(frozen=True)

@@ -123,12 +123,11 @@ class RunConfig:
     renew: bool = False
     """Replace stores of another file, other weights or other options, and keep the others, as nights do."""
     cluster: ClusterConfig | None = None
-    """Who computes; None: this process."""
+    """Who computes; None, as an empty one becomes: this process."""
 
-    @property
-    def on_cluster(self) -> bool:
-        """Whether other processes than this one compute."""
-        return self.cluster not in (None, ClusterConfig())
+    def __post_init__(self) -> None:
+        if self.cluster == ClusterConfig():
+            object.__setattr__(self, "cluster", None)
 
     @property
     def compute(self) -> ComputeRequest:

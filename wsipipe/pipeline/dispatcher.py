@@ -16,10 +16,11 @@ from distributed import Client, Future, as_completed
 
 from wsipipe.errors import MachineError, MemoryLimitError, OutputError, SlideError, WsipipeError
 from wsipipe.events import BlockDone, Event, Listener, SlideFailed, SlideLeft, SlideSkipped, SlideTaken
-from wsipipe.files import locate
+from wsipipe.files import OF_AN_ENTRY, locate, takes_files
 from wsipipe.leases.holder import Holder
 from wsipipe.leases.lease import LEASE, Lease
 from wsipipe.leases.leases import Leases
+from wsipipe.pipeline.cluster.patience import Patience
 from wsipipe.pipeline.machine import megabytes
 from wsipipe.pipeline.run_plan import RunPlan
 from wsipipe.pipeline.slide_job import SlideJob, Stage
@@ -33,6 +34,8 @@ IN_HAND, IN_HAND_PER_THREAD = 128, 8
 block takes 20 kB there; submitting 8 at a time instead of 64 cost 4 % without a network."""
 BEGIN_PER_THREAD = 4
 """The next slide begins when fewer blocks than this are in flight, for each thread."""
+COMPLETION_CHECK_SECONDS = 0.1
+"""Time between two looks whether a task has ended, if nothing says so, as `as_completed` itself has it."""
 DISPATCH_CHECK_SECONDS = 2.0
 """Time between two checks for slides that other runners no longer hold."""
 
@@ -54,6 +57,7 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+ANOTHER_RUNNER = "another runner while this one was suspended"
 
 
 class Dispatcher:
@@ -74,6 +78,8 @@ class Dispatcher:
         Returns the threads of all workers now.
     limits
         When to stop.
+    patience
+        Ends the wait for workers that do not work; None: as `Patience` has it.
     """
 
     def __init__(
@@ -83,9 +89,10 @@ class Dispatcher:
         listener: Listener,
         count_threads: Callable[[], int],
         limits: Limits = NO_LIMITS,
+        patience: Patience | None = None,
     ) -> None:
         self._run, self._client, self._count_threads, self._limits = run, client, count_threads, limits
-        self._listener = listener
+        self._listener, self._patience = listener, patience or Patience(client)
         self._waiting = deque(run.to_do)
         self._held: dict[str, tuple[SlidePlan, Holder]] = {}  # by the slide's path: those that other runners hold
         self._leases = Leases()
@@ -112,7 +119,7 @@ class Dispatcher:
         try:
             self._submit()
             while self._wait_for_tasks():
-                for future in self._completed:
+                for future in self._completions():
                     job = self._owner.pop(future, None)
                     if job is not None:
                         with self._failing_slide(job.plan):
@@ -132,6 +139,23 @@ class Dispatcher:
             for job, lease in self._jobs.items():
                 job.cancel()
                 lease.release()
+
+    def _completions(self) -> Iterator[Future[Any]]:
+        """The tasks, each as it ends, until none is in flight.
+
+        Raises
+        ------
+        MachineError
+            If no worker works on them.
+        """
+        while not self._completed.is_empty():
+            if self._completed.has_ready():
+                self._patience.reset()
+                yield next(self._completed)
+                continue
+            with self._completed.thread_condition:
+                self._completed.thread_condition.wait(COMPLETION_CHECK_SECONDS)
+            self._patience.look()
 
     def _wait_for_tasks(self) -> bool:
         """Whether tasks are in flight; waits for slides that other runners hold, as long as that may be of use."""
@@ -236,8 +260,8 @@ class Dispatcher:
 
     def _submit_of(self, job: SlideJob) -> None:
         with self._failing_slide(job.plan):
-            if self._jobs[job].lost:
-                raise SlideError(f"{job.plan.slide.file}: another runner took it over while this one was suspended")
+            if self._jobs[job].lost and not self._jobs[job].regain():
+                raise SlideError(f"{job.plan.slide.file} is another runner's now")
             futures = job.next_tasks(self._room(job.plan))
             self._owner.update(dict.fromkeys(futures, job))
             self._completed.update(futures)
@@ -246,11 +270,18 @@ class Dispatcher:
 
     @contextmanager
     def _failing_slide(self, plan: SlidePlan) -> Iterator[None]:
-        """A context whose errors fail the slide of ``plan``; an error of the machine fails the run, too."""
+        """A context whose errors fail the slide of ``plan``; an error of the machine fails the run, too.
+
+        An output that cannot be written is the slide's own error, unless nothing can be written to the whole folder.
+        """
         try:
             yield
         except SlideError as err:
             self._fail(plan, str(err))
+        except OutputError as err:
+            own = err.cause in OF_AN_ENTRY and takes_files(locate(self._run.setup.out))
+            if self._fail(plan, str(err)) and not own:
+                raise
         except (MachineError, MemoryError) as err:
             error = err if isinstance(err, MachineError) else _no_memory(err, self._run)
             self._fail(plan, str(error))
@@ -261,12 +292,18 @@ class Dispatcher:
             LOGGER.debug("%s failed", plan.slide.path, exc_info=True)
             self._fail(plan, f"{plan.slide.file}: unexpected {type(err).__name__}: {err}")
 
-    def _fail(self, plan: SlidePlan, error: str) -> None:
+    def _fail(self, plan: SlidePlan, error: str) -> bool:
+        """End the slide of ``plan``; whether it failed, which a slide that another runner took over did not."""
+        mine = True
         for job in [job for job in self._jobs if job.plan.slide.path == plan.slide.path]:
             for future in job.cancel():
                 del self._owner[future]
-            self._jobs.pop(job).release()
-        self._listener(SlideFailed(plan.slide.path, error))
+            lease = self._jobs.pop(job)
+            mine = lease.regain()
+            lease.release()
+        slide, store = plan.slide.path, plan.store.path
+        self._listener(SlideFailed(slide, error) if mine else SlideTaken(slide, store, ANOTHER_RUNNER, over=True))
+        return mine
 
 
 def _no_memory(err: MemoryError, run: RunPlan) -> MemoryLimitError:

@@ -14,6 +14,7 @@ from wsipipe.inference.footprint import FLOAT32_BYTES, activation_bytes
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.pipeline.setup import Setup
 from wsipipe.slides.pixels.mirrored import averaging_bytes
+from wsipipe.slides.readers.picture import PictureReader
 from wsipipe.slides.readers.tiff.reader import TiffReader
 from wsipipe.slides.slide import Level
 from wsipipe.tissue.detect import find_bytes
@@ -80,6 +81,16 @@ def kept_bytes(level: Level, grid: Grid) -> int:
     )
     need = pieces * level.tile[0] * level.tile[1] * level.channels * np.dtype(level.dtype).itemsize
     return need if need <= MOST_KEPT_BYTES else 0
+
+
+def decoded_bytes(level: Level) -> int:
+    """The memory of a file that can only be decoded whole, however many blocks are in flight; 0 for all others.
+
+    One such picture stays decoded, and decoding the next takes another, with its alpha channel, and its encoded bytes.
+    """
+    if level.reader != PictureReader.name:
+        return 0
+    return 3 * prod(level.stored.shape) * level.channels * np.dtype(level.dtype).itemsize
 
 
 def weight_bytes(model: str, devices: tuple[str, ...], engine: str) -> int:

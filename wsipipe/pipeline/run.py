@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +19,9 @@ from wsipipe.leases.leases import remove_if_dead
 from wsipipe.model.model_file import read_model_info
 from wsipipe.pipeline.cluster.connect import connect_cluster
 from wsipipe.pipeline.cluster.in_process import local_client
+from wsipipe.pipeline.cluster.patience import QUEUE_SECONDS, Patience
 from wsipipe.pipeline.cluster.workers import Workers
-from wsipipe.pipeline.config import DEFAULT_MODEL, RunConfig
+from wsipipe.pipeline.config import DEFAULT_MODEL, KUBERNETES, SLURM, RunConfig
 from wsipipe.pipeline.dispatcher import NO_LIMITS, Dispatcher, Limits
 from wsipipe.pipeline.machine import peak_bytes
 from wsipipe.pipeline.measured_sizes import ask_here, tune
@@ -28,7 +30,11 @@ from wsipipe.pipeline.setup import Setup, resolve
 from wsipipe.pipeline.slide_plan import SKIP
 from wsipipe.pipeline.summary import Outcomes, RunSummary
 from wsipipe.store.lifecycle import discard_replaced
+from wsipipe.store.zarr_settings import own_zarr_settings
 from wsipipe.tissue.mask_file import is_file
+
+RAN_IN: set[int] = set()
+"""Process ids in which a run has begun: that of this process, and those that it was forked from."""
 
 
 def run(
@@ -56,20 +62,33 @@ def run(
     UsageError, ModelError
         If what was asked for is not possible.
     MachineError
-        If a device is missing, or no slide fits into the memory. What fails the machine later, such as a full disk,
-        ends the run and stands in the summary: what was done stays, and the same run resumes.
+        If a device is missing, no slide fits into the memory, or this process was forked after a run. What fails the
+        machine later, such as a full disk, ends the run and stands in the summary: what was done stays, and the same
+        run resumes.
     """
+    _check_process()
     config, outcomes, started = config or RunConfig(), Outcomes(listener), time.perf_counter()
-    if config.cluster is None or not config.on_cluster:
-        setup = resolve(config)
-        return _run(slides, setup, outcomes, None, limits, started)
-    with connect_cluster(config.cluster, config.compute, config.threads) as (client, request):
+    if config.cluster is None:
+        with own_zarr_settings():
+            return _run(slides, resolve(config), outcomes, None, limits, started)
+    with own_zarr_settings(), connect_cluster(config.cluster, config.compute, config.threads) as (client, request):
         started = time.perf_counter()  # without the time that a queue takes
-        workers = Workers(client, request, read_model_info(config.model or DEFAULT_MODEL))
+        patience = QUEUE_SECONDS if config.cluster.kind in (SLURM, KUBERNETES) else None
+        workers = Workers(client, request, read_model_info(config.model or DEFAULT_MODEL), patience)
         site = workers.site()
         outcomes(ClusterReady(workers.address, workers.dashboard, site.processes, workers.count_threads()))
         setup = resolve(config, site)
         return _run(slides, setup, outcomes, workers, limits, started)
+
+
+def _check_process() -> None:
+    """Raise a MachineError in a process that was forked after a run."""
+    if RAN_IN and os.getpid() not in RAN_IN:
+        raise MachineError(
+            "this process was forked from one that had run before, without the threads that libraries started there; "
+            "start it by the method spawn of multiprocessing, or fork before the first run"
+        )
+    RAN_IN.add(os.getpid())
 
 
 def _run(
@@ -96,8 +115,9 @@ def _run(
         if plan.to_do:
             with _at_work(plan, workers) as (client, count_threads):
                 computing = time.perf_counter()
+                patience = Patience(client) if workers is None else workers.patience
                 try:
-                    ended = Dispatcher(plan, client, outcomes, count_threads, limits).run()
+                    ended = Dispatcher(plan, client, outcomes, count_threads, limits, patience).run()
                 finally:
                     computing_seconds = time.perf_counter() - computing
     except MachineError as err:

@@ -102,17 +102,27 @@ def plan_run(slides: Sequence[Named], setup: Setup) -> RunPlan:
     plans = [_plan(s, stores[s.path], setup) if isinstance(s, Slide) else s for s in listed]
     threads = setup.asked.threads or default_threads(setup.devices)
     unmatched = tuple(setup.slides.table.unmatched(paths)) if setup.slides.table else ()
-    return _within_memory(RunPlan(setup, tuple(plans), threads, base, unmatched=unmatched))
+    run = _within_memory(RunPlan(setup, tuple(plans), threads, base, unmatched=unmatched))
+    if run.to_do:
+        _check_writable(locate(setup.out))
+    return run
 
 
 def _check_out(out: Location) -> None:
-    """Raise an OutputError unless ``out`` is a folder that can be written to, or can be created."""
+    """Raise an OutputError unless ``out`` is a folder, or a bucket that can be reached, or can be created."""
     if isinstance(out, Url):
         _check_bucket(out)
         return
     there = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
     if os.path.isfile(there):  # noqa: PTH113 - Path.is_file raises where os.path says no
         raise OutputError(f"-o {out}: {there} is a file, not a folder; give another -o")
+
+
+def _check_writable(out: Location) -> None:
+    """Raise an OutputError unless ``out`` can be written to, or can be created."""
+    if isinstance(out, Url):
+        return
+    there = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
     if not os.access(there, os.W_OK):
         raise OutputError(f"-o {out}: no permission to write in {there}; give another -o")
 

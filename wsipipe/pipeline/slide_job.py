@@ -34,6 +34,7 @@ MOST_LISTED = 20
 Futures = list[Future[Any]]
 TISSUE_ATTEMPTS = 3
 """Attempts to find the tissue of a slide while workers die: a block that kills them is set aside with the third."""
+AFTER_DEATHS = "check the worker logs, give the workers more memory, then repeat the run"
 NO_TISSUE_FOUND = "no tissue found, nothing segmented; to segment the whole slide: --tissue off --overwrite"
 
 
@@ -163,7 +164,7 @@ class SlideJob:
         MachineError
             If the scheduler was lost, or a worker's device or disk failed; what was done stays.
         SlideError
-            If the slide's tissue cannot be found.
+            If workers died each time that they looked for the slide's tissue, or made the coarser levels.
         Exception
             Whatever else the task raised, but for errors in reading a block.
         """
@@ -171,6 +172,11 @@ class SlideJob:
         if future.cancelled():
             raise MachineError("the scheduler was lost; the same command resumes")
         error = future.exception()
+        if isinstance(error, KilledWorker) and self.stage is Stage.FINISHING:
+            raise SlideError(
+                f"{self.plan.slide.file}: the worker died each time that it made the coarser levels, after all blocks "
+                f"were done, which are in {self.plan.store.partial}; {AFTER_DEATHS}"
+            ) from error
         if future.key in self._looks:
             self._record_look(future, error)
         elif self.stage is Stage.TISSUE:
@@ -202,8 +208,7 @@ class SlideJob:
             return  # a block of another slide may have been the cause
         if isinstance(error, KilledWorker):
             raise SlideError(
-                f"{plan.slide.file}: the worker died each time that it looked for tissue; check the worker logs, "
-                "give the workers more memory, then repeat the run"
+                f"{plan.slide.file}: the worker died each time that it looked for tissue; {AFTER_DEATHS}"
             ) from error
         if error is not None:
             raise error
@@ -222,7 +227,7 @@ class SlideJob:
 
     def _record_look(self, future: Future[Any], error: BaseException | None) -> None:
         """Take what was seen of the slide's files into the account; if they are others, no further block begins."""
-        if isinstance(error, KilledWorker) and self.stage is not Stage.FINISHING:
+        if isinstance(error, KilledWorker):
             return  # by a block beside it; there is another look
         if error is not None:
             raise error
@@ -318,8 +323,7 @@ class SlideJob:
             named = ", ".join(map(str, sorted(self._lost)))
             raise SlideError(
                 f"{plan.slide.file}: the worker died each time that it computed {named}: {len(self._lost)} of {count} "
-                f"blocks set aside, {others}; check the worker logs, give the workers more memory, "
-                "then repeat the run"
+                f"blocks set aside, {others}; {AFTER_DEATHS}"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -9,7 +10,7 @@ from wsipipe.errors import ChannelError, DamagedStoreError, FingerprintError
 from wsipipe.files import locate
 from wsipipe.geometry.grid import BlocksLeft, Grid, fit_sizes
 from wsipipe.model.model_file import ModelInfo
-from wsipipe.pipeline.memory_need import block_need, kept_bytes, network_need, tissue_need
+from wsipipe.pipeline.memory_need import block_need, decoded_bytes, kept_bytes, network_need, tissue_need
 from wsipipe.pipeline.setup import Setup
 from wsipipe.pipeline.slide_seen import is_same
 from wsipipe.slides.pixels.tile_cache import Keep
@@ -66,7 +67,8 @@ class SlidePlan:
 
     def memory_bytes(self, threads: int) -> int:
         """The most memory that ``threads`` blocks in flight take, on top of what the process takes anyway."""
-        return threads * max(self.block_bytes, self.tissue_bytes) + self.network_bytes
+        held = self.network_bytes + decoded_bytes(self.level)
+        return threads * max(self.block_bytes, self.tissue_bytes) + held
 
     def keep(self, threads: int) -> Keep:
         """The decoded tiles that ``threads`` blocks in flight keep for the blocks to their right."""
@@ -146,7 +148,8 @@ def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePla
         if final.complete and journal.finished:
             return plan(store, SKIP, "complete, no tissue found" if final.tissue_share == 0 else "complete", journal)
     begun = usable(unfinished)
-    if begun is not None and not (setup.overwrite and asked not in (None, begun.block)):
+    linked = os.path.islink(unfinished)  # noqa: PTH114 - a URL is no link
+    if begun is not None and not (setup.overwrite and (linked or asked not in (None, begun.block))):
         store = store_of(begun.block, begun.seen)
         return plan(store, RESUME, "", read_journal(store, locate(unfinished)))
     if journal is not None:

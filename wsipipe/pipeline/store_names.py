@@ -1,4 +1,4 @@
-"""The path of each slide's store, which is named after the slide, with a hash where several slides share a name."""
+"""The path of each slide's store, which is named after the slide, with a hash where names are shared or too long."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import os
 from collections.abc import Collection, Sequence
 
 from wsipipe.errors import OutputError, SlideReadError, StoreError
-from wsipipe.files import Location
+from wsipipe.files import Location, fitted_name, name_limit
+from wsipipe.leases.lease import CLAIM_SUFFIX
 from wsipipe.pipeline.slide_seen import is_same
 from wsipipe.slides.slide import Slide
 from wsipipe.store.record import Record, read_record
-from wsipipe.store.spec import PARTIAL, STORE
+from wsipipe.store.spec import PARTIAL, REPLACED, STORE
+
+LONGEST_SUFFIX = max((PARTIAL, REPLACED, CLAIM_SUFFIX), key=len)
+"""The longest suffix of the names beside a store, which have to fit into the file system's limit, too."""
 
 
 def name_stores(slides: Sequence[Slide], out: Location) -> dict[str, str]:
@@ -19,10 +23,12 @@ def name_stores(slides: Sequence[Slide], out: Location) -> dict[str, str]:
 
     It is ``out/<slide's name>.zarr``, unless that belongs to another slide of this run or of an earlier one; then it
     is ``out/<slide's name>-<8 hex digits of the slide's path>.zarr``. A slide keeps the store that was begun from it.
+    A name that is too long for the file system is cut, and ends in 8 hex digits of the whole.
     """
     named: dict[str, str] = {}
     taken: set[str] = set()  # without regard to case, which some file systems ignore
-    candidates = {slide.path: _candidates(slide, out) for slide in slides}
+    limit = name_limit(out) - len(LONGEST_SUFFIX)
+    candidates = {slide.path: _candidates(slide, out, limit) for slide in slides}
     owners = {name: _owner(name) for names in candidates.values() for name in names}
     for is_of in (_of_that_path, _of_that_file):
         for slide in slides:
@@ -39,9 +45,10 @@ def name_stores(slides: Sequence[Slide], out: Location) -> dict[str, str]:
     return named
 
 
-def _candidates(slide: Slide, out: Location) -> tuple[str, str]:
+def _candidates(slide: Slide, out: Location, limit: int) -> tuple[str, str]:
     digest = hashlib.sha256(os.fsencode(slide.path)).hexdigest()[:8]
-    return str(out / f"{slide.name}{STORE}"), str(out / f"{slide.name}-{digest}{STORE}")
+    plain, told_apart = (fitted_name(slide.name, end, limit) for end in (STORE, f"-{digest}{STORE}"))
+    return str(out / plain), str(out / told_apart)
 
 
 def _owner(store: str) -> Record | None:

@@ -177,7 +177,8 @@ class Outcomes:
             case SlideSkipped():
                 slide.status, slide.store, slide.message = SKIPPED, event.store, event.reason
             case SlideTaken():
-                slide.status, slide.store, slide.message = TAKEN, event.store, event.holder
+                slide.status, slide.store = TAKEN, event.store
+                slide.message = f"taken over by {event.holder}" if event.over else event.holder
             case SlideLeft():
                 slide.status, slide.store, slide.message = OPEN, event.store, event.reason
             case SlideFailed():

@@ -1,7 +1,7 @@
-"""Images to train on, read box by box: PNG, TIFF of any kind, and OME-Zarr.
+"""Images to train on, read box by box: PNG, JPEG, TIFF of any kind, and OME-Zarr.
 
-Slides are opened as by `wsipipe run`, which does not take PNG files. Every value here can be pickled; pixels stay in
-the file, and each process opens it again at its first read.
+They are opened as by `wsipipe run`. Every value here can be pickled; pixels stay in the file, and each process opens it
+again at its first read.
 """
 
 from __future__ import annotations
@@ -14,22 +14,19 @@ from pathlib import Path
 import numpy as np
 
 from wsipipe.arrays import Pixels
-from wsipipe.errors import LabelError, PlaneError, SlideFormatError, SlideReadError, UsageError
+from wsipipe.errors import LabelError, PlaneError, SlideFormatError, SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.rasters.opened import MAX_WHOLE_BYTES, RASTERS, Opened, RasterSource, check_inside, keep, whole
-from wsipipe.rasters.png import PNG_MAGIC, PngFile, png_header
-from wsipipe.slides.identity import file_identity
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
+from wsipipe.slides.readers.picture import PictureReader
 from wsipipe.slides.readers.registry import named
 from wsipipe.slides.slide import Level, Slide
-
-PNG = "png"
 
 
 @dataclass(frozen=True)
 class Raster:
-    """An image to train on: a PNG, or one level of a slide."""
+    """An image to train on: one level of a slide."""
 
     name: str
     """File name, for messages."""
@@ -42,7 +39,7 @@ class Raster:
     dtype: str
     """``uint8`` or ``uint16``."""
     mpp: float | None
-    """Micrometres per pixel; for a PNG only if given, since most PNG files just claim 72 dpi."""
+    """Micrometres per pixel."""
     source: RasterSource
     """Place of the pixels."""
 
@@ -59,36 +56,33 @@ class Raster:
 
 
 def open_raster(path: str | os.PathLike[str], *, mpp: float | None = None) -> Raster:
-    """Open an image to train on: a PNG, or level 0 of a slide.
+    """Open an image to train on: level 0 of a slide, such as a picture.
 
-    A PNG of 8 or 16 bits, grey or RGB, is decoded here once, so that a damaged one is found before the work begins;
-    palettes become RGB, and an alpha channel that is opaque everywhere is left out.
+    A picture is decoded here once, so that a damaged one is found before the work begins; palettes become RGB, and an
+    alpha channel that is opaque everywhere is left out.
 
     Parameters
     ----------
     path
-        A PNG, a TIFF file of any kind, or an OME-Zarr folder.
+        A PNG or JPEG, a TIFF file of any kind, or an OME-Zarr folder.
     mpp
         Micrometres per pixel, instead of those in the file.
 
     Raises
     ------
     SlideFormatError
-        If it is anything else, or a PNG that is partly transparent or too large.
+        If it is anything else, or a picture that is partly transparent or too large.
     SlideReadError
         If it cannot be opened, or is damaged.
     UsageError
         If ``mpp`` is not a positive number.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - as open_slide
-    if kind_of(path, SlideFormatError, "images are read from") != PNG:
-        return raster_of(only_slide(path, mpp).levels[0])
-    if mpp is not None and not 0 < mpp < float("inf"):
-        raise UsageError(f"--mpp {mpp} is not a positive number of micrometres per pixel, such as 0.25")
-    shape = png_header(path).shape
-    source = PngFile(str(path), file_identity(path))
-    pixel = RASTERS.get(source).read(Box(0, 1, 0, 1))
-    return Raster(path.name, str(path), shape, pixel.shape[2], str(pixel.dtype), mpp, source)
+    kind = kind_of(path, SlideFormatError, "images are read from")
+    raster = raster_of(only_slide(path, mpp).levels[0])
+    if kind == PictureReader.name:
+        RASTERS.get(raster.source)
+    return raster
 
 
 def raster_of(level: Level) -> Raster:
@@ -111,16 +105,17 @@ class SlideLevel:
     level: Level
 
     def open(self) -> Opened:
-        """See `Source.open`; the level is decoded whole if it is small, and stored in strips or in one piece."""
+        """See `Source.open`; a picture is kept decoded, and so is a level that is small, in strips or in one piece."""
         level = self.level
         size = prod(level.shape) * level.channels * np.dtype(level.dtype).itemsize
-        if size <= MAX_WHOLE_BYTES and level.tile[1] >= level.stored.shape[1]:
+        in_strips = size <= MAX_WHOLE_BYTES and level.tile[1] >= level.stored.shape[1]
+        if in_strips or level.reader == PictureReader.name:
             return keep(read_box(level, whole(level.shape)))
         return Opened(lambda box: read_box(level, box), 0)
 
 
 def kind_of(path: Path, error: type[SlideFormatError | LabelError], what: str) -> str:
-    """``png``, or the name of the slide reader that recognises the file.
+    """The name of the slide reader that recognises the file.
 
     Raises
     ------
@@ -132,8 +127,6 @@ def kind_of(path: Path, error: type[SlideFormatError | LabelError], what: str) -
         if path.is_file():
             with path.open("rb") as file:
                 start = file.read(16)
-            if start.startswith(PNG_MAGIC):
-                return PNG
             found = f"begins with {start!r}" if start else "is empty (0 bytes)"
         if path.is_file() or path.is_dir():  # reading a pipe would wait
             for reader in named(None):
@@ -141,7 +134,7 @@ def kind_of(path: Path, error: type[SlideFormatError | LabelError], what: str) -
                     return reader.name
     except OSError as err:
         raise SlideReadError(f"{path.name} cannot be opened: {err.strerror or err} ({path})") from err
-    raise error(f"{path.name} {found}; {what} PNG, TIFF of many kinds, and OME-Zarr folders ({path})")
+    raise error(f"{path.name} {found}; {what} PNG, JPEG, TIFF of many kinds, and OME-Zarr folders ({path})")
 
 
 def only_slide(path: Path, mpp: float | None = None) -> Slide:

@@ -25,9 +25,9 @@ from wsipipe.rasters.opened import (
     reading,
     whole,
 )
-from wsipipe.rasters.png import TILE_IT
 from wsipipe.slides.byte_source import OpenFile
 from wsipipe.slides.identity import file_identity
+from wsipipe.slides.readers.picture_file import TILE_IT
 from wsipipe.slides.readers.tiff.image import TiledImage
 from wsipipe.slides.readers.tiff.resolution import tiff_resolution
 from wsipipe.slides.readers.tiff.store import tiff_store

@@ -18,6 +18,7 @@ from wsipipe.rasters.opened import Opened, damage_of, reading
 from wsipipe.slides.readers.omezarr.attributes import zarr_resolution
 from wsipipe.slides.readers.omezarr.chunks import count_pieces, open_dataset
 from wsipipe.slides.readers.omezarr.identity import zarr_identity
+from wsipipe.slides.readers.omezarr.zipped import UNZIP, is_zip
 from wsipipe.store.finished import open_finished
 
 
@@ -27,10 +28,12 @@ def zarr_labels(path: Path) -> LabelRaster:
     Raises
     ------
     LabelError
-        If it has several channels, or does not hold integers.
+        If it has several channels, or does not hold integers; if it is zipped.
     SlideError
         If it is damaged or unfinished.
     """
+    if is_zip(path):
+        raise LabelError(f"{path.name} is a zip file; labels are read from folders; {UNZIP}")
     with damage_of(path):
         attributes: dict[str, Any] = zarr.open(LocalStore(path, read_only=True), mode="r").attrs.asdict()
         multiscales = attributes.get("ome", attributes).get("multiscales")

@@ -9,13 +9,15 @@ import os
 from pathlib import Path
 
 from wsipipe.errors import LabelError
-from wsipipe.rasters.image import PNG, kind_of
-from wsipipe.rasters.label_raster import LabelRaster, OneChannel, refuse_channels
+from wsipipe.rasters.image import kind_of
+from wsipipe.rasters.label_raster import SAVE_AS_INTEGERS, LabelRaster, OneChannel, refuse_channels
 from wsipipe.rasters.label_tiff import tiff_labels
 from wsipipe.rasters.label_zarr import zarr_labels
 from wsipipe.rasters.opened import RASTERS, whole
-from wsipipe.rasters.png import PNG_CHANNELS, PngFile, png_header
+from wsipipe.rasters.png import PngFile
 from wsipipe.slides.identity import file_identity
+from wsipipe.slides.readers.picture import PictureReader
+from wsipipe.slides.readers.picture_file import HEADERS_BYTES, read_header
 
 
 def open_label_raster(path: str | os.PathLike[str]) -> LabelRaster:
@@ -37,7 +39,7 @@ def open_label_raster(path: str | os.PathLike[str]) -> LabelRaster:
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - as open_slide
     kind = kind_of(path, LabelError, "labels are read from")
-    kinds = {PNG: _png_labels, "tiff": tiff_labels, "ome-zarr": zarr_labels}
+    kinds = {PictureReader.name: _png_labels, "tiff": tiff_labels, "ome-zarr": zarr_labels}
     if kind not in kinds:
         raise LabelError(
             f"{path.name} is a slide that {kind} reads; labels are read from PNG, TIFF and OME-Zarr ({path})"
@@ -50,13 +52,16 @@ def open_label_raster(path: str | os.PathLike[str]) -> LabelRaster:
 
 def _png_labels(path: Path) -> LabelRaster:
     """Open an 8- or 16-bit grey PNG."""
-    header = png_header(path)
-    if header.colour == 3:
+    with path.open("rb") as file:
+        header = read_header(path.name, file.read(HEADERS_BYTES))
+    if header.kind != "png":
+        raise LabelError(f"{path.name} has lossy compression ({header.kind}), which changes labels; {SAVE_AS_INTEGERS}")
+    if header.palette:
         raise LabelError(
             f"{path.name} has a palette, and labels may be its indices or its colours; save it as 8- or 16-bit grey"
         )
-    if header.colour != 0:
-        refuse_channels(path, PNG_CHANNELS[header.colour])
+    if header.channels + header.alpha > 1:
+        refuse_channels(path, header.channels + header.alpha)
     if header.depth < 8:
         raise LabelError(f"{path.name} has {header.depth}-bit pixels; 8 and 16 are allowed; save it as 8-bit grey")
     source = OneChannel(PngFile(str(path), file_identity(path)))

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from wsipipe.errors import UsageError
-from wsipipe.slides.discover import SLIDE_SUFFIXES
+from wsipipe.slides.discover import PICTURE_SUFFIXES, SLIDE_SUFFIXES
 
-RASTER_SUFFIXES = (".png", *SLIDE_SUFFIXES)
+RASTER_SUFFIXES = (*PICTURE_SUFFIXES, *SLIDE_SUFFIXES)
 """Suffixes of files of pixels, in lower case."""
 IMAGE_FOLDERS, LABEL_FOLDERS = ("image", "images"), ("label", "labels", "mask", "masks")
 ROLE = re.compile(r"_(image|img|label|labels|mask|masks)$", re.IGNORECASE)
 IMAGE_ROLES = ("image", "img")
-NOT_READ = (".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2", ".npy", ".npz", ".mat", ".h5", ".dcm", ".czi", ".vsi")
+NOT_READ = (".bmp", ".gif", ".webp", ".jp2", ".npy", ".npz", ".mat", ".h5", ".dcm", ".czi", ".vsi")
 """Suffixes of other image files, which are not read here, in lower case."""
 
 

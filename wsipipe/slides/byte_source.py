@@ -54,6 +54,20 @@ def open_source(path: Location) -> ByteSource:
     return RemoteFile(path) if isinstance(path, Url) else OpenFile(path)
 
 
+def version_of(path: Location) -> str:
+    """It tells the file at ``path`` from those that were there before.
+
+    Raises
+    ------
+    OSError
+        If it does not exist, or cannot be reached.
+    """
+    if isinstance(path, Url):
+        return RemoteFile(path).version
+    there = path.stat()
+    return f"{there.st_size} {there.st_mtime_ns} {there.st_ino}"
+
+
 class OpenFile:
     """A file descriptor that is closed with the last reference to it."""
 

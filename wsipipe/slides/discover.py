@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from wsipipe.errors import NothingFoundError, UsageError
+from wsipipe.errors import NothingFoundError, SlideError, UsageError
 from wsipipe.files import Location, Named, absolute, locate, one_name
 from wsipipe.slides.address import image_at
 from wsipipe.slides.planes import Planes
 from wsipipe.slides.readers.dicom_series import Instance, instance_of, instances_in, series_in
 from wsipipe.slides.readers.omezarr.attributes import is_labels, is_zarr
+from wsipipe.slides.readers.omezarr.zipped import zarr_folder
 from wsipipe.slides.readers.tiff.reader import TiffReader, count_regions
 from wsipipe.urls import Url
 
@@ -36,6 +37,12 @@ SLIDE_SUFFIXES = (
     ".zarr",
 )
 """Suffixes of slides in a folder, in lower case; a file that is given by name may have any."""
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+"""Suffixes of pictures, which are slides if they are given by name or pattern: in a folder they may be thumbnails."""
+ZIPPED_ZARR = (".ozx", ".zarr.zip")
+"""Ends of the names of zipped OME-Zarr; another ``.zip`` in a folder is a slide if it holds one."""
+LOOKED_FOR = " ".join((*SLIDE_SUFFIXES, *ZIPPED_ZARR))
+"""For messages."""
 
 
 def expand(paths: Sequence[Named], whole: Callable[[Location], bool] = lambda _: False) -> list[Location]:
@@ -168,13 +175,21 @@ def _slides_in(path: Location) -> Sequence[Location]:
     except OSError as err:
         raise UsageError(f"folder {path} cannot be listed: {err.strerror}") from err
     if not slides:
-        raise NothingFoundError(f"folder {path} holds no slide; wsipipe looks for {' '.join(SLIDE_SUFFIXES)} and DICOM")
+        raise NothingFoundError(
+            f"folder {path} holds no slide; wsipipe looks for {LOOKED_FOR} and DICOM{_pictures_in(path)}"
+        )
     return slides
+
+
+def _pictures_in(folder: Path) -> str:
+    """How to name the pictures in a folder without slides, to end a message; nothing if it has none."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES)
+    return f"; to take pictures as slides, name them, e.g. '{folder / '*'}{Path(names[0]).suffix}'" if names else ""
 
 
 def _slides_behind(url: Url) -> list[Url]:
     """Like `_slides_in`; a URL that cannot be reached is kept, to be reported as a slide that cannot be opened."""
-    if url.suffix.lower() in SLIDE_SUFFIXES or not url.lists:
+    if _has_slide_name(url) or _has_zip_name(url) or not url.lists:
         return [url]
     try:
         if url.is_file() or is_zarr(url) or not url.is_dir():
@@ -184,10 +199,11 @@ def _slides_behind(url: Url) -> list[Url]:
     slides = sorted(
         other
         for other in _listed(url)
-        if _has_slide_name(other) and not (other.suffix.lower() == ".zarr" and is_labels(other))
+        if (_has_slide_name(other) and not (other.suffix.lower() == ".zarr" and is_labels(other)))
+        or (_has_zip_name(other) and _holds_slide(other))
     )
     if not slides:
-        raise NothingFoundError(f"folder {url} holds no slide; wsipipe looks for {' '.join(SLIDE_SUFFIXES)}")
+        raise NothingFoundError(f"folder {url} holds no slide; wsipipe looks for {LOOKED_FOR}")
     return slides
 
 
@@ -196,8 +212,25 @@ def _has_slide_name(path: Location) -> bool:
     return not path.name.startswith(".") and path.suffix.lower() in SLIDE_SUFFIXES
 
 
+def _has_zip_name(path: Location) -> bool:
+    """Whether the suffix is that of a zip file, and the file is not hidden."""
+    return not path.name.startswith(".") and path.suffix.lower() in (".ozx", ".zip")
+
+
+def _holds_slide(path: Location) -> bool:
+    """Whether a zip file holds an OME-Zarr without labels; one that cannot be read, by its name."""
+    named = path.name.lower().endswith(ZIPPED_ZARR)
+    try:
+        folder = zarr_folder(path)
+        return (named or is_zarr(folder)) and not is_labels(folder)
+    except (SlideError, OSError):
+        return named
+
+
 def _looks_like_slide(path: Path) -> bool:
-    """Whether it is a file with the name of a slide, an OME-Zarr folder without labels, or a folder of DICOM."""
+    """Whether it is a file with the name of a slide, an OME-Zarr without labels, or a folder of DICOM."""
+    if _has_zip_name(path):
+        return _holds_slide(path)
     if not _has_slide_name(path):
         return not path.name.startswith(".") and _is_series(path)
     return is_zarr(path) and not is_labels(path) if os.path.isdir(path) else True  # noqa: PTH112

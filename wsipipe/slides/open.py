@@ -30,8 +30,9 @@ def open_slide(path: Named, *, mpp: float | None = None, reader: str | None = No
     Parameters
     ----------
     path
-        A TIFF file of any kind, an OME-Zarr folder, or the URL of either; a DICOM file or series; or a slide
-        of another kind that OpenSlide reads. ``FILE#N`` is image N, from 0, of a file that holds several.
+        A TIFF file of any kind, an OME-Zarr folder, also zipped, a PNG or JPEG, or the URL of one of these; a DICOM
+        file or series; or a slide of another kind that OpenSlide reads. ``FILE#N`` is image N, from 0, of a file that
+        holds several.
     mpp
         Micrometres per pixel of level 0, instead of those in the file.
     reader
@@ -126,7 +127,7 @@ def _what_is_read(path: Location, readers: Sequence[Reader]) -> str:
         return f"the extra {extra} may read it: pip install 'wsipipe[{extra}]'"
     if len(readers) == 1:
         return f"reader {readers[0].name} does not recognise it"
-    return "wsipipe reads TIFF of many kinds, OME-Zarr folders, DICOM, and what OpenSlide reads"
+    return "wsipipe reads TIFF of many kinds, OME-Zarr folders, also zipped, DICOM, PNG, JPEG, and what OpenSlide reads"
 
 
 def describe(slide: Slide) -> dict[str, Any]:

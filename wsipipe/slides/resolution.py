@@ -12,26 +12,60 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-LENGTH_UNITS: Mapping[str, float] = {
-    "pm": 1e-6,
-    "picometer": 1e-6,
-    "nm": 1e-3,
-    "nanometer": 1e-3,
-    "µm": 1.0,
-    "μm": 1.0,
-    "um": 1.0,
-    "micrometer": 1.0,
-    "micron": 1.0,
-    "mm": 1e3,
-    "millimeter": 1e3,
-    "cm": 1e4,
-    "centimeter": 1e4,
-    "m": 1e6,
-    "meter": 1e6,
-    "in": 25400.0,
-    "inch": 25400.0,
+_PREFIXES: Mapping[str, tuple[str, int]] = {
+    "yotta": ("Y", 24),
+    "zetta": ("Z", 21),
+    "exa": ("E", 18),
+    "peta": ("P", 15),
+    "tera": ("T", 12),
+    "giga": ("G", 9),
+    "mega": ("M", 6),
+    "kilo": ("k", 3),
+    "hecto": ("h", 2),
+    "deca": ("da", 1),
+    "": ("", 0),
+    "deci": ("d", -1),
+    "centi": ("c", -2),
+    "milli": ("m", -3),
+    "micro": ("µ", -6),
+    "nano": ("n", -9),
+    "pico": ("p", -12),
+    "femto": ("f", -15),
+    "atto": ("a", -18),
+    "zepto": ("z", -21),
+    "yocto": ("y", -24),
 }
-"""Micrometres in a unit of length, as OME-XML and OME-Zarr name them (both Unicode letters that look like a mu)."""
+"""Names of the powers of ten that a metre is multiplied with, and their symbols."""
+_INCH = 25400.0
+_LIGHT_YEAR, _PARSEC, _ASTRONOMICAL_UNIT = 9.4607304725808e21, 3.0856775814913673e22, 1.495978707e17
+LENGTH_UNITS: Mapping[str, float] = {
+    **{f"{name}meter": 10.0 ** (power + 6) for name, (_, power) in _PREFIXES.items()},
+    **{f"{symbol}m": 10.0 ** (power + 6) for symbol, power in _PREFIXES.values()},
+    **dict.fromkeys(("μm", "um", "micron"), 1.0),
+    **dict.fromkeys(("angstrom", "Å", "\N{ANGSTROM SIGN}"), 1e-4),
+    **dict.fromkeys(("inch", "in"), _INCH),
+    **dict.fromkeys(("foot", "ft"), 12 * _INCH),
+    **dict.fromkeys(("yard", "yd"), 36 * _INCH),
+    **dict.fromkeys(("mile", "mi"), 63360 * _INCH),
+    **dict.fromkeys(("parsec", "pc"), _PARSEC),
+    "thou": _INCH / 1000,
+    "li": _INCH / 12,
+    "pt": _INCH / 72,
+    "ly": _LIGHT_YEAR,
+    "ua": _ASTRONOMICAL_UNIT,
+}
+"""Micrometres in a unit of length, as OME-Zarr and OME-XML name them (both Unicode letters that look like a mu).
+
+Sources: https://ngff.openmicroscopy.org/0.5/#axes-md; ``UnitsLength`` in
+https://www.openmicroscopy.org/Schemas/OME/2016-06/ome.xsd
+"""
+
+
+def micrometres_in(unit: str) -> float | None:
+    """Micrometres in ``unit``, as it is spelled or else in lower case (``Micron``); None if it is not a length."""
+    return LENGTH_UNITS.get(unit, LENGTH_UNITS.get(unit.lower()))
+
+
 MPP_PLAUSIBLE = 20.0
 """No slide is scanned this coarsely, µm/px; libvips writes 1000 for an untagged TIFF, and 72 dpi is 353."""
 MPP_DOUBTED = 0.05

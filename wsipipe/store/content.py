@@ -15,10 +15,11 @@ import numpy.typing as npt
 import zarr
 
 from wsipipe.arrays import Labels
-from wsipipe.errors import DamagedStoreError, OutputError
+from wsipipe.errors import DamagedStoreError, OutputError, StoreError
 from wsipipe.files import RESUMES, files_in, make_folder, write_whole, zarr_store
 from wsipipe.geometry.grid import Box, boxes
 from wsipipe.store.pyramid import halve
+from wsipipe.store.record import read_record
 from wsipipe.store.shards import damage_of_shard, write_shard
 from wsipipe.store.spec import (
     PROBABILITIES,
@@ -30,6 +31,7 @@ from wsipipe.store.spec import (
     shard_name,
     tissue_shapes,
 )
+from wsipipe.urls import Url
 
 
 def write_block(
@@ -52,7 +54,10 @@ def write_block(
     ------
     OutputError
         If the disk does not take them.
+    StoreError
+        If the unfinished store has become another's.
     """
+    _check_begun(spec)
     assert labels.shape == spec.grid.block_box(index).shape, f"{labels.shape} px is not the shape of block {index}"
     levels = [labels]
     while len(levels) < spec.grid.block_levels:
@@ -181,7 +186,7 @@ def note_unread(spec: StoreSpec, index: tuple[int, int], tiles: Iterable[Box], p
         If the disk does not take it.
     """
     path = spec.partial / UNREAD / f"{index[0]}.{index[1]}.json"
-    make_folder(path.parent, way_out=RESUMES)
+    make_folder(path.parent, way_out=RESUMES, within=spec.partial)
     blob = json.dumps({"pixels": pixels, "tiles": [*map(astuple, tiles)]}).encode()
     write_whole(path, blob, way_out=RESUMES, shared=True)
 
@@ -201,6 +206,15 @@ def all_unread(spec: StoreSpec) -> tuple[list[Box], int]:
     except OSError as err:
         raise OutputError(f"{folder} cannot be read: {err.strerror or err}; {RESUMES}") from err
     return sorted({Box(*sides) for note in notes for sides in note["tiles"]}), sum(note["pixels"] for note in notes)
+
+
+def _check_begun(spec: StoreSpec) -> None:
+    """Raise a StoreError unless the unfinished store is the one that was begun, not one that replaced it since."""
+    if isinstance(spec.partial, Url):  # one more request a block
+        return
+    record = read_record(str(spec.partial))
+    if record is None or record.fingerprint != spec.fingerprint:
+        raise StoreError(f"{spec.partial} is gone, or another run's by now; run the same again")
 
 
 def _read(spec: StoreSpec, array: str, box: Box, side: int) -> Labels:
@@ -235,5 +249,5 @@ def _write_shard(spec: StoreSpec, array: str, index: tuple[int, ...], pixels: np
     """Write shard ``index`` of ``array``; ``pixels`` is the part of it that lies within the slide."""
     chunks, shards = next((chunks, shards) for name, _, chunks, shards in arrays(spec) if name == array)
     path = spec.partial / shard_name(array, index)
-    make_folder(path.parent, way_out=RESUMES)
+    make_folder(path.parent, way_out=RESUMES, within=spec.partial)
     write_shard(path, pixels, chunks, shards, way_out=RESUMES)

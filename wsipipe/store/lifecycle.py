@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import zarr
 
 from wsipipe.errors import OutputError
-from wsipipe.files import RESUMES, Location, locate, make_folder, move_folder, remove_folder, write_whole, zarr_store
+from wsipipe.files import (
+    RESUMES,
+    Location,
+    locate,
+    make_folder,
+    move_folder,
+    remove_entry,
+    remove_folder,
+    write_whole,
+    zarr_store,
+)
 from wsipipe.store.documents import documents
 from wsipipe.store.spec import (
     PARTIAL,
@@ -38,6 +49,7 @@ def begin_store(spec: StoreSpec, damaged: Iterable[str] = ()) -> None:
     OutputError
         If the disk does not take it.
     """
+    make_folder(spec.partial, way_out=RESUMES)
     write_documents(spec)
     never_renamed = [] if isinstance(spec.partial, Url) else spec.partial.rglob("*" + PARTIAL)
     for torn in (*never_renamed, *(spec.partial / name for name in damaged)):
@@ -59,9 +71,8 @@ def publish(spec: StoreSpec, run: dict[str, Any]) -> None:
     try:
         if isinstance(final, Url):
             remove_folder(final, root=ROOT)
-        elif final.exists():
-            if replaced.exists():
-                shutil.rmtree(replaced)
+        elif os.path.lexists(final):
+            remove_entry(replaced)
             final.rename(replaced)
         move_folder(spec.partial, final, root=ROOT)
     except OSError as err:
@@ -72,7 +83,8 @@ def publish(spec: StoreSpec, run: dict[str, Any]) -> None:
 def discard_replaced(spec: StoreSpec) -> None:
     """Remove what is left of a store that was replaced, if the run was killed in that moment."""
     if not isinstance(locate(spec.path), Url):  # in a bucket it is removed before the new one is copied
-        shutil.rmtree(spec.path + REPLACED, ignore_errors=True)
+        with suppress(OSError):
+            remove_entry(Path(spec.path + REPLACED))
 
 
 def reopen(spec: StoreSpec) -> None:
@@ -132,7 +144,7 @@ def write_documents(spec: StoreSpec, run: dict[str, Any] | None = None) -> None:
     for name in sorted(blobs, key=lambda name: (name != ROOT, name)):
         path = spec.partial / name
         if not _holds(path, blobs[name]):
-            make_folder(path.parent, way_out=RESUMES)
+            make_folder(path.parent, way_out=RESUMES, within=spec.partial)
             write_whole(path, blobs[name], way_out=RESUMES, shared=True)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from wsipipe.errors import DamagedStoreError, OutputError, StoreError
@@ -81,7 +83,13 @@ def read_record(path: str) -> Record | None:
     OutputError
         If the disk fails.
     """
-    root = locate(path) / ROOT
+    folder = locate(path)
+    root = folder / ROOT
+    if isinstance(folder, Path) and folder.is_symlink() and not os.path.exists(folder):  # noqa: PTH110 - of loops, too
+        raise DamagedStoreError(
+            f"{path} is a link to {folder.readlink()}, which is not there; bring that back, or replace the link: "
+            "--overwrite"
+        )
     try:
         attributes = json.loads(root.read_bytes())["attributes"]["wsipipe"]
         if attributes["store_version"] > STORE_VERSION:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.slides.made import ome_zarr, picture, pyramid
+from tests.soak import in_soak
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import mirror
 from wsipipe.geometry.scale import shrunk_side
@@ -40,7 +41,7 @@ def write(path: Path, image: np.ndarray = IMAGE, **layout: Any) -> Level:
     return open_slide(path).levels[0]
 
 
-@pytest.fixture(scope="module", params=LAYOUTS)
+@pytest.fixture(scope="module", params=["tiles", "plain strip", *in_soak("strips", "one strip")])
 def level(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Level:
     return write(tmp_path_factory.mktemp("s") / "s.tif", **LAYOUTS[str(request.param)])
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
+from tests.real_data import case, needs_cases
 from tests.slides.made import ome_zarr, picture
 from wsipipe.errors import PlaneError, SlideError, SlideFormatError, SlideReadError
 from wsipipe.geometry.grid import Box
@@ -127,17 +128,164 @@ def test_axes_without_a_unit_give_no_mpp(tmp_path: Path) -> None:
     assert "coarser than any scanner" in other.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("unit", "size", "mpp"),
+    [
+        ("angstrom", 5000, 0.5),
+        ("nanometer", 500, 0.5),
+        ("yard", 1e-6, 0.9144),
+        ("Mm", 5e-13, 0.5),
+        ("Micrometer", 2, 2),
+    ],
+)
+def test_unit_may_be_any_length_of_the_specification(tmp_path: Path, unit: str, size: float, mpp: float) -> None:
+    axes = [{"name": name, "type": "space", "unit": unit} for name in "yx"]
+    datasets = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [size, size]}]}]
+    slide = open_slide(edited(tmp_path / "a.zarr", {"axes": axes, "datasets": datasets}))
+    assert (slide.mpp, slide.warnings) == (pytest.approx(mpp), ())
+
+
+def with_attributes(path: Path, change: dict[str, Any], version: str = "0.5") -> Path:
+    """An image of ``version`` with its attributes changed."""
+    ome_zarr(path, [picture((64, 64, 2))], "yxc", version)
+    group = zarr.open_group(path)
+    group.attrs.update({"ome": group.attrs["ome"] | change} if version == "0.5" else change)
+    return path
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_omero_may_be_null_or_have_labels_that_are_numbers_or_null(tmp_path: Path, version: str) -> None:
+    named: dict[str, tuple[Any, tuple[str, ...]]] = {
+        "null": (None, ()),
+        "empty": ({}, ()),
+        "channels": ({"channels": None}, ()),
+        "numbers": ({"channels": [{"label": 0}, {"label": 1}]}, ("0", "1")),
+        "labels": ({"channels": [{"label": "DAPI"}, {"label": None}]}, ()),
+    }
+    for name, (omero, names) in named.items():
+        slide = open_slide(with_attributes(tmp_path / f"{name}.zarr", {"omero": omero}, version))
+        assert (slide.channel_names, slide.levels[0].channels, slide.mpp) == (names, 2, 0.5)
+
+
+def spatialdata(path: Path, version: str, dtype: str = "uint8") -> Path:
+    """An image as SpatialData writes it: no units, and a transformation for each coordinate system that it names."""
+    image = np.moveaxis(picture((12, 12, 3)), -1, 0).astype(dtype)
+    ome_zarr(path, [image], "cyx", version[:3], unit=None, channels=("0", "1", "2"))
+    group = zarr.open_group(path)
+    attributes: dict[str, Any] = group.attrs.asdict()
+    holder = attributes.get("ome", attributes)
+    system = [{"name": axis, "type": "space", "unit": "unit"} for axis in "yx"]
+    transforms: list[dict[str, Any]] = [
+        {"type": "scale", "scale": [1, factor, factor], "input": {"axes": system}, "output": {"name": name}}
+        for name, factor in (("global", 7), ("microns", 0.5))
+    ]
+    holder["multiscales"][0]["coordinateTransformations"] = transforms
+    (holder if version.startswith("0.5") else holder["multiscales"][0])["version"] = version
+    group.attrs.update(attributes)
+    return path
+
+
+@pytest.mark.parametrize("version", ["0.4-dev-spatialdata", "0.5-dev-spatialdata"])
+def test_image_of_spatialdata_is_read_and_its_systems_are_no_resolution(tmp_path: Path, version: str) -> None:
+    path = spatialdata(tmp_path / "a.zarr", version)
+    slide = open_slide(path)
+    assert (slide.levels[0].axes, slide.levels[0].channels, slide.levels[0].dtype) == ("cyx", 3, "uint8")
+    assert (slide.mpp, slide.mpp_source, slide.channel_names) == (None, "axis y has no unit", ("0", "1", "2"))
+    np.testing.assert_array_equal(read_box(slide.levels[0], Box(0, 12, 0, 12)), picture((12, 12, 3)))
+    group = zarr.open_group(path)
+    attributes: dict[str, Any] = group.attrs.asdict()
+    for axis in attributes.get("ome", attributes)["multiscales"][0]["axes"][1:]:
+        axis["unit"] = "micrometer"
+    group.attrs.update(attributes)
+    assert open_slide(path).mpp == 0.5  # the scale of the dataset, not of a system
+
+
+@pytest.mark.parametrize(("version", "number"), [("0.4-dev-spatialdata", 2), ("0.5-dev-spatialdata", 3)])
+def test_images_of_a_spatialdata_store_are_its_images(tmp_path: Path, version: str, number: Any) -> None:
+    store = zarr.create_group(tmp_path / "a.zarr", zarr_format=number, attributes={"spatialdata_attrs": {}})
+    for name in ("images", "labels", "tables"):
+        store.create_group(name)
+    spatialdata(tmp_path / "a.zarr" / "images" / "he", version)
+    spatialdata(tmp_path / "a.zarr" / "labels" / "cells", version)
+    assert expand([tmp_path]) == [tmp_path / "a.zarr"]
+    assert open_slide(tmp_path / "a.zarr").name == "a-he"
+    spatialdata(tmp_path / "a.zarr" / "images" / "dapi", version)
+    with pytest.raises(PlaneError, match=r"a.zarr holds 2 images \(0: images/dapi, 1: images/he\); choose with --s"):
+        open_slide(tmp_path / "a.zarr")
+    assert open_slide(tmp_path / "a.zarr", planes=Planes(series=1)).name == "a-he"
+    assert open_slide(tmp_path / "a.zarr" / "images" / "dapi").name == "a-dapi"
+
+
+@needs_cases
+def test_case_of_spatialdata_is_refused_for_its_type_alone() -> None:
+    with pytest.raises(
+        SlideFormatError, match=r"^spatialdata-v04.ome.zarr: array 0 is float64; wsipipe reads uint8 an"
+    ):
+        open_slide(case("spatialdata-v04.ome.zarr"))
+
+
+@needs_cases
+def test_case_of_bioformats2raw_has_its_named_images() -> None:
+    path = case("bf2raw-series-names.zarr")
+    with pytest.raises(PlaneError, match=r"holds 2 images \(0: wsi, 1: macro\); choose with --series N"):
+        open_slide(path)
+    found = [open_slide(path, planes=Planes(series=number)) for number in (0, 1)]
+    assert [slide.name for slide in found] == ["bf2raw-series-names-wsi", "bf2raw-series-names-macro"]
+    assert (found[0].levels[0].shape, found[0].mpp) == ((128, 128), 0.499)
+    assert open_slide(f"{path}#0").levels[0].shape == (128, 128)
+
+
+def collection(path: Path, names: list[str], version: str = "0.5", series: Any = None) -> Path:
+    """Images of 64 px and more, as bioformats2raw writes them; their list, unless it is None, says ``series``."""
+    number: Any = 3 if version == "0.5" else 2
+    layout = {"bioformats2raw.layout": 3}
+    group = zarr.create_group(path, zarr_format=number, attributes={"ome": layout} if number == 3 else layout)
+    if series is not None:
+        group.create_group("OME", attributes={"ome": {"series": series}} if number == 3 else {"series": series})
+    for index, name in enumerate(names):
+        ome_zarr(path / name, [picture((64, 64 + index))], "yx", version)
+    return path
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_list_of_series_has_the_order_and_the_names(tmp_path: Path, version: str) -> None:
+    path = collection(tmp_path / "a.zarr", ["macro", "0", "deep/wsi"], version, ["deep/wsi", "macro"])
+    slide = open_slide(path, planes=Planes(series=0))
+    assert (slide.name, slide.levels[0].shape) == ("a-deep-wsi", (64, 66))
+    assert open_slide(f"{path}#1").levels[0].shape == (64, 64)
+    with pytest.raises(PlaneError, match=r"0: deep/wsi, 1: macro"):
+        open_slide(path)
+
+
+@pytest.mark.parametrize(
+    ("series", "problem"),
+    [
+        (["../b.zarr", "0"], "series '../b.zarr' is outside its folder"),
+        (["/etc"], "series '/etc' is outside"),
+        (["0", "1"], "half-written: its series '1' is missing"),
+        ("0", "is not a list of folders"),
+        ([0, 1], "is not a list of folders"),
+    ],
+)
+def test_list_of_series_that_is_wrong_is_a_clear_error(tmp_path: Path, series: Any, problem: str) -> None:
+    ome_zarr(tmp_path / "b.zarr", [picture((64, 64))], "yx")
+    with pytest.raises(SlideError, match=f"^a.zarr.*{problem}"):
+        open_slide(collection(tmp_path / "a.zarr", ["0"], series=series))
+
+
 def test_image_of_a_collection_is_chosen_or_its_folder_given(tmp_path: Path) -> None:
-    collection = tmp_path / "a.zarr"
-    collection.mkdir()
-    (collection / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {"ome": {}}}')
-    ome_zarr(collection / "0", [picture((64, 64))], "yx")
-    assert open_slide(collection) == replace(open_slide(collection / "0"), why="it is a Zarr folder")
-    ome_zarr(collection / "1", [picture((64, 70))], "yx")
+    path = collection(tmp_path / "a.zarr", ["0"])
+    assert open_slide(path) == replace(open_slide(path / "0"), why="it is a Zarr folder")
+    ome_zarr(path / "1", [picture((64, 70))], "yx")
     with pytest.raises(PlaneError, match=r"a.zarr holds 2 images \(0 to 1\); choose with --series N"):
-        open_slide(collection)
-    slide = open_slide(collection, planes=Planes(series=1))
+        open_slide(path)
+    slide = open_slide(path, planes=Planes(series=1))
     assert (slide.name, slide.levels[0].shape) == ("a-1", (64, 70))
+
+
+def test_collection_without_an_image_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(SlideFormatError, match=r"with no multiscales; wsipipe reads one; give the folder of one image"):
+        open_slide(collection(tmp_path / "a.zarr", [], series=[]))
 
 
 def test_identity_sees_pixels_that_changed_size_and_ignores_labels(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_reader_that_is_asked_for_is_taken(tmp_path: Path) -> None:
     with pytest.raises(SlideFormatError, match=r"a.tif is not a slide .*; reader dicom does not recognise it"):
         open_slide(path, reader="dicom")
     with pytest.raises(
-        UsageError, match="--reader tifffile is not a reader; allowed: tiff, ome-zarr, dicom, openslide"
+        UsageError, match="--reader tifffile is not a reader; allowed: tiff, ome-zarr, dicom, picture, openslide"
     ):
         open_slide(path, reader="tifffile")
 

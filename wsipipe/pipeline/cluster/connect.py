@@ -5,25 +5,22 @@ A worker needs no start of its own: a plain ``dask worker`` in an environment wi
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import dask
 from distributed import Client
 
 from wsipipe.errors import MachineError, UsageError
-from wsipipe.pipeline.cluster.in_process import QUIET
 from wsipipe.pipeline.cluster.local import local_cluster
-from wsipipe.pipeline.cluster.private import check_client_certificates, http_routes
+from wsipipe.pipeline.cluster.patience import QUEUE_SECONDS
+from wsipipe.pipeline.cluster.private import check_client_certificates
+from wsipipe.pipeline.cluster.settings import ONE_MACHINE, OTHER_PROCESSES, QUIET, inherited, own_settings
 from wsipipe.pipeline.config import KUBERNETES, LOCAL, SLURM, ClusterConfig, ComputeRequest, check_cluster
 
 WORKER_PATIENCE_SECONDS = 60
 """Time for which a running scheduler may be without a worker."""
-DEATHS = 2
-"""Workers that a block may outlive: when it has killed a third, it is set aside."""
-OWN = {**QUIET, "distributed.scheduler.work-stealing": True, "distributed.scheduler.allowed-failures": DEATHS}
-"""Settings of a scheduler that this process starts; without work stealing, 64 workers took 1.5 times as long."""
 
 
 @contextmanager
@@ -57,8 +54,8 @@ def connect_cluster(
             _wait(client, 1, f"start one: dask worker {cluster.scheduler}")
             yield client, request
         return
-    own = {**OWN, **http_routes()}
-    with dask.config.set(own), _started(cluster, request, threads) as (started, request), _client(started) as client:
+    settings = (ONE_MACHINE if cluster.kind == LOCAL else QUIET) | OTHER_PROCESSES
+    with own_settings(settings), _started(cluster, request, threads) as (started, request), _client(started) as client:
         least, most = cluster.adapt or (cluster.workers or 1, cluster.workers or 1)
         if cluster.kind == SLURM or cluster.adapt is not None:
             # At least one: with none, the run would wait for a worker, and the cluster for work. Slurm by `adapt` in
@@ -90,7 +87,7 @@ def _started(
         else:
             from dask_kubernetes.operator import KubeCluster
 
-            started = KubeCluster(**options)
+            started = KubeCluster(**{"env": inherited(), **options})
     except ImportError as err:
         raise MachineError(
             f"--cluster {cluster.kind} is not installed ({err.name}); pip install 'wsipipe[{cluster.kind}]'"
@@ -120,10 +117,15 @@ def _wait(client: Client, count: int, way_out: str) -> None:
 
 
 def _wait_in_queue(client: Client, cluster: Any) -> None:
-    """Wait for the first worker for as long as it takes, unless the queue refused its job."""
+    """Wait for the first worker for as long as a queue may take, unless it refused the worker's job."""
+    over = time.monotonic() + QUEUE_SECONDS
     while True:
         try:
             return client.wait_for_workers(1, timeout=1)
         except TimeoutError as err:
             if refusal := getattr(cluster, "refusal", ""):
                 raise MachineError(f"a worker's job was refused: {refusal}; see --cluster-config") from err
+            if time.monotonic() > over:
+                raise MachineError(
+                    f"no worker connected within {QUEUE_SECONDS / 3600:.0f} h; look at the queue, then run this again"
+                ) from err

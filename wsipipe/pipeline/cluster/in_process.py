@@ -6,20 +6,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import dask
 from distributed import Client, LocalCluster
 
 from wsipipe.errors import MachineError
-from wsipipe.pipeline.cluster.private import HTTP_ADDRESS, http_routes
-
-QUIET = {
-    "distributed.worker.profile.enabled": False,
-    "distributed.admin.tick.interval": "5s",
-    "distributed.admin.system-monitor.interval": "5s",
-    "distributed.scheduler.active-memory-manager.start": False,
-    "distributed.scheduler.work-stealing": False,
-}
-"""Services of distributed that only larger clusters need; they take 7 % of a core while a slide is read."""
+from wsipipe.pipeline.cluster.private import HTTP_ADDRESS
+from wsipipe.pipeline.cluster.settings import ONE_MACHINE, own_settings
 
 
 @contextmanager
@@ -35,7 +26,7 @@ def local_client(threads: int) -> Iterator[Client]:
     MachineError
         If the scheduler does not start.
     """
-    with dask.config.set({**QUIET, **http_routes()}):
+    with own_settings(ONE_MACHINE):
         try:
             cluster = LocalCluster(
                 n_workers=1,

@@ -12,6 +12,7 @@ from typing import Any
 from distributed import Nanny, Scheduler, SpecCluster
 
 from wsipipe.inference.devices import resolve_devices
+from wsipipe.pipeline.cluster.main_script import check_main_script
 from wsipipe.pipeline.cluster.private import HTTP_ADDRESS, LOOPBACK, TLS, run_certificates
 from wsipipe.pipeline.config import ClusterConfig, ComputeRequest
 from wsipipe.pipeline.machine import default_threads
@@ -77,8 +78,9 @@ def local_cluster(
     Raises
     ------
     UsageError, MachineError
-        If there is no such device here.
+        If there is no such device here, or the script that this process runs cannot be imported by workers.
     """
+    check_main_script()
     devices = resolve_devices(request.device)
     cuda = [int(device.partition(":")[2] or 0) for device in devices if device.startswith("cuda")]
     names = dict(enumerate(filter(None, os.environ.get(VISIBLE, "").split(","))))

@@ -15,11 +15,13 @@ from distributed.core import Status
 from platformdirs import user_cache_path
 
 from wsipipe.pipeline.cluster.private import HTTP_ADDRESS, TLS, handed_over
+from wsipipe.pipeline.cluster.settings import inherited
 
 DEFAULTS = {
     "processes": 1,  # jobqueue's are several, each with the network on the same GPU
     "scheduler_options": {},
     "worker_extra_args": [],
+    "job_script_prologue": [],
     "shared_temp_directory": None,
 }
 """Options, where neither the user nor dask's configuration sets them."""
@@ -65,6 +67,8 @@ def slurm_cluster(options: Mapping[str, Any]) -> AbstractContextManager[Any]:
     folder = TemporaryDirectory(dir=parent, prefix="certificates-", ignore_cleanup_errors=True)
     given["scheduler_options"] = {"dashboard_address": HTTP_ADDRESS, **given["scheduler_options"]}
     given["worker_extra_args"] = ["--no-dashboard", "--dashboard-address", HTTP_ADDRESS, *given["worker_extra_args"]]
+    settings = [f"export {name}={value}" for name, value in inherited().items()]
+    given["job_script_prologue"] = [*given["job_script_prologue"], *settings]
     cluster = SlurmWorkers(**given, protocol=TLS, security=handed_over(Path(folder.name)))
     cluster.certificates = folder
     started: AbstractContextManager[Any] = cluster

@@ -21,9 +21,11 @@ from wsipipe.files import locate
 from wsipipe.inference.devices import is_cpu
 from wsipipe.inference.pool import PoolSpec, load_pool, release_pool, sent_models
 from wsipipe.model.model_file import ModelInfo, read_model_info
+from wsipipe.pipeline.cluster.patience import Patience
 from wsipipe.pipeline.config import ComputeRequest
 from wsipipe.pipeline.machine import RESERVE
 from wsipipe.pipeline.setup import Site, site_of_this_process
+from wsipipe.store.zarr_settings import own_zarr_settings
 from wsipipe.urls import signatures
 
 SAME = ("wsipipe", "zarr")
@@ -56,9 +58,12 @@ class Workers:
         What each of them is asked for.
     model
         The model that they will load.
+    seconds
+        How long tasks may wait without a worker that works; None: as `Patience` has it.
     """
 
-    def __init__(self, client: Client, request: ComputeRequest, model: ModelInfo) -> None:
+    def __init__(self, client: Client, request: ComputeRequest, model: ModelInfo, seconds: float | None = None) -> None:
+        self.patience = Patience(client, seconds)
         self.client, self._request, self._model = client, request, model
         self.address: str = client.scheduler_info(n_workers=0)["address"]
         self.dashboard: str = client.dashboard_link
@@ -136,7 +141,7 @@ class Workers:
             self.client.submit(load_pool, spec, workers=[w], allow_other_workers=True, pure=False)  # it may have gone
             for w in self._facts
         ]
-        self.client.gather(loading)
+        self.patience.results(loading)
 
     def release(self, spec: PoolSpec) -> None:
         """Have every worker release the network."""
@@ -144,7 +149,7 @@ class Workers:
 
     def ask(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """The result of ``function``, called in one of the workers."""
-        return self.client.submit(function, *args, **options, pure=False).result()
+        return self.patience.results([self.client.submit(function, *args, **options, pure=False)])[0]
 
     def _addresses(self) -> list[str]:
         self._examined = time.monotonic()
@@ -240,7 +245,8 @@ def _difference(there: Any, here: Mapping[str, str | None]) -> str:
 
 
 def worker_facts(request: ComputeRequest, model: ModelInfo, dask_worker: Worker) -> WorkerFacts:
-    """The facts of the worker that calls it."""
+    """The facts of the worker that calls it, which from now on reads and writes with wsipipe's settings of zarr."""
+    own_zarr_settings()
     site, limit = site_of_this_process(request), dask_worker.memory_manager.memory_limit
     if request.max_memory_bytes is None and limit:
         pauses = dask_worker.memory_manager.memory_pause_fraction or 1.0  # beyond that it takes no more tasks

@@ -7,20 +7,21 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from zarr.abc.store import ByteRequest, Store
 
 from wsipipe.events import Spent
+from wsipipe.slides.pixels.read_only_store import ReadOnlyStore
 from wsipipe.slides.pixels.tile_cache import KEPT, NONE_KEPT, Keep, Tile
 
 if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
 METADATA_KEY = "zarr.json"
@@ -96,22 +97,16 @@ class TileReader(Protocol):
         ...
 
 
-class TileStore(Store):
+class TileStore(ReadOnlyStore):
     """A read-only Zarr store of one array, whose tiles a file format decodes."""
 
     decodes_into = False
     """Whether tiles can be decoded into given memory."""
 
     def __init__(self, image: Tiling) -> None:
-        super().__init__(read_only=True)
+        super().__init__()
         self.image = image
         self._number = next(_numbers)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("an open file cannot be pickled; pickle the Level and open it again")
 
     def read_tile(self, chunk: tuple[int, ...], spent: Spent) -> Tile:
         """The pixels of tile ``chunk``, or None if the file left it out; adds its time to ``spent``.
@@ -235,52 +230,9 @@ class TileStore(Store):
             return None
         return prototype.buffer.from_array_like(np.ascontiguousarray(pixels).reshape(-1).view("B"))
 
-    async def get_partial_values(
-        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
-        """Several of `get`."""
-        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
-
     async def exists(self, key: str) -> bool:
         """Whether ``key`` is that of the document; tiles are not asked for."""
         return key == METADATA_KEY
-
-    @property
-    def supports_writes(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def supports_deletes(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def supports_listing(self) -> bool:
-        """Never: the tiles of a slide are too many to be listed."""
-        return False
-
-    async def set(self, key: str, value: Buffer) -> None:  # noqa: ARG002
-        """Raise a PermissionError."""
-        raise PermissionError(f"slides are read-only, {key} cannot be written")
-
-    async def delete(self, key: str) -> None:
-        """Raise a PermissionError."""
-        raise PermissionError(f"slides are read-only, {key} cannot be deleted")
-
-    async def list(self) -> AsyncIterator[str]:
-        """The document."""
-        yield METADATA_KEY
-
-    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """The document, if it begins with ``prefix``."""
-        if METADATA_KEY.startswith(prefix):
-            yield METADATA_KEY
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """The document, at the root."""
-        if not prefix:
-            yield METADATA_KEY
 
 
 def array_in(memory: Memory | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -9,10 +9,11 @@ from wsipipe.files import Location
 from wsipipe.slides.readers.dicom import DicomReader
 from wsipipe.slides.readers.omezarr.reader import OmeZarrReader
 from wsipipe.slides.readers.openslide import OPENSLIDE_SUFFIXES, OpenSlideReader
+from wsipipe.slides.readers.picture import PictureReader
 from wsipipe.slides.readers.reader import Reader
 from wsipipe.slides.readers.tiff.reader import TiffReader
 
-READERS: tuple[Reader, ...] = (TiffReader(), OmeZarrReader(), DicomReader(), OpenSlideReader())
+READERS: tuple[Reader, ...] = (TiffReader(), OmeZarrReader(), DicomReader(), PictureReader(), OpenSlideReader())
 
 
 def named(name: str | None) -> tuple[Reader, ...]:

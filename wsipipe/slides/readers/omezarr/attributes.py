@@ -6,16 +6,23 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
-from wsipipe.files import Location
-from wsipipe.slides.resolution import LENGTH_UNITS, Resolution, checked
+from wsipipe.slides.readers.omezarr.zipped import FolderOfZarr, ZippedFolder
+from wsipipe.slides.resolution import Resolution, checked, micrometres_in
 from wsipipe.urls import Url
 
 VERSIONS = ("0.4", "0.5")
+SPATIALDATA = "-dev-spatialdata"
+"""End of the versions that SpatialData writes, such as ``0.4-dev-spatialdata``: one of `VERSIONS` with transformations
+of its own, into coordinate systems that have names.
+
+Source: https://github.com/scverse/spatialdata/blob/main/src/spatialdata/_io/format.py
+"""
 METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 """Files of a Zarr folder that are not chunks."""
 MAX_METADATA_BYTES = 2**24
@@ -38,15 +45,15 @@ class Multiscale:
     """Labels of the channels under ``omero``, if all of them have one."""
 
 
-def is_zarr(path: Location) -> bool:
+def is_zarr(path: FolderOfZarr) -> bool:
     """Whether ``path`` is a Zarr folder of either version."""
     names = ("zarr.json", ".zgroup", ".zarray")
-    if isinstance(path, Url):
+    if not isinstance(path, Path):
         return any((path / name).is_file() for name in names)
     return any(os.path.isfile(path / name) for name in names)  # noqa: PTH113 - Path.is_file raises where it may not look
 
 
-def is_labels(path: Location) -> bool:
+def is_labels(path: FolderOfZarr) -> bool:
     """Whether the Zarr folder says that it holds labels, as the stores of wsipipe do."""
     try:
         return "image-label" in read_attributes(path)
@@ -54,19 +61,19 @@ def is_labels(path: Location) -> bool:
         return False
 
 
-def read_attributes(path: Location) -> dict[str, Any]:
-    """The OME attributes of the folder: those under ``ome`` in Zarr 3, all of them in Zarr 2.
+def read_attributes(path: FolderOfZarr) -> dict[str, Any]:
+    """The OME attributes of the folder: those under ``ome`` in Zarr 3, all of them in Zarr 2; empty if it has none.
 
     Raises
     ------
     SlideFormatError
-        If there are none, or they are not a JSON object.
+        If they are not a JSON object.
     SlideReadError
         If their document cannot be read.
     """
     name = next((name for name in ("zarr.json", ".zattrs") if (path / name).is_file()), None)
     if name is None:
-        raise SlideFormatError(f"{path.name} is a Zarr folder without OME attributes; give the folder of the image")
+        return {}
     check_metadata(path, path)
     try:
         document = json.loads((path / name).read_bytes())
@@ -78,7 +85,7 @@ def read_attributes(path: Location) -> dict[str, Any]:
     return attributes
 
 
-def parse_multiscale(path: Location, attributes: Mapping[str, Any]) -> Multiscale:
+def parse_multiscale(path: FolderOfZarr, attributes: Mapping[str, Any]) -> Multiscale:
     """The one multiscale image of the folder.
 
     Raises
@@ -93,9 +100,11 @@ def parse_multiscale(path: Location, attributes: Mapping[str, Any]) -> Multiscal
         raise SlideFormatError(f"{path.name} is a Zarr folder with {count} multiscales; wsipipe reads one{hint}")
     one = multiscales[0]
     try:
-        version = str(attributes.get("version", one.get("version", VERSIONS[0])))
-        if version not in VERSIONS:
-            raise SlideFormatError(f"{path.name} is OME-Zarr {version}; wsipipe reads {' and '.join(VERSIONS)}")
+        version = str(attributes.get("version") or one.get("version") or VERSIONS[0])
+        if version not in VERSIONS and not version.endswith(SPATIALDATA):
+            raise SlideFormatError(
+                f"{path.name} is OME-Zarr {version}; wsipipe reads {' and '.join(VERSIONS)}; write it as one of them"
+            )
         axes = [dict(axis) for axis in one["axes"]]
         paths = tuple(str(dataset["path"]) for dataset in one["datasets"])
         letters = "".join(str(axis["name"])[:1].lower() for axis in axes)
@@ -105,7 +114,9 @@ def parse_multiscale(path: Location, attributes: Mapping[str, Any]) -> Multiscal
             raise SlideFormatError(
                 f"{path.name}: its multiscales list {len(paths)} datasets; at most {MAX_LEVELS} are allowed"
             )
-        names = tuple(str(channel.get("label", "")) for channel in attributes.get("omero", {}).get("channels", ()))
+        channels = (attributes.get("omero") or {}).get("channels") or ()
+        labels = [channel.get("label") for channel in channels]
+        names = tuple("" if label is None else str(label) for label in labels)
         return Multiscale(letters, paths, zarr_resolution(one, axes, letters), names if all(names) else ())
     except SlideError:
         raise
@@ -116,12 +127,15 @@ def parse_multiscale(path: Location, attributes: Mapping[str, Any]) -> Multiscal
 
 
 def zarr_resolution(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], letters: str) -> Resolution:
-    """Micrometres per pixel: the scale of the first dataset times that of the whole, in the units of the axes."""
+    """Micrometres per pixel: the scale of the first dataset times that of the whole, in the units of the axes.
+
+    A scale into a coordinate system that it names, as SpatialData has them, does not lead to these units.
+    """
     scales = [
         transform["scale"]
         for holder in (multiscale["datasets"][0], multiscale)
-        for transform in holder.get("coordinateTransformations", [])
-        if transform.get("type") == "scale"
+        for transform in holder.get("coordinateTransformations") or ()
+        if transform.get("type") == "scale" and "output" not in transform
     ]
     if not scales:
         return Resolution(None, "no scale in multiscales")
@@ -129,13 +143,14 @@ def zarr_resolution(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], l
     for letter in "yx":
         index = letters.index(letter)
         unit = axes[index].get("unit")
-        if unit is None or unit not in LENGTH_UNITS:
+        size = None if unit is None else micrometres_in(str(unit))
+        if size is None:
             return Resolution(None, f"axis {letter} has " + ("no unit" if unit is None else f"the unit {unit!r}"))
-        sizes.append(float(np.prod([float(scale[index]) for scale in scales])) * LENGTH_UNITS[unit])
+        sizes.append(float(np.prod([float(scale[index]) for scale in scales])) * size)
     return checked(sizes[0], sizes[1], "scale in multiscales")
 
 
-def check_metadata(path: Location, folder: Location) -> None:
+def check_metadata(path: FolderOfZarr, folder: FolderOfZarr) -> None:
     """Refuse metadata documents that would take unbounded memory; behind a URL their sizes are not asked for.
 
     Raises
@@ -145,8 +160,8 @@ def check_metadata(path: Location, folder: Location) -> None:
     """
     if isinstance(folder, Url):
         return
-    for file in (folder / name for name in METADATA):
-        size = file.stat().st_size if file.is_file() else 0
+    for file in (folder / name for name in METADATA if (folder / name).is_file()):
+        size = file.size if isinstance(file, ZippedFolder) else file.stat().st_size
         if size > MAX_METADATA_BYTES:
             raise SlideFormatError(
                 f"{path.name}: {file.name} of {folder.name} has {size} bytes; wsipipe reads up to {MAX_METADATA_BYTES}"
@@ -154,5 +169,5 @@ def check_metadata(path: Location, folder: Location) -> None:
 
 
 def _hint(attributes: Mapping[str, Any]) -> str:
-    """Where the image may be, if the folder is of a kind that holds several, to end a message."""
-    return "; it is a plate, so give one of its images" if "plate" in attributes else ""
+    """Where the image may be, to end a message."""
+    return f"; {'it is a plate, so ' * ('plate' in attributes)}give the folder of one image"

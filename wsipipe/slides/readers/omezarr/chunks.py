@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zarr
 from zarr.abc.store import RangeByteRequest, Store
 from zarr.storage import WrapperStore
 
-from wsipipe.errors import SlideFormatError, SlideReadError
-from wsipipe.files import Location, files_in, zarr_store
+from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
+from wsipipe.files import files_in, zarr_store
 from wsipipe.slides.readers.omezarr.attributes import METADATA, check_metadata, is_zarr
+from wsipipe.slides.readers.omezarr.zipped import FolderOfZarr, ZippedFolder, ZippedStore
 from wsipipe.slides.readers.sparse import check_share
 from wsipipe.urls import Url
 
@@ -80,7 +82,7 @@ def decoded_bytes(head: bytes, codec: str) -> int:
     return int.from_bytes(head[start : start + size], "little") + 256 * (size == 2)
 
 
-def open_dataset(path: Location, dataset: str) -> zarr.Array[Any]:
+def open_dataset(path: FolderOfZarr, dataset: str) -> zarr.Array[Any]:
     """Open the array of ``dataset``, read-only; chunks are checked to be whole where their codec does not do it.
 
     Raises
@@ -97,19 +99,24 @@ def open_dataset(path: Location, dataset: str) -> zarr.Array[Any]:
         raise SlideReadError(f"{path.name} is half-written: there is no array {dataset}; write it again")
     check_metadata(path, folder)
     try:
-        return _open_array(folder)
+        array = _open_array(folder)
+    except SlideError:
+        raise
     except Exception as err:  # zarr raises all sorts on damaged metadata
         raise SlideReadError(f"{path.name}: array {dataset} cannot be opened ({type(err).__name__}: {err})") from err
+    if isinstance(folder, ZippedFolder):
+        folder.check_methods(in_parts=array.shards is not None)
+    return array
 
 
-def _is_within(path: Location, dataset: str) -> bool:
+def _is_within(path: FolderOfZarr, dataset: str) -> bool:
     """Whether the folder of ``dataset`` is within ``path``."""
-    if isinstance(path, Url):
+    if not isinstance(path, Path):
         return not {"", ".", ".."} & set(dataset.split("/"))
     return (path / dataset).resolve().is_relative_to(path.resolve())
 
 
-def _open_array(folder: Location) -> zarr.Array[Any]:
+def _open_array(folder: FolderOfZarr) -> zarr.Array[Any]:
     """The array of ``folder``, behind a `WholeChunkStore` unless it has shards.
 
     Raises
@@ -117,12 +124,12 @@ def _open_array(folder: Location) -> zarr.Array[Any]:
     ValueError
         If its chunks are empty.
     """
-    array = zarr.open_array(zarr_store(folder), mode="r")
+    array = zarr.open_array(_store(folder), mode="r")
     if min(array.shards or array.chunks) < 1:
         raise ValueError(f"its chunks are of {array.shards or array.chunks} px")
     if array.shards is not None:  # a shard has a checksum of its own
         return array
-    store = WholeChunkStore(zarr_store(folder))
+    store = WholeChunkStore(_store(folder))
     store.codec = codec_names(array)[-1]
     pixels = prod(array.chunks) * array.dtype.itemsize
     # Data that cannot be compressed become a little longer, and a filter may make each sample 8 bytes.
@@ -130,12 +137,17 @@ def _open_array(folder: Location) -> zarr.Array[Any]:
     return zarr.open_array(store, mode="r")
 
 
+def _store(folder: FolderOfZarr) -> Store:
+    """The content of ``folder`` as a read-only zarr store."""
+    return ZippedStore(folder) if isinstance(folder, ZippedFolder) else zarr_store(folder)
+
+
 def codec_names(array: zarr.Array[Any]) -> list[str]:
     """Names of the compressors of an array's chunks, in the order of encoding."""
     return [type(codec).__name__.removesuffix("Codec").lower() for codec in array.compressors] or ["none"]
 
 
-def missing_chunks(path: Location, dataset: str, array: zarr.Array[Any]) -> Iterator[str]:
+def missing_chunks(path: FolderOfZarr, dataset: str, array: zarr.Array[Any]) -> Iterator[str]:
     """A warning if some chunks of ``dataset`` have no file: that is allowed, but a broken copy looks the same.
 
     Raises
@@ -152,7 +164,7 @@ def missing_chunks(path: Location, dataset: str, array: zarr.Array[Any]) -> Iter
         yield f"{total - there} of {total} chunks of {dataset} have no file, and read as {array.fill_value}"
 
 
-def count_pieces(path: Location, dataset: str, array: zarr.Array[Any]) -> tuple[int, int]:
+def count_pieces(path: FolderOfZarr, dataset: str, array: zarr.Array[Any]) -> tuple[int, int]:
     """How many shards, or chunks, of the array of ``dataset`` have a file, and how many it has room for."""
     total = prod(pieces_of(array))
     if isinstance(path, Url) and not path.lists:
@@ -166,6 +178,7 @@ def pieces_of(array: zarr.Array[Any]) -> tuple[int, ...]:
     return tuple(-(-size // piece) for size, piece in zip(array.shape, pieces, strict=True))
 
 
-def chunk_files(folder: Location) -> Iterator[tuple[str, int]]:
+def chunk_files(folder: FolderOfZarr) -> Iterator[tuple[str, int]]:
     """Relative path and size of every chunk file of an array."""
-    return ((name, size) for name, size in files_in(folder) if name.rpartition("/")[2] not in METADATA)
+    files = folder.files() if isinstance(folder, ZippedFolder) else files_in(folder)
+    return ((name, size) for name, size in files if name.rpartition("/")[2] not in METADATA)

@@ -10,21 +10,27 @@ import numpy as np
 import zarr
 
 from wsipipe.files import Location, zarr_store
-from wsipipe.slides.identity import WINDOWS, folder_identity
+from wsipipe.slides.identity import WINDOWS, file_identity, folder_identity
 from wsipipe.slides.readers.omezarr.attributes import METADATA
 from wsipipe.slides.readers.omezarr.chunks import chunk_files, pieces_of
+from wsipipe.slides.readers.omezarr.zipped import FolderOfZarr, ZippedFolder
 from wsipipe.urls import Url
 
 
-def zarr_identity(path: Location, datasets: tuple[str, ...]) -> str:
-    """The `folder_identity` of the image: of its metadata and of the chunks of its ``datasets``."""
+def zarr_identity(path: FolderOfZarr, datasets: tuple[str, ...]) -> str:
+    """The `folder_identity` of the image, of its metadata and of the chunks of its ``datasets``, or of a zip file."""
+    if isinstance(path, ZippedFolder):
+        return file_identity(path.path)
     sizes = [(f"{dataset}/{name}", size) for dataset in datasets for name, size in _sizes(path / dataset)]
     return folder_identity(path, _documents(path, datasets), sizes)
 
 
-def documents_of(path: Location) -> list[str]:
-    """The metadata documents directly in the folder ``path``."""
-    return [str(path / name) for name in METADATA if (path / name).is_file()]
+def parts_of(path: FolderOfZarr, datasets: tuple[str, ...]) -> tuple[str, ...]:
+    """See `Slide.parts`: the metadata documents of the image and the folders of its arrays."""
+    if isinstance(path, ZippedFolder):
+        return ()
+    documents = (path / name for name in METADATA if (path / name).is_file())
+    return tuple(map(str, (*documents, *(path / dataset for dataset in datasets))))
 
 
 def _documents(path: Location, datasets: tuple[str, ...]) -> Iterator[bytes]:

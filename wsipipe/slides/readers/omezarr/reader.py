@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -15,7 +13,9 @@ from wsipipe.files import Location, locate
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.readers.omezarr.attributes import Multiscale, is_zarr, parse_multiscale, read_attributes
 from wsipipe.slides.readers.omezarr.chunks import MAX_CHUNK_BYTES, codec_names, missing_chunks, open_dataset
-from wsipipe.slides.readers.omezarr.identity import documents_of, zarr_identity
+from wsipipe.slides.readers.omezarr.collection import images_in, name_of
+from wsipipe.slides.readers.omezarr.identity import parts_of, zarr_identity
+from wsipipe.slides.readers.omezarr.zipped import UNZIP, FolderOfZarr, ZippedFolder, is_zip, zarr_folder
 from wsipipe.slides.slide import Level, Slide, check_sides, downsample_of
 
 AXES = ("yx", "yxc", "cyx")
@@ -23,70 +23,47 @@ DTYPES = ("uint8", "uint16")
 
 
 class OmeZarrReader:
-    """Opens OME-Zarr folders."""
+    """Opens OME-Zarr folders, also within a zip file."""
 
     name = "ome-zarr"
     why = "it is a Zarr folder"
 
     def recognises(self, path: Location) -> bool:
-        """Whether ``path`` is a Zarr folder."""
-        return is_zarr(path)
+        """Whether ``path`` is a Zarr folder or a zip file."""
+        return is_zarr(path) or is_zip(path)
 
     def open(self, path: Location, planes: Planes = ALL) -> Slide:
         """See `Reader.open`; raises a SlideError as it says there."""
-        attributes = read_attributes(path)
+        folder = zarr_folder(path)
+        if isinstance(folder, ZippedFolder) and not is_zarr(folder):
+            raise SlideFormatError(f"{path.name} is a zip file without one OME-Zarr at its root; {UNZIP}")
+        attributes = read_attributes(folder)
         if "image-label" in attributes:
             raise SlideFormatError(f"{path.name} holds labels, such as wsipipe writes, not the pixels of a slide")
-        images = _images_in(path, attributes)
-        if images:
-            number = choose_one(path.name, "series", planes.series, images)
-            return self.open(path / images[number], replace(planes, series=None))
-        multiscale = parse_multiscale(path, attributes)
-        arrays = [open_dataset(path, dataset) for dataset in multiscale.paths]
-        for dataset, array in zip(multiscale.paths, arrays, strict=True):
-            _check_array(path, dataset, array, multiscale.axes)
-        shapes = [_shape(array, multiscale.axes) for array in arrays]
-        check_sides(path.name, shapes)
-        warnings = [
-            warning
-            for dataset, array in zip(multiscale.paths, arrays, strict=True)
-            for warning in missing_chunks(path, dataset, array)
-        ]
-        identity = zarr_identity(path, multiscale.paths)
-        if shapes != sorted(set(shapes), reverse=True):
-            raise SlideFormatError(f"{path.name}: its levels do not decrease in size: {shapes}")
-        chosen = _choose_planes(path, arrays[0], multiscale, planes)
-        levels = tuple(
-            _level(path, index, identity, array, multiscale, arrays[0], chosen) for index, array in enumerate(arrays)
-        )
-        return Slide(
-            path=str(path),
-            name=_stem(path),
-            reader=self.name,
-            vendor="ome-zarr",
-            levels=levels,
-            mpp=multiscale.resolution.mpp,
-            mpp_source=multiscale.resolution.source,
-            identity=identity,
-            parts=(*documents_of(path), *(str(path / dataset) for dataset in multiscale.paths)),
-            associated=(),
-            warnings=(*warnings, *multiscale.resolution.warnings),
-            readings=multiscale.resolution.readings,
-            channel_names=multiscale.channel_names,
-        )
+        images = images_in(folder, attributes)
+        if not images:
+            choose_one(path.name, "series", planes.series, ["0"])
+            return _open_image(path, "", folder, replace(planes, series=None))
+        number = choose_one(path.name, "series", planes.series, images)
+        if isinstance(folder, ZippedFolder):  # an image in it has no path of its own
+            return _open_image(path, images[number], folder / images[number], planes)
+        return self.open(path / images[number], replace(planes, series=None))
 
 
 @dataclass(frozen=True)
 class OmeZarrLevel:
-    """One dataset of an OME-Zarr image; all fields as in `Level`."""
+    """One dataset of an OME-Zarr image; all fields but ``inner`` as in `Level`."""
 
     path: str
     identity: str
     index: int
+    inner: str = ""
+    """Path of the image within a zip file, if that holds several."""
 
     def open(self) -> zarr.Array[Any]:
         """See `Source.open`; raises a SlideError as it says there."""
-        path = locate(self.path)
+        path = zarr_folder(locate(self.path))
+        path = path / self.inner if self.inner else path
         multiscale = parse_multiscale(path, read_attributes(path))
         if self.index >= len(multiscale.paths):
             raise SlideReadError(f"{path.name} has lost levels since it was opened; start again")
@@ -97,15 +74,52 @@ class OmeZarrLevel:
         return array
 
 
-def _images_in(path: Location, attributes: Mapping[str, Any]) -> list[str]:
-    """The folders of the images of a collection, as bioformats2raw makes it; nothing if ``path`` is an image itself."""
-    if "multiscales" in attributes:
-        return []
-    return list(itertools.takewhile(lambda name: is_zarr(path / name), map(str, itertools.count())))
+def _open_image(path: Location, inner: str, folder: FolderOfZarr, planes: Planes) -> Slide:
+    """The slide at ``path`` whose image is in ``folder``, which in a zip file of several images is the ``inner`` one.
+
+    Raises
+    ------
+    SlideError
+        As `Reader.open`.
+    """
+    multiscale = parse_multiscale(folder, read_attributes(folder))
+    arrays = [open_dataset(folder, dataset) for dataset in multiscale.paths]
+    for dataset, array in zip(multiscale.paths, arrays, strict=True):
+        _check_array(folder, dataset, array, multiscale.axes)
+    shapes = [_shape(array, multiscale.axes) for array in arrays]
+    check_sides(path.name, shapes)
+    warnings = [
+        warning
+        for dataset, array in zip(multiscale.paths, arrays, strict=True)
+        for warning in missing_chunks(folder, dataset, array)
+    ]
+    identity = zarr_identity(folder, multiscale.paths)
+    if shapes != sorted(set(shapes), reverse=True):
+        raise SlideFormatError(f"{path.name}: its levels do not decrease in size: {shapes}")
+    chosen = _choose_planes(folder, arrays[0], multiscale, planes)
+    sources = [OmeZarrLevel(str(path), identity, index, inner) for index in range(len(arrays))]
+    levels = tuple(
+        _level(source, array, multiscale, arrays[0], chosen) for source, array in zip(sources, arrays, strict=True)
+    )
+    return Slide(
+        path=str(path),
+        name=name_of(path, inner),
+        reader=OmeZarrReader.name,
+        vendor="ome-zarr",
+        levels=levels,
+        mpp=multiscale.resolution.mpp,
+        mpp_source=multiscale.resolution.source,
+        identity=identity,
+        parts=parts_of(folder, multiscale.paths),
+        associated=(),
+        warnings=(*warnings, *multiscale.resolution.warnings),
+        readings=multiscale.resolution.readings,
+        channel_names=multiscale.channel_names,
+    )
 
 
-def _choose_planes(path: Location, array: zarr.Array[Any], multiscale: Multiscale, planes: Planes) -> Planes:
-    """The planes that are chosen along the axes c, z and t.
+def _choose_planes(path: FolderOfZarr, array: zarr.Array[Any], multiscale: Multiscale, planes: Planes) -> Planes:
+    """The planes that are chosen along the axes c, z and t, and the image of a zip file.
 
     Raises
     ------
@@ -113,15 +127,15 @@ def _choose_planes(path: Location, array: zarr.Array[Any], multiscale: Multiscal
         If there are several times or focal planes and ``planes`` does not say which, or names one that does not exist.
     """
     sizes = dict(zip(multiscale.axes, array.shape, strict=True))
-    choose_one(path.name, "series", planes.series, ["0"])
     z, t = (
         choose_one(path.name, axis, getattr(planes, axis), [str(i) for i in range(sizes.get(axis, 1))]) for axis in "zt"
     )
     channels = choose_channels(path.name, planes.channels, multiscale.channel_names, sizes.get("c", 1))
-    return Planes(channels, z if sizes.get("z", 1) > 1 else None, t if sizes.get("t", 1) > 1 else None)
+    several = {axis for axis, size in sizes.items() if size > 1}
+    return Planes(channels, z if "z" in several else None, t if "t" in several else None, planes.series)
 
 
-def _check_array(path: Location, dataset: str, array: zarr.Array[Any], axes: str) -> None:
+def _check_array(path: FolderOfZarr, dataset: str, array: zarr.Array[Any], axes: str) -> None:
     """Refuse an array with other axes than y, x, channels, z and t, or another dtype, or an absurd shape.
 
     Raises
@@ -141,7 +155,9 @@ def _check_array(path: Location, dataset: str, array: zarr.Array[Any], axes: str
             f"{path.name}: array {dataset} has the axes {named}; wsipipe reads {', '.join(AXES)}, with z and t before"
         )
     if array.dtype.name not in DTYPES:
-        raise SlideFormatError(f"{path.name}: array {dataset} is {array.dtype}; wsipipe reads {' and '.join(DTYPES)}")
+        raise SlideFormatError(
+            f"{path.name}: array {dataset} is {array.dtype}; wsipipe reads {' and '.join(DTYPES)}; write it as one"
+        )
     chunk_bytes = prod(array.chunks) * array.dtype.itemsize
     if min(array.shape) < 1 or chunk_bytes > MAX_CHUNK_BYTES:
         raise SlideFormatError(
@@ -161,24 +177,18 @@ def _shape(array: zarr.Array[Any], axes: str) -> tuple[int, int]:
 
 
 def _level(
-    path: Location,
-    index: int,
-    identity: str,
-    array: zarr.Array[Any],
-    multiscale: Multiscale,
-    finest: zarr.Array[Any],
-    planes: Planes,
+    source: OmeZarrLevel, array: zarr.Array[Any], multiscale: Multiscale, finest: zarr.Array[Any], planes: Planes
 ) -> Level:
-    """The level whose pixels are those of ``array``."""
+    """The level at ``source``, whose pixels are those of ``array``."""
     axes, mpp = multiscale.axes, multiscale.resolution.mpp
     shape, largest = _shape(array, axes), _shape(finest, axes)
     channels = array.shape[axes.index("c")] if "c" in axes else 1
     downsample = downsample_of(largest, shape)
     return Level(
-        path=str(path),
+        path=source.path,
         reader=OmeZarrReader.name,
-        index=index,
-        identity=identity,
+        index=source.index,
+        identity=source.identity,
         shape=shape,
         downsample=downsample,
         mpp=None if mpp is None else mpp * downsample,
@@ -188,14 +198,6 @@ def _level(
         tile=(array.chunks[axes.index("y")], array.chunks[axes.index("x")]),
         codec=", ".join(codec_names(array)),
         stored_axes=axes,
-        source=OmeZarrLevel(str(path), identity, index),
+        source=source,
         planes=planes,
     )
-
-
-def _stem(path: Location) -> str:
-    """The folder's name without ``.zarr`` and ``.ome.zarr``; of a numbered image, after that of its collection."""
-    if path.suffix == "" and path.parent.suffix == ".zarr":
-        return f"{_stem(path.parent)}-{path.name}"
-    stem = path.stem if path.suffix == ".zarr" else path.name
-    return stem[:-4] if stem.lower().endswith(".ome") else stem

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from wsipipe.slides.resolution import HINT, LENGTH_UNITS, TAGS, Reading, Resolution, weighed
+from wsipipe.slides.resolution import HINT, TAGS, Reading, Resolution, micrometres_in, weighed
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -128,8 +128,9 @@ def _of_akoya(tiff: TiffFile, page: TiffPage) -> Statements:
 def _of_imagej(tiff: TiffFile, page: TiffPage) -> Statements:
     """The unit that ImageJ names; the resolution tags are pixels per unit."""
     unit = str((tiff.imagej_metadata or {}).get("unit", "")).replace("\\u00B5", "µ")
-    if unit.lower() in LENGTH_UNITS and 282 in page.tags and 283 in page.tags:
-        y, x = (LENGTH_UNITS[unit.lower()] * _units_of_pixel(page, axis) for axis in "YX")
+    size = micrometres_in(unit)
+    if size is not None and 282 in page.tags and 283 in page.tags:
+        y, x = (size * _units_of_pixel(page, axis) for axis in "YX")
         yield Reading("unit in ImageJ's description", y, x)
 
 
@@ -147,10 +148,11 @@ def _of_ome(tiff: TiffFile, series: int) -> Statements:
         if f"PhysicalSize{axis}" not in attributes:
             yield f"no PhysicalSize{axis} in OME-XML"
             break
-        if unit.lower() not in LENGTH_UNITS:
+        size = micrometres_in(unit)
+        if size is None:
             yield f"PhysicalSize{axis}Unit in OME-XML is {unit!r}, not a length"
             break
-        sizes.append(_number(attributes[f"PhysicalSize{axis}"]) * LENGTH_UNITS[unit.lower()])
+        sizes.append(_number(attributes[f"PhysicalSize{axis}"]) * size)
     else:
         yield Reading("PhysicalSizeX and Y in OME-XML", sizes[0], sizes[1])
     for objective in root.findall(".//{*}Objective"):

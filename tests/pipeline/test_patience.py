@@ -1,0 +1,99 @@
+"""No run waits for ever: where tasks wait and no worker works, it ends with the reason, and resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client, LocalCluster
+
+import wsipipe
+from tests.conftest import WriteSlide
+from tests.faults import assert_same_bytes
+from wsipipe.errors import MachineError
+from wsipipe.events import BlockDone, Event
+from wsipipe.pipeline.cluster import patience
+from wsipipe.pipeline.cluster.patience import LOOK_SECONDS, Patience
+
+
+class Scheduler:
+    """A client whose scheduler says what a test wants it to say."""
+
+    def __init__(self) -> None:
+        self.workers: dict[str, Any] = {}
+
+    def scheduler_info(self, **_: object) -> dict[str, Any]:
+        return {"workers": self.workers}
+
+
+def looks(client: Scheduler, count: int, *, seconds: float = 60.0) -> Iterator[Patience]:
+    """A `Patience` of ``seconds`` after each of ``count`` looks."""
+    now = [0.0]
+    watch = Patience(client, seconds, clock=lambda: now[0])  # type: ignore[arg-type]
+    for _ in range(count):
+        now[0] += LOOK_SECONDS
+        watch.look()
+        yield watch
+
+
+def test_a_wait_without_a_worker_ends_with_the_reason() -> None:
+    with pytest.raises(MachineError, match=r"there was no worker for 60 s; .*the same command resumes"):
+        list(looks(Scheduler(), 13))
+    assert len(list(looks(Scheduler(), 11))) == 11
+
+
+@pytest.mark.parametrize(
+    ("seen", "counts"), [(True, {"ready": 4}), (False, {"executing": 4})], ids=["paused", "silent"]
+)
+def test_a_wait_for_workers_that_do_not_work_ends(seen: bool, counts: dict[str, int]) -> None:
+    client, at = Scheduler(), [0.0]
+
+    def wait() -> None:
+        for _ in looks(client, 20):
+            at[0] += seen
+            client.workers = {"tcp://w": {"last_seen": at[0], "metrics": {"task_counts": counts}}}
+
+    with pytest.raises(MachineError, match="none of the 1 workers has worked for 60 s"):
+        wait()
+
+
+def test_a_wait_for_a_worker_that_works_or_for_tasks_that_end_goes_on() -> None:
+    client = Scheduler()
+    for i, _ in enumerate(looks(client, 100)):
+        client.workers = {"tcp://w": {"last_seen": float(i), "metrics": {"task_counts": {"executing": 1}}}}
+    for watch in looks(Scheduler(), 100):
+        watch.reset()
+
+
+def test_a_process_that_was_suspended_for_hours_has_not_waited() -> None:
+    now = [0.0]
+    watch = Patience(Scheduler(), 60.0, clock=lambda: now[0])  # type: ignore[arg-type]
+    for _ in range(5):
+        now[0] += 3600
+        watch.look()
+
+
+def test_a_run_whose_workers_left_ends_with_the_reason_and_the_same_command_resumes(
+    tmp_path: Path, tiny_model: Path, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "IDLE_SECONDS", 0.4)
+    monkeypatch.setattr(patience, "LOOK_SECONDS", 0.2)
+    slide = write_slide(tmp_path / "a.tif", (256, 256))
+    sizes: dict[str, Any] = {"device": "cpu", "engine": "torch", "block": 64, "tile": 64, "tissue": "off"}
+    with LocalCluster(1, processes=False, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+        there = wsipipe.ClusterConfig(scheduler=cluster.scheduler_address)
+        config = wsipipe.RunConfig(out=str(tmp_path / "out"), model=str(tiny_model), cluster=there, **sizes)
+
+        def leave(event: Event) -> None:
+            if isinstance(event, BlockDone) and cluster.workers:
+                cluster.scale(0)
+
+        stopped = wsipipe.run([slide], config, leave)
+    assert stopped.exit_code == 3
+    assert "tasks wait, but there was no worker" in stopped.stopped
+    for out in ("out", "undisturbed"):
+        config = wsipipe.RunConfig(out=str(tmp_path / out), model=str(tiny_model), **sizes)
+        assert wsipipe.run([slide], config).exit_code == 0
+    assert_same_bytes(tmp_path / "out" / "a.zarr", tmp_path / "undisturbed" / "a.zarr")
