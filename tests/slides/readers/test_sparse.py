@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -13,7 +14,7 @@ import zarr
 
 from tests.real_data import data, needs_data
 from tests.slides.made import ome_zarr
-from wsipipe.errors import SlideError, SlideReadError
+from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.run_plan import plan_run
@@ -61,6 +62,23 @@ def test_plane_of_which_nearly_nothing_exists_is_an_error_with_a_way_out(tmp_pat
         open_slide(sparse_tiff(tmp_path / "a.tif", 2048, 1))
     with pytest.raises(SlideReadError, match=r"^a.zarr is half-written.*: 1 of 268435456 tiles of array 0, 3 .*crop"):
         open_slide(sparse_zarr(tmp_path / "a.zarr", MAX_SIDE_PX, 512, 1))
+
+
+def test_table_of_tiles_that_takes_gigabytes_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    places = (MAX_SIDE_PX // 512) ** 2
+    tags = {256: MAX_SIDE_PX, 257: MAX_SIDE_PX, 258: 8, 259: 8, 262: 1, 277: 1, 322: 512, 323: 512}
+    entries = b"".join(struct.pack("<HHQQ", code, 4, 1, value) for code, value in tags.items())
+    entries += struct.pack("<HHQQ", 324, 16, places, 4096) + struct.pack("<HHQQ", 325, 16, places, 4096 + 8 * places)
+    path.write_bytes(b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, 10) + entries + bytes(8))
+    with path.open("r+b") as file:
+        file.truncate(4096 + 16 * places)  # a hole, which takes no room on the disk
+    tracemalloc.start()
+    with pytest.raises(SlideFormatError, match=r"^a.tif has a tag of .*, such as a table of 268435456 tiles; .*vips"):
+        open_slide(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < FLAT_BYTES
 
 
 @needs_data

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import zarr
@@ -13,11 +15,11 @@ from tifffile import TiffFile
 
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.files import Location, locate
-from wsipipe.slides.byte_source import RemoteFile, as_file, open_source
+from wsipipe.slides.byte_source import FETCHED_BYTES, RemoteFile, as_file, open_source
 from wsipipe.slides.identity import file_identity
 from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.readers.dicom_series import is_dicom
-from wsipipe.slides.readers.sparse import check_share
+from wsipipe.slides.readers.sparse import MAX_TILES, check_share
 from wsipipe.slides.readers.tiff.checks import (
     CONVERT,
     LARGE_TILE_BYTES,
@@ -145,11 +147,28 @@ def count_regions(path: Location) -> int:
         return 0
 
 
+class _Tables(io.BufferedReader):
+    """A file of which tifffile reads tags, not pixels: tables of more than `MAX_TILES` places are refused.
+
+    As Python integers a place takes 40 bytes, and a sparse file has room for any number of them.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Like `io.BufferedReader.read`; raises a SlideFormatError if there is too much to read."""
+        if size is not None and size > 8 * MAX_TILES:
+            raise SlideFormatError(
+                f"{Path(self.name).name} has a tag of {size} bytes, such as a table of {size // 8} tiles; "
+                f"wsipipe reads up to {MAX_TILES} tiles; {CONVERT}"
+            )
+        return super().read(size)
+
+
 @contextmanager
 def _tifffile(path: Location) -> Iterator[TiffFile]:
     """The file as tifffile sees it; its errors become a SlideReadError, after which no other reader is asked."""
     try:
-        with TiffFile(as_file(RemoteFile(path)) if isinstance(path, Url) else path, _multifile=False) as tiff:
+        raw = as_file(RemoteFile(path)).detach() if isinstance(path, Url) else io.FileIO(path)
+        with _Tables(raw, FETCHED_BYTES) as file, TiffFile(file, _multifile=False) as tiff:
             yield tiff
     except (SlideError, OSError):
         raise
