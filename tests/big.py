@@ -1,17 +1,20 @@
-"""Slides of gigapixels in kilobytes: OME-Zarr in which one chunk is written and all others are the fill value."""
+"""Slides of gigapixels in kilobytes: OME-Zarr of which 1 chunk in 10 000 is written; all others are the fill value."""
 
 from __future__ import annotations
 
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 import zarr
 
+from wsipipe.slides.readers.sparse import LEAST_SHARE
+
 CHUNK = 512
 
 
 def write_big_slide(path: Path, side: int, *, mpp: float = 0.5) -> Path:
-    """An RGB slide (c, y, x) of ``side`` x ``side`` px whose first chunk is noise and whose rest is grey."""
+    """An RGB slide (c, y, x) of ``side`` x ``side`` px whose first chunks are noise and whose rest is grey."""
     scale = [{"type": "scale", "scale": [1.0, mpp, mpp]}]
     space = {"type": "space", "unit": "micrometer"}
     multiscale = {
@@ -22,5 +25,7 @@ def write_big_slide(path: Path, side: int, *, mpp: float = 0.5) -> Path:
     array = zarr.create_group(path, zarr_format=3, attributes=attributes).create_array(
         "0", shape=(3, side, side), chunks=(3, CHUNK, CHUNK), dtype="uint8", fill_value=200
     )
-    array[:, :CHUNK, :CHUNK] = np.random.default_rng(0).integers(0, 255, (3, CHUNK, CHUNK), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (3, CHUNK, CHUNK), np.uint8)
+    for first in range(0, CHUNK * ceil(array.nchunks * LEAST_SHARE), CHUNK):
+        array[:, :CHUNK, first : first + CHUNK] = noise[:, :side, : side - first]
     return path

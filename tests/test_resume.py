@@ -383,7 +383,7 @@ def test_damaged_metadata_of_a_level_of_a_finished_store_are_found(
     shutil.copytree(few.store, tmp_path / "slide.zarr")
     DOCUMENTS.get(damage, Path.unlink)(tmp_path / f"slide.zarr/{level}/zarr.json")
     (plan,) = plan_run([str(few.slide)], resolve(replace(few.config, out=str(tmp_path)))).planned
-    assert (plan.action, plan.blocks) == ("resume", ())
+    assert (plan.action, tuple(plan.blocks)) == ("resume", ())
 
 
 def test_damaged_metadata_of_levels_are_mended(few: Case, damaged_store: Path) -> None:

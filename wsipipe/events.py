@@ -193,7 +193,7 @@ class SlideFailed:
 
 @dataclass(frozen=True)
 class Warned:
-    """A warning about a slide."""
+    """A warning about a slide, or about the table of slides by its name."""
 
     slide: str
     message: str

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from math import prod
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.soak import examples
 from wsipipe.errors import GeometryError
-from wsipipe.geometry.grid import CHUNK_PX, Box, Grid, fit_sizes
+from wsipipe.geometry.grid import CHUNK_PX, BlocksLeft, Box, Grid, fit_sizes
 from wsipipe.geometry.mirror import mirror
 from wsipipe.geometry.network import Receptive
 from wsipipe.pipeline.graph import mirrored_coordinates
@@ -254,3 +255,14 @@ def test_coarse_passes_make_each_level_that_blocks_do_not_write_once_from_no_mor
     made = [level for levels in passes for level in levels]
     assert made == list(range(grid.block_levels, len(grid.level_shapes)))
     assert all(grid.chunk << len(levels) <= max(grid.block, 2 * grid.chunk) for levels in passes)
+
+
+@given(grid=grids(), data=st.data())
+def test_blocks_left_are_those_that_are_not_done(grid: Grid, data: st.DataObject) -> None:
+    every = list(grid.indices())
+    done = frozenset(data.draw(st.sets(st.sampled_from(every))))
+    left = BlocksLeft(grid, done)
+    assert list(left) == [index for index in every if index not in done]
+    assert (len(left), left.pixels) == (len(list(left)), sum(prod(grid.block_box(index).shape) for index in left))
+    assert [index in left for index in every] == [index not in done for index in every]
+    assert grid.blocks not in left

@@ -15,7 +15,7 @@ from wsipipe.errors import SlideReadError
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.mirror import mirror
 from wsipipe.geometry.network import Receptive
-from wsipipe.pipeline.graph import mirrored_coordinates
+from wsipipe.pipeline.graph import mirrored_coordinates, tasks_of
 
 
 def tasks(array: Array) -> int:
@@ -48,6 +48,16 @@ def test_one_block_computes_one_block(tmp_path: Path, tiny_model: Path) -> None:
     labels = wsipipe.segment(write_big_slide(tmp_path / "big.zarr", 8192), tiny_model, block=512, device="cpu")
     few, _ = dask.optimize(labels.blocks[3, 4], labels.blocks[3, 4])
     assert tasks(few) <= 4, "the block, its rows, its columns, and its slice"
+
+
+def test_tasks_of_some_blocks_are_those_of_the_whole_graph(tmp_path: Path, tiny_model: Path) -> None:
+    labels = wsipipe.segment(write_big_slide(tmp_path / "big.zarr", 8192), tiny_model, block=512, device="cpu")
+    indices = [(3, 4), (3, 5), (15, 0)]
+    few, every = tasks_of(labels, indices), dict(labels.__dask_graph__())
+    assert few.keys() == {key for key in every if key[0] == labels.name and key[1:] in indices} | {
+        key for index in indices for key in every[(labels.name, *index)].dependencies
+    }
+    assert len(few) == 3 + 2 + 3, "blocks, their rows, their columns"
 
 
 def test_the_same_request_has_the_same_names(tmp_path: Path, tiny_model: Path) -> None:

@@ -27,6 +27,7 @@ from wsipipe.events import (
     SlideStarted,
     Spent,
     TissueFound,
+    Warned,
 )
 from wsipipe.inference import pool
 from wsipipe.inference.speeds import PASSES
@@ -207,3 +208,15 @@ def test_a_shard_that_rotted_is_made_again(tmp_path: Path, write_slide: WriteSli
     assert "the same command rewrites that part" in failed.message
     assert wsipipe.run([slide], config()).exit_code == 0
     assert store_files(store) == whole
+
+
+def test_rows_of_the_table_that_match_no_slide_are_a_warning(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "slides.csv").write_text("slide,mpp\ngone.tif,0.5\ncase-71.tif,0.25\n")
+    config = wsipipe.RunConfig(
+        model=str(tiny_model), out=str(tmp_path / "out"), device="cpu", slides_table=str(tmp_path / "slides.csv")
+    )
+    heard: list[Event] = []
+    wsipipe.run([tmp_path / "gone.tif"], config, heard.append)
+    (warning,) = (event for event in heard if isinstance(event, Warned))
+    assert warning.slide == "slides.csv"
+    assert "match no slide of this run: case-71.tif;" in warning.message

@@ -12,6 +12,7 @@ import tifffile
 import torch
 
 from tests.conftest import WriteSlide
+from wsipipe.cli.run_text import plan_as_text
 from wsipipe.errors import GeometryError, MachineError, MemoryLimitError, OutputError, UsageError
 from wsipipe.model.model_file import ModelSpec, default_classes, load_model, save_model
 from wsipipe.model.unet import UNet
@@ -102,7 +103,7 @@ def everything(folder: Path) -> dict[str, bytes | None]:
 def test_a_store_has_its_slides_name(bench: Bench) -> None:
     plan = bench.one(bench.slide("a/case 17.ome.tif"))
     assert plan.store.path == str(bench.out / "case 17.zarr")
-    assert (plan.action, plan.blocks) == (SEGMENT, ((0, 0), (0, 1), (1, 0), (1, 1)))
+    assert (plan.action, tuple(plan.blocks)) == (SEGMENT, ((0, 0), (0, 1), (1, 0), (1, 1)))
 
 
 def test_two_slides_of_one_name_have_two_stores(bench: Bench) -> None:
@@ -191,8 +192,8 @@ def test_what_is_finished_is_skipped_and_what_was_begun_is_resumed(bench: Bench)
     content.write_block(spec, (0, 1), np.ones((64, 64), np.uint8), None)
     plans = bench.plan(done, begun, new).planned
     assert [p.action for p in plans] == [SKIP, RESUME, SEGMENT]
-    assert plans[0].blocks == ()
-    assert plans[1].blocks == ((0, 0), (1, 0), (1, 1))
+    assert tuple(plans[0].blocks) == ()
+    assert tuple(plans[1].blocks) == ((0, 0), (1, 0), (1, 1))
     assert plans[1].reason == "1 of 4 blocks are done"
     assert plans[1].pixels == 64 * 64 + 32 * 64 + 32 * 64
     assert len(plans[2].blocks) == 4
@@ -264,7 +265,7 @@ def test_a_finished_store_that_lost_a_shard_is_mended(bench: Bench) -> None:
     (Path(spec.path) / "0/c/0/1").write_bytes(b"torn")
     plan = bench.one(slide)
     assert (plan.action, plan.reopen, plan.restart) == (RESUME, True, False)
-    assert plan.blocks == ((0, 1), (1, 0))
+    assert tuple(plan.blocks) == ((0, 1), (1, 0))
     assert plan.damaged == ("0/c/0/1",)
 
 
@@ -287,7 +288,7 @@ def test_a_run_killed_while_it_published_is_finished_by_the_next(bench: Bench) -
     Path(spec.path).rename(spec.path + REPLACED)
     for overwrite in (False, True):
         plan = bench.one(slide, overwrite=overwrite)
-        assert (plan.action, plan.blocks, plan.restart) == (RESUME, (), False)
+        assert (plan.action, tuple(plan.blocks), plan.restart) == (RESUME, (), False)
     spec.partial.rename(spec.path)
     assert bench.one(slide).action == SKIP
 
@@ -386,6 +387,18 @@ def test_a_table_says_the_resolution_of_single_slides(bench: Bench, picky: str) 
     assert [p.level.mpp for p in plans] == [0.5] * 3
     with pytest.raises(UsageError, match=r"none.csv cannot be read"):
         bench.plan(a, slides_table=str(bench.folder / "none.csv"))
+
+
+def test_rows_of_the_table_that_match_no_slide_are_named(bench: Bench, picky: str) -> None:
+    slide = bench.slide("a.tif")
+    table = bench.folder / "slides.csv"
+    table.write_text(f"slide,mpp\na.tif,0.5\nb.tif,0.25\n{bench.folder}/c.tif,0.25\n")
+    plan = bench.plan(slide, model=picky, slides_table=str(table))
+    assert plan.unmatched == ("b.tif", f"{bench.folder}/c.tif")
+    assert f"match no slide of this run: b.tif, {bench.folder}/c.tif;" in plan.table_warning
+    assert plan.table_warning in plan_as_text(plan)
+    table.write_text("slide,mpp\na.tif,0.5\n")
+    assert bench.plan(slide, model=picky, slides_table=str(table)).table_warning == ""
 
 
 def test_planning_writes_nothing(bench: Bench) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,95 @@ def test_stack_of_imagej_is_chosen_from_by_its_axes(tmp_path: Path) -> None:
         open_slide(tmp_path / "a.tif")
     level = open_slide(tmp_path / "a.tif", planes=Planes((1,), 2, 1)).levels[0]
     np.testing.assert_array_equal(whole(level)[..., 0], STACK[1, 2, 1])
+
+
+FIVE = np.stack([picture((70, 90), seed=i) for i in range(5)])
+AS_CHANNELS = r"if they are channels, read them with --channels 0,1,2,3,4$"
+
+
+def write_shaped(path: Path) -> None:
+    tifffile.imwrite(path, FIVE, tile=(64, 64), compression="zlib")
+
+
+def write_pages(path: Path) -> None:
+    """Each plane is followed by its levels."""
+    with tifffile.TiffWriter(path) as tiff:
+        for plane in FIVE:
+            tiff.write(plane, tile=(64, 64), metadata=None)
+            tiff.write(plane[::2, ::2], tile=(64, 64), metadata=None, subfiletype=1)
+
+
+def write_levels(path: Path) -> None:
+    """Each level has all planes."""
+    with tifffile.TiffWriter(path) as tiff:
+        for step in (1, 2):
+            for plane in FIVE:
+                tiff.write(plane[::step, ::step], tile=(64, 64), metadata=None, subfiletype=step - 1)
+
+
+def write_imagej(path: Path) -> None:
+    tifffile.imwrite(path, FIVE, description="ImageJ=1.54f\nimages=5\n", metadata=None)
+
+
+@pytest.mark.parametrize("write", [write_shaped, write_pages, write_levels, write_imagej])
+def test_planes_that_the_file_does_not_name_are_channels_if_channels_are_chosen(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "a.tif"
+    write(path)
+    with pytest.raises(PlaneError, match=AS_CHANNELS):
+        open_slide(path)
+    for channels in ((0, 1, 2, 3, 4), (3, 0)):
+        slide = open_slide(path, planes=Planes(channels))
+        assert (slide.levels[0].axes, slide.levels[0].reading) == ("cyx", f"--channels {','.join(map(str, channels))}")
+        assert len(slide.levels) == (2 if write in (write_pages, write_levels) else 1)
+        for level in slide.levels:
+            step = 2**level.index
+            expected = np.moveaxis(FIVE[list(channels), ::step, ::step], 0, -1)
+            np.testing.assert_array_equal(whole(pickle.loads(pickle.dumps(level))), expected)
+    with pytest.raises(PlaneError, match="has the channels 0 to 4; --channels 5 is not one of them"):
+        open_slide(path, planes=Planes((5,)))
+
+
+def test_focal_planes_that_the_file_names_are_never_channels(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", FIVE, metadata={"axes": "ZYX"}, tile=(64, 64))
+    with pytest.raises(PlaneError, match=r"holds 5 focal planes \(0 to 4\); choose with --z N$"):
+        open_slide(tmp_path / "a.tif", planes=Planes((0,)))
+
+
+@pytest.mark.parametrize("imagej", [False, True])
+def test_channels_that_the_file_names_need_no_option(tmp_path: Path, imagej: bool) -> None:
+    path = tmp_path / ("a.tif" if imagej else "a.ome.tif")
+    tifffile.imwrite(path, FIVE, imagej=imagej, metadata={"axes": "CYX"})
+    np.testing.assert_array_equal(whole(open_slide(path).levels[0]), np.moveaxis(FIVE, 0, -1))
+
+
+@pytest.mark.parametrize(("photometric", "colours"), [("rgb", 3), ("minisblack", 1)])
+def test_five_bands_as_vips_writes_them_are_channels(tmp_path: Path, photometric: str, colours: int) -> None:
+    image = np.ascontiguousarray(np.moveaxis(FIVE, 0, -1))
+    extra = ["unassalpha"] + ["unspecified"] * (4 - colours)
+    options: dict[str, Any] = {"photometric": photometric, "planarconfig": "contig", "extrasamples": extra}
+    tifffile.imwrite(tmp_path / "a.tif", image, metadata=None, tile=(64, 64), compression="zlib", **options)
+    level = open_slide(tmp_path / "a.tif").levels[0]
+    assert (level.axes, level.channels) == ("yxc", 5)
+    np.testing.assert_array_equal(whole(level), image)
+    chosen = open_slide(tmp_path / "a.tif", planes=Planes((4, 1))).levels[0]
+    np.testing.assert_array_equal(whole(chosen), image[..., [4, 1]])
+
+
+def test_channels_of_a_qptiff_have_the_names_of_its_pages(tmp_path: Path) -> None:
+    names = ("DAPI", "Opal 520", "Opal 690")
+    xml = (
+        '<?xml version="1.0" encoding="utf-16"?><PerkinElmer-QPI-ImageDescription>{}</PerkinElmer-QPI-ImageDescription>'
+    )
+    with tifffile.TiffWriter(tmp_path / "a.qptiff") as tiff:
+        for name, plane in zip(names, FIVE, strict=False):
+            tags = f"<ImageType>FullResolution</ImageType><Name>{name}</Name>"
+            options: dict[str, Any] = {"description": xml.format(tags), "software": "PerkinElmer-QPI", "metadata": None}
+            tiff.write(plane, tile=(64, 64), **options)
+    slide = open_slide(tmp_path / "a.qptiff", planes=Planes(("Opal 690", "DAPI")))
+    assert slide.channel_names == names
+    np.testing.assert_array_equal(whole(slide.levels[0]), np.moveaxis(FIVE[[2, 0]], 0, -1))
 
 
 def test_option_for_a_choice_that_there_is_not_is_an_error(tmp_path: Path) -> None:

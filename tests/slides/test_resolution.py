@@ -12,7 +12,7 @@ import tifffile
 from tests.slides.made import APERIO, picture, pyramid
 from wsipipe.errors import ResolutionError
 from wsipipe.slides.open import describe, open_slide
-from wsipipe.slides.resolution import HINT, STATED, TAGS, Reading, checked, weighed
+from wsipipe.slides.resolution import HINT, MPP_DOUBTED, STATED, TAGS, Reading, checked, weighed
 from wsipipe.slides.slide import Slide, choose_level
 
 
@@ -76,6 +76,16 @@ def test_sizes_that_can_not_be_are_not_used(y: float, x: float) -> None:
 @pytest.mark.parametrize(("y", "x"), [(0.25, 0.25), (1, 1.04), (20, 20), (0.05, 0.0501)])
 def test_sizes_that_can_be_are_averaged(y: float, x: float) -> None:
     assert checked(y, x, "a tag").mpp == pytest.approx((x + y) / 2)
+
+
+def test_resolution_finer_than_any_light_microscope_is_doubted_unless_the_user_gives_it(tmp_path: Path) -> None:
+    slide = opened(tmp_path, resolution=(400000.0, 400000.0), resolutionunit="centimeter")
+    assert slide.mpp == pytest.approx(0.025)
+    (warning,) = slide.warnings
+    assert "gives 0.025 micrometres per pixel, which is finer than any light microscope" in warning
+    assert "--mpp" in warning
+    assert open_slide(tmp_path / "a.tif", mpp=0.25).warnings == ()
+    assert checked(MPP_DOUBTED, MPP_DOUBTED, "a tag").warnings == ()
 
 
 # --- what formats state ---------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ def plan_as_json(plan: RunPlan) -> dict[str, Any]:
         "engine": plan.setup.engine,
         "threads": plan.threads,
         "max_memory_bytes": plan.setup.limit_bytes,
+        "unmatched_rows": list(plan.unmatched),
         "slides": [_slide_plan_as_json(plan, slide) for slide in plan.slides],
     }
 
@@ -71,6 +72,7 @@ def plan_as_text(plan: RunPlan) -> str:
                 f"memory at most {row['projected_memory_bytes'] / 1e6:,.0f} MB"
             )
         lines += [f"         warning: {warning}" for warning in row.get("warnings", [])]
+    lines += [f"warning: {plan.table_warning}"] * bool(plan.unmatched)
     return shown_lines(lines)
 
 

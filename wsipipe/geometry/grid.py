@@ -12,9 +12,10 @@ chunk  what a viewer reads; a block halved until it is at most 512 px
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 
@@ -121,6 +122,11 @@ class Grid:
         rows, cols = self.blocks
         return ((row, col) for row in range(rows) for col in range(cols))
 
+    @property
+    def every_block(self) -> BlocksLeft:
+        """All blocks of the grid."""
+        return BlocksLeft(self)
+
     def block_box(self, index: tuple[int, int]) -> Box:
         """The pixels of block ``index``; the last ones of a row or column may be smaller than the others."""
         (y0, y1), (x0, x1) = (
@@ -209,6 +215,33 @@ class Grid:
     def shard(self, level: int) -> int:
         """Side in pixels of a shard of ``level``: the block's share of it, and never less than a chunk."""
         return max(self.block >> level, self.chunk)
+
+
+@dataclass(frozen=True)
+class BlocksLeft(Collection[tuple[int, int]]):
+    """The (row, column) of the blocks of ``grid`` that are not ``done``, row by row; nothing is held but ``done``.
+
+    A header may claim 2^46 pixels, whose 16 million blocks take 2 GB as a list.
+    """
+
+    grid: Grid
+    done: frozenset[tuple[int, int]] = frozenset()
+
+    def __len__(self) -> int:
+        return self.grid.count - len(self.done)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return (index for index in self.grid.indices() if index not in self.done)
+
+    def __contains__(self, index: object) -> bool:
+        inside = isinstance(index, tuple) and all(0 <= i < n for i, n in zip(index, self.grid.blocks, strict=True))
+        return inside and index not in self.done
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels in them."""
+        done = (self.grid.block_box(index).shape for index in self.done)
+        return prod(self.grid.shape) - sum(map(prod, done))
 
 
 def fit_sizes(

@@ -8,7 +8,7 @@ of the slide alive (dask issues 3671, 6688, 11580, 11934).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,16 @@ def map_blocks(function: BlockFunction, work: Any, grid: Grid, **output: Any) ->
     rows, cols = (mirrored_coordinates(grid, axis) for axis in (0, 1))
     array: da.Array = da.map_blocks(call.__call__, rows, cols, name=f"{function.__name__}-{call.token}", **output)
     return array
+
+
+def tasks_of(blocks: da.Array, indices: Iterable[tuple[int, int]]) -> dict[Any, Any]:
+    """The tasks of ``blocks``, an array of `map_blocks`, that compute those at ``indices``.
+
+    `HighLevelGraph.cull` makes a list of all keys first: 2 GB and 20 s for a header that claims 2^46 pixels.
+    """
+    layers = blocks.dask.layers
+    layer, needed = layers[blocks.name].cull({(blocks.name, *index) for index in indices}, ())
+    return dict(layer) | {key: layers[key[0]][key] for keys in needed.values() for key in keys}
 
 
 def lazy_labels(work: BlockWork) -> da.Array:

@@ -145,6 +145,8 @@ def _run(
 def _tell_plan(plan: RunPlan, outcomes: Outcomes) -> None:
     """Say what there is to do, which slides are refused, and which are skipped."""
     outcomes(RunStarted(sum(len(p.blocks) for p in plan.to_do), sum(p.pixels for p in plan.to_do)))
+    if plan.table_warning and plan.setup.slides.table is not None:
+        outcomes(Warned(plan.setup.slides.table.name, plan.table_warning))
     for slide in plan.slides:
         if isinstance(slide, Refused):
             outcomes(SlideFailed(slide.path, slide.error))

@@ -21,6 +21,9 @@ from wsipipe.slides.slide import Level, Slide, with_mpp
 from wsipipe.tissue.mask_file import is_file
 from wsipipe.urls import Url
 
+MOST_NAMED = 20
+"""Rows of a table that a message names."""
+
 
 @dataclass(frozen=True)
 class Refused:
@@ -44,6 +47,14 @@ class RunPlan:
     """Memory of a process before its first block."""
     bare: float = 0.0
     """Pixels a second, margins included, of the bare network on one device; 0 until it is measured."""
+    unmatched: tuple[str, ...] = ()
+    """Slides of the table of slides, as it has them, that are none of this run's."""
+
+    @property
+    def table_warning(self) -> str:
+        """A warning that rows of the table match no slide, so that nobody relies on them; empty if all do."""
+        named = ", ".join(self.unmatched[:MOST_NAMED]) + ", ..." * (len(self.unmatched) > MOST_NAMED)
+        return f"rows of --slides-table that match no slide of this run: {named}; check their names" if named else ""
 
     @property
     def planned(self) -> tuple[SlidePlan, ...]:
@@ -90,7 +101,8 @@ def plan_run(slides: Sequence[Named], setup: Setup) -> RunPlan:
     stores = name_stores(opened, locate(setup.out))
     plans = [_plan(s, stores[s.path], setup) if isinstance(s, Slide) else s for s in listed]
     threads = setup.asked.threads or default_threads(setup.devices)
-    run = _within_memory(RunPlan(setup, tuple(plans), threads, base))
+    unmatched = tuple(setup.slides.table.unmatched(paths)) if setup.slides.table else ()
+    run = _within_memory(RunPlan(setup, tuple(plans), threads, base, unmatched=unmatched))
     if run.to_do:
         _check_writable(locate(setup.out))
     return run

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, replace
 from datetime import UTC, datetime
 from enum import Enum, auto
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +19,7 @@ from wsipipe.errors import MachineError, SlideError, SlideReadError
 from wsipipe.events import BlockDone, Listener, SlideDone, SlideEmpty, SlideStarted, TissueFound, Warned
 from wsipipe.inference.block import BlockWork
 from wsipipe.pipeline.block_tasks import Index, StoreWork, is_blank, store_block
-from wsipipe.pipeline.graph import map_blocks
+from wsipipe.pipeline.graph import map_blocks, tasks_of
 from wsipipe.pipeline.run_plan import RunPlan
 from wsipipe.pipeline.slide_plan import SlidePlan
 from wsipipe.pipeline.slide_seen import look
@@ -93,7 +94,7 @@ class SlideJob:
             meta=np.empty((0, 0), object),
         )
         self._in_flight: set[Future[Any]] = set()
-        self._todo = deque(plan.blocks)
+        self._todo, self._left = iter(plan.blocks), len(plan.blocks)
         self._suspects: list[Index] = []
         self._lost: list[Index] = []
         self._unread: list[SlideReadError] = []
@@ -133,7 +134,9 @@ class SlideJob:
     def _tasks(self, most: int) -> Futures:
         """Up to ``most`` tasks of this stage that can be submitted now."""
         if self.stage is Stage.BLOCKS:
-            return self._submit([self._todo.popleft() for _ in range(min(most, len(self._todo)))])
+            blocks = list(islice(self._todo, most))
+            self._left -= len(blocks)
+            return self._submit(blocks)
         if self._in_flight:
             return []
         if self.stage is Stage.TISSUE and most:
@@ -145,7 +148,7 @@ class SlideJob:
 
     def _enter_next_stage(self) -> bool:
         """Enter the next stage, if this one has no tasks left."""
-        if self.stage is Stage.BLOCKS and not self._todo:
+        if self.stage is Stage.BLOCKS and not self._left:
             self.stage = Stage.SUSPECTS
         elif self.stage is Stage.SUSPECTS and not self._suspects:
             self.stage = Stage.FINISHING
@@ -231,7 +234,7 @@ class SlideJob:
         seen: Seen = future.result()
         if not seen.same_as(self._seen):
             self._overwritten = True
-            self._todo.clear()
+            self._todo, self._left = iter(()), 0
             self._suspects.clear()
         elif seen != self._seen:
             self._seen = seen
@@ -247,7 +250,7 @@ class SlideJob:
         if not blocks:
             return []
         keys = [(self._blocks.name, *index) for index in blocks]
-        futures: Futures = self._client.get(dict(self._blocks.dask.cull(set(keys))), keys, sync=False)
+        futures: Futures = self._client.get(tasks_of(self._blocks, blocks), keys, sync=False)
         return futures
 
     def _finish(self) -> Iterator[Futures]:
@@ -255,7 +258,7 @@ class SlideJob:
         yield self._look()
         self._raise_if_incomplete()
         plan, client = self.plan, self._client
-        done_before = set(plan.grid.indices()).difference(plan.blocks)
+        done_before = plan.blocks.done
         unknown = sorted(done_before)
         while self._blank and unknown:  # whether they are blank is written down nowhere
             some = [unknown.pop() for _ in range(min(len(unknown), self._run.all_threads))]

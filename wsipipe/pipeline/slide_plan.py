@@ -8,7 +8,7 @@ from functools import partial
 
 from wsipipe.errors import ChannelError, DamagedStoreError, FingerprintError
 from wsipipe.files import locate
-from wsipipe.geometry.grid import Grid, fit_sizes
+from wsipipe.geometry.grid import BlocksLeft, Grid, fit_sizes
 from wsipipe.model.model_file import ModelInfo
 from wsipipe.pipeline.memory_need import block_need, decoded_bytes, kept_bytes, network_need, tissue_need
 from wsipipe.pipeline.setup import Setup
@@ -40,8 +40,8 @@ class SlidePlan:
     """``segment``, ``resume`` or ``skip``."""
     reason: str
     """The reason, in words."""
-    blocks: tuple[tuple[int, int], ...]
-    """(row, column) of the blocks to compute."""
+    blocks: BlocksLeft
+    """The blocks to compute."""
     damaged: tuple[str, ...]
     """Paths, within the store, of shards that exist but are not whole."""
     reopen: bool
@@ -63,8 +63,7 @@ class SlidePlan:
     @property
     def pixels(self) -> int:
         """Number of pixels in the blocks to compute."""
-        shapes = (self.grid.block_box(index).shape for index in self.blocks)
-        return sum(height * width for height, width in shapes)
+        return self.blocks.pixels
 
     def memory_bytes(self, threads: int) -> int:
         """The most memory that ``threads`` blocks in flight take, on top of what the process takes anyway."""
@@ -114,7 +113,7 @@ def check_channels(slide: Slide, level: Level, model: ModelInfo) -> None:
         count = len(slide.channel_names) or level.channels
         named = f": {listed_channels(slide.channel_names, count)}" if slide.channel_names else ""
         choose = (
-            f", or choose {wanted} of them with --channels{named}" if count > wanted and level.axes == "cyx" else ""
+            f", or choose {wanted} of them with --channels{named}" if count > wanted and _are_channels(level) else ""
         )
         raise ChannelError(
             f"{slide.file} has {_channels(level.channels)}, model {model.spec.name!r} takes {_channels(wanted)}; "
@@ -147,7 +146,7 @@ def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePla
         store = store_of(final.block, final.seen)
         journal = read_journal(store, locate(path))
         if final.complete and journal.finished:
-            return plan(store, SKIP, "complete, no tissue found" if final.tissue_share == 0 else "complete")
+            return plan(store, SKIP, "complete, no tissue found" if final.tissue_share == 0 else "complete", journal)
     begun = usable(unfinished)
     linked = os.path.islink(unfinished)  # noqa: PTH114 - a URL is no link
     if begun is not None and not (setup.overwrite and (linked or asked not in (None, begun.block))):
@@ -206,14 +205,13 @@ def _slide_plan(
     restart: bool = False,
 ) -> SlidePlan:
     grid = store.grid
-    every = tuple(grid.indices())
-    blocks = journal.blocks if journal else every if action == SEGMENT else ()
+    blocks = journal.blocks if journal else grid.every_block
     return SlidePlan(
         slide=slide,
         level=level,
         store=store,
         action=action,
-        reason=reason or f"{len(every) - len(blocks)} of {len(every)} blocks are done",
+        reason=reason or f"{len(blocks.done)} of {grid.count} blocks are done",
         blocks=blocks,
         damaged=journal.damaged if journal else (),
         reopen=reopen,
@@ -271,6 +269,11 @@ def _usable(slide: Slide, path: str, *, fingerprint: Fingerprint, overwrite: boo
         f"{path} was made with {', '.join(words[name] for name in old.differences(new))}; "
         "--overwrite replaces it once the new one is complete, or use another -o"
     )
+
+
+def _are_channels(level: Level) -> bool:
+    """Whether a level has channels of their own, rather than the parts of a colour."""
+    return level.axes == "cyx" or level.channels > 4
 
 
 def _channels(count: int) -> str:

@@ -15,6 +15,7 @@ from wsipipe.slides.byte_source import open_source
 from wsipipe.slides.identity import files_state
 from wsipipe.slides.opened import AsSeen
 from wsipipe.slides.planes import ALL, Planes
+from wsipipe.slides.readers.openslide import missing_files
 from wsipipe.slides.readers.reader import Reader
 from wsipipe.slides.readers.registry import extra_for, named
 from wsipipe.slides.slide import Slide, check_sides, with_mpp
@@ -100,7 +101,8 @@ def _open(path: Location, readers: Sequence[Reader], planes: Planes) -> Slide:
             return replace(slide, why=f"{reader.why}; {readers[0].name}: {refusal}")
     if refusal is not None:
         raise refusal
-    raise SlideFormatError(f"{path.name} {_what_it_is(path)}; {_what_is_read(path, readers)}")
+    missing = missing_files(path)
+    raise SlideFormatError(f"{path.name} {missing or f'{_what_it_is(path)}; {_what_is_read(path, readers)}'}")
 
 
 def _as_seen(slide: Slide) -> Slide:

@@ -86,7 +86,7 @@ def parse_reading(text: str) -> tuple[str | None, Planes]:
     return reader, take_planes({name: text if name == "channels" else int(text) for name, text in said.items()})
 
 
-def choose_one(file: str, option: str, wanted: int | None, choices: Sequence[str]) -> int:
+def choose_one(file: str, option: str, wanted: int | None, choices: Sequence[str], *, unnamed: bool = False) -> int:
     """Number of the choice to read: ``wanted``, or 0 if there is only one.
 
     Parameters
@@ -99,6 +99,8 @@ def choose_one(file: str, option: str, wanted: int | None, choices: Sequence[str
         Its number, from 0.
     choices
         Each choice in words, or just its number.
+    unnamed
+        Whether they may be channels, too, because the file does not say what they are.
 
     Raises
     ------
@@ -112,6 +114,8 @@ def choose_one(file: str, option: str, wanted: int | None, choices: Sequence[str
     several = f"{len(choices)} {NAMES[option]}s{_listed(choices)}" if len(choices) > 1 else f"one {NAMES[option]}"
     if wanted is None:
         each = f", or name each as a slide of its own: {file}#0 {file}#1" if option == "series" else ""
+        numbers = [*map(str, range(min(len(choices), MAX_LISTED))), *["..."] * (len(choices) > MAX_LISTED)]
+        each += f"; if they are channels, read them with --channels {','.join(numbers)}" * unnamed
         raise PlaneError(f"{file} holds {several}; choose with --{option} N{each}")
     raise PlaneError(f"{file} holds {several}; there is no --{option} {wanted}")
 
@@ -160,6 +164,17 @@ def choose_channels(
     if len(set(found)) < len(found):
         raise PlaneError(f"{file}: --channels {','.join(map(str, wanted))} names a channel twice")
     return None if found == list(range(count)) else tuple(found)
+
+
+def all_chosen(file: str, wanted: tuple[int | str, ...] | None, names: Sequence[str], count: int) -> tuple[int, ...]:
+    """Like `choose_channels`, but always the numbers, also those of all: whoever opens it again must choose them, too.
+
+    Raises
+    ------
+    PlaneError
+        As `choose_channels`.
+    """
+    return choose_channels(file, wanted, names, count) or tuple(range(count))
 
 
 def listed_channels(names: Sequence[str], count: int) -> str:

@@ -68,6 +68,10 @@ def micrometres_in(unit: str) -> float | None:
 
 MPP_PLAUSIBLE = 20.0
 """No slide is scanned this coarsely, µm/px; libvips writes 1000 for an untagged TIFF, and 72 dpi is 353."""
+MPP_DOUBTED = 0.05
+"""Finer than any light microscope scans, µm/px: 100x objectives have 0.1, and light resolves 0.2 µm. Units are easily
+mistaken, nanometres for ångströms or pixels per inch for those per centimetre; electron microscopes do go that far."""
+DOUBT = f"finer than any light microscope, {MPP_DOUBTED:g}; it is used, and if it is wrong, --mpp corrects it"
 STATED, TAGS, HINT = "stated", "tags", "magnification"
 """Kinds of a `Reading`, the most trusted first."""
 ANISOTROPY = 0.05
@@ -139,6 +143,7 @@ def weighed(found: Sequence[Reading | str]) -> Resolution:
         return Resolution(None, named, (*warnings, f"{named}; none of them is used"), readings)
     warnings += [f"{_says(one)}, but {_says(best)}; the former is not used" for one in others]
     warnings += [f"{_says(best)}, but {_says(one)}; the former is used" for one in doubts]
+    warnings += [f"{_says(best)}, which is {DOUBT}"] * (best.mpp < MPP_DOUBTED)
     return Resolution(best.mpp, best.source, tuple(warnings), readings)
 
 

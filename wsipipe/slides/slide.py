@@ -18,7 +18,7 @@ from wsipipe.geometry.scale import shrunk_side
 from wsipipe.slides.identity import files_sha256, files_state
 from wsipipe.slides.opened import LEVELS, Source
 from wsipipe.slides.planes import ALL, Planes
-from wsipipe.slides.resolution import Reading
+from wsipipe.slides.resolution import DOUBT, Reading
 
 if TYPE_CHECKING:
     import zarr
@@ -206,9 +206,10 @@ def check_sides(name: str, shapes: Sequence[tuple[int, int]]) -> None:
 
 
 def with_mpp(slide: Slide, mpp: float, source: str = "given") -> Slide:
-    """The slide with ``mpp`` micrometres per pixel at level 0, and its levels to match."""
+    """The slide with ``mpp`` micrometres per pixel at level 0, and its levels to match; they are not doubted."""
     levels = tuple(replace(level, mpp=mpp * level.downsample) for level in slide.levels)
-    return replace(slide, mpp=mpp, mpp_source=source, levels=levels)
+    warnings = tuple(warning for warning in slide.warnings if not warning.endswith(DOUBT))
+    return replace(slide, mpp=mpp, mpp_source=source, levels=levels, warnings=warnings)
 
 
 def downsample_of(finest: tuple[int, int], shape: tuple[int, int]) -> float:

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -66,6 +66,11 @@ class SlidesTable:
             if row := self.paths.get(str(one)) or self.names.get(one.name):
                 return row
         return SlideRow(str(here))
+
+    def unmatched(self, slides: Iterable[Named]) -> list[str]:
+        """The slides, as the table has them, of rows that are of none of ``slides``."""
+        used = {self.row(slide).slide for slide in slides}
+        return [row.slide for row in self.paths.values() if row.slide not in used]
 
 
 def read_slides_table(path: Path) -> SlidesTable:

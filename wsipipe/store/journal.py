@@ -9,26 +9,32 @@ In a bucket every object is whole: it is enough that it exists, and one request 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsipipe.errors import OutputError
 from wsipipe.files import Location
+from wsipipe.geometry.grid import BlocksLeft
 from wsipipe.store.lifecycle import arrays_fit
 from wsipipe.store.shards import read_index
-from wsipipe.store.spec import StoreSpec, block_shards, coarse_chunks, shard_name, tissue_shards
+from wsipipe.store.spec import PROBABILITIES, StoreSpec, block_shards, chunks_along, shard_name, tissue_shards
 from wsipipe.urls import Url
 
 MISSING, WHOLE, DAMAGED = "missing", "whole", "damaged"
+SHARD = re.compile(rf"(\d+|{PROBABILITIES})/c/(?:0/)?(\d+)/(\d+)")
+"""Path of a shard within a store: its array, row and column; of probabilities after the first class."""
 
 
 @dataclass(frozen=True)
 class Journal:
     """The work that is left in a store."""
 
-    blocks: tuple[tuple[int, int], ...]
-    """(row, column) of each block with a missing or damaged shard."""
+    blocks: BlocksLeft
+    """The blocks with a missing or damaged shard."""
     damaged: tuple[str, ...]
     """Paths, within the store, of the shards that exist and are not whole."""
     coarse_missing: int
@@ -59,41 +65,67 @@ def read_journal(spec: StoreSpec, root: Location) -> Journal:
     OutputError
         If a file of it cannot be read, or the bucket cannot be listed.
     """
-    todo, damaged, state_of = [], [], _states(root)
-    for index in spec.grid.indices():
+    there = _files(root)
+
+    def state_of(name: str, chunks: int) -> str:
+        if isinstance(root, Url):
+            return WHOLE if name in there else MISSING
+        return _state(root / name, chunks)
+
+    done, damaged = set(), []
+    shards_of, grid = _by_array(there), spec.grid
+    every, by_blocks = grid.every_block, (PROBABILITIES, *map(str, range(grid.block_levels)))
+    for index in sorted(index for index in set().union(*map(shards_of.__getitem__, by_blocks)) if index in every):
         states = {name: state_of(name, chunks) for name, chunks in block_shards(spec, index).items()}
         damaged += [name for name, state in states.items() if state == DAMAGED]
-        if set(states.values()) != {WHOLE}:
-            todo.append(index)
-    coarse = {name: state_of(name, 1) for name in _coarse_shards(spec)}
-    damaged += [name for name, state in coarse.items() if state == DAMAGED]
-    coarse_missing = sum(state != WHOLE for state in coarse.values())
+        if set(states.values()) == {WHOLE}:
+            done.add(index)
+    coarse_missing = 0
+    for level in range(grid.block_levels, len(grid.level_shapes)):
+        rows, cols = chunks_along(spec, level)
+        indices = sorted((row, col) for row, col in shards_of[str(level)] if row < rows and col < cols)
+        states = {name: state_of(name, 1) for name in (shard_name(str(level), index) for index in indices)}
+        damaged += [name for name, state in states.items() if state == DAMAGED]
+        coarse_missing += rows * cols - sum(state == WHOLE for state in states.values())
     tissue = tissue_shards(spec)
     tissue_missing = any(state_of(name, chunks) != WHOLE for name, chunks in tissue.items())
     damaged += tissue if tissue_missing else []  # all of its levels are made at once
-    return Journal(tuple(todo), tuple(damaged), coarse_missing, tissue_missing, arrays_fit(spec, root))
+    blocks = BlocksLeft(grid, frozenset(done))
+    return Journal(blocks, tuple(damaged), coarse_missing, tissue_missing, arrays_fit(spec, root))
 
 
-def _coarse_shards(spec: StoreSpec) -> Iterator[str]:
-    """Paths, within the store, of the shards of the levels that blocks do not write."""
-    for level in range(spec.grid.block_levels, len(spec.grid.level_shapes)):
-        for index in coarse_chunks(spec, level):
-            yield shard_name(str(level), index)
+def _files(root: Location) -> set[str]:
+    """Paths of all files within ``root``, with slashes: what exists is asked for, not each shard that could.
 
-
-def _states(root: Location) -> Callable[[str, int], str]:
-    """A function from a shard's path within the store at ``root``, and its number of chunks, to its state."""
-    if not isinstance(root, Url):
-        return lambda name, chunks: _state(root / name, chunks)
+    Raises
+    ------
+    OutputError
+        If they cannot be listed.
+    """
     try:
-        there = {name for name, _ in root.files()}
+        if isinstance(root, Url):
+            return {name for name, _ in root.files()}
+        folders = os.walk(root, onerror=_raise) if root.exists() else ()
+        return {(Path(folder) / name).relative_to(root).as_posix() for folder, _, names in folders for name in names}
     except OSError as err:
         raise OutputError(f"{root} cannot be listed: {err.strerror or err}") from err
-    return lambda name, _: WHOLE if name in there else MISSING
+
+
+def _raise(err: OSError) -> None:
+    raise err
+
+
+def _by_array(names: Iterable[str]) -> dict[str, set[tuple[int, int]]]:
+    """The (row, column) of the shards among files ``names``, by the name of their array."""
+    found = defaultdict(set)
+    for name in names:
+        if shard := SHARD.fullmatch(name):
+            found[shard[1]].add((int(shard[2]), int(shard[3])))
+    return found
 
 
 def _state(path: Path, chunks: int) -> str:
-    """The state of one shard on a disk: whole if the index fits its checksum, and the file is as long as it says.
+    """The state of a shard on a disk: whole if the index fits its checksum, and the file is as long as it says.
 
     A shard is its chunks, then for each chunk offset and length (uint64, all ones if not written), then the CRC32C
     of these (https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/).

@@ -151,8 +151,14 @@ def block_shards(spec: StoreSpec, index: tuple[int, int]) -> dict[str, int]:
 
 def coarse_chunks(spec: StoreSpec, level: int) -> Iterator[tuple[int, int]]:
     """(row, column) of every chunk of a ``level`` that blocks do not write."""
+    rows, cols = chunks_along(spec, level)
+    return ((i, j) for i in range(rows) for j in range(cols))
+
+
+def chunks_along(spec: StoreSpec, level: int) -> tuple[int, int]:
+    """Number of chunks of ``level``, (rows, columns)."""
     height, width = spec.grid.level_shapes[level]
-    return ((i, j) for i in range(-(-height // spec.grid.chunk)) for j in range(-(-width // spec.grid.chunk)))
+    return -(-height // spec.grid.chunk), -(-width // spec.grid.chunk)
 
 
 def tissue_shards(spec: StoreSpec) -> dict[str, int]:

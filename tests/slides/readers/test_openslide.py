@@ -5,16 +5,18 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.real_data import data, needs_data
 from tests.slides.made import APERIO, VMS, patch, picture, pyramid, tile_at, vms
 from wsipipe.arrays import Pixels
-from wsipipe.errors import SlideFormatError, SlideReadError, UsageError
+from wsipipe.errors import PlaneError, SlideFormatError, SlideReadError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
@@ -140,7 +142,7 @@ def test_reader_that_is_asked_for_is_taken(tmp_path: Path) -> None:
     with pytest.raises(SlideFormatError, match=r"a.tif is not a slide .*; reader dicom does not recognise it"):
         open_slide(path, reader="dicom")
     with pytest.raises(
-        UsageError, match="--reader tifffile is not a reader; allowed: tiff, ome-zarr, dicom, openslide"
+        UsageError, match="--reader tifffile is not a reader; allowed: tiff, ome-zarr, dicom, picture, openslide"
     ):
         open_slide(path, reader="tifffile")
 
@@ -165,3 +167,28 @@ def test_without_openslide_the_error_says_how_to_get_it(tmp_path: Path, reader: 
     said = subprocess.run(command, check=False, capture_output=True, text=True).stderr
     assert said.splitlines()[-1].startswith("wsipipe.errors.SlideFormatError: ")
     assert "pip install 'wsipipe[openslide]'" in said
+
+
+@pytest.mark.parametrize("rest", ["folder", "folder without Slidedat.ini"])
+def test_mrxs_without_its_pixels_is_an_error_that_names_what_is_missing(tmp_path: Path, rest: str) -> None:
+    path = tmp_path / "case-17.mrxs"
+    path.write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))
+    if rest != "folder":
+        (tmp_path / "case-17").mkdir()
+    wanted = "is without its folder case-17" if rest == "folder" else "lacks case-17/Slidedat.ini"
+    for reader in (None, "openslide"):
+        with pytest.raises(
+            SlideFormatError, match=rf"^case-17.mrxs {wanted}, .*; copy the file and its folder case-17"
+        ):
+            open_slide(path, reader=reader)
+
+
+def test_focal_planes_are_not_read_as_the_first_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.svs"
+    with tifffile.TiffWriter(path) as tiff:
+        for seed in range(3):
+            image = picture((150, 170, 3), seed=seed)
+            options: dict[str, Any] = {"description": APERIO.format(w=170, h=150), "compression": "jpeg"}
+            tiff.write(image, tile=(64, 64), photometric="rgb", metadata=None, **options)
+    with pytest.raises(PlaneError, match=r"^a.svs holds 3 focal planes.* --reader openslide, then choose with --z"):
+        open_slide(path, reader="openslide")

@@ -32,8 +32,9 @@ from wsipipe.slides.readers.dicom_frames import (
     planes_of,
 )
 from wsipipe.slides.readers.dicom_series import Instance, instance_of, instances_in, series_in
+from wsipipe.slides.readers.sparse import check_count, check_share
 from wsipipe.slides.resolution import Resolution, checked
-from wsipipe.slides.slide import Level, Slide, downsample_of
+from wsipipe.slides.slide import Level, Slide, check_sides, downsample_of
 from wsipipe.urls import Url
 
 INSTALL_DICOM = "pip install 'wsipipe[dicom]'"
@@ -165,8 +166,26 @@ def _open(path: Path, wanted: int | None) -> Pyramid:
     for instance in instances:
         by_size.setdefault((instance.size.height, instance.size.width), []).append(instance)
     levels = tuple(tuple(by_size[size]) for size in sorted(by_size, key=prod, reverse=True))
+    for level in levels:
+        _check_tiles(path, level)
     associated = tuple(f"{kind} {i.size.height} x {i.size.width} px" for kind, found in kinds.items() for i in found)
     return Pyramid(tuple(files), levels, associated)
+
+
+def _check_tiles(path: Path, instances: Sequence[Any]) -> None:
+    """Refuse a level of too many tiles, or of too few frames for them, before wsidicom makes a table of them.
+
+    Raises
+    ------
+    SlideError
+        If it is such a level; the message names the file.
+    """
+    size, tile = instances[0].size, instances[0].tile_size
+    check_sides(path.name, [(size.height, size.width)])
+    tiles, of = -(-size.height // tile.height) * -(-size.width // tile.width), f"{size.height} x {size.width} px"
+    frames = sum(dataset.frame_count for instance in instances for dataset in instance.datasets)
+    check_share(path.name, frames, tiles, of, way_out=COPY_SERIES_AGAIN)
+    check_count(path.name, tiles, of)
 
 
 def _files(path: Path, wanted: int | None) -> list[Path]:

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from wsipipe.errors import SlideFormatError, SlideReadError
+from wsipipe.errors import PlaneError, SlideFormatError, SlideReadError
 from wsipipe.events import Spent
 from wsipipe.files import Location
 from wsipipe.slides.identity import file_identity, folder_identity
@@ -68,6 +68,7 @@ class OpenSlideReader:
         assert isinstance(path, Path), "it recognises no other"
         handle = Handle(path)
         slide = handle.slide
+        _refuse_planes(path, slide)
         for option in ("z", "t", "series"):
             choose_one(path.name, option, getattr(planes, option), ["0"])
         channels = choose_channels(path.name, planes.channels, (), 3)
@@ -277,6 +278,15 @@ def openslide_identity(path: Path) -> str:
     return folder_identity(path.parent, [path.read_bytes()], sizes)
 
 
+def missing_files(path: Location) -> str | None:
+    """What is missing of a MIRAX slide, whose pixels are in a folder beside it, in words; None if nothing is."""
+    folder = path.with_suffix("") if isinstance(path, Path) else path
+    if path.suffix.lower() != ".mrxs" or (folder / "Slidedat.ini").is_file():
+        return None
+    lacks = f"lacks {folder.name}/Slidedat.ini" if folder.is_dir() else f"is without its folder {folder.name}"
+    return f"{lacks}, which holds the pixels of this MIRAX slide; copy the file and its folder {folder.name} together"
+
+
 def _data_files(path: Path) -> list[Path]:
     """The files that hold the pixels, or some of them, beside ``path`` itself."""
     if others := series_of(path):
@@ -314,6 +324,22 @@ def _resolution(properties: Mapping[str, str]) -> Resolution:
 def _colour(text: str) -> npt.NDArray[np.uint8]:
     """Three bytes of six hexadecimal digits."""
     return np.frombuffer(bytes.fromhex(text), np.uint8)
+
+
+def _refuse_planes(path: Path, slide: Any) -> None:
+    """Refuse a file of which OpenSlide shows several images of one size as levels, and would read the first.
+
+    Raises
+    ------
+    PlaneError
+        If it is such a file.
+    """
+    count = slide.level_dimensions.count(slide.level_dimensions[0])
+    if count > 1:
+        raise PlaneError(
+            f"{path.name} holds {count} focal planes, or images, of one size, of which OpenSlide reads the first; "
+            "leave out --reader openslide, then choose with --z N or --series N"
+        )
 
 
 def _check_sizes(path: Path, slide: Any, properties: Mapping[str, str]) -> None:

@@ -22,6 +22,7 @@ from wsipipe.slides.opened import OpenedSources
 from wsipipe.slides.pixels.tile_cache import Tile
 from wsipipe.slides.pixels.tile_store import Tiles, TileStore
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
+from wsipipe.slides.readers.openslide import OPENSLIDE_SUFFIXES
 from wsipipe.slides.readers.picture_file import (
     HEADERS_BYTES,
     TILE_IT,
@@ -53,8 +54,9 @@ class PictureReader:
     why = "it is a PNG or JPEG"
 
     def recognises(self, path: Location) -> bool:
-        """Whether the file begins as a PNG or JPEG."""
-        return path.is_file() and is_picture(open_source(path).read(0, 8))
+        """Whether the file begins as a PNG or JPEG, and is no index of a slide: that of MIRAX begins as JPEG."""
+        index = path.suffix.lower() in OPENSLIDE_SUFFIXES
+        return not index and path.is_file() and is_picture(open_source(path).read(0, 8))
 
     def open(self, path: Location, planes: Planes = ALL) -> Slide:
         """See `Reader.open`; raises a SlideError as it says there."""

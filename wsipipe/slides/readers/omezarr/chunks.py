@@ -15,6 +15,7 @@ from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.files import files_in, zarr_store
 from wsipipe.slides.readers.omezarr.attributes import METADATA, check_metadata, is_zarr
 from wsipipe.slides.readers.omezarr.zipped import FolderOfZarr, ZippedFolder, ZippedStore
+from wsipipe.slides.readers.sparse import check_share
 from wsipipe.urls import Url
 
 if TYPE_CHECKING:
@@ -152,11 +153,13 @@ def missing_chunks(path: FolderOfZarr, dataset: str, array: zarr.Array[Any]) -> 
     Raises
     ------
     SlideReadError
-        If no chunk has a file.
+        If no chunk has a file, or nearly none.
     """
     there, total = count_pieces(path, dataset, array)
     if not there:
         raise SlideReadError(f"{path.name} is half-written: {dataset} has no chunks; write it again")
+    shape = " x ".join(map(str, array.shape))
+    check_share(path.name, there, total, f"array {dataset}, {shape} px,", way_out="write it again")
     if there < total:
         yield f"{total - there} of {total} chunks of {dataset} have no file, and read as {array.fill_value}"
 

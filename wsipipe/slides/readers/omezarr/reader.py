@@ -16,7 +16,7 @@ from wsipipe.slides.readers.omezarr.chunks import MAX_CHUNK_BYTES, codec_names, 
 from wsipipe.slides.readers.omezarr.collection import images_in, name_of
 from wsipipe.slides.readers.omezarr.identity import parts_of, zarr_identity
 from wsipipe.slides.readers.omezarr.zipped import UNZIP, FolderOfZarr, ZippedFolder, is_zip, zarr_folder
-from wsipipe.slides.slide import Level, Slide, downsample_of
+from wsipipe.slides.slide import Level, Slide, check_sides, downsample_of
 
 AXES = ("yx", "yxc", "cyx")
 DTYPES = ("uint8", "uint16")
@@ -86,13 +86,14 @@ def _open_image(path: Location, inner: str, folder: FolderOfZarr, planes: Planes
     arrays = [open_dataset(folder, dataset) for dataset in multiscale.paths]
     for dataset, array in zip(multiscale.paths, arrays, strict=True):
         _check_array(folder, dataset, array, multiscale.axes)
+    shapes = [_shape(array, multiscale.axes) for array in arrays]
+    check_sides(path.name, shapes)
     warnings = [
         warning
         for dataset, array in zip(multiscale.paths, arrays, strict=True)
         for warning in missing_chunks(folder, dataset, array)
     ]
     identity = zarr_identity(folder, multiscale.paths)
-    shapes = [_shape(array, multiscale.axes) for array in arrays]
     if shapes != sorted(set(shapes), reverse=True):
         raise SlideFormatError(f"{path.name}: its levels do not decrease in size: {shapes}")
     chosen = _choose_planes(folder, arrays[0], multiscale, planes)

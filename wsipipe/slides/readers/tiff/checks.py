@@ -25,7 +25,7 @@ LARGE_TILE_BYTES = 2**26
 """A tile larger than this once decoded is worth a warning, and is not decoded just to try whether it can be."""
 HEADERS_BYTES = 2**16
 """Bytes in which a tile's own headers are looked for."""
-CONVERT = "convert it, e.g. with: vips tiffsave IN OUT --tile --pyramid --compression jpeg"
+CONVERT = "convert it, e.g. with: vips tiffsave IN OUT --tile --pyramid --compression deflate"
 
 
 def check_kind(path: Location, page: TiffPage) -> None:
@@ -40,7 +40,9 @@ def check_kind(path: Location, page: TiffPage) -> None:
     compression = int(page.compression)
     jpeg = compression in JPEG_CODECS + JPEG2000_CODECS
     planar = page.planarconfig == 2
-    channels = len(page.extrasamples) == samples - 1 and set(page.extrasamples) == {0}  # neither of them alpha
+    extra = samples - len(page.extrasamples) == {1: 1, 2: 3}.get(photometric)
+    # vips calls any number of bands RGB, of which the fourth is alpha: of five or more all are channels.
+    channels = extra and (samples > 4 or (photometric == 1 and set(page.extrasamples) == {0}))
     grey = samples == 1 and photometric in (0, 1, PALETTE)
     colours = None if page.colormap is None else page.colormap.shape
     turned = orientation_of(page) in UPRIGHT and UPRIGHT[orientation_of(page)][0]
@@ -65,9 +67,13 @@ def check_kind(path: Location, page: TiffPage) -> None:
             "0 and 1 (grey), 2 (RGB), 3 (palette), or 6 (YCbCr) in JPEG and JPEG 2000",
         ): photometric in (0, 1, 2, PALETTE) or (photometric == 6 and jpeg),
         ("PlanarConfiguration", page.planarconfig, "1 for YCbCr"): photometric != 6 or not planar,
-        ("SamplesPerPixel", samples, "1 for grey, or channels, 3 or 4 for RGB, 3 for YCbCr"): samples
-        in {0: (1,), 1: (1,), 2: (3, 4), PALETTE: (1,), 6: (3,)}.get(photometric, ())
-        or (photometric == 1 and (planar or channels)),
+        (
+            "SamplesPerPixel",
+            samples,
+            "1 for grey, 3 or 4 for RGB, 3 for YCbCr, or channels",
+        ): samples in {0: (1,), 1: (1,), 2: (3, 4), PALETTE: (1,), 6: (3,)}.get(photometric, ())
+        or (photometric == 1 and planar)
+        or channels,
     }
     for (tag, value, allowed), fine in rules.items():
         if not fine:

@@ -19,7 +19,7 @@ from tifffile import TiffFile, TiffPage
 
 from wsipipe.errors import SlideFormatError, SlideReadError
 from wsipipe.files import Location
-from wsipipe.slides.planes import Planes, choose_channels, choose_one
+from wsipipe.slides.planes import Planes, all_chosen, choose_channels, choose_one
 from wsipipe.slides.readers.tiff.image import PALETTE, TiledImage
 
 MAX_PAGES = 10_000
@@ -83,7 +83,11 @@ def levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage], plane
     """The levels of the wanted image, from the pages of a plain TIFF or SVS and from their SubIFDs."""
     first = max(pages, key=page_area)
     images = [first] if "svs" in tiff.flags else [page for page in pages if page is first or _is_image(page, first)]
-    chosen = choose_one(path.name, "series", planes.series, [size_of(page) for page in images])
+    may_be_channels = len(images) > 1 and _channels(first) == 1 and all(_is_twin(page, first) for page in images)
+    if may_be_channels and planes.channels is not None and planes.series is None:
+        return _levels_of_channels(path, pages, images, planes)
+    sizes = [size_of(page) for page in images]
+    chosen = choose_one(path.name, "series", planes.series, sizes, unnamed=may_be_channels)
     base = images[chosen]
     begin, end = pages.index(base), pages.index(images[chosen + 1]) if chosen + 1 < len(images) else len(pages)
     # If there are several images, each is followed by its levels.
@@ -108,6 +112,32 @@ def levels_of_pages(path: Location, tiff: TiffFile, pages: list[TiffPage], plane
         Planes(channels, z if len(focal) > 1 else None, None, chosen if len(images) > 1 else None),
         tuple(associated),
     )
+
+
+def _levels_of_channels(path: Location, pages: list[TiffPage], images: list[TiffPage], planes: Planes) -> TiffContent:
+    """The levels of an image whose channels are ``images``: pages of one size, as many in each level.
+
+    The file does not say so, and the user does, by choosing channels.
+    """
+    sizes: dict[tuple[int, int], list[TiffPage]] = {}
+    others: list[TiffPage] = []
+    for page in [*pages, *(sub for image in images for sub in _subpages(image))]:
+        of_level = page in images or _is_level(page, images[0])
+        (sizes.setdefault(shape_of(page), []) if of_level else others).append(page)
+    for option in ("z", "t"):
+        choose_one(path.name, option, getattr(planes, option), ["0"])
+    chosen = all_chosen(path.name, planes.channels, (), len(images))
+    found = sorted((of_size for of_size in sizes.values() if len(of_size) == len(images)), key=_area_of_first)
+    return TiffContent(
+        tuple(TiledImage(tuple(of_size[number] for number in chosen)) for of_size in reversed(found)),
+        0,
+        Planes(chosen),
+        tuple(map(_associated_name, others)),
+    )
+
+
+def _area_of_first(pages: list[TiffPage]) -> int:
+    return page_area(pages[0])
 
 
 def is_stack(path: Location, tiff: TiffFile, pages: list[TiffPage]) -> bool:
@@ -143,7 +173,7 @@ def levels_of_series(path: Location, tiff: TiffFile, planes: Planes) -> TiffCont
     names = [f"{one.name or 'image'} {size_of(one.keyframe)}" for one in series]
     number = choose_one(path.name, "series", wanted, [names[i] for i in choices])
     chosen = choices[number]
-    names_of = _channel_names(tiff, chosen)
+    names_of = _channel_names(tiff, series[chosen], chosen)
     found = [_choose_planes(path, level, planes, names_of) for level in series[chosen].levels]
     levels = tuple(TiledImage(pages, samples, _is_white(tiff, pages[0])) for pages, samples, _ in found)
     return TiffContent(
@@ -189,9 +219,12 @@ def _choose_planes(
     axes = [(axis, size) for axis, size in zip(level.axes, level.shape, strict=True) if size > 1]
     of_page = [size for size in keyframe.shape if size > 1]
     over = axes[: len(axes) - len(of_page)]
-    kinds = ["c" if axis == "C" else "t" if axis == "T" else "z" for axis, _ in over]
-    whole = [size for _, size in axes[len(over) :]] == of_page and len(level.pages) == prod(size for _, size in over)
     samples = _channels(keyframe)
+    # tifffile's names of an axis about which the file says nothing; whoever chooses channels says that it has them.
+    may_be_channels = samples == 1 and bool(over) and all(axis in "QI" for axis, _ in over)
+    as_channels = may_be_channels and planes.channels is not None
+    kinds = ["c" if axis == "C" or as_channels else "t" if axis == "T" else "z" for axis, _ in over]
+    whole = [size for _, size in axes[len(over) :]] == of_page and len(level.pages) == prod(size for _, size in over)
     if not whole or len(set(kinds)) < len(kinds) or ("c" in kinds and samples > 1):
         sizes = ", ".join(f"{axis} {size}" for axis, size in axes)
         raise SlideFormatError(
@@ -199,11 +232,12 @@ def _choose_planes(
             "wsipipe reads one plane (y, x) with its channels; save the wanted one by itself"
         )
     sizes_of = dict(zip(kinds, (size for _, size in over), strict=True))
+    numbers_of = {kind: [str(i) for i in range(sizes_of.get(kind, 1))] for kind in "zt"}
     z, t = (
-        choose_one(path.name, kind, getattr(planes, kind), [str(i) for i in range(sizes_of.get(kind, 1))])
-        for kind in "zt"
+        choose_one(path.name, kind, getattr(planes, kind), numbers_of[kind], unnamed=may_be_channels) for kind in "zt"
     )
-    channels = choose_channels(path.name, planes.channels, names, sizes_of.get("c", samples))
+    chosen = all_chosen if as_channels else choose_channels
+    channels = chosen(path.name, planes.channels, names, sizes_of.get("c", samples))
     numbers = np.arange(len(level.pages)).reshape([size for _, size in over])
     at: dict[str, int | slice] = {"z": z, "t": t, "c": slice(None)}
     wanted = numbers[tuple(at[kind] for kind in kinds)].ravel()
@@ -216,14 +250,25 @@ def _choose_planes(
     return tuple(page.aspage() for page in pages if page), None if "c" in kinds else channels, where
 
 
-def _channel_names(tiff: TiffFile, series: int) -> tuple[str, ...]:
-    """Names of the channels of an image, as the OME-XML has them."""
+def _channel_names(tiff: TiffFile, series: tifffile.TiffPageSeries, number: int) -> tuple[str, ...]:
+    """Names of the channels of image ``number``, as the OME-XML has them, or the description of each QPTIFF page."""
+    if tiff.is_qpi and series.axes.startswith("C"):
+        names = tuple(_name_in(page.aspage().description) for page in series.pages if page)
+        return names if all(names) else ()
     if not tiff.is_ome or not tiff.ome_metadata:
         return ()
     images = [e for e in ElementTree.fromstring(tiff.ome_metadata).iter() if e.tag.endswith("}Pixels")]
-    channels = [e for e in images[series] if e.tag.endswith("}Channel")] if series < len(images) else []
+    channels = [e for e in images[number] if e.tag.endswith("}Channel")] if number < len(images) else []
     names = tuple(channel.attrib.get("Name", "") for channel in channels)
     return names if all(names) else ()
+
+
+def _name_in(description: str) -> str:
+    """The channel's name in a QPTIFF page's XML; empty if there is none."""
+    try:
+        return (ElementTree.fromstring(description).findtext("Name") or "").strip()
+    except ElementTree.ParseError:
+        return ""
 
 
 def _channels(page: TiffPage) -> int:

@@ -17,6 +17,7 @@ from wsipipe.slides.byte_source import RemoteFile, as_file, open_source
 from wsipipe.slides.identity import file_identity
 from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.readers.dicom_series import is_dicom
+from wsipipe.slides.readers.sparse import check_share
 from wsipipe.slides.readers.tiff.checks import (
     CONVERT,
     LARGE_TILE_BYTES,
@@ -186,6 +187,8 @@ def _find(path: Location, tiff: TiffFile, planes: Planes) -> TiffContent:
                 raise SlideReadError(f"{path.name} is half-written: none of its {total} tiles has data; {COPY_AGAIN}")
             warnings.append(f"level of {sides} is left out: none of its tiles has data")
             continue
+        if index == 0:
+            check_share(path.name, total - empty, total, sides, way_out=COPY_AGAIN)
         if empty and index and lacks_tiles(image, images[-1]):
             warnings.append(f"level of {sides} is left out: {empty} of its {total} tiles have no data, finer ones have")
             continue
