@@ -67,7 +67,13 @@ class Dask:
         self.address = json.loads(file.read_text())["address"]
 
     def start_worker(
-        self, name: str, *options: str, before: tuple[str, ...] = (), fresh: bool = False, **settings: str
+        self,
+        name: str,
+        *options: str,
+        before: tuple[str, ...] = (),
+        fresh: bool = False,
+        nanny: bool = False,
+        **settings: str,
     ) -> None:
         """Start one of one thread: from scratch, with a nanny, if it is to be ``fresh`` or something is ``before``."""
         given = [
@@ -81,7 +87,7 @@ class Dask:
             *self.options,
             *options,
         ]
-        given += ["--local-directory", str(self.folder / name), *(() if fresh or before else ("--no-nanny",))]
+        given += ["--local-directory", str(self.folder / name), *(() if fresh or before or nanny else ("--no-nanny",))]
         self._start(name, "dask_worker", self.address, *given, before=before, fresh=fresh, **settings)
 
     def _start(
@@ -247,23 +253,13 @@ block_tasks.predict_block = deadly
 """
 
 
-NANNY = """
-from multiprocessing import forkserver
-import tests.warm
-forkserver.ensure_running()
-"""
-"""Script by which a nanny forks its workers from a process that has imported all that `tests.warm` names."""
-
-
 def test_a_block_that_kills_its_workers_is_set_aside_and_named_and_all_others_are_done(
     made: Path, tmp_path: Path
 ) -> None:
-    deadly, nanny = tmp_path / "deadly.py", tmp_path / "nanny.py"
+    deadly = tmp_path / "deadly.py"
     deadly.write_text(DEADLY.format(deaths=str(tmp_path / "deaths")))
-    nanny.write_text(NANNY)
     with dask_cluster(tmp_path / "dask", DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="1") as dask:
-        forks = {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver"}
-        dask.start_worker("worker", "--preload-nanny", str(nanny), "--preload", str(deadly), fresh=True, **forks)
+        dask.start_worker("worker", "--preload", str(deadly), nanny=True)
         ended = run(made, tmp_path / "out", "--scheduler", dask.address)
     document = summary(ended.stdout)
     assert ended.returncode == 1, ended.stderr

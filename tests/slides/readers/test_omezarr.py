@@ -214,6 +214,9 @@ def test_images_of_a_spatialdata_store_are_its_images(tmp_path: Path, version: s
         open_slide(tmp_path / "a.zarr")
     assert open_slide(tmp_path / "a.zarr", planes=Planes(series=1)).name == "a-he"
     assert open_slide(tmp_path / "a.zarr" / "images" / "dapi").name == "a-dapi"
+    with pytest.raises(PlaneError, match=r"images holds 2 images \(0: dapi, 1: he\)"):
+        open_slide(tmp_path / "a.zarr" / "images")
+    assert expand([f"{tmp_path}/a.zarr/images/*"])[1] == tmp_path / "a.zarr" / "images" / "he"
 
 
 @needs_cases

@@ -177,6 +177,14 @@ def test_picture_that_says_it_is_huge_is_not_decoded(tmp_path: Path, kind: str) 
         open_slide(path)
 
 
+def test_jpeg_of_countless_scans_is_not_decoded(tmp_path: Path) -> None:
+    data = jpeg(tmp_path / "a.jpg", picture((64, 64)), progressive=True).read_bytes()
+    last = data.rindex(b"\xff\xda")
+    (tmp_path / "a.jpg").write_bytes(data[:last] + data[last:-2] * 200 + data[-2:])
+    with pytest.raises(SlideReadError, match=r"a.jpg is a damaged JPEG: it has 20\d scans, more than 100"):
+        open_slide(tmp_path / "a.jpg")
+
+
 def test_large_picture_is_decoded_when_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture((700, 600, 3))
     path = png(tmp_path / "a.png", image)

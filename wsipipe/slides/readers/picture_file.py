@@ -32,6 +32,8 @@ HEADERS_BYTES = 2**24
 EXIF = 0xE1
 UNRELATED = {*range(0xE0, 0xF0), 0xFE}
 """Markers of application data and comments, which may hold pictures of their own."""
+MAX_SCANS = 100
+"""A JPEG of more scans is refused: progressive ones have about 10, and each goes over all pixels."""
 NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 """What ends the data of a scan: 0xFF without a stuffed 0 after it, and not a restart marker."""
 ORIENTATION = 0x0112
@@ -222,6 +224,9 @@ def _decode_jpeg(name: str, data: bytes) -> npt.NDArray[Any]:
     kept = (data[:2], *(data[at:stop] for _, at, stop in segments), data[end : end + 2])
     picture = b"".join(kept)
     missing = what_is_missing(picture, JPEG)
+    scans = sum(marker == START_OF_SCAN[1] for marker, _, _ in segments)
+    if scans > MAX_SCANS:
+        missing = f"it has {scans} scans, more than {MAX_SCANS}"
     if missing:
         raise SlideReadError(f"{name} is a damaged JPEG: {missing}; write it again")
     try:

@@ -77,7 +77,7 @@ def read_attributes(path: FolderOfZarr) -> dict[str, Any]:
     check_metadata(path, path)
     try:
         document = json.loads((path / name).read_bytes())
-        attributes = document.get("attributes", {}).get("ome", {}) if name == "zarr.json" else document
+        attributes = (document.get("attributes") or {}).get("ome") or {} if name == "zarr.json" else document
     except (ValueError, AttributeError, RecursionError) as err:
         raise SlideReadError(f"{path.name}: {name} cannot be read ({err}); write it again") from err
     if not isinstance(attributes, dict):

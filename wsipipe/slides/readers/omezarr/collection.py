@@ -70,8 +70,9 @@ def _listed(path: FolderOfZarr) -> list[str]:
 
 
 def _of_spatialdata(path: FolderOfZarr) -> list[str]:
-    """The images of SpatialData, sorted; nothing on a web server, which cannot list them."""
-    folder = path / IMAGES_FOLDER
+    """The images of SpatialData, of a store or its folder of them, sorted; none on a web server."""
+    within = "" if path.name == IMAGES_FOLDER else f"{IMAGES_FOLDER}/"
+    folder = path / IMAGES_FOLDER if within else path
     if not is_zarr(folder) or (isinstance(folder, Url) and not folder.lists):
         return []
-    return sorted(f"{IMAGES_FOLDER}/{image.name}" for image in folder.iterdir() if is_zarr(image))
+    return sorted(f"{within}{image.name}" for image in folder.iterdir() if is_zarr(image))
