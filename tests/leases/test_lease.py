@@ -431,6 +431,16 @@ def test_a_foreign_file_evicted_by_another_who_holds_the_lease_since_is_not_an_e
         assert left_in(path) == [f"{lease.holder.token}.json"]
 
 
+@pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize("to", ["a folder", "nothing", "itself"])
+def test_a_link_in_place_of_a_lease_is_replaced_and_what_it_leads_to_stays(path: Path, to: str) -> None:
+    (path.parent / "elsewhere").mkdir()
+    (path.parent / "elsewhere" / "mine.json").write_text("mine")
+    path.symlink_to({"a folder": "elsewhere", "nothing": "gone", "itself": path}[to])
+    taken(Leases().take(path)).release()
+    assert left_in(path.parent) == ["elsewhere", "elsewhere/mine.json"]
+
+
 def test_an_empty_folder_is_free(path: Path) -> None:
     path.mkdir()
     taken(Leases().take(path)).release()
