@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.real_data import data, needs_data
-from tests.soak import rounds
 from wsipipe.cli import cli
 from wsipipe.slides.open import open_slide
 
@@ -19,7 +18,7 @@ WORKFLOW = Path(__file__).parents[1] / "workflows" / "cmu"
 SMALLER = {
     "base_channels = 8": "base_channels = 8\ndepth = 3",
     "core = 256": "core = 128",
-    "steps = 200": "steps = 60\nworkers = 0\nthreads = 1\n[optimizer]\nwarm_up = 10\nlearning_rate = 2e-3",
+    "steps = 200": "steps = 100\nworkers = 0\nthreads = 1\n[optimizer]\nwarm_up = 10\nlearning_rate = 2e-3",
 }
 
 
@@ -40,7 +39,8 @@ def mask_of_region(annotations: Path, shape: tuple[int, int]) -> bytes:
 
 @needs_data
 @pytest.mark.slow
-@pytest.mark.parametrize("where", rounds("in the region of the test", "in all tissue"))
+@pytest.mark.soak
+@pytest.mark.parametrize("where", ["in the region of the test", "in all tissue"])
 def test_an_annotated_slide_becomes_a_model_that_runs_and_scores_well(tmp_path: Path, where: str) -> None:
     slide = data("slides/CMU-1-Small-Region.svs")
     text = (WORKFLOW / "tissue.toml").read_text()

@@ -329,7 +329,7 @@ def test_slide_that_is_not_all_zero_is_no_failure(tmp_path: Path, model: Path) -
 # --- the model and the machine --------------------------------------------------------------------------------
 
 
-def test_model_file_that_can_not_be_used_is_a_usage_error(
+def test_model_file_that_cannot_be_used_is_a_usage_error(
     tmp_path: Path, model: Path, good: list[Path], call: Call
 ) -> None:
     whole = model.read_bytes()

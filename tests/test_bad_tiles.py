@@ -79,7 +79,7 @@ def cleared(wanted: np.ndarray, tiles: list[Box], model: Path) -> np.ndarray:
     return wanted
 
 
-def test_a_slide_fails_with_all_the_regions_that_can_not_be_read(
+def test_a_slide_fails_with_all_the_regions_that_cannot_be_read(
     slides: tuple[Path, Path], tmp_path: Path, model: Path
 ) -> None:
     summary = run(slides[1], tmp_path, model)
@@ -162,7 +162,7 @@ def test_a_chunk_of_an_ome_zarr_is_a_tile_too(tmp_path: Path, model: Path) -> No
     np.testing.assert_array_equal(labels(out, "torn"), expected)
 
 
-def test_where_tissue_is_can_not_be_seen_in_a_bad_tile_so_all_is_looked_at(tmp_path: Path, model: Path) -> None:
+def test_where_tissue_is_cannot_be_seen_in_a_bad_tile_so_all_is_looked_at(tmp_path: Path, model: Path) -> None:
     slide = write_slide(tmp_path / "a.tif", picture((300, 400)))
     offset, count = tile_at(slide, 0, page=1)
     patch(slide, offset + count // 2, b"\xff" * 40)

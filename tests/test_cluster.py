@@ -253,6 +253,7 @@ block_tasks.predict_block = deadly
 """
 
 
+@pytest.mark.soak  # tests/pipeline/test_dispatcher.py shows it without workers that die
 def test_a_block_that_kills_its_workers_is_set_aside_and_named_and_all_others_are_done(
     made: Path, tmp_path: Path
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -288,7 +287,7 @@ def test_trained_model_on_a_real_slide_differs_in_no_label(tmp_path: Path, box: 
     part = write_slide(tmp_path / "part.tif", image)
     expected = whole_labels(str(DEFAULT_MODEL), image)
     assert 0.01 < (expected > 0).mean() < 0.5
-    for engine, given in product(ENGINES, (sizes, {})):
+    for engine, given in zip(ENGINES, (sizes, {}), strict=True):
         out = tmp_path / f"{engine} {len(given)}"
         slide = part if box.shape != level.shape else str(path)
         config = wsipipe.RunConfig(out=str(out), device="cpu", engine=engine, tissue="off", mpp=level.mpp, **given)

@@ -16,6 +16,7 @@ import wsipipe
 from tests.conftest import WriteSlide
 from tests.faults import assert_same_bytes, files
 from tests.nightly.nights import Clock, night_of
+from tests.soak import in_soak
 from wsipipe.errors import OutputError
 from wsipipe.files import OF_AN_ENTRY, fitted_name, name_limit, write_whole
 from wsipipe.nightly.night import run_night
@@ -136,7 +137,7 @@ def test_an_error_of_one_output_is_that_slides_and_a_full_disk_ends_the_run(
 # --- links ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("to", ["a store", "nothing", "itself"])
+@pytest.mark.parametrize("to", ["a store", *in_soak("nothing", "itself")])
 @pytest.mark.parametrize("suffix", [".zarr", ".zarr.partial", ".zarr.replaced"])
 def test_a_link_in_place_of_a_store_is_replaced_again_and_again_and_what_it_leads_to_stays(
     tmp_path: Path, config: wsipipe.RunConfig, write_slide: WriteSlide, suffix: str, to: str

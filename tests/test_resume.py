@@ -208,6 +208,7 @@ def test_signals_end_a_run_with_130_and_the_same_command_resumes(many: Case, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.soak  # others show it of labels
 def test_run_with_probabilities_that_was_killed_ends_in_the_same_bytes(
     with_probabilities: Case, tmp_path: Path
 ) -> None:
@@ -574,6 +575,7 @@ def test_overwrite_throws_away_what_was_begun_with_something_else(few: Case, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.soak  # others show what is left at rare instants
 def test_overwrite_killed_while_it_throws_away_what_was_begun_is_resumed(few: Case, tmp_path: Path) -> None:
     shutil.copytree(few.store, tmp_path / "slide.zarr")
     begun = unfinish(tmp_path / "slide.zarr")

@@ -88,8 +88,9 @@ SIZES = [(128, 64), (128, 32), (1024, 512), (256, 256), (96, 48)]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", rounds(SIZES[:2], SIZES), ids=len)
-@pytest.mark.parametrize("probabilities", [False, True])
-@pytest.mark.parametrize("tissue", ["auto", "file"])
+@pytest.mark.parametrize(
+    ("tissue", "probabilities"), [("auto", False), *rounds(("file", True), ("auto", True), ("file", False))]
+)
 def test_inside_labels_are_those_of_the_whole_slide_and_outside_they_are_0(
     tmp_path: Path,
     slide: Path,
@@ -176,7 +177,7 @@ def test_blocks_without_tissue_are_not_read(tmp_path: Path, model: Path, whole: 
     assert np.array_equal(array(tmp_path / "auto"), array(whole) * pixels_in(tmp_path / "auto"))
 
 
-def test_a_low_level_that_can_not_be_read_fails_the_slide_and_names_the_way_out(tmp_path: Path, model: Path) -> None:
+def test_a_low_level_that_cannot_be_read_fails_the_slide_and_names_the_way_out(tmp_path: Path, model: Path) -> None:
     slide = write_slide(tmp_path / "case.tif", on_glass(WHERE))
     patch(slide, tile_at(slide, 0, page=1)[0], bytes(64))
     (outcome,) = run(slide, tmp_path / "out", model).slides

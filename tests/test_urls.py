@@ -487,7 +487,7 @@ def test_a_night_from_a_bucket_into_a_bucket(made: Path, slides: str, tmp_path: 
     assert {name.split("/")[0] for name, _ in Url(slides).files()} == {"a.tif", "b.tif", "torn.tif"}
 
 
-def test_an_inbox_that_can_not_be_listed_is_told_and_the_others_go_on(
+def test_an_inbox_that_cannot_be_listed_is_told_and_the_others_go_on(
     made: Path, slides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload(made / "b.tif", f"{ROOT}/other/b.tif")

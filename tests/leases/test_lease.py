@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.soak import examples, rounds
+from tests.soak import examples, in_soak, rounds
 from wsipipe.errors import OutputError, UsageError
 from wsipipe.leases import holder as holders
 from wsipipe.leases import leases
@@ -429,6 +429,16 @@ def test_a_foreign_file_evicted_by_another_who_holds_the_lease_since_is_not_an_e
     with taken(Leases().take(path)) as lease:
         evict(path, path)
         assert left_in(path) == [f"{lease.holder.token}.json"]
+
+
+@pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize("to", ["a folder", "nothing", "itself"])
+def test_a_link_in_place_of_a_lease_is_replaced_and_what_it_leads_to_stays(path: Path, to: str) -> None:
+    (path.parent / "elsewhere").mkdir()
+    (path.parent / "elsewhere" / "mine.json").write_text("mine")
+    path.symlink_to({"a folder": "elsewhere", "nothing": "gone", "itself": path}[to])
+    taken(Leases().take(path)).release()
+    assert left_in(path.parent) == ["elsewhere", "elsewhere/mine.json"]
 
 
 def test_an_empty_folder_is_free(path: Path) -> None:
@@ -1123,7 +1133,7 @@ ALL = 12  # steps: more than taking or releasing has
 
 
 @pytest.mark.parametrize("every", rounds(6, 1))
-@pytest.mark.parametrize("third", ["takes", "takes and releases"])
+@pytest.mark.parametrize("third", ["takes and releases", *in_soak("takes")])
 @pytest.mark.parametrize("begin", ["free", "dead", "being released", "silent"])
 def test_of_three_processes_two_may_stop_at_any_step_and_never_do_two_hold_it(
     begin: str, third: str, every: int

@@ -211,6 +211,7 @@ def test_a_night_whose_runner_is_killed_is_finished_by_the_other(runners: Runner
     runners.assert_all_is_done()
 
 
+@pytest.mark.soak  # as two nights do
 def test_two_runs_of_the_same_command_at_once_do_no_slide_twice_and_exit_with_0(runners: Runners) -> None:
     first = runners.run("first")
     with runners.stopped_halfway("first") as held:

@@ -60,6 +60,16 @@ def test_neither_is_a_call_of_the_command_or_of_a_notebook(monkeypatch: pytest.M
     check_main_script()
 
 
+def test_neither_is_a_call_in_a_process_of_multiprocessing_that_has_imported_the_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = ModuleType("__mp_main__")
+    script.__file__ = str(tmp_path / "script.py")
+    Path(script.__file__).write_text("check()\n")
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    exec(compile("check()", "<string>", "exec"), {"__name__": "__main__", "check": check_main_script})
+
+
 SCRIPT_TEXT = """
 import wsipipe
 {guard}
@@ -84,5 +94,6 @@ def test_a_whole_script(tmp_path: Path, tiny_model: Path, write_slide: WriteSlid
         assert (ended.returncode, ended.stdout) == (0, "['done']\n"), ended.stderr
         return
     assert ended.returncode == 1
-    assert f"{script}, line 8: each worker imports this script" in ended.stderr.splitlines()[-1]
+    error = f"wsipipe.errors.UsageError: {script}, line 8: each worker imports this script"
+    assert ended.stderr.splitlines()[-1].startswith(error)
     assert not out.exists()

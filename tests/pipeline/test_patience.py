@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from distributed import Client, LocalCluster
 
 import wsipipe
 from tests.conftest import WriteSlide
-from tests.faults import assert_same_bytes
+from tests.faults import assert_same_bytes, finish, picture, shards, start, wait_until, write_model
+from tests.faults import write_slide as write_pyramid
+from tests.faults import wsipipe as command
 from wsipipe.errors import MachineError
 from wsipipe.events import BlockDone, Event
 from wsipipe.pipeline.cluster import patience
@@ -97,3 +100,43 @@ def test_a_run_whose_workers_left_ends_with_the_reason_and_the_same_command_resu
         config = wsipipe.RunConfig(out=str(tmp_path / out), model=str(tiny_model), **sizes)
         assert wsipipe.run([slide], config).exit_code == 0
     assert_same_bytes(tmp_path / "out" / "a.zarr", tmp_path / "undisturbed" / "a.zarr")
+
+
+class Hung:
+    """A task that has ended on a worker that hangs since then."""
+
+    def exception(self) -> None:
+        return None
+
+    def result(self, timeout: float) -> None:
+        assert timeout == patience.IDLE_SECONDS
+        raise TimeoutError
+
+
+def test_a_result_on_a_worker_that_hangs_is_not_waited_for_for_ever() -> None:
+    with pytest.raises(MachineError, match=r"has not handed over a result for 120 s; .* the same command resumes"):
+        patience.result_of(Hung())  # type: ignore[arg-type]
+
+
+def be_impatient() -> None:
+    """Have a process wait for workers that hang for seconds only."""
+    patience.IDLE_SECONDS, patience.LOOK_SECONDS = 4.0, 0.5
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("hung", [1, 2])
+def test_a_run_whose_workers_hang_ends_with_the_reason_and_the_same_command_resumes(tmp_path: Path, hung: int) -> None:
+    slide, model = write_pyramid(tmp_path / "a.tif", picture((1500, 1500))), write_model(tmp_path / "m.safetensors")
+    given = ["run", slide, "-m", model, "-o", tmp_path, "--block", 128, "--tile", 128, "--device", "cpu"]
+    begun = tmp_path / "a.zarr.partial"
+    process = start(*given, "--cluster", "local:2", "--threads", 1, first=be_impatient, log=tmp_path / "log")
+    assert wait_until(lambda: begun.exists() and len(shards(begun)) > 3, process)
+    started = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    assert len(started) == 2
+    for worker in started[:hung]:
+        worker.suspend()
+    stdout = finish(process)
+    assert process.returncode == 3, (tmp_path / "log").read_text()
+    assert "the same command resumes" in stdout
+    assert not any(worker.is_running() for worker in started)
+    assert command(*given).returncode == 0

@@ -57,7 +57,7 @@ def test_nothing_found_is_an_error_that_names_it(folder: Path, given: str, probl
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may list any folder")
-def test_folder_that_can_not_be_listed_is_an_error(folder: Path) -> None:
+def test_folder_that_cannot_be_listed_is_an_error(folder: Path) -> None:
     (folder / "empty").chmod(0)
     with pytest.raises(UsageError, match="cannot be listed"):
         expand([str(folder / "empty")])

@@ -67,7 +67,7 @@ def test_aperio_without_a_usable_mpp_falls_back_to_the_tags(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("y", "x"), [(0.25, -0.25), (float("inf"), 1.0), (float("nan"), 0.5), (21, 21), (1, 1.06)])
-def test_sizes_that_can_not_be_are_not_used(y: float, x: float) -> None:
+def test_sizes_that_cannot_be_are_not_used(y: float, x: float) -> None:
     resolution = checked(y, x, "a tag")
     assert resolution.mpp is None
     assert resolution.warnings

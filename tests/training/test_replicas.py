@@ -147,6 +147,7 @@ def test_others_wait_for_as_long_as_a_validation_takes(
 
 
 @pytest.mark.slow
+@pytest.mark.soak  # it matters to GPUs
 def test_the_first_process_leaves_the_group_before_it_waits_for_the_others(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +170,7 @@ def test_a_gpu_that_is_named_twice_is_refused(folder: Path, tmp_path: Path, monk
 
 
 @pytest.mark.slow
+@pytest.mark.soak  # two devices compute what one computes
 def test_replicas_end_with_the_same_weights(two: Callable[..., Path]) -> None:
     out = two(replica_that_tells)
     first, second = load_file(out), load_file(out.with_name("other.safetensors"))

@@ -87,6 +87,8 @@ class Leases:
     def _attempt(self, path: Path) -> Lease | Holder | None:
         """One attempt of `take`; None if another process was faster."""
         asked = self._clock()
+        if path.is_symlink():  # nobody's lease: where it leads, there is nothing to look at, and nothing to remove
+            evict(path, path)
         contents = look_at(path)
         holder = self._living(path, contents, asked)
         if holder:

@@ -19,6 +19,7 @@ from wsipipe.errors import MachineError, SlideError, SlideReadError
 from wsipipe.events import BlockDone, Listener, SlideDone, SlideEmpty, SlideStarted, TissueFound, Warned
 from wsipipe.inference.block import BlockWork
 from wsipipe.pipeline.block_tasks import Index, StoreWork, is_blank, store_block
+from wsipipe.pipeline.cluster.patience import result_of
 from wsipipe.pipeline.graph import map_blocks, tasks_of
 from wsipipe.pipeline.run_plan import RunPlan
 from wsipipe.pipeline.slide_plan import SlidePlan
@@ -188,7 +189,7 @@ class SlideJob:
             (self._lost if self.stage is Stage.SUSPECTS else self._suspects).append((i, j))
         elif error is not None:
             raise error
-        elif isinstance(result := future.result(), Counter):
+        elif isinstance(result := result_of(future), Counter):
             self._labels += result
         elif isinstance(result, bool):
             self._blank &= result
@@ -212,7 +213,7 @@ class SlideJob:
             ) from error
         if error is not None:
             raise error
-        found: TissueFinding = future.result()
+        found: TissueFinding = result_of(future)
         if found.how == BLANK:
             raise self._half_written()
         self._tissue, self.stage = found, Stage.BLOCKS
@@ -231,7 +232,7 @@ class SlideJob:
             return  # by a block beside it; there is another look
         if error is not None:
             raise error
-        seen: Seen = future.result()
+        seen: Seen = result_of(future)
         if not seen.same_as(self._seen):
             self._overwritten = True
             self._todo, self._left = iter(()), 0

@@ -91,7 +91,7 @@ def test_a_slide_that_has_the_place_of_another_does_not_get_its_tiles(tmp_path: 
         (tmp_path / "s.tif").unlink()
 
 
-def test_what_can_not_be_decoded_is_not_kept_and_fails_each_time() -> None:
+def test_what_cannot_be_decoded_is_not_kept_and_fails_each_time() -> None:
     kept, calls = KeptTiles(), []
 
     def decode() -> np.ndarray[Any, Any]:

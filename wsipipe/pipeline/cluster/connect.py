@@ -12,7 +12,7 @@ from typing import Any
 
 from distributed import Client
 
-from wsipipe.errors import MachineError, UsageError
+from wsipipe.errors import MachineError, UsageError, WsipipeError
 from wsipipe.pipeline.cluster.local import local_cluster
 from wsipipe.pipeline.cluster.patience import QUEUE_SECONDS
 from wsipipe.pipeline.cluster.private import check_client_certificates
@@ -88,6 +88,8 @@ def _started(
             from dask_kubernetes.operator import KubeCluster
 
             started = KubeCluster(**{"env": inherited(), **options})
+    except WsipipeError:
+        raise
     except ImportError as err:
         raise MachineError(
             f"--cluster {cluster.kind} is not installed ({err.name}); pip install 'wsipipe[{cluster.kind}]'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 from wsipipe.errors import UsageError
 
@@ -20,9 +20,9 @@ def check_main_script() -> None:
     """
     main = sys.modules["__main__"]
     script, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
-    frame = _top_of_main()
+    frame = _top_level(main)
     if frame is None or script is None or (spec is not None and spec.name.endswith("__main__")):
-        return  # as the command is started, or a notebook, or another thread: nothing is run again
+        return  # the command, a notebook, another thread, a process of multiprocessing: nothing is run again
     try:
         tree = ast.parse(Path(script).read_bytes())
     except (OSError, ValueError, SyntaxError):
@@ -35,11 +35,11 @@ def check_main_script() -> None:
         )
 
 
-def _top_of_main() -> FrameType | None:
-    """The frame of the script's top level, if it is what calls."""
+def _top_level(main: ModuleType) -> FrameType | None:
+    """The frame of the top level of ``main``, if it is what calls."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__":
+        if frame.f_code.co_name == "<module>" and frame.f_globals is vars(main):
             return frame
         frame = frame.f_back
     return None

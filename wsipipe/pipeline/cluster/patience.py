@@ -17,6 +17,28 @@ LOOK_SECONDS = 5.0
 """Time between two looks at the workers."""
 
 
+def result_of(future: Future[Any]) -> Any:
+    """The result of ``future``, which has ended; the worker that has it may hang since then.
+
+    Raises
+    ------
+    MachineError
+        If that worker does not answer.
+    Exception
+        Whatever the task raised.
+    """
+    error = future.exception()
+    if error is not None:
+        raise error
+    try:
+        return future.result(timeout=IDLE_SECONDS)
+    except TimeoutError as err:
+        raise MachineError(
+            f"a worker has not handed over a result for {IDLE_SECONDS:.0f} s; check the worker logs; "
+            "the same command resumes"
+        ) from err
+
+
 class Patience:
     """Watches the workers of ``client`` while this process waits for tasks.
 
@@ -79,10 +101,13 @@ class Patience:
                 break
             except TimeoutError:
                 self.look()
-        return list(self._client.gather(futures))
+        return [result_of(future) for future in futures]
 
     def _workers(self) -> tuple[int, bool]:
-        """How many workers there are, and whether one that was heard of since the last look computes something."""
+        """How many workers there are, and whether one that was heard of since the last look computes something.
+
+        One that fetches what its tasks need does not: the worker that has it may hang.
+        """
         try:
             workers = self._client.scheduler_info(n_workers=-1)["workers"]
         except (OSError, KeyError):  # no scheduler answers
@@ -90,4 +115,4 @@ class Patience:
         before, self._last_seen = self._last_seen, {name: one["last_seen"] for name, one in workers.items()}
         counts = {name: one.get("metrics", {}).get("task_counts", {}) for name, one in workers.items()}
         heard = [name for name, seen in self._last_seen.items() if seen != before.get(name)]
-        return len(workers), any(counts[name].get(state) for name in heard for state in ("executing", "flight"))
+        return len(workers), any(counts[name].get("executing") for name in heard)

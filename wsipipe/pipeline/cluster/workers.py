@@ -30,6 +30,8 @@ from wsipipe.urls import signatures
 
 SAME = ("wsipipe", "zarr")
 """Packages whose version must be the same on every worker: they read and write the same stores."""
+ANSWER_SECONDS, RELEASE_SECONDS = 300.0, 10.0
+"""How long a worker may take to say what it has, which it may have to import first, and to release the network."""
 WORKER_CHECK_SECONDS = 5.0
 """Time between two checks for new workers."""
 
@@ -144,8 +146,9 @@ class Workers:
         self.patience.results(loading)
 
     def release(self, spec: PoolSpec) -> None:
-        """Have every worker release the network."""
-        self.client.run(release_pool, spec, on_error="ignore")
+        """Have every worker release the network; one that hangs keeps it."""
+        with suppress(TimeoutError):
+            self.client.run(release_pool, spec, on_error="ignore", callback_timeout=RELEASE_SECONDS)
 
     def ask(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """The result of ``function``, called in one of the workers."""
@@ -157,7 +160,14 @@ class Workers:
 
     def _run(self, function: Callable[..., Any], *args: Any, workers: Sequence[str]) -> Mapping[str, Any]:
         """The result of ``function`` in each of ``workers`` that is still there."""
-        found: Mapping[str, Any] = self.client.run(function, *args, workers=list(workers), on_error="return")
+        given: dict[str, Any] = {"workers": list(workers), "on_error": "return", "callback_timeout": ANSWER_SECONDS}
+        try:
+            found: Mapping[str, Any] = self.client.run(function, *args, **given)
+        except TimeoutError as err:
+            raise MachineError(
+                f"one of the workers {', '.join(workers)} has not answered for {ANSWER_SECONDS:.0f} s; "
+                "check the worker logs; the same command resumes"
+            ) from err
         return {address: result for address, result in found.items() if not isinstance(result, OSError)}
 
     def _examine(self, addresses: Sequence[str]) -> None:
