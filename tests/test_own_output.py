@@ -115,7 +115,7 @@ def test_an_output_error_keeps_its_cause_on_its_way_through_processes() -> None:
     assert OutputError("full").cause not in OF_AN_ENTRY
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOSPC])
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EINVAL, errno.ENOSPC])
 def test_an_error_of_one_output_is_that_slides_and_a_full_disk_ends_the_run(
     tmp_path: Path, config: wsipipe.RunConfig, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:

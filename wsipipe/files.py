@@ -31,6 +31,8 @@ OF_AN_ENTRY = {
     errno.EACCES,
     errno.EBUSY,
     errno.EEXIST,
+    errno.EILSEQ,  # a name that is not UTF-8, where names must be
+    errno.EINVAL,  # a name with a colon, on a disk of Windows
     errno.EISDIR,
     errno.ELOOP,
     errno.ENAMETOOLONG,
