@@ -17,13 +17,10 @@ from pathlib import Path
 from wsipipe.errors import UsageError
 from wsipipe.files import Named, absolute
 from wsipipe.slides.address import file_of
-from wsipipe.slides.planes import Planes, parse_channels
+from wsipipe.slides.planes import MAX_DIGITS, Planes, parse_channels
 from wsipipe.slides.readers.registry import named
 from wsipipe.tables import positive, read_csv
 from wsipipe.urls import is_url
-
-MAX_DIGITS = 9
-"""A number of a plane or an image has no more; Python takes no text of thousands for a number."""
 
 
 @dataclass(frozen=True)
