@@ -15,7 +15,6 @@ import tifffile
 from tests.real_data import data, needs_data
 from tests.slides.made import set_tag
 from wsipipe.arrays import Pixels
-from wsipipe.errors import SlideFormatError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
@@ -175,25 +174,6 @@ def test_chosen_channels_are_those_of_rgb(tmp_path: Path) -> None:
     write(tmp_path / "a.tif", [jpeg2000("ycc", transform=False)], 33003, RGB)
     pixels = whole(open_slide(tmp_path / "a.tif", planes=Planes(channels=(0, 2))).levels[0])
     assert np.abs(pixels.astype(int) - PICTURE[..., [0, 2]]).max() < FAR
-
-
-@pytest.mark.parametrize(
-    ("kind", "shape"),
-    [("alpha", (SIDE, SIDE, 4)), ("planes", (3, SIDE, SIDE)), ("grey channels", (SIDE, SIDE, 3))],
-)
-def test_ycbcr_of_33003_that_cannot_be_turned_into_rgb_is_refused(
-    tmp_path: Path, kind: str, shape: tuple[int, ...]
-) -> None:
-    planes = np.moveaxis(ycc_of(PICTURE), -1, 0)
-    samples = np.resize(planes, shape) if kind == "planes" else np.resize(np.moveaxis(planes, 0, -1), shape)
-    tiles = list(samples) if kind == "planes" else [samples]
-    encoded = [imagecodecs.jpeg2k_encode(np.ascontiguousarray(tile), level=0, codecformat="j2k") for tile in tiles]
-    options: dict[str, Any] = {"photometric": "minisblack" if "grey" in kind else "rgb", "tile": (SIDE, SIDE)}
-    options["planarconfig"] = "separate" if kind == "planes" else "contig"
-    path = tmp_path / "a.tif"
-    tifffile.imwrite(path, iter(encoded), shape=shape, dtype=np.uint8, metadata=None, compression=33003, **options)
-    with pytest.raises(SlideFormatError, match=r"a.tif has Compression 33003 \(YCbCr\) with SamplesPerPixel [34]"):
-        open_slide(path, reader="tiff")
 
 
 def test_ycbcr_of_16_bit_is_rgb() -> None:

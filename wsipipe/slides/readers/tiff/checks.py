@@ -16,7 +16,7 @@ from wsipipe.slides.byte_source import open_source
 from wsipipe.slides.readers.colour import believed, contradictions
 from wsipipe.slides.readers.jpeg import JPEG2000_CODECS, JPEG_CODECS
 from wsipipe.slides.readers.sparse import Pieces, lacks_pieces
-from wsipipe.slides.readers.tiff.image import PALETTE, SPACES, TiledImage
+from wsipipe.slides.readers.tiff.image import PALETTE, TiledImage
 from wsipipe.slides.readers.tiff.pages import COPY_AGAIN, page_area, shape_of, size_of
 from wsipipe.slides.readers.tiff.store import UPRIGHT
 
@@ -68,10 +68,6 @@ def check_kind(path: Location, page: TiffPage) -> None:
             "0 and 1 (grey), 2 (RGB), 3 (palette), or 6 (YCbCr) in JPEG and JPEG 2000",
         ): photometric in (0, 1, 2, PALETTE) or (photometric == 6 and jpeg),
         ("PlanarConfiguration", page.planarconfig, "1 for YCbCr"): photometric != 6 or not planar,
-        ("Compression 33003 (YCbCr) with SamplesPerPixel", samples, "3 of one colour, side by side"): compression
-        != 33003
-        or samples == 1
-        or (samples == 3 and photometric in SPACES and not planar),
         (
             "SamplesPerPixel",
             samples,
