@@ -274,7 +274,8 @@ def read_csv(table: Path, needed: tuple[str, ...], beside: tuple[str, ...]) -> l
         ``needed`` nor ``beside``.
     """
     try:
-        reader = csv.reader(table.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True)
+        text = table.read_text(encoding="utf-8-sig")
+        reader = csv.reader(text.splitlines(), skipinitialspace=True, strict=True)
         lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
     except OSError as err:
         raise UsageError(f"table {table} cannot be read: {err.strerror or err}") from err

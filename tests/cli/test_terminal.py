@@ -105,3 +105,11 @@ def test_a_stream_is_else_the_one_beneath() -> None:
     stream = cast(TextIO, Escaping(beneath))
     assert stream.write("a\x1bb\n") == 4
     assert (beneath.getvalue(), stream.isatty()) == ("a\\x1bb\n", False)
+
+
+def test_what_the_encoding_lacks_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="iso8859-1", write_through=True))
+    with escaped_output():
+        sys.stdout.writelines(["Gewebe-\u4e2d 0.5 \xb5m\n"])
+    assert written.getvalue() == b"Gewebe-\\u4e2d 0.5 \xb5m\n"

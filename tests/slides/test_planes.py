@@ -291,3 +291,7 @@ def test_channels_are_numbers_or_names() -> None:
 def test_what_a_store_says_of_planes_is_read_back(reader: str | None, planes: Planes) -> None:
     text = " ".join(filter(None, [f"--reader {reader}" * (reader is not None), str(planes)]))
     assert parse_reading(text) == (reader, planes)
+
+
+def test_number_of_a_channel_has_few_digits() -> None:
+    assert parse_channels("12," + "9" * 5000) == (12, "9" * 5000)

@@ -51,6 +51,9 @@ def test_what_a_row_says_of_planes_goes_before_the_options(tmp_path: Path) -> No
         ("slide,reader\na.svs,tifff", r"--reader tifff is not a reader; allowed: tiff"),
         ("slide,mpp\n,1", r"line 2 lacks a slide"),
         ("slide,mpp\na.svs,1\nb.svs,1\na.svs,2", r"line 4 names a.svs, as an earlier line does"),
+        ("slide,mpp\na.svs,1\n./a.svs,2", r"line 3 names ./a.svs, as an earlier line does \(a.svs\); remove one"),
+        ("slide,z\na.svs," + "9" * 5000, r"line 2: z must be a whole number from 0, not '9{20}'"),
+        ('slide,mpp\n"a.svs,1\nb.svs,1', r"is not CSV in UTF-8: unexpected end of data"),
     ],
 )
 def test_a_table_that_makes_no_sense_says_where(tmp_path: Path, text: str, message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import TextIOWrapper
 from typing import Any, TextIO, cast
 
 from wsipipe.cli.streams import Dispensable, Required
@@ -40,8 +41,12 @@ class Escaping:
 def escaped_output() -> Iterator[None]:
     """Have stdout and stderr of this process escape: also warnings, logs, tracebacks and the messages of click.
 
-    A command is done without stderr, and fails without stdout.
+    A command is done without stderr, and fails without stdout. Characters that the locale's encoding lacks are escaped,
+    too.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     with (
         redirect_stdout(cast(TextIO, Escaping(Required(sys.stdout, "stdout")))),
         redirect_stderr(cast(TextIO, Escaping(Dispensable(sys.stderr, "stderr")))),

@@ -15,6 +15,8 @@ NAMES = {"series": "image", "z": "focal plane", "t": "time point"}
 """Names of these in messages, by the option that chooses one."""
 MAX_LISTED = 20
 """A message lists this many images at most."""
+MAX_DIGITS = 9
+"""A number of a plane or an image has no more; Python takes no text of thousands for a number."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def parse_channels(text: str) -> tuple[int | str, ...]:
         raise UsageError(
             f"--channels must list distinct channel numbers or names, such as 0,2 or DAPI,CD3 (got {text!r})"
         )
-    return tuple(int(name) if name.isdecimal() else name for name in names)
+    return tuple(int(name) if name.isdecimal() and len(name) <= MAX_DIGITS else name for name in names)
 
 
 def take_planes(options: dict[str, Any]) -> Planes:

@@ -225,6 +225,12 @@ def downsample_of(finest: tuple[int, int], shape: tuple[int, int]) -> float:
     return float(whole) if fits else ratio
 
 
+def is_shrunk(finest: tuple[int, int], shape: tuple[int, int]) -> bool:
+    """Whether one downsample explains both sides of ``shape`` (height, width), each off by a pixel of rounding."""
+    least = max(large / (small + 1) for large, small in zip(finest, shape, strict=True))
+    return all(large >= least * (small - 1) for large, small in zip(finest, shape, strict=True))
+
+
 def choose_level(slide: Slide, mpp: float | None, max_upsample: float = MAX_UPSAMPLE) -> Level:
     """The level that has to be shrunk or enlarged least, brought to ``mpp``; level 0 if ``mpp`` is None.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from wsipipe.errors import UsageError
 from wsipipe.files import Named, absolute
 from wsipipe.slides.address import file_of
-from wsipipe.slides.planes import Planes, parse_channels
+from wsipipe.slides.planes import MAX_DIGITS, Planes, parse_channels
 from wsipipe.slides.readers.registry import named
 from wsipipe.tables import positive, read_csv
 from wsipipe.urls import is_url
@@ -83,6 +83,7 @@ def read_slides_table(path: Path) -> SlidesTable:
     """
     beside = tuple(field.name for field in fields(SlideRow) if field.name != "slide")
     rows: dict[str, SlideRow] = {}
+    paths: dict[str, SlideRow] = {}
     for where, cells in read_csv(path, ("slide",), beside):
         row = SlideRow(
             slide=cells["slide"],
@@ -92,21 +93,26 @@ def read_slides_table(path: Path) -> SlidesTable:
             **{name: _number(cells, name, where) for name in ("z", "t", "series")},
         )
         named(row.reader)
-        if row.slide in rows:
-            raise UsageError(f"{where} names {row.slide}, as an earlier line does; remove one of the two")
+        if (other := paths.setdefault(_path_of(row.slide, path.parent), row)) is not row:
+            raise UsageError(
+                f"{where} names {row.slide}, as an earlier line does ({other.slide}); remove one of the two"
+            )
         rows[row.slide] = row
     return SlidesTable(
         name=path.name,
-        paths={
-            str(absolute(row.slide if is_url(row.slide) else path.parent / row.slide)): row for row in rows.values()
-        },
+        paths=paths,
         names={row.slide: row for row in rows.values() if os.path.basename(row.slide) == row.slide},  # noqa: PTH119
     )
+
+
+def _path_of(slide: str, folder: Path) -> str:
+    """The absolute path, or the URL, of a slide in a table of ``folder``."""
+    return str(absolute(slide if is_url(slide) else folder / slide))
 
 
 def _number(cells: Mapping[str, str], column: str, where: str) -> int | None:
     """The whole number in ``column`` of a row, or None if it is empty."""
     text = cells.get(column) or None
-    if text is not None and not text.isdecimal():
-        raise UsageError(f"{where}: {column} must be a whole number from 0, not {text!r}")
+    if text is not None and not (text.isdecimal() and len(text) <= MAX_DIGITS):
+        raise UsageError(f"{where}: {column} must be a whole number from 0, not {text[:20]!r}")
     return None if text is None else int(text)

@@ -221,3 +221,50 @@ def test_series_changes_for_a_night_as_long_as_any_of_its_files_does(folder: Pat
     before = version_of(folder / FINEST)
     os.utime(folder / "level-3-frames-0-1.dcm", ns=(0, 2**62))
     assert version_of(folder / FINEST) != before
+
+
+def with_header(path: Path, source: Path, **elements: object) -> Path:
+    """Write a copy of a DICOM file that is another instance, with other elements in its header."""
+    pydicom = pytest.importorskip("pydicom")
+    dataset = pydicom.dcmread(source)
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{dataset.SOPInstanceUID}.1"
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path)
+    return path
+
+
+def test_level_of_which_one_frame_is_left_is_half_written(folder: Path, tmp_path: Path) -> None:
+    with_header(tmp_path / "a.dcm", folder / "level-3-frames-0-1.dcm", TotalPixelMatrixColumns=2 * 277)
+    with pytest.raises(SlideReadError, match=r"a.dcm is half-written: it has a single tile of 370 x 554 px; copy it"):
+        open_slide(tmp_path / "a.dcm")
+
+
+def test_level_with_two_images_of_one_plane_is_an_error_that_names_both(folder: Path) -> None:
+    with_header(folder / "b.dcm", folder / "level-3-frames-0-1.dcm")
+    with pytest.raises(
+        SlideReadError, match=r"case-17: b.dcm and level-3-frames-0-1.dcm both show all of one plane of 370 x 277 px"
+    ):
+        open_slide(folder)
+
+
+def test_level_of_another_shape_is_not_one_of_the_slide(folder: Path) -> None:
+    sides = {"Rows": 277, "Columns": 370, "TotalPixelMatrixRows": 277, "TotalPixelMatrixColumns": 370}
+    with_header(folder / "level-3-frames-0-1.dcm", folder / "level-3-frames-0-1.dcm", **sides)
+    with pytest.raises(SlideFormatError, match=r"277 x 370 px is not a level of 2967 x 2220 px, .*folder of its own"):
+        open_slide(folder)
+
+
+def test_pyramids_of_one_series_are_not_mixed(folder: Path) -> None:
+    with_header(folder / "level-3-frames-0-1.dcm", folder / "level-3-frames-0-1.dcm", PyramidUID="1.2.3")
+    with pytest.raises(SlideFormatError, match=r"case-17: its series holds 2 pyramids \(PyramidUID\)"):
+        open_slide(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("PhotometricInterpretation", "MONOCHROME1"), ("DimensionOrganizationType", "3D")]
+)
+def test_error_about_pixels_that_are_not_read_says_which_they_are(tmp_path: Path, name: str, value: str) -> None:
+    with_header(tmp_path / "a.dcm", data("dicom/cmu-small-wsi2dcm/level-1-frames-0-9.dcm"), **{name: value})
+    with pytest.raises(SlideFormatError, match=r"a.dcm .* wsidicom reads.*PhotometricInterpretation .*, BitsStored 8,"):
+        open_slide(tmp_path / "a.dcm", reader="dicom")

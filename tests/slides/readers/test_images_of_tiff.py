@@ -176,3 +176,15 @@ def test_regions_of_a_scanner() -> None:
     slides = [open_slide(path) for path in expand([case("scn-two-regions.scn")])]
     assert [slide.levels[0].shape for slide in slides] == [(600, 600), (400, 400)]
     assert {slide.mpp for slide in slides} == {0.5}
+
+
+def test_level_of_an_ome_tiff_with_sides_in_another_ratio_is_left_out(tmp_path: Path) -> None:
+    image = picture((256, 256, 3))
+    options: dict[str, Any] = {"tile": (64, 64), "photometric": "rgb"}
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
+        tiff.write(image, subifds=2, metadata={"axes": "YXS"}, **options)
+        tiff.write(image[::2, ::4], subfiletype=1, **options)
+        tiff.write(image[::4, ::4], subfiletype=1, **options)
+    slide = open_slide(tmp_path / "a.ome.tif")
+    assert [level.shape for level in slide.levels] == [(256, 256), (64, 64)]
+    assert slide.warnings == ("level of 128 x 64 px is left out: its sides are not in the ratio of the finest level's",)

@@ -349,3 +349,33 @@ def test_labels_are_no_slide(tmp_path: Path) -> None:
     with pytest.raises(SlideFormatError, match="holds labels"):
         open_slide(path)
     assert [found.name for found in expand([str(tmp_path)])] == ["slide.zarr"]
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_level_that_does_not_show_what_the_finest_shows_is_left_out(tmp_path: Path, version: str) -> None:
+    image = np.stack([picture((200, 200), seed=seed) for seed in range(4)])
+    halved = ome_zarr(tmp_path / "z.zarr", [image, image[::2, ::2, ::2], image[:, ::4, ::4]], "zyx", version)
+    narrow = ome_zarr(tmp_path / "n.zarr", [image[0], image[0, ::2, ::4], image[0, ::4, ::4]], "yx", version)
+    lost = ome_zarr(tmp_path / "l.zarr", [image[0], image[0, ::2, ::2], image[0, ::4, ::4]], "yx", version)
+    next(file for file in (lost / "1").rglob("*1") if file.is_file()).unlink()
+    for path, planes, why in (
+        (halved, Planes(z=1), "level 1 is left out: it has z 2, and the finest another number"),
+        (narrow, Planes(), "level 1 is left out: its sides are not in the ratio of the finest level's"),
+        (lost, Planes(), "level 1 is left out: some of its chunks have no file, finer ones have"),
+    ):
+        slide = open_slide(path, planes=planes)
+        assert [(level.index, level.shape, level.mpp) for level in slide.levels] == [
+            (0, (200, 200), 0.5),
+            (1, (50, 50), 2.0),
+        ]
+        assert why in slide.warnings
+        coarse = read_box(slide.levels[1], Box(0, 50, 0, 50))[..., 0]
+        np.testing.assert_array_equal(coarse, image[planes.z or 0, ::4, ::4])
+
+
+def test_level_without_chunks_where_the_finer_has_none_either_is_used(tmp_path: Path) -> None:
+    image = picture((256, 256))
+    path = ome_zarr(tmp_path / "a.zarr", [image, image[::2, ::2]], "yx")
+    for file in ("0/c/0/0", "0/c/0/1", "0/c/1/0", "0/c/1/1", "1/c/0/0"):
+        (path / file).unlink()
+    assert len(open_slide(path).levels) == 2

@@ -113,6 +113,21 @@ def test_jpeg_is_upright_and_without_what_cameras_add(tmp_path: Path, orientatio
     assert list(slide.warnings) == said * (orientation > 1)
 
 
+@pytest.mark.parametrize("behind", [False, True])
+def test_png_is_upright_wherever_its_exif_is(tmp_path: Path, behind: bool) -> None:
+    exif, path = Image.Exif(), tmp_path / "a.png"
+    exif[0x0112] = 6
+    Image.fromarray(picture((60, 90, 3))).save(path, exif=exif)
+    if behind:
+        data = path.read_bytes()
+        begin = data.index(b"eXIf") - 4
+        chunk = data[begin : begin + 12 + int.from_bytes(data[begin : begin + 4], "big")]
+        path.write_bytes(data[:begin] + data[begin + len(chunk) : -12] + chunk + data[-12:])
+    slide = open_slide(path)
+    np.testing.assert_array_equal(whole(slide), np.rot90(picture((60, 90, 3)), -1))
+    assert slide.warnings == ("Orientation is 6: it is turned upright as it is read",)
+
+
 @pytest.mark.parametrize(
     ("dpi", "mpp"), [(72, None), (96, None), (300, None), (2400, None), (9600, None), (50800, 0.5), (25400, 1.0)]
 )

@@ -17,12 +17,13 @@ from typing import Any
 
 import zarr
 
-from wsipipe.errors import SlideFormatError, SlideReadError
+from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.events import Spent
 from wsipipe.files import Location
 from wsipipe.slides.identity import file_identity, folder_identity
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.readers.colour import RGB, believed, contradictions
+from wsipipe.slides.readers.dicom_checks import check_levels, pixels_of
 from wsipipe.slides.readers.dicom_frames import (
     COPY_SERIES_AGAIN,
     TRANSFORMED,
@@ -32,9 +33,8 @@ from wsipipe.slides.readers.dicom_frames import (
     planes_of,
 )
 from wsipipe.slides.readers.dicom_series import Instance, instance_of, instances_in, series_in
-from wsipipe.slides.readers.sparse import check_count, check_share
 from wsipipe.slides.resolution import Resolution, checked
-from wsipipe.slides.slide import Level, Slide, check_sides, downsample_of
+from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.urls import Url
 
 INSTALL_DICOM = "pip install 'wsipipe[dicom]'"
@@ -152,40 +152,26 @@ def _open(path: Path, wanted: int | None) -> Pyramid:
             source = source_of.open([str(file) for file in files])
             instances = list(source.level_instances)
             kinds = {kind: list(getattr(source, f"{kind}_instances")) for kind in ("label", "overview", "thumbnail")}
-    except Exception as err:  # wsidicom and pydicom raise all sorts on damaged files
+        read = {Path(str(file)) for file in source.files}
+        lost = [file.name for file in files if file not in read]
+        if lost:
+            raise SlideReadError(
+                f"{path.name}: {lost[0]} of its series is not a whole-slide image, or is damaged; {COPY_SERIES_AGAIN}"
+            )
+        by_size: dict[tuple[int, int], list[Any]] = {}
+        for instance in instances:
+            by_size.setdefault((instance.size.height, instance.size.width), []).append(instance)
+        levels = tuple(tuple(by_size[size]) for size in sorted(by_size, key=prod, reverse=True))
+        check_levels(path, files, levels)
+    except SlideError:
+        raise
+    except Exception as err:  # wsidicom and pydicom raise all sorts on damaged files, also when asked for planes
         raise SlideFormatError(
-            f"{path.name} is not a DICOM whole-slide image, or is damaged ({_in_words(err)}); {COPY_SERIES_AGAIN}"
+            f"{path.name} is not a DICOM whole-slide image that wsidicom reads, or is damaged ({_in_words(err)}; "
+            f"{pixels_of(files[0])}); {COPY_SERIES_AGAIN}, or convert it"
         ) from err
-    read = {Path(str(file)) for file in source.files}
-    lost = [file.name for file in files if file not in read]
-    if lost:
-        raise SlideReadError(
-            f"{path.name}: {lost[0]} of its series is not a whole-slide image, or is damaged; {COPY_SERIES_AGAIN}"
-        )
-    by_size: dict[tuple[int, int], list[Any]] = {}
-    for instance in instances:
-        by_size.setdefault((instance.size.height, instance.size.width), []).append(instance)
-    levels = tuple(tuple(by_size[size]) for size in sorted(by_size, key=prod, reverse=True))
-    for level in levels:
-        _check_tiles(path, level)
     associated = tuple(f"{kind} {i.size.height} x {i.size.width} px" for kind, found in kinds.items() for i in found)
     return Pyramid(tuple(files), levels, associated)
-
-
-def _check_tiles(path: Path, instances: Sequence[Any]) -> None:
-    """Refuse a level of too many tiles, or of too few frames for them, before wsidicom makes a table of them.
-
-    Raises
-    ------
-    SlideError
-        If it is such a level; the message names the file.
-    """
-    size, tile = instances[0].size, instances[0].tile_size
-    check_sides(path.name, [(size.height, size.width)])
-    tiles, of = -(-size.height // tile.height) * -(-size.width // tile.width), f"{size.height} x {size.width} px"
-    frames = sum(dataset.frame_count for instance in instances for dataset in instance.datasets)
-    check_share(path.name, frames, tiles, of, way_out=COPY_SERIES_AGAIN)
-    check_count(path.name, tiles, of)
 
 
 def _files(path: Path, wanted: int | None) -> list[Path]:

@@ -120,8 +120,9 @@ def _png_header(name: str, data: bytes) -> PictureHeader:
     if len(data) < 26 or data[12:16] != b"IHDR" or data[25] not in PNG_CHANNELS:
         raise SlideReadError(f"{name} is a damaged PNG: it has no header; write it again")
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
-    per_metre = next((content for kind, content in _png_chunks(data) if kind == b"pHYs" and len(content) == 9), b"")
-    x, y, unit = struct.unpack(">IIB", per_metre) if per_metre else (0, 0, 0)
+    chunks = dict(_png_chunks(data))
+    per_metre = chunks.get(b"pHYs", b"")
+    x, y, unit = struct.unpack(">IIB", per_metre) if len(per_metre) == 9 else (0, 0, 0)
     return PictureHeader(
         kind="png",
         shape=(height, width),
@@ -130,15 +131,17 @@ def _png_header(name: str, data: bytes) -> PictureHeader:
         palette=colour == PNG_PALETTE,
         alpha=PNG_CHANNELS[colour] in (2, 4),
         per_metre=(float(y), float(x)) if unit == 1 else None,
+        orientation=_orientation(chunks.get(b"eXIf", b"")),
     )
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(kind, content) of each chunk of a PNG before its pixels."""
+    """(kind, content) of each chunk of a PNG but its pixels; Exif may be behind them."""
     at = len(PNG_MAGIC)
-    while at + 8 <= len(data) and (kind := data[at + 4 : at + 8]) != b"IDAT":
+    while at + 8 <= len(data) and (kind := data[at + 4 : at + 8]) != b"IEND":
         (length,) = struct.unpack_from(">I", data, at)
-        yield kind, data[at + 8 : at + 8 + length]
+        if kind != b"IDAT":
+            yield kind, data[at + 8 : at + 8 + length]
         at += 12 + length
 
 

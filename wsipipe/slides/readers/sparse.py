@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
 from wsipipe.errors import SlideFormatError, SlideReadError
 
 LEAST_SHARE = 1e-4
@@ -49,3 +54,33 @@ def check_count(name: str, total: int, of: str) -> None:
         raise SlideFormatError(
             f"{name}: {of} has {total} tiles; wsipipe reads up to {MAX_TILES}; convert it to larger tiles"
         )
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The tiles of a level, or its chunks, by whether they are in the file."""
+
+    shape: tuple[int, int]
+    """(height, width) of the level, px."""
+    tile: tuple[int, int]
+    """(height, width) of a tile, px."""
+    there: npt.NDArray[np.bool_]
+    """Which exist, (plane, y, x)."""
+
+
+def lacks_pieces(level: Pieces, finer: Pieces) -> bool:
+    """Whether pieces of ``level`` are missing where the ``finer`` level has some: some writers lose single ones."""
+    lost, there = ~level.there.all(axis=0), finer.there.any(axis=0)
+    ranges = []
+    for axis in (0, 1):
+        size, side, size_under, side_under = level.shape[axis], level.tile[axis], finer.shape[axis], finer.tile[axis]
+        first = np.arange(lost.shape[axis]) * side
+        last = np.minimum(first + side, size)
+        # The quotient of the sizes is not that of the pixels: it is off by a coarse pixel at the far end.
+        within = np.minimum((last - first) / 4, 1)
+        ranges.append(np.floor((first + within) * size_under / size / side_under).astype(int))
+        ranges.append(np.ceil((last - within) * size_under / size / side_under).astype(int))
+    top, bottom, left, right = ranges
+    counts = np.pad(there.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    below, above = counts[bottom], counts[top]
+    return bool((lost & (below[:, right] - below[:, left] - above[:, right] + above[:, left] > 0)).any())

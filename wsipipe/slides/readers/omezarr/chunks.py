@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import zarr
 from zarr.abc.store import RangeByteRequest, Store
 from zarr.storage import WrapperStore
@@ -15,7 +17,7 @@ from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.files import files_in, zarr_store
 from wsipipe.slides.readers.omezarr.attributes import METADATA, check_metadata, is_zarr
 from wsipipe.slides.readers.omezarr.zipped import FolderOfZarr, ZippedFolder, ZippedStore
-from wsipipe.slides.readers.sparse import check_share
+from wsipipe.slides.readers.sparse import Pieces, check_share
 from wsipipe.urls import Url
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ MAX_CHUNK_BYTES = 2**30
 """A chunk that needs more than this once decoded is refused: every block would need it."""
 CHUNK_HEAD_BYTES = 18
 """First bytes of a chunk, in which Blosc and Zstandard say how many bytes it decodes to."""
+NUMBER = re.compile(r"\d+")
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
@@ -170,6 +173,24 @@ def count_pieces(path: FolderOfZarr, dataset: str, array: zarr.Array[Any]) -> tu
     if isinstance(path, Url) and not path.lists:
         return total, total
     return sum(1 for _ in chunk_files(path / dataset)), total
+
+
+def pieces_there(path: FolderOfZarr, dataset: str, array: zarr.Array[Any], axes: str) -> Pieces | None:
+    """Which shards, or chunks, of the array of ``dataset`` have a file; None on a web server, which cannot list them.
+
+    The planes of all other ``axes`` than y and x are one axis.
+    """
+    if isinstance(path, Url) and not path.lists:
+        return None
+    there = np.zeros(pieces_of(array), np.bool_)
+    for name, _ in chunk_files(path / dataset):
+        key = tuple(map(int, NUMBER.findall(name)))
+        if len(key) == there.ndim and all(number < size for number, size in zip(key, there.shape, strict=True)):
+            there[key] = True
+    y, x = axes.index("y"), axes.index("x")
+    sides = array.shards or array.chunks
+    planes = np.moveaxis(there, (y, x), (-2, -1)).reshape(-1, there.shape[y], there.shape[x])
+    return Pieces((array.shape[y], array.shape[x]), (sides[y], sides[x]), planes)
 
 
 def pieces_of(array: zarr.Array[Any]) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -12,11 +13,18 @@ from wsipipe.errors import SlideFormatError, SlideReadError
 from wsipipe.files import Location, locate
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.readers.omezarr.attributes import Multiscale, is_zarr, parse_multiscale, read_attributes
-from wsipipe.slides.readers.omezarr.chunks import MAX_CHUNK_BYTES, codec_names, missing_chunks, open_dataset
+from wsipipe.slides.readers.omezarr.chunks import (
+    MAX_CHUNK_BYTES,
+    codec_names,
+    missing_chunks,
+    open_dataset,
+    pieces_there,
+)
 from wsipipe.slides.readers.omezarr.collection import images_in, name_of
 from wsipipe.slides.readers.omezarr.identity import parts_of, zarr_identity
 from wsipipe.slides.readers.omezarr.zipped import UNZIP, FolderOfZarr, ZippedFolder, is_zip, zarr_folder
-from wsipipe.slides.slide import Level, Slide, check_sides, downsample_of
+from wsipipe.slides.readers.sparse import lacks_pieces
+from wsipipe.slides.slide import Level, Slide, check_sides, downsample_of, is_shrunk
 
 AXES = ("yx", "yxc", "cyx")
 DTYPES = ("uint8", "uint16")
@@ -52,11 +60,12 @@ class OmeZarrReader:
 
 @dataclass(frozen=True)
 class OmeZarrLevel:
-    """One dataset of an OME-Zarr image; all fields but ``inner`` as in `Level`."""
+    """One dataset of an OME-Zarr image; ``path`` and ``identity`` as in `Level`."""
 
     path: str
     identity: str
-    index: int
+    number: int
+    """Place of the dataset in the list of ``multiscales``."""
     inner: str = ""
     """Path of the image within a zip file, if that holds several."""
 
@@ -65,10 +74,10 @@ class OmeZarrLevel:
         path = zarr_folder(locate(self.path))
         path = path / self.inner if self.inner else path
         multiscale = parse_multiscale(path, read_attributes(path))
-        if self.index >= len(multiscale.paths):
+        if self.number >= len(multiscale.paths):
             raise SlideReadError(f"{path.name} has lost levels since it was opened; start again")
-        array = open_dataset(path, multiscale.paths[self.index])
-        _check_array(path, multiscale.paths[self.index], array, multiscale.axes)
+        array = open_dataset(path, multiscale.paths[self.number])
+        _check_array(path, multiscale.paths[self.number], array, multiscale.axes)
         if zarr_identity(path, multiscale.paths) != self.identity:
             raise SlideReadError(f"{path.name} has changed since it was opened; start again")
         return array
@@ -88,18 +97,19 @@ def _open_image(path: Location, inner: str, folder: FolderOfZarr, planes: Planes
         _check_array(folder, dataset, array, multiscale.axes)
     shapes = [_shape(array, multiscale.axes) for array in arrays]
     check_sides(path.name, shapes)
-    warnings = [
-        warning
-        for dataset, array in zip(multiscale.paths, arrays, strict=True)
-        for warning in missing_chunks(folder, dataset, array)
+    missing = [
+        list(missing_chunks(folder, dataset, array)) for dataset, array in zip(multiscale.paths, arrays, strict=True)
     ]
     identity = zarr_identity(folder, multiscale.paths)
     if shapes != sorted(set(shapes), reverse=True):
         raise SlideFormatError(f"{path.name}: its levels do not decrease in size: {shapes}")
     chosen = _choose_planes(folder, arrays[0], multiscale, planes)
-    sources = [OmeZarrLevel(str(path), identity, index, inner) for index in range(len(arrays))]
+    left_out = _left_out(folder, multiscale, arrays, [bool(warnings) for warnings in missing])
+    kept = [number for number in range(len(arrays)) if number not in left_out]
+    sources = [OmeZarrLevel(str(path), identity, number, inner) for number in kept]
     levels = tuple(
-        _level(source, array, multiscale, arrays[0], chosen) for source, array in zip(sources, arrays, strict=True)
+        _level(source, index, multiscale, (arrays[source.number], arrays[0]), chosen)
+        for index, source in enumerate(sources)
     )
     return Slide(
         path=str(path),
@@ -112,10 +122,38 @@ def _open_image(path: Location, inner: str, folder: FolderOfZarr, planes: Planes
         identity=identity,
         parts=parts_of(folder, multiscale.paths),
         associated=(),
-        warnings=(*warnings, *multiscale.resolution.warnings),
+        warnings=(*itertools.chain(*missing), *left_out.values(), *multiscale.resolution.warnings),
         readings=multiscale.resolution.readings,
         channel_names=multiscale.channel_names,
     )
+
+
+def _left_out(
+    folder: FolderOfZarr, multiscale: Multiscale, arrays: list[zarr.Array[Any]], sparse: list[bool]
+) -> dict[int, str]:
+    """The levels that do not show what the finest shows, by their numbers, each with a warning that it is left out.
+
+    Where chunks are is asked only for those that are ``sparse``: behind a URL it takes a while.
+    """
+    found: dict[int, str] = {}
+    axes, finest, finer = multiscale.axes, arrays[0], 0
+    for number, (dataset, array) in enumerate(zip(multiscale.paths, arrays, strict=True)):
+        sizes = zip(axes, array.shape, finest.shape, strict=True)
+        planes = [f"{axis} {size}" for axis, size, of in sizes if axis not in "yx" and size != of]
+        why = None
+        if planes:
+            why = f"it has {', '.join(planes)}, and the finest another number"
+        elif not is_shrunk(_shape(finest, axes), _shape(array, axes)):
+            why = "its sides are not in the ratio of the finest level's"
+        elif number and sparse[number]:
+            pieces = [pieces_there(folder, multiscale.paths[i], arrays[i], axes) for i in (number, finer)]
+            if pieces[0] and pieces[1] and lacks_pieces(pieces[0], pieces[1]):
+                why = "some of its chunks have no file, finer ones have"
+        if why is None:
+            finer = number
+        else:
+            found[number] = f"level {dataset} is left out: {why}"
+    return found
 
 
 def _choose_planes(path: FolderOfZarr, array: zarr.Array[Any], multiscale: Multiscale, planes: Planes) -> Planes:
@@ -177,17 +215,22 @@ def _shape(array: zarr.Array[Any], axes: str) -> tuple[int, int]:
 
 
 def _level(
-    source: OmeZarrLevel, array: zarr.Array[Any], multiscale: Multiscale, finest: zarr.Array[Any], planes: Planes
+    source: OmeZarrLevel,
+    index: int,
+    multiscale: Multiscale,
+    arrays: tuple[zarr.Array[Any], zarr.Array[Any]],
+    planes: Planes,
 ) -> Level:
-    """The level at ``source``, whose pixels are those of ``array``."""
+    """Level ``index``, at ``source``; ``arrays`` are its own and that of the finest level."""
     axes, mpp = multiscale.axes, multiscale.resolution.mpp
+    array, finest = arrays
     shape, largest = _shape(array, axes), _shape(finest, axes)
     channels = array.shape[axes.index("c")] if "c" in axes else 1
     downsample = downsample_of(largest, shape)
     return Level(
         path=source.path,
         reader=OmeZarrReader.name,
-        index=source.index,
+        index=index,
         identity=source.identity,
         shape=shape,
         downsample=downsample,

@@ -15,6 +15,7 @@ from wsipipe.files import Location
 from wsipipe.slides.byte_source import open_source
 from wsipipe.slides.readers.colour import believed, contradictions
 from wsipipe.slides.readers.jpeg import JPEG2000_CODECS, JPEG_CODECS
+from wsipipe.slides.readers.sparse import Pieces, lacks_pieces
 from wsipipe.slides.readers.tiff.image import PALETTE, TiledImage
 from wsipipe.slides.readers.tiff.pages import COPY_AGAIN, page_area, shape_of, size_of
 from wsipipe.slides.readers.tiff.store import UPRIGHT
@@ -135,23 +136,8 @@ def colour_doubts(tiff: TiffFile, image: TiledImage) -> tuple[str, ...]:
 
 def lacks_tiles(image: TiledImage, finer: TiledImage) -> bool:
     """Whether tiles of ``image`` have no data where the ``finer`` level has some: some scanners lose single tiles."""
-    for page, under in zip(image.pages, finer.pages, strict=True):
-        lost, there = ~_has_data(page).all(axis=0), _has_data(under).any(axis=0)
-        ranges = []
-        for axis in (0, 1):
-            size, size_under, side_under = shape_of(page)[axis], shape_of(under)[axis], _tile_of(under)[axis]
-            first = np.arange(lost.shape[axis]) * _tile_of(page)[axis]
-            last = np.minimum(first + _tile_of(page)[axis], size)
-            # The quotient of the sizes is not that of the pixels: it is off by a coarse pixel at the far end.
-            within = np.minimum((last - first) / 4, 1)
-            ranges.append(np.floor((first + within) * size_under / size / side_under).astype(int))
-            ranges.append(np.ceil((last - within) * size_under / size / side_under).astype(int))
-        top, bottom, left, right = ranges
-        counts = np.pad(there.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-        below, above = counts[bottom], counts[top]
-        if (lost & (below[:, right] - below[:, left] - above[:, right] + above[:, left] > 0)).any():
-            return True
-    return False
+    pairs = zip(image.pages, finer.pages, strict=True)
+    return any(lacks_pieces(_pieces(page), _pieces(under)) for page, under in pairs)
 
 
 def probe(path: Location, image: TiledImage) -> None:
@@ -179,15 +165,15 @@ def _places(page: TiffPage) -> Iterator[tuple[int, int, int]]:
             yield number, int(offset), int(count)
 
 
-def _tile_of(page: TiffPage) -> tuple[int, int]:
-    """Height and width of a tile or strip."""
+def _pieces(page: TiffPage) -> Pieces:
+    """The tiles or strips of a page."""
     sides = page.chunks[:2]
-    return int(sides[0]), int(sides[1])
+    return Pieces(shape_of(page), (int(sides[0]), int(sides[1])), _has_data(page))
 
 
 def _has_data(page: TiffPage) -> npt.NDArray[np.bool_]:
     """Which tiles have data, (plane, y, x)."""
-    grid = [-(-size // side) for size, side in zip(shape_of(page), _tile_of(page), strict=True)]
+    grid = [-(-size // int(side)) for size, side in zip(shape_of(page), page.chunks[:2], strict=True)]
     starts, lengths = np.asarray(page.dataoffsets, np.float64), np.asarray(page.databytecounts, np.float64)
     found: npt.NDArray[np.bool_] = ((starts >= 1) & (lengths >= 1)).reshape(-1, *grid)  # damaged tags hold fractions
     return found

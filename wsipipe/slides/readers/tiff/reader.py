@@ -47,7 +47,7 @@ from wsipipe.slides.readers.tiff.pages import (
 )
 from wsipipe.slides.readers.tiff.resolution import tiff_downsamples, tiff_resolution
 from wsipipe.slides.readers.tiff.store import UPRIGHT, UprightStore, tiff_store
-from wsipipe.slides.slide import Level, Slide, downsample_of
+from wsipipe.slides.slide import Level, Slide, downsample_of, is_shrunk
 from wsipipe.urls import Url
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs is found and reported here, by file name
@@ -194,6 +194,7 @@ def _find(path: Location, tiff: TiffFile, planes: Planes) -> TiffContent:
     images: list[TiledImage] = []
     warnings = list(_odd(unchecked))
     size = tiff.filehandle.size
+    finest = shape_of(unchecked.levels[0].pages[0])
     for index, image in enumerate(unchecked.levels):
         for page in image.pages:
             check_kind(path, page)
@@ -208,6 +209,10 @@ def _find(path: Location, tiff: TiffFile, planes: Planes) -> TiffContent:
             continue
         if index == 0:
             check_share(path.name, total - empty, total, sides, way_out=COPY_AGAIN)
+        # Philips fills levels up to whole tiles, and says what their downsamples are.
+        if "philips" not in tiff.flags and not is_shrunk(finest, shape_of(image.pages[0])):
+            warnings.append(f"level of {sides} is left out: its sides are not in the ratio of the finest level's")
+            continue
         if empty and index and lacks_tiles(image, images[-1]):
             warnings.append(f"level of {sides} is left out: {empty} of its {total} tiles have no data, finer ones have")
             continue
