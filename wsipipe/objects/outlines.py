@@ -224,8 +224,10 @@ def _corners(labels: Labels, pieces: npt.NDArray[np.integer], cut: Mask) -> tupl
     width = labels.shape[1]
     beside, below = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
     turning = (beside[:-1] | beside[1:]) & (below[:, :-1] | below[:, 1:])
-    y, x = (found + 1 for found in np.nonzero(turning))
-    pixel = (y - 1) * width + x - 1
+    vertex = np.flatnonzero(turning)
+    y = vertex // max(width - 1, 1)
+    pixel = vertex + y
+    y, x = y + 1, vertex - y * (width - 1) + 1
     offsets = (0, 1, width, width + 1)
     values = [labels.ravel()[pixel + offset] for offset in offsets]
     found: list[_Nodes] = []

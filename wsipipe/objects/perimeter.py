@@ -24,7 +24,7 @@ LENGTHS = np.array([1.0, np.sqrt(2), (1 + np.sqrt(2)) / 2])
 _CODES = {5: 0, 7: 0, 15: 0, 17: 0, 25: 0, 27: 0, 21: 1, 33: 1, 13: 2, 23: 2}
 _KIND = np.full(50, KINDS, np.int64)  # the last kind is not counted
 _KIND[list(_CODES)] = list(_CODES.values())
-_DIAGONAL = 10
+_DIAGONAL = np.uint8(10)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,24 +62,25 @@ def count_border(
         (pieces, `KINDS`) int64, and the pixels that cannot be counted yet.
     """
     height, width = labels.shape
-    counts = np.zeros((len(cut), KINDS + 1), np.int64)
     beside, below = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
     border = labels > 0
     inner = beside[1:-1, :-1] | beside[1:-1, 1:]
     inner |= below[:-1, 1:-1]
     inner |= below[1:, 1:-1]
     border[1:-1, 1:-1] &= inner
-    y, x = (found + 1 for found in np.nonzero(border[1:-1, 1:-1]))
-    piece = pieces[y, x].astype(np.int64)
+    border[[0, -1]] = border[:, [0, -1]] = False
+    pixel = np.flatnonzero(border)  # 2 ms for 2048 x 2048, np.nonzero 10
+    piece = pieces.ravel()[pixel].astype(np.int64)
+    y = pixel // width
+    x = pixel - y * width
     deep = (y >= DEPTH) & (y < height - DEPTH) & (x >= DEPTH) & (x < width - DEPTH)
     known = deep | ~cut[piece]
-    y, x, piece = y[known], x[known], piece[known]
-    pixel = y * width + x
-    on_border = np.where(border, labels, 0).ravel()
+    pixel, piece = pixel[known], piece[known]
+    on_border = (labels * border).ravel()
     label = on_border[pixel]
-    code = np.ones(len(pixel), np.int64)
+    code = np.ones(len(pixel), np.uint8)
     for step in (-width, -1, 1, width):
-        code += 2 * (on_border[pixel + step] == label)
+        code += np.uint8(2) * (on_border[pixel + step] == label)
     partners = []
     for step in (-width - 1, -width + 1, width - 1, width + 1):
         same = on_border[pixel + step] == label
@@ -89,14 +90,15 @@ def count_border(
             code += _DIAGONAL * (same & (other == piece))
         else:
             code += _DIAGONAL * same
-    opened = np.zeros(len(pixel), np.bool_)
+    opened: Mask = np.zeros(len(pixel), np.bool_)
     if connectivity == 4:
         stacked = np.stack(partners, axis=1).astype(np.int64)
-        opened = (stacked >= 0).any(axis=1)
+        opened = np.any(stacked >= 0, axis=1)
     else:
         stacked = np.zeros((len(pixel), 4), np.int64)
-    np.add.at(counts, (piece[~opened], _KIND[code[~opened]]), 1)
-    return counts[:, :KINDS], OpenPixels(piece[opened], code[opened], stacked[opened])
+    kind = _KIND[code[~opened]] + piece[~opened] * (KINDS + 1)
+    counts = np.bincount(kind, minlength=len(cut) * (KINDS + 1)).reshape(len(cut), KINDS + 1)
+    return counts[:, :KINDS], OpenPixels(piece[opened], code[opened].astype(np.int64), stacked[opened])
 
 
 def kinds(pixels: OpenPixels, same: Mask) -> Counts:

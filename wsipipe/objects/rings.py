@@ -102,8 +102,17 @@ def arrange(lines: Lines, group: Counts, count: int) -> Rings:
 def doubled_hull_areas(rings: Rings) -> Counts:
     """Twice the area of the convex hull of each object, (objects,), int64, in pixels."""
     owner = np.repeat(np.arange(len(rings.count)), rings.count)
-    corner_owner = np.repeat(owner[rings.shell], rings.size[rings.shell])
-    corners = rings.points[np.repeat(rings.shell, rings.size)]
+    # Only where the outline of a piece turns to the right can a corner be one of the hull.
+    first, last = _bounds(rings.size)
+    before = np.arange(-1, len(rings.points) - 1)
+    before[first] = last
+    along = rings.points - rings.points[before]
+    onward = np.arange(1, len(before) + 1)
+    onward[last] = first
+    turns = along[:, 1] * along[onward, 0] - along[:, 0] * along[onward, 1] > 0
+    turns &= np.repeat(rings.shell, rings.size)
+    corner_owner = np.repeat(owner, rings.size)[turns]
+    corners = rings.points[turns]
     # Counted from a corner of the object, so that the sums of floats are integers, and exact.
     if not len(rings.count):
         return np.zeros(0, np.int64)
