@@ -69,7 +69,9 @@ def test_geojson_keeps_to_the_rules_of_qupath(name: str, table: ObjectTable, tmp
     collection = json.loads(text)
     assert collection["type"] == "FeatureCollection"
     rows = pq.read_table(table.path).to_pylist()
-    assert len({uuid.UUID(feature["id"]) for feature in collection["features"]}) == len(rows)
+    ids = [uuid.UUID(feature["id"]) for feature in collection["features"]]
+    assert [one.int & (1 << 48) - 1 for one in ids] == [row["id"] for row in rows]
+    assert {(one.version, one.variant) for one in ids} == {(8, uuid.RFC_4122)}
     for feature, row in zip(collection["features"], rows, strict=True):
         properties = feature["properties"]
         assert properties["objectType"] == ("annotation" if row["class"] == "class 2" else "detection")

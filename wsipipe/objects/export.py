@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import uuid
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -31,12 +30,10 @@ from wsipipe.objects.read import ObjectTable, geometries
 MANY_FEATURES = 1_000_000
 """Above this number of features, a GeoJSON file must be asked for with a tolerance: QuPath parses the whole file at
 once."""
-NAMESPACE = uuid.UUID("0b3f6f0e-52a2-5b6f-9a54-1f2c7f7f9d3e")
-"""Of the names, ``slide/id``, that UUIDs of objects are made of (RFC 9562, version 5)."""
 DECIMALS = {"x": 1, "y": 1, "x_um": 2, "y_um": 2}
 """Decimals of measurements in GeoJSON, where they are not four."""
-UNMEASURED = ("id", "class", "bbox", "geometry")
-"""Columns that are not measurements."""
+UNMEASURED = ("id", "class", "pixels", "bbox", "geometry")
+"""Columns that are no measurements, or the first of them."""
 COMPRESSION = 1
 """Level of gzip: 6 takes three times as long for 15 % less."""
 
@@ -99,7 +96,7 @@ def export_geojson(
     with _appearing(path) as file:
         file.write(b'{"type":"FeatureCollection","features":[')
         for part in table.parts(classes=selection.classes, region=selection.region):
-            file.write((",\n" if written else "\n").encode() + ",\n".join(features.of(part)).encode())
+            file.write(features.of(part)[0 if written else 1 :])
             written += len(part)
         file.write(b"\n]}\n")
     return written
@@ -153,12 +150,18 @@ def count_objects(table: ObjectTable, selection: Selection = EVERYTHING) -> int:
 
 
 class _Features:
-    """The features of objects, as text."""
+    """The features of objects, as text.
+
+    The UUID of an object (RFC 9562, version 8) is made of the slide's identity and, in its last 12 digits, the object's
+    id.
+    """
 
     def __init__(self, table: ObjectTable, annotations: frozenset[str], simplify_px: float) -> None:
         description = table.description
-        self._slide, self._simplify_px = description.slide, simplify_px
-        self._names = [name for name in table.columns if name not in UNMEASURED]
+        self._classes, self._simplify_px = description.classes, simplify_px
+        self._measured = [name for name in table.columns if name not in UNMEASURED]
+        digest = hashlib.sha256(description.slide.encode()).hexdigest()
+        self._prefix = f"{digest[:8]}-{digest[8:12]}-8{digest[12:15]}-8{digest[15:18]}"
         self._kinds = {}
         for one in description.classes:
             classification: dict[str, Any] = {"name": one.name}
@@ -167,45 +170,37 @@ class _Features:
             kind = "annotation" if one.name in annotations else "detection"
             self._kinds[one.name] = f'"objectType":"{kind}","classification":{json.dumps(classification)}'
 
-    def of(self, part: pa.Table) -> Iterator[str]:
-        """The features of some rows, in their order."""
-        names = [name for name in self._names if part[name].null_count < len(part)]
-        measured = [self._rounded(name, part[name]) for name in names]
-        # Row by row with one format is four times as fast as json.dumps.
-        measurements = ",".join(f"{json.dumps(name)}:%s" for name in names)
-        rows = zip(
-            part["id"].to_pylist(),
-            part["class"].to_pylist(),
-            self._outlines(part),
-            zip(*measured, strict=True),
-            strict=True,
-        )
-        for number, name, outline, values in rows:
-            text = measurements % values
-            if "None" in text or "nan" in text:
-                there = ((key, value) for key, value in zip(names, values, strict=True) if value is not None)
-                text = ",".join(f"{json.dumps(key)}:{value}" for key, value in there)
-            yield (
-                f'{{"type":"Feature","id":"{self._uuid(number)}","geometry":{outline},'
-                f'"properties":{{{self._kinds[name]},"measurements":{{{text}}}}}}}'
-            )
+    def of(self, part: pa.Table) -> bytes:
+        """The features of some rows, one after the other, each with a comma and a new line before it."""
+        # Put together by column, in compiled code: a tenth of the time of json.dumps row by row.
+        columns = [',\n{"type":"Feature","id":"', self._uuids(part["id"]), '","geometry":', self._outlines(part)]
+        kinds = [self._kinds[one.name] for one in self._classes]
+        names = pa.array([one.name for one in self._classes])
+        kind = pc.take(pa.array(kinds), pc.index_in(part["class"].cast(pa.string()), names))
+        columns += [',"properties":{', kind, ',"measurements":{"pixels":', part["pixels"].cast(pa.string())]
+        for name in self._measured:
+            values = pc.round(part[name], DECIMALS.get(name, 4)).cast(pa.string())
+            columns.append(pc.binary_join_element_wise(f",{json.dumps(name)}:", values, ""))
+        features = pc.binary_join_element_wise(*columns, "}}}", "", null_handling="replace", null_replacement="")
+        return _text(features)
 
-    def _outlines(self, part: pa.Table) -> list[str]:
+    def _outlines(self, part: pa.Table) -> pa.Array:
         polygons = geometries(part)
         if self._simplify_px:
             simple = shapely.simplify(polygons, self._simplify_px)
             polygons = np.where(shapely.is_valid(simple) & ~shapely.is_empty(simple), simple, polygons)
-        texts: list[str] = shapely.to_geojson(shapely.transform(polygons, lambda points: np.round(points, 1))).tolist()
-        return texts
+        return pa.array(
+            shapely.to_geojson(shapely.transform(polygons, lambda points: np.round(points, 1))), pa.string()
+        )
 
-    def _uuid(self, number: int) -> uuid.UUID:
-        digest = hashlib.sha1(NAMESPACE.bytes + f"{self._slide}/{number}".encode(), usedforsecurity=False).digest()
-        return uuid.UUID(bytes=digest[:16], version=5)
+    def _uuids(self, numbers: pa.ChunkedArray) -> pa.Array:
+        return pa.array([f"{self._prefix}-{number:012x}" for number in numbers.to_pylist()])
 
-    def _rounded(self, name: str, values: pa.ChunkedArray) -> list[Any]:
-        if pa.types.is_integer(values.type):
-            return values.to_pylist()  # type: ignore[no-any-return]
-        return pc.round(values, DECIMALS.get(name, 4)).to_pylist()  # type: ignore[no-any-return]
+
+def _text(rows: pa.ChunkedArray) -> bytes:
+    """The text of all rows, one after the other."""
+    texts = rows.combine_chunks().cast(pa.large_string())
+    return b"" if not len(texts) else texts.buffers()[2].to_pybytes()
 
 
 def _csv(part: pa.Table, *, header: bool) -> bytes:
