@@ -58,12 +58,13 @@ def write_objects(
     pixels: np.ndarray | None = None,
     probability: np.ndarray | None = None,
     stained: bool = False,
+    split: bool = False,
     seed: int = 0,
 ) -> Written:
     """Measure the blocks of a label image in random order, and write its table."""
     channels = () if pixels is None else tuple(f"c{number}" for number in range(pixels.shape[2]))
     layout = Layout(channels, stained, probability is not None)
-    counting = Counting(labels.shape, connectivity, layout)
+    counting = Counting(labels.shape, connectivity, layout, split)
     folder = path.parent / f"blocks-{path.stem}"
     folder.mkdir()
     every = list(boxes(labels.shape, block_px))
@@ -76,7 +77,7 @@ def write_objects(
         )
         block = measure_block(labels[box.slices], box, counting, measured)
         write_block_file(block_file(folder, (box.y0 // block_px, box.x0 // block_px)), block, counting)
-    description = Description("slide", CLASSES, mpp, downsample, connectivity, min_area_um2, layout)
+    description = Description("slide", CLASSES, mpp, downsample, connectivity, split, min_area_um2, layout)
     return write_table(path, folder, counting=counting, block_px=block_px, description=description)
 
 

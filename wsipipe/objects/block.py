@@ -13,8 +13,8 @@ block has neighbours, what depends on them is left to `wsipipe.objects.joining`,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +22,14 @@ import numpy.typing as npt
 from wsipipe.arrays import Labels, Mask
 from wsipipe.errors import GeometryError
 from wsipipe.geometry.grid import Box
+from wsipipe.objects.fragments import Fragments, cut_out
 from wsipipe.objects.numbers import Counts
 from wsipipe.objects.outlines import Diagonals, Lines, trace
 from wsipipe.objects.paths import connected
 from wsipipe.objects.perimeter import DEPTH, KINDS, OpenPixels, count_border
-from wsipipe.objects.pieces import find_pieces
+from wsipipe.objects.pieces import Pieces, find_pieces
 from wsipipe.objects.rings import Rings, arrange, doubled_hull_areas
+from wsipipe.objects.split import SPLIT_SIDE_PX, split_objects
 from wsipipe.objects.sums import PERIMETER, SHAPES_ONLY, Intensities, Layout, Sums, sum_pieces
 
 STRIP_PX = 2 * DEPTH
@@ -47,6 +49,8 @@ class Counting:
     """8: pixels that touch at a corner belong together; 4: only those that share a side."""
     layout: Layout = SHAPES_ONLY
     """The sums besides those of the shape."""
+    split: bool = False
+    """Whether objects are parted where they are narrow (`wsipipe.objects.split`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +67,8 @@ class CutPieces:
     """Vertices where two of them touch at a corner, and may be of one piece outside the block."""
     pixels: OpenPixels
     """Their border pixels that cannot be counted yet."""
+    fragments: Fragments
+    """Their pixels, if objects are parted, of those that may belong to an object that is."""
     strips: tuple[npt.NDArray[np.int32], ...]
     """(y, x) each, int32: the pieces along the top, bottom, left and right side, with the frame; -1 for none."""
 
@@ -104,37 +110,80 @@ def measure_block(labels: Labels, box: Box, counting: Counting, intensities: Int
     """
     intensities = intensities or Intensities(counting.layout)
     _check(box, counting)
-    width = counting.shape[1]
     framed, origin = _framed(labels, box, counting)
-    pieces = find_pieces(framed)
-    touching = np.zeros(pieces.count, np.bool_)
-    for side in (pieces.numbers[0], pieces.numbers[-1], pieces.numbers[:, 0], pieces.numbers[:, -1]):
-        touching[side[side >= 0]] = True
-    lines, diagonals = trace(framed, pieces.numbers, touching, origin=origin, width=width)
-    group, cut = _groups(diagonals, touching, counting.connectivity)
-    sums = sum_pieces(pieces, intensities, frame=(box.y0 - origin[0], box.x0 - origin[1]), origin=origin, width=width)
-    border, pixels = count_border(framed, pieces.numbers, cut, connectivity=counting.connectivity)
+    frame = (box.y0 - origin[0], box.x0 - origin[1])
+    found = _find(framed, origin, counting)
+    if counting.split:
+        found = _find(_parted(framed, found, counting), origin, counting)
+    pieces, cut = found.pieces, found.cut
+    sums = sum_pieces(pieces, intensities, frame=frame, origin=origin, width=counting.shape[1])
+    sums = replace(sums, label=framed[tuple(pieces.first.T)])
+    border, pixels = count_border(found.labels, pieces.numbers, cut, connectivity=counting.connectivity)
     sums.added[:, PERIMETER : PERIMETER + KINDS] = border
 
-    whole, rings = _whole(sums, lines, group, cut)
+    whole, rings = _whole(sums, found.lines, found.group, cut)
     y, x = whole.extent[:, 0] - origin[0], whole.extent[:, 1] - origin[1]
-    number = np.append(np.cumsum(cut) - 1, -1)  # -1 stays -1
-    number[:-1][~cut] = -1
-    opened = touching[diagonals.piece] & touching[diagonals.partner]
+    number = np.append(np.where(cut, np.cumsum(cut) - 1, -1), -1)  # -1 stays -1
+    opened = found.touching[found.diagonals.piece] & found.touching[found.diagonals.partner]
+    kept = cut & splits(sums.extent) if counting.split else np.zeros_like(cut)
     parts = CutPieces(
         sums.taken(cut),
-        np.unique(group[cut], return_inverse=True)[1],
-        lines.taken(cut[lines.piece]).renumbered(number),
-        diagonals.taken(opened).renumbered(number),
+        np.unique(found.group[cut], return_inverse=True)[1],
+        found.lines.taken(cut[found.lines.piece]).renumbered(number),
+        found.diagonals.taken(opened).renumbered(number),
         OpenPixels(number[pixels.piece], pixels.code, number[pixels.partners]),
+        cut_out(pieces, kept, intensities, frame=frame, origin=origin).renumbered(number),
         tuple(number[strip].astype(np.int32) for strip in strips(pieces.numbers)),
     )
     return BlockObjects(origin, whole.moved(-y, -x), doubled_hull_areas(rings), rings, parts)
 
 
+def splits(extent: Counts) -> Mask:
+    """Whether objects are small enough to be parted, (objects,), by their bounding boxes, (objects, 4), int64."""
+    height, width = extent[:, 2] - extent[:, 0], extent[:, 3] - extent[:, 1]
+    small: Mask = np.maximum(height, width) <= SPLIT_SIDE_PX
+    return small
+
+
 def strips(plane: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
     """The strips of a block along its top, bottom, left and right side, (y, x) each; ``plane`` (y, x) of any dtype."""
     return plane[:STRIP_PX], plane[-STRIP_PX:], plane[:, :STRIP_PX], plane[:, -STRIP_PX:]
+
+
+class _Found(NamedTuple):
+    """The pieces of a block, and their outlines."""
+
+    labels: npt.NDArray[np.unsignedinteger[Any]]
+    pieces: Pieces
+    touching: Mask
+    lines: Lines
+    diagonals: Diagonals
+    group: Counts
+    cut: Mask
+
+
+def _find(labels: npt.NDArray[np.unsignedinteger[Any]], origin: tuple[int, int], counting: Counting) -> _Found:
+    pieces = find_pieces(labels)
+    touching = np.zeros(pieces.count, np.bool_)
+    for side in (pieces.numbers[0], pieces.numbers[-1], pieces.numbers[:, 0], pieces.numbers[:, -1]):
+        touching[side[side >= 0]] = True
+    lines, diagonals = trace(labels, pieces.numbers, touching, origin=origin, width=counting.shape[1])
+    group, cut = _groups(diagonals, touching, counting.connectivity)
+    return _Found(labels, pieces, touching, lines, diagonals, group, cut)
+
+
+def _parted(labels: Labels, found: _Found, counting: Counting) -> npt.NDArray[np.uint32]:
+    """The labels, where each part of a whole object has a label of its own."""
+    _, group = np.unique(found.group, return_inverse=True)
+    extent = sum_pieces(found.pieces, Intensities(SHAPES_ONLY), frame=(0, 0), origin=(0, 0), width=labels.shape[1])
+    count = int(group.max(initial=-1)) + 1
+    if not count:
+        return labels.astype(np.uint32)
+    cut = np.zeros(count, np.bool_)
+    cut[group[found.cut]] = True
+    which = ~cut & splits(extent.grouped(group, count).extent)
+    parts = split_objects(np.append(group, -1)[found.pieces.numbers], which, connectivity=counting.connectivity)
+    return np.where(parts > 0, parts + 2**8, labels).astype(np.uint32)
 
 
 def _check(box: Box, counting: Counting) -> None:

@@ -24,6 +24,7 @@ import pyarrow as pa
 from wsipipe.errors import DamagedStoreError, FingerprintError, SlideReadError
 from wsipipe.files import Location, write_whole
 from wsipipe.objects.block import BlockObjects, Counting, CutPieces
+from wsipipe.objects.fragments import Fragments
 from wsipipe.objects.numbers import Counts
 from wsipipe.objects.outlines import Diagonals, Lines
 from wsipipe.objects.perimeter import OpenPixels
@@ -60,6 +61,7 @@ def write_block_file(path: Location, block: BlockObjects, counting: Counting) ->
         ("lines", cut.lines),
         ("diagonals", cut.diagonals),
         ("pixels", cut.pixels),
+        ("fragments", cut.fragments),
     ):
         arrays |= {f"{name}.{field.name}": getattr(part, field.name) for field in fields(part)}
     arrays |= {f"strips.{number}": strip for number, strip in enumerate(cut.strips)}
@@ -114,6 +116,7 @@ class BlockFile:
             self._group("lines", Lines),
             self._group("diagonals", Diagonals),
             self._group("pixels", OpenPixels),
+            self._group("fragments", Fragments),
             tuple(self._arrays(*(f"strips.{number}" for number in range(4)))),
         )
 

@@ -26,12 +26,14 @@ import numpy.typing as npt
 
 from wsipipe.arrays import Labels, Mask
 from wsipipe.errors import MemoryLimitError
-from wsipipe.objects.block import STRIP_PX, Counting, CutPieces
+from wsipipe.geometry.grid import Box
+from wsipipe.objects.block import STRIP_PX, Counting, CutPieces, measure_block, splits
+from wsipipe.objects.fragments import Fragments, Sheet, lay_out, no_fragments
 from wsipipe.objects.numbers import Counts
-from wsipipe.objects.outlines import Diagonals, Lines, Points, resolve, trace
+from wsipipe.objects.outlines import Diagonals, Lines, Points, resolve, stretches, trace
 from wsipipe.objects.paths import connected
 from wsipipe.objects.perimeter import KINDS, OpenPixels, count_border, kinds
-from wsipipe.objects.rings import Rings, arrange, close, doubled_hull_areas
+from wsipipe.objects.rings import Rings, arrange, close, doubled_hull_areas, together
 from wsipipe.objects.sums import AREA, PERIMETER, Layout, Sums
 
 T = TypeVar("T")
@@ -56,7 +58,7 @@ class CutSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Joined:
-    """Objects that reached over the sides of blocks, by first pixel."""
+    """Objects that reached over the sides of blocks."""
 
     sums: Sums
     """Their sums, as Python's integers; rows and columns are counted from those of each extent."""
@@ -86,6 +88,7 @@ class _Parts(NamedTuple):
     lines: _Lines
     diagonals: Diagonals
     pixels: OpenPixels
+    fragments: Fragments
 
 
 class _Seam(NamedTuple):
@@ -170,6 +173,7 @@ class Joining:
             lines,
             cut.diagonals,
             cut.pixels,
+            cut.fragments,
         )
 
     def _seams(self, row: Sequence[CutSource], strips: list[list[Counts]], labels: Labels) -> Iterator[_Seam]:
@@ -219,12 +223,46 @@ class Joining:
         diagonals = [parts.diagonals, *(seam.diagonals for seam in seams)]
         pixels = [parts.pixels, *(seam.pixels for seam in seams)]
         joined = _Parts(
-            parts.sums.grouped(number, count), group[:count], _together(lines), _together(diagonals), _together(pixels)
+            parts.sums.grouped(number, count),
+            group[:count],
+            _together(lines),
+            _together(diagonals),
+            _together(pixels),
+            parts.fragments,
         )
         return _renumbered(joined, number), number
 
     def _complete(self, done: _Parts) -> Joined:
         """Objects of which all pieces are there."""
+        if not self._counting.split or not len(done.group):
+            return self._whole(done)
+        sums = done.sums.grouped(done.group, int(done.group.max()) + 1)
+        small = splits(sums.extent)
+        joined = [self._whole(_taken(done, ~small[done.group]))]
+        owner = np.where(small, np.cumsum(small) - 1, -1)[done.group]
+        sheets = lay_out(done.fragments, owner, sums.taken(small), self._counting.layout)
+        joined += map(self._measured, sheets)
+        return Joined(
+            _together([one.sums for one in joined]),
+            np.concatenate([one.hulls for one in joined]),
+            together([one.rings for one in joined]),
+        )
+
+    def _measured(self, sheet: Sheet) -> Joined:
+        """The parts of objects that were laid on a sheet."""
+        height, width = sheet.labels.shape
+        counting = replace(self._counting, shape=(height, width))
+        block = measure_block(sheet.labels, Box(0, height, 0, width), counting, sheet.intensities)
+        y, x = np.divmod(block.whole.first, width)
+        moved = sheet.moved[y, x]
+        first = (y + moved[:, 0]) * self._counting.shape[1] + x + moved[:, 1]
+        sums = replace(block.whole, first=first, extent=block.whole.extent + np.tile(moved, 2))
+        rings = block.rings
+        corner = np.repeat(np.repeat(moved, rings.count, axis=0), rings.size, axis=0)
+        return Joined(sums.unbounded(), block.hulls, replace(rings, points=rings.points + corner))
+
+    def _whole(self, done: _Parts) -> Joined:
+        """Objects as they are, not parted."""
         if not len(done.group):
             return Joined(done.sums, np.zeros(0, np.int64), Rings.none())
         pixels, diagonals = done.pixels, done.diagonals
@@ -282,8 +320,8 @@ class _Corners:
         order = np.argsort(lines.source, kind="stable")
         sources, start = np.unique(lines.source[order], return_index=True)
         for source, these in zip(sources.tolist(), np.split(order, start[1:]), strict=True):
-            at = _stretches(lines.offset[these], lines.size[these])
-            points[_stretches(begin[these], lines.size[these])] = self._of(source)[at]
+            at = stretches(lines.offset[these], lines.size[these])
+            points[stretches(begin[these], lines.size[these])] = self._of(source)[at]
         return points
 
     def _of(self, number: int) -> Points:
@@ -300,11 +338,6 @@ class _Corners:
         while len(self._recent) > self._room:
             self._recent.popitem(last=False)
         return number
-
-
-def _stretches(start: Counts, size: Counts) -> Counts:
-    """The numbers from ``start[i]`` on, ``size[i]`` of them, for each i."""
-    return np.repeat(start - (np.cumsum(size) - size), size) + np.arange(int(size.sum()))
 
 
 def _linked(lines: Lines | _Lines) -> tuple[Counts, Counts, Counts, Counts]:
@@ -326,7 +359,8 @@ def _nothing(layout: Layout) -> _Parts:
     """No pieces."""
     none, pairs = np.zeros(0, np.int64), np.zeros((0, 4), np.int64)
     sums = Sums(none.astype(np.uint8), none, pairs, np.zeros((0, layout.columns), object))
-    return _Parts(sums, none, _Lines(*[none] * 6), Diagonals(*[none] * 5), OpenPixels(none, none, pairs))
+    lines, diagonals, pixels = _Lines(*[none] * 6), Diagonals(*[none] * 5), OpenPixels(none, none, pairs)
+    return _Parts(sums, none, lines, diagonals, pixels, no_fragments(layout))
 
 
 def _merged(parts: list[_Parts]) -> _Parts:
@@ -337,13 +371,14 @@ def _merged(parts: list[_Parts]) -> _Parts:
         _renumbered(part, np.arange(len(part.group)) + shift)._replace(group=part.group + of_groups)
         for part, shift, of_groups in zip(parts, pieces, groups, strict=False)
     ]
-    sums, group, lines, diagonals, pixels = zip(*moved, strict=True)
+    sums, group, lines, diagonals, pixels, fragments = zip(*moved, strict=True)
     return _Parts(
         _together(list(sums)),
         np.concatenate(group),
         _together(list(lines)),
         _together(list(diagonals)),
         _together(list(pixels)),
+        _together(list(fragments)),
     )
 
 
@@ -354,6 +389,7 @@ def _renumbered(parts: _Parts, number: Counts) -> _Parts:
     return parts._replace(
         lines=replace(lines, piece=number[lines.piece]),
         diagonals=parts.diagonals.renumbered(or_none),
+        fragments=parts.fragments.renumbered(number),
         pixels=replace(pixels, piece=number[pixels.piece], partners=or_none[pixels.partners]),
     )
 
@@ -364,5 +400,6 @@ def _taken(parts: _Parts, which: Mask) -> _Parts:
     diagonals = parts.diagonals.taken(which[parts.diagonals.piece])
     pixels = OpenPixels(*(column[which[parts.pixels.piece]] for column in _columns(parts.pixels)))
     _, group = np.unique(parts.group[which], return_inverse=True)
-    taken = _Parts(parts.sums.taken(which), group, lines, diagonals, pixels)
+    fragments = parts.fragments.taken(which[parts.fragments.piece])
+    taken = _Parts(parts.sums.taken(which), group, lines, diagonals, pixels, fragments)
     return _renumbered(taken, np.where(which, np.cumsum(which) - 1, -1))

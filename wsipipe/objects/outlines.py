@@ -19,11 +19,12 @@ chains can be linked by the edges' keys.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from wsipipe.arrays import Labels, Mask
+from wsipipe.arrays import Mask
 from wsipipe.objects.numbers import Counts
 from wsipipe.objects.paths import follow
 
@@ -121,14 +122,19 @@ def edge_keys(y: Counts, x: Counts, direction: Directions, *, leaving: bool, wid
 
 
 def trace(
-    labels: Labels, pieces: npt.NDArray[np.integer], cut: Mask, *, origin: tuple[int, int], width: int
+    labels: npt.NDArray[np.unsignedinteger[Any]],
+    pieces: npt.NDArray[np.integer],
+    cut: Mask,
+    *,
+    origin: tuple[int, int],
+    width: int,
 ) -> tuple[Lines, Diagonals]:
     """The outlines around the vertices inside an array; those on its outer side are left to others.
 
     Parameters
     ----------
     labels
-        (y, x): the class of each pixel.
+        (y, x), unsigned integers: the class of each pixel, or the part of an object.
     pieces
         (y, x), integers: the piece of each pixel, from 0.
     cut
@@ -204,10 +210,12 @@ def resolve(diagonals: Diagonals, same: Mask, *, width: int) -> Lines:
 
 def elements(which: Counts, size: Counts) -> Counts:
     """The indices, (elements,), of the elements of the groups ``which``, (n,), int64; group i has ``size[i]``."""
-    taken = size[which]
-    start = (np.cumsum(size) - size)[which]
-    offset = np.arange(int(taken.sum())) - np.repeat(np.cumsum(taken) - taken, taken)
-    return np.repeat(start, taken) + offset
+    return stretches((np.cumsum(size) - size)[which], size[which])
+
+
+def stretches(start: Counts, size: Counts) -> Counts:
+    """The numbers from ``start[i]`` on, ``size[i]`` of them, for each i; all are (n,), int64."""
+    return np.repeat(start - (np.cumsum(size) - size), size) + np.arange(int(size.sum()))
 
 
 _Nodes = tuple[Counts, Counts, Directions, Directions, Counts]
@@ -219,7 +227,9 @@ def _concatenated(several: list[_Nodes]) -> _Nodes:
     return y, x, arriving, leaving, piece
 
 
-def _corners(labels: Labels, pieces: npt.NDArray[np.integer], cut: Mask) -> tuple[_Nodes, Diagonals]:
+def _corners(
+    labels: npt.NDArray[np.unsignedinteger[Any]], pieces: npt.NDArray[np.integer], cut: Mask
+) -> tuple[_Nodes, Diagonals]:
     """The corners of outlines at the vertices inside an array, row by row, and the diagonals that are open."""
     width = labels.shape[1]
     beside, below = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
@@ -265,7 +275,7 @@ def _corners(labels: Labels, pieces: npt.NDArray[np.integer], cut: Mask) -> tupl
     return nodes, Diagonals(*(np.concatenate(c) for c in zip(*opened, strict=True)))
 
 
-def _ends(labels: Labels, pieces: npt.NDArray[np.integer]) -> _Nodes:
+def _ends(labels: npt.NDArray[np.unsignedinteger[Any]], pieces: npt.NDArray[np.integer]) -> _Nodes:
     """Where outlines enter an array and leave it, across each of its sides."""
     height, width = labels.shape
     found: list[_Nodes] = []

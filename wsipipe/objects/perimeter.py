@@ -9,11 +9,12 @@ of their sum.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from wsipipe.arrays import Labels, Mask
+from wsipipe.arrays import Mask
 from wsipipe.objects.numbers import Counts
 
 DEPTH = 2
@@ -40,14 +41,14 @@ class OpenPixels:
 
 
 def count_border(
-    labels: Labels, pieces: npt.NDArray[np.integer], cut: Mask, *, connectivity: int
+    labels: npt.NDArray[np.unsignedinteger[Any]], pieces: npt.NDArray[np.integer], cut: Mask, *, connectivity: int
 ) -> tuple[Counts, OpenPixels]:
     """Border pixels of each piece, by kind.
 
     Parameters
     ----------
     labels
-        (y, x): the class of each pixel.
+        (y, x), unsigned integers: the class of each pixel, or the part of an object.
     pieces
         (y, x), integers: the piece of each pixel, from 0.
     cut

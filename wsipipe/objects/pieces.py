@@ -7,11 +7,11 @@ their corners. Either way each piece has an outline of its own: one simple ring 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from wsipipe.arrays import Labels
 from wsipipe.objects.numbers import Counts
 from wsipipe.objects.paths import connected
 
@@ -25,8 +25,8 @@ class Pieces:
 
     numbers: npt.NDArray[np.int32]
     """(y, x): the piece of each pixel, -1 for the background."""
-    labels: Labels
-    """(pieces,): the class of each piece."""
+    labels: npt.NDArray[Any]
+    """(pieces,), in the dtype of the block's labels: the label of each piece."""
     run_piece: Counts
     """(runs,): the piece of each run; runs are in the order of their pixels, row by row."""
     run_y: Counts
@@ -37,13 +37,19 @@ class Pieces:
     """(runs,): the column after its last one."""
 
     @property
+    def first(self) -> Counts:
+        """The first pixel of each piece, (pieces, 2), int64: row and column."""
+        run = np.unique(self.run_piece, return_index=True)[1]
+        return np.stack([self.run_y[run], self.run_x0[run]], axis=1)
+
+    @property
     def count(self) -> int:
         """Number of pieces."""
         return len(self.labels)
 
 
-def find_pieces(labels: Labels) -> Pieces:
-    """The pieces of a block of labels, (y, x), uint8."""
+def find_pieces(labels: npt.NDArray[np.unsignedinteger[Any]]) -> Pieces:
+    """The pieces of a block of labels, (y, x), unsigned integers."""
     height, width = labels.shape
     changes = np.empty((height, width), np.bool_)
     changes[:, :1] = True
@@ -58,7 +64,7 @@ def find_pieces(labels: Labels) -> Pieces:
     count, piece = connected(len(there), one[same], other[same])
     numbers = np.full(len(starts), -1, np.int32)
     numbers[there] = piece
-    of_piece = np.zeros(count, np.uint8)
+    of_piece = np.zeros(count, labels.dtype)
     of_piece[piece] = label
     y = first // max(width, 1)
     return Pieces(

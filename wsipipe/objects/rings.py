@@ -45,7 +45,7 @@ class Rings:
         return Rings(self.count[which], self.size[rings], self.shell[rings], self.points[elements(rings, self.size)])
 
 
-def joined(several: list[Rings]) -> Rings:
+def together(several: list[Rings]) -> Rings:
     """The rings of all objects of ``several``, one after the other."""
     columns = ((rings.count, rings.size, rings.shell, rings.points) for rings in several)
     return Rings(*(np.concatenate(column) for column in zip(*columns, strict=True)))

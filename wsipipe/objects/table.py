@@ -56,6 +56,8 @@ class Description:
     """Pixels of the slide's finest level that one pixel of the labels spans, along a side."""
     connectivity: int = 8
     """Whether pixels that touch at a corner belong together (8) or not (4)."""
+    split: bool = False
+    """Whether objects were parted where they are narrow."""
     min_area_um2: float = 0.0
     """Area below which objects are left out, in square micrometres; where `mpp` is None, in pixels of the labels."""
     layout: Layout = SHAPES_ONLY
