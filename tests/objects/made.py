@@ -16,6 +16,7 @@ from skimage.measure import regionprops
 from wsipipe.geometry.grid import boxes
 from wsipipe.objects.block import Counting, measure_block
 from wsipipe.objects.block_file import block_file, write_block_file
+from wsipipe.objects.joining import MAX_CORNERS
 from wsipipe.objects.sums import Intensities, Layout
 from wsipipe.objects.table import Description, ObjectClass
 from wsipipe.objects.write import Written, write_table
@@ -59,6 +60,7 @@ def write_objects(
     probability: np.ndarray | None = None,
     stained: bool = False,
     split: bool = False,
+    max_corners: int = MAX_CORNERS,
     seed: int = 0,
 ) -> Written:
     """Measure the blocks of a label image in random order, and write its table."""
@@ -78,7 +80,9 @@ def write_objects(
         block = measure_block(labels[box.slices], box, counting, measured)
         write_block_file(block_file(folder, (box.y0 // block_px, box.x0 // block_px)), block, counting)
     description = Description("slide", CLASSES, mpp, downsample, connectivity, split, min_area_um2, layout)
-    return write_table(path, folder, counting=counting, block_px=block_px, description=description)
+    return write_table(
+        path, folder, counting=counting, block_px=block_px, description=description, max_corners=max_corners
+    )
 
 
 def read_sorted(path: Path) -> pa.Table:

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -252,4 +252,5 @@ def _appearing(path: Path) -> Iterator[IO[bytes] | _Behind]:
     except OSError as err:
         raise OutputError(f"{path} cannot be written: {err.strerror or err}; {MAKE_ROOM}") from err
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()

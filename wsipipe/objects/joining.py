@@ -39,7 +39,7 @@ from wsipipe.objects.sums import AREA, PERIMETER, Layout, Sums
 T = TypeVar("T")
 
 MAX_CORNERS = 2**24
-"""The most corners in the outline of one object. Its rings are in memory at once, with some 150 bytes for each
+"""The most corners in the outline of one object. Its rings are in memory at once, with some 80 bytes for each
 corner."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsipipe.errors import OutputError, WsipipeError
-from wsipipe.files import MAKE_ROOM, Location
+from wsipipe.files import MAKE_ROOM, Location, make_folder
 from wsipipe.geometry.grid import Box
 from wsipipe.objects.block import Counting
 from wsipipe.objects.block_file import BlockFile, block_file
-from wsipipe.objects.joining import Joined, Joining
+from wsipipe.objects.joining import MAX_CORNERS, Joined, Joining
 from wsipipe.objects.numbers import Counts
 from wsipipe.objects.sums import AREA
 from wsipipe.objects.table import FIRST, Description, empty_table, make_table, schema_of
@@ -52,6 +53,7 @@ def write_table(
     block_px: int,
     description: Description,
     scratch: Path | None = None,
+    max_corners: int = MAX_CORNERS,
 ) -> Written:
     """Join what the blocks of a slide gave, and write the table of its objects; it appears whole or not at all.
 
@@ -69,6 +71,8 @@ def write_table(
         What the table is to say of itself.
     scratch
         Where to put temporary files, about as large as the blocks' share of cut objects; None for beside ``path``.
+    max_corners
+        The most corners in the outline of one object; see `MAX_CORNERS`.
 
     Raises
     ------
@@ -86,10 +90,10 @@ def write_table(
         If there is no room.
     """
     blocks = _Blocks(folder, counting, block_px, description)
-    joining = Joining(counting)
+    joining = Joining(counting, max_corners=max_corners)
+    make_folder(path.parent)
     partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".objects-", dir=scratch or path.parent) as spilled:
             joined = _Spill(Path(spilled), counting.shape[1], description)
             for number, row in enumerate(blocks.rows):
@@ -102,7 +106,8 @@ def write_table(
     except OSError as err:
         raise OutputError(f"objects {path} cannot be written: {err.strerror or err}; {MAKE_ROOM}") from err
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
     return written
 
 
