@@ -13,9 +13,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import shapely
 
-from wsipipe.errors import DamagedStoreError, UsageError
+from wsipipe.errors import DamagedStoreError, StoreError, UsageError
 from wsipipe.files import Named, locate
 from wsipipe.objects.table import Description, parse_description
+from wsipipe.store.spec import OBJECTS_TABLE
 from wsipipe.urls import Url
 
 
@@ -120,18 +121,24 @@ class ObjectTable:
 
 
 def open_objects(path: Named) -> ObjectTable:
-    """The table of objects at ``path``, whose rows are not yet read.
+    """The table of objects at ``path``, a store or the file itself, whose rows are not yet read.
 
     Raises
     ------
     UsageError
         If ``path`` is a URL.
+    StoreError
+        If it is a folder without objects.
     DamagedStoreError
         If it is missing, or not a table of objects.
     """
     where = locate(path)
     if isinstance(where, Url):
         raise UsageError(f"{where}: tables of objects are read from a disk; copy the file first")
+    if where.is_dir():
+        where = where / OBJECTS_TABLE
+        if not where.exists():
+            raise StoreError(f"{path} has no objects; make them with wsipipe objects {path}")
     try:
         file = pq.ParquetFile(where)
         description = parse_description(file.schema_arrow.metadata)
