@@ -93,7 +93,7 @@ def make_objects(store: str, folder: Path, args: argparse.Namespace, block_px: i
     pixels = args.side**2 / 1e6
     stored = sum(file.stat().st_size for file in folder.glob("*.objects")) / 1e6
     print(
-        f"blocks of {block_px} px: {written.objects['nucleus']} objects; blocks {measured - began:.1f} s "
+        f"blocks of {block_px} px: {written.classes['nucleus'].objects} objects; blocks {measured - began:.1f} s "
         f"({pixels / cpu:.0f} MP/s a core, {stored:.0f} MB), table {ended - measured:.1f} s "
         f"({table.stat().st_size / 1e6:.0f} MB), "
         f"{pixels / (ended - began):.0f} MP/s; peak {peak_mb():.0f} MB"

@@ -21,7 +21,7 @@ def close(found: object, right: object) -> bool:
     return bool(np.allclose(np.array(found, float), np.array(right, float), rtol=1e-9, atol=1e-9, equal_nan=True))
 
 
-@settings(max_examples=examples(25))
+@settings(max_examples=examples(15))
 @given(LABELS, SIDES, SIDES, CONNECTIVITIES)
 def test_objects_of_blocks_are_those_of_the_whole(
     labels: np.ndarray, one_px: int, other_px: int, connectivity: int
@@ -56,7 +56,7 @@ SHAPES = {
 }
 
 
-@settings(max_examples=examples(25))
+@settings(max_examples=examples(15))
 @given(LABELS, SIDES, CONNECTIVITIES, st.sampled_from([np.uint8, np.uint16]), st.integers(0, 9))
 def test_measures_are_those_of_scikit_image(
     labels: np.ndarray, block_px: int, connectivity: int, dtype: type, seed: int
@@ -107,7 +107,7 @@ def test_a_region_that_wraps_around_others_and_touches_every_block_is_one_object
         labels[ring + 2 : 94 - ring, ring + 2 : 94 - ring] = 0
         labels[ring + 2 : ring + 4, ring + 5] = 1
     written = write_objects(tmp_path / "one.parquet", labels, block_px=16)
-    assert written.objects["class 1"] == len(regions(labels, 8)) == 1
+    assert written.classes["class 1"].objects == len(regions(labels, 8)) == 1
     (geometry,) = shapely.from_wkb(read_sorted(tmp_path / "one.parquet")["geometry"].to_pylist())
     assert geometry.is_valid
     assert geometry.area == (labels == 1).sum()
@@ -131,7 +131,7 @@ def test_small_objects_are_left_out_and_the_others_keep_their_ids(tmp_path: Path
     table = read_sorted(tmp_path / "some.parquet")
     assert table["id"].to_pylist() == [2]
     assert table["area_um2"].to_pylist() == [9.0]
-    assert (written.objects["class 2"], written.small) == (1, 2)
+    assert (written.classes["class 2"].objects, written.small) == (1, 2)
 
 
 def test_coordinates_are_those_of_the_finest_level_and_unknown_sizes_are_null(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -97,34 +96,33 @@ class BlockFile:
     @property
     def origin(self) -> tuple[int, int]:
         """(y, x) on the slide of the block's first pixel, with the frame."""
-        y, x = self._header["origin"]
+        y, x = self._header()["origin"]
         return y, x
 
     def first(self) -> Counts:
         """The first pixels of its whole objects, (objects,) int64; see `Sums.first`."""
-        return self._arrays("whole.first")[0]
+        return self._array(self._header(), "whole.first")
 
     def whole(self) -> tuple[Sums, Counts, Rings]:
         """Its whole objects: see `BlockObjects`; the areas of hulls are (objects,), int64."""
-        return self._group("whole", Sums), self._arrays("hulls")[0], self._group("rings", Rings)
+        header = self._header()
+        return self._group(header, "whole", Sums), self._array(header, "hulls"), self._group(header, "rings", Rings)
 
     def cut(self) -> CutPieces:
         """Its pieces of objects that reach over its sides."""
+        header = self._header()
         return CutPieces(
-            self._group("sums", Sums),
-            self._arrays("group")[0],
-            self._group("lines", Lines),
-            self._group("diagonals", Diagonals),
-            self._group("pixels", OpenPixels),
-            self._group("fragments", Fragments),
-            tuple(self._arrays(*(f"strips.{number}" for number in range(4)))),
+            self._group(header, "sums", Sums),
+            self._array(header, "group"),
+            self._group(header, "lines", Lines),
+            self._group(header, "diagonals", Diagonals),
+            self._group(header, "pixels", OpenPixels),
+            self._group(header, "fragments", Fragments),
+            tuple(self._array(header, f"strips.{number}") for number in range(4)),
         )
 
-    def _group(self, name: str, kind: type[T]) -> T:
-        return kind(*self._arrays(*(f"{name}.{field.name}" for field in fields(kind))))  # type: ignore[arg-type]
-
-    @cached_property
     def _header(self) -> Mapping[str, Any]:
+        """What the file says of itself. It is read each time: 20 kB for each block of a slide would be 50 MB."""
         prefix = self._read(0, _PREFIX.size)
         if len(prefix) < _PREFIX.size or not prefix.startswith(MAGIC):
             raise self._damaged("it does not begin as such a file does")
@@ -140,13 +138,14 @@ class BlockFile:
             )
         return header
 
-    def _arrays(self, *names: str) -> list[npt.NDArray[Any]]:
-        return [self._array(self._header["arrays"][name]) for name in names]
+    def _group(self, header: Mapping[str, Any], name: str, kind: type[T]) -> T:
+        return kind(*(self._array(header, f"{name}.{field.name}") for field in fields(kind)))  # type: ignore[arg-type]
 
-    def _array(self, stored: Mapping[str, Any]) -> npt.NDArray[Any]:
-        blob = self._read(self._header["behind"] + stored["offset"], stored["size"])
+    def _array(self, header: Mapping[str, Any], name: str) -> npt.NDArray[Any]:
+        stored = header["arrays"][name]
+        blob = self._read(header["behind"] + stored["offset"], stored["size"])
         if zlib.crc32(blob) != stored["checksum"]:
-            raise self._damaged(f"{stored['size']} bytes from {stored['offset']} on have another checksum")
+            raise self._damaged(f"{name} has another checksum")
         shape, kind = stored["shape"], np.dtype(stored["stored"])
         raw = pa.decompress(blob, int(np.prod(shape)) * kind.itemsize, _CODEC, asbytes=True) if blob else b""
         values = np.frombuffer(raw, kind).reshape(shape[::-1]).T.astype(stored["dtype"])

@@ -10,12 +10,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,8 @@ from wsipipe.errors import OutputError, UsageError, WsipipeError
 from wsipipe.files import MAKE_ROOM
 from wsipipe.objects.read import ObjectTable, geometries
 
+Made = TypeVar("Made")
+
 MANY_FEATURES = 1_000_000
 """Above this number of features, a GeoJSON file must be asked for with a tolerance: QuPath parses the whole file at
 once."""
@@ -34,6 +37,8 @@ DECIMALS = {"x": 1, "y": 1, "x_um": 2, "y_um": 2}
 """Decimals of measurements in GeoJSON, where they are not four."""
 UNMEASURED = ("id", "class", "pixels", "bbox", "geometry")
 """Columns that are no measurements, or the first of them."""
+THREADS = 2
+"""Threads that write features; each has some 40 MB of text."""
 COMPRESSION = 1
 """Level of gzip: 6 takes three times as long for 15 % less."""
 
@@ -95,9 +100,10 @@ def export_geojson(
     features = _Features(table, frozenset(annotations), simplify_px or 0.0)
     with _appearing(path) as file:
         file.write(b'{"type":"FeatureCollection","features":[')
-        for part in table.parts(classes=selection.classes, region=selection.region):
-            file.write(features.of(part)[0 if written else 1 :])
-            written += len(part)
+        parts = table.parts(classes=selection.classes, region=selection.region)
+        for text, count in _in_threads(lambda part: (features.of(part), len(part)), parts):
+            file.write(text[0 if written else 1 :])
+            written += count
         file.write(b"\n]}\n")
     return written
 
@@ -210,6 +216,18 @@ def _csv(part: pa.Table, *, header: bool) -> bytes:
     text = pa.BufferOutputStream()
     pyarrow.csv.write_csv(flat, text, pyarrow.csv.WriteOptions(include_header=header))
     return text.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def _in_threads(function: Callable[[pa.Table], Made], parts: Iterator[pa.Table]) -> Iterator[Made]:
+    """What a function makes of each part, in their order; shapely and pyarrow do not hold the interpreter's lock."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        begun: deque[Future[Made]] = deque()
+        for part in parts:
+            begun.append(pool.submit(function, part))
+            if len(begun) > THREADS:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
 
 
 class _Behind:

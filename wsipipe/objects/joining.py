@@ -15,11 +15,10 @@ strip::
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +27,10 @@ from wsipipe.arrays import Labels, Mask
 from wsipipe.errors import MemoryLimitError
 from wsipipe.geometry.grid import Box
 from wsipipe.objects.block import STRIP_PX, Counting, CutPieces, measure_block, splits
+from wsipipe.objects.corners import Corners, CutSource
 from wsipipe.objects.fragments import Fragments, Sheet, lay_out, no_fragments
 from wsipipe.objects.numbers import Counts
-from wsipipe.objects.outlines import Diagonals, Lines, Points, resolve, stretches, trace
+from wsipipe.objects.outlines import Diagonals, Lines, resolve, trace
 from wsipipe.objects.paths import connected
 from wsipipe.objects.perimeter import KINDS, OpenPixels, count_border, kinds
 from wsipipe.objects.rings import Rings, arrange, close, doubled_hull_areas, together
@@ -41,19 +41,6 @@ T = TypeVar("T")
 MAX_CORNERS = 2**24
 """The most corners in the outline of one object. Its rings are in memory at once, with some 80 bytes for each
 corner."""
-
-
-class CutSource(Protocol):
-    """A block, as joining reads it."""
-
-    @property
-    def origin(self) -> tuple[int, int]:
-        """(y, x) on the slide of the block's first pixel, with the frame."""
-        ...
-
-    def cut(self) -> CutPieces:
-        """Its pieces of objects that reach over its sides."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +107,7 @@ class Joining:
 
     def __init__(self, counting: Counting, *, max_corners: int = MAX_CORNERS) -> None:
         self._counting, self._max_corners = counting, max_corners
-        self._corners = _Corners()
+        self._corners = Corners()
         self._active = _nothing(counting.layout)
         self._frontier = np.zeros((0, 0), np.int64)
 
@@ -275,7 +262,7 @@ class Joining:
         sums, rank = sums.taken(order), np.argsort(order)[done.group]
         self._check(sums, np.bincount(rank[done.lines.piece], done.lines.size, count))
         turns = resolve(diagonals, diagonals.piece == diagonals.partner, width=self._counting.shape[1])
-        lines = Lines(*_linked(done.lines), self._corners.take(done.lines))
+        lines = Lines(*_linked(done.lines), self._corners.take(done.lines.source, done.lines.offset, done.lines.size))
         rings = arrange(close(_together([lines, turns])), rank, count)
         y, x = (sums.extent[:, axis].astype(object) for axis in (0, 1))
         return Joined(sums.moved(-y, -x), doubled_hull_areas(rings), rings)
@@ -289,55 +276,6 @@ class Joining:
                 f"{sums.added[worst, AREA]} px, has {int(corners[worst])} corners; at most {self._max_corners} can be "
                 "joined; this model's regions are too ragged to be outlined, use the labels instead"
             )
-
-
-class _Corners:
-    """Corners of outlines: those of seams in memory, those of blocks read again when they are needed."""
-
-    def __init__(self) -> None:
-        self._sources: list[CutSource | Points] = []
-        self._recent: OrderedDict[int, Points] = OrderedDict()
-        self._room = 2
-
-    def add(self, block: CutSource, points: Points) -> int:
-        """The number of a block, whose corners are now in memory."""
-        self._sources.append(block)
-        return self._remember(len(self._sources) - 1, points)
-
-    def keep(self, points: Points) -> int:
-        """The number of a seam."""
-        self._sources.append(points)
-        return len(self._sources) - 1
-
-    def make_room(self, blocks: int) -> None:
-        """Keep the corners of so many blocks in memory."""
-        self._room = blocks
-
-    def take(self, lines: _Lines) -> Points:
-        """The corners of lines, one line after the other."""
-        points = np.empty((int(lines.size.sum()), 2), np.int32)
-        begin = np.cumsum(lines.size) - lines.size
-        order = np.argsort(lines.source, kind="stable")
-        sources, start = np.unique(lines.source[order], return_index=True)
-        for source, these in zip(sources.tolist(), np.split(order, start[1:]), strict=True):
-            at = stretches(lines.offset[these], lines.size[these])
-            points[stretches(begin[these], lines.size[these])] = self._of(source)[at]
-        return points
-
-    def _of(self, number: int) -> Points:
-        source = self._sources[number]
-        if isinstance(source, np.ndarray):
-            return source
-        if number not in self._recent:
-            self._remember(number, source.cut().lines.points)
-        self._recent.move_to_end(number)
-        return self._recent[number]
-
-    def _remember(self, number: int, points: Points) -> int:
-        self._recent[number] = points
-        while len(self._recent) > self._room:
-            self._recent.popitem(last=False)
-        return number
 
 
 def _linked(lines: Lines | _Lines) -> tuple[Counts, Counts, Counts, Counts]:

@@ -177,7 +177,8 @@ def trace(
         diagonals.y + origin[0], diagonals.x + origin[1], diagonals.quadrant, diagonals.piece, diagonals.partner
     )
     # An edge whose both ends lie outside, such as one between two open diagonals, has nothing to say.
-    return lines.taken((lines.arrives < 0) | (lines.arrives != lines.leaves)), moved
+    outside = (lines.arrives >= 0) & (lines.arrives == lines.leaves)
+    return lines.taken(~outside) if outside.any() else lines, moved
 
 
 def resolve(diagonals: Diagonals, same: Mask, *, width: int) -> Lines:

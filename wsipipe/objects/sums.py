@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsipipe.arrays import Labels, Pixels
+from wsipipe.errors import UsageError
 from wsipipe.objects.numbers import Counts
 from wsipipe.objects.pieces import Pieces
 from wsipipe.objects.stains import STAINS, stain_densities
@@ -28,7 +29,13 @@ AnyIntegers = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Layout:
-    """Which sums there are besides those of the shape."""
+    """Which sums there are besides those of the shape.
+
+    Raises
+    ------
+    UsageError
+        If two channels have the same name, or stains are wanted of other than three.
+    """
 
     channels: tuple[str, ...] = ()
     """Names of the channels whose intensities are summed, and their squares."""
@@ -36,6 +43,12 @@ class Layout:
     """Whether the channels are red, green and blue of tissue stained with haematoxylin and eosin."""
     probability: bool = False
     """Whether the probability of each pixel's class is summed."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.channels)) < len(self.channels):
+            raise UsageError(f"channels to measure must have different names; got {', '.join(self.channels)}")
+        if self.stained and len(self.channels) != 3:
+            raise UsageError(f"stains are measured of red, green and blue; got {len(self.channels)} channels")
 
     @cached_property
     def columns(self) -> int:

@@ -8,7 +8,8 @@ one row of tiles.
 
 from __future__ import annotations
 
-import tempfile
+import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from wsipipe.errors import OutputError, WsipipeError
 from wsipipe.files import MAKE_ROOM, Location, make_folder
 from wsipipe.geometry.grid import Box
+from wsipipe.objects.areas import Areas
 from wsipipe.objects.block import Counting
 from wsipipe.objects.block_file import BlockFile, block_file
 from wsipipe.objects.joining import MAX_CORNERS, Joined, Joining
@@ -39,8 +41,8 @@ ROW_GROUP = 16384
 class Written:
     """What a table holds."""
 
-    objects: Mapping[str, int]
-    """Number of objects of each class, by name, all classes in the order of their labels."""
+    classes: Mapping[str, Areas]
+    """The areas of the objects of each class, by name, all classes in the order of their labels."""
     small: int
     """How many were left out because they are small."""
 
@@ -52,7 +54,6 @@ def write_table(
     counting: Counting,
     block_px: int,
     description: Description,
-    scratch: Path | None = None,
     max_corners: int = MAX_CORNERS,
 ) -> Written:
     """Join what the blocks of a slide gave, and write the table of its objects; it appears whole or not at all.
@@ -69,8 +70,6 @@ def write_table(
         Side in pixels of the blocks.
     description
         What the table is to say of itself.
-    scratch
-        Where to put temporary files, about as large as the blocks' share of cut objects; None for beside ``path``.
     max_corners
         The most corners in the outline of one object; see `MAX_CORNERS`.
 
@@ -80,26 +79,24 @@ def write_table(
         If the labels have a class that the description does not name.
     MemoryLimitError
         If the outline of an object has too many corners.
-    SlideReadError
-        If the file of a block is missing or cannot be read.
-    DamagedStoreError
-        If one is damaged.
-    FingerprintError
-        If one was made with another ``counting``.
+    SlideReadError, DamagedStoreError, FingerprintError
+        If the file of a block is missing, damaged, or was made with another ``counting``.
     OutputError
         If there is no room.
     """
     blocks = _Blocks(folder, counting, block_px, description)
     joining = Joining(counting, max_corners=max_corners)
     make_folder(path.parent)
-    partial = path.with_name(path.name + ".partial")
+    # What a kill leaves behind has these names, and the next call replaces it.
+    partial, scratch = (path.with_name(path.name + suffix) for suffix in (".partial", ".scratch"))
     try:
-        with tempfile.TemporaryDirectory(prefix=".objects-", dir=scratch or path.parent) as spilled:
-            joined = _Spill(Path(spilled), counting.shape[1], description)
-            for number, row in enumerate(blocks.rows):
-                joined.add(joining.add(row, last=number == len(blocks.rows) - 1))
-            joined.close()
-            written = _write_tiles(partial, blocks, joined, description)
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        joined = _Spill(scratch, counting.shape[1], description)
+        for number, row in enumerate(blocks.rows):
+            joined.add(joining.add(row, last=number == len(blocks.rows) - 1))
+        joined.close()
+        written = _write_tiles(partial, blocks, joined, description)
         partial.replace(path)
     except WsipipeError:
         raise
@@ -108,6 +105,7 @@ def write_table(
     finally:
         with suppress(OSError):
             partial.unlink()
+        shutil.rmtree(scratch, ignore_errors=True)
     return written
 
 
@@ -182,7 +180,7 @@ def _within(box: Box, first: Counts, width: int) -> tuple[Counts, npt.NDArray[np
 def _write_tiles(path: Path, blocks: _Blocks, joined: _Spill, description: Description) -> Written:
     """Write the file, tile by tile."""
     names = [one.name for one in sorted(description.classes, key=lambda one: one.label)]
-    counts, ids = dict.fromkeys(names, 0), 0
+    areas, ids = {name: Counter[int]() for name in names}, 0
     schema = schema_of(description)
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["class"]) as writer:
         groups = _RowGroups(writer)
@@ -197,12 +195,12 @@ def _write_tiles(path: Path, blocks: _Blocks, joined: _Spill, description: Descr
                 inside &= description.large_enough(across["pixels"].to_numpy())
                 table = pa.concat_tables([*blocks.tables(tile), across.filter(pa.array(inside))]).sort_by(FIRST)
                 number = ids + 1 + np.searchsorted(first, table[FIRST].to_numpy())
-                for one in table["class"].value_counts().to_pylist():
-                    counts[one["values"]] += one["counts"]
+                for one in table.group_by(["class", "pixels"]).aggregate([([], "count_all")]).to_pylist():
+                    areas[one["class"]][one["pixels"]] += one["count_all"]
                 groups.add(table.drop_columns([FIRST]).add_column(0, "id", pa.array(number)).cast(schema))
             ids += len(first)
         groups.end()
-    return Written(counts, ids - groups.rows)
+    return Written({name: Areas(tuple(sorted(areas[name].items()))) for name in names}, ids - groups.rows)
 
 
 class _RowGroups:
