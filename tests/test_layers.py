@@ -59,7 +59,8 @@ HOMES = {
     "openvino": {"inference"},
     "rich": {"cli"},
     "scipy": {"objects", "tissue", "evaluation", "training"},
-    "shapely": {"rasters"},
+    "shapely": {"rasters", "objects"},
+    "pyarrow": {"objects"},
     "matplotlib": {"training"},
 }
 EVERYWHERE = {"dask.system"}  # how many cores are ours

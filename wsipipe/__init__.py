@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wsipipe.errors import WsipipeError
     from wsipipe.model.model_file import LabelClass, ModelSpec, load_model, save_model
     from wsipipe.model.unet import UNet
+    from wsipipe.objects.read import open_objects
     from wsipipe.pipeline.config import ClusterConfig, RunConfig
     from wsipipe.pipeline.run import run
     from wsipipe.pipeline.segment import segment
@@ -34,6 +35,7 @@ _HOME = {
     "UNet": "model.unet",
     "WsipipeError": "errors",
     "load_model": "model.model_file",
+    "open_objects": "objects.read",
     "open_slide": "slides.open",
     "run": "pipeline.run",
     "save_model": "model.model_file",
@@ -50,6 +52,7 @@ __all__ = [
     "WsipipeError",
     "__version__",
     "load_model",
+    "open_objects",
     "open_slide",
     "run",
     "save_model",

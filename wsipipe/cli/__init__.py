@@ -19,9 +19,11 @@ from wsipipe.cli.check import check
 from wsipipe.cli.demo import demo
 from wsipipe.cli.evaluate import evaluate
 from wsipipe.cli.exit_codes import EXIT_ENVIRONMENT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from wsipipe.cli.export import export
 from wsipipe.cli.info import info
 from wsipipe.cli.model import model
 from wsipipe.cli.nightly import nightly
+from wsipipe.cli.objects import objects
 from wsipipe.cli.preview import preview
 from wsipipe.cli.run import run
 from wsipipe.cli.streams import open_closed_streams
@@ -37,7 +39,7 @@ def cli() -> None:
     """Segment gigapixel whole-slide images with a U-Net: exact at tile borders, resumable, in flat memory."""
 
 
-for command in (run, nightly, train, evaluate, check, info, preview, model, demo):
+for command in (run, nightly, objects, export, train, evaluate, check, info, preview, model, demo):
     cli.add_command(command)
 
 

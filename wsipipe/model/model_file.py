@@ -23,6 +23,7 @@ from safetensors.torch import save
 from wsipipe.errors import ModelError
 from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive
+from wsipipe.model.min_areas import min_area_of_older
 from wsipipe.model.unet import UNet
 
 FORMAT_VERSION = 1
@@ -76,6 +77,8 @@ class ModelSpec:
     """Licence of the weights."""
     training: dict[str, Any] = field(default_factory=dict)
     """Record of its training: data, settings, scores. Plain JSON."""
+    min_area_um2: float = 0.0
+    """Area in square micrometres below which what it finds is not an object."""
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -101,6 +104,8 @@ class ModelSpec:
             yield f"has colours that are not #rrggbb: {colors}"
         if self.mpp is not None and not 0 < self.mpp < math.inf:
             yield f"has {self.mpp} micrometres per pixel, which is not a positive number"
+        if not 0 <= self.min_area_um2 < math.inf:
+            yield f"has a smallest object of {self.min_area_um2} um2, which is not 0 or more"
         if not self.std or not all(0 < value < math.inf for value in self.std):
             yield f"has standard deviations that are not positive numbers, one or more: {self.std}"
         if not self.mean or not all(map(math.isfinite, self.mean)):
@@ -225,13 +230,13 @@ def read_model_info(path: str | Path) -> ModelInfo:
             f"{path} is a safetensors file, but not a wsipipe model (its header has no {HEADER_KEY!r}); "
             "wsipipe.save_model writes one"
         )
-    architecture, spec = _parse_header(path, metadata[HEADER_KEY])
+    architecture, spec = _parse_header(path, metadata[HEADER_KEY], min_area_of_older(sha256))
     _check_fit(path, architecture, spec)
     return ModelInfo(str(path.absolute()), sha256, architecture, spec)
 
 
-def _parse_header(path: Path, text: str) -> tuple[dict[str, int], ModelSpec]:
-    """Architecture and spec from the JSON of the header."""
+def _parse_header(path: Path, text: str, min_area_um2: float) -> tuple[dict[str, int], ModelSpec]:
+    """Architecture and spec from the JSON of the header; ``min_area_um2`` is for headers that do not state it."""
     try:
         header = json.loads(text)
         version = header["format_version"]
@@ -249,6 +254,7 @@ def _parse_header(path: Path, text: str) -> tuple[dict[str, int], ModelSpec]:
                 name=header["name"],
                 licence=header["licence"],
                 training=header["training"],
+                min_area_um2=header.get("min_area_um2", min_area_um2),
             )
             stated, halo = header["halo"], Receptive(architecture["depth"], architecture["convs_per_level"]).halo
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as err:

@@ -189,6 +189,7 @@ def _store_spec(
         mpp_source=slide.mpp_source,
         tissue=tissue_shape(level, setup),
         seen=Seen(slide.state, seen.sha256 if seen else None),
+        min_area_um2=setup.model.spec.min_area_um2,
     )
 
 

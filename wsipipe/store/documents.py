@@ -66,6 +66,7 @@ def _attributes(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, Any]:
             **({} if spec.seen is None else {"slide_seen": asdict(spec.seen)}),
             "mpp_source": spec.mpp_source,
             "block": spec.grid.block,
+            "min_area_um2": spec.min_area_um2,
             **({} if run is None else {"run": run}),
         },
     }

@@ -12,6 +12,7 @@ from wsipipe.errors import DamagedStoreError, StoreError
 from wsipipe.files import Named, locate, zarr_store
 from wsipipe.store.image_label import parse_image_label, read_attributes
 from wsipipe.store.record import parse_record
+from wsipipe.store.spec import PROBABILITIES, Seen
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,21 @@ class FinishedStore:
     model_sha256: str
     """Identity of the model file."""
     slide: str
-    """Identity of the slide file (sha256), not its path."""
+    """Identity of the slide file (sha256)."""
+    slide_path: str
+    """Path of the slide when it was segmented."""
+    seen: Seen | None
+    """The slide's files, as they were then; older stores do not name them."""
     level: int
     """Level of the slide that was segmented."""
     shrink: float
     """Pixels of that level that one pixel of the store spans, along a side."""
+    block: int
+    """Side of its blocks in pixels."""
+    min_area_um2: float | None
+    """Area in square micrometres below which the model's finds are not objects; older stores do not say."""
+    probable: bool
+    """Whether it has probabilities."""
     reading: str
     """Reader and planes of the slide, as `wsipipe.slides.planes.parse_reading` takes them; empty for the default."""
     mpp: float | None
@@ -63,6 +74,18 @@ class FinishedStore:
         if array.ndim != 2:
             raise StoreError(f"{self.path}: array {level} has shape {array.shape}; labels have the axes (y, x)")
         return array
+
+    def probabilities(self) -> tuple[zarr.Array[Any], dict[int, int]]:
+        """The probabilities (class, y, x), uint8, not yet read, and the index of each label's class along that axis.
+
+        Damaged metadata raise what zarr raises, or a LookupError.
+        """
+        folder, name = PROBABILITIES.split("/")
+        group = zarr.open_group(zarr_store(locate(self.path) / folder), mode="r")
+        array = zarr.open_array(zarr_store(locate(self.path) / folder / name), mode="r")
+        described: Any = group.attrs["wsipipe"]
+        names: list[str] = list(described["classes"])
+        return array, {label: names.index(class_name) for class_name, label, _ in self.classes}
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -97,6 +120,11 @@ def open_finished(path: Named) -> FinishedStore:
             model=record.model,
             model_sha256=str(fingerprint.model_sha256),
             slide=str(fingerprint.slide),
+            slide_path=str(record.slide),
+            seen=record.seen,
+            block=int(record.block),
+            min_area_um2=record.min_area_um2,
+            probable=bool(fingerprint.probabilities),
             level=int(fingerprint.level),
             shrink=float(fingerprint.shrink),
             reading=str(fingerprint.reading),

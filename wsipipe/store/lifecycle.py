@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import Any
 
 import zarr
 
-from wsipipe.errors import OutputError
+from wsipipe.errors import DamagedStoreError, OutputError
 from wsipipe.files import (
     RESUMES,
     Location,
@@ -24,6 +25,7 @@ from wsipipe.files import (
 )
 from wsipipe.store.documents import documents
 from wsipipe.store.spec import (
+    OBJECTS,
     PARTIAL,
     REPLACED,
     ROOT,
@@ -158,6 +160,29 @@ def note_seen(spec: StoreSpec) -> None:
     """
     if (spec.partial / ROOT).is_file():
         write_documents(spec)
+
+
+def note_objects(store: Path, objects: dict[str, Any]) -> None:
+    """Write what was found of objects into the attributes of a store, and make its folder of objects a Zarr group.
+
+    Raises
+    ------
+    DamagedStoreError
+        If its attributes cannot be read.
+    OutputError
+        If the disk does not take it.
+    """
+    root = store / ROOT
+    try:
+        document = json.loads(root.read_bytes())
+        document["attributes"]["wsipipe"]["objects"] = objects
+    except (OSError, ValueError, LookupError, TypeError) as err:
+        raise DamagedStoreError(f"{root} cannot be read ({err}); segment the slide again") from err
+    group = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
+    for path, content in ((store / OBJECTS / ROOT, group), (root, document)):
+        blob = json.dumps(content, indent=2).encode()
+        if not _holds(path, blob):
+            write_whole(path, blob, way_out=RESUMES, shared=True)
 
 
 def _holds(path: Location, blob: bytes) -> bool:

@@ -38,6 +38,8 @@ class Record:
     """Name of the model."""
     counts: Mapping[int, int] = field(default_factory=dict)
     """Pixels of each label at level 0; empty if the run did not record them, or while unfinished."""
+    min_area_um2: float | None = None
+    """Area in square micrometres below which the model's finds are not objects; older stores do not say."""
     seen: Seen | None = None
     """The slide's files, as they were; older stores do not name them."""
     unknown: tuple[str, ...] = ()
@@ -66,6 +68,7 @@ def parse_record(attributes: Any) -> Record:
         version=str(attributes.get("version", "")),
         model=str(attributes.get("model", "")),
         counts={int(label): int(pixels) for label, pixels in dict(run.get("labels") or {}).items()},
+        min_area_um2=None if (smallest := attributes.get("min_area_um2")) is None else float(smallest),
         unknown=unknown,
         seen=Seen(seen["state"], seen["sha256"]) if seen else None,
     )

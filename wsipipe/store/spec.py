@@ -8,6 +8,7 @@
         probabilities/0/        uint8 (class, y, x) = round(255 p), if asked for
         0/unread/3.7.json       of block (3, 7): boxes of tiles that could not be decoded, and have label 0
         tissue/0/ 1/ ...        uint8 (y, x): the tissue mask, if there is one; an image-label, too
+        objects/objects.parquet the table of objects, if asked for; beside it what blocks gave, while it is made
 
 Source: https://ngff.openmicroscopy.org/0.5/
 """
@@ -26,6 +27,8 @@ STORE, PARTIAL, REPLACED = ".zarr", ".partial", ".replaced"
 ROOT = "zarr.json"
 PROBABILITIES = "probabilities/0"
 TISSUE = "tissue"
+OBJECTS = "objects"
+OBJECTS_TABLE = "objects/objects.parquet"
 UNREAD = "0/unread"
 """Place of unread tiles, within an array: a group of its own would need metadata."""
 
@@ -103,6 +106,8 @@ class StoreSpec:
     """(rows, columns) of the cells of the tissue mask; None without a mask."""
     seen: Seen | None = None
     """The slide's files, as they are now; their content only if an earlier run of this store looked at it."""
+    min_area_um2: float = 0.0
+    """Area in square micrometres below which the model's finds are not objects; the labels have them all the same."""
 
     @property
     def partial(self) -> Location:

@@ -1,0 +1,140 @@
+"""Tables of objects are read back, and exported by the rules of those who read them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import shapely
+
+from tests.objects.made import write_objects
+from wsipipe.errors import DamagedStoreError, OutputError, UsageError
+from wsipipe.objects import export
+from wsipipe.objects.export import Selection, export_csv, export_geojson
+from wsipipe.objects.read import ObjectTable, open_objects
+
+LABELS = np.kron(np.random.default_rng(0).integers(0, 3, (20, 30), np.uint8), np.ones((3, 2), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> ObjectTable:
+    path = tmp_path_factory.mktemp("objects") / "one.parquet"
+    pixels = np.random.default_rng(0).integers(0, 256, (*LABELS.shape, 3), np.uint8)
+    write_objects(path, LABELS, block_px=16, pixels=pixels, stained=True, downsample=2.0)
+    return open_objects(path)
+
+
+def test_the_file_follows_geoparquet(table: ObjectTable) -> None:
+    geo = json.loads(pq.read_schema(table.path).metadata[b"geo"])
+    assert geo["version"] == "1.1.0"
+    column = geo["columns"][geo["primary_column"]]
+    assert (column["encoding"], column["crs"], column["orientation"]) == ("WKB", None, "counterclockwise")
+    rows = pq.read_table(table.path).to_pylist()
+    assert column["covering"]["bbox"]["xmax"] == ["bbox", "xmax"]
+    for row in rows:
+        geometry = shapely.from_wkb(row["geometry"])
+        assert geometry.geom_type in column["geometry_types"]
+        assert geometry.bounds == tuple(row["bbox"].values())
+        assert all(piece.exterior.is_ccw for piece in getattr(geometry, "geoms", [geometry]))
+
+
+def test_a_table_says_what_it_is_and_is_read_in_parts(table: ObjectTable) -> None:
+    assert table.description.classes[0].name == "class 1"
+    assert table.description.layout.stained
+    assert table.dataset.count_rows() == table.count == sum(len(part) for part in table.parts())
+    (part,) = table.parts(columns=["pixels"], classes=["class 2"])
+    assert part.column_names == ["pixels"]
+    assert sum(part["pixels"].to_pylist()) == (LABELS == 2).sum()
+
+
+def test_objects_of_a_region_are_those_whose_centroid_is_in_it(table: ObjectTable) -> None:
+    region = shapely.box(20, 20, 70, 90)
+    found = {row["id"] for part in table.parts(region=region) for row in part.to_pylist()}
+    every = pq.read_table(table.path).to_pylist()
+    assert found == {row["id"] for row in every if 20 < row["x"] < 70 and 20 < row["y"] < 90} != set()
+    assert list(table.parts(region=shapely.box(1e6, 1e6, 2e6, 2e6))) == []
+
+
+@pytest.mark.parametrize("name", ["a.geojson", "a.geojson.gz"])
+def test_geojson_keeps_to_the_rules_of_qupath(name: str, table: ObjectTable, tmp_path: Path) -> None:
+    path = tmp_path / name
+    assert export_geojson(table, path, annotations=["class 2"]) == table.count
+    text = (gzip.decompress if name.endswith("gz") else bytes)(path.read_bytes())
+    collection = json.loads(text)
+    assert collection["type"] == "FeatureCollection"
+    rows = pq.read_table(table.path).to_pylist()
+    ids = [uuid.UUID(feature["id"]) for feature in collection["features"]]
+    assert [one.int & (1 << 48) - 1 for one in ids] == [row["id"] for row in rows]
+    assert {(one.version, one.variant) for one in ids} == {(8, uuid.RFC_4122)}
+    for feature, row in zip(collection["features"], rows, strict=True):
+        properties = feature["properties"]
+        assert properties["objectType"] == ("annotation" if row["class"] == "class 2" else "detection")
+        assert properties["classification"] == {"name": row["class"], "color": [255, 128, 0]}
+        for measure, value in properties["measurements"].items():
+            assert abs(value - row[measure]) <= 0.051
+        assert {"area_um2", "hematoxylin_od", "mean_c0"} <= set(properties["measurements"])
+        assert shapely.from_geojson(json.dumps(feature["geometry"])).equals(shapely.from_wkb(row["geometry"]))
+    again = tmp_path / f"again-{name}"
+    export_geojson(table, again, annotations=["class 2"])
+    assert again.read_bytes() == path.read_bytes()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_simplified_outlines_are_valid_and_near(table: ObjectTable, tmp_path: Path) -> None:
+    export_geojson(table, tmp_path / "a.geojson", Selection(classes=("class 1",)), simplify_px=2)
+    features = json.loads((tmp_path / "a.geojson").read_bytes())["features"]
+    right = {row["pixels"]: shapely.from_wkb(row["geometry"]) for part in table.parts() for row in part.to_pylist()}
+    for feature in features:
+        found = shapely.from_geojson(json.dumps(feature["geometry"]))
+        assert found.is_valid
+        if feature["properties"]["measurements"]["pixels"] > 100:
+            assert found.hausdorff_distance(right[feature["properties"]["measurements"]["pixels"]]) <= 5
+
+
+def test_too_many_features_are_refused_unless_asked_for(
+    table: ObjectTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "MANY_FEATURES", 5)
+    with pytest.raises(UsageError, match=r"objects to export, and QuPath .*--simplify 0"):
+        export_geojson(table, tmp_path / "a.geojson")
+    assert list(tmp_path.iterdir()) == []
+    assert export_geojson(table, tmp_path / "a.geojson", simplify_px=0) == table.count
+
+
+def test_csv_has_every_measure(table: ObjectTable, tmp_path: Path) -> None:
+    assert export_csv(table, tmp_path / "a.csv") == table.count
+    rows = pq.read_table(table.path).to_pylist()
+    with (tmp_path / "a.csv").open() as file:
+        for line, row in zip(csv.DictReader(file), rows, strict=True):
+            assert line.keys() == (row.keys() | row["bbox"].keys()) - {"bbox", "geometry"}
+            assert (float(line["area_um2"]), float(line["xmin"])) == (row["area_um2"], row["bbox"]["xmin"])
+
+
+def test_an_unknown_class_is_refused(table: ObjectTable, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no class 'tumor'; choose from 'class 1', "):
+        export_csv(table, tmp_path / "a.csv", Selection(classes=("tumor",)))
+    with pytest.raises(UsageError, match="has no class 'tumor'"):
+        export_geojson(table, tmp_path / "a.geojson", annotations=["tumor"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_table_of_objects_is_refused(table: ObjectTable, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    for content in (b"", b"PAR1", Path(table.path).read_bytes()[:-40]):
+        path.write_bytes(content)
+        with pytest.raises(DamagedStoreError, match=r"a\.parquet cannot be read"):
+            open_objects(path)
+    pq.write_table(pq.read_table(table.path).replace_schema_metadata(), path)
+    with pytest.raises(DamagedStoreError, match="not a table of objects"):
+        open_objects(path)
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(table: ObjectTable, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        export_csv(table, tmp_path / "missing" / "a.csv")

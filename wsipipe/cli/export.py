@@ -1,0 +1,115 @@
+"""``wsipipe export``: the objects of finished results, as files for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wsipipe.cli.exit_codes import EXIT_FAILED
+
+if TYPE_CHECKING:
+    from wsipipe.objects.export import Selection
+    from wsipipe.objects.read import ObjectTable
+
+SUFFIXES = {"geojson": ".geojson.gz", "csv": ".csv", "parquet": ".parquet"}
+"""What the names of files end in, by kind."""
+
+
+@click.command()
+@click.argument("out", nargs=-1, required=True, metavar="OUT|STORE...")
+@click.option("--to", "kind", type=click.Choice(list(SUFFIXES)), required=True, help="The kind of file.")
+@click.option(
+    "-o",
+    "--out",
+    "target",
+    metavar="FILE|DIR",
+    help="File, or for several stores the folder.  [default: <store's name>.geojson.gz, .csv or .parquet]",
+)
+@click.option("--class", "classes", multiple=True, metavar="NAME", help="Only this class; may be repeated.")
+@click.option("--region", metavar="GEOJSON", help="Only objects whose centroid lies in a polygon of this file.")
+@click.option(
+    "--simplify",
+    type=click.FloatRange(min=0),
+    metavar="PX",
+    help="How far outlines in GeoJSON may be from the original, in pixels of the slide's level 0.",
+)
+@click.option(
+    "--annotation",
+    "annotations",
+    multiple=True,
+    metavar="NAME",
+    help="In GeoJSON, objects of this class are annotations, others detections; may be repeated.",
+)
+def export(
+    out: tuple[str, ...],
+    kind: str,
+    target: str | None,
+    classes: tuple[str, ...],
+    region: str | None,
+    simplify: float | None,
+    annotations: tuple[str, ...],
+) -> None:
+    """Write the objects in each OUT, a folder of results or one store, as GeoJSON for QuPath, CSV or GeoParquet.
+
+    The objects must have been made, by `run --objects` or `objects`.
+    Exit code: 0 all done, 1 some stores failed, 2 usage, 3 the environment (no space).
+    """
+    from wsipipe.errors import SlideError, UsageError
+    from wsipipe.files import absolute, one_name
+    from wsipipe.objects.export import Selection, export_geojson
+    from wsipipe.objects.read import open_objects
+    from wsipipe.objects.region import read_region
+    from wsipipe.store.check import stores_in
+
+    if kind != "geojson" and (simplify is not None or annotations):
+        raise UsageError(f"--simplify and --annotation change outlines and types in GeoJSON, not {kind}; remove them")
+    selection = Selection(classes, None if region is None else read_region(Path(region)))
+    stores = list({one_name(store): store for text in out for store in stores_in(absolute(text))}.values())
+    paths = _targets([store.name for store in stores], kind, target)
+    failed = 0
+    for store, path in zip(stores, paths, strict=True):
+        try:
+            table = open_objects(store)
+            if path.resolve().is_relative_to(str(store)):
+                raise UsageError(f"-o {path} lies in the store itself; give another file")
+            if kind == "geojson":
+                count = export_geojson(table, path, selection, simplify_px=simplify, annotations=annotations)
+            else:
+                count = _export_flat(table, path, selection, kind)
+            click.echo(f"{store}: {count:,} objects -> {path}")
+        except SlideError as err:
+            failed += 1
+            click.echo(f"{store}: FAILED: {err}")
+    click.get_current_context().exit(EXIT_FAILED if failed else 0)
+
+
+def _export_flat(table: ObjectTable, path: Path, selection: Selection, kind: str) -> int:
+    from wsipipe.objects.export import export_csv
+    from wsipipe.objects.subset import export_parquet
+
+    return (export_csv if kind == "csv" else export_parquet)(table, path, selection)
+
+
+def _targets(stores: list[str], kind: str, target: str | None) -> list[Path]:
+    """The file for each store, by the names of the stores.
+
+    Raises
+    ------
+    UsageError
+        If two stores would share one.
+    """
+    from wsipipe.errors import UsageError
+    from wsipipe.store.spec import STORE
+
+    folder = Path() if target is None else Path(target)
+    if target is not None and len(stores) == 1 and not folder.is_dir():
+        return [folder]
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"-o {target} is one file for {len(stores)} stores; give a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / (name.removesuffix(STORE) + SUFFIXES[kind]) for name in stores]
+    if len(set(paths)) < len(paths):
+        raise UsageError("two stores have the same name, and would share a file; export them one at a time")
+    return paths

@@ -1,0 +1,174 @@
+"""``wsipipe objects``: the objects in finished results, measured and counted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from wsipipe.cli.exit_codes import EXIT_FAILED
+from wsipipe.cli.slide_options import Option, with_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.progress import Progress
+
+    from wsipipe.files import Location
+    from wsipipe.objects.counts import ClassCount
+    from wsipipe.pipeline.objects_plan import ObjectsRequest
+    from wsipipe.pipeline.objects_store import StoreObjects
+
+OBJECT_OPTIONS: tuple[Option, ...] = (
+    click.option(
+        "--min-area",
+        "min_area_um2",
+        type=float,
+        metavar="UM2",
+        help="Area below which objects are left out, um2 (px without a resolution).  [default: the model's]",
+    ),
+    click.option(
+        "--connectivity",
+        type=click.Choice(["4", "8"]),
+        default="8",
+        show_default=True,
+        help="Pixels that touch at a corner belong together (8), or not (4).",
+    ),
+    click.option("--split", is_flag=True, help="Part objects where they are narrow: nuclei that touch."),
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The blocks of a store whose objects are measured."""
+
+    store: str
+    done: int
+    blocks: int
+
+
+@click.command()
+@click.argument("out", nargs=-1, required=True, metavar="OUT|STORE...")
+@with_options(OBJECT_OPTIONS)
+@click.option(
+    "--slide",
+    default="auto",
+    show_default=True,
+    metavar="auto|off|FILE",
+    help="Where to measure intensities; auto: the slide that the store names; off: shapes only.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Blocks that are measured at a time; as many as cores.")
+@click.option("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def objects(
+    out: tuple[str, ...],
+    min_area_um2: float | None,
+    connectivity: str,
+    split: bool,
+    slide: str,
+    threads: int | None,
+    max_memory: str | None,
+    as_json: bool,
+) -> None:
+    """Measure and count the objects in each OUT, a folder of results or one store.
+
+    An object is a connected component of one class. The table is STORE/objects/objects.parquet (GeoParquet); stores
+    that have it already are skipped, and if it is killed, the same command goes on.
+    Exit code: 0 all done, 1 some stores failed, 2 usage, 3 the environment (no memory, no space), 130 interrupted.
+    """
+    from dask.system import CPU_COUNT
+
+    from wsipipe.cli.progress import show_events
+    from wsipipe.errors import UsageError
+    from wsipipe.files import absolute, one_name
+    from wsipipe.pipeline.machine import default_limit_bytes, size_bytes
+    from wsipipe.pipeline.objects_plan import SLIDE_AUTO, SLIDE_OFF, ObjectsRequest
+    from wsipipe.store.check import stores_in
+
+    limit = default_limit_bytes() if max_memory is None else size_bytes(max_memory, "--max-memory")
+    request = ObjectsRequest(min_area_um2, int(connectivity), split, slide)
+    stores = list({one_name(store): store for text in out for store in stores_in(absolute(text))}.values())
+    if slide not in (SLIDE_AUTO, SLIDE_OFF) and len(stores) > 1:
+        raise UsageError(f"--slide {slide} is the slide of one store, but {len(stores)} are given")
+    found: list[StoreObjects] = []
+    failed: dict[str, str] = {}
+    with show_events(lambda _: None, milestone=_tenth, bars=_Bar) as listener:
+        for store in stores:
+            one = _objects_of(store, request, threads or CPU_COUNT, limit, listener, failed)
+            found += one
+            if not as_json:
+                click.echo("\n".join(map(_as_text, one)) or f"{store}: FAILED: {failed[str(store)]}")
+    if as_json:
+        errors = [{"store": store, "error": error} for store, error in failed.items()]
+        click.echo(json.dumps({"stores": [asdict(one) for one in found], "failed": errors}, indent=2))
+    else:
+        click.echo(f"{len(stores)} stores, {len(failed)} failed")
+    click.get_current_context().exit(EXIT_FAILED if failed else 0)
+
+
+def _objects_of(
+    store: Location,
+    request: ObjectsRequest,
+    threads: int,
+    limit_bytes: int,
+    listener: Callable[[Measured], None],
+    failed: dict[str, str],
+) -> list[StoreObjects]:
+    """The objects of one store; none if that fails, with the reason in ``failed``. Errors of the machine are raised."""
+    from wsipipe.errors import SlideError
+    from wsipipe.pipeline.objects_plan import plan_objects
+    from wsipipe.pipeline.objects_store import make_objects
+
+    try:
+        plan = plan_objects(store, request)
+        return [
+            make_objects(plan, threads, limit_bytes, lambda done, blocks: listener(Measured(store.name, done, blocks)))
+        ]
+    except SlideError as err:
+        failed[str(store)] = str(err)
+        return []
+
+
+def _tenth(event: Measured) -> str | None:
+    """The line of the tenth of a store that ``event`` completes, but for the last."""
+    tenth, before = (10 * count // event.blocks for count in (event.done, event.done - 1))
+    return f"{event.store}: {10 * tenth} %" if before < tenth < 10 and event.done else None
+
+
+class _Bar:
+    """A bar of the blocks of one store after the other."""
+
+    def __init__(self, display: Progress) -> None:
+        self._display, self._bar = display, display.add_task("", total=None)
+
+    def __call__(self, event: Measured) -> None:
+        from wsipipe.report.words import shown_lines
+
+        self._display.update(
+            self._bar, description=shown_lines([event.store]), completed=event.done, total=event.blocks
+        )
+
+
+def _as_text(found: StoreObjects) -> str:
+    """A line for the store, and one for each class."""
+    count = sum(one.objects for one in found.classes)
+    left_out = f" ({found.small:,} smaller ones left out)" if found.small else ""
+    lines = [f"{found.store}: {count:,} objects{left_out}{'' if found.made else ', as before'} -> {found.table}"]
+    if found.warning:
+        lines.append(f"    warning: shapes only, because {found.warning}; --slide FILE names it")
+    return "\n".join([*lines, *map(_class_as_text, found.classes)])
+
+
+def _class_as_text(one: ClassCount) -> str:
+    said = [f"    {one.name}: {one.objects:,}"]
+    if one.per_mm2 is not None:
+        said.append(f"{one.per_mm2:,.1f} per mm2")
+    if one.area_share is not None:
+        said.append(f"{one.area_share:.2%} of the area")
+    if one.median_um2 is not None:
+        said.append(f"median {one.median_um2:,.1f} um2")
+    elif one.median_pixels is not None:
+        said.append(f"median {one.median_pixels:,.1f} px")
+    return ", ".join(said)

@@ -1,0 +1,116 @@
+"""Pixels along the border of objects, counted by how their outline turns: what their perimeter is made from.
+
+Benkrid and Crookes, "Design and FPGA implementation of a perimeter estimator" (2000), as `skimage.measure.perimeter`
+computes it with its default neighbourhood of 4. A pixel is on the border if one of the four beside it is not of its
+object. Its length depends on which of the eight around it are on the border as well: 1, the square root of 2, or half
+of their sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsipipe.arrays import Mask
+from wsipipe.objects.numbers import Counts
+
+DEPTH = 2
+"""How far a pixel must be from the sides of an array, so that its length is known from the array."""
+KINDS = 3
+LENGTHS = np.array([1.0, np.sqrt(2), (1 + np.sqrt(2)) / 2])
+"""(kinds,), float64: the length of a pixel of each kind, in pixels."""
+_CODES = {5: 0, 7: 0, 15: 0, 17: 0, 25: 0, 27: 0, 21: 1, 33: 1, 13: 2, 23: 2}
+_KIND = np.full(50, KINDS, np.int64)  # the last kind is not counted
+_KIND[list(_CODES)] = list(_CODES.values())
+_DIAGONAL = np.uint8(10)
+
+
+@dataclass(frozen=True, eq=False)
+class OpenPixels:
+    """Border pixels with a neighbour across a corner that may turn out to be of the same piece (4-connectivity)."""
+
+    piece: Counts
+    """(n,): the piece of each."""
+    code: Counts
+    """(n,): what is known of its neighbours."""
+    partners: Counts
+    """(n, 4): the pieces of the neighbours that are open; -1 for none."""
+
+
+def count_border(
+    labels: npt.NDArray[np.unsignedinteger[Any]], pieces: npt.NDArray[np.integer], cut: Mask, *, connectivity: int
+) -> tuple[Counts, OpenPixels]:
+    """Border pixels of each piece, by kind.
+
+    Parameters
+    ----------
+    labels
+        (y, x), unsigned integers: the class of each pixel, or the part of an object.
+    pieces
+        (y, x), integers: the piece of each pixel, from 0.
+    cut
+        (pieces,): whether a piece belongs to an object that may continue outside the array. Its pixels less than
+        `DEPTH` from a side of the array are left out.
+    connectivity
+        4 or 8. With 4, pieces that touch at a corner are different objects.
+
+    Returns
+    -------
+    tuple
+        (pieces, `KINDS`) int64, and the pixels that cannot be counted yet.
+    """
+    height, width = labels.shape
+    beside, below = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
+    border = labels > 0
+    inner = beside[1:-1, :-1] | beside[1:-1, 1:]
+    inner |= below[:-1, 1:-1]
+    inner |= below[1:, 1:-1]
+    border[1:-1, 1:-1] &= inner
+    border[[0, -1]] = border[:, [0, -1]] = False
+    pixel = np.flatnonzero(border)  # 2 ms for 2048 x 2048, np.nonzero 10
+    piece = pieces.ravel()[pixel].astype(np.int64)
+    y = pixel // width
+    x = pixel - y * width
+    deep = (y >= DEPTH) & (y < height - DEPTH) & (x >= DEPTH) & (x < width - DEPTH)
+    known = deep | ~cut[piece]
+    pixel, piece = pixel[known], piece[known]
+    on_border = (labels * border).ravel()
+    label = on_border[pixel]
+    code = np.ones(len(pixel), np.uint8)
+    for step in (-width, -1, 1, width):
+        code += np.uint8(2) * (on_border[pixel + step] == label)
+    partners = []
+    for step in (-width - 1, -width + 1, width - 1, width + 1):
+        same = on_border[pixel + step] == label
+        if connectivity == 4:
+            other = pieces.ravel()[pixel + step]
+            partners.append(np.where(same & (other != piece) & cut[other] & cut[piece], other, -1))
+            code += _DIAGONAL * (same & (other == piece))
+        else:
+            code += _DIAGONAL * same
+    opened: Mask = np.zeros(len(pixel), np.bool_)
+    if connectivity == 4:
+        stacked = np.stack(partners, axis=1).astype(np.int64)
+        opened = np.any(stacked >= 0, axis=1)
+    else:
+        stacked = np.zeros((len(pixel), 4), np.int64)
+    kind = _KIND[code[~opened]] + piece[~opened] * (KINDS + 1)
+    counts = np.bincount(kind, minlength=len(cut) * (KINDS + 1)).reshape(len(cut), KINDS + 1)
+    return counts[:, :KINDS], OpenPixels(piece[opened], code[opened].astype(np.int64), stacked[opened])
+
+
+def kinds(pixels: OpenPixels, same: Mask) -> Counts:
+    """The kind of each border pixel; `KINDS` for none, (n,) int64.
+
+    Parameters
+    ----------
+    pixels
+        Those that `count_border` left open.
+    same
+        (n, 4): whether each partner turned out to be of the pixel's piece.
+    """
+    kind: Counts = _KIND[pixels.code + _DIAGONAL * same.sum(axis=1)]
+    return kind

@@ -1,0 +1,140 @@
+"""Closed outlines of objects, in an order that does not depend on how a slide was cut into blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+
+from wsipipe.arrays import Mask
+from wsipipe.objects.numbers import Counts
+from wsipipe.objects.outlines import Lines, Points, elements
+from wsipipe.objects.paths import follow
+
+
+@dataclass(frozen=True, eq=False)
+class Rings:
+    """The outlines of objects. Of each, piece by piece, the ring around it and then those around its holes.
+
+    A ring begins with its first corner, row by row, and does not repeat it at the end. Pieces and holes are in the
+    order of those corners.
+    """
+
+    count: Counts
+    """(objects,): how many rings each object has."""
+    size: Counts
+    """(rings,): how many corners each ring has."""
+    shell: Mask
+    """(rings,): whether it runs around a piece, not around a hole."""
+    points: Points
+    """(corners, 2): y, x."""
+
+    @staticmethod
+    def none() -> Rings:
+        """The rings of no objects."""
+        return Rings(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_), np.zeros((0, 2), np.int32))
+
+    def moved(self, y: int, x: int) -> Rings:
+        """The same rings, ``y`` px further down and ``x`` px further right."""
+        return Rings(self.count, self.size, self.shell, self.points + np.array([y, x], np.int32))
+
+    def taken(self, which: Counts) -> Rings:
+        """Those of the objects at the indices ``which``, (n,), int64."""
+        rings = elements(which, self.count)
+        return Rings(self.count[which], self.size[rings], self.shell[rings], self.points[elements(rings, self.size)])
+
+
+def together(several: list[Rings]) -> Rings:
+    """The rings of all objects of ``several``, one after the other."""
+    columns = ((rings.count, rings.size, rings.shell, rings.points) for rings in several)
+    return Rings(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+
+
+def close(lines: Lines) -> Lines:
+    """Link chains to rings, by the keys of the edges that they begin and end with.
+
+    Every chain must have its neighbours in ``lines``.
+    """
+    begin = np.argsort(lines.arrives, kind="stable")
+    at = np.searchsorted(lines.arrives[begin], lines.leaves)
+    successor = np.where(lines.leaves < 0, np.arange(len(lines.size)), begin[np.minimum(at, len(begin) - 1)])
+    order, starts = follow(successor)
+    points = lines.points[elements(order, lines.size)]
+    size = np.add.reduceat(lines.size[order], starts[:-1])
+    nowhere = np.full(len(size), -1)
+    return Lines(lines.piece[order[starts[:-1]]], nowhere, nowhere, size, _rotated(points, size))
+
+
+def arrange(lines: Lines, group: Counts, count: int) -> Rings:
+    """Rings in their order.
+
+    Parameters
+    ----------
+    lines
+        Rings, each from its first corner on.
+    group
+        (pieces,), int64: the object that a piece belongs to.
+    count
+        Number of objects; all have rings.
+    """
+    first, last = _bounds(lines.size)
+    y, x = lines.points.T.astype(np.int64)
+    onward = np.arange(1, len(y) + 1)
+    onward[last] = first
+    shell = np.add.reduceat(x * y[onward] - x[onward] * y, first) > 0
+    begin_y, begin_x = y[first], x[first]
+    owner = group[lines.piece]
+    # The ring around a piece has the piece's first corner.
+    shells = np.flatnonzero(shell)
+    of_piece = np.zeros(len(group), np.int64)
+    of_piece[lines.piece[shells]] = shells
+    outer = of_piece[lines.piece]
+    order = np.lexsort((begin_x, begin_y, ~shell, begin_x[outer], begin_y[outer], owner))
+    return Rings(
+        np.bincount(owner, minlength=count),
+        lines.size[order],
+        shell[order],
+        lines.points[elements(order, lines.size)],
+    )
+
+
+def doubled_hull_areas(rings: Rings) -> Counts:
+    """Twice the area of the convex hull of each object, (objects,), int64, in pixels."""
+    owner = np.repeat(np.arange(len(rings.count)), rings.count)
+    # Only where the outline of a piece turns to the right can a corner be one of the hull.
+    first, last = _bounds(rings.size)
+    before = np.arange(-1, len(rings.points) - 1)
+    before[first] = last
+    along = rings.points - rings.points[before]
+    onward = np.arange(1, len(before) + 1)
+    onward[last] = first
+    turns = along[:, 1] * along[onward, 0] - along[:, 0] * along[onward, 1] > 0
+    turns &= np.repeat(rings.shell, rings.size)
+    corner_owner = np.repeat(owner, rings.size)[turns]
+    corners = rings.points[turns]
+    # Counted from a corner of the object, so that the sums of floats are integers, and exact.
+    if not len(rings.count):
+        return np.zeros(0, np.int64)
+    start = np.searchsorted(corner_owner, np.arange(len(rings.count)))
+    lines = shapely.linestrings((corners - corners[start][corner_owner]).astype(np.float64), indices=corner_owner)
+    areas: Counts = np.rint(2 * shapely.area(shapely.convex_hull(lines))).astype(np.int64)
+    return areas
+
+
+def _bounds(size: Counts) -> tuple[Counts, Counts]:
+    """The indices of the first and last corner of each ring."""
+    stop = np.cumsum(size)
+    return stop - size, stop - 1
+
+
+def _rotated(points: Points, size: Counts) -> Points:
+    """The points of rings, each from its first one on, row by row."""
+    first, _ = _bounds(size)
+    ring = np.repeat(np.arange(len(size)), size)
+    top = np.minimum.reduceat(points[:, 0], first)
+    left = np.minimum.reduceat(np.where(points[:, 0] == top[ring], points[:, 1], np.iinfo(np.int32).max), first)
+    (lead,) = np.nonzero((points[:, 0] == top[ring]) & (points[:, 1] == left[ring]))
+    shift = np.arange(len(points)) - first[ring] + (lead - first)[ring]
+    rotated: Points = points[first[ring] + shift % size[ring]]
+    return rotated

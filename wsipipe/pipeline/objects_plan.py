@@ -1,0 +1,236 @@
+"""The plan for the objects of a finished store: what is measured, from which slide, in which blocks."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from wsipipe.errors import DamagedStoreError, MemoryLimitError, SlideReadError, StoreError, UsageError
+from wsipipe.files import Location, Named, locate
+from wsipipe.geometry.scale import stored_side
+from wsipipe.model.min_areas import min_area_of_older
+from wsipipe.objects.block import STRIP_PX, Counting
+from wsipipe.objects.read import ObjectTable, open_objects
+from wsipipe.objects.sums import Layout
+from wsipipe.objects.table import Description, ObjectClass
+from wsipipe.pipeline.machine import megabytes
+from wsipipe.pipeline.slide_seen import is_same
+from wsipipe.rasters.label_zarr import zarr_labels
+from wsipipe.slides.open import open_slide
+from wsipipe.slides.pixels.mirrored import averaging_bytes
+from wsipipe.slides.planes import parse_reading
+from wsipipe.slides.slide import Level, Slide
+from wsipipe.store.finished import FinishedStore, open_finished
+from wsipipe.store.spec import OBJECTS, OBJECTS_TABLE
+from wsipipe.urls import Url
+
+SLIDE_AUTO, SLIDE_OFF = "auto", "off"
+"""Which slide intensities are measured in: the one that the store names, or none."""
+BLOCK_PX = 2048
+"""The largest side of a block, where it can be chosen."""
+SMALLEST_BLOCK_PX = 256
+"""The smallest side that is chosen to save memory."""
+SHAPE_BYTES = 140
+"""Bytes for each pixel of a block: 10 for one region, 14 for nuclei, 131 for noise, as measured."""
+SUMS_BYTES = 100 * 2**20
+"""Bytes for the intensities that are summed at once, as measured."""
+PIECES_AT_ONCE = 10
+"""Pieces of a file that are decoded at a time."""
+COLOURS = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
+
+
+@dataclass(frozen=True)
+class ObjectsRequest:
+    """What a user asks for."""
+
+    min_area_um2: float | None = None
+    """Area in square micrometres below which objects are left out; None: what the model says."""
+    connectivity: int = 8
+    """8: pixels that touch at a corner belong together; 4: only those that share a side."""
+    split: bool = False
+    """Whether objects are parted where they are narrow."""
+    slide: str = SLIDE_AUTO
+    """The slide to measure intensities in: ``auto``, the one that the store names; ``off``; or a path."""
+
+    def __post_init__(self) -> None:
+        if self.connectivity not in (4, 8):
+            raise UsageError(f"--connectivity must be 4 or 8, not {self.connectivity}")
+        if self.min_area_um2 is not None and not 0 <= self.min_area_um2 < float("inf"):
+            raise UsageError(f"--min-area must be 0 um2 or more, not {self.min_area_um2}")
+
+
+@dataclass(frozen=True)
+class ObjectsPlan:
+    """What is measured of the objects of a store."""
+
+    store: FinishedStore
+    counting: Counting
+    """What makes an object."""
+    description: Description
+    """What the table will say of itself."""
+    level: Level | None
+    """The level of the slide whose intensities are measured; None: shapes only."""
+    warning: str = ""
+    """Why there are no intensities, if that was not asked for."""
+
+    @property
+    def table(self) -> Path:
+        """The table."""
+        return Path(self.store.path) / OBJECTS_TABLE
+
+    def folder(self, block_px: int) -> Location:
+        """Where blocks of ``block_px`` px put what they give, until the table is made."""
+        token = hashlib.sha256(repr((self.counting, block_px)).encode()).hexdigest()[:8]
+        return Path(self.store.path) / OBJECTS / f"blocks-{token}"
+
+    def existing(self) -> ObjectTable | None:
+        """The table that the store has already, if it says all that the planned one would.
+
+        Raises
+        ------
+        StoreError
+            If there is another one, which has intensities that cannot be measured again.
+        """
+        try:
+            table = open_objects(self.table)
+        except DamagedStoreError:  # or none
+            return None
+        intensities = table.description.layout
+        if self.level is None and replace(table.description, layout=self.description.layout) == self.description:
+            return table
+        if self.warning and intensities.channels:
+            raise StoreError(
+                f"{self.table} has intensities that would be lost, because {self.warning}; give the slide "
+                f"(--slide FILE), or do without them (--slide {SLIDE_OFF})"
+            )
+        return table if table.description == self.description else None
+
+
+def plan_objects(path: Named, request: ObjectsRequest) -> ObjectsPlan:
+    """What is measured of the objects of the finished store at ``path``; nothing is written.
+
+    Raises
+    ------
+    UsageError
+        If the store is behind a URL.
+    StoreError, DamagedStoreError
+        If it is not a store of wsipipe, or not finished.
+    SlideError
+        If the slide is another one, or not a slide.
+    """
+    where = locate(path)
+    if isinstance(where, Url):
+        raise UsageError(f"{where}: objects are measured in stores on a disk; copy the store first")
+    store = open_finished(where)
+    if not store.complete:
+        raise StoreError(f"{where} is not finished; the same wsipipe run completes it")
+    shape = zarr_labels(where).shape  # raises where shards are missing
+    slide, warning = _slide(store, request.slide)
+    level = None if slide is None else _level(slide, store, shape)
+    colours = Layout() if slide is None or level is None else intensities_of(slide, level)
+    layout = replace(colours, probability=store.probable)
+    smallest = request.min_area_um2
+    if smallest is None:
+        smallest = min_area_of_older(store.model_sha256) if store.min_area_um2 is None else store.min_area_um2
+    counting = Counting(shape, request.connectivity, layout, request.split)
+    description = Description(
+        slide=store.slide,
+        classes=tuple(ObjectClass(label, name, color) for name, label, color in store.classes),
+        mpp=store.mpp,
+        downsample=store.downsample,
+        connectivity=request.connectivity,
+        split=request.split,
+        min_area_um2=smallest,
+        layout=layout,
+    )
+    return ObjectsPlan(store, counting, description, level, warning)
+
+
+def intensities_of(slide: Slide, level: Level) -> Layout:
+    """The intensities that are measured in ``level`` of ``slide``."""
+    if level.axes != "cyx" and level.channels in COLOURS:
+        return Layout(COLOURS[level.channels], stained=level.channels == 3)
+    chosen = level.planes.indices or range(level.channels)
+    names = [slide.channel_names[i] if i < len(slide.channel_names) else f"channel_{i}" for i in chosen]
+    if len(set(names)) < len(names):
+        names = [f"{name}_{i}" for name, i in zip(names, chosen, strict=True)]
+    return Layout(tuple(names))
+
+
+def fitted_blocks(plan: ObjectsPlan, threads: int, limit_bytes: int) -> tuple[int, int]:
+    """Side of the blocks in pixels, and how many are measured at a time, so that they fit into ``limit_bytes``.
+
+    Raises
+    ------
+    MemoryLimitError
+        If not even one small block fits.
+    """
+    side, smallest = block_side(plan.store.block, BLOCK_PX), min(plan.store.block, SMALLEST_BLOCK_PX)
+    while threads * block_bytes(plan, side) > limit_bytes:
+        if side // 2 >= smallest:
+            side = block_side(plan.store.block, side // 2)
+        elif threads > 1:
+            threads -= 1
+        else:
+            need = megabytes(block_bytes(plan, side), up=True)
+            raise MemoryLimitError(
+                f"{plan.store.path}: the objects of a block of {side} px need {need} of memory, and "
+                f"{megabytes(max(limit_bytes, 0))} are left; raise --max-memory"
+            )
+    return side, threads
+
+
+def block_side(block_px: int, most_px: int) -> int:
+    """The side of the blocks of objects: an equal part of ``block_px``, of at most ``most_px``."""
+    parts = next(n for n in range(-(-block_px // most_px), block_px + 1) if block_px % n == 0)
+    return max(block_px // parts, STRIP_PX)
+
+
+def block_bytes(plan: ObjectsPlan, side: int) -> int:
+    """The most memory that measuring a block of ``side`` px takes."""
+    need = SHAPE_BYTES * side * side
+    if plan.store.probable:
+        need += len(plan.store.classes) * 2 * side * side
+    if (level := plan.level) is not None:
+        pixel = level.channels * np.dtype(level.dtype).itemsize
+        pieces = prod(-(-stored_side(side, level.shrink) // piece) + 1 for piece in level.tile)
+        decoded = min(pieces, PIECES_AT_ONCE) * prod(level.tile) * pixel
+        need += SUMS_BYTES + 2 * side * side * pixel + averaging_bytes(level, (side, side)) + decoded
+    return need
+
+
+def _slide(store: FinishedStore, wanted: str) -> tuple[Slide | None, str]:
+    """The slide to measure intensities in, or why there is none although one was wanted."""
+    if wanted == SLIDE_OFF:
+        return None, ""
+    path = store.slide_path if wanted == SLIDE_AUTO else wanted
+    reader, planes = parse_reading(store.reading)
+    try:
+        slide = open_slide(path, reader=reader, planes=planes)
+        same = slide.identity == store.slide and is_same(slide, store.seen)
+    except SlideReadError as err:
+        if wanted != SLIDE_AUTO:
+            raise
+        return None, f"the slide cannot be read ({err})"
+    if not same:
+        raise StoreError(
+            f"{path} is not the slide that {store.path} was made from; give that one (--slide FILE), or measure shapes "
+            f"only (--slide {SLIDE_OFF})"
+        )
+    return slide, ""
+
+
+def _level(slide: Slide, store: FinishedStore, shape: tuple[int, int]) -> Level:
+    """The level of the labels."""
+    for level in slide.levels[store.level : store.level + 1]:
+        found = level if store.shrink == 1.0 else level.shrunk(store.shrink)
+        if found.shape == shape:
+            return found
+    raise StoreError(
+        f"{store.path} has labels of {shape[0]} x {shape[1]} px, which is not level {store.level} of {slide.file}; "
+        f"measure shapes only (--slide {SLIDE_OFF}), or segment the slide again"
+    )
