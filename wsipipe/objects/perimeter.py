@@ -70,7 +70,7 @@ def count_border(
     inner |= below[1:, 1:-1]
     border[1:-1, 1:-1] &= inner
     border[[0, -1]] = border[:, [0, -1]] = False
-    pixel = np.flatnonzero(border)  # 2 ms for 2048 x 2048, np.nonzero 10
+    pixel = np.flatnonzero(border)
     piece = pieces.ravel()[pixel].astype(np.int64)
     y = pixel // width
     x = pixel - y * width
