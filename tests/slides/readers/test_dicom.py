@@ -268,3 +268,16 @@ def test_error_about_pixels_that_are_not_read_says_which_they_are(tmp_path: Path
     with_header(tmp_path / "a.dcm", data("dicom/cmu-small-wsi2dcm/level-1-frames-0-9.dcm"), **{name: value})
     with pytest.raises(SlideFormatError, match=r"a.dcm .* wsidicom reads.*PhotometricInterpretation .*, BitsStored 8,"):
         open_slide(tmp_path / "a.dcm", reader="dicom")
+
+
+def test_tiles_without_a_frame_are_warned_of(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    position, frame = pydicom.Dataset(), pydicom.Dataset()
+    position.ColumnPositionInTotalImagePixelMatrix = position.RowPositionInTotalImagePixelMatrix = 1
+    for axis in "XYZ":
+        setattr(position, f"{axis}OffsetInSlideCoordinateSystem", 0)
+    frame.PlanePositionSlideSequence = [position]
+    changes = {"TotalPixelMatrixColumns": 554, "DimensionOrganizationType": "TILED_SPARSE"}
+    source = data("dicom/cmu-small-wsi2dcm/level-3-frames-0-1.dcm")
+    path = with_header(tmp_path / "a.dcm", source, PerFrameFunctionalGroupsSequence=[frame], **changes)
+    assert "1 of 2 tiles of 370 x 554 px have no frame, and read as background" in open_slide(path).warnings

@@ -23,7 +23,7 @@ from wsipipe.files import Location
 from wsipipe.slides.identity import file_identity, folder_identity
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.readers.colour import RGB, believed, contradictions
-from wsipipe.slides.readers.dicom_checks import check_levels, pixels_of
+from wsipipe.slides.readers.dicom_checks import check_levels, missing_frames, pixels_of
 from wsipipe.slides.readers.dicom_frames import (
     COPY_SERIES_AGAIN,
     TRANSFORMED,
@@ -100,7 +100,7 @@ class DicomReader:
             identity=identity,
             parts=tuple(map(str, pyramid.files)),
             associated=pyramid.associated,
-            warnings=(*doubts, *resolution.warnings),
+            warnings=(*missing_frames(pyramid.levels), *doubts, *resolution.warnings),
             channel_names=tuple(names),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,20 @@ def _check_planes(path: Path, files: Sequence[Path], instances: Sequence[Any]) -
                     f"{path.name}: {' and '.join(names)} both show all of one plane of {instance.size.height} x "
                     f"{instance.size.width} px, and wsipipe reads one; {OWN_FOLDER}"
                 )
+
+
+def missing_frames(levels: Sequence[Sequence[Any]]) -> Iterator[str]:
+    """Warnings of levels with fewer frames than tiles: scanners leave out glass, and a broken copy looks the same."""
+    for level in levels:
+        size, tile = level[0].size, level[0].tile_size
+        planes = sum(len(list(one.optical_paths)) * len(list(one.focal_planes)) for one in level)
+        tiles = -(-size.height // tile.height) * -(-size.width // tile.width) * planes
+        frames = sum(dataset.frame_count for one in level for dataset in one.datasets)
+        if frames < tiles:
+            yield (
+                f"{tiles - frames} of {tiles} tiles of {size.height} x {size.width} px have no frame, "
+                "and read as background"
+            )
 
 
 def pixels_of(file: Path) -> str:
