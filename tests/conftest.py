@@ -28,7 +28,7 @@ with suppress(ImportError):  # tests of readers run without
 
 # No deadline: a machine that is busy with something else is not a failure of the code.
 settings.register_profile("push", deadline=None, max_examples=PUSH_EXAMPLES)
-settings.register_profile("deep", deadline=None, max_examples=10 * PUSH_EXAMPLES)
+settings.register_profile("deep", deadline=None, max_examples=20 * PUSH_EXAMPLES)
 settings.load_profile("push")
 
 WriteSlide = Callable[..., Path]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
-PUSH_EXAMPLES = 60
+PUSH_EXAMPLES = 30
 """Examples of a property in the Hypothesis profile ``push`` of `tests.conftest`."""
 
 

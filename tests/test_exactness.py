@@ -129,6 +129,7 @@ def test_segment_equals_the_whole_pass(
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler for CPUs needs g++, which is not installed")
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, within torch.compile
 @pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")  # in Python 3.13.0
+@pytest.mark.soak  # compiling takes long
 def test_compiled_the_labels_are_those_of_the_whole_pass(tmp_path: Path) -> None:
     image = random_image((288, 288))
     slide = write_slide(tmp_path / "s.tif", image)

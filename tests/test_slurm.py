@@ -192,6 +192,7 @@ def test_a_job_that_slurm_refuses_is_an_environment_error_and_says_why(made: Pat
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.soak  # it waits for Slurm
 def test_an_array_shares_the_slides_and_a_task_whose_time_is_up_is_requeued(made: Path, tmp_path: Path) -> None:
     """SIGTERM as --signal sends it. Slurm has a requeued job wait for two minutes, of which it needs one second."""
     out, log = tmp_path / "out", [f"--output={tmp_path}/%a.json", f"--error={tmp_path}/%a.log"]

@@ -21,7 +21,6 @@ import wsipipe
 from tests.conftest import Call, WriteSlide
 from tests.faults import finish, start, wait_until
 from tests.faults import wsipipe as in_a_process
-from tests.soak import rounds
 from tests.store.test_store import make, spec_of
 from tests.tissue.drawn import disc, glass, on_glass
 from wsipipe import cli, demo
@@ -485,8 +484,8 @@ def test_model_init_into_a_folder_that_is_not_there_is_one_line(call: Call, tmp_
 # demo
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("height", "width"), rounds((512, 640), demo.SHAPE))
+@pytest.mark.parametrize(("height", "width"), [(512, 640), demo.SHAPE])
+@pytest.mark.soak  # the README's first command does it
 def test_demo_makes_its_files_and_the_second_run_skips(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, height: int, width: int
 ) -> None:

@@ -23,7 +23,7 @@ from wsipipe.pictures.thumbnail import summarise
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels import overview as planes
 from wsipipe.slides.pixels.overview import averaged, averaged_plane, choose_source
-from wsipipe.slides.slide import Level
+from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.store.finished import open_finished
 
 Sides = tuple[int, int]
@@ -237,6 +237,16 @@ def test_memory_stays_small(tmp_path: Path, shape: Sides, tile: Sides | None) ->
     assert not small.any()
 
 
+def slide_of(folder: Path, images: list[np.ndarray]) -> Slide:
+    """A slide with ``images`` (y, x) as levels, however they lie over one another."""
+    slides = [open_slide(ome_zarr(folder / f"{n}.ome.zarr", [image], "yx")) for n, image in enumerate(images)]
+    levels = (
+        replace(slide.levels[0], index=n, downsample=downsample_of(images[0].shape, slide.levels[0].shape))
+        for n, slide in enumerate(slides)
+    )
+    return replace(slides[0], levels=tuple(levels))
+
+
 def test_what_philips_fills_up_is_left_out(tmp_path: Path) -> None:
     sides = [(ceil(1200 / 2**i), ceil(1590 / 2**i)) for i in range(6)]
     images = []
@@ -244,7 +254,7 @@ def test_what_philips_fills_up_is_left_out(tmp_path: Path) -> None:
         filled = np.zeros(tuple(ceil(n / 64) * 64 for n in side), np.uint8)
         filled[: side[0], : side[1]] = 1
         images.append(filled)
-    slide = replace(open_slide(ome_zarr(tmp_path / "p.ome.zarr", images, "yx")), vendor="philips")
+    slide = replace(slide_of(tmp_path, images), vendor="philips")
     whole = slide.levels[0]
     assert [level.shape for level in slide.levels] == [
         (1216, 1600),
@@ -266,8 +276,7 @@ def test_what_philips_fills_up_is_left_out(tmp_path: Path) -> None:
 
 def test_levels_that_do_not_lie_over_the_finest_are_not_used(tmp_path: Path) -> None:
     images = [np.zeros(side, np.uint8) + 1 for side in [(400, 600), (200, 300), (100, 100)]]
-    slide = open_slide(ome_zarr(tmp_path / "a.ome.zarr", images, "yx"))
-    assert len(slide.levels) == 3
+    slide = slide_of(tmp_path, images)
     assert choose_source(slide, 0, (10, 10), most_bytes=inf)[0].index == 1
     assert choose_source(slide, 2, (10, 10), most_bytes=inf) == (slide.levels[2], (100.0, 100.0))
 

@@ -99,6 +99,7 @@ def test_the_bytes_do_not_depend_on_blocks_threads_or_interruption(
     assert Path(other.path, "objects/objects.parquet").read_bytes() == made["objects/objects.parquet"]
 
 
+@pytest.mark.soak  # an interruption within a process shows it too
 def test_a_killed_process_is_resumed(tmp_path: Path) -> None:
     spec, _, _ = made_store(tmp_path, block=32)
     process = start("objects", spec.path, "--threads", "1")

@@ -14,7 +14,7 @@ from tests.soak import in_soak
 ANEW = "python -m tests.slides.formats writes the table anew"
 
 
-LARGE = ("tcga-cr-7395-01a-01-ts1.svs", "yb10kx5k.zstd.tiff", "grey10kx5k.tif")
+LARGE = ("tcga-cr-7395-01a-01-ts1.svs", "yb10kx5k.zstd.tiff", "grey10kx5k.tif", "test3-DAPI-2-387.ndpi")
 """Files of which each pixel takes seconds to compare."""
 
 

@@ -130,6 +130,7 @@ def impatient_replica(*given: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak  # it waits for seconds
 def test_others_wait_for_as_long_as_a_validation_takes(
     two: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
