@@ -88,12 +88,12 @@ def make_objects(store: str, folder: Path, args: argparse.Namespace, block_px: i
         )
     measured = time.perf_counter()
     description = Description("benchmark", (ObjectClass(1, "nucleus"),), 0.5, layout=counting.layout)
-    written = write_table(table, folder, counting=counting, block_px=block_px, description=description)
+    write_table(table, folder, counting=counting, block_px=block_px, description=description)
     ended = time.perf_counter()
     pixels = args.side**2 / 1e6
     stored = sum(file.stat().st_size for file in folder.glob("*.objects")) / 1e6
     print(
-        f"blocks of {block_px} px: {written.classes['nucleus'].objects} objects; blocks {measured - began:.1f} s "
+        f"blocks of {block_px} px: {open_objects(table).count} objects; blocks {measured - began:.1f} s "
         f"({pixels / cpu:.0f} MP/s a core, {stored:.0f} MB), table {ended - measured:.1f} s "
         f"({table.stat().st_size / 1e6:.0f} MB), "
         f"{pixels / (ended - began):.0f} MP/s; peak {peak_mb():.0f} MB"

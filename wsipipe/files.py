@@ -9,11 +9,12 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from wsipipe.errors import OutputError
+from wsipipe.errors import OutputError, WsipipeError
 from wsipipe.urls import Url, is_url
 
 if TYPE_CHECKING:
@@ -126,18 +127,48 @@ def write_whole(path: Location, blob: bytes, *, kind: str = "", way_out: str = M
     OutputError
         If the file cannot be written.
     """
-    try:
+    with _as_output_error(path, kind, way_out):
         if isinstance(path, Url):
             path.write_bytes(blob)
             return
-        token = f".{secrets.token_hex(4)}" if shared else ""
-        partial = path.with_name(fitted_name(path.name, f"{token}.partial", name_limit(path.parent)))
-        try:
+        with _renamed(path, shared=shared) as partial:
             partial.write_bytes(blob)
-            partial.replace(path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+
+
+@contextmanager
+def appearing(path: Path, *, kind: str = "", way_out: str = MAKE_ROOM) -> Iterator[Path]:
+    """The partial file to write in place of ``path``, which it becomes at the end of the context; options as above.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written; then, as after any other error, ``path`` is as before.
+    """
+    with _as_output_error(path, kind, way_out), _renamed(path, shared=False) as partial:
+        yield partial
+
+
+@contextmanager
+def _renamed(path: Path, *, shared: bool) -> Iterator[Path]:
+    """The partial file that becomes ``path`` at the end, or is removed after an error."""
+    token = f".{secrets.token_hex(4)}" if shared else ""
+    partial = path.with_name(fitted_name(path.name, f"{token}.partial", name_limit(path.parent)))
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+@contextmanager
+def _as_output_error(path: Location, kind: str, way_out: str) -> Iterator[None]:
+    """A context whose errors of the operating system become an OutputError about ``path``."""
+    try:
+        yield
+    except WsipipeError:
+        raise
     except OSError as err:
         raise OutputError(f"{kind}{path} cannot be written: {err.strerror or err}; {way_out}") from err
 

@@ -19,7 +19,7 @@ from wsipipe.objects.block_file import block_file, write_block_file
 from wsipipe.objects.joining import MAX_CORNERS
 from wsipipe.objects.sums import Intensities, Layout
 from wsipipe.objects.table import Description, ObjectClass
-from wsipipe.objects.write import Written, write_table
+from wsipipe.objects.write import write_table
 
 CLASSES = tuple(ObjectClass(label, f"class {label}", "#ff8000") for label in range(1, 5))
 LABELS = st.tuples(
@@ -62,8 +62,8 @@ def write_objects(
     split: bool = False,
     max_corners: int = MAX_CORNERS,
     seed: int = 0,
-) -> Written:
-    """Measure the blocks of a label image in random order, and write its table."""
+) -> int:
+    """Measure the blocks of a label image in random order, and write its table; returns how many were too small."""
     channels = () if pixels is None else tuple(f"c{number}" for number in range(pixels.shape[2]))
     layout = Layout(channels, stained, probability is not None)
     counting = Counting(labels.shape, connectivity, layout, split)

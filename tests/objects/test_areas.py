@@ -14,5 +14,3 @@ def test_areas_are_those_of_numpy(sizes: list[int]) -> None:
     areas = Areas(tuple(sorted(Counter(sizes).items())))
     assert (areas.objects, areas.pixels) == (len(sizes), sum(sizes))
     assert areas.median == (np.median(sizes) if sizes else None)
-    edges = [0, 4, 9, 31]
-    assert areas.histogram(edges) == tuple(np.histogram(sizes, edges)[0])

@@ -25,10 +25,9 @@ def check(out: tuple[str, ...], threads: int | None, as_json: bool) -> None:
     import platformdirs
     from dask.system import CPU_COUNT
 
-    from wsipipe.files import absolute, one_name
-    from wsipipe.store.check import check_stores, stores_in
+    from wsipipe.store.check import check_stores, stores_named
 
-    stores = list({one_name(store): store for text in out for store in stores_in(absolute(text))}.values())
+    stores = stores_named(out)
     name = hashlib.sha256("\0".join(map(str, stores)).encode()).hexdigest()[:16]
     notes = platformdirs.user_cache_path("wsipipe") / "check" / f"{name}.jsonl"
     checks = []

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from wsipipe.cli.exit_codes import EXIT_FAILED
-
-if TYPE_CHECKING:
-    from wsipipe.objects.export import Selection
-    from wsipipe.objects.read import ObjectTable
 
 SUFFIXES = {"geojson": ".geojson.gz", "csv": ".csv", "parquet": ".parquet"}
 """What the names of files end in, by kind."""
@@ -53,20 +48,19 @@ def export(
 ) -> None:
     """Write the objects in each OUT, a folder of results or one store, as GeoJSON for QuPath, CSV or GeoParquet.
 
-    The objects must have been made, by `run --objects` or `objects`.
+    `wsipipe objects` makes them first.
     Exit code: 0 all done, 1 some stores failed, 2 usage, 3 the environment (no space).
     """
     from wsipipe.errors import SlideError, UsageError
-    from wsipipe.files import absolute, one_name
-    from wsipipe.objects.export import Selection, export_geojson
+    from wsipipe.objects.export import Selection, export_csv, export_geojson, export_parquet
     from wsipipe.objects.read import open_objects
     from wsipipe.objects.region import read_region
-    from wsipipe.store.check import stores_in
+    from wsipipe.store.check import stores_named
 
     if kind != "geojson" and (simplify is not None or annotations):
         raise UsageError(f"--simplify and --annotation change outlines and types in GeoJSON, not {kind}; remove them")
     selection = Selection(classes, None if region is None else read_region(Path(region)))
-    stores = list({one_name(store): store for text in out for store in stores_in(absolute(text))}.values())
+    stores = stores_named(out)
     paths = _targets([store.name for store in stores], kind, target)
     failed = 0
     for store, path in zip(stores, paths, strict=True):
@@ -77,19 +71,12 @@ def export(
             if kind == "geojson":
                 count = export_geojson(table, path, selection, simplify_px=simplify, annotations=annotations)
             else:
-                count = _export_flat(table, path, selection, kind)
+                count = (export_csv if kind == "csv" else export_parquet)(table, path, selection)
             click.echo(f"{store}: {count:,} objects -> {path}")
         except SlideError as err:
             failed += 1
             click.echo(f"{store}: FAILED: {err}")
     click.get_current_context().exit(EXIT_FAILED if failed else 0)
-
-
-def _export_flat(table: ObjectTable, path: Path, selection: Selection, kind: str) -> int:
-    from wsipipe.objects.export import export_csv
-    from wsipipe.objects.subset import export_parquet
-
-    return (export_csv if kind == "csv" else export_parquet)(table, path, selection)
 
 
 def _targets(stores: list[str], kind: str, target: str | None) -> list[Path]:
@@ -99,8 +86,11 @@ def _targets(stores: list[str], kind: str, target: str | None) -> list[Path]:
     ------
     UsageError
         If two stores would share one.
+    OutputError
+        If the folder for several cannot be made.
     """
     from wsipipe.errors import UsageError
+    from wsipipe.files import make_folder
     from wsipipe.store.spec import STORE
 
     folder = Path() if target is None else Path(target)
@@ -108,7 +98,7 @@ def _targets(stores: list[str], kind: str, target: str | None) -> list[Path]:
         return [folder]
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"-o {target} is one file for {len(stores)} stores; give a folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = [folder / (name.removesuffix(STORE) + SUFFIXES[kind]) for name in stores]
     if len(set(paths)) < len(paths):
         raise UsageError("two stores have the same name, and would share a file; export them one at a time")

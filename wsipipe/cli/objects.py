@@ -80,21 +80,24 @@ def objects(
     """
     from dask.system import CPU_COUNT
 
-    from wsipipe.cli.progress import show_events
+    from wsipipe.cli.progress import show_events, tenth_line
     from wsipipe.errors import UsageError
-    from wsipipe.files import absolute, one_name
     from wsipipe.pipeline.machine import default_limit_bytes, size_bytes
     from wsipipe.pipeline.objects_plan import SLIDE_AUTO, SLIDE_OFF, ObjectsRequest
-    from wsipipe.store.check import stores_in
+    from wsipipe.store.check import stores_named
 
     limit = default_limit_bytes() if max_memory is None else size_bytes(max_memory, "--max-memory")
     request = ObjectsRequest(min_area_um2, int(connectivity), split, slide)
-    stores = list({one_name(store): store for text in out for store in stores_in(absolute(text))}.values())
+    stores = stores_named(out)
     if slide not in (SLIDE_AUTO, SLIDE_OFF) and len(stores) > 1:
         raise UsageError(f"--slide {slide} is the slide of one store, but {len(stores)} are given")
     found: list[StoreObjects] = []
     failed: dict[str, str] = {}
-    with show_events(lambda _: None, milestone=_tenth, bars=_Bar) as listener:
+
+    def milestone(event: Measured) -> str | None:
+        return tenth_line(event.store, event.done, event.blocks)
+
+    with show_events(lambda _: None, milestone=milestone, bars=_Bar) as listener:
         for store in stores:
             one = _objects_of(store, request, threads or CPU_COUNT, limit, listener, failed)
             found += one
@@ -129,12 +132,6 @@ def _objects_of(
     except SlideError as err:
         failed[str(store)] = str(err)
         return []
-
-
-def _tenth(event: Measured) -> str | None:
-    """The line of the tenth of a store that ``event`` completes, but for the last."""
-    tenth, before = (10 * count // event.blocks for count in (event.done, event.done - 1))
-    return f"{event.store}: {10 * tenth} %" if before < tenth < 10 and event.done else None
 
 
 class _Bar:

@@ -170,8 +170,13 @@ class Tenths:
             return None
         self._done[event.slide] += 1
         done, blocks = self._done[event.slide], self._blocks[event.slide]
-        tenth, before = (10 * count // blocks for count in (done, done - 1))
-        return f"{_name(event)}: {10 * tenth} %" if before < tenth < 10 else None
+        return tenth_line(_name(event), done, blocks)
+
+
+def tenth_line(name: str, done: int, blocks: int) -> str | None:
+    """The line of the tenth that block number ``done`` of ``blocks`` completes, but for the last; None for most."""
+    tenth, before = (10 * count // blocks for count in (done, done - 1))
+    return f"{name}: {10 * tenth} %" if 0 <= before < tenth < 10 else None
 
 
 class RunBars:

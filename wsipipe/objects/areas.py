@@ -1,9 +1,7 @@
-"""How many objects there are, and how large: what a run says of them in its end line and its report."""
+"""How many objects of one class there are, and how large."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -36,10 +34,3 @@ class Areas:
                 assert lower is not None
                 return (lower + area) / 2
         return None
-
-    def histogram(self, edges: Sequence[float]) -> tuple[int, ...]:
-        """Number of objects from each of the ``edges`` to the next, ascending, in pixels; the upper one is left out."""
-        numbers = Counter[int]()
-        for area, count in self.counts:
-            numbers[sum(edge <= area for edge in edges) - 1] += count
-        return tuple(numbers[bin_] for bin_ in range(len(edges) - 1))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from wsipipe.objects.numbers import Counts
+from wsipipe.objects.areas import Areas
 from wsipipe.objects.read import ObjectTable
 
 
@@ -46,36 +43,21 @@ def count_classes(table: ObjectTable, searched_pixels: float) -> tuple[ClassCoun
         If the table cannot be read.
     """
     names = [one.name for one in sorted(table.description.classes, key=lambda one: one.label)]
-    none = np.zeros(0, np.int64)
-    found: dict[str, tuple[Counts, Counts]] = dict.fromkeys(names, (none, none))
+    found = {name: Counter[int]() for name in names}
     for part in table.parts(columns=["class", "pixels"]):
-        classes = part["class"].cast(pa.string())
-        for name in names:
-            areas = part["pixels"].filter(pc.equal(classes, name)).to_numpy()
-            found[name] = _merged(found[name], np.unique(areas, return_counts=True))
-    return tuple(_count(name, *found[name], searched_pixels, table.description.mpp) for name in names)
+        for row in part.group_by(["class", "pixels"]).aggregate([([], "count_all")]).to_pylist():
+            found[row["class"]][row["pixels"]] += row["count_all"]
+    areas = {name: Areas(tuple(sorted(counts.items()))) for name, counts in found.items()}
+    return tuple(_count(name, areas[name], searched_pixels, table.description.mpp) for name in names)
 
 
-def _merged(one: tuple[Counts, Counts], other: tuple[Counts, Counts]) -> tuple[Counts, Counts]:
-    """Two histograms as one: values, ascending, and how often each occurs."""
-    values, place = np.unique(np.concatenate([one[0], other[0]]), return_inverse=True)
-    counts = np.zeros(len(values), np.int64)
-    np.add.at(counts, place, np.concatenate([one[1], other[1]]))
-    return values, counts
-
-
-def _count(name: str, areas: Counts, counts: Counts, searched_pixels: float, mpp: float | None) -> ClassCount:
-    objects = int(counts.sum())
-    median = None
-    if objects:
-        middle = np.searchsorted(np.cumsum(counts), [(objects - 1) // 2, objects // 2], side="right")
-        median = float(areas[middle].mean())
+def _count(name: str, areas: Areas, searched_pixels: float, mpp: float | None) -> ClassCount:
     searched_mm2 = None if mpp is None else searched_pixels * mpp * mpp / 1e6
     return ClassCount(
         name,
-        objects,
-        objects / searched_mm2 if searched_mm2 else None,
-        float((areas * counts).sum() / searched_pixels) if searched_pixels else None,
-        median,
-        None if mpp is None or median is None else median * mpp * mpp,
+        areas.objects,
+        areas.objects / searched_mm2 if searched_mm2 else None,
+        areas.pixels / searched_pixels if searched_pixels else None,
+        areas.median,
+        None if mpp is None or areas.median is None else areas.median * mpp * mpp,
     )

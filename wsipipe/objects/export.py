@@ -1,4 +1,4 @@
-"""Tables of objects as files for other programs: GeoJSON for QuPath, and CSV.
+"""Tables of objects as files for other programs: GeoJSON for QuPath, CSV, and GeoParquet of a part.
 
 QuPath's rules are those of its reader, ``qupath.lib.io.QuPathTypeAdapters``: a FeatureCollection; ``id`` a UUID; in
 ``properties`` the ``objectType`` (an object without one becomes an annotation), ``classification`` with ``name`` and
@@ -13,7 +13,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -22,11 +22,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import pyarrow.parquet as pq
 import shapely
 
-from wsipipe.errors import OutputError, UsageError, WsipipeError
-from wsipipe.files import MAKE_ROOM
+from wsipipe.errors import UsageError
+from wsipipe.files import appearing
 from wsipipe.objects.read import ObjectTable, geometries
+from wsipipe.objects.table import schema_of
 
 Made = TypeVar("Made")
 
@@ -98,7 +100,7 @@ def export_geojson(
         )
     written = 0
     features = _Features(table, frozenset(annotations), simplify_px or 0.0)
-    with _appearing(path) as file:
+    with _opened(path) as file:
         file.write(b'{"type":"FeatureCollection","features":[')
         parts = table.parts(classes=selection.classes, region=selection.region)
         for text, count in _in_threads(lambda part: (features.of(part), len(part)), parts):
@@ -132,10 +134,43 @@ def export_csv(table: ObjectTable, path: Path, selection: Selection = EVERYTHING
     columns = [name for name in table.columns if name != "geometry"]
     parts = table.parts(columns=columns, classes=selection.classes, region=selection.region)
     written = 0
-    with _appearing(path) as file:
+    with _opened(path) as file:
         file.write(_csv(table.empty.drop_columns(["geometry"]), header=True))
         for part in parts:
             file.write(_csv(part, header=False))
+            written += len(part)
+    return written
+
+
+def export_parquet(table: ObjectTable, path: Path, selection: Selection = EVERYTHING) -> int:
+    """Write objects as GeoParquet, and return how many; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    table
+        The objects.
+    path
+        The file to write.
+    selection
+        Which objects.
+
+    Raises
+    ------
+    UsageError
+        If a class is unknown.
+    DamagedStoreError
+        If the table cannot be read.
+    OutputError
+        If the file cannot be written.
+    """
+    table.check_classes(selection.classes)
+    schema, written = schema_of(table.description), 0
+    with (
+        appearing(path) as partial,
+        pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=["class"]) as writer,
+    ):
+        for part in table.parts(classes=selection.classes, region=selection.region):
+            writer.write_table(part.cast(schema))
             written += len(part)
     return written
 
@@ -253,22 +288,12 @@ class _Behind:
 
 
 @contextmanager
-def _appearing(path: Path) -> Iterator[IO[bytes] | _Behind]:
+def _opened(path: Path) -> Iterator[IO[bytes] | _Behind]:
     """A file that gets its name once it is complete; compressed, in a thread of its own, if the name ends in .gz."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as plain:
-            if path.suffix == ".gz":
-                with gzip.GzipFile("", "wb", COMPRESSION, plain, mtime=0) as packed, closing(_Behind(packed)) as behind:
-                    yield behind
-                    behind.wait()
-            else:
-                yield plain
-        partial.replace(path)
-    except WsipipeError:
-        raise
-    except OSError as err:
-        raise OutputError(f"{path} cannot be written: {err.strerror or err}; {MAKE_ROOM}") from err
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+    with appearing(path) as partial, partial.open("wb") as plain:
+        if path.suffix == ".gz":
+            with gzip.GzipFile("", "wb", COMPRESSION, plain, mtime=0) as packed, closing(_Behind(packed)) as behind:
+                yield behind
+                behind.wait()
+        else:
+            yield plain

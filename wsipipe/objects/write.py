@@ -9,10 +9,7 @@ one row of tiles.
 from __future__ import annotations
 
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wsipipe.errors import OutputError, WsipipeError
-from wsipipe.files import MAKE_ROOM, Location, make_folder
+from wsipipe.files import Location, appearing, make_folder
 from wsipipe.geometry.grid import Box
-from wsipipe.objects.areas import Areas
 from wsipipe.objects.block import Counting
 from wsipipe.objects.block_file import BlockFile, block_file
 from wsipipe.objects.joining import MAX_CORNERS, Joined, Joining
@@ -37,16 +32,6 @@ ROW_GROUP = 16384
 """Rows of a row group."""
 
 
-@dataclass(frozen=True)
-class Written:
-    """What a table holds."""
-
-    classes: Mapping[str, Areas]
-    """The areas of the objects of each class, by name, all classes in the order of their labels."""
-    small: int
-    """How many were left out because they are small."""
-
-
 def write_table(
     path: Path,
     folder: Location,
@@ -55,8 +40,10 @@ def write_table(
     block_px: int,
     description: Description,
     max_corners: int = MAX_CORNERS,
-) -> Written:
+) -> int:
     """Join what the blocks of a slide gave, and write the table of its objects; it appears whole or not at all.
+
+    Returns how many objects were left out because they are small.
 
     Parameters
     ----------
@@ -87,26 +74,18 @@ def write_table(
     blocks = _Blocks(folder, counting, block_px, description)
     joining = Joining(counting, max_corners=max_corners)
     make_folder(path.parent)
-    # What a kill leaves behind has these names, and the next call replaces it.
-    partial, scratch = (path.with_name(path.name + suffix) for suffix in (".partial", ".scratch"))
+    scratch = path.with_name(path.name + ".scratch")  # the next call replaces what a kill leaves behind
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        joined = _Spill(scratch, counting.shape[1], description)
-        for number, row in enumerate(blocks.rows):
-            joined.add(joining.add(row, last=number == len(blocks.rows) - 1))
-        joined.close()
-        written = _write_tiles(partial, blocks, joined, description)
-        partial.replace(path)
-    except WsipipeError:
-        raise
-    except OSError as err:
-        raise OutputError(f"objects {path} cannot be written: {err.strerror or err}; {MAKE_ROOM}") from err
+        with appearing(path, kind="objects ") as partial:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            joined = _Spill(scratch, counting.shape[1], description)
+            for number, row in enumerate(blocks.rows):
+                joined.add(joining.add(row, last=number == len(blocks.rows) - 1))
+            joined.close()
+            return _write_tiles(partial, blocks, joined, description)
     finally:
-        with suppress(OSError):
-            partial.unlink()
         shutil.rmtree(scratch, ignore_errors=True)
-    return written
 
 
 class _Blocks:
@@ -177,10 +156,9 @@ def _within(box: Box, first: Counts, width: int) -> tuple[Counts, npt.NDArray[np
     return first[inside], inside
 
 
-def _write_tiles(path: Path, blocks: _Blocks, joined: _Spill, description: Description) -> Written:
-    """Write the file, tile by tile."""
-    names = [one.name for one in sorted(description.classes, key=lambda one: one.label)]
-    areas, ids = {name: Counter[int]() for name in names}, 0
+def _write_tiles(path: Path, blocks: _Blocks, joined: _Spill, description: Description) -> int:
+    """Write the file, tile by tile; returns how many objects were too small for it."""
+    ids = 0
     schema = schema_of(description)
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["class"]) as writer:
         groups = _RowGroups(writer)
@@ -195,12 +173,10 @@ def _write_tiles(path: Path, blocks: _Blocks, joined: _Spill, description: Descr
                 inside &= description.large_enough(across["pixels"].to_numpy())
                 table = pa.concat_tables([*blocks.tables(tile), across.filter(pa.array(inside))]).sort_by(FIRST)
                 number = ids + 1 + np.searchsorted(first, table[FIRST].to_numpy())
-                for one in table.group_by(["class", "pixels"]).aggregate([([], "count_all")]).to_pylist():
-                    areas[one["class"]][one["pixels"]] += one["count_all"]
                 groups.add(table.drop_columns([FIRST]).add_column(0, "id", pa.array(number)).cast(schema))
             ids += len(first)
         groups.end()
-    return Written({name: Areas(tuple(sorted(areas[name].items()))) for name in names}, ids - groups.rows)
+    return ids - groups.rows
 
 
 class _RowGroups:

@@ -15,7 +15,7 @@ import psutil
 
 from wsipipe.arrays import Labels, Pixels
 from wsipipe.errors import DamagedStoreError, FingerprintError, OutputError, SlideReadError
-from wsipipe.files import Location, make_folder, remove_entry
+from wsipipe.files import RESUMES, Location, make_folder, remove_entry
 from wsipipe.geometry.grid import Box, boxes
 from wsipipe.objects.block import measure_block
 from wsipipe.objects.block_file import BlockFile, block_file, write_block_file
@@ -32,7 +32,6 @@ from wsipipe.slides.slide import Level
 from wsipipe.store.lifecycle import note_objects
 from wsipipe.store.zarr_settings import own_zarr_settings
 
-RESUMES = "once there is room, the same command resumes"
 CORNER_BYTES = 350
 """Bytes for each corner of an outline that is joined from many blocks, as measured with noise."""
 IN_HAND_PER_THREAD = 2
@@ -130,7 +129,7 @@ def _make_table(plan: ObjectsPlan, progress: Progress, *, block_px: int, threads
                 progress(done, len(every))
     finally:
         pool.shutdown(cancel_futures=True)
-    written = write_table(
+    return write_table(
         plan.table,
         folder,
         counting=plan.counting,
@@ -138,7 +137,6 @@ def _make_table(plan: ObjectsPlan, progress: Progress, *, block_px: int, threads
         description=plan.description,
         max_corners=max_corners,
     )
-    return written.small
 
 
 def _file(folder: Location, box: Box, block_px: int) -> Location:

@@ -113,26 +113,34 @@ class RemoteFile:
 
 def as_file(source: RemoteFile) -> io.BufferedReader:
     """``source`` as a Python file, for libraries that seek and read."""
-    return io.BufferedReader(_Windows(source), FETCHED_BYTES)
+    return io.BufferedReader(_Windows(source.url.name, source), FETCHED_BYTES)
 
 
-class _Windows(io.RawIOBase):
-    def __init__(self, source: RemoteFile) -> None:
-        self._source, self._at = source, 0
-        self.name = source.url.name
+class SeekableSource(io.RawIOBase):
+    """The seeking of a file over a byte source; a subclass reads from where it is, ``_at``."""
 
-    def readable(self) -> bool:
-        return True
+    def __init__(self, name: str, source: ByteSource) -> None:
+        self.name, self._source, self._at = name, source, 0
 
     def seekable(self) -> bool:
+        """Always."""
         return True
 
     def tell(self) -> int:
+        """The place in bytes."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place, and return it in bytes; the place is not checked."""
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
         return self._at
+
+
+class _Windows(SeekableSource):
+    _source: RemoteFile
+
+    def readable(self) -> bool:
+        return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         number, start = divmod(self._at, FETCHED_BYTES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ import numpy as np
 import zarr
 
 from wsipipe.errors import OutputError, StoreError
-from wsipipe.files import Location, zarr_store
+from wsipipe.files import Location, Named, absolute, one_name, zarr_store
 from wsipipe.store.image_label import parse_image_label, read_attributes
 from wsipipe.store.record import parse_record
 from wsipipe.store.shards import damage_of_shard
@@ -63,6 +63,19 @@ def stores_in(out: Location) -> list[Location]:
             f"{out} is neither a finished store nor a folder with some; give the folder of a run's results"
         )
     return sorted(found, key=str)
+
+
+def stores_named(out: Iterable[Named]) -> list[Location]:
+    """The stores in each of ``out`` (see `stores_in`), each once, even if several names or links lead to it.
+
+    Raises
+    ------
+    StoreError
+        If one has none.
+    OutputError
+        If a folder cannot be listed.
+    """
+    return list({one_name(store): store for text in out for store in stores_in(absolute(text))}.values())
 
 
 def check_stores(stores: Sequence[Location], threads: int, notes: Path) -> Iterator[StoreCheck]:

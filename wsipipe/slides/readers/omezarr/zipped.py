@@ -24,7 +24,7 @@ from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteReques
 
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError, TruncatedError
 from wsipipe.files import Location
-from wsipipe.slides.byte_source import ByteSource, open_source, version_of
+from wsipipe.slides.byte_source import SeekableSource, open_source, version_of
 from wsipipe.slides.pixels.read_only_store import ReadOnlyStore
 
 if TYPE_CHECKING:
@@ -129,21 +129,11 @@ class Archive:
         return b"".join(pieces)
 
 
-class _Directory(io.RawIOBase):
+class _Directory(SeekableSource):
     """A file as `zipfile` reads its directory, which it does in one piece."""
 
-    def __init__(self, name: str, source: ByteSource) -> None:
-        self.name, self._source, self._at = name, source, 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
-        if self._at < 0:
+        if super().seek(offset, whence) < 0:
             raise OSError(22, "a place before the beginning of the file")
         return self._at
 
