@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -274,21 +275,25 @@ def test_run_writes_the_whole_pass(tmp_path: Path, shape: tuple[int, int], engin
 @needs_data
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("box", "sizes"),
+    ("box", "sizes", "pairs"),
     rounds(
-        (Box(669, 1053, 1424, 1936), {"tile": 128, "block": 256}),  # tissue, nuclei beside its edge, and glass
-        (Box(0, 2967, 0, 2220), {"tile": 512, "block": 1024}),
+        (Box(669, 1053, 1424, 1936), {"tile": 128, "block": 256}, zip),  # tissue, nuclei beside its edge, and glass
+        (Box(533, 1093, 1424, 2124), {"tile": 256, "block": 512}, product),
+        (Box(0, 2967, 0, 2220), {"tile": 512, "block": 1024}, product),
     ),
-    ids=["a part", "all"],
+    ids=["a part", "a larger part", "all"],
 )
-def test_trained_model_on_a_real_slide_differs_in_no_label(tmp_path: Path, box: Box, sizes: dict[str, int]) -> None:
+def test_trained_model_on_a_real_slide_differs_in_no_label(
+    tmp_path: Path, box: Box, sizes: dict[str, int], pairs: type[zip[Any] | product[Any]]
+) -> None:
+    """With each engine for one of two ways to choose sizes, or for both."""
     path = data("slides/CMU-1-Small-Region.svs")
     level = wsipipe.open_slide(path).levels[0]
     image = read_box(level, box)
     part = write_slide(tmp_path / "part.tif", image)
     expected = whole_labels(str(DEFAULT_MODEL), image)
     assert 0.01 < (expected > 0).mean() < 0.5
-    for engine, given in zip(ENGINES, (sizes, {}), strict=True):
+    for engine, given in pairs(ENGINES, (sizes, {})):
         out = tmp_path / f"{engine} {len(given)}"
         slide = part if box.shape != level.shape else str(path)
         config = wsipipe.RunConfig(out=str(out), device="cpu", engine=engine, tissue="off", mpp=level.mpp, **given)

@@ -48,7 +48,7 @@ def assert_kept_nowhere(folder: Path, *texts: str) -> None:
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
 
 
-@pytest.mark.parametrize("more", [(), *in_soak(("--cluster", "local:1", "--threads", 1))])
+@pytest.mark.parametrize("more", [(), *in_soak(("--cluster", "local:2", "--threads", 1))])
 def test_a_presigned_url_is_read_and_its_signature_is_kept_nowhere(
     signed: str, tmp_path: Path, tiny_model: Path, more: tuple[object, ...]
 ) -> None:

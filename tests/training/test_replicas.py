@@ -120,7 +120,7 @@ def test_two_devices_compute_what_one_computes(folder: Path, tmp_path: Path, two
 def impatient_join(devices: tuple[str, ...], rank: int, meeting: str) -> None:
     """Like `replicas.join`, but collective operations time out soon, as those of NCCL do after ten minutes."""
     replicas.distributed.init_process_group(
-        "gloo", init_method=meeting, rank=rank, world_size=len(devices), timeout=timedelta(seconds=5)
+        "gloo", init_method=meeting, rank=rank, world_size=len(devices), timeout=timedelta(seconds=10)
     )
 
 
@@ -138,7 +138,7 @@ def test_others_wait_for_as_long_as_a_validation_takes(
 
     def slow(self: Trainer, listener: Any) -> None:
         if not lasted:
-            lasted.append(time.sleep(6))
+            lasted.append(time.sleep(13))
         validate(self, listener)
 
     monkeypatch.setattr(Trainer, "_validate", slow)
