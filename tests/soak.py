@@ -1,4 +1,4 @@
-"""One function for the few rounds of every run of the tests and for the many of ``python -m pytest -m soak``."""
+"""The few rounds of every run of the tests, and the many of ``python -m pytest -m soak``."""
 
 from __future__ import annotations
 
