@@ -61,8 +61,13 @@ HOMES = {
     "scipy": {"objects", "tissue", "evaluation", "training"},
     "shapely": {"rasters", "objects"},
     "pyarrow": {"objects"},
+    "spatialdata": {"objects"},
+    "anndata": {"objects"},
+    "geopandas": {"objects"},
+    "pandas": {"objects"},
     "matplotlib": {"training"},
 }
+EXTRAS = ["openvino", "slurm", "kubernetes", "spatialdata"]
 EVERYWHERE = {"dask.system"}  # how many cores are ours
 
 
@@ -210,7 +215,7 @@ def test_every_library_that_is_imported_is_declared() -> None:
 
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    requirements = [*project["dependencies"], *extras["openvino"], *extras["slurm"], *extras["kubernetes"]]
+    requirements = [*project["dependencies"], *(one for name in EXTRAS for one in extras[name])]
     declared = {requirement.split("[")[0].split(">")[0].split("=")[0] for requirement in requirements}
     imported = {dotted.split(".")[0] for module in MODULES for dotted, _ in imports(module)}
     foreign = {name.replace("_", "-") for name in imported - sys.stdlib_module_names - {"wsipipe"}}

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import shapely
+import tifffile
 
 import wsipipe
 from tests.conftest import Call
@@ -45,6 +46,7 @@ def test_objects_are_counted_per_class(call: Call, store: Path) -> None:
     read = wsipipe.open_objects(store)
     assert (read.count, read.description.min_area_um2, read.description.split) == (3, 1.0, True)
     assert read.dataset.count_rows() == 3
+    assert f"    instances -> {store}/labels/instances" in call("objects", store, "--instances").out
 
 
 def test_a_store_that_fails_does_not_stop_the_others(call: Call, store: Path, tmp_path: Path) -> None:
@@ -68,13 +70,14 @@ def test_a_store_that_fails_does_not_stop_the_others(call: Call, store: Path, tm
 
 def test_objects_are_exported(call: Call, store: Path) -> None:
     assert call("objects", store).code == 0
-    for kind in ("geojson", "csv", "parquet"):
+    for kind in ("geojson", "csv", "parquet", "ome-tiff"):
         ended = call("export", store, "--to", kind)
         assert (ended.code, ended.err) == (0, "")
     features = json.loads(gzip.decompress(Path("case-17.geojson.gz").read_bytes()))["features"]
     assert [one["properties"]["classification"]["name"] for one in features] == ["gland", "fat"]
     with Path("case-17.csv").open() as file:
         assert [row["pixels"] for row in csv.DictReader(file)] == ["200", "2100"]
+    assert np.array_equal(tifffile.imread("case-17.ome.tif"), LABELS)
     assert pq.read_table("case-17.parquet").equals(pq.read_table(store / "objects" / "objects.parquet"))
 
     region = {"type": "Feature", "geometry": shapely.geometry.mapping(shapely.box(0, 0, 50, 50)), "properties": {}}
@@ -97,7 +100,9 @@ def test_what_cannot_be_exported_is_an_error_and_overwrites_nothing(call: Call, 
     table = (store / "objects" / "objects.parquet").read_bytes()
     for words, reason in (
         (["--to", "csv", "--class", "bone"], "has no class 'bone'; choose from 'gland', 'fat'"),
-        (["--to", "parquet", "--simplify", "1"], "--simplify and --annotation"),
+        (["--to", "parquet", "--simplify", "1"], "--simplify changes outlines in geojson and spatialdata, not parquet"),
+        (["--to", "spatialdata", "--annotation", "fat"], "--annotation changes types in geojson, not spatialdata"),
+        (["--to", "ome-tiff", "--class", "fat"], "--to ome-tiff writes whole label images; remove --class"),
         (["--to", "parquet", "-o", store / "objects" / "objects.parquet"], "lies in the store itself"),
         (["second", "--to", "csv"], "two stores have the same name"),
         (["second", "--to", "csv", "-o", "file.csv"], "is one file for 2 stores; give a folder"),

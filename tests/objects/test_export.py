@@ -14,6 +14,7 @@ import pytest
 import shapely
 
 from tests.objects.made import write_objects
+from tests.objects.qupath import read_objects
 from wsipipe.errors import DamagedStoreError, OutputError, UsageError
 from wsipipe.objects import export
 from wsipipe.objects.export import Selection, export_csv, export_geojson
@@ -66,24 +67,30 @@ def test_geojson_keeps_to_the_rules_of_qupath(name: str, table: ObjectTable, tmp
     path = tmp_path / name
     assert export_geojson(table, path, annotations=["class 2"]) == table.count
     text = (gzip.decompress if name.endswith("gz") else bytes)(path.read_bytes())
-    collection = json.loads(text)
-    assert collection["type"] == "FeatureCollection"
+    found = read_objects(text)
     rows = pq.read_table(table.path).to_pylist()
-    ids = [uuid.UUID(feature["id"]) for feature in collection["features"]]
-    assert [one.int & (1 << 48) - 1 for one in ids] == [row["id"] for row in rows]
-    assert {(one.version, one.variant) for one in ids} == {(8, uuid.RFC_4122)}
-    for feature, row in zip(collection["features"], rows, strict=True):
-        properties = feature["properties"]
-        assert properties["objectType"] == ("annotation" if row["class"] == "class 2" else "detection")
-        assert properties["classification"] == {"name": row["class"], "color": [255, 128, 0]}
-        for measure, value in properties["measurements"].items():
+    assert [one.uuid.int & (1 << 48) - 1 for one in found] == [row["id"] for row in rows]
+    assert {(one.uuid.version, one.uuid.variant) for one in found} == {(8, uuid.RFC_4122)}
+    for one, row in zip(found, rows, strict=True):
+        assert one.kind == ("annotation" if row["class"] == "class 2" else "detection")
+        assert (one.name, one.color) == (row["class"], (255, 128, 0))
+        for measure, value in one.measurements.items():
             assert abs(value - row[measure]) <= 0.051
-        assert {"area_um2", "hematoxylin_od", "mean_c0"} <= set(properties["measurements"])
-        assert shapely.from_geojson(json.dumps(feature["geometry"])).equals(shapely.from_wkb(row["geometry"]))
+        assert {"area_um2", "hematoxylin_od", "mean_c0"} <= set(one.measurements)
+        assert one.geometry.is_valid
+        assert one.geometry.equals(shapely.from_wkb(row["geometry"]))
     again = tmp_path / f"again-{name}"
     export_geojson(table, again, annotations=["class 2"])
     assert again.read_bytes() == path.read_bytes()
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_measures_that_are_unknown_are_left_out_of_geojson(tmp_path: Path) -> None:
+    write_objects(tmp_path / "one.parquet", LABELS, block_px=16, mpp=None)
+    export_geojson(open_objects(tmp_path / "one.parquet"), tmp_path / "a.geojson", simplify_px=1)
+    for one in read_objects((tmp_path / "a.geojson").read_bytes()):
+        assert {"x", "y", "pixels", "solidity"} <= one.measurements.keys()
+        assert not [name for name in one.measurements if name.endswith(("_um", "_um2"))]
 
 
 def test_simplified_outlines_are_valid_and_near(table: ObjectTable, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -59,6 +59,7 @@ class Measured:
     metavar="auto|off|FILE",
     help="Where to measure intensities; auto: the slide that the store names; off: shapes only.",
 )
+@click.option("--instances", is_flag=True, help="Also write the id of each pixel's object into the store, as OME-Zarr.")
 @click.option("--threads", type=click.IntRange(min=1), help="Blocks that are measured at a time; as many as cores.")
 @click.option("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -68,6 +69,7 @@ def objects(
     connectivity: str,
     split: bool,
     slide: str,
+    instances: bool,
     threads: int | None,
     max_memory: str | None,
     as_json: bool,
@@ -99,7 +101,7 @@ def objects(
 
     with show_events(lambda _: None, milestone=milestone, bars=_Bar) as listener:
         for store in stores:
-            one = _objects_of(store, request, threads or CPU_COUNT, limit, listener, failed)
+            one = _objects_of(store, request, instances, threads or CPU_COUNT, limit, listener, failed)
             found += one
             if not as_json:
                 click.echo("\n".join(map(_as_text, one)) or f"{store}: FAILED: {failed[str(store)]}")
@@ -114,6 +116,7 @@ def objects(
 def _objects_of(
     store: Location,
     request: ObjectsRequest,
+    instances: bool,
     threads: int,
     limit_bytes: int,
     listener: Callable[[Measured], None],
@@ -121,14 +124,18 @@ def _objects_of(
 ) -> list[StoreObjects]:
     """The objects of one store; none if that fails, with the reason in ``failed``. Errors of the machine are raised."""
     from wsipipe.errors import SlideError
+    from wsipipe.pipeline.instances import make_instances
     from wsipipe.pipeline.objects_plan import plan_objects
     from wsipipe.pipeline.objects_store import make_objects
 
+    def progress(done: int, blocks: int) -> None:
+        listener(Measured(store.name, done, blocks))
+
     try:
         plan = plan_objects(store, request)
-        return [
-            make_objects(plan, threads, limit_bytes, lambda done, blocks: listener(Measured(store.name, done, blocks)))
-        ]
+        made = make_objects(plan, threads, limit_bytes, progress)
+        ids = make_instances(store, wanted=instances, threads=threads, limit_bytes=limit_bytes, progress=progress)
+        return [replace(made, instances=None if ids is None else str(ids))]
     except SlideError as err:
         failed[str(store)] = str(err)
         return []
@@ -153,6 +160,8 @@ def _as_text(found: StoreObjects) -> str:
     count = sum(one.objects for one in found.classes)
     left_out = f" ({found.small:,} smaller ones left out)" if found.small else ""
     lines = [f"{found.store}: {count:,} objects{left_out}{'' if found.made else ', as before'} -> {found.table}"]
+    if found.instances:
+        lines.append(f"    instances -> {found.instances}")
     if found.warning:
         lines.append(f"    warning: shapes only, because {found.warning}; --slide FILE names it")
     return "\n".join([*lines, *map(_class_as_text, found.classes)])

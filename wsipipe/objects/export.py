@@ -190,6 +190,17 @@ def count_objects(table: ObjectTable, selection: Selection = EVERYTHING) -> int:
     return sum(len(part) for part in table.parts(columns=["id"], classes=selection.classes, region=selection.region))
 
 
+def simplified(polygons: Any, tolerance_px: float) -> Any:
+    """Outlines within a tolerance of the original ones, (objects,), an object array of shapely; all of them are valid.
+
+    An outline that would not be valid is left as it is.
+    """
+    if not tolerance_px:
+        return polygons
+    simple = shapely.simplify(polygons, tolerance_px)
+    return np.where(shapely.is_valid(simple) & ~shapely.is_empty(simple), simple, polygons)
+
+
 class _Features:
     """The features of objects, as text.
 
@@ -226,10 +237,7 @@ class _Features:
         return _text(features)
 
     def _outlines(self, part: pa.Table) -> pa.Array:
-        polygons = geometries(part)
-        if self._simplify_px:
-            simple = shapely.simplify(polygons, self._simplify_px)
-            polygons = np.where(shapely.is_valid(simple) & ~shapely.is_empty(simple), simple, polygons)
+        polygons = simplified(geometries(part), self._simplify_px)
         return pa.array(
             shapely.to_geojson(shapely.transform(polygons, lambda points: np.round(points, 1))), pa.string()
         )

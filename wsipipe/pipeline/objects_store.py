@@ -56,6 +56,8 @@ class StoreObjects:
     """Counts of each class."""
     warning: str = ""
     """What the table lacks, and why."""
+    instances: str | None = None
+    """Path of the ids of pixels (`wsipipe.pipeline.instances`); None if the store has none."""
 
 
 def make_objects(plan: ObjectsPlan, threads: int, limit_bytes: int, progress: Progress) -> StoreObjects:

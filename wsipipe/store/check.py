@@ -20,9 +20,10 @@ import zarr
 from wsipipe.errors import OutputError, StoreError
 from wsipipe.files import Location, Named, absolute, one_name, zarr_store
 from wsipipe.store.image_label import parse_image_label, read_attributes
+from wsipipe.store.instances import RULES, rules_of_instances
 from wsipipe.store.record import parse_record
 from wsipipe.store.shards import damage_of_shard
-from wsipipe.store.spec import PROBABILITIES, ROOT, STORE, TISSUE, shard_name
+from wsipipe.store.spec import INSTANCES, PROBABILITIES, ROOT, STORE, TISSUE, shard_name
 
 Shard = tuple[str, zarr.Array[Any], tuple[int, ...]]
 """Name of an array, the array, and (row, column) of one of its shards, after the class where it has classes."""
@@ -121,10 +122,10 @@ def check_store(store: Location, threads: int) -> StoreCheck:
     try:
         arrays = _arrays(store)
         count = sum(prod(_pieces(array)) for array in arrays.values())
+        damages = _stale_instances(store)
     except Exception as err:  # zarr may raise anything on damaged metadata
         return StoreCheck(str(store), 0, (f"{store}: {err}; --overwrite makes the store anew",))
     shards = ((name, array, index) for name, array in arrays.items() for index in np.ndindex(*_pieces(array)))
-    damages: list[str] = []
     with ThreadPoolExecutor(threads, "wsipipe-check") as pool:
         while some := list(islice(shards, threads * IN_HAND_PER_THREAD)):
             damages += filter(None, pool.map(partial(_damage, store), some))
@@ -154,12 +155,23 @@ def _arrays(store: Location) -> dict[str, zarr.Array[Any]]:
     if record.fingerprint.tissue != "off":
         tissue = parse_image_label(read_attributes(store / TISSUE)).levels
         names += [f"{TISSUE}/{level}" for level in range(max(tissue, 1))]
+    if rules_of_instances(store) is not None:
+        names += [f"{INSTANCES}/{level}" for level in range(levels)]
     arrays = {name: zarr.open_array(zarr_store(store / name), mode="r") for name in names}
     shapes = [arrays[str(level)].shape for level in range(levels)]
     halves = [tuple(-(-side // 2) for side in shape) for shape in shapes]
     if shapes[1:] != halves[:-1] or sum(record.counts.values()) not in (0, prod(shapes[0])):
         raise StoreError(f"its levels have the shapes {shapes}, which do not fit together")
     return arrays
+
+
+def _stale_instances(store: Location) -> list[str]:
+    """What is wrong if a store has instances that are of other objects than its counts and its table."""
+    rules = rules_of_instances(store)
+    objects: Any = read_attributes(store)["wsipipe"].get("objects", {})
+    if rules is None or rules == {name: objects.get(name) for name in RULES}:
+        return []
+    return [f"{store / INSTANCES}: they are of other objects than the table; wsipipe objects --instances makes them"]
 
 
 def _pieces(array: zarr.Array[Any]) -> tuple[int, ...]:

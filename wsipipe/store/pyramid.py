@@ -6,6 +6,8 @@ even pixels at every level that they write by themselves.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -24,15 +26,34 @@ def halve(labels: Labels, *, binary: bool = False) -> Labels:
     Of equally frequent labels (two twice each, or four different ones) it is the first in reading order. At an odd end
     the last row or column counts twice. ``binary`` promises that at most two labels occur, which takes half the time.
     """
-    height, width = labels.shape
-    if height % 2 or width % 2:
-        labels = np.pad(labels, ((0, height % 2), (0, width % 2)), mode="edge")
+    labels = _even(labels)
     coarse = np.empty((len(labels) // 2, labels.shape[1] // 2), np.uint8)
     step, mode = max(1, IN_CACHE // coarse.shape[1]), _mode_of_two if binary else _mode
     for y in range(0, len(coarse), step):
         rows = labels[2 * y : 2 * (y + step)].view("<u2")  # two pixels as one number, of which a cast keeps the first
         coarse[y : y + step] = mode(rows[::2], rows[1::2])
     return coarse
+
+
+def halve_ids(ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """As `halve`, of ids (y, x), uint32."""
+    ids = _even(ids)
+    coarse = np.empty((len(ids) // 2, ids.shape[1] // 2), np.uint32)
+    step = max(1, IN_CACHE // coarse.shape[1])
+    for y in range(0, len(coarse), step):
+        rows = ids[2 * y : 2 * (y + step)]
+        a, b, c, d = rows[::2, ::2], rows[::2, 1::2], rows[1::2, ::2], rows[1::2, 1::2]
+        mode = np.where((b == c) | (b == d), b, np.where(c == d, c, a))
+        coarse[y : y + step] = np.where((a == b) | (a == c) | (a == d), a, mode)
+    return coarse
+
+
+def _even(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same with sides that are even: at an odd end, the last row or column twice."""
+    height, width = labels.shape
+    if height % 2 or width % 2:
+        return np.pad(labels, ((0, height % 2), (0, width % 2)), mode="edge")
+    return labels
 
 
 def _mode(upper: PixelPairs, lower: PixelPairs) -> npt.NDArray[np.integer]:

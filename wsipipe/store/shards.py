@@ -9,7 +9,7 @@ Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
 from __future__ import annotations
 
 import io
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -19,13 +19,14 @@ from numcodecs import Zstd
 from wsipipe.files import Location, write_whole
 from wsipipe.urls import Url
 
+Unsigned = npt.NDArray[np.unsignedinteger[Any]]
 ZSTD_LEVEL = 3
 NOT_WRITTEN = 2**64 - 1
 """Offset and length in the index of a chunk that is missing."""
 
 
 def write_shard(
-    path: Location, pixels: npt.NDArray[np.uint8], chunks: tuple[int, ...], shards: tuple[int, ...], *, way_out: str
+    path: Location, pixels: Unsigned, chunks: tuple[int, ...], shards: tuple[int, ...], *, way_out: str
 ) -> None:
     """Write one shard, by rename.
 
@@ -34,7 +35,8 @@ def write_shard(
     path
         Path of the file, in a folder that exists.
     pixels
-        The pixels of the shard, uint8, (y, x) or (class, y, x), from its origin; fewer than a shard at the array's end.
+        The pixels of the shard, (y, x) or (class, y, x), uint8 or little-endian uint32, from its origin; fewer than a
+        shard at the array's end.
     chunks, shards
         Shapes of a chunk and of a whole shard, in pixels.
     way_out
@@ -123,10 +125,10 @@ def _decodes(file: BinaryIO, offset: int, length: int, into: npt.NDArray[np.uint
     return True
 
 
-def _whole(piece: npt.NDArray[np.uint8], chunks: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+def _whole(piece: Unsigned, chunks: tuple[int, ...]) -> Unsigned:
     """``piece``, contiguous in memory, padded with zeros to a whole chunk."""
     if piece.shape == chunks:
         return np.ascontiguousarray(piece)
-    whole = np.zeros(chunks, np.uint8)
+    whole = np.zeros(chunks, piece.dtype)
     whole[tuple(map(slice, piece.shape))] = piece
     return whole

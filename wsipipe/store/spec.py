@@ -9,6 +9,7 @@
         0/unread/3.7.json       of block (3, 7): boxes of tiles that could not be decoded, and have label 0
         tissue/0/ 1/ ...        uint8 (y, x): the tissue mask, if there is one; an image-label, too
         objects/objects.parquet the table of objects, if asked for; beside it what blocks gave, while it is made
+        labels/instances/0/ ... uint32 (y, x): ids of the table, if asked for; an image-label, too
 
 Source: https://ngff.openmicroscopy.org/0.5/
 """
@@ -29,6 +30,7 @@ PROBABILITIES = "probabilities/0"
 TISSUE = "tissue"
 OBJECTS = "objects"
 OBJECTS_TABLE = "objects/objects.parquet"
+INSTANCES = "labels/instances"
 UNREAD = "0/unread"
 """Place of unread tiles, within an array: a group of its own would need metadata."""
 

@@ -1,0 +1,96 @@
+"""Planes that are filled from outlines hold the pixels of each object, with its id."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.objects.made import CONNECTIVITIES, LABELS, SIDES, read_sorted, regions, write_objects
+from tests.soak import examples
+from wsipipe.errors import StoreError
+from wsipipe.geometry.grid import boxes
+from wsipipe.objects.edges import EdgeFiles
+from wsipipe.objects.read import open_objects
+
+
+def filled(path: Path, shape: tuple[int, int], block_px: int) -> np.ndarray:
+    """The ids of all pixels, from the outlines in a table."""
+    folder = path.with_suffix(".edges")
+    folder.mkdir()
+    edges = EdgeFiles(folder, shape, block_px)
+    edges.write(open_objects(path))
+    ids = np.full(shape, 2**32 - 1, np.uint32)
+    for box in boxes(shape, block_px):
+        before = ids[box.y0 : box.y1, box.x0 - 1] if box.x0 else np.zeros(box.shape[0], np.uint32)
+        ids[box.slices] = edges.fill(box, before)
+    return ids
+
+
+def right_ids(labels: np.ndarray, connectivity: int, min_pixels: float = 0) -> np.ndarray:
+    """By scipy: the number of each pixel's object in the order of first pixels; 0 for one that is too small."""
+    ids = np.zeros(labels.shape, np.uint32)
+    for number, (_, _, region) in enumerate(regions(labels, connectivity), 1):
+        if region.num_pixels >= min_pixels:
+            ids[tuple(region.coords.T)] = number
+    return ids
+
+
+@settings(max_examples=examples(10))
+@given(LABELS, SIDES, SIDES, CONNECTIVITIES, st.sampled_from([1.0, 2.5, 4.000244]), st.sampled_from([0, 6]))
+def test_ids_are_those_of_scipy(
+    labels: np.ndarray, measured_px: int, filled_px: int, connectivity: int, downsample: float, smallest: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "one.parquet")
+        write_objects(
+            path,
+            labels,
+            block_px=measured_px,
+            connectivity=connectivity,
+            mpp=1.0,
+            downsample=downsample,
+            min_area_um2=smallest,
+        )
+        assert np.array_equal(filled(path, labels.shape, filled_px), right_ids(labels, connectivity, smallest))
+
+
+SOME_SIDES = st.sampled_from([14, 25, 100])
+
+
+@settings(max_examples=examples(3))
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 90)), max_size=5), SOME_SIDES, SOME_SIDES, CONNECTIVITIES)
+def test_parted_objects_have_the_pixels_within_their_outlines(
+    centres: list[tuple[int, int]], measured_px: int, filled_px: int, connectivity: int
+) -> None:
+    y, x = np.mgrid[:60, :90]
+    labels = np.zeros((60, 90), np.uint8)
+    for number, (cy, cx) in enumerate([(15, 15), (18, 34), *centres]):  # the first two touch, and are parted
+        labels[(y - cy) ** 2 + (x - cx) ** 2 < 11**2] = 1 + number // 3
+    right = np.zeros(labels.shape, np.uint32)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "one.parquet")
+        write_objects(path, labels, block_px=measured_px, connectivity=connectivity, split=True)
+        rows = read_sorted(path).to_pydict()
+        found = filled(path, labels.shape, filled_px)
+    for one, outline in zip(rows["id"], shapely.from_wkb(rows["geometry"]), strict=True):
+        right[shapely.contains_xy(outline, x + 0.5, y + 0.5)] = one
+    assert centres or len(rows["id"]) == 2 > len(regions(labels, connectivity))
+    assert np.array_equal(right > 0, labels > 0)
+    assert np.array_equal(found, right)
+
+
+def test_an_id_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "one.parquet"
+    write_objects(path, np.ones((8, 8), np.uint8), block_px=8)
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(0, table.schema.field("id"), pa.array([2**32])), path)
+    with pytest.raises(StoreError, match=r"has the id 4294967296; at most 4294967295 fits"):
+        filled(path, (8, 8), 8)
