@@ -94,7 +94,7 @@ def connects_from_outside(run: Target) -> list[str]:
 
 def runs_code(security: Security, scheme: str, run: Target) -> list[str]:
     """Ports of which a client with ``security`` had code run."""
-    marker = run.folder / "code-was-run"
+    marker = run.folder / f"code-was-run-{scheme}"
 
     async def attempt(port: int, operation: str) -> None:
         connection = security.get_connection_args("client")
