@@ -53,7 +53,14 @@ class Case:
 
     def command(self, out: Path) -> list[object]:
         """The arguments of `wsipipe` that make it again in ``out``."""
-        given = [*("-m", self.config.model), *("--block", self.config.block), *("--device", "cpu"), *("-o", out)]
+        given = [
+            *("-m", self.config.model),
+            *("--block", self.config.block),
+            *("--device", "cpu"),
+            *("-o", out),
+            "--engine",
+            "torch",
+        ]
         return ["run", self.slide, *given, *(["--probabilities"] if self.config.probabilities else [])]
 
     def again(self, out: Path, **changes: object) -> SlideOutcome:
@@ -65,7 +72,7 @@ class Case:
 def made(folder: Path, shape: tuple[int, int], blocks: int, **options: object) -> Case:
     """A case in ``folder``, segmented undisturbed."""
     model = write_model(folder / "small.safetensors")
-    config = RunConfig(out=str(folder / "undisturbed"), model=str(model), device="cpu", **options)  # type: ignore[arg-type]
+    config = RunConfig(out=str(folder / "undisturbed"), model=str(model), device="cpu", engine="torch", **options)  # type: ignore[arg-type]
     case = Case(write_slide(folder / "slide.tif", picture(shape)), config, blocks)
     outcome = case.again(Path(config.out))
     assert (outcome.status, outcome.blocks_computed) == ("done", blocks), outcome.message
