@@ -56,11 +56,12 @@ def target(folder: Path) -> Iterator[Target]:
     write_model(folder / "b.safetensors")
     out = folder / "out"
     given = ["-m", folder / "b.safetensors", "-o", out, "--block", 128, "--tile", 128, "--device", "cpu"]
+    before = set(psutil.Process().children(recursive=True))
     process = start("run", slide, *given, "--cluster", "local:2", "--threads", 1, log=folder / "log")
     try:
         begun = out / f"{SECRET}.zarr.partial"
         assert wait_until(lambda: begun.exists() and len(shards(begun)) > 0, process), (folder / "log").read_text()
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        family = set(psutil.Process().children(recursive=True)) - before
         yield Target(folder, tuple(sorted({socket_of for one in family for socket_of in _listening(one)})))
         assert process.poll() is None, "the attack is over before the run is"
     finally:
@@ -94,7 +95,7 @@ def connects_from_outside(run: Target) -> list[str]:
 
 def runs_code(security: Security, scheme: str, run: Target) -> list[str]:
     """Ports of which a client with ``security`` had code run."""
-    marker = run.folder / "code-was-run"
+    marker = run.folder / f"code-was-run-{scheme}"
 
     async def attempt(port: int, operation: str) -> None:
         connection = security.get_connection_args("client")

@@ -49,7 +49,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def run(slide: Path, out: Path, model: Path, **options: Any) -> RunSummary:
-    values = {"block": 256, "tile": 64, "device": "cpu", "engine": "torch", "tissue": "off"} | options
+    values = {"block": 256, "tile": 128, "device": "cpu", "engine": "torch", "tissue": "off"} | options
     return wsipipe.run([slide], wsipipe.RunConfig(out=str(out), model=str(model), **values))
 
 
@@ -201,7 +201,7 @@ def damage(path: Path, *numbers: int) -> Path:
 
 
 def outcome_of(slide: Path, out: Path, model: Path, **options: Any) -> SlideOutcome:
-    (outcome,) = run(slide, out, model, **({"block": 128, "mpp": 0.5} | options)).slides
+    (outcome,) = run(slide, out, model, **({"block": 256, "mpp": 0.5} | options)).slides
     return outcome
 
 

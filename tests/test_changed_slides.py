@@ -30,7 +30,9 @@ def again(
     slide: Path, out: Path, listener: Callable[[Event], None] = lambda _: None, **changes: object
 ) -> SlideOutcome:
     """How it goes with ``slide`` in ``out``; the model is beside it."""
-    config = RunConfig(out=str(out), model=str(slide.parent / "small.safetensors"), device="cpu", block=256)
+    config = RunConfig(
+        out=str(out), model=str(slide.parent / "small.safetensors"), device="cpu", engine="torch", block=256
+    )
     (outcome,) = run([str(slide)], replace(config, **changes), listener).slides  # type: ignore[arg-type]
     return outcome
 

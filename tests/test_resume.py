@@ -26,7 +26,6 @@ from tests.faults import (
     processor_seconds,
     shards,
     start,
-    summary,
     wait_until,
     write_model,
     write_slide,
@@ -54,7 +53,14 @@ class Case:
 
     def command(self, out: Path) -> list[object]:
         """The arguments of `wsipipe` that make it again in ``out``."""
-        given = [*("-m", self.config.model), *("--block", self.config.block), *("--device", "cpu"), *("-o", out)]
+        given = [
+            *("-m", self.config.model),
+            *("--block", self.config.block),
+            *("--device", "cpu"),
+            *("-o", out),
+            "--engine",
+            "torch",
+        ]
         return ["run", self.slide, *given, *(["--probabilities"] if self.config.probabilities else [])]
 
     def again(self, out: Path, **changes: object) -> SlideOutcome:
@@ -66,7 +72,7 @@ class Case:
 def made(folder: Path, shape: tuple[int, int], blocks: int, **options: object) -> Case:
     """A case in ``folder``, segmented undisturbed."""
     model = write_model(folder / "small.safetensors")
-    config = RunConfig(out=str(folder / "undisturbed"), model=str(model), device="cpu", **options)  # type: ignore[arg-type]
+    config = RunConfig(out=str(folder / "undisturbed"), model=str(model), device="cpu", engine="torch", **options)  # type: ignore[arg-type]
     case = Case(write_slide(folder / "slide.tif", picture(shape)), config, blocks)
     outcome = case.again(Path(config.out))
     assert (outcome.status, outcome.blocks_computed) == ("done", blocks), outcome.message
@@ -76,20 +82,20 @@ def made(folder: Path, shape: tuple[int, int], blocks: int, **options: object) -
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """10 x 12 blocks of 128 px; blocks write level 0, and levels 1 to 4 are made at the end."""
-    return made(tmp_path_factory.mktemp("many"), (1270, 1530), 120, block=128)
+    """6 x 8 blocks of 128 px; blocks write level 0, and levels 1 to 3 are made at the end."""
+    return made(tmp_path_factory.mktemp("many"), (760, 1020), 48, block=128)
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """3 x 3 blocks of 516 px; blocks write levels 0 and 1, and levels 2 and 3 are made at the end."""
-    return made(tmp_path_factory.mktemp("few"), (1200, 1400), 9, block=516)
+    return made(tmp_path_factory.mktemp("few"), (1060, 1100), 9, block=516)
 
 
 @pytest.fixture(scope="module")
 def with_probabilities(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """As ``few``, and the probabilities of three classes."""
-    return made(tmp_path_factory.mktemp("probabilities"), (1100, 1300), 9, block=516, probabilities=True)
+    return made(tmp_path_factory.mktemp("probabilities"), (1040, 1080), 9, block=516, probabilities=True)
 
 
 def unfinish(store: Path) -> Path:
@@ -148,10 +154,10 @@ def test_killed_again_and_again_ends_in_the_same_bytes_and_computes_no_block_twi
     rng = np.random.default_rng(20)
     out, log = tmp_path / "out", tmp_path / "log"
     store, begun = out / "slide.zarr", out / "slide.zarr.partial"
-    moments = [("shards", count) for count in sorted(rng.choice(np.arange(1, 101), at_blocks, replace=False))]
+    moments = [("shards", count) for count in sorted(rng.choice(np.arange(1, 41), at_blocks, replace=False))]
     for seconds in rng.uniform(0.02, 0.6, at_start):  # of processor time, once all is imported
         moments.insert(rng.integers(len(moments)), ("start", seconds))
-    moments += [("coarse", count) for count in (1, int(rng.integers(2, 28)), 29)[:at_the_end]] + [("complete", 0)]
+    moments += [("coarse", count) for count in (1, int(rng.integers(2, 10)), 11)[:at_the_end]] + [("complete", 0)]
     assert len(moments) == at_start + at_blocks + at_the_end + 1
 
     kept: dict[str, tuple[int, int]] = {}
@@ -171,10 +177,8 @@ def test_killed_again_and_again_ends_in_the_same_bytes_and_computes_no_block_twi
         kept = present
 
     assert len(kept) == many.blocks
-    last = wsipipe(*many.command(out), "--json")
-    assert last.returncode == 0, last.stderr
-    (slide,) = summary(last.stdout)["slides"]
-    assert slide["blocks_computed"] == 0
+    last = many.again(out)
+    assert (last.status in ("done", "skipped"), last.blocks_computed) == (True, 0), last.message
     assert shards(store) == kept
     assert sorted(path.name for path in out.iterdir()) == ["slide.zarr"]
     assert_same_bytes(store, many.store)
@@ -230,14 +234,14 @@ def test_run_with_probabilities_that_was_killed_ends_in_the_same_bytes(
 def test_probabilities_are_those_of_one_pass_over_the_whole_slide(with_probabilities: Case) -> None:
     case = with_probabilities
     model = load_model(str(case.config.model))
-    image = picture((1100, 1300))  # a multiple of the pooling grid, so that only the margin is mirrored
+    image = picture((1040, 1080))  # a multiple of the pooling grid, so that only the margin is mirrored
     receptive = model.info.receptive
     half = receptive.margin // 2
     mirrored = np.pad(image, ((half, half), (half, half), (0, 0)), "symmetric")
     pixels = torch.from_numpy(mirrored).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         logits = model.network((pixels - model.spec.mean[0]) / model.spec.std[0])[0]
-    logits = logits[:, receptive.crop : receptive.crop + 1100, receptive.crop : receptive.crop + 1300]
+    logits = logits[:, receptive.crop : receptive.crop + 1040, receptive.crop : receptive.crop + 1080]
     wanted = (logits.softmax(0) * 255).round().to(torch.uint8).numpy()
     made = np.asarray(zarr.open_array(case.store / "probabilities/0", mode="r")[:])
     off = np.abs(made.astype(int) - wanted)  # where 255 p is halfway, the last bit of a float decides
@@ -482,7 +486,7 @@ def test_store_of_something_else_is_refused_and_left_alone(damaged_store: Path, 
     else:
         content = few.slide.read_bytes()
         try:
-            write_slide(few.slide, picture((1200, 1400), seed=1))
+            write_slide(few.slide, picture((1060, 1100), seed=1))
             message, outcome = "another slide file", few.again(out)
         finally:
             few.slide.write_bytes(content)

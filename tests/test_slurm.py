@@ -37,7 +37,7 @@ from tests.faults import (
 from wsipipe import RunConfig, run
 
 WORKFLOWS = Path(__file__).parent.parent / "workflows"
-SMALL = ("--block", 128, "--tile", 128, "--device", "cpu")
+SMALL = ("--block", 128, "--tile", 128, "--device", "cpu", "--engine", "torch")
 NAMES = ("a", "b", "c", "d")
 ENVIRONMENT = {
     **os.environ,
@@ -69,6 +69,7 @@ model = "{made}/b.safetensors"
 settle = "0s"
 [run]
 device = "cpu"
+engine = "torch"
 tile = 128
 block = 128
 """
@@ -137,7 +138,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(NAMES):
         write_slide(folder / "slides" / f"{name}.tif", picture((200 + 150 * seed, 400), seed=seed))
     write_model(folder / "b.safetensors")
-    config = RunConfig(str(folder / "out"), str(folder / "b.safetensors"), block=128, tile=128, device="cpu")
+    config = RunConfig(
+        str(folder / "out"), str(folder / "b.safetensors"), block=128, tile=128, device="cpu", engine="torch"
+    )
     assert run([folder / "slides"], config).exit_code == 0
     return folder
 

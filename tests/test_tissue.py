@@ -48,7 +48,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(slide: Path, out: Path, model: Path, listener: Any = ignore, **options: Any) -> RunSummary:
-    values = {"block": 128, "tile": 64, "threads": 2, "device": "cpu", "engine": "torch"} | options
+    values = {"block": 256, "tile": 128, "threads": 2, "device": "cpu", "engine": "torch"} | options
     return wsipipe.run([slide], wsipipe.RunConfig(out=str(out), model=str(model), **values), listener)
 
 
@@ -78,7 +78,7 @@ def pixels_in(out: Path, shape: tuple[int, int] = SHAPE) -> np.ndarray:
 def whole(tmp_path_factory: pytest.TempPathFactory, slide: Path, model: Path) -> Path:
     """The results of a run that looks everywhere."""
     out = tmp_path_factory.mktemp("whole")
-    assert run(slide, out, model, tissue="off", probabilities=True).slides[0].skipped == 0
+    assert run(slide, out, model, tile=64, tissue="off", probabilities=True).slides[0].skipped == 0
     assert not (out / "case.zarr" / "tissue").exists()
     return out
 

@@ -18,6 +18,7 @@ import tifffile
 import zarr
 
 import wsipipe
+from tests.conftest import Call
 from tests.faults import (
     PATIENCE_SECONDS,
     Process,
@@ -30,7 +31,6 @@ from tests.faults import (
     write_model,
     write_slide,
 )
-from tests.faults import wsipipe as command
 from tests.leases.test_lease import FakeClock, no_thread
 from tests.nightly.nights import Clock, night_of, rows, statuses
 from tests.servers import BUCKET, Proxy, Web, download, s3_server, settings, upload
@@ -51,7 +51,8 @@ from wsipipe.slides.discover import expand
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.urls import Url
 
-SMALL: tuple[object, ...] = ("--block", 128, "--tile", 128, "--device", "cpu")
+SMALL: tuple[object, ...] = ("--block", 128, "--tile", 128, "--device", "cpu", "--engine", "torch")
+TABLE = "[run]\nblock = 128\ntile = 128\ndevice = 'cpu'\nengine = 'torch'\n"
 ROOT = f"s3://{BUCKET}"
 
 
@@ -76,12 +77,12 @@ def _bucket(port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two slides, a model, and in ``out`` the stores that come from files."""
     folder = tmp_path_factory.mktemp("made")
-    write_slide(folder / "a.tif", picture((500, 700)))
-    write_slide(folder / "b.tif", picture((300, 260), seed=1))
+    write_slide(folder / "a.tif", picture((380, 500)))
+    write_slide(folder / "b.tif", picture((260, 200), seed=1))
     write_model(folder / "b.safetensors")
-    slides = [folder / "a.tif", folder / "b.tif"]
-    ended = command("run", *slides, "-m", folder / "b.safetensors", "-o", folder / "out", *SMALL)
-    assert ended.returncode == 0, ended.stderr
+    given = {"model": str(folder / "b.safetensors"), "block": 128, "tile": 128, "device": "cpu", "engine": "torch"}
+    ended = wsipipe.run([folder / "a.tif", folder / "b.tif"], wsipipe.RunConfig(out=str(folder / "out"), **given))
+    assert ended.exit_code == 0, ended
     return folder
 
 
@@ -113,26 +114,30 @@ def assert_all_there(made: Path, out: str, slides: str, tmp_path: Path) -> None:
         assert_same_but_for_the_name(store, made / "out" / f"{name}.zarr", f"{slides}/{name}.tif")
 
 
-def test_a_bucket_as_source_and_target_gives_the_same_bytes(made: Path, slides: str, tmp_path: Path) -> None:
+def test_a_bucket_as_source_and_target_gives_the_same_bytes(
+    made: Path, slides: str, tmp_path: Path, call: Call
+) -> None:
     given = ["run", slides, "-m", made / "b.safetensors", "-o", f"{ROOT}/out/", *SMALL, "--json"]
-    ended = command(*given)
-    assert ended.returncode == 0, ended.stderr
-    assert summary(ended.stdout)["done"] == 2
+    ended = call(*given)
+    assert ended.code == 0, ended.err
+    assert summary(ended.out)["done"] == 2
     assert_all_there(made, f"{ROOT}/out", slides, tmp_path)
-    again = summary(command(*given).stdout)
+    again = summary(call(*given).out)
     assert again["skipped"] == 2, "done is what the listing of its shards says"
 
 
-def test_workers_elsewhere_read_and_write_the_bucket(made: Path, slides: str, port: int, tmp_path: Path) -> None:
+def test_workers_elsewhere_read_and_write_the_bucket(
+    made: Path, slides: str, port: int, tmp_path: Path, call: Call
+) -> None:
     with dask_cluster(tmp_path / "dask", workers=2, **settings(port)) as dask:
         given = ["-m", made / "b.safetensors", "-o", f"{ROOT}/out", *SMALL, "--scheduler", dask.address]
-        ended = command("run", f"{slides}/*.tif", *given)
-        assert ended.returncode == 0, ended.stderr
+        ended = call("run", f"{slides}/*.tif", *given)
+        assert ended.code == 0, ended.err
         assert_all_there(made, f"{ROOT}/out", slides, tmp_path)
 
 
 def test_workers_that_do_not_know_the_bucket_are_found_out_before_anything_begins(
-    made: Path, slides: str, tmp_path: Path
+    made: Path, slides: str, tmp_path: Path, call: Call
 ) -> None:
     elsewhere = Web(tmp_path / "nothing")  # refuses at once; a port where nobody answers is tried again
     with (
@@ -140,9 +145,9 @@ def test_workers_that_do_not_know_the_bucket_are_found_out_before_anything_begin
         dask_cluster(tmp_path / "dask", workers=1, AWS_ENDPOINT_URL=address) as dask,
     ):
         given = ["-m", made / "b.safetensors", "-o", f"{ROOT}/out", *SMALL, "--scheduler", dask.address]
-        ended = command("run", slides, *given)
-    assert ended.returncode == 3
-    assert f"does not see {slides}/a.tif" in ended.stderr
+        ended = call("run", slides, *given)
+    assert ended.code == 3
+    assert f"does not see {slides}/a.tif" in ended.err
     assert not list(Url(f"{ROOT}/out").files())
 
 
@@ -367,7 +372,9 @@ def test_a_bucket_that_is_not_there_is_an_environment_error(made: Path) -> None:
 
 
 def test_a_slide_that_is_not_in_the_bucket_fails_and_the_others_go_on(made: Path, slides: str) -> None:
-    config = wsipipe.RunConfig(out=f"{ROOT}/out", model=str(made / "b.safetensors"), block=128, tile=128, device="cpu")
+    config = wsipipe.RunConfig(
+        out=f"{ROOT}/out", model=str(made / "b.safetensors"), block=128, tile=128, device="cpu", engine="torch"
+    )
     summary = wsipipe.run([f"{slides}/gone.tif", f"{slides}/b.tif"], config)
     assert [slide.status for slide in summary.slides] == ["failed", "done"]
     assert f"gone.tif cannot be opened: no such file ({slides}/gone.tif)" in summary.slides[0].message
@@ -437,16 +444,18 @@ def test_a_file_that_changes_behind_its_url_is_noticed(tmp_path: Path) -> None:
             _ = level.array
 
 
-def test_a_slide_that_was_overwritten_in_its_bucket_is_another_by_its_etag(made: Path, tmp_path: Path) -> None:
+def test_a_slide_that_was_overwritten_in_its_bucket_is_another_by_its_etag(
+    made: Path, tmp_path: Path, call: Call
+) -> None:
     here, there = write_plain(tmp_path / "plain.tif", (300, 260)), f"{ROOT}/slides/plain.tif"
     upload(here, there)
     given = ["run", there, "-m", made / "b.safetensors", "-o", f"{ROOT}/out", *SMALL, "--json"]
-    assert summary(command(*given).stdout)["done"] == 1
+    assert summary(call(*given).out)["done"] == 1
     upload(here, there)
-    assert summary(command(*given).stdout)["skipped"] == 1, "the same bytes have the same ETag"
+    assert summary(call(*given).out)["skipped"] == 1, "the same bytes have the same ETag"
     redact(here)
     upload(here, there)
-    (slide,) = summary(command(*given).stdout)["slides"]
+    (slide,) = summary(call(*given).out)["slides"]
     assert "another slide file" in slide["message"]
 
 
@@ -472,7 +481,7 @@ def test_a_night_from_a_bucket_into_a_bucket(made: Path, slides: str, tmp_path: 
     upload(made / "b.tif", f"{slides}/torn.tif")
     torn = (made / "b.tif").read_bytes()[:5000]
     Url(f"{slides}/torn.tif").write_bytes(torn)
-    night = night_of(tmp_path, made / "b.safetensors", inbox=[slides], out=f"{ROOT}/out")
+    night = night_of(tmp_path, made / "b.safetensors", inbox=[slides], out=f"{ROOT}/out", tables=TABLE)
     clock = Clock()
     report = run_night(night, clock=clock, sleep=clock.sleep)
     assert statuses(report) == {"a.tif": "done", "b.tif": "done", "torn.tif": "failed"}
@@ -491,7 +500,7 @@ def test_an_inbox_that_cannot_be_listed_is_told_and_the_others_go_on(
     made: Path, slides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload(made / "b.tif", f"{ROOT}/other/b.tif")
-    night = night_of(tmp_path, made / "b.safetensors", inbox=[f"{ROOT}/other", slides], out="out")
+    night = night_of(tmp_path, made / "b.safetensors", inbox=[f"{ROOT}/other", slides], out="out", tables=TABLE)
 
     def forbidden(url: Url) -> Iterator[Url]:
         if str(url) == slides:

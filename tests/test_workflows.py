@@ -21,7 +21,7 @@ from wsipipe.pipeline.config import ClusterConfig
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = ROOT / "workflows"
-SMALL = "--block 128 --tile 128 --device cpu"
+SMALL = "--block 128 --tile 128 --device cpu --engine torch"
 
 
 def tool(name: str, install: str) -> str:
@@ -184,7 +184,7 @@ def test_snakemake_makes_the_same_stores(tmp_path: Path) -> None:
     assert "Nothing to be done" in check(*command, cwd=tmp_path)
     store = tmp_path / "segmentations" / "a slide.zarr"
     (store / ".snakemake_timestamp").unlink()
-    config = RunConfig(str(tmp_path / "out"), str(model), block=128, tile=128, device="cpu")
+    config = RunConfig(str(tmp_path / "out"), str(model), block=128, tile=128, device="cpu", engine="torch")
     assert run([slide], config).exit_code == 0
     assert_same_bytes(store, tmp_path / "out" / "a slide.zarr")
 

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -120,6 +121,7 @@ def _main(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    forkserver._forkserver.ensure_running = lambda: None  # workers come from the server that this one came from
     sys.argv = arguments
     dask.config.refresh()
     if first:

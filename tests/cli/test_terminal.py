@@ -53,7 +53,10 @@ def test_other_commands_over_a_hostile_name(
     assert acting(ended.out) | acting(ended.err) == set()
 
 
-def test_a_night_over_a_hostile_name(hostile: Path, tmp_path: Path, tiny_model: Path, call: Call) -> None:
+def test_a_night_over_a_hostile_name(
+    hostile: Path, tmp_path: Path, tiny_model: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsipipe.nightly.night.INBOX_SECONDS", 0)
     hostile.with_name(f"bad{HOSTILE}").write_bytes(b"not a slide")
     night = tmp_path / "night.toml"
     inbox, out = str(hostile.parent), str(tmp_path / "out")

@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.signal import correlate
 from torch import nn
 
 from tests.soak import examples
@@ -43,6 +42,8 @@ def test_the_papers_network_has_the_shapes_of_figure_1() -> None:
 
 def by_scipy(network: UNet, image: np.ndarray) -> np.ndarray:
     """Logits (class, y, x), float64, of ``image`` (channel, y, x), from the weights alone and layer by layer."""
+    from scipy.signal import correlate  # a second, for this test alone
+
     weights = {name: tensor.double().numpy() for name, tensor in network.state_dict().items()}
     depth, convs = network.receptive.depth, network.receptive.convs
 

@@ -250,13 +250,13 @@ def test_a_dry_run_of_an_empty_inbox(folder: Path) -> None:
 
 
 def test_below_the_reserve_it_exits_with_3_and_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
-    result = nightly(folder, reserve="1GB")
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
+        result = nightly(folder, reserve="1GB")
     assert ended(result) == 3
     assert "ended early: " in result.stdout
     assert "less than the reserve of 1000MB; free some space" in result.stdout
     assert statuses(folder / "out" / "reports") == {"a.tif": "open", "b.tif": "open", "c.tif": "failed"}
-    monkeypatch.undo()
     assert statuses_after_another_night(folder) == {"a.tif": "done", "b.tif": "done", "c.tif": "failed"}
 
 

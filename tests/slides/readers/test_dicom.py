@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,10 @@ from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.readers.dicom_series import instance_of, series_in
 from wsipipe.slides.slide import Level
 
-pytest.importorskip("wsidicom")
-pytestmark = needs_data
+pytestmark = [
+    needs_data,
+    pytest.mark.skipif(find_spec("wsidicom") is None, reason="no wsidicom; pip install '.[dicom]'"),
+]
 FINEST = "level-0-frames-0-30.dcm"
 
 
