@@ -120,15 +120,20 @@ def _objects_of(
     failed: dict[str, str],
 ) -> list[StoreObjects]:
     """The objects of one store; none if that fails, with the reason in ``failed``. Errors of the machine are raised."""
-    from wsipipe.errors import SlideError
+    from wsipipe.errors import SlideError, StoreError
+    from wsipipe.leases.leases import holding
     from wsipipe.pipeline.objects_plan import plan_objects
     from wsipipe.pipeline.objects_store import make_objects
 
+    def progress(done: int, blocks: int) -> None:
+        if lease.lost and not lease.regain():  # the process was suspended, and another one has begun
+            raise StoreError(f"another process took over {store}; once that has ended, the same command resumes")
+        listener(Measured(store.name, done, blocks))
+
     try:
         plan = plan_objects(store, request)
-        return [
-            make_objects(plan, threads, limit_bytes, lambda done, blocks: listener(Measured(store.name, done, blocks)))
-        ]
+        with holding(store) as lease:
+            return [make_objects(plan, threads, limit_bytes, progress)]
     except SlideError as err:
         failed[str(store)] = str(err)
         return []

@@ -127,7 +127,7 @@ def lay_out(fragments: Fragments, owner: Counts, objects: Sums, layout: Layout) 
         moved = np.zeros((height, width, 2), np.int32)
         moved.reshape(-1, 2)[at] = np.repeat(np.stack([down, right], axis=1), runs.size, axis=0)
         values = np.zeros((height, width, runs.values.shape[1]), runs.values.dtype)
-        values.reshape(-1, values.shape[2])[at] = runs.values
+        values.reshape(height * width, values.shape[2])[at] = runs.values
         channels = len(layout.channels)
         pixels = values[..., :channels] if channels else None
         probability = values[..., channels].astype(np.uint8) if layout.probability else None

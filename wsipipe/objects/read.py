@@ -98,6 +98,31 @@ class ObjectTable:
             if len(part):
                 yield part if columns is None else part.select(list(columns))
 
+    def meeting(self, extent: tuple[float, float, float, float], columns: Collection[str]) -> Iterator[pa.Table]:
+        """The rows whose bounding boxes meet a rectangle, a row group at a time, in the order of the file.
+
+        Parameters
+        ----------
+        extent
+            Its first x and y, and its last ones, in pixels of the slide's finest level.
+        columns
+            Which columns.
+
+        Raises
+        ------
+        DamagedStoreError
+            If the file cannot be read.
+        """
+        x0, y0, x1, y1 = extent
+        rectangle = shapely.box(*extent)
+        for group in range(self._file.num_row_groups):
+            if not rectangle.intersects(self._extent(group)):
+                continue
+            part = self._read(group, list(dict.fromkeys([*columns, "bbox"])))
+            xmin, ymin, xmax, ymax = (column.to_numpy() for column in part["bbox"].combine_chunks().flatten())
+            met = (xmin <= x1) & (ymin <= y1) & (xmax >= x0) & (ymax >= y0)
+            yield part.filter(pa.array(met)).select(list(columns))
+
     def to_pandas(self) -> Any:
         """All objects as a data frame of pandas, which must be installed; polygons as WKB.
 
