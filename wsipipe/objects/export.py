@@ -27,6 +27,7 @@ import shapely
 
 from wsipipe.errors import UsageError
 from wsipipe.files import appearing
+from wsipipe.objects.geojson_text import geojson_of
 from wsipipe.objects.read import ObjectTable, geometries
 from wsipipe.objects.table import schema_of
 
@@ -230,9 +231,7 @@ class _Features:
         if self._simplify_px:
             simple = shapely.simplify(polygons, self._simplify_px)
             polygons = np.where(shapely.is_valid(simple) & ~shapely.is_empty(simple), simple, polygons)
-        return pa.array(
-            shapely.to_geojson(shapely.transform(polygons, lambda points: np.round(points, 1))), pa.string()
-        )
+        return geojson_of(polygons)
 
     def _uuids(self, numbers: pa.ChunkedArray) -> pa.Array:
         return pa.array([f"{self._prefix}-{number:012x}" for number in numbers.to_pylist()])
