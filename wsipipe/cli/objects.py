@@ -82,6 +82,7 @@ def objects(
 
     from wsipipe.cli.progress import show_events, tenth_line
     from wsipipe.errors import UsageError
+    from wsipipe.inference import allocator
     from wsipipe.pipeline.machine import default_limit_bytes, size_bytes
     from wsipipe.pipeline.objects_plan import SLIDE_AUTO, SLIDE_OFF, ObjectsRequest
     from wsipipe.store.check import stores_named
@@ -91,6 +92,7 @@ def objects(
     stores = stores_named(out)
     if slide not in (SLIDE_AUTO, SLIDE_OFF) and len(stores) > 1:
         raise UsageError(f"--slide {slide} is the slide of one store, but {len(stores)} are given")
+    allocator.reuse()
     found: list[StoreObjects] = []
     failed: dict[str, str] = {}
 
