@@ -1,9 +1,10 @@
 """The settings of this process's allocator.
 
-Where networks run (`settle`), large blocks come straight from the system, and go straight back. By default, glibc keeps freed blocks of up to 32 MiB in one heap per thread, where the memory of past tiles piles up:
-820 MB where 592 MB were projected. With large blocks mapped one by one it was 576 MB, at the same speed (base 4,
-depth 2, blocks of 2048 px). The pages of mapped blocks are touched one by one, which huge pages make cheaper: the
-forward pass takes 0.8 to 0.9 of the time.
+Where networks run (`settle`), large blocks come straight from the system, and go straight back. By default, glibc keeps
+freed blocks of up to 32 MiB in one heap per thread, where the memory of past tiles piles up: 820 MB where 592 MB were
+projected. With large blocks mapped one by one it was 576 MB, at the same speed (base 4, depth 2, blocks of 2048 px).
+The pages of mapped blocks are touched one by one, which huge pages make cheaper: the forward pass takes 0.8 to 0.9 of
+the time.
 
 Where objects are measured alone (`reuse`), it is the other way round: all blocks of a slide take arrays of the same
 sizes, and pages that are touched once take 0.87 of the processor's time, in the same memory.

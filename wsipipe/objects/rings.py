@@ -130,8 +130,8 @@ def doubled_hull_areas(rings: Rings) -> Counts:
 def _sides(rings: Rings) -> tuple[Counts, Counts, Counts]:
     """The first and last corner of each object in each row: its chain, y and x; chain by chain, each downwards.
 
-    Chains 2n and 2n + 1 are the left and the right side of object n. On the left side x is negative, so that on both the
-    hull is where x is large.
+    Chains 2n and 2n + 1 are the left and the right side of object n. On the left side x is negative, so that the hull
+    is where x is large.
     """
     shell = np.repeat(rings.shell, rings.size)
     object_of_ring = np.repeat(np.arange(len(rings.count)), rings.count)
