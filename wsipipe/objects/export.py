@@ -22,14 +22,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 import shapely
 
 from wsipipe.errors import UsageError
 from wsipipe.files import appearing
 from wsipipe.objects.geojson_text import geojson_of
 from wsipipe.objects.read import ObjectTable, geometries
-from wsipipe.objects.table import schema_of
+from wsipipe.objects.table import parquet_writer, schema_of
 
 Made = TypeVar("Made")
 
@@ -166,10 +165,7 @@ def export_parquet(table: ObjectTable, path: Path, selection: Selection = EVERYT
     """
     table.check_classes(selection.classes)
     schema, written = schema_of(table.description), 0
-    with (
-        appearing(path) as partial,
-        pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=["class"]) as writer,
-    ):
+    with appearing(path) as partial, parquet_writer(partial, schema) as writer:
         for part in table.parts(classes=selection.classes, region=selection.region):
             writer.write_table(part.cast(schema))
             written += len(part)

@@ -128,7 +128,7 @@ class ObjectTable:
 
         ``geopandas.read_parquet(table.path)`` has them as geometries.
         """
-        return self._file.read().to_pandas()
+        return pa.concat_tables(self.parts()).to_pandas() if self.count else self.empty.to_pandas()
 
     def _read(self, group: int, columns: list[str] | None) -> pa.Table:
         try:
@@ -165,7 +165,7 @@ def open_objects(path: Named) -> ObjectTable:
         if not where.exists():
             raise StoreError(f"{path} has no objects; make them with wsipipe objects {path}")
     try:
-        file = pq.ParquetFile(where)
+        file = pq.ParquetFile(where, page_checksum_verification=True)
         description = parse_description(file.schema_arrow.metadata)
     except (OSError, ValueError) as err:  # ArrowInvalid is a ValueError
         raise DamagedStoreError(f"{where} cannot be read: {err}; make the objects again") from err

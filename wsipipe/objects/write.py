@@ -19,14 +19,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wsipipe.files import Location, appearing, make_folder
+from wsipipe.files import RESUMES, Location, appearing, make_folder
 from wsipipe.geometry.grid import Box
 from wsipipe.objects.block import Counting
 from wsipipe.objects.block_file import BlockFile, block_file
 from wsipipe.objects.joining import MAX_CORNERS, Joined, Joining
 from wsipipe.objects.numbers import Counts
 from wsipipe.objects.sums import AREA
-from wsipipe.objects.table import FIRST, Description, empty_table, make_table, schema_of
+from wsipipe.objects.table import FIRST, Description, empty_table, make_table, parquet_writer, schema_of
 
 TILE_PX = 4096
 """Side in pixels of the tiles in whose order objects are written, about a row group of nuclei at 0.5 um/px."""
@@ -75,10 +75,10 @@ def write_table(
     """
     blocks = _Blocks(folder, counting, block_px, description)
     joining = Joining(counting, max_corners=max_corners)
-    make_folder(path.parent)
+    make_folder(path.parent, way_out=RESUMES)
     scratch = path.with_name(path.name + ".scratch")  # the next call replaces what a kill leaves behind
     try:
-        with appearing(path, kind="objects ") as partial:
+        with appearing(path, kind="objects ", way_out=RESUMES) as partial:
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             joined = _Spill(scratch, counting.shape[1], description)
@@ -162,10 +162,7 @@ def _write_tiles(path: Path, blocks: _Blocks, joined: _Spill, description: Descr
     """Write the file, tile by tile; returns how many objects were too small for it."""
     ids = 0
     schema = schema_of(description)
-    with (
-        pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["class"]) as writer,
-        closing(_RowGroups(writer)) as groups,
-    ):
+    with parquet_writer(path, schema) as writer, closing(_RowGroups(writer)) as groups:
         for y0 in range(0, blocks.height, TILE_PX):
             band = Box(y0, min(y0 + TILE_PX, blocks.height), 0, blocks.width)
             across = joined.read(y0 // TILE_PX)
