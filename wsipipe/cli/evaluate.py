@@ -64,8 +64,8 @@ def evaluate(
 
     PREDICTIONS are stores of wsipipe run, or label rasters (OME-Zarr, TIFF, PNG); LABELS are rasters, or QuPath
     GeoJSON. Files pair by their names without suffix and without _image, _label or _mask at the end. Objects are
-    connected components of a class unless values are instances, or predictions are stores with objects of their own
-    (wsipipe objects): without small ones, parted if they were. Exit code: 0 done, 1 a file cannot be read, 2 usage.
+    connected components of a class unless values are instances. Where wsipipe objects made tables in the stores, their
+    objects are scored instead, without small ones. Exit code: 0 done, 1 a file cannot be read, 2 usage.
     """
     from wsipipe.evaluation.evaluate import evaluate as evaluate_files
     from wsipipe.evaluation.metrics import DEFAULT_METRICS
