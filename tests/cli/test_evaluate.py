@@ -39,7 +39,8 @@ def called(*words: object) -> str:
 
 
 def test_evaluate_prints_a_table(folders: tuple[Path, Path]) -> None:
-    lines = called(*folders, "--metrics", "dice, f1").splitlines()
+    *lines, objects = called(*folders, "--metrics", "dice, f1").splitlines()
+    assert objects == "objects of the predictions: connected components of any size, 4-connected"
     assert [line.split() for line in lines] == [
         ["dice", "0.6667"],
         ["dice.1", "0.6667"],
@@ -53,6 +54,7 @@ def test_evaluate_prints_a_table(folders: tuple[Path, Path]) -> None:
 def test_json_is_one_document_with_null_where_there_is_no_value(folders: tuple[Path, Path]) -> None:
     document = json.loads(called(*folders, "--json"), parse_constant=lambda word: pytest.fail(word))
     assert document["scores"]["f1"] == pytest.approx(2 / 3)
+    assert document["objects"] == {"source": "components", "connectivity": 4, "split": False, "min_area_um2": 0.0}
     first, second = document["images"]
     assert (first["name"], second["name"]) == ("a", "b")
     assert second["scores"]["f1"] is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ import tifffile
 
 import wsipipe
 from tests.conftest import Call
+from tests.faults import files
 from tests.objects.stores import made_store
+from wsipipe.leases.leases import holding
 
 LABELS = np.zeros((150, 130), np.uint8)
 LABELS[10:20, 10:30] = 7  # 200 px, 50 um2
@@ -66,6 +69,18 @@ def test_a_store_that_fails_does_not_stop_the_others(call: Call, store: Path, tm
     assert (exported.code, "has no objects; make them with wsipipe objects" in exported.out) == (1, True)
     assert Path("case-17.csv").exists()
     assert call("objects", store, "--max-memory", "1MB", "--min-area", "3").code == 3
+
+
+def test_one_process_at_a_time_works_on_a_store(call: Call, store: Path) -> None:
+    before = files(store)
+    with holding(store):
+        ended = call("objects", store)
+        assert ended.code == 1
+        assert f"{store}: FAILED: pid {os.getpid()} on " in ended.out
+        assert f"is working on {store}; wait until that has ended, then give the same command" in ended.out
+        assert files(store) == before
+    assert call("objects", store).code == 0
+    assert [path.name for path in store.parent.iterdir() if "lease" in path.name] == []
 
 
 def test_objects_are_exported(call: Call, store: Path) -> None:

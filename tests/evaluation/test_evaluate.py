@@ -8,15 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from scipy import ndimage
 
+from tests.objects.made import write_objects
 from wsipipe.errors import DamagedStoreError, LabelError, SlideError, StoreError, UsageError
 from wsipipe.evaluation import sources
 from wsipipe.evaluation.evaluate import evaluate
 from wsipipe.evaluation.pairing import pair
+from wsipipe.evaluation.predicted_objects import PredictedObjects
 from wsipipe.evaluation.sources import Classes, stored_classes, stored_downsample
 from wsipipe.evaluation.tally import Tally
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.network import Receptive
+from wsipipe.objects.split import split_objects
 from wsipipe.store import content, lifecycle
 from wsipipe.store.spec import Fingerprint, StoreSpec
 
@@ -115,6 +119,73 @@ def test_values_of_labels_are_mapped_to_those_of_predictions(tmp_path: Path) -> 
     message = r"c\.tif has the value 1 in .*; allowed: 0 and 7 \(gland\), 200 \(fat\); .*--labels-are instances; .*"
     with pytest.raises(LabelError, match=message + "give --map 1=CLASS"):
         evaluate(prediction, renamed)
+
+
+TABLED = (("background", 0, ""), ("class 1", 1, ""), ("class 2", 2, ""))
+"""Classes by the names that `write_objects` gives them."""
+
+
+def write_tabled(path: Path, labels: np.ndarray, **rule: Any) -> Path:
+    """A store with a table of objects."""
+    store = write_store(path, labels, classes=TABLED)
+    (store / "objects").mkdir()
+    write_objects(store / "objects" / "objects.parquet", labels, block_px=40, **rule)
+    return store
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_objects_are_those_of_the_table_without_small_ones(tmp_path: Path, split: bool) -> None:
+    labels, truth = labels_of(0, (0, 0, 1, 2)), labels_of(1, (0, 1, 2))
+    labels[::9, ::11] = labels[30:50, 10:20] = labels[35:45, 20:32] = 1
+    store = write_tabled(tmp_path / "a.zarr", labels, mpp=0.5, min_area_um2=4.0, split=split)
+    other = write_tiff(tmp_path / "b.tif", truth)
+    found = evaluate(store, other)
+    assert found.objects == PredictedObjects("table", 8, split, 4.0)
+
+    ids = np.zeros(labels.shape, np.int32)
+    for label in (1, 2):
+        numbers = ndimage.label(labels == label, np.ones((3, 3)))[0]
+        if split:
+            framed = np.pad(numbers, 1)
+            parts = split_objects(framed - 1, np.ones(numbers.max(), bool), connectivity=8)[1:-1, 1:-1]
+            numbers = np.where(parts > 0, parts + numbers.max(), numbers)
+        ids += np.where(numbers > 0, numbers + ids.max(), 0)
+    large = np.bincount(ids.ravel()) * 0.25 >= 4
+    tally = Tally(("class 1", "class 2"))
+    tally.add(labels, truth, predicted_instances=np.where(large[ids], ids, 0))
+    assert found.scores == tally.scores()
+    of_classes = evaluate(store, other, predictions_are="classes")
+    assert of_classes.objects == PredictedObjects("components", 4)
+    assert {name: score for name, score in of_classes.scores.items() if "dice" in name or name == "pixel_error"} == {
+        name: score for name, score in found.scores.items() if "dice" in name or name == "pixel_error"
+    }
+    assert of_classes.scores["f1"] != found.scores["f1"]
+    assert evaluate(store, other, metrics=("dice",)).objects is None
+
+
+def test_tables_must_be_there_for_all_and_made_alike_and_fit_the_labels(tmp_path: Path) -> None:
+    out, data = tmp_path / "out", tmp_path / "data"
+    data.mkdir()
+    for name, most in (("a", 2.0), ("b", 8.0)):
+        write_tiff(data / f"{name}.tif", labels_of(1, (0, 1, 2)))
+        write_tabled(out / f"{name}.zarr", labels_of(0, (0, 1, 2)), min_area_um2=most)
+    with pytest.raises(UsageError, match=r"of 2 um2 or more, .* in .*a\.zarr, but .* 8 um2 .*b\.zarr; make them alike"):
+        evaluate(out, data)
+    table = out / "b.zarr" / "objects" / "objects.parquet"
+    whole = table.read_bytes()
+    table.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DamagedStoreError, match=r"objects\.parquet cannot be read: .*; make the objects again"):
+        evaluate(out / "b.zarr", data / "b.tif")
+    assert evaluate(out / "b.zarr", data / "b.tif", metrics=("dice",)).scores["dice"] > 0
+    table.unlink()
+    with pytest.raises(UsageError, match=r"a\.zarr has a table of objects, and .*b\.zarr has none; make it"):
+        evaluate(out, data)
+    with pytest.raises(StoreError, match=r"b\.zarr has no objects; make them with wsipipe objects"):
+        evaluate(out / "b.zarr", data / "b.tif", predictions_are="objects")
+    foreign = write_tabled(tmp_path / "c.zarr", labels_of(3, (0, 1, 2)))
+    (foreign / "objects" / "objects.parquet").rename(table)
+    with pytest.raises(DamagedStoreError, match=r"has objects in .* where b\.zarr has background; .*wsipipe objects"):
+        evaluate(out / "b.zarr", data / "b.tif")
 
 
 def test_classes_without_names_go_by_their_values(tmp_path: Path) -> None:

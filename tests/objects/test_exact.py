@@ -10,6 +10,7 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from skimage.color import rgb2hed
 
 from tests.objects.made import CONNECTIVITIES, LABELS, SIDES, read_sorted, regions, write_objects
@@ -40,12 +41,25 @@ def test_objects_of_blocks_are_those_of_the_whole(
     geometries = shapely.from_wkb(rows["geometry"])
     assert shapely.is_valid(geometries).all()
     assert shapely.area(geometries).tolist() == rows["pixels"]
+    assert close(rows["solidity"], shapely.area(geometries) / shapely.area(shapely.convex_hull(geometries)))
     assert close(rows["y"], [region.centroid[0] + 0.5 for *_, region in right])
     assert close(rows["x"], [region.centroid[1] + 0.5 for *_, region in right])
     assert close(shapely.bounds(geometries).tolist(), [list(b.values()) for b in rows["bbox"]])
     for geometry, (*_, region) in zip(geometries, right, strict=True):
         y, x = region.coords.T + 0.5
         assert shapely.contains_xy(geometry, x, y).all()
+
+
+@pytest.mark.parametrize("sigma", [0, 3, 20])
+def test_hulls_of_large_objects_are_those_of_shapely(tmp_path: Path, sigma: int) -> None:
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).random((400, 300)), sigma)
+    path = tmp_path / "one.parquet"
+    write_objects(path, (noise > np.median(noise)).astype(np.uint8), block_px=200)
+    rows = read_sorted(path)
+    geometries = shapely.from_wkb(rows["geometry"].to_pylist())
+    hulls = shapely.area(shapely.convex_hull(geometries))
+    assert max(hulls) > 10_000
+    assert close(rows["solidity"].to_pylist(), shapely.area(geometries) / hulls)
 
 
 SHAPES = {

@@ -6,18 +6,21 @@ import csv
 import gzip
 import json
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
 
+from tests.faults import files_up_to
 from tests.objects.made import write_objects
 from tests.objects.qupath import read_objects
 from wsipipe.errors import DamagedStoreError, OutputError, UsageError
 from wsipipe.objects import export
-from wsipipe.objects.export import Selection, export_csv, export_geojson
+from wsipipe.objects.export import Selection, export_csv, export_geojson, export_parquet
 from wsipipe.objects.read import ObjectTable, open_objects
 
 LABELS = np.kron(np.random.default_rng(0).integers(0, 3, (20, 30), np.uint8), np.ones((3, 2), np.uint8))
@@ -142,6 +145,36 @@ def test_what_is_no_table_of_objects_is_refused(table: ObjectTable, tmp_path: Pa
         open_objects(path)
 
 
-def test_a_file_that_cannot_be_written_leaves_nothing(table: ObjectTable, tmp_path: Path) -> None:
+def test_every_bit_that_changed_in_the_rows_is_noticed(table: ObjectTable, tmp_path: Path) -> None:
+    whole, path = Path(table.path).read_bytes(), tmp_path / "a.parquet"
+    rows = pq.read_table(table.path)
+    out = tmp_path / "a.csv"
+    out.write_text("of yesterday")
+    read = {"right": 0, "refused": 0}
+    for place in np.random.default_rng(0).integers(4, len(whole) // 2, 30).tolist():
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        try:
+            right = pa.concat_tables(open_objects(path).parts()).equals(rows)
+        except DamagedStoreError:
+            read["refused"] += 1
+            with pytest.raises(DamagedStoreError, match="make the objects again"):
+                export_geojson(open_objects(path), out)
+        else:
+            read["right"] += right  # a bit of no meaning
+    assert sum(read.values()) == 30
+    assert read["refused"] > 20
+    assert out.read_text() == "of yesterday"
+
+
+@pytest.mark.parametrize("write", [export_csv, export_geojson, export_parquet])
+def test_a_file_that_cannot_be_written_leaves_nothing(
+    table: ObjectTable, tmp_path: Path, write: Callable[[ObjectTable, Path], int]
+) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
-        export_csv(table, tmp_path / "missing" / "a.csv")
+        write(table, tmp_path / "missing" / "a.gz")
+    path = tmp_path / "a.gz"
+    path.write_text("of yesterday")
+    with files_up_to(1000), pytest.raises(OutputError, match=r"a\.gz cannot be written: .*make room"):
+        write(table, path)
+    assert path.read_text() == "of yesterday"
+    assert list(tmp_path.iterdir()) == [path]

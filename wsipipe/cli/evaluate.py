@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +30,22 @@ class ListsMetrics(click.Command):
             formatter.write_dl([(name, metric.description) for name, metric in METRICS.items()])
 
 
-ARE = click.Choice(["classes", "instances"])
-
-
 @click.command(cls=ListsMetrics)
 @click.argument("predictions", type=click.Path(path_type=Path))
 @click.argument("labels", type=click.Path(path_type=Path))
 @click.option("--metrics", metavar="A,B", help="Metrics, listed below.  [default: all but warping_error]")
-@click.option("--predictions-are", type=ARE, default="classes", show_default=True, help="Meaning of their values.")
-@click.option("--labels-are", type=ARE, default="classes", show_default=True, help="Meaning of their values.")
+@click.option(
+    "--predictions-are",
+    type=click.Choice(["objects", "classes", "instances"]),
+    help="Meaning of their values.  [default: objects if the stores have tables of them, else classes]",
+)
+@click.option(
+    "--labels-are",
+    type=click.Choice(["classes", "instances"]),
+    default="classes",
+    show_default=True,
+    help="Meaning of their values.",
+)
 @click.option("--map", "maps", multiple=True, metavar="V=C", help="Value V of the labels means class C; repeatable.")
 @click.option(
     "--csv", "table", type=click.Path(path_type=Path), metavar="FILE", help="Also write one row per image, as CSV."
@@ -56,7 +64,8 @@ def evaluate(
 
     PREDICTIONS are stores of wsipipe run, or label rasters (OME-Zarr, TIFF, PNG); LABELS are rasters, or QuPath
     GeoJSON. Files pair by their names without suffix and without _image, _label or _mask at the end. Objects are
-    connected components of a class unless values are instances. Exit code: 0 done, 1 a file cannot be read, 2 usage.
+    connected components of a class unless values are instances. Where wsipipe objects made tables in the stores, their
+    objects are scored instead, without small ones. Exit code: 0 done, 1 a file cannot be read, 2 usage.
     """
     from wsipipe.evaluation.evaluate import evaluate as evaluate_files
     from wsipipe.evaluation.metrics import DEFAULT_METRICS
@@ -95,7 +104,8 @@ def as_document(found: Evaluation) -> dict[str, Any]:
         {"name": i.name, "prediction": i.prediction, "labels": i.labels, "scores": _finite(i.scores)}
         for i in found.images
     ]
-    return {"images": images, "scores": _finite(found.scores)}
+    objects = None if found.objects is None else asdict(found.objects)
+    return {"images": images, "scores": _finite(found.scores), "objects": objects}
 
 
 def _finite(scores: dict[str, float]) -> dict[str, float | None]:
@@ -107,7 +117,8 @@ def scores_as_text(found: Evaluation) -> str:
     width = max(len(name) for name in found.scores)
     rows = [f"{name:<{width}}  {_number(value):>8}" for name, value in found.scores.items()]
     count = len(found.images)
-    return "\n".join([*rows, f"{count} image" + ("s" if count > 1 else "")])
+    objects = [] if found.objects is None else [f"objects of the predictions: {found.objects}"]
+    return "\n".join([*rows, f"{count} image" + ("s" if count > 1 else ""), *objects])
 
 
 def _number(value: float) -> str:

@@ -84,6 +84,7 @@ def objects(
 
     from wsipipe.cli.progress import show_events, tenth_line
     from wsipipe.errors import UsageError
+    from wsipipe.inference import allocator
     from wsipipe.pipeline.machine import default_limit_bytes, size_bytes
     from wsipipe.pipeline.objects_plan import SLIDE_AUTO, SLIDE_OFF, ObjectsRequest
     from wsipipe.store.check import stores_named
@@ -93,6 +94,7 @@ def objects(
     stores = stores_named(out)
     if slide not in (SLIDE_AUTO, SLIDE_OFF) and len(stores) > 1:
         raise UsageError(f"--slide {slide} is the slide of one store, but {len(stores)} are given")
+    allocator.reuse()
     found: list[StoreObjects] = []
     failed: dict[str, str] = {}
 
@@ -123,18 +125,22 @@ def _objects_of(
     failed: dict[str, str],
 ) -> list[StoreObjects]:
     """The objects of one store; none if that fails, with the reason in ``failed``. Errors of the machine are raised."""
-    from wsipipe.errors import SlideError
+    from wsipipe.errors import SlideError, StoreError
+    from wsipipe.leases.leases import holding
     from wsipipe.pipeline.instances import make_instances
     from wsipipe.pipeline.objects_plan import plan_objects
     from wsipipe.pipeline.objects_store import make_objects
 
     def progress(done: int, blocks: int) -> None:
+        if lease.lost and not lease.regain():  # the process was suspended, and another one has begun
+            raise StoreError(f"another process took over {store}; once that has ended, the same command resumes")
         listener(Measured(store.name, done, blocks))
 
     try:
         plan = plan_objects(store, request)
-        made = make_objects(plan, threads, limit_bytes, progress)
-        ids = make_instances(store, wanted=instances, threads=threads, limit_bytes=limit_bytes, progress=progress)
+        with holding(store) as lease:
+            made = make_objects(plan, threads, limit_bytes, progress)
+            ids = make_instances(store, wanted=instances, threads=threads, limit_bytes=limit_bytes, progress=progress)
         return [replace(made, instances=None if ids is None else str(ids))]
     except SlideError as err:
         failed[str(store)] = str(err)

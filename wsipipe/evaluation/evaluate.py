@@ -9,9 +9,10 @@ from typing import get_args
 
 from wsipipe.errors import UsageError
 from wsipipe.evaluation.blockwise import check_sizes
-from wsipipe.evaluation.metrics import DEFAULT_METRICS, Scores, check_metrics
+from wsipipe.evaluation.metrics import DEFAULT_METRICS, METRICS, Scores, check_metrics
 from wsipipe.evaluation.pairing import pair
-from wsipipe.evaluation.sources import Are, open_pairs
+from wsipipe.evaluation.predicted_objects import PredictedObjects, find_objects
+from wsipipe.evaluation.sources import Are, PredictionsAre, open_pairs
 from wsipipe.evaluation.tally import Tally
 
 
@@ -37,6 +38,8 @@ class Evaluation:
     """The images, in the order of their names."""
     scores: Scores
     """The scores over all images (see `Tally`)."""
+    objects: PredictedObjects | None
+    """What an object of the predictions is; None if no score is about objects."""
 
 
 def evaluate(
@@ -44,7 +47,7 @@ def evaluate(
     labels: Path,
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
-    predictions_are: Are = "classes",
+    predictions_are: PredictionsAre | None = None,
     labels_are: Are = "classes",
     mapped: Mapping[int, int] | None = None,
 ) -> Evaluation:
@@ -58,25 +61,34 @@ def evaluate(
     metrics
         Names in `wsipipe.evaluation.metrics.METRICS`.
     predictions_are, labels_are
-        What the values of the rasters stand for; every instance has class 1.
+        What the values of the rasters stand for; every instance has class 1. None for predictions: their objects are
+        those in the tables of their stores (``objects``) where they have them, otherwise connected components
+        (``classes``).
     mapped
         Values of the labels, each with the value of the predictions that it stands for.
 
     Raises
     ------
     UsageError
-        If a metric is unknown, files do not pair or differ in size, or the classes cannot be told.
+        If a metric is unknown, files do not pair or differ in size, the classes cannot be told, or only some
+        predictions have tables of objects.
     SlideError
         If a file cannot be read, is not a label raster, or has values that stand for nothing.
     """
     metrics = check_metrics(metrics)
-    for are in (predictions_are, labels_are):
-        if are not in get_args(Are):
-            raise UsageError(f"values must be {' or '.join(get_args(Are))}, not {are}")
+    for are, allowed in ((predictions_are, (None, *get_args(PredictionsAre))), (labels_are, get_args(Are))):
+        if are not in allowed:
+            raise UsageError(f"values must be {' or '.join(filter(None, allowed))}, not {are}")
     if mapped and labels_are == "instances":
         raise UsageError("--map is for labels that are classes; with --labels-are instances leave it out")
     pairs = pair(predictions, labels)
-    classes, planes = open_pairs(list(pairs.values()), predictions_are, labels_are, mapped=mapped or {})
+    objects = None
+    if any(METRICS[name].needs == "overlap" for name in metrics):
+        objects = find_objects([prediction for prediction, _ in pairs.values()], predictions_are)
+    values: Are = "instances" if predictions_are == "instances" else "classes"
+    classes, planes = open_pairs(
+        list(pairs.values()), values, labels_are, mapped=mapped or {}, tables=objects.tables if objects else ()
+    )
     for predicted, truth in planes:
         check_sizes(predicted, truth)
     tally = Tally(classes.names, metrics)
@@ -86,4 +98,4 @@ def evaluate(
         ImageScores(name, str(prediction), str(path), scores)
         for (name, (prediction, path)), scores in zip(pairs.items(), tally.per_image(), strict=True)
     )
-    return Evaluation(tuple(images), tally.scores())
+    return Evaluation(tuple(images), tally.scores(), objects and objects.rule)

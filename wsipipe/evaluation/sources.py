@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from wsipipe.errors import LabelError, UsageError
+from wsipipe.errors import DamagedStoreError, LabelError, UsageError
 from wsipipe.evaluation.blockwise import READ_BLOCK_PX, Labelled, LabelPlane
 from wsipipe.evaluation.pairing import ANNOTATIONS
 from wsipipe.geometry.grid import Box, boxes
@@ -20,10 +20,14 @@ from wsipipe.rasters.labels import open_label_raster
 from wsipipe.store.image_label import parse_image_label, read_attributes
 
 if TYPE_CHECKING:
+    from wsipipe.objects.read import ObjectTable
     from wsipipe.rasters.annotations import Annotations
 
 Are = Literal["classes", "instances"]
 """Meaning of the values of a raster."""
+PredictionsAre = Literal["objects", "classes", "instances"]
+"""The same of predictions, which may be stores: ``objects`` are classes, and the table in the store has their
+objects."""
 Values = npt.NDArray[np.int32]
 """Values of pixels."""
 
@@ -120,10 +124,59 @@ class AnnotationPlane:
         return Labelled(found.classes, found.instances, found.inside)
 
 
+@dataclass(frozen=True, eq=False)
+class TablePlane:
+    """The labels of a store, whose objects are those of the table in it."""
+
+    labels: RasterPlane
+    """The labels."""
+    table: ObjectTable
+    """The objects."""
+
+    @property
+    def name(self) -> str:
+        """The name for messages."""
+        return self.labels.name
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.labels.shape
+
+    def read(self, box: Box) -> Labelled:
+        """See `LabelPlane.read`.
+
+        Raises
+        ------
+        LabelError
+            If a value is not that of a class.
+        SlideReadError
+            If the pixels cannot be read.
+        DamagedStoreError
+            If the table cannot be read, or is not that of these labels.
+        """
+        from wsipipe.objects.instances import instances_within
+
+        classes, ids = self.labels.read(box).classes, instances_within(self.table, box)
+        if ((classes == 0) & (ids > 0)).any():
+            raise DamagedStoreError(
+                f"{self.table.path} has objects in {box} where {self.name} has background; remove it, and make the "
+                "objects again (wsipipe objects)"
+            )
+        return Labelled(classes, ids)
+
+
 def open_pairs(
-    pairs: Sequence[tuple[Path, Path]], predictions_are: Are, labels_are: Are, *, mapped: Mapping[int, int]
+    pairs: Sequence[tuple[Path, Path]],
+    predictions_are: Are,
+    labels_are: Are,
+    *,
+    mapped: Mapping[int, int],
+    tables: Sequence[ObjectTable] = (),
 ) -> tuple[Classes, list[tuple[LabelPlane, LabelPlane]]]:
     """The classes, and the planes (prediction, truth) of each pair.
+
+    ``tables`` are those with the predictions' objects; if there are none, what the pixels are says what an object is.
 
     Raises
     ------
@@ -142,10 +195,9 @@ def open_pairs(
             return RasterPlane(source, classes, labels_are, "--labels-are", mapped)
         return AnnotationPlane(source)
 
-    return classes, [
-        (RasterPlane(raster, classes, predictions_are, "--predictions-are", {}), truth(source))
-        for raster, source in zip(rasters, sources, strict=True)
-    ]
+    labels = [RasterPlane(raster, classes, predictions_are, "--predictions-are", {}) for raster in rasters]
+    planes: list[LabelPlane] = list(map(TablePlane, labels, tables)) if tables else list(labels)
+    return classes, list(zip(planes, map(truth, sources), strict=True))
 
 
 def stored_classes(path: Path) -> Classes | None:

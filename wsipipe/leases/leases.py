@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from wsipipe.errors import OutputError, UsageError
-from wsipipe.files import MAKE_ROOM, Location
+from wsipipe.errors import OutputError, StoreError, UsageError
+from wsipipe.files import MAKE_ROOM, Location, locate
 from wsipipe.leases.bucket import BucketLease
 from wsipipe.leases.folder import GONE, NOT_FREE, discard, evict, file_name, look_at, read_file
 from wsipipe.leases.holder import UNREADABLE, Holder, ended, this_process
 from wsipipe.leases.lease import (
     BEAT_SECONDS,
     HEART,
+    LEASE,
     PATIENCE_SECONDS,
     Clock,
     Lease,
@@ -150,6 +151,24 @@ class Leases:
                 discard(claim, token)
                 discard(path, token)
         return lease if won else None
+
+
+@contextmanager
+def holding(store: Location) -> Iterator[Lease]:
+    """The lease of ``store``, held within the context.
+
+    Raises
+    ------
+    StoreError
+        If somebody else holds it.
+    OutputError
+        If its folder cannot be read or written.
+    """
+    lease = Leases().take(locate(f"{store}{LEASE}"))
+    if isinstance(lease, Holder):
+        raise StoreError(f"{lease} is working on {store}; wait until that has ended, then give the same command")
+    with lease:
+        yield lease
 
 
 def remove_if_dead(path: Location) -> None:

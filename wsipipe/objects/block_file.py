@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from wsipipe.errors import DamagedStoreError, FingerprintError, SlideReadError
-from wsipipe.files import Location, write_whole
+from wsipipe.files import RESUMES, Location, write_whole
 from wsipipe.objects.block import BlockObjects, Counting, CutPieces
 from wsipipe.objects.fragments import Fragments
 from wsipipe.objects.numbers import Counts
@@ -71,7 +71,7 @@ def write_block_file(path: Location, block: BlockObjects, counting: Counting) ->
         offset += len(blob)
     header = json.dumps({"origin": block.origin, "counting": _described(counting), "arrays": stored}).encode()
     prefix = _PREFIX.pack(MAGIC, len(header), zlib.crc32(header))
-    write_whole(path, b"".join([prefix, header, *blobs]), kind="objects ", shared=True)
+    write_whole(path, b"".join([prefix, header, *blobs]), kind="objects ", way_out=RESUMES, shared=True)
 
 
 @dataclass(frozen=True)

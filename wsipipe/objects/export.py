@@ -22,13 +22,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 import shapely
 
 from wsipipe.errors import UsageError
 from wsipipe.files import appearing
+from wsipipe.objects.geojson_text import geojson_of
 from wsipipe.objects.read import ObjectTable, geometries
-from wsipipe.objects.table import schema_of
+from wsipipe.objects.table import parquet_writer, schema_of
 
 Made = TypeVar("Made")
 
@@ -165,10 +165,7 @@ def export_parquet(table: ObjectTable, path: Path, selection: Selection = EVERYT
     """
     table.check_classes(selection.classes)
     schema, written = schema_of(table.description), 0
-    with (
-        appearing(path) as partial,
-        pq.ParquetWriter(partial, schema, compression="zstd", use_dictionary=["class"]) as writer,
-    ):
+    with appearing(path) as partial, parquet_writer(partial, schema) as writer:
         for part in table.parts(classes=selection.classes, region=selection.region):
             writer.write_table(part.cast(schema))
             written += len(part)
@@ -237,10 +234,7 @@ class _Features:
         return _text(features)
 
     def _outlines(self, part: pa.Table) -> pa.Array:
-        polygons = simplified(geometries(part), self._simplify_px)
-        return pa.array(
-            shapely.to_geojson(shapely.transform(polygons, lambda points: np.round(points, 1))), pa.string()
-        )
+        return geojson_of(simplified(geometries(part), self._simplify_px))
 
     def _uuids(self, numbers: pa.ChunkedArray) -> pa.Array:
         return pa.array([f"{self._prefix}-{number:012x}" for number in numbers.to_pylist()])

@@ -307,9 +307,12 @@ def _successors(y: Counts, x: Counts, arriving: Directions, leaving: Directions)
     to leave along a line is followed by the first to arrive along it, and so on.
     """
     successor = np.full(len(y), -1, np.int64)
-    by_row = y * (int(x.max(initial=0)) + 1) + x
-    by_column = x * (int(y.max(initial=0)) + 1) + y
-    for direction, place in ((RIGHT, by_row), (LEFT, by_row), (DOWN, by_column), (UP, by_column)):
-        out, into = np.flatnonzero(leaving == direction), np.flatnonzero(arriving == direction)
-        successor[out[np.argsort(place[out])]] = into[np.argsort(place[into])]
+    # Nodes are nearly in the order of rows, in which the stable sort takes a tenth of the default's time, and small
+    # numbers of 16 bits are sorted by their digits.
+    y, x = (place.astype(np.min_scalar_type(int(place.max(initial=0)))) for place in (y, x))
+    by_row, by_column = np.lexsort((x, y)), np.lexsort((y, x))
+    for directions, order in (((RIGHT, LEFT), by_row), ((DOWN, UP), by_column)):
+        leaves, arrives = leaving[order], arriving[order]
+        for direction in directions:
+            successor[order[leaves == direction]] = order[arrives == direction]
     return successor

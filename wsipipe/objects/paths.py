@@ -68,7 +68,7 @@ def connected(count: int, one: npt.NDArray[np.integer], other: npt.NDArray[np.in
     first = np.full(groups, count, np.int64)
     np.minimum.at(first, group, np.arange(count))
     rank = np.empty(groups, np.int64)
-    rank[np.argsort(first)] = np.arange(groups)
+    rank[np.argsort(first, kind="stable")] = np.arange(groups)
     return groups, rank[group]
 
 

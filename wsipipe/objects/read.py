@@ -98,12 +98,37 @@ class ObjectTable:
             if len(part):
                 yield part if columns is None else part.select(list(columns))
 
+    def meeting(self, extent: tuple[float, float, float, float], columns: Collection[str]) -> Iterator[pa.Table]:
+        """The rows whose bounding boxes meet a rectangle, a row group at a time, in the order of the file.
+
+        Parameters
+        ----------
+        extent
+            Its first x and y, and its last ones, in pixels of the slide's finest level.
+        columns
+            Which columns.
+
+        Raises
+        ------
+        DamagedStoreError
+            If the file cannot be read.
+        """
+        x0, y0, x1, y1 = extent
+        rectangle = shapely.box(*extent)
+        for group in range(self._file.num_row_groups):
+            if not rectangle.intersects(self._extent(group)):
+                continue
+            part = self._read(group, list(dict.fromkeys([*columns, "bbox"])))
+            xmin, ymin, xmax, ymax = (column.to_numpy() for column in part["bbox"].combine_chunks().flatten())
+            met = (xmin <= x1) & (ymin <= y1) & (xmax >= x0) & (ymax >= y0)
+            yield part.filter(pa.array(met)).select(list(columns))
+
     def to_pandas(self) -> Any:
         """All objects as a data frame of pandas, which must be installed; polygons as WKB.
 
         ``geopandas.read_parquet(table.path)`` has them as geometries.
         """
-        return self._file.read().to_pandas()
+        return pa.concat_tables(self.parts()).to_pandas() if self.count else self.empty.to_pandas()
 
     def _read(self, group: int, columns: list[str] | None) -> pa.Table:
         try:
@@ -140,7 +165,7 @@ def open_objects(path: Named) -> ObjectTable:
         if not where.exists():
             raise StoreError(f"{path} has no objects; make them with wsipipe objects {path}")
     try:
-        file = pq.ParquetFile(where)
+        file = pq.ParquetFile(where, page_checksum_verification=True)
         description = parse_description(file.schema_arrow.metadata)
     except (OSError, ValueError) as err:  # ArrowInvalid is a ValueError
         raise DamagedStoreError(f"{where} cannot be read: {err}; make the objects again") from err

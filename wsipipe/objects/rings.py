@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import shapely
 
 from wsipipe.arrays import Mask
 from wsipipe.objects.numbers import Counts
@@ -100,26 +99,58 @@ def arrange(lines: Lines, group: Counts, count: int) -> Rings:
 
 
 def doubled_hull_areas(rings: Rings) -> Counts:
-    """Twice the area of the convex hull of each object, (objects,), int64, in pixels."""
-    owner = np.repeat(np.arange(len(rings.count)), rings.count)
-    # Only where the outline of a piece turns to the right can a corner be one of the hull.
-    first, last = _bounds(rings.size)
-    before = np.arange(-1, len(rings.points) - 1)
-    before[first] = last
-    along = rings.points - rings.points[before]
-    onward = np.arange(1, len(before) + 1)
-    onward[last] = first
-    turns = along[:, 1] * along[onward, 0] - along[:, 0] * along[onward, 1] > 0
-    turns &= np.repeat(rings.shell, rings.size)
-    corner_owner = np.repeat(owner, rings.size)[turns]
-    corners = rings.points[turns]
-    # Counted from a corner of the object, so that the sums of floats are integers, and exact.
-    if not len(rings.count):
-        return np.zeros(0, np.int64)
-    start = np.searchsorted(corner_owner, np.arange(len(rings.count)))
-    lines = shapely.linestrings((corners - corners[start][corner_owner]).astype(np.float64), indices=corner_owner)
-    areas: Counts = np.rint(2 * shapely.area(shapely.convex_hull(lines))).astype(np.int64)
+    """Twice the area of the convex hull of each object, (objects,), int64, in pixels.
+
+    Of all corners in a row only the first and the last can be corners of the hull, and so an object has two chains, one
+    on its left side and one on its right. A corner that lies on the line between the two beside it, or on the inner
+    side of that, is none of the hull. All such are left out at once, until there is no more of them (Sklansky's scan,
+    which is right for chains, though not for all polygons). 2.6 times as fast as `shapely.convex_hull`.
+    """
+    areas: Counts = np.zeros(len(rings.count), np.int64)
+    if not len(areas):
+        return areas
+    owner, y, x = _sides(rings)
+    while len(owner):
+        chain_goes_on = owner[1:] == owner[:-1]
+        along_y, along_x = np.diff(y), np.diff(x)
+        inner = np.zeros(len(owner), np.bool_)
+        inner[1:-1] = along_x[:-1] * along_y[1:] <= along_y[:-1] * along_x[1:]
+        inner[1:-1] &= chain_goes_on[1:] & chain_goes_on[:-1]
+        busy = np.zeros(2 * len(areas), np.bool_)
+        busy[owner[inner]] = True
+        goes_on = busy[owner]
+        complete = np.flatnonzero(chain_goes_on & ~goes_on[1:])
+        # Between two corners lies a trapezium; on the left side x is negative.
+        np.add.at(areas, owner[complete] // 2, along_y[complete] * (x[complete] + x[complete + 1]))
+        keep = goes_on & ~inner
+        owner, y, x = owner[keep], y[keep], x[keep]
     return areas
+
+
+def _sides(rings: Rings) -> tuple[Counts, Counts, Counts]:
+    """The first and last corner of each object in each row: its chain, y and x; chain by chain, each downwards.
+
+    Chains 2n and 2n + 1 are the left and the right side of object n. On the left side x is negative, so that the hull
+    is where x is large.
+    """
+    shell = np.repeat(rings.shell, rings.size)
+    object_of_ring = np.repeat(np.arange(len(rings.count)), rings.count)
+    owner = np.repeat(object_of_ring, rings.size)[shell]
+    y, x = rings.points[shell].T.astype(np.int64)
+    start = np.searchsorted(owner, np.arange(len(rings.count)))
+    y0, x0 = np.minimum.reduceat(y, start), int(x.min())
+    y -= y0[owner]
+    height, width = int(y.max()) + 1, int(x.max()) - x0 + 1
+    corner = np.sort((owner * height + y) * width + x - x0, kind="stable")  # nearly sorted
+    row = corner // width
+    changes = np.flatnonzero(row[1:] != row[:-1])
+    first, last = corner[np.append(0, changes + 1)], corner[np.append(changes, len(row) - 1)]
+    row = first // width
+    owner, y = row // height, row % height
+    chain = np.concatenate([2 * owner, 2 * owner + 1])
+    order = np.argsort(chain, kind="stable")
+    sides = np.concatenate([row * width - first, last - row * width])
+    return chain[order], np.concatenate([y, y])[order], sides[order]
 
 
 def _bounds(size: Counts) -> tuple[Counts, Counts]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from wsipipe.arrays import Labels, Pixels
 from wsipipe.errors import UsageError
 from wsipipe.objects.numbers import Counts
+from wsipipe.objects.outlines import stretches
 from wsipipe.objects.pieces import Pieces
 from wsipipe.objects.stains import STAINS, stain_densities
 
@@ -183,17 +184,17 @@ def _run_intensities(
     some = pixels if pixels is not None else probability
     if some is None or not len(pieces.run_y):
         return
-    (top, left), (height, width) = frame, some.shape[:2]
-    foreground = np.flatnonzero(pieces.numbers[top : top + height, left : left + width].ravel() >= 0)
-    stops = np.cumsum(pieces.run_x1 - pieces.run_x0)
+    size = pieces.run_x1 - pieces.run_x0
+    first = (pieces.run_y - frame[0]) * some.shape[1] + pieces.run_x0 - frame[1]
+    stops = np.cumsum(size)
     begins = np.unique(np.searchsorted(stops, range(0, int(stops[-1]), SUMMED_AT_ONCE))).tolist()
     for begin, end in pairwise([*begins, len(stops)]):
         start = stops[begin - 1] if begin else 0
-        at = foreground[start : stops[end - 1]]
+        at = stretches(first[begin:end], size[begin:end])
         run_starts = np.append(0, stops[begin : end - 1] - start)
         values: list[Counts] = []
         if pixels is not None:
-            here = pixels.reshape(-1, pixels.shape[2])[at]
+            here = pixels.reshape(-1, pixels.shape[2]).take(at, axis=0)  # a quarter of the time of [at]
             for channel in here.T.astype(np.int64):
                 values += (channel, channel * channel)
             if layout.stained:
