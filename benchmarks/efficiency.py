@@ -1,7 +1,7 @@
 """The speed of `run`, from a slide on disk to a complete store, over that of the bare network.
 
     python benchmarks/efficiency.py SLIDE [-m MODEL] [--mpp F] [--device NAME] [--engine NAME]
-        [--precision NAME] [--tile N] [--batch N] [--rounds N]
+        [--precision NAME] [--tile N] [--batch N] [--rounds N] [--objects]
 
 The bare network is the same replica on the same tiles, cut and mirrored beforehand and held in memory. Both run
 in this process, in turn; only the ratio matters.
@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--tile", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--objects", action="store_true", help="find objects in the run, too")
     args = parser.parse_args()
     config = RunConfig(
         model=args.model,
@@ -107,6 +108,7 @@ def main() -> None:
         tile=args.tile,
         batch=args.batch,
         tissue="off",
+        objects=args.objects,
     )
     tiles, pixels = cut_tiles(args.slide, config)
     batches, pool = in_batches(tiles, args.batch), resolve(config).pool

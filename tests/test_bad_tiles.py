@@ -24,6 +24,8 @@ from wsipipe.geometry.mirror import mirror
 from wsipipe.geometry.network import Receptive
 from wsipipe.model.model_file import read_model_info
 from wsipipe.pipeline import run as batch
+from wsipipe.pipeline.objects_plan import ObjectsRequest, plan_objects
+from wsipipe.pipeline.objects_store import make_objects
 from wsipipe.pipeline.summary import RunSummary, SlideOutcome
 
 SHAPE = (700, 900)
@@ -134,6 +136,15 @@ def test_tiles_are_cleared_through_another_resolution(tmp_path: Path, model: Pat
     tile = Box(int(box.y0 / shrink), -int(-box.y1 // shrink), int(box.x0 / shrink), -int(-box.x1 // shrink))
     expected = cleared(labels(tmp_path / "out", "intact"), [tile], model)
     np.testing.assert_array_equal(labels(tmp_path / "out", "torn"), expected)
+
+
+@pytest.mark.soak  # what a run and `wsipipe objects` measure is the same wherever it is tested
+def test_objects_are_those_of_the_labels_that_are_left(slides: tuple[Path, Path], tmp_path: Path, model: Path) -> None:
+    run(slides[1], tmp_path / "run", model, on_bad_tile="fill", objects=True)
+    run(slides[1], tmp_path / "after", model, on_bad_tile="fill")
+    store = tmp_path / "after" / "torn.zarr"
+    assert make_objects(plan_objects(store, ObjectsRequest()), 1, 2**40, lambda _done, _blocks: None).made
+    assert_same_bytes(tmp_path / "run" / "torn.zarr", store)
 
 
 def test_a_slide_that_is_mended_in_part_still_names_its_bad_tiles(

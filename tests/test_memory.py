@@ -22,9 +22,17 @@ def run_json(*arguments: object) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("shrink", "sides"), rounds((1.0, (2048, 8192)), (2.0, (2048, 4096)), (2.0, (2048, 8192))))
+@pytest.mark.parametrize(
+    ("shrink", "sides", "also"),
+    rounds(
+        (1.0, (2048, 8192), ()),
+        (2.0, (2048, 4096), ()),
+        (2.0, (2048, 8192), ()),
+        (1.0, (2048, 8192), ("--objects",)),
+    ),
+)
 def test_peak_memory_is_flat_and_below_the_projection(
-    tmp_path: Path, tiny_model: Path, shrink: float, sides: tuple[int, int]
+    tmp_path: Path, tiny_model: Path, shrink: float, sides: tuple[int, int], also: tuple[str, ...]
 ) -> None:
     """For a slide as it is, and for one averaged from twice as fine a slide to as many pixels of labels.
 
@@ -33,7 +41,7 @@ def test_peak_memory_is_flat_and_below_the_projection(
     peaks, model = {}, load_model(tiny_model)
     save_model(tmp_path / "b.safetensors", model.network, replace(model.spec, mpp=0.5))
     slides = [write_big_slide(tmp_path / f"{side}.zarr", round(side * shrink), mpp=0.5 / shrink) for side in sides]
-    options = ("-m", tmp_path / "b.safetensors", "-o", tmp_path / "out", "--block", 1024, "--tile", 512)
+    options = ("-m", tmp_path / "b.safetensors", "-o", tmp_path / "out", "--block", 1024, "--tile", 512, *also)
     plans = run_json(*slides, *options, "--dry-run")["slides"]
     assert not (tmp_path / "out").exists()
     for side, slide, planned in zip(sides, slides, plans, strict=True):
@@ -46,9 +54,12 @@ def test_peak_memory_is_flat_and_below_the_projection(
 
 
 @pytest.mark.slow
-def test_the_smallest_max_memory_that_is_named_works(tmp_path: Path, tiny_model: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--objects",)])
+def test_the_smallest_max_memory_that_is_named_works(
+    tmp_path: Path, tiny_model: Path, options: tuple[str, ...]
+) -> None:
     slide = write_big_slide(tmp_path / "s.zarr", 3000)
-    command = ["run", slide, "-m", tiny_model, "-o", tmp_path / "out", "--device", "cpu", "--json"]
+    command = ["run", slide, "-m", tiny_model, "-o", tmp_path / "out", "--device", "cpu", "--json", *options]
     refused = wsipipe(*command, "--max-memory", "50MB")
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr

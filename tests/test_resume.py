@@ -53,15 +53,9 @@ class Case:
 
     def command(self, out: Path) -> list[object]:
         """The arguments of `wsipipe` that make it again in ``out``."""
-        given = [
-            *("-m", self.config.model),
-            *("--block", self.config.block),
-            *("--device", "cpu"),
-            *("-o", out),
-            "--engine",
-            "torch",
-        ]
-        return ["run", self.slide, *given, *(["--probabilities"] if self.config.probabilities else [])]
+        given = [*("-m", self.config.model), *("--block", self.config.block), *("--device", "cpu"), *("-o", out)]
+        flags = [f"--{name}" for name in ("probabilities", "objects") if getattr(self.config, name)]
+        return ["run", self.slide, *given, "--engine", "torch", *flags]
 
     def again(self, out: Path, **changes: object) -> SlideOutcome:
         """The outcome of the slide in ``out``, with ``changes`` of the configuration."""
@@ -96,6 +90,12 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Case:
 def with_probabilities(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """As ``few``, and the probabilities of three classes."""
     return made(tmp_path_factory.mktemp("probabilities"), (1040, 1080), 9, block=516, probabilities=True)
+
+
+@pytest.fixture(scope="module")
+def with_objects(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """6 x 7 blocks of 64 px, and the table of their objects."""
+    return made(tmp_path_factory.mktemp("objects"), (380, 440), 42, block=64, objects=True)
 
 
 def unfinish(store: Path) -> Path:
@@ -227,6 +227,31 @@ def test_run_with_probabilities_that_was_killed_ends_in_the_same_bytes(
     outcome = case.again(out)
     assert (outcome.status, outcome.blocks_computed) == ("done", case.blocks - len(had))
     assert had.items() <= shards(out / "slide.zarr").items()
+    assert_same_bytes(out / "slide.zarr", case.store)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", rounds(2, 12))
+def test_run_with_objects_that_was_killed_again_and_again_ends_in_the_same_bytes(
+    with_objects: Case, tmp_path: Path, kills: int
+) -> None:
+    """Killed once some blocks are done, and in the end while it writes the table."""
+    case, out, log = with_objects, tmp_path / "out", tmp_path / "log"
+    begun = out / "slide.zarr.partial"
+
+    def writes_table() -> bool:
+        return bool([*begun.glob("objects/objects.parquet*")]) or (out / "slide.zarr").exists()
+
+    for number in range(1, kills + 1):
+        had = shards(begun)
+        most = min(len(had) + case.blocks // kills, case.blocks)
+        moment = writes_table if number == kills else lambda most=most: len(shards(begun)) >= most
+        process = start(*case.command(out), log=log)
+        assert wait_until(moment, process), log.read_text()
+        process.kill()
+        finish(process)
+        assert had.items() <= shards(begun if begun.exists() else out / "slide.zarr").items()
+    assert case.again(out).status in ("done", "skipped")
     assert_same_bytes(out / "slide.zarr", case.store)
 
 

@@ -87,6 +87,10 @@ class DamagedStoreError(StoreError, OSError):
     """The metadata of a store cannot be read, and wsipipe does not guess them."""
 
 
+class OutlineError(SlideError, ValueError):
+    """An object whose outline has more corners than may be in memory at once."""
+
+
 class TrainingError(WsipipeError, RuntimeError):
     """A training run that cannot continue, for example because its loss is no longer a number (exit code 1)."""
 

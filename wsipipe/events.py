@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Spent:
     write: float = 0.0
     """Making coarser levels, compressing, and writing bytes to the store."""
     other: float = 0.0
-    """The rest of a block's time: averaging, copying and mirroring pixels, and Python."""
+    """The rest of a block's time: averaging, copying and mirroring pixels, measuring objects, and Python."""
     infer: float = 0.0
     """Time of the devices: copying tiles there, the network, and copying labels back."""
 
@@ -44,6 +44,41 @@ class Spent:
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(more, field.name))
         return self
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """The objects of one class."""
+
+    name: str
+    """Name of the class."""
+    objects: int
+    """Number of objects."""
+    per_mm2: float | None
+    """Objects per square millimetre of the area that was searched; None if that is unknown, or nothing."""
+    area_share: float | None
+    """Share of that area that they cover; None if nothing was searched."""
+    median_pixels: float | None
+    """Median of their areas in pixels of the labels; None without objects."""
+    median_um2: float | None
+    """The same in square micrometres; None if the size of a pixel is unknown."""
+    areas: tuple[tuple[float, int], ...] = ()
+    """A histogram of their areas: (smallest area in pixels, number of objects) of bins without a gap; each ends where
+    the next one begins, at sqrt(2) times its own smallest area."""
+
+
+def parse_class_count(row: Mapping[str, Any]) -> ClassCount:
+    """The counts in ``row``, as JSON has them; keys that a newer wsipipe writes are left out.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If they are not those of a class.
+    """
+    given = dict(row)
+    known = {field.name: given[field.name] for field in fields(ClassCount) if field.name in given}
+    areas = tuple((float(area), int(count)) for area, count in given.get("areas", ()))
+    return ClassCount(**known | {"areas": areas})
 
 
 @dataclass(frozen=True)
@@ -131,6 +166,17 @@ class BlockDone:
     blank: bool
     """Whether pixels were read, and all of them are zero."""
     spent: Spent
+
+
+@dataclass(frozen=True)
+class ObjectsFound:
+    """The table of a slide's objects is in its store."""
+
+    slide: str
+    table: str
+    """Path of the table, once the store has its final name."""
+    classes: tuple[ClassCount, ...]
+    """Counts of each class."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +301,7 @@ OfSlide = (
     SlideStarted
     | TissueFound
     | BlockDone
+    | ObjectsFound
     | SlideDone
     | SlideEmpty
     | SlideSkipped

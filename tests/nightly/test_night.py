@@ -35,12 +35,12 @@ from tests.slides.made import scn
 from tests.soak import rounds
 from tests.tissue.drawn import glass
 from wsipipe.errors import MachineError, UsageError, WsipipeError
-from wsipipe.events import BlockDone, Event, SlideDone, SlideFailed, SlideStarted, Warned
+from wsipipe.events import BlockDone, Event, ObjectsFound, SlideDone, SlideFailed, SlideStarted, Warned
 from wsipipe.leases.leases import Leases
 from wsipipe.model.model_file import read_model_info
 from wsipipe.nightly.config import Night, read_night
 from wsipipe.nightly.failures import version_of
-from wsipipe.nightly.night import run_night, seconds_left_alone, slides_in
+from wsipipe.nightly.night import project, run_night, seconds_left_alone, slides_in
 from wsipipe.pipeline import dispatcher
 from wsipipe.pipeline.summary import RunSummary
 from wsipipe.report import write
@@ -274,6 +274,30 @@ def test_new_weights_redo_slides_and_the_old_store_stays_until_the_new_one_is_co
     for name, store in stores.items():
         assert_same_bytes(store, tmp_path / "undisturbed" / f"{name}.zarr")
     nights.also = lambda _: None
+    assert set(statuses(nights.run()).values()) == {"skipped"}
+
+
+def test_a_night_that_wants_objects_measures_finished_slides_too(tmp_path: Path, inbox: Path, model: Path) -> None:
+    nights = Nights(night_of(tmp_path, model))
+    (inbox / "c.tif").rename(tmp_path / "c.tif")
+    nights.run()
+    made = {name: files(tmp_path / "out" / f"{name}.zarr" / "0") for name in "ab"}
+    (tmp_path / "c.tif").rename(inbox / "c.tif")
+    nights = Nights(night_of(tmp_path, model, tables=SMALL + "objects = true\nmin_area = 2.0\nsplit = true\n"))
+    _, (projection,) = project(nights.night, nights.clock())
+    assert [plan.action for plan in projection.plan.planned] == ["measure", "measure", "segment"]
+    report = nights.run()
+    assert set(statuses(report).values()) == {"done"}
+    assert sorted(nights.of(ObjectsFound)) == ["a.tif", "b.tif", "c.tif"]
+    for name in "ab":
+        assert files(tmp_path / "out" / f"{name}.zarr" / "0") == made[name]
+    for row in report.slides:
+        counts = row.objects
+        assert row.store is not None
+        table = wsipipe.open_objects(row.store)
+        assert sum(one.objects for one in counts) == table.count == table.dataset.count_rows() > 0
+        assert (table.description.min_area_um2, table.description.split) == (2.0, True)
+    assert f"{report.slides[0].objects[0].objects:,} class 1" in (nights.night.report / "report.html").read_text()
     assert set(statuses(nights.run()).values()) == {"skipped"}
 
 

@@ -16,7 +16,7 @@ from wsipipe.errors import (
     DamagedStoreError,
     FingerprintError,
     GeometryError,
-    MemoryLimitError,
+    OutlineError,
     OutputError,
     SlideReadError,
     UsageError,
@@ -104,7 +104,7 @@ def test_a_table_that_has_no_folder_is_an_output_error(tmp_path: Path) -> None:
 
 
 def test_an_outline_with_too_many_corners_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MemoryLimitError, match=r"object at \[0:40, 0:40\] of class 1, .* corners; at most 50 "):
+    with pytest.raises(OutlineError, match=r"object at \[0:40, 0:40\] of class 1, .* corners; at most 50 "):
         write_objects(tmp_path / "one.parquet", LABELS | np.eye(40, dtype=np.uint8), block_px=20, max_corners=50)
 
 

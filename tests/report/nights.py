@@ -9,6 +9,7 @@ import numpy as np
 import tifffile
 from hypothesis import strategies as st
 
+from wsipipe.events import ClassCount
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.network import Receptive
 from wsipipe.report.record import (
@@ -54,6 +55,12 @@ texts = st.one_of(
 )
 
 
+def counts_of(name: str) -> tuple[ClassCount, ...]:
+    """Counts of 7 objects of a class, and of a class without any."""
+    areas = ((32.0, 3), (32 * 2**0.5, 0), (64.0, 4))
+    return ClassCount(name, 7, 1234.5, 0.02, 60.0, 15.0, areas), ClassCount("fat", 0, 0.0, 0.0, None, None)
+
+
 def slides_of_all_kinds(text: str = "") -> tuple[SlideReport, ...]:
     """One slide of each status, with ``text`` wherever there can be a text."""
     return (
@@ -70,6 +77,7 @@ def slides_of_all_kinds(text: str = "") -> tuple[SlideReport, ...]:
             model=text or "nuclei",
             model_sha256=SHA,
             skipped=1_048_576,
+            objects=counts_of(text or "gland"),
         ),
         SlideReport("/in/case-2.tif", FAILED, text or "case-2.tif is truncated", seconds=2.0, attempts=2),
         SlideReport("/in/case-3.tif", SET_ASIDE, text or "case-3.tif has no mpp; give --mpp", attempts=3),

@@ -38,6 +38,7 @@ def test_metrics_say_how_the_night_went(tmp_path: Path) -> None:
         "wsipipe_slides_with_warnings": 2,
         "wsipipe_night_seconds": 29520,
         "wsipipe_night_pixels": 1_003_145_728,
+        "wsipipe_night_objects": 7,
         "wsipipe_pixels_per_second": pytest.approx(1_003_145_728 / 108.1),
         "wsipipe_night_started_timestamp_seconds": 1795557603,
         "wsipipe_night_finished_timestamp_seconds": 1795587123,
@@ -50,7 +51,7 @@ def test_metrics_say_how_the_night_went(tmp_path: Path) -> None:
 def test_every_metric_has_its_help_and_type_before_its_samples() -> None:
     lines = metrics(night()).splitlines()
     names = [line.split()[2] for line in lines if line.startswith("# TYPE")]
-    assert len(set(names)) == len(names) == 10
+    assert len(set(names)) == len(names) == 11
     for name in names:
         at = lines.index(f"# TYPE {name} gauge")
         assert lines[at - 1].startswith(f"# HELP {name} ")
@@ -62,7 +63,7 @@ def test_no_text_breaks_the_metrics(text: str) -> None:
     report = night(*slides_of_all_kinds(text), host=text, stopped=text)
     report = replace(report, version=text)
     found = samples(metrics(report))
-    assert len(found) == 17
+    assert len(found) == 18
     metrics(report).encode()
 
 

@@ -9,16 +9,19 @@ import pytest
 from hypothesis import given
 
 from tests.report.html_check import Seen
-from tests.report.nights import HOSTILE, SHA, night, slides_of_all_kinds, texts
+from tests.report.nights import HOSTILE, SHA, counts_of, night, slides_of_all_kinds, texts
 from wsipipe.pictures.thumbnail import ClassArea, StoreSummary
-from wsipipe.report.page import element, page, tone_of
+from wsipipe.report.markup import element
+from wsipipe.report.page import page, tone_of
 from wsipipe.report.record import DONE, FAILED, OPEN, SET_ASIDE, SKIPPED, STATUSES, SlideReport
 from wsipipe.report.words import amount, area, aside, duration, headline, shortened, shown, three_digits
 
 
 def summary_of(text: str = "gland") -> StoreSummary:
     classes = (ClassArea(text, 7, "#ff8000", 1234, 0.0412, True), ClassArea("fat", 9, "#0080ff", 99, None, False))
-    return StoreSummary(b"\xff\xd8 a picture", (240, 320), classes, (f"note {text}",), "0.0.9", text, SHA)
+    return StoreSummary(
+        b"\xff\xd8 a picture", (240, 320), classes, (f"note {text}",), "0.0.9", text, SHA, counts_of(text)
+    )
 
 
 def page_of(text: str = "") -> str:
@@ -132,6 +135,16 @@ def test_every_slide_has_its_status_and_its_facts() -> None:
     assert "tried on 3 nights" in text
 
 
+def test_objects_have_their_counts_and_a_histogram_with_equal_steps() -> None:
+    seen = Seen(page_of())
+    for known in ("7 gland", "1,234", "15.0 µm²", "0 fat", "areas of gland", "8.00 µm² to 22.6 µm², in steps of √2"):
+        assert known in seen.text
+    assert "areas of fat" not in seen.text
+    bars = [attributes for name, attributes in seen.elements if name == "rect" and attributes.get("fill") == "#ff8000"]
+    heights = [float(bar["height"] or 0) for bar in bars if bar.get("width") == "8"]
+    assert heights == [75.0, 0.0, 100.0]
+
+
 def test_pictures_have_a_text_and_tables_have_headers() -> None:
     seen = Seen(page_of())
     (picture,) = (attributes for name, attributes in seen.elements if name == "img")
@@ -139,10 +152,11 @@ def test_pictures_have_a_text_and_tables_have_headers() -> None:
     assert picture["alt"] == "The slide case-1.tif, with its labels outlined: gland, fat"
     assert (picture["width"], picture["height"]) == ("320", "240")
     assert all(attributes.get("scope") in {"row", "col"} for name, attributes in seen.elements if name == "th")
-    assert sum(name == "table" for name, _ in seen.elements) == 4  # areas, waiting, taken, history
+    assert sum(name == "table" for name, _ in seen.elements) == 5  # areas, objects, waiting, taken, history
     assert [a.get("aria-label") for n, a in seen.elements if n == "svg" and a.get("role") == "img"] == [
         "Slides done and failed, night by night",
         "Speed, night by night",
+        "Areas of gland, at most 4 in a bar",
     ]
 
 

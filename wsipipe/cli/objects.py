@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from wsipipe.cli.exit_codes import EXIT_FAILED
-from wsipipe.cli.slide_options import Option, with_options
+from wsipipe.cli.run_text import class_count_as_text
+from wsipipe.cli.slide_options import OBJECT_OPTIONS, Option, with_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,18 +18,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from wsipipe.files import Location
-    from wsipipe.objects.counts import ClassCount
     from wsipipe.pipeline.objects_plan import ObjectsRequest
     from wsipipe.pipeline.objects_store import StoreObjects
 
-OBJECT_OPTIONS: tuple[Option, ...] = (
-    click.option(
-        "--min-area",
-        "min_area_um2",
-        type=float,
-        metavar="UM2",
-        help="Area below which objects are left out, um2 (px without a resolution).  [default: the model's]",
-    ),
+MEASURE_OPTIONS: tuple[Option, ...] = (
+    *OBJECT_OPTIONS,
     click.option(
         "--connectivity",
         type=click.Choice(["4", "8"]),
@@ -36,7 +30,6 @@ OBJECT_OPTIONS: tuple[Option, ...] = (
         show_default=True,
         help="Pixels that touch at a corner belong together (8), or not (4).",
     ),
-    click.option("--split", is_flag=True, help="Part objects where they are narrow: nuclei that touch."),
 )
 
 
@@ -51,7 +44,7 @@ class Measured:
 
 @click.command()
 @click.argument("out", nargs=-1, required=True, metavar="OUT|STORE...")
-@with_options(OBJECT_OPTIONS)
+@with_options(MEASURE_OPTIONS)
 @click.option(
     "--slide",
     default="auto",
@@ -170,17 +163,4 @@ def _as_text(found: StoreObjects) -> str:
         lines.append(f"    instances -> {found.instances}")
     if found.warning:
         lines.append(f"    warning: shapes only, because {found.warning}; --slide FILE names it")
-    return "\n".join([*lines, *map(_class_as_text, found.classes)])
-
-
-def _class_as_text(one: ClassCount) -> str:
-    said = [f"    {one.name}: {one.objects:,}"]
-    if one.per_mm2 is not None:
-        said.append(f"{one.per_mm2:,.1f} per mm2")
-    if one.area_share is not None:
-        said.append(f"{one.area_share:.2%} of the area")
-    if one.median_um2 is not None:
-        said.append(f"median {one.median_um2:,.1f} um2")
-    elif one.median_pixels is not None:
-        said.append(f"median {one.median_pixels:,.1f} px")
-    return ", ".join(said)
+    return "\n".join([*lines, *map(class_count_as_text, found.classes)])

@@ -27,6 +27,7 @@ from wsipipe.events import (
     ClusterReady,
     Event,
     Listener,
+    ObjectsFound,
     OfSlide,
     RunStarted,
     SizesChosen,
@@ -136,6 +137,8 @@ def run_line(event: Event) -> str | None:
             return f"{_name(event)}: tissue covers {event.share:.0%} ({event.how})"
         case SlideEmpty():
             return f"{_name(event)}: no tissue, complete in {event.seconds:.1f} s -> {event.store}"
+        case ObjectsFound():
+            return f"{_name(event)}: {sum(one.objects for one in event.classes):,} objects"
         case SlideDone():
             return f"{_name(event)}: done in {event.seconds:.1f} s -> {event.store}"
         case SlideSkipped():

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from wsipipe.cli.run_text import plan_as_json, plan_as_text, summary_as_json, summary_as_text
-from wsipipe.cli.slide_options import READER_OPTIONS, Option, with_options
+from wsipipe.cli.slide_options import OBJECT_OPTIONS, READER_OPTIONS, Option, with_options
 
 
 def number_or_auto(text: str) -> int | None:
@@ -100,6 +100,7 @@ RESULT_OPTIONS: tuple[Option, ...] = (
     ),
     click.option("--probabilities", is_flag=True, help="Also write the probability of each class, as round(255 p)."),
     click.option("--overwrite", is_flag=True, help="Replace existing results, once the new ones are complete."),
+    click.option("--objects", is_flag=True, help="Also outline, measure and count objects, as `wsipipe objects` does."),
 )
 CLUSTER_OPTIONS: tuple[Option, ...] = (
     click.option(
@@ -119,6 +120,7 @@ CLUSTER_OPTIONS: tuple[Option, ...] = (
 @with_options(READER_OPTIONS)
 @with_options(COMPUTE_OPTIONS)
 @with_options(RESULT_OPTIONS)
+@with_options(OBJECT_OPTIONS)
 @with_options(CLUSTER_OPTIONS)
 @click.option("--dry-run", is_flag=True, help="Read headers only, and print what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
@@ -136,8 +138,9 @@ def run(
 ) -> None:  # the rest are fields of RunConfig, under the same names
     """Segment SLIDE... (files, folders, patterns) into DIR/<slide's name>.zarr.
 
-    Finished slides are skipped, unfinished ones are resumed. Exit code: 0 all done, 1 some slides failed,
-    2 usage, 3 the environment (no device, no memory, no space), 130 interrupted: the same command resumes.
+    Finished slides are skipped, unfinished ones are resumed. With --objects, finished ones that lack theirs get them.
+    Exit code: 0 all done, 1 some slides failed, 2 usage, 3 the environment (no device, no memory, no space), 130
+    interrupted: the same command resumes.
     """
     from wsipipe.cli.progress import show_run
     from wsipipe.cli.streams import stderr_problem

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wsipipe.events import ClassCount
     from wsipipe.pipeline.run_plan import Refused, RunPlan
     from wsipipe.pipeline.slide_plan import SlidePlan
     from wsipipe.pipeline.summary import Account, RunSummary, SlideOutcome
@@ -46,6 +47,7 @@ def _slide_plan_as_json(plan: RunPlan, slide: SlidePlan | Refused) -> dict[str, 
         "block": slide.grid.block,
         "blocks": slide.grid.count,
         "blocks_to_do": len(slide.blocks),
+        "objects": None if plan.setup.objects is None else asdict(plan.setup.objects),
         "output_bytes_at_most": slide.store.raw_bytes,
         "projected_memory_bytes": plan.memory_bytes(slide),
         "warnings": list(slide.slide.warnings),
@@ -92,12 +94,12 @@ def _account_as_json(account: Account | None) -> dict[str, Any] | None:
 
 
 def summary_as_text(summary: RunSummary) -> str:
-    """One line per slide, one for the whole run, and one for where the time went."""
+    """One line per slide and class of its objects, one for the whole run, and one for where the time went."""
     from wsipipe.pipeline.summary import NOT_ATTEMPTED
     from wsipipe.report.record import DONE, FAILED, NO_TISSUE, OPEN, SKIPPED, TAKEN
     from wsipipe.report.words import shown_lines
 
-    lines = [_outcome_as_text(slide) for slide in summary.slides]
+    lines = [line for slide in summary.slides for line in _outcome_as_text(slide)]
     pixels = sum(slide.pixels for slide in summary.slides)
     counts = ", ".join(f"{summary.count(status)} {status}" for status in (DONE, SKIPPED, FAILED))
     rare = [(status, summary.count(status)) for status in (NO_TISSUE, TAKEN, OPEN, NOT_ATTEMPTED)]
@@ -113,12 +115,29 @@ def summary_as_text(summary: RunSummary) -> str:
     return shown_lines(lines)
 
 
-def _outcome_as_text(slide: SlideOutcome) -> str:
+def _outcome_as_text(slide: SlideOutcome) -> list[str]:
+    """The line of a slide, and one for each class of its objects."""
     if slide.store is None or slide.message:
         where = f" -> {slide.store}" if slide.store else ""
-        return f"{slide.status:8} {Path(slide.slide).name}{where}: {slide.message}"
+        return [f"{slide.status:8} {Path(slide.slide).name}{where}: {slide.message}"]
     speed = slide.pixels / 1e6 / slide.seconds if slide.seconds else 0.0
     size = f"{slide.pixels / 1e6:,.1f} MP"
     if slide.skipped:
         size += f" ({slide.skipped / slide.pixels:.0%} skipped, without tissue)"
-    return f"{slide.status:8} {Path(slide.slide).name} -> {slide.store}  {size}, {speed:.2f} MP/s"
+    made = f"{size}, {speed:.2f} MP/s" if slide.pixels or not slide.objects else "objects measured"
+    lines = [f"{slide.status:8} {Path(slide.slide).name} -> {slide.store}  {made}"]
+    return [*lines, *map(class_count_as_text, slide.objects)]
+
+
+def class_count_as_text(one: ClassCount) -> str:
+    """The line of the objects of one class."""
+    said = [f"    {one.name}: {one.objects:,}"]
+    if one.per_mm2 is not None:
+        said.append(f"{one.per_mm2:,.1f} per mm2")
+    if one.area_share is not None:
+        said.append(f"{one.area_share:.2%} of the area")
+    if one.median_um2 is not None:
+        said.append(f"median {one.median_um2:,.1f} um2")
+    elif one.median_pixels is not None:
+        said.append(f"median {one.median_pixels:,.1f} px")
+    return ", ".join(said)

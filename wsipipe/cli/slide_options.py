@@ -21,6 +21,17 @@ READER_OPTIONS: tuple[Option, ...] = (
     click.option("--series", type=int, metavar="N", help="Image of a file that holds several, from 0."),
 )
 
+OBJECT_OPTIONS: tuple[Option, ...] = (
+    click.option(
+        "--min-area",
+        "min_area_um2",
+        type=float,
+        metavar="UM2",
+        help="Area below which objects are left out, um2 (px without a resolution).  [default: the model's]",
+    ),
+    click.option("--split", is_flag=True, help="Part objects where they are narrow: nuclei that touch."),
+)
+
 
 def with_options(options: tuple[Option, ...]) -> Option:
     """A decorator that adds ``options`` to a command, in this order."""

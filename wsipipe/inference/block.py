@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from wsipipe.arrays import Labels
+from wsipipe.arrays import Labels, Pixels
 from wsipipe.errors import SlideReadError
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box, Grid, boxes
@@ -60,6 +60,20 @@ class PredictedBlock:
     """Tiles that could not be decoded and that labels of the block depend on, in pixels of the plane."""
     unseen: int = 0
     """Pixels whose label is 0 because of `unread`."""
+    pixels: Pixels | None = None
+    """(y, x, channel) of `seen`, as they were read, valid as long as the labels; None if none were read."""
+    seen: Box | None = None
+    """The part of the block, relative to its origin, whose pixels were read; beyond it all labels are 0."""
+
+    def pixels_in(self, box: Box, level: Level) -> Pixels:
+        """The pixels of ``box`` of the block, (y, x, channel) in the dtype of ``level``; 0 where none were read."""
+        found = np.zeros((*box.shape, level.channels), level.dtype)
+        if self.pixels is not None and self.seen is not None and (met := self.seen.overlap(box)) is not None:
+            there = self.pixels[met.seen_from(self.seen).slices]
+            if met == box:
+                return there
+            found[met.seen_from(box).slices] = there
+        return found
 
 
 SPARSE = 64
@@ -118,10 +132,11 @@ def predict_block(
     labels = memory_of_thread("labels", prod(sides)).reshape(sides)
     if cores != every:
         labels[...] = 0
-    blank, probabilities = False, None
+    blank, probabilities, pixels, around = False, None, None, None
     unread: Unread = {}
     if cores:
-        blank, probabilities = _compute(work, cores, (rows, cols), labels, spent, unread)
+        around = _around(cores)
+        blank, probabilities, pixels = _compute(work, cores, (rows, cols), labels, spent, unread)
     height, width = box.shape
     cut = Prediction(labels[:height, :width], None if probabilities is None else probabilities[:, :height, :width])
     if mask is not None:
@@ -132,7 +147,7 @@ def predict_block(
     through = sum((core.shape[0] + margin) * (core.shape[1] + margin) for core in cores)
     skipped = cut.labels.size - sum(prod(_on_slide(core, box).shape) for core in cores)
     spent.other = time.perf_counter() - started - spent.threads
-    return PredictedBlock(cut, through, skipped, blank, spent, reached, unseen)
+    return PredictedBlock(cut, through, skipped, blank, spent, reached, unseen, pixels, around)
 
 
 def _clear(
@@ -167,13 +182,14 @@ def _compute(
     labels: Labels,
     spent: Spent,
     unread: Unread,
-) -> tuple[bool, npt.NDArray[np.uint8] | None]:
+) -> tuple[bool, npt.NDArray[np.uint8] | None, Pixels]:
     """Predict ``cores`` of a block into its ``labels``; ``at`` are the indices (rows, columns) of its tile's pixels.
 
     Returns
     -------
     tuple
-        Whether every pixel that was read is zero, and the probabilities, 0 beyond the cores, or None.
+        Whether every pixel that was read is zero; the probabilities, 0 beyond the cores, or None; and the pixels of
+        the smallest box that holds the cores, (y, x, channel).
     """
     margin, around, probabilities = work.grid.receptive.margin, _around(cores), None
     rows, cols = at[0][around.y0 : around.y1 + margin], at[1][around.x0 : around.x1 + margin]
@@ -204,7 +220,9 @@ def _compute(
             if probabilities is None:
                 probabilities = np.zeros((len(prediction.probabilities), *labels.shape), np.uint8)
             probabilities[:, *core.slices] = prediction.probabilities
-    return not (unread or pixels[::SPARSE, ::SPARSE].any() or pixels.any()), probabilities
+    blank = not (unread or pixels[::SPARSE, ::SPARSE].any() or pixels.any())
+    half = margin // 2
+    return blank, probabilities, pixels[half : half + around.shape[0], half : half + around.shape[1]]
 
 
 def cores_met(cores: list[Box], grid: Grid, block: Box, mask: TissueMask) -> Iterator[Box]:

@@ -54,6 +54,9 @@ class RunTable:
     tissue: str = TISSUE_AUTO
     on_bad_tile: str = FAIL
     probabilities: bool = False
+    objects: bool = False
+    min_area: float | None = None
+    split: bool = False
     max_upsample: float = MAX_UPSAMPLE
     reader: str | None = None
     channels: str | None = None
@@ -162,7 +165,7 @@ class Night:
         given = asdict(table)
         if slides is not None:
             given |= {name: value for name in OF_SLIDES if (value := getattr(slides, name)) is not None}
-        limit, planes = given.pop("max_memory"), take_planes(given)
+        limit, min_area, planes = given.pop("max_memory"), given.pop("min_area"), take_planes(given)
         return RunConfig(
             out=self.place(self.config.out),
             renew=True,
@@ -170,6 +173,7 @@ class Night:
             mpp=slides.mpp if slides else None,
             planes=planes,
             max_memory_bytes=None if limit is None else size_bytes(limit, "max_memory"),
+            min_area_um2=min_area,
             cluster=self.config.cluster,
             **given,
         )

@@ -21,6 +21,7 @@ from wsipipe.pipeline.dispatcher import Limits
 from wsipipe.pipeline.run import run
 from wsipipe.pipeline.run_plan import RunPlan, plan_run
 from wsipipe.pipeline.setup import resolve
+from wsipipe.pipeline.slide_plan import MEASURE
 from wsipipe.pipeline.summary import NOT_ATTEMPTED, Outcomes, SlideOutcome
 from wsipipe.redaction import without_secrets
 from wsipipe.report import record as reports
@@ -263,6 +264,7 @@ def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop:
         seconds=slide.seconds,
         pixels=slide.pixels,
         skipped=slide.skipped,
+        objects=slide.objects,
         warnings=tuple(slide.warnings),
         attempts=attempts,
         model=group.model.spec.name,
@@ -355,7 +357,7 @@ def _project(plan: RunPlan) -> Projection:
     through = sum(p.pixels * ((p.grid.core + p.grid.receptive.margin) / p.grid.core) ** 2 for p in to_do)
     speeds = recall(plan.setup.pool)
     hours = through / max(speeds.values()) / plan.all_devices / 3600 if speeds else None
-    return Projection(plan, hours, sum(p.store.raw_bytes for p in to_do))
+    return Projection(plan, hours, sum(p.store.raw_bytes for p in to_do if p.action != MEASURE))
 
 
 def _iso(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 
@@ -34,3 +35,15 @@ class Areas:
                 assert lower is not None
                 return (lower + area) / 2
         return None
+
+    @property
+    def histogram(self) -> tuple[tuple[float, int], ...]:
+        """(smallest area in pixels, number of objects) of each bin; bins are half an octave wide, without a gap.
+
+        Bin n holds the areas a with ``2**n <= a**2 < 2**(n + 1)``, so no rounding decides.
+        """
+        found = Counter[int]()
+        for area, count in self.counts:
+            found[(area * area).bit_length() - 1] += count
+        bins = range(min(found), max(found) + 1) if found else ()
+        return tuple((2 ** (number / 2), found[number]) for number in bins)

@@ -3,28 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
+from wsipipe.events import ClassCount
 from wsipipe.objects.areas import Areas
 from wsipipe.objects.read import ObjectTable
-
-
-@dataclass(frozen=True)
-class ClassCount:
-    """The objects of one class."""
-
-    name: str
-    """Name of the class."""
-    objects: int
-    """Number of objects."""
-    per_mm2: float | None
-    """Objects per square millimetre of the area that was searched; None if that is unknown, or nothing."""
-    area_share: float | None
-    """Share of that area that they cover; None if nothing was searched."""
-    median_pixels: float | None
-    """Median of their areas in pixels of the labels; None without objects."""
-    median_um2: float | None
-    """The same in square micrometres; None if the size of a pixel is unknown."""
 
 
 def count_classes(table: ObjectTable, searched_pixels: float) -> tuple[ClassCount, ...]:
@@ -60,4 +42,5 @@ def _count(name: str, areas: Areas, searched_pixels: float, mpp: float | None) -
         areas.pixels / searched_pixels if searched_pixels else None,
         areas.median,
         None if mpp is None or areas.median is None else areas.median * mpp * mpp,
+        areas.histogram,
     )

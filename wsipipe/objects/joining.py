@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsipipe.arrays import Labels, Mask
-from wsipipe.errors import MemoryLimitError
+from wsipipe.errors import OutlineError
 from wsipipe.geometry.grid import Box
 from wsipipe.objects.block import STRIP_PX, Counting, CutPieces, measure_block, splits
 from wsipipe.objects.corners import Corners, CutSource
@@ -123,7 +123,7 @@ class Joining:
 
         Raises
         ------
-        MemoryLimitError
+        OutlineError
             If the outline of an object has too many corners.
         """
         self._corners.make_room(2 * len(row))
@@ -271,10 +271,10 @@ class Joining:
         if corners.max() > self._max_corners:
             worst = int(corners.argmax())
             y0, x0, y1, x1 = sums.extent[worst].tolist()
-            raise MemoryLimitError(
+            raise OutlineError(
                 f"the outline of the object at [{y0}:{y1}, {x0}:{x1}] of class {sums.label[worst]}, which has "
                 f"{sums.added[worst, AREA]} px, has {int(corners[worst])} corners; at most {self._max_corners} can be "
-                "joined; this model's regions are too ragged to be outlined, use the labels instead"
+                "joined; give more memory (--max-memory), or do without the objects of this slide"
             )
 
 

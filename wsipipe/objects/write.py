@@ -66,7 +66,7 @@ def write_table(
     ------
     UsageError
         If the labels have a class that the description does not name.
-    MemoryLimitError
+    OutlineError
         If the outline of an object has too many corners.
     SlideReadError, DamagedStoreError, FingerprintError
         If the file of a block is missing, damaged, or was made with another ``counting``.

@@ -23,6 +23,7 @@ import numpy as np
 
 from wsipipe.arrays import Labels
 from wsipipe.errors import SlideFormatError, StoreError, WsipipeError
+from wsipipe.events import ClassCount
 from wsipipe.geometry.grid import boxes
 from wsipipe.pictures.drawing import as_rgb, inner_edge
 from wsipipe.slides.open import open_slide
@@ -64,7 +65,7 @@ class ClassArea:
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """The thumbnail of a store, the areas of its classes, and the model that made it."""
+    """The thumbnail of a store, the areas and objects of its classes, and the model that made it."""
 
     jpeg: bytes = b""
     """The thumbnail; empty if there is none."""
@@ -77,6 +78,8 @@ class StoreSummary:
     """Version of the wsipipe that made the store."""
     model: str = ""
     model_sha256: str = ""
+    objects: tuple[ClassCount, ...] = ()
+    """Counts of its objects, class by class; empty if they were not measured."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ def summarise(slide: str, store: str) -> StoreSummary:
         version=opened.version,
         model=opened.model,
         model_sha256=opened.model_sha256,
+        objects=opened.objects or (),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from wsipipe.events import BlockDone
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
 from wsipipe.inference.block import BlockWork, predict_block
+from wsipipe.pipeline.objects_plan import ObjectsPlan
+from wsipipe.pipeline.objects_store import measure_left, measure_predicted
 from wsipipe.pipeline.tissue_tasks import resident_mask
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import Level
@@ -29,6 +32,8 @@ class StoreWork:
     """The work of predicting it."""
     store: StoreSpec
     """The store that it is written to."""
+    objects: ObjectsPlan | None = None
+    """What is measured of its objects; None: nothing."""
 
 
 def is_blank(level: Level, box: Box) -> bool:
@@ -36,8 +41,26 @@ def is_blank(level: Level, box: Box) -> bool:
     return not read_box(level, box, unread={}).any()
 
 
+def count_block(work: StoreWork, index: Index) -> Counter[int]:
+    """Pixels of each label in block ``index``, which an earlier run wrote; measures its objects, unless that run did.
+
+    Raises
+    ------
+    DamagedStoreError
+        If a shard is damaged. It is removed then, to be made again.
+    SlideReadError
+        If pixels of objects cannot be read.
+    OutputError
+        If the disk fails.
+    """
+    counts = content.count_labels(work.store, index)
+    if work.objects is not None:
+        measure_left(work.objects, work.block.grid.block_box(index))
+    return counts
+
+
 def store_block(work: StoreWork, index: Index, rows: Indices, cols: Indices) -> npt.NDArray[np.object_]:
-    """Predict one block and write its shards.
+    """Predict one block, measure its objects if that is asked for, and write its shards.
 
     Parameters
     ----------
@@ -58,6 +81,10 @@ def store_block(work: StoreWork, index: Index, rows: Indices, cols: Indices) -> 
     labels, probabilities = block.prediction.labels, block.prediction.probabilities
     if probabilities is None and work.store.fingerprint.probabilities:  # no tile of the block was computed
         probabilities = np.zeros((len(work.store.classes), *labels.shape), np.uint8)
+    if work.objects is not None:
+        channels = {label: number for number, (_, label, _) in enumerate(work.store.classes)}
+        with block.spent.on("other"):
+            measure_predicted(work.objects, work.block.grid.block_box(index), block, channels)
     with block.spent.on("write"):
         if block.unread:
             content.note_unread(work.store, index, block.unread, block.unseen)

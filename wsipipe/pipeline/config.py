@@ -118,6 +118,12 @@ class RunConfig:
     """What a tile that cannot be decoded does: ``fail`` its slide, or ``fill`` what depends on it with label 0."""
     probabilities: bool = False
     """Also write the probability of each class."""
+    objects: bool = False
+    """Also find and measure the objects, as ``wsipipe objects`` does."""
+    min_area_um2: float | None = None
+    """With ``objects``: area in square micrometres below which they are left out; None: what the model says."""
+    split: bool = False
+    """With ``objects``: part them where they are narrow."""
     overwrite: bool = False
     """Replace existing stores, once the new one is complete."""
     renew: bool = False

@@ -22,10 +22,13 @@ from wsipipe.leases.lease import LEASE, Lease
 from wsipipe.leases.leases import Leases
 from wsipipe.pipeline.cluster.patience import Patience
 from wsipipe.pipeline.machine import megabytes
+from wsipipe.pipeline.measure_job import MeasureJob
 from wsipipe.pipeline.run_plan import RunPlan
 from wsipipe.pipeline.slide_job import SlideJob, Stage
-from wsipipe.pipeline.slide_plan import SEGMENT, SKIP, SlidePlan, plan_slide
+from wsipipe.pipeline.slide_plan import MEASURE, SEGMENT, SKIP, SlidePlan, plan_slide
 from wsipipe.urls import Url
+
+Job = SlideJob | MeasureJob
 
 LOGGER = logging.getLogger(__name__)
 
@@ -96,8 +99,8 @@ class Dispatcher:
         self._waiting = deque(run.to_do)
         self._held: dict[str, tuple[SlidePlan, Holder]] = {}  # by the slide's path: those that other runners hold
         self._leases = Leases()
-        self._jobs: dict[SlideJob, Lease] = {}
-        self._owner: dict[Future[Any], SlideJob] = {}
+        self._jobs: dict[Job, Lease] = {}
+        self._owner: dict[Future[Any], Job] = {}
         self._completed = as_completed()
         self._expected = run.threads / (run.bare * len(run.setup.devices)) if run.bare else 0.0
         self._slowest = 0.0  # the slowest block so far, in seconds a pixel
@@ -205,7 +208,8 @@ class Dispatcher:
                     self._listener(SlideSkipped(plan.slide.path, plan.store.path, plan.reason))
                     lease.release()
                     return
-                job = SlideJob(plan, self._run, self._client, self._hear)
+                made = MeasureJob if plan.action == MEASURE else SlideJob
+                job: Job = made(plan, self._run, self._client, self._hear)
             except BaseException:
                 lease.release()
                 raise
@@ -258,7 +262,7 @@ class Dispatcher:
             self._slowest = max(self._slowest, event.spent.threads / event.computed)
         self._listener(event)
 
-    def _submit_of(self, job: SlideJob) -> None:
+    def _submit_of(self, job: Job) -> None:
         with self._failing_slide(job.plan):
             if self._jobs[job].lost and not self._jobs[job].regain():
                 raise SlideError(f"{job.plan.slide.file} is another runner's now")

@@ -12,6 +12,13 @@ from wsipipe.geometry.scale import stored_side
 from wsipipe.inference.devices import OPENVINO, lanes
 from wsipipe.inference.footprint import FLOAT32_BYTES, activation_bytes
 from wsipipe.inference.pool import PoolSpec
+from wsipipe.pipeline.objects_plan import (
+    JOINING_BYTES,
+    OUTLINE_BYTES,
+    RUN_BLOCK_PX,
+    block_side,
+    measuring_bytes,
+)
 from wsipipe.pipeline.setup import Setup
 from wsipipe.slides.pixels.mirrored import averaging_bytes
 from wsipipe.slides.readers.picture import PictureReader
@@ -115,9 +122,14 @@ def tissue_need(level: Level, setup: Setup) -> int:
 
 
 def block_need(level: Level, grid: Grid, setup: Setup) -> int:
-    """The most bytes that one block of ``level`` holds."""
-    classes = setup.model.architecture["classes"]
-    return block_bytes(level, grid, classes=classes, probabilities=setup.probabilities)
+    """The most bytes that one block of ``level`` holds, or joining the objects of all blocks."""
+    classes, probabilities = setup.model.architecture["classes"], setup.probabilities
+    need = block_bytes(level, grid, classes=classes, probabilities=probabilities)
+    if setup.objects is not None:
+        side = block_side(grid.block, RUN_BLOCK_PX)
+        need += measuring_bytes(level, side, classes=classes, probabilities=probabilities)
+        need = max(need, JOINING_BYTES + OUTLINE_BYTES)
+    return need
 
 
 def network_need(grid: Grid, setup: Setup) -> int:

@@ -15,7 +15,7 @@ from wsipipe.geometry.scale import stored_side
 from wsipipe.model.min_areas import min_area_of_older
 from wsipipe.objects.block import STRIP_PX, Counting
 from wsipipe.objects.read import ObjectTable, open_objects
-from wsipipe.objects.sums import Layout
+from wsipipe.objects.sums import SUMMED_AT_ONCE, Layout
 from wsipipe.objects.table import Description, ObjectClass
 from wsipipe.pipeline.machine import megabytes
 from wsipipe.pipeline.slide_seen import is_same
@@ -32,12 +32,18 @@ SLIDE_AUTO, SLIDE_OFF = "auto", "off"
 """Which slide intensities are measured in: the one that the store names, or none."""
 BLOCK_PX = 2048
 """The largest side of a block, where it can be chosen."""
+RUN_BLOCK_PX = 1024
+"""The same in a run, where a network is in memory, too."""
 SMALLEST_BLOCK_PX = 256
 """The smallest side that is chosen to save memory."""
 SHAPE_BYTES = 140
 """Bytes for each pixel of a block: 10 for one region, 14 for nuclei, 131 for noise, as measured."""
 SUMS_BYTES = 100 * 2**20
-"""Bytes for the intensities that are summed at once, as measured."""
+"""Bytes for `SUMMED_AT_ONCE` pixels whose intensities are summed, as measured."""
+JOINING_BYTES = 100 * 2**20
+"""Bytes for joining blocks and writing the table, as measured with a million nuclei, but for the longest outline."""
+OUTLINE_BYTES = 64 * 2**20
+"""The least that a run leaves for the longest outline: 190 000 corners."""
 PIECES_AT_ONCE = 10
 """Pieces of a file that are decoded at a time."""
 COLOURS = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
@@ -82,7 +88,12 @@ class ObjectsPlan:
         """The table."""
         return Path(self.store.path) / OBJECTS_TABLE
 
-    def folder(self, block_px: int) -> Location:
+    @property
+    def run_block_px(self) -> int:
+        """Side of the blocks of objects, in pixels, where they are measured as parts of the blocks of a run."""
+        return block_side(self.store.block, RUN_BLOCK_PX)
+
+    def folder(self, block_px: int) -> Path:
         """Where blocks of ``block_px`` px put what they give, until the table is made."""
         token = hashlib.sha256(repr((self.counting, block_px)).encode()).hexdigest()[:8]
         return Path(self.store.path) / OBJECTS / f"blocks-{token}"
@@ -130,8 +141,32 @@ def plan_objects(path: Named, request: ObjectsRequest) -> ObjectsPlan:
         raise StoreError(f"{where} is not finished; the same wsipipe run completes it")
     shape = zarr_labels(where).shape  # raises where shards are missing
     slide, warning = _slide(store, request.slide)
-    level = None if slide is None else _level(slide, store, shape)
-    colours = Layout() if slide is None or level is None else intensities_of(slide, level)
+    if slide is None:
+        return _planned(store, request, shape, Layout(), warning=warning)
+    level = _level(slide, store, shape)
+    return _planned(store, request, shape, intensities_of(slide, level), level=level)
+
+
+def plan_objects_of_run(store: Location, request: ObjectsRequest, slide: Slide, level: Level) -> ObjectsPlan:
+    """The same for a store that a run works on, whether or not it is finished, from ``level`` of ``slide``.
+
+    Raises
+    ------
+    DamagedStoreError
+        If its attributes cannot be read.
+    """
+    return _planned(open_finished(store), request, level.shape, intensities_of(slide, level), level=level)
+
+
+def _planned(
+    store: FinishedStore,
+    request: ObjectsRequest,
+    shape: tuple[int, int],
+    colours: Layout,
+    *,
+    level: Level | None = None,
+    warning: str = "",
+) -> ObjectsPlan:
     layout = replace(colours, probability=store.probable)
     smallest = request.min_area_um2
     if smallest is None:
@@ -171,8 +206,8 @@ def fitted_blocks(plan: ObjectsPlan, threads: int, limit_bytes: int) -> tuple[in
     """
     side, smallest = block_side(plan.store.block, BLOCK_PX), min(plan.store.block, SMALLEST_BLOCK_PX)
     while threads * block_bytes(plan, side) > limit_bytes:
-        if side // 2 >= smallest:
-            side = block_side(plan.store.block, side // 2)
+        if (smaller := block_side(plan.store.block, side // 2)) >= smallest and smaller < side:
+            side = smaller
         elif threads > 1:
             threads -= 1
         else:
@@ -185,21 +220,48 @@ def fitted_blocks(plan: ObjectsPlan, threads: int, limit_bytes: int) -> tuple[in
 
 
 def block_side(block_px: int, most_px: int) -> int:
-    """The side of the blocks of objects: an equal part of ``block_px``, of at most ``most_px``."""
-    parts = next(n for n in range(-(-block_px // most_px), block_px + 1) if block_px % n == 0)
-    return max(block_px // parts, STRIP_PX)
+    """The side of the blocks of objects: the largest equal part of ``block_px`` that has at most ``most_px``.
+
+    If that has less than a quarter of ``most_px``, as it may where ``block_px`` has few divisors, it is the smallest
+    part that has more. It is never less than `STRIP_PX`, even if a block is.
+    """
+    sides = [block_px // n for n in range(1, block_px + 1) if block_px % n == 0]
+    side = next(side for side in sides if side <= most_px)
+    if 4 * side < min(most_px, block_px):
+        side = min(side for side in sides if side > most_px)
+    return max(side, STRIP_PX)
 
 
 def block_bytes(plan: ObjectsPlan, side: int) -> int:
-    """The most memory that measuring a block of ``side`` px takes."""
-    need = SHAPE_BYTES * side * side
-    if plan.store.probable:
-        need += len(plan.store.classes) * 2 * side * side
-    if (level := plan.level) is not None:
-        pixel = level.channels * np.dtype(level.dtype).itemsize
+    """The most memory that reading and measuring a block of ``side`` px takes."""
+    level = plan.level
+    need = measuring_bytes(level, side, classes=len(plan.store.classes), probabilities=plan.store.probable)
+    if level is not None:
         pieces = prod(-(-stored_side(side, level.shrink) // piece) + 1 for piece in level.tile)
-        decoded = min(pieces, PIECES_AT_ONCE) * prod(level.tile) * pixel
-        need += SUMS_BYTES + 2 * side * side * pixel + averaging_bytes(level, (side, side)) + decoded
+        decoded = min(pieces, PIECES_AT_ONCE) * prod(level.tile) * level.channels * np.dtype(level.dtype).itemsize
+        need += averaging_bytes(level, (side, side)) + decoded
+    return need
+
+
+def measuring_bytes(level: Level | None, side: int, *, classes: int, probabilities: bool) -> int:
+    """The most memory that measuring a block of ``side`` px takes, whose pixels are of ``level``, once they are read.
+
+    Parameters
+    ----------
+    level
+        The level; None if shapes only are measured.
+    side
+        The side of the block in pixels.
+    classes
+        Number of classes.
+    probabilities
+        Whether their probabilities are measured.
+    """
+    area = side * side
+    need = SHAPE_BYTES * area + probabilities * 2 * classes * area
+    if level is not None:
+        summed = SUMS_BYTES * min(area, SUMMED_AT_ONCE) // SUMMED_AT_ONCE
+        need += summed + 2 * area * level.channels * np.dtype(level.dtype).itemsize
     return need
 
 

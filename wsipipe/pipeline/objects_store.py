@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,21 +15,24 @@ import psutil
 
 from wsipipe.arrays import Labels, Pixels
 from wsipipe.errors import DamagedStoreError, FingerprintError, OutputError, SlideReadError
+from wsipipe.events import ClassCount
 from wsipipe.files import RESUMES, Location, make_folder, remove_entry
 from wsipipe.geometry.grid import Box, boxes
+from wsipipe.inference.block import PredictedBlock
 from wsipipe.objects.block import measure_block
 from wsipipe.objects.block_file import BlockFile, block_file, write_block_file
-from wsipipe.objects.counts import ClassCount, count_classes
+from wsipipe.objects.counts import count_classes
 from wsipipe.objects.joining import MAX_CORNERS
 from wsipipe.objects.read import open_objects
 from wsipipe.objects.sums import Intensities
 from wsipipe.objects.write import write_table
 from wsipipe.pipeline.memory_need import RUNTIME_BYTES
-from wsipipe.pipeline.objects_plan import ObjectsPlan, fitted_blocks
+from wsipipe.pipeline.objects_plan import BLOCK_PX, ObjectsPlan, fitted_blocks
 from wsipipe.rasters.opened import reading
 from wsipipe.slides.pixels.mirrored import Unread, read_box
 from wsipipe.slides.slide import Level
 from wsipipe.store.lifecycle import note_objects
+from wsipipe.store.spec import OBJECTS
 from wsipipe.store.zarr_settings import own_zarr_settings
 
 CORNER_BYTES = 350
@@ -85,39 +88,77 @@ def make_objects(plan: ObjectsPlan, threads: int, limit_bytes: int, progress: Pr
     StoreError
         If its table has intensities that cannot be measured again.
     MemoryLimitError
-        If one block does not fit into the memory, or an outline is too ragged.
+        If one block does not fit into the memory.
+    OutlineError
+        If an outline has too many corners.
     OutputError
         If there is no room.
     """
     with own_zarr_settings():
-        small = None
-        if (table := plan.existing()) is None:
-            taken = psutil.Process().memory_info().rss + RUNTIME_BYTES
+        taken = psutil.Process().memory_info().rss + RUNTIME_BYTES
+        block_px = BLOCK_PX
+        if plan.existing() is None:
             block_px, threads = fitted_blocks(plan, threads, limit_bytes - taken)
-            corners = min(MAX_CORNERS, (limit_bytes - taken) // CORNER_BYTES)
-            small = _make_table(plan, progress, block_px=block_px, threads=threads, max_corners=corners)
-            table = open_objects(plan.table)
-        share = plan.store.tissue_share
-        height, width = plan.counting.shape
-        counts = count_classes(table, height * width * (1.0 if share is None else share))
-        note_objects(
-            Path(plan.store.path),
-            {
-                "connectivity": table.description.connectivity,
-                "split": table.description.split,
-                "min_area_um2": table.description.min_area_um2,
-                "classes": [asdict(count) for count in counts],
-            },
-        )
-        _remove_blocks(plan.table.parent)
+            _measure_all(plan, progress, block_px=block_px, threads=threads)
+        return finish_objects(plan, block_px, limit_bytes - taken)
+
+
+def finish_objects(plan: ObjectsPlan, block_px: int, limit_bytes: int) -> StoreObjects:
+    """Join what all blocks of ``block_px`` px gave to the table of a store, unless it has that, and note its counts.
+
+    Parameters
+    ----------
+    plan
+        What was measured.
+    block_px
+        Side of the blocks.
+    limit_bytes
+        The most memory that joining an outline may take.
+
+    Raises
+    ------
+    DamagedStoreError
+        If what a block gave is missing or damaged. All of it is removed then, to be measured again.
+    OutlineError
+        If an outline has too many corners.
+    OutputError
+        If there is no room.
+    """
+    small, folder = None, plan.folder(block_px)
+    if (table := plan.existing()) is None:
+        try:
+            small = write_table(
+                plan.table,
+                folder,
+                counting=plan.counting,
+                block_px=block_px,
+                description=plan.description,
+                max_corners=min(MAX_CORNERS, limit_bytes // CORNER_BYTES),
+            )
+        except (SlideReadError, DamagedStoreError, FingerprintError) as err:
+            remove_blocks(plan.store.path)
+            raise DamagedStoreError(f"{err}; what the blocks gave was removed, the same command resumes") from err
+        table = open_objects(plan.table)
+    share = plan.store.tissue_share
+    height, width = plan.counting.shape
+    counts = count_classes(table, height * width * (1.0 if share is None else share))
+    note_objects(
+        Path(plan.store.path),
+        {
+            "connectivity": table.description.connectivity,
+            "split": table.description.split,
+            "min_area_um2": table.description.min_area_um2,
+            "classes": [asdict(count) for count in counts],
+        },
+    )
+    remove_blocks(plan.store.path)
     return StoreObjects(plan.store.path, str(plan.table), small is not None, small, counts, plan.warning)
 
 
-def _make_table(plan: ObjectsPlan, progress: Progress, *, block_px: int, threads: int, max_corners: int) -> int:
-    """Measure all blocks of ``block_px`` px that are left, and join them; returns how many objects were too small."""
+def _measure_all(plan: ObjectsPlan, progress: Progress, *, block_px: int, threads: int) -> None:
+    """Measure all blocks of ``block_px`` px that are left."""
     folder = plan.folder(block_px)
-    _remove_blocks(plan.table.parent, but=folder)
-    make_folder(folder, way_out=RESUMES, within=Path(plan.store.path))
+    remove_blocks(plan.store.path, but=folder)
     every = list(boxes(plan.counting.shape, block_px))
     left = [box for box in every if not _is_whole(_file(folder, box, block_px), plan)]
     progress(len(every) - len(left), len(every))
@@ -126,19 +167,64 @@ def _make_table(plan: ObjectsPlan, progress: Progress, *, block_px: int, threads
     pool = ThreadPoolExecutor(threads, "wsipipe-objects")
     try:
         while some := list(islice(todo, threads * IN_HAND_PER_THREAD)):
-            for _ in pool.map(partial(_measure, plan, folder, block_px), some):
+            for _ in pool.map(partial(_measure_stored, plan, block_px), some):
                 done += 1
                 progress(done, len(every))
     finally:
         pool.shutdown(cancel_futures=True)
-    return write_table(
-        plan.table,
-        folder,
-        counting=plan.counting,
-        block_px=block_px,
-        description=plan.description,
-        max_corners=max_corners,
-    )
+
+
+def measure_left(plan: ObjectsPlan, box: Box) -> None:
+    """Measure the parts of ``box``, a block of a run, that are left, from the labels in the store.
+
+    Raises
+    ------
+    SlideReadError
+        If labels or pixels cannot be read.
+    OutputError
+        If there is no room.
+    """
+    side = plan.run_block_px
+    for part in _parts(box, side):
+        if not _is_whole(_file(plan.folder(side), part, side), plan):
+            _measure_stored(plan, side, part)
+
+
+def measure_predicted(plan: ObjectsPlan, box: Box, block: PredictedBlock, channels: Mapping[int, int]) -> None:
+    """Measure the parts of ``box``, a block of a run, from what was just predicted, and from the pixels read for that.
+
+    Parameters
+    ----------
+    plan
+        What to measure.
+    box
+        The block.
+    block
+        Its labels, pixels and probabilities.
+    channels
+        Index of each label's class along the axis of probabilities.
+
+    Raises
+    ------
+    OutputError
+        If there is no room.
+    """
+    side, layout, predicted = plan.run_block_px, plan.counting.layout, block.prediction
+    for part in _parts(box, side):
+        inside = part.seen_from(box)
+        labels = np.ascontiguousarray(predicted.labels[inside.slices])
+        pixels = block.pixels_in(inside, plan.level) if plan.level is not None else None
+        probability = None
+        if layout.probability:
+            probability = np.zeros(labels.shape, np.uint8)
+            if predicted.probabilities is not None:
+                probability = _chosen(predicted.probabilities[:, *inside.slices], channels, labels)
+        _write(plan, side, part, labels, Intensities(layout, pixels, probability))
+
+
+def _parts(box: Box, side: int) -> Iterator[Box]:
+    """The blocks of objects within a block of a run."""
+    return (part.moved(box.y0, box.x0) for part in boxes(box.shape, side))
 
 
 def _file(folder: Location, box: Box, block_px: int) -> Location:
@@ -155,16 +241,22 @@ def _is_whole(path: Location, plan: ObjectsPlan) -> bool:
         return False
 
 
-def _measure(plan: ObjectsPlan, folder: Location, block_px: int, box: Box) -> None:
-    """Measure the objects of one block, and write its file."""
+def _measure_stored(plan: ObjectsPlan, block_px: int, box: Box) -> None:
+    """Measure the objects of one block of ``block_px`` px from the labels in the store, and write its file."""
     layout = plan.counting.layout
     with reading(Path(plan.store.path), box):
         labels: Labels = np.asarray(plan.store.labels(0)[box.slices])
     pixels = None if plan.level is None else read_pixels(plan.level, box, labels)
-    intensities = Intensities(layout, pixels, _probabilities(plan, box, labels) if layout.probability else None)
-    write_block_file(
-        _file(folder, box, block_px), measure_block(labels, box, plan.counting, intensities), plan.counting
-    )
+    probability = _probabilities(plan, box, labels) if layout.probability else None
+    _write(plan, block_px, box, labels, Intensities(layout, pixels, probability))
+
+
+def _write(plan: ObjectsPlan, block_px: int, box: Box, labels: Labels, intensities: Intensities) -> None:
+    """Measure the objects of one block of ``block_px`` px, and write its file."""
+    folder = plan.folder(block_px)
+    make_folder(folder, way_out=RESUMES, within=Path(plan.store.path))
+    measured = measure_block(labels, box, plan.counting, intensities)
+    write_block_file(_file(folder, box, block_px), measured, plan.counting)
 
 
 def read_pixels(level: Level, box: Box, labels: Labels) -> Pixels:
@@ -191,7 +283,7 @@ def read_pixels(level: Level, box: Box, labels: Labels) -> Pixels:
     for tile, message in unread.items():
         met = tile.overlap(box)
         if met is not None and labels[met.seen_from(box).slices].any():
-            raise SlideReadError(f"{message}; repair the slide, or measure shapes only (--slide off)")
+            raise SlideReadError(f"{message}; repair the slide, or measure shapes only (wsipipe objects --slide off)")
     return pixels
 
 
@@ -200,18 +292,32 @@ def _probabilities(plan: ObjectsPlan, box: Box, labels: Labels) -> npt.NDArray[n
     with reading(Path(plan.store.path), box):
         array, index = plan.store.probabilities()
         every = np.asarray(array[:, *box.slices])
+    return _chosen(every, index, labels)
+
+
+def _chosen(every: npt.NDArray[np.uint8], index: Mapping[int, int], labels: Labels) -> npt.NDArray[np.uint8]:
+    """Of the probabilities (class, y, x), uint8, those of each pixel's class."""
     found = np.zeros(labels.shape, np.uint8)
     for label, number in index.items():
         np.copyto(found, every[number], where=labels == label)
     return found
 
 
-def _remove_blocks(folder: Path, but: Location | None = None) -> None:
-    """Remove what blocks gave, and the debris of a process that was killed."""
+def remove_blocks(store: str | Path, but: Path | None = None) -> None:
+    """Remove what blocks of a store gave, ``but`` one folder of it, and the debris of a process that was killed.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be removed.
+    """
+    folder = Path(store) / OBJECTS
     try:
         for entry in _debris(folder):
             if entry != but:
                 remove_entry(entry)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
     except OSError as err:
         raise OutputError(f"{folder} cannot be cleaned up: {err.strerror or err}; remove the folders in it") from err
 

@@ -11,6 +11,7 @@ from wsipipe.files import Location, Named, locate
 from wsipipe.pipeline.fitted_sizes import fit_memory
 from wsipipe.pipeline.machine import default_threads, loaded_bytes, megabytes
 from wsipipe.pipeline.memory_need import RUNTIME_BYTES, weight_bytes
+from wsipipe.pipeline.objects_plan import JOINING_BYTES
 from wsipipe.pipeline.setup import Setup, SlideOptions
 from wsipipe.pipeline.slide_plan import SKIP, SlidePlan, level_of, plan_slide
 from wsipipe.pipeline.store_names import name_stores
@@ -75,6 +76,10 @@ class RunPlan:
     def all_devices(self) -> int:
         """The devices of all processes."""
         return len(self.setup.devices) * self.setup.site.processes
+
+    def outline_bytes(self, plan: SlidePlan) -> int:
+        """The most memory for the outline of one object of the slide of ``plan``, if every thread takes as much."""
+        return (self.setup.limit_bytes - self.base_bytes - plan.held_bytes) // self.threads - JOINING_BYTES
 
     def memory_bytes(self, plan: SlidePlan) -> int:
         """The peak of a process while it segments the slide of ``plan``."""

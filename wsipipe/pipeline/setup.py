@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsipipe.errors import UsageError
+from wsipipe.files import locate
 from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.pipeline.config import DEFAULT_MODEL, FAIL, FILL, ComputeRequest, RunConfig, check_cluster
 from wsipipe.pipeline.machine import default_limit_bytes
+from wsipipe.pipeline.objects_plan import ObjectsRequest
 from wsipipe.slides.planes import Planes
 from wsipipe.slides.readers.registry import named
 from wsipipe.slides.table import SlidesTable, read_slides_table
 from wsipipe.tissue.mask_file import tissue_identity
+from wsipipe.urls import Url
 
 CORE_PX, GPU_BLOCK_PX, CPU_BLOCK_PX = 1024, 4096, 2048
 """Default sizes, where there is memory for them."""
@@ -96,6 +99,8 @@ class Setup:
     on_bad_tile: str
     """``fail`` or ``fill``."""
     probabilities: bool
+    objects: ObjectsRequest | None
+    """What is asked for of objects; None: nothing."""
     overwrite: bool
     renew: bool
 
@@ -184,6 +189,7 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
         tissue_identity=tissue_identity(config.tissue),
         on_bad_tile=config.on_bad_tile,
         probabilities=config.probabilities,
+        objects=_objects(config),
         overwrite=config.overwrite,
         renew=config.renew,
     )
@@ -196,6 +202,21 @@ def _check_numbers(config: RunConfig) -> None:
             raise UsageError(f"--{option} must be a positive number, not {value}")
     if not 1 <= config.max_upsample < float("inf"):
         raise UsageError(f"--max-upsample must be 1 (never enlarge) or more, not {config.max_upsample}")
+
+
+def _objects(config: RunConfig) -> ObjectsRequest | None:
+    """What is asked for of objects."""
+    if not config.objects:
+        if config.split or config.min_area_um2 is not None:
+            option = "--split" if config.split else "--min-area"
+            raise UsageError(f"{option} is about objects, which are not asked for; add --objects")
+        return None
+    if isinstance(locate(config.out), Url):
+        raise UsageError(
+            f"-o {config.out}: objects are measured in stores on a disk; give a folder, or run without --objects, copy "
+            "the stores, and measure them with wsipipe objects"
+        )
+    return ObjectsRequest(config.min_area_um2, split=config.split)
 
 
 def site_of_this_process(request: ComputeRequest) -> Site:

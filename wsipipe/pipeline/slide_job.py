@@ -9,6 +9,7 @@ from dataclasses import asdict, astuple, replace
 from datetime import UTC, datetime
 from enum import Enum, auto
 from itertools import islice
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -16,18 +17,20 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from wsipipe.errors import MachineError, SlideError, SlideReadError
-from wsipipe.events import BlockDone, Listener, SlideDone, SlideEmpty, SlideStarted, TissueFound, Warned
+from wsipipe.events import BlockDone, Listener, ObjectsFound, SlideDone, SlideEmpty, SlideStarted, TissueFound, Warned
 from wsipipe.inference.block import BlockWork
-from wsipipe.pipeline.block_tasks import Index, StoreWork, is_blank, store_block
+from wsipipe.pipeline.block_tasks import Index, StoreWork, count_block, is_blank, store_block
 from wsipipe.pipeline.cluster.patience import result_of
 from wsipipe.pipeline.graph import map_blocks, tasks_of
+from wsipipe.pipeline.objects_plan import ObjectsPlan, plan_objects_of_run
+from wsipipe.pipeline.objects_store import StoreObjects, finish_objects, remove_blocks
 from wsipipe.pipeline.run_plan import RunPlan
 from wsipipe.pipeline.slide_plan import SlidePlan
 from wsipipe.pipeline.slide_seen import look
 from wsipipe.pipeline.summary import Outcomes, SlideOutcome, account
 from wsipipe.pipeline.tissue_tasks import TISSUE_PRIORITY, TissueFinding, submit_tissue
 from wsipipe.store import content, lifecycle
-from wsipipe.store.spec import Seen, coarse_chunks
+from wsipipe.store.spec import OBJECTS_TABLE, Seen, coarse_chunks
 from wsipipe.tissue.detect import BLANK
 
 MOST_LISTED = 20
@@ -86,9 +89,12 @@ class SlideJob:
         lifecycle.begin_store(plan.store, plan.damaged)
         grid = plan.grid
         block = BlockWork(plan.level, grid, run.setup.pool, plan.keep(run.threads), run.setup.fills)
+        self._objects = self._begin_objects()
+        unmeasured = None if self._objects is None or self._objects.existing() else self._objects
+        self._work = StoreWork(block, plan.store, unmeasured)
         self._blocks = map_blocks(
             store_block,
-            StoreWork(block, plan.store),
+            self._work,
             grid,
             chunks=tuple((1,) * count for count in grid.blocks),
             dtype=object,
@@ -109,6 +115,17 @@ class SlideJob:
         self._overwritten = False
         self._finishing = self._finish()
         self._outcome(SlideStarted(plan.slide.path, plan.store.path, grid.count, len(plan.blocks), plan.pixels))
+
+    def _begin_objects(self) -> ObjectsPlan | None:
+        """What is measured of objects; removes what another run, with other options or without, has left of them."""
+        partial, wanted = self.plan.store.partial, self._run.setup.objects
+        if wanted is None:
+            if isinstance(partial, Path):
+                remove_blocks(partial)
+            return None
+        objects = plan_objects_of_run(partial, wanted, self.plan.slide, self.plan.level)
+        remove_blocks(objects.store.path, but=objects.folder(objects.run_block_px))
+        return objects
 
     def next_tasks(self, most: int) -> Futures:
         """Submit up to ``most`` further tasks: blocks first, then coarser levels, then publishing.
@@ -175,8 +192,9 @@ class SlideJob:
         error = future.exception()
         if isinstance(error, KilledWorker) and self.stage is Stage.FINISHING:
             raise SlideError(
-                f"{self.plan.slide.file}: the worker died each time that it made the coarser levels, after all blocks "
-                f"were done, which are in {self.plan.store.partial}; {AFTER_DEATHS}"
+                f"{self.plan.slide.file}: the worker died each time that it made the coarser levels"
+                f"{' or the table of objects' if self._objects else ''}, after all blocks were done, which are in "
+                f"{self.plan.store.partial}; {AFTER_DEATHS}"
             ) from error
         if future.key in self._looks:
             self._record_look(future, error)
@@ -193,6 +211,9 @@ class SlideJob:
             self._labels += result
         elif isinstance(result, bool):
             self._blank &= result
+        elif isinstance(result, StoreObjects):
+            table = str(Path(self.plan.store.path) / OBJECTS_TABLE)
+            self._outcome(ObjectsFound(self.plan.slide.path, table, result.classes))
         elif result is not None:
             done: BlockDone = result[0, 0]
             self._blank &= done.blank or not done.computed
@@ -267,7 +288,13 @@ class SlideJob:
             self._raise_if_incomplete()
         if self._blank:
             raise self._half_written()
-        yield [client.submit(content.count_labels, plan.store, index, pure=False) for index in done_before]
+        yield [client.submit(count_block, self._work, index, pure=False) for index in done_before]
+        self._raise_if_incomplete()
+        if self._objects is not None:
+            share = None if self._tissue is None else self._tissue.share
+            objects = replace(self._objects, store=replace(self._objects.store, tissue_share=share))
+            limit = self._run.outline_bytes(plan)
+            yield [client.submit(finish_objects, objects, objects.run_block_px, limit, pure=False)]
         for levels in plan.grid.coarse_passes():
             yield [
                 client.submit(content.write_coarse_chunks, plan.store, levels, index, pure=False)

@@ -6,11 +6,13 @@ import os
 from dataclasses import dataclass, replace
 from functools import partial
 
-from wsipipe.errors import ChannelError, DamagedStoreError, FingerprintError
+from wsipipe.errors import ChannelError, DamagedStoreError, FingerprintError, GeometryError
 from wsipipe.files import locate
 from wsipipe.geometry.grid import BlocksLeft, Grid, fit_sizes
 from wsipipe.model.model_file import ModelInfo
+from wsipipe.objects.block import STRIP_PX
 from wsipipe.pipeline.memory_need import block_need, decoded_bytes, kept_bytes, network_need, tissue_need
+from wsipipe.pipeline.objects_plan import plan_objects_of_run
 from wsipipe.pipeline.setup import Setup
 from wsipipe.pipeline.slide_seen import is_same
 from wsipipe.slides.pixels.tile_cache import Keep
@@ -23,8 +25,8 @@ from wsipipe.tissue.mask import mask_shape
 from wsipipe.tissue.mask_file import TISSUE_OFF, given_shape, is_file
 from wsipipe.version import VERSION
 
-SEGMENT, RESUME, SKIP = "segment", "resume", "skip"
-"""Actions for a slide."""
+SEGMENT, RESUME, MEASURE, SKIP = "segment", "resume", "measure", "skip"
+"""Actions for a slide; to measure is to find the objects of a finished store."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class SlidePlan:
     store: StoreSpec
     """The store to write."""
     action: str
-    """``segment``, ``resume`` or ``skip``."""
+    """``segment``, ``resume``, ``measure`` or ``skip``."""
     reason: str
     """The reason, in words."""
     blocks: BlocksLeft
@@ -67,8 +69,12 @@ class SlidePlan:
 
     def memory_bytes(self, threads: int) -> int:
         """The most memory that ``threads`` blocks in flight take, on top of what the process takes anyway."""
-        held = self.network_bytes + decoded_bytes(self.level)
-        return threads * max(self.block_bytes, self.tissue_bytes) + held
+        return threads * max(self.block_bytes, self.tissue_bytes) + self.held_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """The most memory that is held however many blocks are in flight, on top of what the process takes anyway."""
+        return self.network_bytes + decoded_bytes(self.level)
 
     def keep(self, threads: int) -> Keep:
         """The decoded tiles that ``threads`` blocks in flight keep for the blocks to their right."""
@@ -77,7 +83,8 @@ class SlidePlan:
     def tiled(self, core: int, setup: Setup) -> SlidePlan:
         """The same plan with tiles of ``core`` px, if they fill its blocks, and the batch of ``setup``."""
         grid = self.grid if self.grid.block % core else replace(self.grid, core=core)
-        return replace(self, store=replace(self.store, grid=grid), network_bytes=network_need(grid, setup))
+        network_bytes = network_need(grid, setup) if self.network_bytes else 0
+        return replace(self, store=replace(self.store, grid=grid), network_bytes=network_bytes)
 
 
 def plan_slide(slide: Slide, path: str, setup: Setup) -> SlidePlan:
@@ -92,7 +99,10 @@ def plan_slide(slide: Slide, path: str, setup: Setup) -> SlidePlan:
     """
     level = level_of(slide, setup)
     check_channels(slide, level, setup.model)
-    return _plan_store(slide, level, path, setup)
+    plan = _plan_store(slide, level, path, setup)
+    if setup.objects is not None and plan.grid.block < STRIP_PX:
+        raise GeometryError(f"block {plan.grid.block} px is too small for --objects; smallest: {STRIP_PX} (--block)")
+    return plan
 
 
 def level_of(slide: Slide, setup: Setup) -> Level:
@@ -146,6 +156,8 @@ def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePla
         store = store_of(final.block, final.seen)
         journal = read_journal(store, locate(path))
         if final.complete and journal.finished:
+            if lack := _lack_of_objects(slide, level, path, setup):
+                return plan(store, MEASURE, lack, journal)
             return plan(store, SKIP, "complete, no tissue found" if final.tissue_share == 0 else "complete", journal)
     begun = usable(unfinished)
     linked = os.path.islink(unfinished)  # noqa: PTH114 - a URL is no link
@@ -157,6 +169,17 @@ def _plan_store(slide: Slide, level: Level, path: str, setup: Setup) -> SlidePla
     store = store_of(None)
     replaces = locate(path).exists()
     return plan(store, SEGMENT, "replaces an existing store" if replaces else "new", restart=True)
+
+
+def _lack_of_objects(slide: Slide, level: Level, path: str, setup: Setup) -> str:
+    """What the finished store at ``path`` lacks of the objects that are asked for, in words; empty if nothing."""
+    if setup.objects is None:
+        return ""
+    objects = plan_objects_of_run(locate(path), setup.objects, slide, level)
+    if objects.existing() is not None and objects.store.objects is not None:
+        return ""
+    others = objects.store.objects is not None and objects.table.exists()
+    return "complete, but its objects were made with other options" if others else "complete, but without objects"
 
 
 def _store_spec(
@@ -219,7 +242,7 @@ def _slide_plan(
         restart=restart,
         block_bytes=block_need(level, grid, setup),
         tissue_bytes=tissue_need(level, setup),
-        network_bytes=network_need(grid, setup),
+        network_bytes=0 if action == MEASURE else network_need(grid, setup),
     )
 
 

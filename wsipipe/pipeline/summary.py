@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from wsipipe.events import (
     BlockDone,
+    ClassCount,
     Event,
     Listener,
+    ObjectsFound,
     OfSlide,
     SlideDone,
     SlideEmpty,
@@ -60,6 +62,8 @@ class SlideOutcome:
     """Sum over all blocks, several of which are in flight at a time, and over all devices."""
     labels: dict[int, int] = field(default_factory=dict)
     """Pixels per label in the blocks computed in this run."""
+    objects: tuple[ClassCount, ...] = ()
+    """Counts of its objects, class by class; empty if they were not asked for, or found in this run."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -170,6 +174,8 @@ class Outcomes:
                 slide.spent += event.spent
                 for label, count in event.labels.items():
                     slide.labels[label] = slide.labels.get(label, 0) + count
+            case ObjectsFound():
+                slide.objects = event.classes
             case SlideDone():
                 slide.status, slide.seconds = DONE, event.seconds
             case SlideEmpty():

@@ -24,6 +24,7 @@ def write_metrics(report: NightReport, path: Path) -> None:
     wsipipe_slides_with_warnings             slides with a warning
     wsipipe_night_seconds                    duration, from start to end
     wsipipe_night_pixels                     pixels computed
+    wsipipe_night_objects                    objects measured
     wsipipe_pixels_per_second                speed while slides were computed
     wsipipe_night_started_timestamp_seconds  start, Unix time
     wsipipe_night_finished_timestamp_seconds end, Unix time; alert on its age
@@ -53,6 +54,7 @@ def metrics(report: NightReport) -> str:
         _gauge("slides_with_warnings", "Slides with a warning.", ({}, warned)),
         _gauge("night_seconds", "Duration of the night.", ({}, report.seconds)),
         _gauge("night_pixels", "Pixels computed in the night.", ({}, report.pixels)),
+        _gauge("night_objects", "Objects measured in the night.", ({}, report.objects)),
         _gauge("pixels_per_second", "Speed while slides were computed.", ({}, report.pixels_per_second)),
         _gauge("night_started_timestamp_seconds", "Start of the night.", ({}, moment(report.started).timestamp())),
         _gauge("night_finished_timestamp_seconds", "End of the night.", ({}, moment(report.finished).timestamp())),

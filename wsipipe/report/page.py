@@ -1,19 +1,19 @@
 """The page of a night: one HTML file that loads nothing, runs nothing, and shows all foreign text as text.
 
-Everything enters the page through `element`, which escapes text.
+Everything enters the page through `wsipipe.report.markup.element`, which escapes text.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import html
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
 from wsipipe.pictures.thumbnail import ClassArea, StoreSummary
+from wsipipe.report.markup import Child, Html, element, fragment, swatch
+from wsipipe.report.objects import objects_found
 from wsipipe.report.record import (
     DONE,
     FAILED,
@@ -30,7 +30,7 @@ from wsipipe.report.record import (
     moment,
 )
 from wsipipe.report.style import STYLE
-from wsipipe.report.words import EXIT_CODES, amount, area, aside, duration, headline, shortened, shown, three_digits
+from wsipipe.report.words import EXIT_CODES, amount, area, aside, duration, headline, shortened, three_digits
 
 POLICY = (
     "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -55,42 +55,6 @@ NIGHTS = 30
 """Nights of the history that are drawn."""
 NAME_LENGTH, LONG_TEXT, LONG_LINES = 90, 700, 8
 """Characters of a name, and characters and lines of a text; longer names are cut, longer texts collapsed."""
-VOID = {"meta", "link", "img", "br"}
-"""Elements without an end tag."""
-
-
-@dataclass(frozen=True)
-class Html:
-    """Text that is HTML already, and needs no escaping."""
-
-    source: str
-
-
-Child = Html | str | None
-
-
-def element(tag: str, /, *children: Child, **attributes: str | int | None) -> Html:
-    """An element of HTML. Strings are escaped, so that they are shown as text; None is left out.
-
-    The attribute ``class_`` becomes ``class``, ``aria_label`` becomes ``aria-label``.
-    """
-    given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
-    start = "".join(f' {key}="{_text(str(value))}"' for key, value in given.items())
-    inside = "" if tag in VOID else f"{_inside(children)}</{tag}>"
-    return Html(f"<{tag}{start}>{inside}")
-
-
-def fragment(*children: Child) -> Html:
-    """``children``, one after the other, without an element around them."""
-    return Html(_inside(children))
-
-
-def _inside(children: Iterable[Child]) -> str:
-    return "".join(c.source if isinstance(c, Html) else _text(c) for c in children if c is not None)
-
-
-def _text(text: str) -> str:
-    return html.escape(shown(text))
 
 
 def tone_of(report: NightReport) -> str:
@@ -241,6 +205,7 @@ def _card(slide: SlideReport, found: StoreSummary | None, version: str) -> Html:
             element("h3", element("span", slide.status, class_=f"badge {TONES[slide.status]}"), " ", _name(slide)),
             _message(slide.message),
             _areas(found.classes) if found else None,
+            objects_found(found.objects, {c.name: c.color for c in found.classes}) if found else None,
             _facts(_speed(slide)),
             _notes(slide.warnings, found.notes if found else ()),
             _facts([*_weights(slide, found), f"wsipipe {made_by}"]),
@@ -270,7 +235,7 @@ def _figure(slide: SlideReport, found: StoreSummary | None) -> Html:
 def _areas(classes: Sequence[ClassArea]) -> Html | None:
     if not classes:
         return None
-    rows = (element("tr", element("th", _swatch(c.color), c.name, scope="row"), _area(c)) for c in classes)
+    rows = (element("tr", element("th", swatch(c.color), c.name, scope="row"), _area(c)) for c in classes)
     head = element("tr", element("th", "class", scope="col"), element("th", "area", scope="col"))
     return element("table", element("thead", head), element("tbody", *rows), class_="areas")
 
@@ -280,11 +245,6 @@ def _area(of: ClassArea) -> Html:
     size = f"{of.pixels:,} px" if of.mm2 is None else area(of.mm2)
     why = None if of.exact else "counted at a coarser level"
     return element("td", f"{about}{size}", title=why)
-
-
-def _swatch(color: str) -> Html:
-    square = element("rect", width=10, height=10, fill=color)
-    return element("svg", square, viewBox="0 0 10 10", class_="swatch", aria_hidden="true")
 
 
 def _speed(slide: SlideReport) -> list[str]:

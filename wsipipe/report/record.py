@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from wsipipe.errors import OutputError, UsageError
+from wsipipe.events import ClassCount, parse_class_count
 from wsipipe.files import MAKE_ROOM, Location
 from wsipipe.urls import Url
 
@@ -64,6 +65,8 @@ class SlideReport:
     """SHA-256 of the model's file."""
     skipped: int = 0
     """The `pixels` in tiles outside the tissue mask, which did not go through the network."""
+    objects: tuple[ClassCount, ...] = ()
+    """Counts of the objects that were measured tonight, class by class."""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -113,6 +116,11 @@ class NightReport:
     def pixels(self) -> int:
         """Pixels computed tonight."""
         return sum(slide.pixels for slide in self.slides)
+
+    @property
+    def objects(self) -> int:
+        """Objects that were measured tonight."""
+        return sum(one.objects for slide in self.slides for one in slide.objects)
 
     @property
     def pixels_per_second(self) -> float:
@@ -200,9 +208,7 @@ def read_report(path: Location) -> NightReport:
             raise UsageError(
                 f"{path} was written by a newer wsipipe ({document['version']}); read it with that version"
             )
-        slides = tuple(
-            SlideReport(**_known(SlideReport, row) | {"warnings": tuple(row["warnings"])}) for row in document["slides"]
-        )
+        slides = tuple(map(_slide, document["slides"]))
         return NightReport(**_known(NightReport, document) | {"slides": slides})
     except OSError as err:
         raise UsageError(f"{path} cannot be read: {err.strerror or err}") from err
@@ -210,6 +216,12 @@ def read_report(path: Location) -> NightReport:
         raise
     except (ValueError, TypeError, KeyError, RecursionError) as err:
         raise UsageError(f"{path} is not the report of a night ({type(err).__name__}: {err})") from err
+
+
+def _slide(row: dict[str, Any]) -> SlideReport:
+    known = _known(SlideReport, row)
+    objects = tuple(map(parse_class_count, known.get("objects", ())))
+    return SlideReport(**known | {"warnings": tuple(row["warnings"]), "objects": objects})
 
 
 def append_history(path: Location, night: NightSummary) -> None:

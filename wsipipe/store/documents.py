@@ -22,13 +22,14 @@ TISSUE_CLASS = ("tissue", 1, "#28ff50")
 """Name, label and colour of the tissue mask's one class."""
 
 
-def documents(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, bytes]:
+def documents(spec: StoreSpec, run: dict[str, Any] | None, objects: dict[str, Any] | None = None) -> dict[str, bytes]:
     """Every metadata document of the store, as zarr writes it, by its path in the store.
 
-    ``run`` holds the statistics of the run that finished the store; None while it is unfinished.
+    ``run`` holds the statistics of the run that finished the store; None while it is unfinished. ``objects`` holds the
+    counts of its objects; None if it has none.
     """
     memory = MemoryStore()
-    zarr.create_group(memory, attributes=_attributes(spec, run), zarr_format=3)
+    zarr.create_group(memory, attributes=_attributes(spec, run, objects), zarr_format=3)
     if spec.fingerprint.probabilities:
         zarr.create_group(memory, path="probabilities", attributes=_probability_attributes(spec), zarr_format=3)
     if spec.tissue is not None:
@@ -48,7 +49,7 @@ def documents(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, bytes]:
     return {name: document.to_bytes() for name, document in memory._store_dict.items()}
 
 
-def _attributes(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, Any]:
+def _attributes(spec: StoreSpec, run: dict[str, Any] | None, objects: dict[str, Any] | None) -> dict[str, Any]:
     """The attributes of the root group: ``ome`` for viewers, ``wsipipe`` for later runs (see `parse_record`)."""
     return {
         "ome": {
@@ -68,6 +69,7 @@ def _attributes(spec: StoreSpec, run: dict[str, Any] | None) -> dict[str, Any]:
             "block": spec.grid.block,
             "min_area_um2": spec.min_area_um2,
             **({} if run is None else {"run": run}),
+            **({} if objects is None else {"objects": objects}),
         },
     }
 

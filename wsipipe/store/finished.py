@@ -9,6 +9,7 @@ from typing import Any
 import zarr
 
 from wsipipe.errors import DamagedStoreError, StoreError
+from wsipipe.events import ClassCount
 from wsipipe.files import Named, locate, zarr_store
 from wsipipe.store.image_label import parse_image_label, read_attributes
 from wsipipe.store.record import parse_record
@@ -59,6 +60,8 @@ class FinishedStore:
     """Whether the run that made it came to its end; False in a copy of an unfinished store."""
     tissue_share: float | None
     """Share of the slide that was searched for objects, 0 to 1; None if no tissue mask was used."""
+    objects: tuple[ClassCount, ...] | None
+    """Counts of its objects, class by class; None if it has none."""
 
     def labels(self, level: int) -> zarr.Array[Any]:
         """The labels of ``level``, 0 the finest: (y, x), uint8, not yet read.
@@ -135,6 +138,7 @@ def open_finished(path: Named) -> FinishedStore:
             counts=record.counts,
             complete=bool(record.complete),
             tissue_share=record.tissue_share,
+            objects=record.objects,
         )
     except (LookupError, TypeError, ValueError) as err:
         raise DamagedStoreError(

@@ -137,12 +137,14 @@ def arrays_fit(spec: StoreSpec, root: Location) -> bool:
 def write_documents(spec: StoreSpec, run: dict[str, Any] | None = None) -> None:
     """Write every metadata document, the root's first; those that are there in the same bytes are left alone.
 
+    The counts of objects that the root has stay there.
+
     Raises
     ------
     OutputError
         If the disk does not take it.
     """
-    blobs = documents(spec, run)
+    blobs = documents(spec, run, _noted_objects(spec.partial / ROOT))
     for name in sorted(blobs, key=lambda name: (name != ROOT, name)):
         path = spec.partial / name
         if not _holds(path, blobs[name]):
@@ -185,12 +187,25 @@ def note_objects(store: Path, objects: dict[str, Any]) -> None:
             write_whole(path, blob, way_out=RESUMES, shared=True)
 
 
+def _noted_objects(root: Location) -> dict[str, Any] | None:
+    """What `note_objects` wrote into the document at ``root``; None if it did not, or that is damaged."""
+    try:
+        return dict(json.loads(_content(root) or b"")["attributes"]["wsipipe"]["objects"])
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
 def _holds(path: Location, blob: bytes) -> bool:
     """Whether the content of the file at ``path`` is ``blob``."""
+    return _content(path) == blob
+
+
+def _content(path: Location) -> bytes | None:
+    """The content of the file at ``path``; None if there is none."""
     try:
-        return path.read_bytes() == blob
+        return path.read_bytes()
     except FileNotFoundError:
-        return False
+        return None
     except OSError as err:
         raise OutputError(f"{path} cannot be read: {err.strerror or err}; {RESUMES}") from err
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wsipipe.errors import DamagedStoreError, OutputError, StoreError
+from wsipipe.events import ClassCount, parse_class_count
 from wsipipe.files import Location, locate
 from wsipipe.store.documents import STORE_VERSION
 from wsipipe.store.spec import PARTIAL, ROOT, Fingerprint, Seen
@@ -40,6 +41,8 @@ class Record:
     """Pixels of each label at level 0; empty if the run did not record them, or while unfinished."""
     min_area_um2: float | None = None
     """Area in square micrometres below which the model's finds are not objects; older stores do not say."""
+    objects: tuple[ClassCount, ...] | None = None
+    """Counts of its objects, class by class; None if it has none."""
     seen: Seen | None = None
     """The slide's files, as they were; older stores do not name them."""
     unknown: tuple[str, ...] = ()
@@ -71,7 +74,16 @@ def parse_record(attributes: Any) -> Record:
         min_area_um2=None if (smallest := attributes.get("min_area_um2")) is None else float(smallest),
         unknown=unknown,
         seen=Seen(seen["state"], seen["sha256"]) if seen else None,
+        objects=_objects(attributes.get("objects")),
     )
+
+
+def _objects(noted: Any) -> tuple[ClassCount, ...] | None:
+    """Counts of objects; None where there are none, or damaged ones, which can be made again."""
+    try:
+        return tuple(map(parse_class_count, noted["classes"]))
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def read_record(path: str) -> Record | None:

@@ -1,0 +1,104 @@
+"""The tasks of one slide whose store is finished, and lacks its objects: its blocks are measured, its table is written.
+
+The store keeps its name, and its labels stay as they are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from distributed import Client, Future
+from distributed.scheduler import KilledWorker
+
+from wsipipe.errors import MachineError, SlideError
+from wsipipe.events import Listener, ObjectsFound, SlideDone, SlideStarted
+from wsipipe.files import locate
+from wsipipe.pipeline.cluster.patience import result_of
+from wsipipe.pipeline.objects_plan import plan_objects_of_run
+from wsipipe.pipeline.objects_store import StoreObjects, finish_objects, measure_left, remove_blocks
+from wsipipe.pipeline.run_plan import RunPlan
+from wsipipe.pipeline.slide_job import AFTER_DEATHS, Futures, Stage
+from wsipipe.pipeline.slide_plan import SlidePlan
+
+
+class MeasureJob:
+    """The slide of ``plan``, whose objects the workers of ``client`` measure in its finished store.
+
+    Parameters
+    ----------
+    plan
+        What is to be done.
+    run
+        The run that it belongs to.
+    client
+        A client of the workers.
+    listener
+        Receives the slide's events.
+
+    Raises
+    ------
+    WsipipeError
+        If the store cannot be read.
+    """
+
+    def __init__(self, plan: SlidePlan, run: RunPlan, client: Client, listener: Listener) -> None:
+        assert run.setup.objects is not None
+        self.plan, self.stage = plan, Stage.BLOCKS
+        self._client, self._listener, self._started = client, listener, time.perf_counter()
+        self._limit_bytes = run.outline_bytes(plan)
+        self._objects = plan_objects_of_run(locate(plan.store.path), run.setup.objects, plan.slide, plan.level)
+        grid, measured = plan.grid, self._objects.existing() is not None  # then only its counts are missing
+        remove_blocks(plan.store.path, but=self._objects.folder(self._objects.run_block_px))
+        self._todo: Iterator[tuple[int, int]] = iter(()) if measured else grid.indices()
+        self._in_flight: set[Future[Any]] = set()
+        listener(SlideStarted(plan.slide.path, plan.store.path, grid.count, 0, 0))
+
+    def next_tasks(self, most: int) -> Futures:
+        """Submit up to ``most`` further tasks: blocks first, then the table; see `SlideJob.next_tasks`."""
+        futures: Futures = []
+        if self.stage is Stage.BLOCKS and most:
+            boxes = map(self.plan.grid.block_box, islice(self._todo, most))
+            futures = [self._client.submit(measure_left, self._objects, box, pure=False) for box in boxes]
+            if not (futures or self._in_flight):
+                self.stage = Stage.FINISHING
+                side = self._objects.run_block_px
+                task = self._client.submit(finish_objects, self._objects, side, self._limit_bytes, pure=False)
+                futures = [task]
+        self._in_flight.update(futures)
+        return futures
+
+    def record(self, future: Future[Any]) -> None:
+        """Record the result of ``future``, one of this job's tasks.
+
+        Raises
+        ------
+        MachineError
+            If the scheduler was lost, or a disk failed; what was measured stays.
+        SlideError
+            If labels or pixels cannot be read, an outline is too ragged, or workers died each time.
+        """
+        self._in_flight.discard(future)
+        if future.cancelled():
+            raise MachineError("the scheduler was lost; the same command resumes")
+        error = future.exception()
+        if isinstance(error, KilledWorker):
+            raise SlideError(
+                f"{self.plan.slide.file}: the worker died each time that it measured objects; {AFTER_DEATHS}"
+            ) from error
+        if error is not None:
+            raise error
+        if isinstance(found := result_of(future), StoreObjects):
+            slide, store = self.plan.slide.path, self.plan.store.path
+            self._listener(ObjectsFound(slide, found.table, found.classes))
+            self._listener(SlideDone(slide, store, time.perf_counter() - self._started, 0))
+            self.stage = Stage.DONE
+        future.release()
+
+    def cancel(self) -> set[Future[Any]]:
+        """Cancel the tasks in flight, and return them."""
+        in_flight, self._in_flight = self._in_flight, set()
+        self._client.cancel(list(in_flight))
+        return in_flight
