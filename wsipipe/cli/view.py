@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import click
 
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="STORE|SLIDE|OUT...")
-@click.option("--browser/--no-browser", default=True, help="Open the page in a browser.  [default: where there is a screen]")
+@click.option("--browser/--no-browser", default=True, help="Open the page, where there is a screen.  [default: do]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port to listen on.  [default: a free one]")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port to listen on.  [default: one that is free]")
 def view(paths: tuple[str, ...], browser: bool, host: str, port: int) -> None:
-    """Show slides, with their labels and objects over them, in a browser, until Ctrl-C.
+    """Show slides in a browser, with labels, probabilities and objects over them, until Ctrl-C.
 
     A folder of results gives a page of all of them, also while a run writes there. Whoever has the address, which ends
-    in a token, can look; the server listens on this machine only, unless --host says otherwise. On a server without
-    a screen, the second line is the command that brings the page to your own machine.
+    in a token, can look. The server listens on this machine only, unless --host says otherwise; where there is no
+    screen, a line says how to get the page to your own machine.
     """
-    from wsipipe.view.serve import serve
+    import threading
+    import webbrowser
+    from contextlib import suppress
 
-    serve(paths, host=host, port=port, browser=browser, say=click.echo)
+    from wsipipe.viewer.serving import LOOPBACK, ViewServer
+
+    with ViewServer(paths, host=host, port=port) as server:
+        click.echo(f"{server.address}  (Ctrl-C ends it)")
+        if _has_screen():
+            if browser:
+                webbrowser.open(server.address)
+        elif host in LOOPBACK:
+            click.echo(f"from your own machine: {_tunnel(server.port)}, then that address")
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+def _has_screen() -> bool:
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _tunnel(port: int) -> str:
+    """The command that brings the page to the machine from which this one is used."""
+    from getpass import getuser
+    from socket import getfqdn
+
+    try:
+        user = getuser()
+    except (OSError, KeyError):  # no name for this user
+        user = "USER"
+    return f"ssh -N -L {port}:127.0.0.1:{port} {user}@{getfqdn()}"

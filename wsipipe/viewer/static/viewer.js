@@ -64,6 +64,7 @@ class Viewer {
   }
 
   show_classes(item) {
+    if (!this.model("labels", item)) return;
     const shown = [...this.shown.get(item)].sort((a, b) => a - b).join(",");
     this.renew("labels", item, `?shown=${shown}`);
   }
@@ -117,7 +118,7 @@ class Viewer {
     history.replaceState(null, "", `#${place}`);
     items.forEach((item, i) => {
       this.outline(item, i);
-      for (const layer of ["slide", "labels", "heat", "tissue"]) {
+      for (const layer of this.about[i].layers) {
         if (this.model(layer, item).tile_source.tiles.size > MOST_TILES) this.forget(layer, item);
       }
     });
@@ -154,7 +155,7 @@ class Viewer {
     const plots = items.map((item) => views_of(this.model("plot", item)).bbox);
     const sx = event.clientX - canvas.left;
     const under = plots.find((box) => sx >= box.left && sx < box.right) || plots[0];
-    const x = view.frame.x_scale.invert(sx - under.left + view.frame.bbox.left - view.bbox.left + (view.bbox.left - view.bbox.left));
+    const x = view.frame.x_scale.invert(sx - under.left + plots[0].left);
     const y = view.frame.y_scale.invert(event.clientY - canvas.top);
     const unit = this.unit(0);
     const pixels = `x ${numbers.format(Math.floor(x / unit))}, y ${numbers.format(Math.floor(-y / unit))} px`;
@@ -172,6 +173,7 @@ function panel_of(viewer) {
   const panel = by_id("panel");
   const [height, width] = viewer.about[0].shape;
   const overview = made("div", { id: "overview", title: "the whole slide; click to go there" });
+  overview.style.width = `${Math.min(100, (75 * width) / height)}%`; // upright slides are not as wide as the panel
   overview.style.aspectRatio = `${width} / ${height}`;
   const image = made("img", { src: `tiles/${items[0]}/slide/0/0/0`, alt: "" });
   const covered = (side) => (100 * 512 * 2 ** viewer.about[0].last) / side;
@@ -233,10 +235,10 @@ function section_of(viewer, item, i) {
     section.append(switch_of("outlines of objects", true, (on) => { viewer.outlined = on; viewer.outline(item, i); }));
     section.append(made("p", { class: "soft", id: `said-${i}` }, `${numbers.format(about.objects)} objects`));
   }
-  if (about.tissue) {
+  if (about.layers.includes("tissue")) {
     section.append(switch_of("outline of the tissue", false, (on) => { viewer.model("tissue", item).visible = on; }));
   }
-  if (about.probabilities) {
+  if (about.layers.includes("heat")) {
     const heat = viewer.model("heat", item);
     const which = made("select", { "aria-label": "class" });
     for (const one of about.classes) which.append(made("option", { value: String(one.label) }, one.name));

@@ -22,15 +22,14 @@ from tornado.web import Application, HTTPError, RequestHandler
 from zict import LRU
 
 from wsipipe.errors import WsipipeError
-from wsipipe.geometry.grid import Box
-from wsipipe.view.catalog import Catalog
-from wsipipe.view.encoding import Encoded, encoded_overlay, encoded_slide
-from wsipipe.view.items import Item
-from wsipipe.view.outlines import outlines_in
-from wsipipe.view.pages import catalog_page, viewer_page
-from wsipipe.view.plots import plots, unit_of
-from wsipipe.view.result_tiles import heat_tile, label_tile, tissue_tile
-from wsipipe.view.tiling import Tile
+from wsipipe.viewer.catalog import Catalog
+from wsipipe.viewer.encoding import NOTHING, Encoded, encoded_overlay, encoded_slide
+from wsipipe.viewer.items import Item
+from wsipipe.viewer.outlines import outlines_in
+from wsipipe.viewer.pages import catalog_page, viewer_page
+from wsipipe.viewer.plots import layers_of, plots, unit_of
+from wsipipe.viewer.result_tiles import heat_tile, label_tile, tissue_tile
+from wsipipe.viewer.tiling import Tile
 
 CACHE_BYTES = 128 * 2**20
 """Bytes of encoded tiles that are held."""
@@ -181,8 +180,7 @@ class _About(_Handler):
                 "shape": item.tiling.shape,
                 "last": item.tiling.last,
                 "classes": [{"name": name, "label": label, "color": color} for name, label, color in item.classes],
-                "probabilities": item.store is not None and item.store.probable,
-                "tissue": item.has_tissue,
+                "layers": layers_of(item),
                 "objects": None if item.objects is None else item.objects.count,
                 "model": "" if item.store is None else item.store.model,
                 "complete": item.store is None or item.store.complete,
@@ -239,34 +237,32 @@ class _Static(_Handler):
 def _static(name: str) -> bytes:
     if name == "bokeh.js":
         return (bokehjs_path() / "js" / "bokeh.min.js").read_bytes()
-    return files("wsipipe.view").joinpath("static", name).read_bytes()
+    return files("wsipipe.viewer").joinpath("static", name).read_bytes()
 
 
 def _tile(viewer: Viewer, item: Item, layer: str, tile: Tile, shown: tuple[int, ...]) -> Encoded:
-    box = item.tiling.box(tile)
-    if box is None:
+    if layer not in layers_of(item):
         raise HTTPError(404)
-    make = partial(_made, item, layer, tile, box, shown)
+    make = partial(_made, item, layer, tile, shown)
     growing = layer in ("labels", "heat") and item.store is not None and not item.store.complete
     return make() if growing else viewer.tile((item.serial, layer, tile, shown), make)
 
 
-def _made(item: Item, layer: str, tile: Tile, box: Box, shown: tuple[int, ...]) -> Encoded:
-    scale = item.tiling.scale(tile.zoom)
-    if layer == "slide" and item.slide is not None:
-        image = item.slide.rgb(tile)
-        assert image is not None
-        return encoded_slide(image)
-    if item.store is None or layer == "slide" or (layer == "tissue" and not item.has_tissue):
-        raise HTTPError(404)
+def _made(item: Item, layer: str, tile: Tile, shown: tuple[int, ...]) -> Encoded:
+    box, scale = item.tiling.box(tile), item.tiling.scale(tile.zoom)
+    if box is None:  # browsers ask for a border around what they show
+        return NOTHING
+    if layer == "slide":
+        assert item.slide is not None
+        return encoded_slide(item.slide.rgb(tile, box))
+    assert item.store is not None
     if layer == "tissue":
         return encoded_overlay(tissue_tile(item.store, box, scale))
     if layer == "labels":
         return encoded_overlay(label_tile(item.store, box, scale, shown))
-    label = shown[0] if shown else 0
-    if not item.store.probable or label not in {one for _, one, _ in item.classes}:
+    if not shown or shown[0] not in {label for _, label, _ in item.classes}:
         raise HTTPError(404)
-    return encoded_overlay(heat_tile(item.store, box, scale, label))
+    return encoded_overlay(heat_tile(item.store, box, scale, shown[0]))
 
 
 def _thumbnail(viewer: Viewer, number: int) -> Encoded:
@@ -275,5 +271,5 @@ def _thumbnail(viewer: Viewer, number: int) -> Encoded:
         found = viewer.catalog.summary(number) if viewer.catalog.item(number).store is not None else None
         if found is not None and found.jpeg:
             return found.jpeg, "image/jpeg"
-        return _made(viewer.catalog.item(number), "slide", Tile(0, 0, 0), Box(0, 1, 0, 1), ())
+        return _made(viewer.catalog.item(number), "slide", Tile(0, 0, 0), ())
     return viewer.tile(("thumbnail", viewer.catalog.item(number).serial), make)

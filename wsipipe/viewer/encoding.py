@@ -6,8 +6,8 @@ import imagecodecs
 import numpy as np
 
 from wsipipe.slides.pixels.overview import RgbImage
-from wsipipe.view.result_tiles import RgbaImage
-from wsipipe.view.tiling import TILE_PX
+from wsipipe.viewer.result_tiles import RgbaImage
+from wsipipe.viewer.tiling import TILE_PX
 
 JPEG_QUALITY = 85
 PNG_LEVEL = 1
@@ -29,3 +29,7 @@ def encoded_overlay(image: RgbaImage) -> Encoded:
     whole = np.zeros((TILE_PX, TILE_PX, 4), np.uint8)
     whole[: image.shape[0], : image.shape[1]] = image
     return bytes(imagecodecs.png_encode(whole, level=PNG_LEVEL)), "image/png"
+
+
+NOTHING = encoded_overlay(np.zeros((0, 0, 4), np.uint8))
+"""A tile without a pixel."""

@@ -10,7 +10,7 @@ import shapely
 
 from wsipipe.objects.read import ObjectTable, geometries
 
-MOST_OUTLINES = 3000
+MOST_OUTLINES = 1000
 """Where there are more objects in view than this, a browser has to zoom in to see outlines."""
 NOT_SHOWN = ("bbox", "geometry", "x", "y", "x_um", "y_um")
 """Columns that are not shown when one points at an object."""

@@ -16,6 +16,7 @@ from bokeh.layouts import row
 from bokeh.models import (
     ColumnDataSource,
     HoverTool,
+    Metric,
     MultiPolygons,
     PanTool,
     Plot,
@@ -28,16 +29,29 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
-from wsipipe.view.items import Item
-from wsipipe.view.outlines import NOT_SHOWN
-from wsipipe.view.tiling import TILE_PX
+from wsipipe.viewer.items import Item
+from wsipipe.viewer.outlines import NOT_SHOWN
+from wsipipe.viewer.tiling import TILE_PX
 
 SHARPER = 2
 """Pixels of a tile for each pixel of the screen that it is made for, because bokeh enlarges tiles up to twice."""
 LAYERS = ("slide", "labels", "heat", "tissue")
 """The kinds of tiles, from below."""
+MICROMETRE = "µm"
+"""As bokeh writes it."""
 OPACITY = 0.5
 """Of labels and probabilities, at first."""
+
+
+def layers_of(item: Item) -> list[str]:
+    """The kinds of tiles that there are of ``item``, from below."""
+    there = {
+        "slide": item.slide is not None,
+        "labels": item.store is not None,
+        "heat": item.store is not None and item.store.probable,
+        "tissue": item.has_tissue,
+    }
+    return [layer for layer in LAYERS if there[layer]]
 
 
 def unit_of(items: Sequence[Item]) -> tuple[float, ...]:
@@ -79,7 +93,7 @@ def _plot(number: int, item: Item, unit: float, x_range: Range1d, y_range: Range
     )
     plot.axis.visible = False
     plot.grid.visible = False
-    for layer in LAYERS:
+    for layer in layers_of(item):
         plot.add_tile(
             _tiles(number, item, unit, layer),
             name=f"{layer}-{number}",
@@ -90,7 +104,8 @@ def _plot(number: int, item: Item, unit: float, x_range: Range1d, y_range: Range
     if item.objects is not None:
         _add_outlines(plot, number, item.objects.columns)
     if in_um:
-        plot.add_layout(ScaleBar(range=x_range, unit="um", location="bottom_right", length_sizing="adaptive"))
+        metric = Metric(base_unit="m", include=[MICROMETRE, "mm"])
+        plot.add_layout(ScaleBar(range=x_range, unit=MICROMETRE, dimensional=metric, location="bottom_right"))
     return plot
 
 

@@ -16,8 +16,8 @@ from wsipipe.slides.planes import parse_reading
 from wsipipe.store.finished import FinishedStore, open_finished
 from wsipipe.store.image_label import read_attributes
 from wsipipe.store.spec import PARTIAL, ROOT, STORE, TISSUE
-from wsipipe.view.slide_tiles import SlideTiles
-from wsipipe.view.tiling import Tiling
+from wsipipe.viewer.slide_tiles import SlideTiles
+from wsipipe.viewer.tiling import Tiling
 
 
 @dataclass(frozen=True, eq=False)

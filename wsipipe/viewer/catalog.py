@@ -16,7 +16,7 @@ from wsipipe.pictures.thumbnail import StoreSummary, summarise
 from wsipipe.store.finished import FinishedStore, open_finished
 from wsipipe.store.image_label import read_attributes
 from wsipipe.store.spec import ROOT
-from wsipipe.view.items import Item, is_store, items_in, open_item
+from wsipipe.viewer.items import Item, is_store, items_in, open_item
 
 OPEN_ITEMS = 32
 """Slides and stores that are held open."""
