@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Self
 
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 
 from wsipipe.errors import MachineError
 from wsipipe.files import Named
@@ -44,12 +43,13 @@ class ViewServer:
         if len(catalog.refresh()) == 1:
             catalog.item(0)  # what is wrong with it is said before a page opens
         try:
-            sockets = bind_sockets(port, host or None)
+            listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         except OSError as err:
             raise MachineError(
                 f"{host}:{port} cannot be listened on: {err.strerror or err}; choose another --port or --host"
             ) from err
-        self.port: int = sockets[0].getsockname()[1]
+        listening.setblocking(False)
+        self.port: int = listening.getsockname()[1]
         named = socket.getfqdn() if host in EVERY_INTERFACE else host
         token = secrets.token_urlsafe(24)
         names = LOOPBACK if host in LOOPBACK else LOOPBACK | {named, socket.gethostname()}
@@ -57,7 +57,7 @@ class ViewServer:
         """The page, with its token."""
         self._viewer = Viewer(catalog, token, names)
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, args=(sockets,), name="wsipipe-view", daemon=True)
+        self._thread = threading.Thread(target=self._serve, args=(listening,), name="wsipipe-view", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -66,10 +66,10 @@ class ViewServer:
         self._thread.join()
         self._viewer.pool.shutdown(cancel_futures=True)
 
-    def _serve(self, sockets: list[socket.socket]) -> None:
+    def _serve(self, listening: socket.socket) -> None:
         asyncio.set_event_loop(self._loop)
         server = HTTPServer(make_application(self._viewer))
-        server.add_sockets(sockets)
+        server.add_socket(listening)
         try:
             self._loop.run_forever()
         finally:

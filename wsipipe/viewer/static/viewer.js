@@ -148,6 +148,28 @@ class Viewer {
     }
   }
 
+  // Whether all tiles in view are there.
+  complete() {
+    return items.every((item, i) => this.about[i].layers.every((layer) => {
+      const renderer = this.model(layer, item);
+      const { tile_source: source, visible } = renderer;
+      if (!visible) return true;
+      const extent = [this.x.start, this.y.start, this.x.end, this.y.end];
+      const { width, height } = views_of(this.model("plot", item)).frame.bbox;
+      const zoom = source.get_level_by_extent(extent, height, width);
+      const keys = source.get_tiles_by_extent(extent, zoom, 0).map(([x, y, z]) => source.tile_xyz_to_key(x, y, z));
+      return keys.every((key) => source.tiles.has(key) && source.tiles.get(key).loaded);
+    }));
+  }
+
+  // [y, x] on the page of a place in pixels of the slide's finest level.
+  screen_of(x, y) {
+    const view = views_of(this.shared);
+    const page = by_id("plots").getBoundingClientRect();
+    const unit = this.unit(0);
+    return [page.top + view.frame.y_scale.compute(-y * unit), page.left + view.frame.x_scale.compute(x * unit)];
+  }
+
   // Where the pointer is, in pixels of the slide's finest level and in um.
   pointed(event) {
     const view = views_of(this.shared);
