@@ -28,6 +28,7 @@ LAYERS = [
     {"evaluation"},
     {"pictures", "inference"},
     {"report", "training"},
+    {"viewer"},
     {"pipeline", "demo"},
     {"nightly"},
     {"cli"},
@@ -54,14 +55,16 @@ HOMES = {
     "zarr": {"files", "slides", "rasters", "store", "demo"},
     "obstore": {"urls"},
     "tifffile": {"slides", "rasters", "demo"},
-    "imagecodecs": {"slides", "rasters", "pictures", "demo"},
+    "imagecodecs": {"viewer", "slides", "rasters", "pictures", "demo"},
     "click": {"cli"},
     "openvino": {"inference"},
     "rich": {"cli"},
     "scipy": {"objects", "tissue", "evaluation", "training"},
-    "shapely": {"rasters", "objects"},
+    "shapely": {"rasters", "objects", "viewer"},
     "pyarrow": {"objects"},
-    "matplotlib": {"training"},
+    "matplotlib": {"training", "viewer"},
+    "bokeh": {"viewer"},
+    "tornado": {"viewer"},
 }
 EVERYWHERE = {"dask.system"}  # how many cores are ours
 

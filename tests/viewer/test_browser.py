@@ -76,7 +76,9 @@ def complaints(browser: Chromium) -> list[object]:
 
 
 @pytest.fixture(scope="module", params=[(0, 1), (1, 2)], ids=["finest", "coarser"])
-def striped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ViewServer, int]]:
+def striped(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ViewServer, int]]:
     """A grey slide of odd sides with a square that is white and labelled, whose store is of one of its levels."""
     level, levels = request.param
     folder = tmp_path_factory.mktemp("square")
@@ -106,7 +108,9 @@ def test_labels_lie_on_the_slide_to_the_pixel(browser: Chromium, striped: tuple[
                 assert tuple(shown[row, col]) == (GLAND if inside else (90, 90, 90)), (x + dx, y + dy)
 
 
-def test_panel_switches_classes_and_the_link_keeps_the_place(browser: Chromium, striped: tuple[ViewServer, int]) -> None:
+def test_panel_switches_classes_and_the_link_keeps_the_place(
+    browser: Chromium, striped: tuple[ViewServer, int]
+) -> None:
     served, _ = striped
     look(browser, f"{served.address}#x=850&y=1250&w=300")
     browser.value("viewer.model('labels', 0).alpha = 1")
@@ -136,7 +140,9 @@ def test_pointing_at_an_object_shows_its_measures(browser: Chromium, tmp_path: P
 
 def test_page_of_all_has_a_card_each_and_opens_two_side_by_side(browser: Chromium, tmp_path: Path) -> None:
     texts = [text.replace("/", "_")[:60] for text in HOSTILE if "\0" not in text]
-    slides = [write_pyramid(tmp_path / f"{n}{t}.tif", [np.full((20, 30, 3), 200, np.uint8)]) for n, t in enumerate(texts)]
+    slides = [
+        write_pyramid(tmp_path / f"{n}{t}.tif", [np.full((20, 30, 3), 200, np.uint8)]) for n, t in enumerate(texts)
+    ]
     store = write_store(tmp_path / "b.zarr", slides[0], np.full((20, 30), 7, np.uint8))
     with ViewServer([*slides, store]) as served:
         look(browser, served.address)

@@ -11,7 +11,7 @@ from wsipipe.slides.open import open_slide
 from wsipipe.store.finished import FinishedStore, open_finished
 from wsipipe.viewer.result_tiles import label_tile
 from wsipipe.viewer.slide_tiles import SlideTiles
-from wsipipe.viewer.tiling import TILE_PX, Tile, Tiling
+from wsipipe.viewer.tiling import TILE_PX, TileIndex, Tiling
 
 COLORS = {label: tuple(bytes.fromhex(color[1:])) for _, label, color in CLASSES}
 SHOWN = (7, 200)
@@ -31,9 +31,9 @@ def pictured(labels: np.ndarray) -> np.ndarray:
     return table[labels]
 
 
-def tiles_of(tiling: Tiling, zoom: int) -> list[tuple[Tile, Box]]:
+def tiles_of(tiling: Tiling, zoom: int) -> list[tuple[TileIndex, Box]]:
     sides = [-(-side // (tiling.scale(zoom) * TILE_PX)) for side in tiling.shape]
-    tiles = [Tile(zoom, row, col) for row in range(sides[0]) for col in range(sides[1])]
+    tiles = [TileIndex(zoom, row, col) for row in range(sides[0]) for col in range(sides[1])]
     return [(tile, box) for tile in tiles if (box := tiling.box(tile))]
 
 
@@ -45,7 +45,9 @@ def made(folder: Path, labels: np.ndarray, levels: int, level: int) -> tuple[Sli
     return SlideTiles(open_slide(slide)), open_finished(store)
 
 
-@pytest.mark.parametrize(("shape", "levels", "level"), [((701, 1101), 1, 0), ((1101, 701), 3, 1), ((1024, 1024), 2, 1), ((9, 5), 1, 0)])
+@pytest.mark.parametrize(
+    ("shape", "levels", "level"), [((701, 1101), 1, 0), ((1101, 701), 3, 1), ((1024, 1024), 2, 1), ((9, 5), 1, 0)]
+)
 def test_labels_lie_on_the_slide_to_the_pixel_at_every_zoom(
     tmp_path: Path, shape: tuple[int, int], levels: int, level: int
 ) -> None:
@@ -96,6 +98,6 @@ def test_a_bright_pixel_is_shown_alike_in_every_tile_of_a_slide_of_16_bits(tmp_p
 def test_tiles_beyond_the_slide_and_beyond_the_pyramid_are_none() -> None:
     tiling = Tiling((513, 100))
     assert tiling.last == 1
-    assert tiling.box(Tile(1, 1, 0)) == Box(512, 513, 0, 100)
-    for tile in (Tile(1, 0, 1), Tile(1, 2, 0), Tile(2, 0, 0), Tile(-1, 0, 0), Tile(0, -1, 0)):
+    assert tiling.box(TileIndex(1, 1, 0)) == Box(512, 513, 0, 100)
+    for tile in (TileIndex(1, 0, 1), TileIndex(1, 2, 0), TileIndex(2, 0, 0), TileIndex(-1, 0, 0), TileIndex(0, -1, 0)):
         assert tiling.box(tile) is None

@@ -10,10 +10,12 @@ import click
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="STORE|SLIDE|OUT...")
-@click.option("--browser/--no-browser", default=True, help="Open the page, where there is a screen.  [default: do]")
+@click.option("--no-browser", is_flag=True, help="Do not open the page, only say where it is.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port to listen on.  [default: one that is free]")
-def view(paths: tuple[str, ...], browser: bool, host: str, port: int) -> None:
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port to listen on.  [default: one that is free]"
+)
+def view(paths: tuple[str, ...], no_browser: bool, host: str, port: int) -> None:
     """Show slides in a browser, with labels, probabilities and objects over them, until Ctrl-C.
 
     A folder of results gives a page of all of them, also while a run writes there. Whoever has the address, which ends
@@ -29,7 +31,7 @@ def view(paths: tuple[str, ...], browser: bool, host: str, port: int) -> None:
     with ViewServer(paths, host=host, port=port) as server:
         click.echo(f"{server.address}  (Ctrl-C ends it)")
         if _has_screen():
-            if browser:
+            if not no_browser:
                 webbrowser.open(server.address)
         elif host in LOOPBACK:
             click.echo(f"from your own machine: {_tunnel(server.port)}, then that address")

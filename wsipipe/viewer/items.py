@@ -9,13 +9,13 @@ from itertools import count
 from pathlib import Path
 
 from wsipipe.errors import OutputError, StoreError, WsipipeError
-from wsipipe.files import Location, Named, absolute, locate
+from wsipipe.files import Location, Named, absolute
 from wsipipe.objects.read import ObjectTable, open_objects
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.planes import parse_reading
 from wsipipe.store.finished import FinishedStore, open_finished
 from wsipipe.store.image_label import read_attributes
-from wsipipe.store.spec import PARTIAL, ROOT, STORE, TISSUE
+from wsipipe.store.spec import PARTIAL, ROOT, STORE
 from wsipipe.viewer.slide_tiles import SlideTiles
 from wsipipe.viewer.tiling import Tiling
 
@@ -59,7 +59,11 @@ class Item:
     @property
     def classes(self) -> list[tuple[str, int, str]]:
         """(name, label, #rrggbb) of each class."""
-        return [] if self.store is None else [(name, label, color or "#808080") for name, label, color in self.store.classes]
+        return (
+            []
+            if self.store is None
+            else [(name, label, color or "#808080") for name, label, color in self.store.classes]
+        )
 
     @cached_property
     def objects(self) -> ObjectTable | None:
@@ -72,7 +76,7 @@ class Item:
     @cached_property
     def has_tissue(self) -> bool:
         """Whether its store has a tissue mask."""
-        return self.store is not None and (locate(self.store.path) / TISSUE / "0" / ROOT).is_file()
+        return self.store is not None and self.store.tissue() is not None
 
 
 def is_store(path: Location) -> bool:

@@ -2,7 +2,7 @@
 
 Tiles are squares of a quadtree with y pointing up, as maps have them; a slide lies below the origin::
 
-    x = column * unit,  y = -row * unit        unit: um per pixel of the slide's finest level, or 1 where that is unknown
+    x = column * unit,  y = -row * unit        unit: um per pixel of the slide's finest level; 1 where that is unknown
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from bokeh.models import (
     Range1d,
     ResetTool,
     ScaleBar,
-    TileRenderer,
     WheelZoomTool,
     WMTSTileSource,
 )

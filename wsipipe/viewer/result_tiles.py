@@ -14,14 +14,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-import zarr
-from scipy import ndimage
 
-from wsipipe.files import locate, zarr_store
+from wsipipe.errors import StoreError
 from wsipipe.geometry.grid import Box
 from wsipipe.pictures.drawing import OUTLINE, inner_edge
 from wsipipe.store.finished import FinishedStore
-from wsipipe.store.spec import TISSUE
 
 RgbaImage = npt.NDArray[np.uint8]
 """(y, x, 4)."""
@@ -30,8 +27,6 @@ HEAT = (matplotlib.colormaps["magma"](np.arange(256)) * 255).round().astype(np.u
 HEAT[:, 3] = np.minimum(np.arange(256) * 2, 255)  # what is improbable does not cover the slide
 MOST_PIXELS = 2**24
 """The most probabilities that a tile is made from; where it would take more, the heat map shows nothing."""
-LINE_PX = 2
-"""Width of the outline of the tissue in pixels."""
 
 
 def label_colors(store: FinishedStore, shown: Collection[int]) -> npt.NDArray[np.uint8]:
@@ -44,14 +39,14 @@ def label_colors(store: FinishedStore, shown: Collection[int]) -> npt.NDArray[np
 
 
 def label_tile(store: FinishedStore, box: Box, scale: int, shown: Collection[int]) -> RgbaImage:
-    """The labels of ``box``, in pixels that span ``scale`` of the slide's finest level, in colours: (y, x, 4), uint8."""
+    """The labels of ``box``, in pixels that span ``scale`` of the slide's finest, as colours: (y, x, 4), uint8."""
     level = _level(store, scale)
     span = store.downsample * 2**level
     return label_colors(store, shown)[_nearest(store.labels(level), box, scale, (span, span))]
 
 
 def heat_tile(store: FinishedStore, box: Box, scale: int, label: int) -> RgbaImage:
-    """The probabilities of the class of ``label`` in ``box``, as in `label_tile`."""
+    """The probabilities of the class of ``label`` in ``box``, (y, x, 4), uint8, as in `label_tile`."""
     if np.prod([side * max(scale / store.downsample, 1.0) for side in box.shape]) > MOST_PIXELS:
         return np.zeros((*box.shape, 4), np.uint8)
     array, index = store.probabilities()
@@ -59,12 +54,21 @@ def heat_tile(store: FinishedStore, box: Box, scale: int, label: int) -> RgbaIma
 
 
 def tissue_tile(store: FinishedStore, box: Box, scale: int) -> RgbaImage:
-    """The outline of the store's tissue mask in ``box``, as in `label_tile`."""
-    cells = zarr.open_array(zarr_store(locate(store.path) / TISSUE / "0"), mode="r")
+    """The outline of the tissue mask of ``store`` in ``box``, (y, x, 4), uint8, as in `label_tile`.
+
+    Raises
+    ------
+    StoreError
+        If the store has none.
+    """
+    cells = store.tissue()
+    if cells is None:
+        raise StoreError(f"{store.path} has no tissue mask; segment the slide with --tissue auto")
     span = [side * store.downsample / n for side, n in zip(store.shapes[0], cells.shape, strict=True)]
-    wider = Box(max(box.y0 - LINE_PX, 0), box.y1 + LINE_PX, max(box.x0 - LINE_PX, 0), box.x1 + LINE_PX)
+    wider = Box(max(box.y0 - 2, 0), box.y1 + 2, max(box.x0 - 2, 0), box.x1 + 2)  # edges of tiles are none of the mask
     inside = _nearest(cells, wider, scale, (span[0], span[1])).astype(bool)
-    line = ndimage.binary_dilation(inner_edge(inside), iterations=LINE_PX - 1)
+    line = inner_edge(inside)
+    line |= inner_edge(inside & ~line)
     image = np.zeros((*box.shape, 4), np.uint8)
     image[line[box.seen_from(wider).slices]] = (*OUTLINE, 255)
     return image
@@ -76,9 +80,7 @@ def _level(store: FinishedStore, scale: int) -> int:
     return fitting[-1] if fitting else 0
 
 
-def _nearest(
-    array: Any, box: Box, scale: int, span: tuple[float, float], *leading: int
-) -> npt.NDArray[np.uint8]:
+def _nearest(array: Any, box: Box, scale: int, span: tuple[float, float], *leading: int) -> npt.NDArray[np.uint8]:
     """The values at the middles of the pixels of ``box`` of an array whose pixels ``span`` so many; 0 beyond it."""
     rows, cols = (
         ((np.arange(start, stop) + 0.5) * (scale / of)).astype(np.int64)

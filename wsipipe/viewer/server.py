@@ -29,7 +29,7 @@ from wsipipe.viewer.outlines import outlines_in
 from wsipipe.viewer.pages import catalog_page, viewer_page
 from wsipipe.viewer.plots import layers_of, plots, unit_of
 from wsipipe.viewer.result_tiles import heat_tile, label_tile, tissue_tile
-from wsipipe.viewer.tiling import Tile
+from wsipipe.viewer.tiling import TileIndex
 
 CACHE_BYTES = 128 * 2**20
 """Bytes of encoded tiles that are held."""
@@ -42,7 +42,12 @@ POLICY = (
     "style-src 'self' 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 )
 """Content security policy: scripts from this server alone, and none in the page; bokeh brings style sheets."""
-STATIC = {"bokeh.js": "text/javascript", "viewer.js": "text/javascript", "catalog.js": "text/javascript", "view.css": "text/css"}
+STATIC = {
+    "bokeh.js": "text/javascript",
+    "viewer.js": "text/javascript",
+    "catalog.js": "text/javascript",
+    "view.css": "text/css",
+}
 T = TypeVar("T")
 
 
@@ -85,7 +90,9 @@ def make_application(viewer: Viewer) -> Application:
         (r"tiles/(\d+)/(slide|labels|heat|tissue)/(\d+)/(\d+)/(\d+)", _Tile),
         (f"static/({'|'.join(STATIC)})", _Static),
     ]
-    return Application([(f"/([^/]+)/{route}", handler, {"viewer": viewer}) for route, handler in routes], serve_traceback=False)
+    return Application(
+        [(f"/([^/]+)/{route}", handler, {"viewer": viewer}) for route, handler in routes], serve_traceback=False
+    )
 
 
 class _Handler(RequestHandler):
@@ -218,7 +225,7 @@ class _Outlines(_Handler):
 class _Tile(_Handler):
     async def get(self, number: str, layer: str, zoom: str, row: str, col: str) -> None:
         item = await self.item(number)
-        tile = Tile(int(zoom), int(row), int(col))
+        tile = TileIndex(int(zoom), int(row), int(col))
         shown = tuple(int(text) for text in self.get_query_argument("shown", "").split(",") if text.isdecimal())
         blob, kind = await self.made(_tile, self.viewer, item, layer, tile, shown)
         self.set_header("Content-Type", kind)
@@ -236,11 +243,12 @@ class _Static(_Handler):
 
 def _static(name: str) -> bytes:
     if name == "bokeh.js":
-        return (bokehjs_path() / "js" / "bokeh.min.js").read_bytes()
+        script: bytes = (bokehjs_path() / "js" / "bokeh.min.js").read_bytes()
+        return script
     return files("wsipipe.viewer").joinpath("static", name).read_bytes()
 
 
-def _tile(viewer: Viewer, item: Item, layer: str, tile: Tile, shown: tuple[int, ...]) -> Encoded:
+def _tile(viewer: Viewer, item: Item, layer: str, tile: TileIndex, shown: tuple[int, ...]) -> Encoded:
     if layer not in layers_of(item):
         raise HTTPError(404)
     make = partial(_made, item, layer, tile, shown)
@@ -248,7 +256,7 @@ def _tile(viewer: Viewer, item: Item, layer: str, tile: Tile, shown: tuple[int, 
     return make() if growing else viewer.tile((item.serial, layer, tile, shown), make)
 
 
-def _made(item: Item, layer: str, tile: Tile, shown: tuple[int, ...]) -> Encoded:
+def _made(item: Item, layer: str, tile: TileIndex, shown: tuple[int, ...]) -> Encoded:
     box, scale = item.tiling.box(tile), item.tiling.scale(tile.zoom)
     if box is None:  # browsers ask for a border around what they show
         return NOTHING
@@ -267,9 +275,11 @@ def _made(item: Item, layer: str, tile: Tile, shown: tuple[int, ...]) -> Encoded
 
 def _thumbnail(viewer: Viewer, number: int) -> Encoded:
     """The picture of an item on the page of all."""
+
     def make() -> Encoded:
         found = viewer.catalog.summary(number) if viewer.catalog.item(number).store is not None else None
         if found is not None and found.jpeg:
             return found.jpeg, "image/jpeg"
-        return _made(viewer.catalog.item(number), "slide", Tile(0, 0, 0), ())
+        return _made(viewer.catalog.item(number), "slide", TileIndex(0, 0, 0), ())
+
     return viewer.tile(("thumbnail", viewer.catalog.item(number).serial), make)

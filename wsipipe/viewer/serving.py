@@ -79,7 +79,8 @@ class ViewServer:
 
     def _repr_html_(self) -> str:
         """The page within a notebook."""
-        return f'<iframe src="{html.escape(self.address)}" width="100%" height="{INLINE_HEIGHT_PX}" style="border:0"></iframe>'
+        source = html.escape(self.address)
+        return f'<iframe src="{source}" width="100%" height="{INLINE_HEIGHT_PX}" style="border:0"></iframe>'
 
     def __enter__(self) -> Self:
         return self

@@ -12,7 +12,7 @@ from wsipipe.pictures.drawing import as_rgb
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.pixels.overview import RgbImage, averaged_plane, choose_source, span
 from wsipipe.slides.slide import AS_IT_IS, Level, Slide
-from wsipipe.viewer.tiling import Tile, Tiling
+from wsipipe.viewer.tiling import TileIndex, Tiling
 
 PAPER = 255
 """The grey of what lies beyond the pixels of a level."""
@@ -32,7 +32,7 @@ class SlideTiles:
         finest, filled = slide.levels[0], slide.vendor == "philips"
         self._levels = [finest, *(level for level in slide.levels[1:] if span(level, finest, filled=filled))]
 
-    def rgb(self, tile: Tile, box: Box) -> RgbImage:
+    def rgb(self, tile: TileIndex, box: Box) -> RgbImage:
         """The pixels of ``tile``, whose place is ``box``, (y, x, 3), uint8; what cannot be decoded is black.
 
         Raises

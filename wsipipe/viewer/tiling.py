@@ -18,7 +18,7 @@ TILE_PX = 512
 
 
 @dataclass(frozen=True)
-class Tile:
+class TileIndex:
     """One tile."""
 
     zoom: int
@@ -42,7 +42,7 @@ class Tiling:
         """Pixels of the slide's finest level that a pixel of ``zoom`` spans, along a side."""
         return int(2 ** (self.last - zoom))
 
-    def box(self, tile: Tile) -> Box | None:
+    def box(self, tile: TileIndex) -> Box | None:
         """The pixels of its zoom that ``tile`` shows; fewer than a whole tile at the slide's end, None beyond it."""
         if not 0 <= tile.zoom <= self.last:
             return None
