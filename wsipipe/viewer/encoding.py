@@ -16,10 +16,15 @@ Encoded = tuple[bytes, str]
 """The bytes of a picture, and its media type."""
 
 
+def encoded_picture(image: RgbImage) -> Encoded:
+    """An image (y, x, 3), uint8, of any size as JPEG."""
+    return bytes(imagecodecs.jpeg8_encode(image, level=JPEG_QUALITY)), "image/jpeg"
+
+
 def encoded_slide(image: RgbImage) -> Encoded:
     """A slide's tile (y, x, 3), uint8, as JPEG; as PNG, transparent beyond the slide, if it is smaller than a tile."""
     if image.shape[:2] == (TILE_PX, TILE_PX):
-        return bytes(imagecodecs.jpeg8_encode(image, level=JPEG_QUALITY)), "image/jpeg"
+        return encoded_picture(image)
     opaque = np.full((*image.shape[:2], 1), 255, np.uint8)
     return encoded_overlay(np.concatenate([image, opaque], axis=-1))
 

@@ -23,7 +23,7 @@ from zict import LRU
 
 from wsipipe.errors import WsipipeError
 from wsipipe.viewer.catalog import Catalog
-from wsipipe.viewer.encoding import NOTHING, Encoded, encoded_overlay, encoded_slide
+from wsipipe.viewer.encoding import NOTHING, Encoded, encoded_overlay, encoded_picture, encoded_slide
 from wsipipe.viewer.items import Item
 from wsipipe.viewer.outlines import outlines_in
 from wsipipe.viewer.pages import catalog_page, viewer_page
@@ -274,12 +274,18 @@ def _made(item: Item, layer: str, tile: TileIndex, shown: tuple[int, ...]) -> En
 
 
 def _thumbnail(viewer: Viewer, number: int) -> Encoded:
-    """The picture of an item on the page of all."""
+    """The picture of an item on the page of all: with its labels outlined, if it has any."""
+    item = viewer.catalog.item(number)
+    if item.store is not None and not item.store.complete:
+        return _drawn_small(viewer.catalog, number, item)
+    return viewer.tile(("thumbnail", item.serial), partial(_drawn_small, viewer.catalog, number, item))
 
-    def make() -> Encoded:
-        found = viewer.catalog.summary(number) if viewer.catalog.item(number).store is not None else None
-        if found is not None and found.jpeg:
-            return found.jpeg, "image/jpeg"
-        return _made(viewer.catalog.item(number), "slide", TileIndex(0, 0, 0), ())
 
-    return viewer.tile(("thumbnail", viewer.catalog.item(number).serial), make)
+def _drawn_small(catalog: Catalog, number: int, item: Item) -> Encoded:
+    if item.store is not None and (jpeg := catalog.summary(number).jpeg):
+        return jpeg, "image/jpeg"
+    whole = TileIndex(0, 0, 0)
+    box = item.tiling.box(whole)
+    if item.slide is None or box is None:
+        return NOTHING
+    return encoded_picture(item.slide.rgb(whole, box))
