@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wsipipe.pipeline.segment import segment
     from wsipipe.slides.open import open_slide
     from wsipipe.slides.slide import Slide
+    from wsipipe.viewer.serving import view
 
 __version__ = VERSION
 
@@ -40,6 +41,7 @@ _HOME = {
     "run": "pipeline.run",
     "save_model": "model.model_file",
     "segment": "pipeline.segment",
+    "view": "viewer.serving",
 }
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "run",
     "save_model",
     "segment",
+    "view",
 ]
 
 

@@ -71,13 +71,13 @@ class Chromium:
         assert "error" not in answer, answer
         return dict(answer["result"])
 
-    def open(self, page: Path, *, width: int = 1200) -> None:
-        """Load ``page`` into a window of ``width`` px, and wait until it is complete."""
+    def open(self, page: Path | str, *, width: int = 1200) -> None:
+        """Load ``page``, a file or an address, into a window of ``width`` px, and wait until it is complete."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
         )
         self.events.clear()
-        assert "errorText" not in self.call("Page.navigate", url=page.as_uri())
+        assert "errorText" not in self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._read())
 

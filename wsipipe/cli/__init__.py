@@ -29,6 +29,7 @@ from wsipipe.cli.run import run
 from wsipipe.cli.streams import open_closed_streams
 from wsipipe.cli.terminal import escaped_output
 from wsipipe.cli.train import train
+from wsipipe.cli.view import view
 from wsipipe.errors import MachineError, ModelError, UsageError, WsipipeError
 from wsipipe.version import VERSION
 
@@ -39,7 +40,7 @@ def cli() -> None:
     """Segment gigapixel whole-slide images with a U-Net: exact at tile borders, resumable, in flat memory."""
 
 
-for command in (run, nightly, objects, export, train, evaluate, check, info, preview, model, demo):
+for command in (run, nightly, view, objects, export, train, evaluate, check, info, preview, model, demo):
     cli.add_command(command)
 
 

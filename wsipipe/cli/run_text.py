@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,10 @@ def summary_as_text(summary: RunSummary) -> str:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in account.shares.items())
         speed = f"devices busy {account.busy:.0%} of the time, {account.of_bare:.0%} of the bare network's speed"
         lines.append(f"{speed}; threads: {shares}; bottleneck: {account.bottleneck}")
+    finished = [slide.store for slide in summary.slides if slide.status in (DONE, SKIPPED, NO_TISSUE) and slide.store]
+    if finished and "://" not in finished[0]:
+        where = finished[0] if len(finished) == 1 else str(Path(finished[0]).parent)
+        lines.append(f"to look at the result: wsipipe view {shlex.quote(where)}")
     return shown_lines(lines)
 
 

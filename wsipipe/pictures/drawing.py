@@ -22,16 +22,16 @@ def outlined(image: RgbImage, labels: npt.NDArray[Any], color: tuple[int, int, i
     return result
 
 
-def as_rgb(plane: Plane, dtype: str) -> RgbImage:
+def as_rgb(plane: Plane, dtype: str, brightest: float | None = None) -> RgbImage:
     """``plane`` (y, x, channels), float32, as an RGB picture (y, x, 3), uint8.
 
     Of 3 or 4 channels the first three are RGB; any other number is averaged to grey. If ``dtype``, that of the slide,
-    has 16 bits, values are scaled so that the brightest is 255.
+    has 16 bits, values are scaled so that the ``brightest``, by default that of the plane, is 255.
     """
     channels = plane.shape[-1]
     colors = plane[..., :3] if channels in (3, 4) else plane.mean(-1, keepdims=True).repeat(3, -1)
     if np.dtype(dtype).itemsize > 1:
-        colors = colors * (255 / max(float(colors.max()), 1.0))
+        colors = colors * (255 / max(float(colors.max()) if brightest is None else brightest, 1.0))
     rgb: RgbImage = colors.round().clip(0, 255).astype(np.uint8)
     return rgb
 

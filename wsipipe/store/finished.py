@@ -13,7 +13,7 @@ from wsipipe.events import ClassCount
 from wsipipe.files import Named, locate, zarr_store
 from wsipipe.store.image_label import parse_image_label, read_attributes
 from wsipipe.store.record import parse_record
-from wsipipe.store.spec import PROBABILITIES, Seen
+from wsipipe.store.spec import PROBABILITIES, ROOT, TISSUE, Seen
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,11 @@ class FinishedStore:
         described: Any = group.attrs["wsipipe"]
         names: list[str] = list(described["classes"])
         return array, {label: names.index(class_name) for class_name, label, _ in self.classes}
+
+    def tissue(self) -> zarr.Array[Any] | None:
+        """The cells of the tissue mask, (y, x), uint8, 1 in tissue, not yet read; None if there is no mask."""
+        folder = locate(self.path) / TISSUE / "0"
+        return zarr.open_array(zarr_store(folder), mode="r") if (folder / ROOT).is_file() else None
 
     @property
     def shapes(self) -> list[tuple[int, int]]:

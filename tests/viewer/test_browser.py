@@ -1,0 +1,168 @@
+"""The pages in a real browser: what one sees lies where it should, and nothing is asked of any other server."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+
+from tests.objects.stores import made_store
+from tests.report.chromium import PATIENCE_SECONDS, PROGRAM, Chromium
+from tests.report.nights import HOSTILE, write_pyramid, write_store
+from wsipipe.pipeline.objects_plan import ObjectsRequest, plan_objects
+from wsipipe.pipeline.objects_store import make_objects
+from wsipipe.viewer.serving import ViewServer
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed: apt-get install chromium"),
+]
+TEXT_IN_SHADOWS = """function text(node) {
+    return [node.shadowRoot, ...node.childNodes].filter(Boolean).map(text).join("") + (node.nodeValue || "");
+}"""
+"""All text below a node: bokeh puts what it shows into shadow trees."""
+GLAND, FAT = (0xFF, 0x80, 0x00), (0x00, 0x80, 0xFF)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    with Chromium(tmp_path_factory.mktemp("chromium")) as chromium:
+        yield chromium
+
+
+def look(browser: Chromium, address: str, *, width: int = 1200) -> None:
+    """Open a page of the viewer, and wait until it shows all."""
+    browser.open("about:blank")  # or another place on the same page would not load it again
+    browser.open(address, width=width)
+    wait(browser, "document.body.dataset.ready")
+    assert browser.value("document.body.dataset.ready") == "yes", browser.value("document.body.innerText")
+
+
+def wait(browser: Chromium, expression: str) -> None:
+    """Wait until ``expression`` is true."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not browser.value(expression):
+        assert time.monotonic() < deadline, expression
+        time.sleep(0.05)
+
+
+def drawn(browser: Chromium) -> np.ndarray:
+    """What the page shows once all tiles are there, (y, x, 3)."""
+    wait(browser, "viewer.complete()")
+    browser.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    blob = base64.b64decode(browser.call("Page.captureScreenshot")["data"])
+    return np.asarray(imagecodecs.png_decode(blob))[..., :3]
+
+
+def place(browser: Chromium, x: float, y: float) -> tuple[int, int]:
+    """(row, column) of the screen at which the pixel (x, y) of the slide's finest level is."""
+    row, col = browser.value(f"viewer.screen_of({x}, {y})")
+    return int(row), int(col)
+
+
+def asked_elsewhere(browser: Chromium, address: str) -> list[str]:
+    urls = [event["request"]["url"] for event in browser.told("Network.requestWillBeSent")]
+    return [url for url in urls if not url.startswith((address, "data:", "blob:"))]
+
+
+def complaints(browser: Chromium) -> list[object]:
+    told = [event for event in browser.told("Runtime.consoleAPICalled") if event["type"] != "info"]
+    return [*told, *browser.told("Runtime.exceptionThrown"), *browser.told("Log.entryAdded")]
+
+
+@pytest.fixture(scope="module", params=[(0, 1), (1, 2)], ids=["finest", "coarser"])
+def striped(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ViewServer, int]]:
+    """A grey slide of odd sides with a square that is white and labelled, whose store is of one of its levels."""
+    level, levels = request.param
+    folder = tmp_path_factory.mktemp("square")
+    labels = np.zeros((1301, 901), np.uint8)
+    labels[800:1000, 400:600] = 7
+    labels[1200:1301, 800:901] = 200
+    planes = [labels[:: 2**n, :: 2**n] for n in range(levels)]
+    pictures = [np.where(plane == 7, 255, 90).astype(np.uint8)[..., None].repeat(3, -1) for plane in planes]
+    slide = write_pyramid(folder / "a.tif", pictures, compression="deflate")
+    store = write_store(folder / "a.zarr", slide, planes[level], level=level, mpp=0.5 * 2**level)
+    with ViewServer([store]) as running:
+        yield running, level
+
+
+def test_labels_lie_on_the_slide_to_the_pixel(browser: Chromium, striped: tuple[ViewServer, int]) -> None:
+    served, _ = striped
+    look(browser, f"{served.address}#x=500&y=900&w=100")
+    browser.value("viewer.model('labels', 0).alpha = 1")
+    for x, y in ((402, 802), (598, 802), (402, 998), (598, 998)):
+        browser.value(f"location.hash = 'x={x}&y={y}&w=40'")
+        wait(browser, f"Math.abs(viewer.x.start / viewer.unit(0) + 20 - {x}) < 1e-6")
+        shown = drawn(browser)
+        for dx in (-4, 0, 4):
+            for dy in (-4, 0, 4):
+                inside = 400 <= x + dx < 600 and 800 <= y + dy < 1000
+                row, col = place(browser, x + dx + 0.5, y + dy + 0.5)
+                assert tuple(shown[row, col]) == (GLAND if inside else (90, 90, 90)), (x + dx, y + dy)
+
+
+def test_panel_switches_classes_and_the_link_keeps_the_place(
+    browser: Chromium, striped: tuple[ViewServer, int]
+) -> None:
+    served, _ = striped
+    look(browser, f"{served.address}#x=850&y=1250&w=300")
+    browser.value("viewer.model('labels', 0).alpha = 1")
+    at = place(browser, 850.5, 1250.5)
+    assert tuple(drawn(browser)[at]) == FAT
+    browser.value("document.querySelectorAll('#panel .switch input')[1].click()")
+    assert tuple(drawn(browser)[at]) == (90, 90, 90)
+    browser.value("viewer.go(200, -300, 150)")  # um: the slide has 0.5 um/px
+    wait(browser, "location.hash.includes('x=400.0&y=600.0&w=300.0')")
+    assert complaints(browser) == []
+    assert asked_elsewhere(browser, served.address) == []
+
+
+def test_pointing_at_an_object_shows_its_measures(browser: Chromium, tmp_path: Path) -> None:
+    spec, labels, _ = made_store(tmp_path)
+    make_objects(plan_objects(spec.path, ObjectsRequest(min_area_um2=0)), 1, 2**40, lambda _done, _all: None)
+    with ViewServer([spec.path]) as served:
+        look(browser, f"{served.address}#x=65&y=75&w=100")
+        wait(browser, "viewer.model('outlines', 0).data_source.data.id.length > 0")
+        ys, xs = np.nonzero(labels[40:110, 30:100])
+        row, col = place(browser, xs[0] + 30.5, ys[0] + 40.5)
+        browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=col, y=row)
+        wait(browser, "document.getElementById('place').textContent.includes('px')")
+        wait(browser, f"({TEXT_IN_SHADOWS})(document.body).includes('area_um2')")
+        assert complaints(browser) == []
+
+
+def test_page_of_all_has_a_card_each_and_opens_two_side_by_side(browser: Chromium, tmp_path: Path) -> None:
+    texts = [text.replace("/", "_")[:60] for text in HOSTILE if "\0" not in text]
+    slides = [
+        write_pyramid(tmp_path / f"{n}{t}.tif", [np.full((20, 30, 3), 200, np.uint8)]) for n, t in enumerate(texts)
+    ]
+    store = write_store(tmp_path / "b.zarr", slides[0], np.full((20, 30), 7, np.uint8))
+    with ViewServer([*slides, store]) as served:
+        look(browser, served.address)
+        names = browser.value("[...document.querySelectorAll('article a:not(.picture)')].map(a => a.textContent)")
+        assert sorted(names) == sorted([*(slide.name for slide in slides), "b.zarr"])
+        browser.value("[...document.querySelectorAll('article input')].slice(0, 2).forEach(box => box.click())")
+        browser.events.clear()
+        browser.value("document.getElementById('compare').click()")
+        wait(browser, "document.body.className == 'viewer' && document.body.dataset.ready")
+        assert browser.value("items.length") == 2
+        browser.value("viewer.go(10, -5, 4)")
+        assert browser.value("items.map(i => viewer.model('plot', i).x_range.start)") == [8, 8]
+        assert browser.value("document.title").endswith("wsipipe view")
+        assert complaints(browser) == []
+        assert asked_elsewhere(browser, served.address) == []
+
+
+@pytest.mark.parametrize("width", [390, 1600])
+def test_pages_fit_their_windows(browser: Chromium, striped: tuple[ViewServer, int], width: int) -> None:
+    served, _ = striped
+    look(browser, served.address, width=width)
+    assert browser.value("document.documentElement.scrollWidth") <= width
+    assert browser.value("document.getElementById('plots').getBoundingClientRect().height") > 300

@@ -1,0 +1,1 @@
+"""Slides and results in a browser: a server on loopback, and the pages that it serves."""

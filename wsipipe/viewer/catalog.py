@@ -1,0 +1,131 @@
+"""Everything that one viewer shows, by number: the only names that a browser can ask for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zict import LRU
+
+from wsipipe.errors import WsipipeError
+from wsipipe.files import Location, Named
+from wsipipe.pictures.thumbnail import StoreSummary, summarise
+from wsipipe.store.finished import FinishedStore, open_finished
+from wsipipe.store.image_label import read_attributes
+from wsipipe.store.spec import ROOT
+from wsipipe.viewer.items import Item, is_store, items_in, open_item
+
+OPEN_ITEMS = 32
+"""Slides and stores that are held open."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the page of thumbnails."""
+
+    number: int
+    """What the browser calls it."""
+    name: str
+    """Its file's name."""
+    folder: str
+    """Where it is."""
+    status: str
+    """``done``, ``43% done`` for a store that is not finished, ``slide``, or ``failed``."""
+    done: float
+    """Share of its blocks that are done, 0 to 1."""
+    model: str
+    """Name of the model."""
+    counts: dict[str, Any]
+    """Of each class: objects, objects per mm2, and share of the area, as far as they are known."""
+    message: str = ""
+    """What is wrong with it."""
+
+
+class Catalog:
+    """Slides and stores, each with the number that it had when it was first seen. For several threads."""
+
+    def __init__(self, paths: Iterable[Named]) -> None:
+        self._paths = tuple(paths)
+        self._numbers: dict[Location, int] = {}
+        self._lock = threading.Lock()
+        self._open: LRU[Any, Item] = LRU(OPEN_ITEMS, {})
+        self.refresh()
+
+    def refresh(self) -> list[int]:
+        """Look again for what there is, and return the numbers of it."""
+        with self._lock:
+            return [self._numbers.setdefault(path, len(self._numbers)) for path in items_in(self._paths)]
+
+    def path(self, number: int) -> Location:
+        """The path of number ``number``; raises a LookupError if there is none."""
+        with self._lock:
+            return list(self._numbers)[number]
+
+    def item(self, number: int) -> Item:
+        """Item number ``number``, opened anew if its store was finished meanwhile.
+
+        Raises
+        ------
+        LookupError
+            If there is no such number.
+        SlideError
+            If it cannot be opened.
+        """
+        path = self.path(number)
+        state = _state(path)
+        with self._lock:
+            held = self._open.get((number, state))
+        if held is None:
+            held = open_item(path)
+            with self._lock:
+                self._open[number, state] = held
+        return held
+
+    def entries(self) -> list[Entry]:
+        """All that there is now."""
+        return [_entry(number, self.path(number)) for number in self.refresh()]
+
+    def summary(self, number: int) -> StoreSummary:
+        """The thumbnail of item ``number``, whose labels are outlined; it never raises but for the number."""
+        path = self.path(number)
+        try:
+            return summarise(open_finished(path).slide_path, str(path))
+        except WsipipeError as err:
+            return StoreSummary(notes=(str(err),))
+
+
+def _state(path: Location) -> object:
+    """Something that changes when the item is made anew, or is finished."""
+    try:
+        found = (path / ROOT if is_store(path) else path).stat() if isinstance(path, Path) else None
+    except (OSError, WsipipeError):
+        return None
+    return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def _entry(number: int, path: Location) -> Entry:
+    try:
+        if not is_store(path):
+            return Entry(number, path.name, str(path.parent), "slide", 1.0, "", {})
+        store = open_finished(path)
+        done = 1.0 if store.complete else _share_done(store)
+        status = "done" if store.complete else f"{done:.0%} done"
+        return Entry(number, path.name, str(path.parent), status, done, store.model, _counts(path))
+    except (WsipipeError, OSError) as err:
+        return Entry(number, path.name, str(path.parent), "failed", 0.0, "", {}, str(err))
+
+
+def _share_done(store: FinishedStore) -> float:
+    """Share of the blocks whose shards are there."""
+    height, width = store.shapes[0]
+    blocks = -(-height // store.block) * -(-width // store.block)
+    shards = Path(store.path) / "0" / "c"
+    return sum(1 for row in shards.iterdir() for _ in row.iterdir()) / blocks if shards.is_dir() else 0.0
+
+
+def _counts(path: Location) -> dict[str, Any]:
+    found = dict(read_attributes(path)["wsipipe"].get("objects") or {})
+    return {str(one["name"]): one for one in found.get("classes", [])}

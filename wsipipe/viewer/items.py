@@ -1,0 +1,133 @@
+"""What can be looked at: slides, finished stores, and stores that a run is writing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+
+from wsipipe.errors import OutputError, StoreError, WsipipeError
+from wsipipe.files import Location, Named, absolute
+from wsipipe.objects.read import ObjectTable, open_objects
+from wsipipe.slides.open import open_slide
+from wsipipe.slides.planes import parse_reading
+from wsipipe.store.finished import FinishedStore, open_finished
+from wsipipe.store.image_label import read_attributes
+from wsipipe.store.spec import PARTIAL, ROOT, STORE
+from wsipipe.viewer.slide_tiles import SlideTiles
+from wsipipe.viewer.tiling import Tiling
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A slide, its result, or both."""
+
+    path: str
+    """Path of the store, or of the slide where there is no store."""
+    slide: SlideTiles | None
+    """The slide; None if it cannot be read."""
+    store: FinishedStore | None
+    """The result; None for a slide alone."""
+    warning: str = ""
+    """What cannot be shown, and why."""
+    serial: int = field(default_factory=count().__next__)
+    """Tells it from all others that this process opened."""
+
+    @property
+    def name(self) -> str:
+        """Its name, for people."""
+        return Path(self.path).name
+
+    @cached_property
+    def tiling(self) -> Tiling:
+        """Its tiles: those of the slide, or of the labels if that cannot be read."""
+        if self.slide is not None:
+            return self.slide.tiling
+        assert self.store is not None
+        height, width = (round(side * self.store.downsample) for side in self.store.shapes[0])
+        return Tiling((height, width))
+
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per pixel of the slide's finest level; None if unknown."""
+        if self.store is not None and self.store.mpp is not None:
+            return self.store.mpp / self.store.downsample
+        return None if self.slide is None else self.slide.slide.mpp
+
+    @property
+    def classes(self) -> list[tuple[str, int, str]]:
+        """(name, label, #rrggbb) of each class."""
+        return (
+            []
+            if self.store is None
+            else [(name, label, color or "#808080") for name, label, color in self.store.classes]
+        )
+
+    @cached_property
+    def objects(self) -> ObjectTable | None:
+        """Its table of objects; None if it has none."""
+        try:
+            return None if self.store is None else open_objects(self.store.path)
+        except WsipipeError:
+            return None
+
+    @cached_property
+    def has_tissue(self) -> bool:
+        """Whether its store has a tissue mask."""
+        return self.store is not None and self.store.tissue() is not None
+
+
+def is_store(path: Location) -> bool:
+    """Whether ``path`` is a store of wsipipe, finished or not."""
+    return (path / ROOT).is_file() and "wsipipe" in read_attributes(path)
+
+
+def items_in(paths: Iterable[Named]) -> list[Location]:
+    """What there is to look at in ``paths``: slides and stores themselves, and in a folder of results all its stores.
+
+    Raises
+    ------
+    OutputError
+        If a folder cannot be listed.
+    """
+    found: list[Location] = []
+    for where in map(absolute, paths):
+        if isinstance(where, Path) and where.is_dir() and (stores := _stores(where)):
+            found += stores
+        else:
+            found.append(where)
+    return list(dict.fromkeys(found))
+
+
+def _stores(folder: Path) -> list[Path]:
+    """The stores in ``folder``, sorted, also those that a run is writing, unless an older one is in their place."""
+    try:
+        names = {entry.name for entry in folder.iterdir()}
+    except OSError as err:
+        raise OutputError(f"{folder} cannot be listed: {err.strerror or err}") from err
+    finished = {name for name in names if name.endswith(STORE)}
+    begun = {name for name in names if name.endswith(STORE + PARTIAL) and name.removesuffix(PARTIAL) not in finished}
+    return sorted(folder / name for name in finished | begun)
+
+
+def open_item(path: Location) -> Item:
+    """The item at ``path``; a result whose slide cannot be read is shown without it.
+
+    Raises
+    ------
+    SlideError
+        If it is neither a store nor a slide.
+    """
+    if not is_store(path):
+        return Item(str(path), SlideTiles(open_slide(path)), None)
+    store = open_finished(path)
+    reader, planes = parse_reading(store.reading)
+    try:
+        slide = open_slide(store.slide_path, reader=reader, planes=planes)
+        if slide.identity != store.slide:
+            raise StoreError(f"{store.slide_path} is not the slide that was segmented")
+    except WsipipeError as err:
+        return Item(str(path), None, store, warning=f"without the slide: {err}")
+    return Item(str(path), SlideTiles(slide), store)

@@ -1,0 +1,80 @@
+// The page of all slides and results: asks what there is every few seconds, for runs that are under way.
+"use strict";
+
+const EVERY = 5000; // milliseconds
+const SORTS = {
+  "by name": (a, b) => a.name.localeCompare(b.name),
+  "by status": (a, b) => a.done - b.done || a.name.localeCompare(b.name),
+  "most objects first": (a, b) => objects_of(b) - objects_of(a) || a.name.localeCompare(b.name),
+};
+const by_id = (id) => document.getElementById(id);
+const numbers = new Intl.NumberFormat("en");
+const cards = new Map();
+const chosen = new Set();
+let entries = [];
+
+const objects_of = (entry) => Object.values(entry.counts).reduce((sum, one) => sum + one.objects, 0);
+
+function made(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+function counted(name, one) {
+  const density = one.per_mm2 === null ? "" : `, ${numbers.format(Math.round(one.per_mm2))} per mm²`;
+  const share = one.area_share === null ? "" : `, ${(100 * one.area_share).toFixed(1)}% of the area`;
+  return `${name}: ${numbers.format(one.objects)}${density}${share}`;
+}
+
+function card_of(entry) {
+  const key = JSON.stringify(entry);
+  const held = cards.get(entry.number);
+  if (held && held.dataset.key === key) return held;
+  const picture = made("img", { src: `thumbnail/${entry.number}?${encodeURIComponent(entry.status)}`, alt: "", loading: "lazy" });
+  picture.addEventListener("error", () => picture.remove());
+  const box = made("input", { type: "checkbox", "aria-label": "side by side" });
+  box.checked = chosen.has(entry.number);
+  box.addEventListener("change", () => {
+    chosen[box.checked ? "add" : "delete"](entry.number);
+    by_id("compare").disabled = chosen.size < 2 || chosen.size > 4;
+  });
+  const kind = { done: "good", failed: "bad", slide: "soft" }[entry.status] || "warn";
+  const card = made(
+    "article", { title: `${entry.folder}/${entry.name}` },
+    made("a", { href: `look?items=${entry.number}`, class: "picture" }, picture),
+    made("div", {}, box, made("span", { class: `badge ${kind}` }, entry.status), " ", made("a", { href: `look?items=${entry.number}` }, entry.name)),
+    ...Object.entries(entry.counts).map(([name, one]) => made("p", { class: "soft" }, counted(name, one))),
+  );
+  if (entry.message) card.append(made("p", { class: "warn" }, entry.message));
+  card.dataset.key = key;
+  cards.set(entry.number, card);
+  return card;
+}
+
+function draw() {
+  const wanted = by_id("filter").value.toLowerCase();
+  const shown = entries.filter((entry) => `${entry.name} ${entry.status}`.toLowerCase().includes(wanted));
+  shown.sort(SORTS[by_id("sort").value]);
+  by_id("cards").replaceChildren(...shown.map(card_of));
+  const finished = entries.filter((entry) => entry.status === "done").length;
+  by_id("name").textContent = `${entries.length} slides and results, ${finished} done`;
+}
+
+async function refresh() {
+  try {
+    entries = await (await fetch("catalog")).json();
+    draw();
+    document.body.dataset.ready = "yes";
+  } catch {
+    by_id("name").textContent = "the viewer has ended";
+  }
+  setTimeout(refresh, EVERY);
+}
+
+for (const name of Object.keys(SORTS)) by_id("sort").append(made("option", {}, name));
+by_id("filter").addEventListener("input", draw);
+by_id("sort").addEventListener("change", draw);
+by_id("compare").addEventListener("click", () => { location.href = `look?items=${[...chosen].join(",")}`; });
+refresh();
