@@ -65,10 +65,16 @@ def port() -> Iterator[int]:
 @pytest.fixture(autouse=True)
 def _bucket(port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This process knows the bucket, and forgets what is in it after each test."""
-    urls.connect_store.cache_clear()
-    for name, value in settings(port).items():
-        monkeypatch.setenv(name, value)
+
+    def connect() -> None:
+        urls.connect_store.cache_clear()
+        for name, value in settings(port).items():
+            monkeypatch.setenv(name, value)
+
+    connect()
     yield
+    monkeypatch.undo()  # a test may have put a proxy in front, which is gone by now
+    connect()
     Url(ROOT).remove([name for name, _ in Url(ROOT).files()])
     urls.connect_store.cache_clear()
 
