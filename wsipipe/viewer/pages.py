@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wsipipe.report.page import Html, element
+from wsipipe.report.markup import Html, element
 
 
 def viewer_page() -> str:
