@@ -18,7 +18,7 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"
 # From the ground up. A layer may import those below it, and itself where it is one folder.
 LAYERS = [
     {"redaction"},
-    {"arrays", "errors", "events", "version"},
+    {"arrays", "errors", "events", "homeless", "version"},
     {"tables", "urls"},
     {"files"},
     {"geometry"},
@@ -67,7 +67,7 @@ HOMES = {
     "geopandas": {"objects"},
     "pandas": {"objects"},
     "matplotlib": {"training", "viewer"},
-    "bokeh": {"viewer"},
+    "bokeh": {"viewer", "homeless"},
     "tornado": {"viewer"},
 }
 EXTRAS = ["openvino", "slurm", "kubernetes", "spatialdata"]
