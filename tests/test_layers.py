@@ -66,7 +66,7 @@ HOMES = {
     "anndata": {"objects"},
     "geopandas": {"objects"},
     "pandas": {"objects"},
-    "matplotlib": {"training", "viewer"},
+    "matplotlib": {"training"},
     "bokeh": {"viewer", "homeless"},
     "tornado": {"viewer"},
 }
