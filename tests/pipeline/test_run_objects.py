@@ -205,6 +205,21 @@ def test_an_end_between_table_and_counts_costs_nothing(
     assert_same_bytes(tmp_path / "slide.zarr", wanted)
 
 
+def test_an_end_between_another_table_and_its_counts_is_resumed(
+    slide: Path, config: RunConfig, wanted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("No space left on device")
+
+    again(slide, replace(config, min_area_um2=20.0), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(objects_store, "note_objects", full)
+        with pytest.raises(OutputError, match="No space left"):
+            measure(tmp_path / "slide.zarr", min_area_um2=3.0)
+    assert again(slide, config, tmp_path).status == "done"
+    assert_same_bytes(tmp_path / "slide.zarr", wanted)
+
+
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-9])])
 def test_a_block_file_that_is_damaged_is_made_again(
     slide: Path, config: RunConfig, wanted: Path, tmp_path: Path, damage: Callable[[Path], object]

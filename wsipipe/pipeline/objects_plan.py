@@ -25,6 +25,8 @@ from wsipipe.slides.pixels.mirrored import averaging_bytes
 from wsipipe.slides.planes import parse_reading
 from wsipipe.slides.slide import Level, Slide
 from wsipipe.store.finished import FinishedStore, open_finished
+from wsipipe.store.image_label import read_attributes
+from wsipipe.store.instances import RULES
 from wsipipe.store.spec import OBJECTS, OBJECTS_TABLE
 from wsipipe.urls import Url
 
@@ -97,6 +99,13 @@ class ObjectsPlan:
         """Where blocks of ``block_px`` px put what they give, until the table is made."""
         token = hashlib.sha256(repr((self.counting, block_px)).encode()).hexdigest()[:8]
         return Path(self.store.path) / OBJECTS / f"blocks-{token}"
+
+    @property
+    def counted(self) -> bool:
+        """Whether the attributes of the store have counts, and these are of the planned objects."""
+        noted = read_attributes(Path(self.store.path))["wsipipe"].get("objects")
+        rules = {name: getattr(self.description, name) for name in RULES}
+        return self.store.objects is not None and rules == {name: noted.get(name) for name in RULES}
 
     def existing(self) -> ObjectTable | None:
         """The table that the store has already, if it says all that the planned one would.

@@ -176,7 +176,7 @@ def _lack_of_objects(slide: Slide, level: Level, path: str, setup: Setup) -> str
     if setup.objects is None:
         return ""
     objects = plan_objects_of_run(locate(path), setup.objects, slide, level)
-    if objects.existing() is not None and objects.store.objects is not None:
+    if objects.existing() is not None and objects.counted:
         return ""
     others = objects.store.objects is not None and objects.table.exists()
     return "complete, but its objects were made with other options" if others else "complete, but without objects"
