@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,6 +137,22 @@ def test_pointing_at_an_object_shows_its_measures(browser: Chromium, tmp_path: P
         wait(browser, "document.getElementById('place').textContent.includes('px')")
         wait(browser, f"({TEXT_IN_SHADOWS})(document.body).includes('area_um2')")
         assert complaints(browser) == []
+
+
+def test_outlines_of_one_slide_are_switched_off_and_those_beside_it_stay(browser: Chromium, tmp_path: Path) -> None:
+    spec, _, _ = made_store(tmp_path)
+    make_objects(plan_objects(spec.path, ObjectsRequest(min_area_um2=0)), 1, 2**40, lambda _done, _all: None)
+    shutil.copytree(spec.path, tmp_path / "b.zarr")
+    count = "items.map((item) => viewer.model('outlines', item).data_source.data.id.length)"
+    with ViewServer([spec.path, tmp_path / "b.zarr"]) as served:
+        look(browser, f"{served.address}look?items=0,1#x=65&y=75&w=100")
+        wait(browser, f"{count}.every(Boolean)")
+        browser.value(
+            "[...document.querySelectorAll('.switch')].find(s => s.innerText == 'outlines of objects').click()"
+        )
+        browser.value("Promise.all(items.map((item, i) => viewer.outline(item, i)))")
+        off, on = browser.value(count)
+    assert (off, on > 0) == (0, True)
 
 
 def test_page_of_all_has_a_card_each_and_opens_two_side_by_side(browser: Chromium, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.objects.stores import made_store
 from tests.report.nights import HOSTILE, write_pyramid, write_store
-from tests.store.test_store import labels_of, spec_of, write_blocks
+from tests.store.test_store import labels_of, spec_of, write_blocks, write_coarse
 from wsipipe.errors import MachineError, SlideError
 from wsipipe.pipeline.objects_plan import ObjectsRequest, plan_objects
 from wsipipe.pipeline.objects_store import make_objects
@@ -101,6 +101,26 @@ def test_nobody_looks_without_the_token_or_by_another_name(served: ViewServer) -
     assert asked(f"{served.address}catalog", Host=f"localhost:{served.port}")[0] == 200
 
 
+def test_addresses_of_this_machine_are_names_of_the_server(out: Path) -> None:
+    with ViewServer([out], host="::1") as running:
+        assert asked(running.address)[0] == 200
+    with ViewServer([out], host="0.0.0.0") as running:
+        assert asked(running.address)[0] == 200
+        assert asked(f"{running.address}catalog", Host="10.1.2.3")[0] == 200
+        assert asked(f"{running.address}catalog", Host="evil.example")[0] == 403
+
+
+def test_damaged_labels_are_said_in_a_line(tmp_path: Path) -> None:
+    slide = write_pyramid(tmp_path / "a.tif", [np.full((64, 80, 3), 200, np.uint8)])
+    store = write_store(tmp_path / "a.zarr", slide, np.full((64, 80), 7, np.uint8))
+    (shard,) = (file for file in Path(store, "0/c").rglob("*") if file.is_file())
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with ViewServer([store]) as running:
+        status, said, _ = asked(f"{running.address}tiles/0/labels/0/0/0?shown=7")
+    assert status == 500
+    assert said.startswith(b"a.zarr is damaged (")
+
+
 def test_only_what_was_named_can_be_asked_for(served: ViewServer) -> None:
     for path in (
         "about/2",
@@ -167,6 +187,12 @@ def test_store_that_is_written_shows_its_blocks_as_they_come(tmp_path: Path) -> 
         assert (picture_at(tile)[:96, :130, 3] > 0).tolist() == (labels[:96, :130] > 0).tolist()
         assert not picture_at(tile)[96:150, :130].any()
         write_blocks(spec, labels, every[6:], None)
+        assert (picture_at(tile)[:150, :130, 3] > 0).tolist() == (labels > 0).tolist()
+        write_coarse(spec)
+        lifecycle.publish(spec, {})  # which gives it another name
+        (entry,) = json.loads(asked(f"{running.address}catalog")[1])
+        assert (entry["number"], entry["status"]) == (0, "done")
+        assert json.loads(asked(f"{running.address}about/0")[1])["complete"]
         assert (picture_at(tile)[:150, :130, 3] > 0).tolist() == (labels > 0).tolist()
         assert slide.exists()
 

@@ -28,15 +28,14 @@ def view(paths: tuple[str, ...], no_browser: bool, host: str, port: int) -> None
 
     from wsipipe.viewer.serving import LOOPBACK, ViewServer
 
-    with ViewServer(paths, host=host, port=port) as server:
+    with ViewServer(paths, host=host, port=port) as server, suppress(KeyboardInterrupt):
         click.echo(f"{server.address}  (Ctrl-C ends it)")
         if _has_screen():
             if not no_browser:
                 webbrowser.open(server.address)
         elif host in LOOPBACK:
             click.echo(f"from your own machine: {_tunnel(server.port)}, then that address")
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        threading.Event().wait()
 
 
 def _has_screen() -> bool:

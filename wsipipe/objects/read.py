@@ -134,7 +134,7 @@ class ObjectTable:
         try:
             return self._file.read_row_group(group, columns)
         except (OSError, pa.ArrowInvalid) as err:
-            raise DamagedStoreError(f"{self.path} cannot be read: {err}; make the objects again") from err
+            raise DamagedStoreError(f"{self.path} cannot be read: {err}; remove it, make the objects again") from err
 
     def _extent(self, group: int) -> shapely.Geometry:
         """The box around the objects of a row group."""

@@ -15,7 +15,7 @@ from wsipipe.files import Location, Named
 from wsipipe.pictures.thumbnail import StoreSummary, summarise
 from wsipipe.store.finished import FinishedStore, open_finished
 from wsipipe.store.image_label import read_attributes
-from wsipipe.store.spec import ROOT
+from wsipipe.store.spec import PARTIAL, ROOT
 from wsipipe.viewer.items import Item, is_store, items_in, open_item
 
 OPEN_ITEMS = 32
@@ -45,7 +45,10 @@ class Entry:
 
 
 class Catalog:
-    """Slides and stores, each with the number that it had when it was first seen. For several threads."""
+    """Slides and stores, each with the number that it had when it was first seen. For several threads.
+
+    A store keeps its number when it is finished, which gives it another name.
+    """
 
     def __init__(self, paths: Iterable[Named]) -> None:
         self._paths = tuple(paths)
@@ -57,12 +60,16 @@ class Catalog:
     def refresh(self) -> list[int]:
         """Look again for what there is, and return the numbers of it."""
         with self._lock:
-            return [self._numbers.setdefault(path, len(self._numbers)) for path in items_in(self._paths)]
+            finished = [path.with_name(path.name.removesuffix(PARTIAL)) for path in items_in(self._paths)]
+            return [self._numbers.setdefault(path, len(self._numbers)) for path in dict.fromkeys(finished)]
 
     def path(self, number: int) -> Location:
-        """The path of number ``number``; raises a LookupError if there is none."""
+        """The path of number ``number`` as it is now; raises a LookupError if there is none."""
         with self._lock:
-            return list(self._numbers)[number]
+            finished = list(self._numbers)[number]
+        partial = finished.with_name(finished.name + PARTIAL)
+        begun = isinstance(finished, Path) and not finished.exists() and partial.exists()
+        return partial if begun else finished
 
     def item(self, number: int) -> Item:
         """Item number ``number``, opened anew if its store was finished meanwhile.
@@ -77,11 +84,11 @@ class Catalog:
         path = self.path(number)
         state = _state(path)
         with self._lock:
-            held = self._open.get((number, state))
+            held = self._open.get((path, state))
         if held is None:
             held = open_item(path)
             with self._lock:
-                self._open[number, state] = held
+                self._open[path, state] = held
         return held
 
     def entries(self) -> list[Entry]:

@@ -80,8 +80,17 @@ class Item:
 
 
 def is_store(path: Location) -> bool:
-    """Whether ``path`` is a store of wsipipe, finished or not."""
-    return (path / ROOT).is_file() and "wsipipe" in read_attributes(path)
+    """Whether ``path`` is a store of wsipipe, finished or not.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be read.
+    """
+    try:
+        return (path / ROOT).is_file() and "wsipipe" in read_attributes(path)
+    except PermissionError as err:
+        raise StoreError(f"{path} cannot be read: {err.strerror}") from err
 
 
 def items_in(paths: Iterable[Named]) -> list[Location]:

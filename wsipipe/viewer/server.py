@@ -11,9 +11,12 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.resources import files
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, TypeVar
 
 import shapely
@@ -22,6 +25,7 @@ from tornado.web import Application, HTTPError, RequestHandler
 from zict import LRU
 
 from wsipipe.errors import WsipipeError
+from wsipipe.rasters.opened import damage_of
 from wsipipe.viewer.catalog import Catalog
 from wsipipe.viewer.encoding import NOTHING, Encoded, encoded_overlay, encoded_picture, encoded_slide
 from wsipipe.viewer.items import Item
@@ -58,13 +62,21 @@ class Viewer:
     catalog: Catalog
     token: str
     hosts: frozenset[str]
-    """Names under which the server may be asked for, so that a page of another site cannot reach it by a name of its
-    own."""
+    """Names under which the server may be asked for, in lower case (see `answers_to`)."""
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "wsipipe-view"))
     _tiles: LRU[Any, Encoded] = field(
         default_factory=lambda: LRU(CACHE_BYTES, {}, weight=lambda _key, tile: len(tile[0])), repr=False
     )
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def answers_to(self, host: str) -> bool:
+        """Whether the server may be asked for as ``host``: by a name in `hosts`, or by any IP address.
+
+        A page of another site could reach the server only by a name, which that site makes lead here.
+        """
+        with suppress(ValueError):
+            return bool(ip_address(host.removeprefix("[").removesuffix("]")))
+        return host.lower() in self.hosts
 
     def tile(self, key: Any, make: Callable[[], Encoded]) -> Encoded:
         """The tile called ``key``, made unless it is held."""
@@ -102,7 +114,7 @@ class _Handler(RequestHandler):
         self.viewer = viewer
 
     def prepare(self) -> None:
-        if self.request.host_name not in self.viewer.hosts:
+        if not self.viewer.answers_to(self.request.host_name):
             raise HTTPError(403)
         if not hmac.compare_digest(self.path_args[0].encode(), self.viewer.token.encode()):
             raise HTTPError(403)
@@ -264,13 +276,14 @@ def _made(item: Item, layer: str, tile: TileIndex, shown: tuple[int, ...]) -> En
         assert item.slide is not None
         return encoded_slide(item.slide.rgb(tile, box))
     assert item.store is not None
-    if layer == "tissue":
-        return encoded_overlay(tissue_tile(item.store, box, scale))
-    if layer == "labels":
-        return encoded_overlay(label_tile(item.store, box, scale, shown))
-    if not shown or shown[0] not in {label for _, label, _ in item.classes}:
+    if layer == "heat" and (not shown or shown[0] not in {label for _, label, _ in item.classes}):
         raise HTTPError(404)
-    return encoded_overlay(heat_tile(item.store, box, scale, shown[0]))
+    with damage_of(Path(item.path)):
+        if layer == "tissue":
+            return encoded_overlay(tissue_tile(item.store, box, scale))
+        if layer == "labels":
+            return encoded_overlay(label_tile(item.store, box, scale, shown))
+        return encoded_overlay(heat_tile(item.store, box, scale, shown[0]))
 
 
 def _thumbnail(viewer: Viewer, number: int) -> Encoded:

@@ -52,10 +52,10 @@ class ViewServer:
         self.port: int = listening.getsockname()[1]
         named = socket.getfqdn() if host in EVERY_INTERFACE else host
         token = secrets.token_urlsafe(24)
-        names = LOOPBACK if host in LOOPBACK else LOOPBACK | {named, socket.gethostname()}
+        names = {"localhost"} if host in LOOPBACK else {"localhost", named.lower(), socket.gethostname().lower()}
         self.address = f"http://{f'[{named}]' if ':' in named else named}:{self.port}/{token}/"
         """The page, with its token."""
-        self._viewer = Viewer(catalog, token, names)
+        self._viewer = Viewer(catalog, token, frozenset(names))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, args=(listening,), name="wsipipe-view", daemon=True)
         self._thread.start()

@@ -38,7 +38,8 @@ class Viewer {
     this.x = this.shared.x_range;
     this.y = this.shared.y_range;
     this.unit = about.every((one) => one.mpp) ? (i) => about[i].mpp : () => 1;
-    this.outlined = true;
+    this.outlined = new Set(items);
+    this.asking = new Map(); // of each item, the latest request for outlines
     this.shown = new Map(items.map((item, i) => [item, new Set(about[i].classes.map((one) => one.label))]));
     const changed = later(150, () => this.settled());
     for (const range of [this.x, this.y]) range.change.connect(() => { this.drawn(); changed(); });
@@ -130,7 +131,9 @@ class Viewer {
     const source = this.model("outlines", item).data_source;
     const said = by_id(`said-${i}`);
     const nothing = Object.fromEntries(Object.keys(source.data).map((name) => [name, []]));
-    if (!this.outlined) {
+    const asking = {};
+    this.asking.set(item, asking);
+    if (!this.outlined.has(item)) {
       source.data = nothing;
       return;
     }
@@ -141,6 +144,7 @@ class Viewer {
     });
     try {
       const found = await asked(`outlines/${item}?${query}`);
+      if (this.asking.get(item) !== asking) return; // a later one was sent meanwhile
       source.data = found.columns || nothing;
       said.textContent = `${numbers.format(found.objects)} in view${found.columns ? "" : "; zoom in for outlines"}`;
     } catch (error) {
@@ -254,7 +258,10 @@ function section_of(viewer, item, i) {
     }
   }
   if (about.objects !== null) {
-    section.append(switch_of("outlines of objects", true, (on) => { viewer.outlined = on; viewer.outline(item, i); }));
+    section.append(switch_of("outlines of objects", true, (on) => {
+      viewer.outlined[on ? "add" : "delete"](item);
+      viewer.outline(item, i);
+    }));
     section.append(made("p", { class: "soft", id: `said-${i}` }, `${numbers.format(about.objects)} objects`));
   }
   if (about.layers.includes("tissue")) {
