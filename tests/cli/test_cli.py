@@ -527,6 +527,13 @@ def test_check_reads_finished_stores_and_its_exit_code_says_what_it_found(
     assert (ended.code, json.loads(ended.out)["damaged"]) == (1, 1)
 
 
+def test_a_path_that_the_system_refuses_is_one_line(call: Call, tmp_path: Path) -> None:
+    make(spec_of(tmp_path, (33, 50)))
+    ended = call("export", tmp_path / "case-17.zarr", "--to", "csv", "-o", tmp_path / ("n" * 300))
+    assert (ended.code, ended.err.count("\n")) == (3, 1)
+    assert ended.err.endswith("nnn cannot be used: File name too long\n")
+
+
 def test_preview_outlines_what_would_be_segmented(call: Call, tmp_path: Path, tiny_model: Path) -> None:
     where = disc((150, 150), 60, (400, 600))
     slide = tmp_path / "x.tif"

@@ -70,11 +70,20 @@ def _run() -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         code = EXIT_FAILED
     except WsipipeError as err:
-        code = _exit_code(err)
-        click.echo(f"wsipipe: {err}", err=True)
-        if "--json" in sys.argv:
-            with suppress(OSError):  # stdout cannot be written, either
-                click.echo(json.dumps({"error": str(err), "exit_code": code}))
+        code = _failed(str(err), _exit_code(err))
+    except OSError as err:  # a path that may not be looked at, or whose name is too long
+        if err.filename is None:
+            raise
+        code = _failed(f"{err.filename} cannot be used: {err.strerror}", EXIT_ENVIRONMENT)
+    return code
+
+
+def _failed(message: str, code: int) -> int:
+    """Say why the command failed; returns ``code``."""
+    click.echo(f"wsipipe: {message}", err=True)
+    if "--json" in sys.argv:
+        with suppress(OSError):  # stdout cannot be written, either
+            click.echo(json.dumps({"error": message, "exit_code": code}))
     return code
 
 

@@ -160,11 +160,11 @@ def open_objects(path: Named) -> ObjectTable:
     where = locate(path)
     if isinstance(where, Url):
         raise UsageError(f"{where}: tables of objects are read from a disk; copy the file first")
-    if where.is_dir():
-        where = where / OBJECTS_TABLE
-        if not where.exists():
-            raise StoreError(f"{path} has no objects; make them with wsipipe objects {path}")
     try:
+        if where.is_dir():
+            where = where / OBJECTS_TABLE
+            if not where.exists():
+                raise StoreError(f"{path} has no objects; make them with wsipipe objects {path}")
         file = pq.ParquetFile(where, page_checksum_verification=True)
         description = parse_description(file.schema_arrow.metadata)
     except (OSError, ValueError) as err:  # ArrowInvalid is a ValueError

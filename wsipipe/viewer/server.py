@@ -168,7 +168,7 @@ class _Handler(RequestHandler):
 
 class _Home(_Handler):
     async def get(self) -> None:
-        numbers = self.viewer.catalog.refresh()
+        numbers = await self.made(self.viewer.catalog.refresh)
         self.html(catalog_page() if len(numbers) > 1 else viewer_page())
 
 
