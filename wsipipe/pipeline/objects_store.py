@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -244,11 +245,23 @@ def _is_whole(path: Location, plan: ObjectsPlan) -> bool:
 def _measure_stored(plan: ObjectsPlan, block_px: int, box: Box) -> None:
     """Measure the objects of one block of ``block_px`` px from the labels in the store, and write its file."""
     layout = plan.counting.layout
-    with reading(Path(plan.store.path), box):
+    with _reading(plan, box):
         labels: Labels = np.asarray(plan.store.labels(0)[box.slices])
     pixels = None if plan.level is None else read_pixels(plan.level, box, labels)
     probability = _probabilities(plan, box, labels) if layout.probability else None
     _write(plan, block_px, box, labels, Intensities(layout, pixels, probability))
+
+
+@contextmanager
+def _reading(plan: ObjectsPlan, box: Box) -> Iterator[None]:
+    """As `reading` of the store; the message says how its damage is mended."""
+    try:
+        with reading(Path(plan.store.path), box):
+            yield
+    except SlideReadError as err:
+        raise SlideReadError(
+            f"{err}; wsipipe check names the file, delete it, and the run that made it makes it again"
+        ) from err
 
 
 def _write(plan: ObjectsPlan, block_px: int, box: Box, labels: Labels, intensities: Intensities) -> None:
@@ -289,7 +302,7 @@ def read_pixels(level: Level, box: Box, labels: Labels) -> Pixels:
 
 def _probabilities(plan: ObjectsPlan, box: Box, labels: Labels) -> npt.NDArray[np.uint8]:
     """The probability of each pixel's class, (y, x), uint8; 0 where there is none."""
-    with reading(Path(plan.store.path), box):
+    with _reading(plan, box):
         array, index = plan.store.probabilities()
         every = np.asarray(array[:, *box.slices])
     return _chosen(every, index, labels)
