@@ -138,9 +138,9 @@ def run(
 ) -> None:  # the rest are fields of RunConfig, under the same names
     """Segment SLIDE... (files, folders, patterns) into DIR/<slide's name>.zarr.
 
-    Finished slides are skipped, unfinished ones are resumed. With --objects, finished ones that lack theirs get them.
-    Exit code: 0 all done, 1 some slides failed, 2 usage, 3 the environment (no device, no memory, no space), 130
-    interrupted: the same command resumes.
+    Finished slides are skipped, unfinished ones are resumed. With --objects (and --instances), finished ones that lack
+    theirs get them. Exit code: 0 all done, 1 some slides failed, 2 usage, 3 the environment (no device, no memory, no
+    space), 130 interrupted: the same command resumes.
     """
     from wsipipe.cli.progress import show_run
     from wsipipe.cli.streams import stderr_problem

@@ -57,6 +57,7 @@ class RunTable:
     objects: bool = False
     min_area: float | None = None
     split: bool = False
+    instances: bool = False
     max_upsample: float = MAX_UPSAMPLE
     reader: str | None = None
     channels: str | None = None

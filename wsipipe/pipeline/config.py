@@ -124,6 +124,8 @@ class RunConfig:
     """With ``objects``: area in square micrometres below which they are left out; None: what the model says."""
     split: bool = False
     """With ``objects``: part them where they are narrow."""
+    instances: bool = False
+    """With ``objects``: also write the id of each pixel's object into the store."""
     overwrite: bool = False
     """Replace existing stores, once the new one is complete."""
     renew: bool = False

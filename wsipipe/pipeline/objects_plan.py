@@ -44,6 +44,8 @@ JOINING_BYTES = 100 * 2**20
 """Bytes for joining blocks and writing the table, as measured with a million nuclei, but for the longest outline."""
 OUTLINE_BYTES = 64 * 2**20
 """The least that a run leaves for the longest outline: 190 000 corners."""
+INSTANCE_BYTES = 24
+"""Bytes for each pixel of a block whose ids are filled in and written, as measured with noise."""
 PIECES_AT_ONCE = 10
 """Pieces of a file that are decoded at a time."""
 COLOURS = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
@@ -61,6 +63,8 @@ class ObjectsRequest:
     """Whether objects are parted where they are narrow."""
     slide: str = SLIDE_AUTO
     """The slide to measure intensities in: ``auto``, the one that the store names; ``off``; or a path."""
+    instances: bool = False
+    """Whether the id of each pixel's object is written into the store, too (`wsipipe.pipeline.instances`)."""
 
     def __post_init__(self) -> None:
         if self.connectivity not in (4, 8):
@@ -82,6 +86,8 @@ class ObjectsPlan:
     """The level of the slide whose intensities are measured; None: shapes only."""
     warning: str = ""
     """Why there are no intensities, if that was not asked for."""
+    instances: bool = False
+    """Whether ids are written into a store that has none; it keeps those that it has in step with its table."""
 
     @property
     def table(self) -> Path:
@@ -182,7 +188,7 @@ def _planned(
         min_area_um2=smallest,
         layout=layout,
     )
-    return ObjectsPlan(store, counting, description, level, warning)
+    return ObjectsPlan(store, counting, description, level, warning, request.instances)
 
 
 def intensities_of(slide: Slide, level: Level) -> Layout:

@@ -22,8 +22,10 @@ from wsipipe.inference.block import BlockWork
 from wsipipe.pipeline.block_tasks import Index, StoreWork, count_block, is_blank, store_block
 from wsipipe.pipeline.cluster.patience import result_of
 from wsipipe.pipeline.graph import map_blocks, tasks_of
+from wsipipe.pipeline.instances import remove_unfinished
 from wsipipe.pipeline.objects_plan import ObjectsPlan, plan_objects_of_run
-from wsipipe.pipeline.objects_store import StoreObjects, finish_objects, remove_blocks
+from wsipipe.pipeline.objects_store import StoreObjects, remove_blocks
+from wsipipe.pipeline.objects_tasks import ObjectsTasks
 from wsipipe.pipeline.run_plan import RunPlan
 from wsipipe.pipeline.slide_plan import SlidePlan
 from wsipipe.pipeline.slide_seen import look
@@ -107,6 +109,7 @@ class SlideJob:
         self._unread: list[SlideReadError] = []
         self._labels: Counter[int] = Counter()
         self._blank = True  # until a pixel is seen that is not zero
+        self._objects_tasks: ObjectsTasks | None = None
         self._tissue: TissueFinding | None = None
         self._tissue_attempts = 0
         assert plan.store.seen is not None
@@ -122,6 +125,7 @@ class SlideJob:
         if wanted is None:
             if isinstance(partial, Path):
                 remove_blocks(partial)
+                remove_unfinished(partial)
             return None
         objects = plan_objects_of_run(partial, wanted, self.plan.slide, self.plan.level)
         remove_blocks(objects.store.path, but=objects.folder(objects.run_block_px))
@@ -214,11 +218,13 @@ class SlideJob:
         elif isinstance(result, StoreObjects):
             table = str(Path(self.plan.store.path) / OBJECTS_TABLE)
             self._outcome(ObjectsFound(self.plan.slide.path, table, result.classes))
-        elif result is not None:
+        elif isinstance(result, np.ndarray):
             done: BlockDone = result[0, 0]
             self._blank &= done.blank or not done.computed
             self._labels.update(done.labels)
             self._outcome(done)
+        elif self._objects_tasks is not None:
+            self._objects_tasks.take(result)
         future.release()
 
     def _record_tissue(self, future: Future[Any], error: BaseException | None) -> None:
@@ -293,8 +299,8 @@ class SlideJob:
         if self._objects is not None:
             share = None if self._tissue is None else self._tissue.share
             objects = replace(self._objects, store=replace(self._objects.store, tissue_share=share))
-            limit = self._run.outline_bytes(plan)
-            yield [client.submit(finish_objects, objects, objects.run_block_px, limit, pure=False)]
+            self._objects_tasks = ObjectsTasks(client, self._run.outline_bytes(plan))
+            yield from self._objects_tasks.rounds(objects)
         for levels in plan.grid.coarse_passes():
             yield [
                 client.submit(content.write_coarse_chunks, plan.store, levels, index, pure=False)

@@ -11,6 +11,7 @@ from wsipipe.files import locate
 from wsipipe.geometry.grid import BlocksLeft, Grid, fit_sizes
 from wsipipe.model.model_file import ModelInfo
 from wsipipe.objects.block import STRIP_PX
+from wsipipe.pipeline.instances import rules_of
 from wsipipe.pipeline.memory_need import block_need, decoded_bytes, kept_bytes, network_need, tissue_need
 from wsipipe.pipeline.objects_plan import plan_objects_of_run
 from wsipipe.pipeline.setup import Setup
@@ -18,6 +19,7 @@ from wsipipe.pipeline.slide_seen import is_same
 from wsipipe.slides.pixels.tile_cache import Keep
 from wsipipe.slides.planes import listed_channels
 from wsipipe.slides.slide import Level, Slide, choose_level
+from wsipipe.store.instances import rules_of_instances
 from wsipipe.store.journal import Journal, read_journal
 from wsipipe.store.record import Record, read_record
 from wsipipe.store.spec import PARTIAL, Fingerprint, Seen, StoreSpec
@@ -176,10 +178,13 @@ def _lack_of_objects(slide: Slide, level: Level, path: str, setup: Setup) -> str
     if setup.objects is None:
         return ""
     objects = plan_objects_of_run(locate(path), setup.objects, slide, level)
-    if objects.existing() is not None and objects.store.objects is not None:
-        return ""
-    others = objects.store.objects is not None and objects.table.exists()
-    return "complete, but its objects were made with other options" if others else "complete, but without objects"
+    instances = rules_of_instances(locate(path))
+    if objects.existing() is None or objects.store.objects is None:
+        others = objects.store.objects is not None and objects.table.exists()
+        return "complete, but its objects were made with other options" if others else "complete, but without objects"
+    if instances is None:
+        return "complete, but without instances" if objects.instances else ""
+    return "" if instances == rules_of(objects.description) else "complete, but its instances are of other objects"
 
 
 def _store_spec(
