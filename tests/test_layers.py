@@ -27,7 +27,7 @@ LAYERS = [
     {"objects", "tissue"},
     {"evaluation"},
     {"pictures", "inference"},
-    {"report", "training"},
+    {"report", "training", "napari_plugin"},
     {"pipeline", "demo"},
     {"nightly"},
     {"cli"},
@@ -49,9 +49,9 @@ HEIGHT_IN_SLIDES = {name: height for height, names in enumerate(LAYERS_OF_SLIDES
 HOMES = {
     "torch": {"model", "inference", "training"},
     "safetensors": {"model", "training"},
-    "dask": {"pipeline"},
+    "dask": {"pipeline", "napari_plugin"},
     "distributed": {"pipeline"},
-    "zarr": {"files", "slides", "rasters", "store", "demo"},
+    "zarr": {"files", "slides", "rasters", "store", "napari_plugin", "demo"},
     "obstore": {"urls"},
     "tifffile": {"slides", "rasters", "demo"},
     "imagecodecs": {"slides", "rasters", "pictures", "demo"},
@@ -59,9 +59,10 @@ HOMES = {
     "openvino": {"inference"},
     "rich": {"cli"},
     "scipy": {"objects", "tissue", "evaluation", "training"},
-    "shapely": {"rasters", "objects"},
+    "shapely": {"rasters", "objects", "napari_plugin"},
     "pyarrow": {"objects"},
     "matplotlib": {"training"},
+    "napari": {"napari_plugin"},
 }
 EVERYWHERE = {"dask.system"}  # how many cores are ours
 
@@ -210,7 +211,13 @@ def test_every_library_that_is_imported_is_declared() -> None:
 
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    requirements = [*project["dependencies"], *extras["openvino"], *extras["slurm"], *extras["kubernetes"]]
+    requirements = [
+        *project["dependencies"],
+        *extras["openvino"],
+        *extras["slurm"],
+        *extras["kubernetes"],
+        *extras["napari"],
+    ]
     declared = {requirement.split("[")[0].split(">")[0].split("=")[0] for requirement in requirements}
     imported = {dotted.split(".")[0] for module in MODULES for dotted, _ in imports(module)}
     foreign = {name.replace("_", "-") for name in imported - sys.stdlib_module_names - {"wsipipe"}}
