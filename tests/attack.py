@@ -52,7 +52,7 @@ class Target:
 @contextmanager
 def target(folder: Path) -> Iterator[Target]:
     """A run with two worker processes, in the midst of a slide; it ends with the context."""
-    slide = write_slide(folder / f"{SECRET}.tif", picture((2500, 2500)))
+    slide = write_slide(folder / f"{SECRET}.tif", picture((4500, 4500)))
     write_model(folder / "b.safetensors")
     out = folder / "out"
     given = ["-m", folder / "b.safetensors", "-o", out, "--block", 128, "--tile", 128, "--device", "cpu"]

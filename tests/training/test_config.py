@@ -35,6 +35,7 @@ EVERY_KEY = """
 name = "glands"
 licence = "MIT"
 mpp = 1
+min_area_um2 = 8.5
 [data]
 labels_are = "classes"
 mpp = 0.5
@@ -106,6 +107,7 @@ READ = TrainConfig(
     name="glands",
     licence="MIT",
     mpp=1.0,
+    min_area_um2=8.5,
     data=DataConfig(
         slides=(
             AnnotatedSlide("a.svs", annotations="a.geojson", mpp=0.25, split="test"),

@@ -249,8 +249,11 @@ def once_prepared(folder: Path, out: Path) -> Callable[..., TrainingSetup]:
 
 def test_model_says_how_it_was_made_and_nothing_about_the_machine(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "b.safetensors"
-    trained(folder, out, changed(QUICK, data={"folder": str(folder), "test": ("disc-1*",)}), roots=["."])
-    training = load_model(out).spec.training
+    asked = changed(QUICK, data={"folder": str(folder), "test": ("disc-1*",)}, min_area_um2=3.5)
+    trained(folder, out, asked, roots=["."])
+    spec = load_model(out).spec
+    training = spec.training
+    assert spec.min_area_um2 == 3.5
     assert training["settings"]["optimizer"]["learning_rate"] == 1e-2
     assert training["settings"]["data"]["folder"] == folder.name
     assert {"workers", "checkpoint_every"}.isdisjoint(training["settings"]["loop"])

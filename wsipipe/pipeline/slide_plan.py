@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from wsipipe.errors import ChannelError, DamagedStoreError, FingerprintError, GeometryError
 from wsipipe.files import locate
@@ -218,7 +219,16 @@ def _store_spec(
         tissue=tissue_shape(level, setup),
         seen=Seen(slide.state, seen.sha256 if seen else None),
         min_area_um2=setup.model.spec.min_area_um2,
+        image=_image_of(slide, path),
     )
+
+
+def _image_of(slide: Slide, path: str) -> str | None:
+    """The path from the store at ``path`` to ``slide``, if viewers can open that as an OME-Zarr image."""
+    store, image = locate(path), locate(slide.path)
+    if slide.reader != "ome-zarr" or not isinstance(store, Path) or not isinstance(image, Path) or not image.is_dir():
+        return None
+    return Path(os.path.relpath(image, store)).as_posix()
 
 
 def _slide_plan(

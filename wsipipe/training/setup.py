@@ -99,6 +99,7 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
         std=std,
         name=config.name,
         licence=config.licence,
+        min_area_um2=config.min_area_um2,
         training={"settings": settings, "data": files, "pixels": pixels},
     )
     architecture = {

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
+from bokeh.palettes import Magma256
 
 from wsipipe.errors import StoreError
 from wsipipe.geometry.grid import Box
@@ -22,9 +22,8 @@ from wsipipe.store.finished import FinishedStore
 
 RgbaImage = npt.NDArray[np.uint8]
 """(y, x, 4)."""
-HEAT = (matplotlib.colormaps["magma"](np.arange(256)) * 255).round().astype(np.uint8)
-"""(256, 4), uint8: the colour of each probability."""
-HEAT[:, 3] = np.minimum(np.arange(256) * 2, 255)  # what is improbable does not cover the slide
+HEAT = np.array([[*bytes.fromhex(color[1:]), min(2 * i, 255)] for i, color in enumerate(Magma256)], np.uint8)
+"""(256, 4), uint8: the colour of each probability; what is improbable does not cover the slide."""
 MOST_PIXELS = 2**24
 """The most probabilities that a tile is made from; where it would take more, the heat map shows nothing."""
 

@@ -31,7 +31,7 @@ from wsipipe.viewer.plots import layers_of, plots, unit_of
 from wsipipe.viewer.result_tiles import heat_tile, label_tile, tissue_tile
 from wsipipe.viewer.tiling import TileIndex
 
-CACHE_BYTES = 128 * 2**20
+CACHE_BYTES = 64 * 2**20
 """Bytes of encoded tiles that are held."""
 THREADS = 4
 """Tiles that are made at a time."""

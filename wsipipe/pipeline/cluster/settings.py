@@ -13,6 +13,7 @@ from typing import Any
 import dask
 import distributed  # noqa: F401 - adds its defaults to those of dask
 
+from wsipipe.homeless import load_bokeh
 from wsipipe.pipeline.cluster.private import http_routes
 
 QUIET = {
@@ -36,6 +37,7 @@ OF_THE_SITE = {"jobqueue", "kubernetes", "temporary-directory"}
 @contextmanager
 def own_settings(changes: Mapping[str, Any]) -> Iterator[None]:
     """Within the context dask has its defaults, private HTTP servers and ``changes``, but for `OF_THE_SITE`."""
+    load_bokeh()
     defaults = dask.config.merge(*dask.config.defaults)
     with (
         dask.config.set({name: section for name, section in defaults.items() if name not in OF_THE_SITE}),
