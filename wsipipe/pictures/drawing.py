@@ -24,7 +24,7 @@ def outlined(image: RgbImage, labels: npt.NDArray[Any], color: tuple[int, int, i
 
 
 def nearest_cells(cells: npt.NDArray[Any], shape: tuple[int, int]) -> npt.NDArray[Any]:
-    """``cells`` (row, column) at ``shape`` (y, x): those that the middles of its pixels lie in."""
+    """``cells`` (y, x), of any dtype, at another ``shape``: those that the middles of its pixels lie in."""
     rows, cols = (
         np.minimum((2 * np.arange(n) + 1) * count // (2 * n), count - 1)
         for n, count in zip(shape, cells.shape, strict=True)
