@@ -32,7 +32,7 @@ VALUES_OF_OPTIONS = {
             "a.tif has no mpp; give --mpp, e.g. --mpp 0.25 for a 40x scan",
             "a.tif has no mpp; give [[slides]] mpp, e.g. [[slides]] mpp = 0.25 for a 40x scan",
         ),
-        ("use a model (-m), or allow it with --max-upsample", "use a model ([[slides]] model), or allow it with [run] max_upsample"),
+        ("a model (-m), or --max-upsample", "a model ([[slides]] model), or [run] max_upsample"),
         ("to segment the whole slide: --tissue off --overwrite", 'to segment the whole slide: [run] tissue = "off"'),
         ("or use --on-bad-tile fill --overwrite, which sets", 'or use [run] on_bad_tile = "fill", which sets'),
         ("then repeat the run, with --overwrite if its file has changed; or", "then repeat the run; or"),
@@ -43,6 +43,7 @@ VALUES_OF_OPTIONS = {
         ("is damaged; --overwrite makes it anew", "is damaged; remove it, and the next night makes it anew"),
         ("works here: --max-memory 900MB (smaller", 'works here: [run] max_memory = "900MB" (smaller'),
         ("/in/--mpp 0.25/x--z.tif and a-m.svs are torn", "/in/--mpp 0.25/x--z.tif and a-m.svs are torn"),
+        ("all the same: --any-stain", "all the same: [run] any_stain = true"),
         ("see --help, --cluster slurm", "see --help, --cluster slurm"),
     ],
 )  # fmt: skip

@@ -32,6 +32,7 @@ VALUES = {
     "channels": r"[0-9]+(?:,[0-9]+)*",
 }
 """What the value of each option looks like; anything else after it is the rest of the sentence."""
+FLAGS = {"any_stain"}
 SHORT = {"m": "model", "o": "out"}
 OVERWRITE = (
     (re.compile(r", with --overwrite if its file has changed"), ""),
@@ -64,6 +65,8 @@ def in_night(message: str) -> str:
         if value is not None:
             parts.append(f" = {_as_toml(value[1])}")
             at = value.end()
+        elif name in FLAGS:
+            parts.append(" = true")
     return "".join(parts) + message[at:]
 
 

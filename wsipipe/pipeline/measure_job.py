@@ -14,11 +14,12 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from wsipipe.errors import MachineError, SlideError
-from wsipipe.events import Listener, ObjectsFound, SlideDone, SlideStarted
+from wsipipe.events import Listener, ObjectsFound, SlideDone, SlideStarted, Warned
 from wsipipe.files import locate
 from wsipipe.pipeline.cluster.patience import result_of
 from wsipipe.pipeline.objects_plan import plan_objects_of_run
 from wsipipe.pipeline.objects_store import StoreObjects, finish_objects, measure_left, remove_blocks
+from wsipipe.pipeline.plausible import odd_sizes
 from wsipipe.pipeline.run_plan import RunPlan
 from wsipipe.pipeline.slide_job import AFTER_DEATHS, Futures, Stage
 from wsipipe.pipeline.slide_plan import SlidePlan
@@ -48,6 +49,7 @@ class MeasureJob:
         assert run.setup.objects is not None
         self.plan, self.stage = plan, Stage.BLOCKS
         self._client, self._listener, self._started = client, listener, time.perf_counter()
+        self._model_sha256 = run.setup.model.sha256
         self._limit_bytes = run.outline_bytes(plan)
         self._objects = plan_objects_of_run(locate(plan.store.path), run.setup.objects, plan.slide, plan.level)
         grid, measured = plan.grid, self._objects.existing() is not None  # then only its counts are missing
@@ -93,6 +95,8 @@ class MeasureJob:
         if isinstance(found := result_of(future), StoreObjects):
             slide, store = self.plan.slide.path, self.plan.store.path
             self._listener(ObjectsFound(slide, found.table, found.classes))
+            for message in odd_sizes(self.plan.slide, self._model_sha256, found.classes):
+                self._listener(Warned(slide, message))
             self._listener(SlideDone(slide, store, time.perf_counter() - self._started, 0))
             self.stage = Stage.DONE
         future.release()

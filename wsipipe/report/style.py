@@ -119,6 +119,7 @@ figcaption { color: var(--soft); font-size: .875rem; }
 footer { margin-top: 2rem; color: var(--soft); font-size: .875rem; }
 
 @media (max-width: 32rem) {
+  .problem figure { float: none; margin: .5rem 0 0; }
   body { padding: .6rem; }
   header { padding: .8rem .9rem 1rem; border-left-width: .45rem; }
   .tiles { grid-template-columns: 1fr 1fr; gap: .5rem; } .tile { padding: .5rem .7rem .6rem; }
