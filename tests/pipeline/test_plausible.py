@@ -122,8 +122,8 @@ def test_nearly_nothing_on_much_tissue_is_a_warning_with_a_way_out(
 def test_objects_of_an_unusual_size_are_a_warning_in_a_run_and_when_they_are_measured_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nuclei: ModelInfo
 ) -> None:
-    slide = write(tmp_path / "x.tif", draw_tissue(np.random.default_rng(1), (384, 384)))
-    config = RunConfig(out=str(tmp_path / "out"), device="cpu", engine="torch", objects=True)
+    slide = write(tmp_path / "x.tif", draw_tissue(np.random.default_rng(7), (512, 640)))
+    config = RunConfig(out=str(tmp_path / "out"), device="cpu", engine="torch", tissue="off", objects=True)
     (usual,) = run([slide], replace(config, out=str(tmp_path / "usual"))).slides
     assert usual.objects[0].objects > 30
     assert usual.warnings == []
