@@ -18,7 +18,7 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"
 # From the ground up. A layer may import those below it, and itself where it is one folder.
 LAYERS = [
     {"redaction"},
-    {"arrays", "errors", "events", "homeless", "version"},
+    {"arrays", "errors", "events", "homeless", "palette", "version"},
     {"tables", "urls"},
     {"files"},
     {"geometry"},
@@ -66,7 +66,8 @@ HOMES = {
     "anndata": {"objects"},
     "geopandas": {"objects"},
     "pandas": {"objects"},
-    "matplotlib": {"training"},
+    "matplotlib": {"training", "pictures"},
+    "PIL": {"pictures"},
     "bokeh": {"viewer", "homeless"},
     "tornado": {"viewer"},
     "napari": {"napari_plugin"},
@@ -223,4 +224,5 @@ def test_every_library_that_is_imported_is_declared() -> None:
     declared = {requirement.split("[")[0].split(">")[0].split("=")[0] for requirement in requirements}
     imported = {dotted.split(".")[0] for module in MODULES for dotted, _ in imports(module)}
     foreign = {name.replace("_", "-") for name in imported - sys.stdlib_module_names - {"wsipipe"}}
+    foreign = {"pillow" if name == "PIL" else name for name in foreign}
     assert foreign <= declared

@@ -98,6 +98,9 @@ RESULT_OPTIONS: tuple[Option, ...] = (
         show_default=True,
         help="Tiles that cannot be decoded: fail their slide, or set the pixels that depend on them to label 0.",
     ),
+    click.option(
+        "--any-stain", is_flag=True, help="Do not refuse fluorescence for models of stained tissue, or vice versa."
+    ),
     click.option("--probabilities", is_flag=True, help="Also write the probability of each class, as round(255 p)."),
     click.option("--overwrite", is_flag=True, help="Replace existing results, once the new ones are complete."),
     click.option("--objects", is_flag=True, help="Also outline, measure and count objects, as `wsipipe objects` does."),

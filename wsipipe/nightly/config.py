@@ -53,6 +53,7 @@ class RunTable:
     max_memory: str | None = None
     tissue: str = TISSUE_AUTO
     on_bad_tile: str = FAIL
+    any_stain: bool = False
     probabilities: bool = False
     objects: bool = False
     min_area: float | None = None

@@ -14,12 +14,13 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from wsipipe.errors import MachineError, SlideError
-from wsipipe.events import Listener, ObjectsFound, SlideDone, SlideStarted
+from wsipipe.events import Listener, ObjectsFound, SlideDone, SlideStarted, Warned
 from wsipipe.files import locate
 from wsipipe.pipeline.cluster.patience import result_of
 from wsipipe.pipeline.objects_plan import plan_objects_of_run
 from wsipipe.pipeline.objects_store import StoreObjects, measure_left, remove_blocks
 from wsipipe.pipeline.objects_tasks import ObjectsTasks
+from wsipipe.pipeline.plausible import odd_sizes
 from wsipipe.pipeline.run_plan import RunPlan
 from wsipipe.pipeline.slide_job import AFTER_DEATHS, Futures, Stage
 from wsipipe.pipeline.slide_plan import SlidePlan
@@ -49,6 +50,7 @@ class MeasureJob:
         assert run.setup.objects is not None
         self.plan, self.stage = plan, Stage.BLOCKS
         self._client, self._listener, self._started = client, listener, time.perf_counter()
+        self._model_sha256 = run.setup.model.sha256
         self._objects = plan_objects_of_run(locate(plan.store.path), run.setup.objects, plan.slide, plan.level)
         grid, measured = plan.grid, self._objects.existing() is not None  # then its counts are missing, or ids
         remove_blocks(plan.store.path, but=self._objects.folder(self._objects.run_block_px))
@@ -99,6 +101,8 @@ class MeasureJob:
         self._tasks.take(result)
         if isinstance(result, StoreObjects):
             self._listener(ObjectsFound(self.plan.slide.path, result.table, result.classes))
+            for message in odd_sizes(self.plan.slide, self._model_sha256, result.classes):
+                self._listener(Warned(self.plan.slide.path, message))
         future.release()
 
     def cancel(self) -> set[Future[Any]]:

@@ -98,6 +98,8 @@ class Setup:
     """Identity of the tissue mask, as in the fingerprint."""
     on_bad_tile: str
     """``fail`` or ``fill``."""
+    any_stain: bool
+    """Whether to segment slides of another stain than the model's."""
     probabilities: bool
     objects: ObjectsRequest | None
     """What is asked for of objects; None: nothing."""
@@ -188,6 +190,7 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
         tissue=config.tissue,
         tissue_identity=tissue_identity(config.tissue),
         on_bad_tile=config.on_bad_tile,
+        any_stain=config.any_stain,
         probabilities=config.probabilities,
         objects=_objects(config),
         overwrite=config.overwrite,

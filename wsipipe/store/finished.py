@@ -53,7 +53,7 @@ class FinishedStore:
     levels: int
     """Number of levels of labels."""
     classes: tuple[tuple[str, int, str], ...]
-    """(name, label, #rrggbb) of each class but the background; the colour is empty if unknown."""
+    """(name, label, #rrggbb) of each class but the background."""
     counts: Mapping[int, int]
     """Pixels of each label at the finest level; empty if the run did not record them."""
     complete: bool

@@ -58,11 +58,7 @@ class Item:
     @property
     def classes(self) -> list[tuple[str, int, str]]:
         """(name, label, #rrggbb) of each class."""
-        return (
-            []
-            if self.store is None
-            else [(name, label, color or "#808080") for name, label, color in self.store.classes]
-        )
+        return [] if self.store is None else list(self.store.classes)
 
     @cached_property
     def objects(self) -> ObjectTable | None:

@@ -282,7 +282,7 @@ def _thumbnail(viewer: Viewer, number: int) -> Encoded:
 
 
 def _drawn_small(catalog: Catalog, number: int, item: Item) -> Encoded:
-    if item.store is not None and (jpeg := catalog.summary(number).jpeg):
+    if item.store is not None and (jpeg := catalog.summary(number).thumbnail.jpeg):
         return jpeg, "image/jpeg"
     whole = TileIndex(0, 0, 0)
     box = item.tiling.box(whole)
