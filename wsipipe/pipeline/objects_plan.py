@@ -211,13 +211,13 @@ def fitted_blocks(plan: ObjectsPlan, threads: int, limit_bytes: int) -> tuple[in
         If not even one small block fits.
     """
     side, smallest = block_side(plan.store.block, BLOCK_PX), min(plan.store.block, SMALLEST_BLOCK_PX)
-    while threads * block_bytes(plan, side) > limit_bytes:
+    while threads * measuring_bytes(plan, side) > limit_bytes:
         if (smaller := block_side(plan.store.block, side // 2)) >= smallest and smaller < side:
             side = smaller
         elif threads > 1:
             threads -= 1
         else:
-            need = megabytes(block_bytes(plan, side), up=True)
+            need = megabytes(measuring_bytes(plan, side), up=True)
             raise MemoryLimitError(
                 f"{plan.store.path}: the objects of a block of {side} px need {need} of memory, and "
                 f"{megabytes(max(limit_bytes, 0))} are left; raise --max-memory"
@@ -238,7 +238,7 @@ def block_side(block_px: int, most_px: int) -> int:
     return max(side, STRIP_PX)
 
 
-def block_bytes(plan: ObjectsPlan, side: int) -> int:
+def measuring_bytes(plan: ObjectsPlan, side: int) -> int:
     """The most memory that reading and measuring a block of ``side`` px takes."""
     level = plan.level
     need = measuring_bytes(level, side, classes=len(plan.store.classes), probabilities=plan.store.probable)
