@@ -1,11 +1,12 @@
-"""From labels to objects: seconds and memory of `wsipipe objects` and `export`, and the ratio to dask and scikit-image.
+"""From labels to objects, ids of pixels and GeoJSON: seconds and memory, and the ratio to dask and scikit-image.
 
     python benchmarks/objects.py STORE [--side 32768] [--shapes]
     python benchmarks/objects.py STORE --flat [--side 100000]
 
 The labels of a store are repeated to a square of ``--side`` pixels, in a store of their own, whose slide is the crop
-repeated as well: all its tiles are a few that stand in the file once. Then the commands run, as a user types them. For
-the comparison, dask reads one period of the same labels and pixels, and they go through
+repeated as well: all its tiles are a few that stand in the file once. Then the commands run, as a user types them:
+`objects`, the same with ``--instances``, which writes the ids alone as the objects are there, and `export`. For the
+comparison, dask reads one period of the same labels and pixels, and they go through
 `skimage.measure.regionprops_table` with the same measures, and `find_contours` for each object, on one core. Exits with
 1 if the ratio of the speeds is less than `PROMISED`.
 
@@ -191,7 +192,9 @@ def compare(args: argparse.Namespace, folder: Path) -> int:
         write_slide(slide, pixels, args.side)
     store = folder / "case.zarr"
     write_store(store, repeated(labels), args.side, slide)
-    objects = called("objects", store, *(["--slide", "off"] if slide is None else []))
+    words = ("objects", store, *(["--slide", "off"] if slide is None else []))
+    objects = called(*words)
+    called(*words, "--instances")
     called("export", store, "--to", "geojson", "--simplify", "0", "-o", folder / "case.geojson.gz")
     theirs = scikit_image_rate(labels, pixels, folder, shapes=args.shapes)
     pixels_done = args.side**2 / 1e6

@@ -18,7 +18,7 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"
 # From the ground up. A layer may import those below it, and itself where it is one folder.
 LAYERS = [
     {"redaction"},
-    {"arrays", "errors", "events", "homeless", "version"},
+    {"arrays", "errors", "events", "homeless", "palette", "version"},
     {"tables", "urls"},
     {"files"},
     {"geometry"},
@@ -27,7 +27,7 @@ LAYERS = [
     {"objects", "tissue"},
     {"evaluation"},
     {"pictures", "inference"},
-    {"report", "training"},
+    {"report", "training", "napari_plugin"},
     {"viewer"},
     {"pipeline", "demo"},
     {"nightly"},
@@ -50,9 +50,9 @@ HEIGHT_IN_SLIDES = {name: height for height, names in enumerate(LAYERS_OF_SLIDES
 HOMES = {
     "torch": {"model", "inference", "training"},
     "safetensors": {"model", "training"},
-    "dask": {"pipeline"},
+    "dask": {"pipeline", "napari_plugin"},
     "distributed": {"pipeline"},
-    "zarr": {"files", "slides", "rasters", "store", "demo"},
+    "zarr": {"files", "slides", "rasters", "store", "napari_plugin", "demo"},
     "obstore": {"urls"},
     "tifffile": {"slides", "rasters", "demo"},
     "imagecodecs": {"viewer", "slides", "rasters", "pictures", "demo"},
@@ -60,17 +60,19 @@ HOMES = {
     "openvino": {"inference"},
     "rich": {"cli"},
     "scipy": {"objects", "tissue", "evaluation", "training"},
-    "shapely": {"rasters", "objects", "viewer"},
+    "shapely": {"rasters", "objects", "viewer", "napari_plugin"},
     "pyarrow": {"objects"},
     "spatialdata": {"objects"},
     "anndata": {"objects"},
     "geopandas": {"objects"},
     "pandas": {"objects"},
-    "matplotlib": {"training"},
+    "matplotlib": {"training", "pictures"},
+    "PIL": {"pictures"},
     "bokeh": {"viewer", "homeless"},
     "tornado": {"viewer"},
+    "napari": {"napari_plugin"},
 }
-EXTRAS = ["openvino", "slurm", "kubernetes", "spatialdata"]
+EXTRAS = ["openvino", "slurm", "kubernetes", "spatialdata", "napari"]
 EVERYWHERE = {"dask.system"}  # how many cores are ours
 
 
@@ -222,4 +224,5 @@ def test_every_library_that_is_imported_is_declared() -> None:
     declared = {requirement.split("[")[0].split(">")[0].split("=")[0] for requirement in requirements}
     imported = {dotted.split(".")[0] for module in MODULES for dotted, _ in imports(module)}
     foreign = {name.replace("_", "-") for name in imported - sys.stdlib_module_names - {"wsipipe"}}
+    foreign = {"pillow" if name == "PIL" else name for name in foreign}
     assert foreign <= declared

@@ -28,7 +28,7 @@ def run_json(*arguments: object) -> dict[str, Any]:
         (1.0, (2048, 8192), ()),
         (2.0, (2048, 4096), ()),
         (2.0, (2048, 8192), ()),
-        (1.0, (2048, 8192), ("--objects",)),
+        (1.0, (2048, 8192), ("--objects", "--instances")),
     ),
 )
 def test_peak_memory_is_flat_and_below_the_projection(
@@ -54,7 +54,7 @@ def test_peak_memory_is_flat_and_below_the_projection(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [(), ("--objects",)])
+@pytest.mark.parametrize("options", [(), ("--objects", "--instances")])
 def test_the_smallest_max_memory_that_is_named_works(
     tmp_path: Path, tiny_model: Path, options: tuple[str, ...]
 ) -> None:

@@ -15,9 +15,14 @@ import pytest
 import yaml
 
 from tests.faults import PATIENCE_SECONDS, SCRIPT, assert_same_bytes, picture, write_model, write_slide
+from tests.objects.stores import made_store
 from wsipipe import RunConfig, run
 from wsipipe.nightly.config import Night, read_night
+from wsipipe.objects.export import export_geojson
+from wsipipe.objects.read import open_objects
 from wsipipe.pipeline.config import ClusterConfig
+from wsipipe.pipeline.objects_plan import ObjectsRequest, plan_objects
+from wsipipe.pipeline.objects_store import make_objects
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = ROOT / "workflows"
@@ -187,6 +192,40 @@ def test_snakemake_makes_the_same_stores(tmp_path: Path) -> None:
     config = RunConfig(str(tmp_path / "out"), str(model), block=128, tile=128, device="cpu", engine="torch")
     assert run([slide], config).exit_code == 0
     assert_same_bytes(store, tmp_path / "out" / "a slide.zarr")
+
+
+def test_qupath_imports_each_result_into_the_image_of_its_name(tmp_path: Path) -> None:
+    """With classes of QuPath that have no more than the methods that the script uses, by its source (0.4 to 0.8)."""
+    groovy = tool("groovy", "apt-get install groovy default-jre-headless")
+    made_store(tmp_path / "results")
+    store = tmp_path / "results" / "case-17.zarr"
+    made = make_objects(plan_objects(store, ObjectsRequest(slide="off")), 1, 2**32, lambda _, __: None)
+    objects = str(sum(of_class.objects for of_class in made.classes))
+    (tmp_path / "wsipipe").mkdir()
+    for name in ("case-17.geojson.gz", "case.2.geojson", "gone.geojson", "twice.geojson", "twice.geojson.gz"):
+        export_geojson(open_objects(store), tmp_path / "wsipipe" / name)
+    images = ["case-17.svs", "case.2.ome.tif - Series 1", "case.ome.tif", "case.3", "twice.svs"]
+    java = Path(os.path.realpath(tool("java", "apt-get install default-jre-headless"))).parents[1]
+    script, stubs = WORKFLOWS / "qupath" / "import_results.groovy", ROOT / "tests" / "qupath"
+    said = subprocess.run(
+        [groovy, "-cp", stubs, script],
+        env={**os.environ, "JAVA_HOME": str(java), "QUPATH_IMAGES": ",".join(images)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_SECONDS,
+    ).stdout.splitlines()
+    assert (
+        [line.split("|") for line in said if "|" in line]
+        == [
+            [images[0], objects, "1", "false"],  # open in the viewer, so it is left open
+            [images[1], objects, "1", "true"],
+            *([name, "0", "0", "false"] for name in images[2:]),
+        ]
+    )
+    assert "SKIPPED twice.svs: several files for it: twice.geojson, twice.geojson.gz" in said
+    assert said[-1] == "no image for: gone"
 
 
 def test_every_workflow_is_in_the_readme() -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wsipipe.errors import WsipipeError
     from wsipipe.model.model_file import LabelClass, ModelSpec, load_model, save_model
     from wsipipe.model.unet import UNet
+    from wsipipe.napari_plugin.layers import napari_layers
     from wsipipe.objects.read import open_objects
     from wsipipe.pipeline.config import ClusterConfig, RunConfig
     from wsipipe.pipeline.run import run
@@ -36,6 +37,7 @@ _HOME = {
     "UNet": "model.unet",
     "WsipipeError": "errors",
     "load_model": "model.model_file",
+    "napari_layers": "napari_plugin.layers",
     "open_objects": "objects.read",
     "open_slide": "slides.open",
     "run": "pipeline.run",
@@ -54,6 +56,7 @@ __all__ = [
     "WsipipeError",
     "__version__",
     "load_model",
+    "napari_layers",
     "open_objects",
     "open_slide",
     "run",

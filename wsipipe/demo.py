@@ -14,9 +14,11 @@ import numpy.typing as npt
 import tifffile
 import zarr
 
-from wsipipe.pictures.drawing import outlined
+from wsipipe.pictures.caption import captioned
+from wsipipe.pictures.drawing import inner_edge
 from wsipipe.slides.pixels.overview import RgbImage
 from wsipipe.slides.slide import Slide
+from wsipipe.store.finished import open_finished
 
 Drawing = npt.NDArray[np.float32]
 
@@ -104,4 +106,10 @@ def write_picture(path: Path, slide: Slide, store: Path, *, side: int = 720) -> 
     image = np.asarray(level.array[here])
     labels = np.asarray(zarr.open_array(store / "0", mode="r")[here])
     gap = np.full((height, 8, 3), 255, np.uint8)
-    path.write_bytes(imagecodecs.png_encode(np.hstack([image, gap, outlined(image, labels)])))
+    finished = open_finished(str(store))
+    found = image.copy()
+    for _, label, color in finished.classes:
+        found[inner_edge(labels == label)] = list(bytes.fromhex(color[1:]))
+    share = "" if finished.tissue_share is None else f" · tissue {finished.tissue_share:.0%} of the slide"
+    sides = np.hstack([image, gap, found])
+    path.write_bytes(imagecodecs.png_encode(captioned(sides, f"{slide.file}{share}", slide.mpp)))

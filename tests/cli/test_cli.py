@@ -26,6 +26,7 @@ from tests.tissue.drawn import disc, glass, on_glass
 from wsipipe import cli, demo
 from wsipipe.errors import UsageError
 from wsipipe.model.model_file import load_model
+from wsipipe.pictures.caption import CAPTION_PX
 from wsipipe.pictures.drawing import OUTLINE
 from wsipipe.pipeline.machine import size_bytes
 from wsipipe.tissue.detect import ALGORITHM
@@ -544,7 +545,9 @@ def test_preview_outlines_what_would_be_segmented(call: Call, tmp_path: Path, ti
     assert share
     assert where.mean() < float(share[1]) / 100 < 2.2 * where.mean()
     image = imagecodecs.png_decode((tmp_path / "x.png").read_bytes())
-    assert image.shape == (400, 600, 3)
+    assert image.shape == (400 + CAPTION_PX, 600, 3)
+    assert (image[400:, :150] < 80).any()  # its name and share
+    image = image[:400]
     outline = (image == OUTLINE).all(2)
     assert not outline[where].any()
     assert outline[150, 210:250].sum() == outline[150, 50:90].sum() == 1

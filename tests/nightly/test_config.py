@@ -247,7 +247,7 @@ def test_options_of_the_tables_are_those_of_a_run(path: Path) -> None:
         GOOD
         + "[run]\ndevice = 'cpu'\nengine = 'torch'\ntile = 64\nblock = 128\nbatch = 2\nthreads = 3\n"
         + "max_memory = '2GB'\nprobabilities = true\nmax_upsample = 2\n"
-        + "objects = true\nmin_area = 8.5\nsplit = true\n"
+        + "objects = true\nmin_area = 8.5\nsplit = true\ninstances = true\n"
         + "reader = 'openslide'\nchannels = '2,DAPI'\nz = 3\n"
         + "[cluster]\nkind = 'slurm'\nworkers = 4\nadapt = [1, 4]\n[cluster.options]\nqueue = 'night'\n"
     )
@@ -264,6 +264,7 @@ def test_options_of_the_tables_are_those_of_a_run(path: Path) -> None:
         max_memory_bytes=2 * 10**9,
         probabilities=True,
         objects=True,
+        instances=True,
         min_area_um2=8.5,
         split=True,
         max_upsample=2.0,

@@ -10,6 +10,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,13 +19,14 @@ from tests.slides.made import ome_zarr
 from tests.soak import in_soak
 from wsipipe.errors import SlideFormatError
 from wsipipe.pictures import thumbnail as picture
-from wsipipe.pictures.drawing import as_rgb, inner_edge
+from wsipipe.pictures.drawing import OUTLINE, as_rgb, inner_edge
 from wsipipe.pictures.thumbnail import summarise
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels import overview as planes
 from wsipipe.slides.pixels.overview import averaged, averaged_plane, choose_source
 from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.store.finished import open_finished
+from wsipipe.store.spec import TISSUE
 
 Sides = tuple[int, int]
 ORANGE = np.array([255, 128, 0])
@@ -122,8 +124,8 @@ def test_slide_and_labels_line_up(tmp_path: Path, shape: Sides, downs: tuple[int
 def test_picture_has_the_outline_in_the_colour_of_the_class_and_the_slide_under_it(tmp_path: Path) -> None:
     slide, store = made(tmp_path, (600, 1000))
     found = summarise(str(slide), store)
-    image = imagecodecs.jpeg8_decode(found.jpeg)
-    assert found.shape == image.shape[:2] == (192, 320)
+    image = imagecodecs.jpeg8_decode(found.thumbnail.jpeg)
+    assert found.thumbnail.shape == image.shape[:2] == (192, 320)
     line = inner_edge(disc((192, 320), (0.4, 0.6), 0.3))
     assert colored(image)[line].mean() > 0.8
     inside = disc((192, 320), (0.4, 0.6), 0.27)
@@ -168,7 +170,7 @@ def test_a_slide_that_is_gone_leaves_the_labels_and_a_note(tmp_path: Path) -> No
     slide.unlink()
     found = summarise(str(slide), store)
     assert found.classes[0].pixels > 0
-    assert colored(imagecodecs.jpeg8_decode(found.jpeg)).any()
+    assert colored(imagecodecs.jpeg8_decode(found.thumbnail.jpeg)).any()
     (note,) = found.notes
     assert note.startswith("without the slide's pixels: case.tif cannot be opened")
 
@@ -185,11 +187,11 @@ def test_a_level_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(picture, "MAX_LEVEL_BYTES", 300 * 500 * 3 - 1)
     monkeypatch.setattr(planes, "read_box", pytest.fail)
     found = summarise(str(slide), store)
-    assert found.jpeg
+    assert found.thumbnail.jpeg
     assert "its coarsest level has 300 x 500 px of 3 x uint8" in found.notes[0]
 
 
-@pytest.mark.parametrize("broken", ["gone", "file", "no store", "zarr.json", "colors", "level", "chunk"])
+@pytest.mark.parametrize("broken", ["gone", "file", "no store", "zarr.json", "level", "chunk"])
 def test_a_store_that_cannot_be_read_is_a_note(tmp_path: Path, broken: str) -> None:
     slide, name = made(tmp_path)
     store = Path(name)
@@ -203,8 +205,6 @@ def test_a_store_that_cannot_be_read_is_a_note(tmp_path: Path, broken: str) -> N
             document["attributes"] = {}
         case "zarr.json":
             document = "{"
-        case "colors":
-            document["attributes"]["ome"]["image-label"]["colors"][0]["rgba"] = ["javascript:", 300, -1]
         case "level":
             (store / "0/zarr.json").write_text("{")
         case "chunk":
@@ -214,8 +214,39 @@ def test_a_store_that_cannot_be_read_is_a_note(tmp_path: Path, broken: str) -> N
         (store / "zarr.json").write_text(json.dumps(document) if document != "{" else "{")
     found = summarise(str(slide), str(store))
     assert found.notes
-    assert not found.jpeg
+    assert not found.thumbnail.jpeg
     assert all(found.notes)
+
+
+def test_a_class_without_a_colour_has_one_of_the_palette(tmp_path: Path) -> None:
+    slide, store = made(tmp_path)
+    document = json.loads((Path(store) / "zarr.json").read_text())
+    colors = document["attributes"]["ome"]["image-label"]["colors"]
+    next(one for one in colors if one["label-value"] == 7)["rgba"] = ["javascript:", 300, -1]
+    (Path(store) / "zarr.json").write_text(json.dumps(document))
+    found = summarise(str(slide), store)
+    assert [one.color for one in found.classes] == ["#cc79a7", "#0080ff"]
+    image = imagecodecs.jpeg8_decode(found.thumbnail.jpeg)
+    assert colored(image, np.array([0xCC, 0x79, 0xA7])).any()
+
+
+def test_the_large_picture_has_the_outline_of_the_tissue_and_a_scale_bar(tmp_path: Path) -> None:
+    slide = write_pyramid(tmp_path / "a.tif", [np.full((1200, 1600, 3), 120, np.uint8)])
+    store = write_store(tmp_path / "a.zarr", slide, np.zeros((1200, 1600), np.uint8))
+    cells = np.zeros((12, 16), np.uint8)
+    cells[3:9, 4:12] = 1
+    mask = zarr.create_array(f"{store}/{TISSUE}/0", shape=cells.shape, dtype="uint8", overwrite=True)
+    mask[...] = cells
+    found = summarise(str(slide), store, large=True)
+    assert found.notes == ()
+    assert found.large.shape == (750, 1000)
+    assert len(found.large.jpeg) > len(found.thumbnail.jpeg)
+    image = imagecodecs.jpeg8_decode(found.large.jpeg)
+    green = colored(image, np.array(OUTLINE))
+    assert green[187, 300:700].mean() > 0.9  # the mask's upper edge, 3/12 of the height
+    assert not green[:180].any()
+    black = (image[-80:, :300].max(-1) < 80).sum(1)
+    assert 120 <= black.max() <= 130  # 100 um of 0.8 um each
 
 
 @pytest.mark.parametrize(
@@ -321,7 +352,7 @@ def test_slides_of_any_axes_have_a_picture(tmp_path: Path, axes: str) -> None:
     store = write_store(tmp_path / "a.zarr", slide, (plane > 0).astype(np.uint8) * 200)
     found = summarise(str(slide), store)
     assert found.notes == ()
-    assert imagecodecs.jpeg8_decode(found.jpeg)[disc(found.shape, (0.4, 0.6), 0.2)].mean() > 240
+    assert imagecodecs.jpeg8_decode(found.thumbnail.jpeg)[disc(found.thumbnail.shape, (0.4, 0.6), 0.2)].mean() > 240
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (5, 2)])
@@ -329,8 +360,8 @@ def test_small_and_long_slides_have_a_picture(tmp_path: Path, shape: Sides) -> N
     slide = write_pyramid(tmp_path / "a.tif", [np.full((*shape, 3), 200, np.uint8)], tile=(16, 16))
     found = summarise(str(slide), write_store(tmp_path / "a.zarr", slide, np.full(shape, 7, np.uint8)))
     assert found.notes == ()
-    assert max(found.shape) <= 320
-    assert imagecodecs.jpeg8_decode(found.jpeg).shape[:2] == found.shape
+    assert max(found.thumbnail.shape) <= 320
+    assert imagecodecs.jpeg8_decode(found.thumbnail.jpeg).shape[:2] == found.thumbnail.shape
 
 
 def test_a_thumbnail_of_tissue_is_small_enough_for_a_thousand(tmp_path: Path) -> None:
@@ -339,7 +370,7 @@ def test_a_thumbnail_of_tissue_is_small_enough_for_a_thousand(tmp_path: Path) ->
     image = draw_tissue(np.random.default_rng(3), (480, 640))
     slide = write_pyramid(tmp_path / "a.tif", [image])
     found = summarise(str(slide), write_store(tmp_path / "a.zarr", slide, (image[..., 0] < 150).astype(np.uint8) * 7))
-    assert 5_000 < len(found.jpeg) <= picture.JPEG_BYTES
+    assert 5_000 < len(found.thumbnail.jpeg) <= picture.JPEG_BYTES
 
 
 def test_a_level_is_read_whole_tiles_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from ome_zarr_models import open_ome_zarr
 
 from tests.faults import files, start, wait_until
 from tests.objects.stores import made_store
-from tests.objects.test_edges import right_ids
+from tests.objects.test_pixel_ids import right_ids
 from tests.pipeline.test_objects_store import NO_LIMIT, make
 from wsipipe.errors import MemoryLimitError, StoreError
 from wsipipe.pipeline import instances

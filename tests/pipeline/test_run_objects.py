@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +21,13 @@ from wsipipe.model.model_file import ModelSpec, default_classes, save_model
 from wsipipe.model.unet import UNet
 from wsipipe.objects.block import STRIP_PX
 from wsipipe.pipeline import objects_store
+from wsipipe.pipeline.instances import InstancesWriter, make_instances
 from wsipipe.pipeline.objects_plan import ObjectsRequest, block_side, plan_objects
 from wsipipe.pipeline.objects_store import make_objects
 from wsipipe.pipeline.run_plan import plan_run
 from wsipipe.pipeline.setup import resolve
 from wsipipe.pipeline.summary import SlideOutcome
+from wsipipe.store.check import check_store
 
 BLOCKS = 12
 
@@ -50,6 +53,15 @@ def wanted(slide: Path, config: RunConfig) -> Path:
     again(slide, replace(config, objects=False, min_area_um2=None), out)
     measure(out / "slide.zarr", min_area_um2=3.0)
     return out / "slide.zarr"
+
+
+@pytest.fixture(scope="module")
+def with_ids(wanted: Path) -> Path:
+    """The same, and of `wsipipe objects --instances`."""
+    store = wanted.parent / "with-ids" / wanted.name
+    shutil.copytree(wanted, store)
+    assert write_ids(store)
+    return store
 
 
 def again(slide: Path, config: RunConfig, out: Path, stop_after: float = float("inf")) -> SlideOutcome:
@@ -80,7 +92,13 @@ def measure(store: Path, **request: object) -> None:
     assert make_objects(plan, 1, 2**40, lambda _done, _blocks: None).made
 
 
-@pytest.mark.parametrize("options", [{"tissue": "auto"}, {"probabilities": True, "split": True}, {"mpp": 0.31}])
+def write_ids(store: Path) -> Path | None:
+    return make_instances(store, wanted=True, threads=1, limit_bytes=2**40, progress=lambda _done, _blocks: None)
+
+
+@pytest.mark.parametrize(
+    "options", [{"tissue": "auto"}, {"probabilities": True, "split": True, "instances": True}, {"mpp": 0.31}]
+)
 def test_a_run_finds_the_objects_that_wsipipe_objects_finds(
     slide: Path, config: RunConfig, tmp_path: Path, options: dict[str, object]
 ) -> None:
@@ -88,8 +106,9 @@ def test_a_run_finds_the_objects_that_wsipipe_objects_finds(
     outcome = again(slide, config, tmp_path / "run")
     assert outcome.status == "done", outcome.message
     assert (outcome.skipped > 0) == (config.tissue == "auto")
-    again(slide, replace(config, objects=False, min_area_um2=None, split=False), tmp_path / "after")
+    again(slide, replace(config, objects=False, min_area_um2=None, split=False, instances=False), tmp_path / "after")
     measure(tmp_path / "after/slide.zarr", min_area_um2=3.0, split=config.split)
+    assert not config.instances or write_ids(tmp_path / "after/slide.zarr")
     assert_same_bytes(tmp_path / "run/slide.zarr", tmp_path / "after/slide.zarr")
     noted = json.loads((tmp_path / "run/slide.zarr/zarr.json").read_bytes())["attributes"]["wsipipe"]["objects"]
     assert [one["objects"] for one in noted["classes"]] == [one.objects for one in outcome.objects]
@@ -109,13 +128,15 @@ def test_a_slide_without_tissue_has_no_objects_and_is_done(config: RunConfig, tm
 
 @pytest.mark.parametrize("cluster", [None, "local"])
 def test_interrupted_it_is_resumed_and_ends_in_the_same_bytes(
-    slide: Path, config: RunConfig, wanted: Path, tmp_path: Path, cluster: str | None
+    slide: Path, config: RunConfig, wanted: Path, with_ids: Path, tmp_path: Path, cluster: str | None
 ) -> None:
-    with_workers = replace(config, cluster=ClusterConfig(kind=cluster, workers=2) if cluster else None)
-    begun = interrupted(slide, with_workers, tmp_path)
+    """The workers of the cluster write the ids of objects, too."""
+    if cluster is not None:
+        config, wanted = replace(config, cluster=ClusterConfig(kind=cluster, workers=2), instances=True), with_ids
+    begun = interrupted(slide, config, tmp_path)
     measured = {path.name.removesuffix(".objects") for path in tmp_path.glob("*/objects/blocks-*/*.objects")}
     assert {name.removeprefix("0/c/").replace("/", ".") for name in begun} <= measured, "its objects came first"
-    outcome = again(slide, with_workers, tmp_path)
+    outcome = again(slide, config, tmp_path)
     assert (outcome.status, outcome.blocks_computed) == ("done", BLOCKS - len(begun)), outcome.message
     assert_same_bytes(tmp_path / "slide.zarr", wanted)
 
@@ -188,6 +209,79 @@ def test_without_room_a_finished_store_stays_as_it_is_and_measuring_is_resumed(
     assert again(slide, config, tmp_path).status == "done"
     assert len(written) == BLOCKS
     assert_same_bytes(store, wanted)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_without_room_for_ids_the_same_run_goes_on_with_them(
+    slide: Path, config: RunConfig, with_ids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    store, write, written = tmp_path / "slide.zarr", InstancesWriter.write_block, list[tuple[int, int]]()
+    if finished:
+        again(slide, config, tmp_path)
+    before, config = files(tmp_path), replace(config, instances=True)
+
+    def until_full(writer: InstancesWriter, index: tuple[int, int], ids: Any) -> None:
+        if len(written) == left:
+            raise OutputError("No space left on device")
+        written.append(index)
+        write(writer, index, ids)
+
+    left = 5
+    monkeypatch.setattr(InstancesWriter, "write_block", until_full)
+    assert again(slide, replace(config, threads=1), tmp_path).message == "No space left on device"
+    assert {
+        name: blob for name, blob in files(tmp_path).items() if "objects/instances-" not in name
+    }.items() >= before.items()
+    assert not list(tmp_path.rglob("labels"))
+    torn = next(tmp_path.glob(f"*/objects/instances-*/instances/0/c/{written[0][0]}/{written[0][1]}"))
+    torn.write_bytes(b"")  # as after a loss of power
+    written.remove(written[0])
+    left = -1
+    outcome = again(slide, config, tmp_path)
+    assert (outcome.status, outcome.blocks_computed) == ("done", 0), outcome.message
+    assert sorted(written) == [(row, col) for row in range(3) for col in range(4)]
+    assert_same_bytes(store, with_ids)
+
+
+def test_a_finished_store_gets_its_ids_and_nothing_is_measured_again(
+    slide: Path, config: RunConfig, with_ids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(config: RunConfig) -> tuple[str, str]:
+        (plan,) = plan_run([str(slide)], resolve(replace(config, out=str(tmp_path)))).planned
+        return plan.action, plan.reason
+
+    store, config_of_ids = tmp_path / "slide.zarr", replace(config, instances=True)
+    again(slide, config, tmp_path)
+    assert planned(config) == ("skip", "complete")
+    assert planned(config_of_ids) == ("measure", "complete, but without instances")
+    with monkeypatch.context() as patch:
+        patch.setattr(objects_store, "write_block_file", None)
+        assert again(slide, config_of_ids, tmp_path).status == "done"
+    assert_same_bytes(store, with_ids)
+    assert planned(config_of_ids) == planned(config) == ("skip", "complete")
+
+    measure(store, min_area_um2=3.0, split=True)  # as a kill between table and ids leaves it
+    parted = replace(config, split=True)
+    assert planned(parted) == ("measure", "complete, but its instances are of other objects")
+    for now in (parted, config):
+        assert again(slide, now, tmp_path).status == "done"
+        assert check_store(store, 1).damages == ()
+    assert_same_bytes(store, with_ids)
+
+
+def test_begun_with_ids_and_finished_without_no_ids_are_left(
+    slide: Path, config: RunConfig, wanted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("No space left on device")
+
+    for out, objects in (("with", {}), ("without", {"objects": False, "min_area_um2": None})):
+        with monkeypatch.context() as patch:
+            patch.setattr(InstancesWriter, "publish", full)
+            assert again(slide, replace(config, instances=True), tmp_path / out).message == "No space left on device"
+        assert list(tmp_path.glob(f"{out}/*/objects/instances-*"))
+        assert again(slide, replace(config, **objects), tmp_path / out).status == "done"  # type: ignore[arg-type]
+        assert_same_bytes(tmp_path / out / "slide.zarr", wanted)
 
 
 def test_an_end_between_table_and_counts_costs_nothing(
@@ -266,9 +360,12 @@ def test_memory_is_projected_and_what_cannot_be_is_refused(slide: Path, config: 
     without = replace(config, objects=False, min_area_um2=None, out=str(tmp_path))
     one, other = (plan_run([str(slide)], resolve(c)).planned[0] for c in (without, replace(without, objects=True)))
     assert other.block_bytes - one.block_bytes >= 140 * 64 * 64
+    large = replace(without, objects=True, instances=True, block=4096)
+    assert plan_run([str(slide)], resolve(large)).planned[0].block_bytes >= 24 * 4096**2
     for wrong, message in (
         ({"split": True}, "--split is about objects.*add --objects"),
         ({"min_area_um2": 3.0}, "--min-area is about objects"),
+        ({"instances": True}, "--instances is about objects"),
         ({"objects": True, "min_area_um2": -1.0}, "--min-area must be 0 um2 or more"),
         ({"objects": True, "out": "s3://bucket/out"}, "run without --objects, copy the stores"),
     ):

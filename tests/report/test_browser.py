@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from tests.report.chromium import PROGRAM, Chromium
-from tests.report.nights import HOSTILE, disc, night, slides_of_all_kinds, write_pyramid, write_store
-from wsipipe.report.record import DONE, SlideReport
+from tests.report.nights import HOSTILE, counts_of, disc, night, slides_of_all_kinds, write_pyramid, write_store
+from wsipipe.pictures.thumbnail import StoreSummary
+from wsipipe.report.page import page as render
+from wsipipe.report.record import DONE, FAILED, SlideReport
 from wsipipe.report.words import shown
 from wsipipe.report.write import write_report
 
@@ -52,9 +54,50 @@ def test_pictures_are_shown(browser: Chromium, page: Path) -> None:
     sizes = browser.value(
         "Promise.all([...document.images].map(i => i.decode().then(() => [i.naturalWidth, i.width])))"
     )
-    assert len(sizes) == 2
-    assert all(natural == 240 and 0 < drawn <= 240 for natural, drawn in sizes)
+    assert [natural for natural, _ in sizes] == [240, 300, 240]  # the slide that is gone has no larger one
+    assert all(0 < drawn <= 240 for natural, drawn in sizes if natural == 240)
     assert browser.value("getComputedStyle(document.querySelector('header')).borderLeftWidth") != "0px"
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_click_enlarges_a_picture_and_another_closes_it(browser: Chromium, page: Path, width: int) -> None:
+    browser.open(page, width=width)
+    at_point = "document.elementsFromPoint(innerWidth / 2, 400).some(e => e.matches('.zoom > summary'))"
+    browser.value("document.querySelector('.zoom > summary').scrollIntoView({block: 'center'})")
+    middle = "(r => [r.x + r.width / 2, r.y + r.height / 2])"
+    click(browser, *browser.value(f"{middle}(document.querySelector('.zoom > summary').getBoundingClientRect())"))
+    assert browser.value("document.querySelector('.zoom').open")
+    assert browser.value("document.querySelector('.large img').getBoundingClientRect().height") > 300
+    assert browser.value(at_point)  # it covers the page
+    click(browser, width / 2, 400)
+    assert not browser.value("document.querySelector('.zoom').open")
+
+
+def click(browser: Chromium, x: float, y: float) -> None:
+    for kind in ("mousePressed", "mouseReleased"):
+        browser.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+
+def test_slides_are_chosen_and_sorted_without_a_script(browser: Chromium, tmp_path: Path) -> None:
+    counted = counts_of("gland")
+    slides = [
+        SlideReport("/in/b.tif", DONE, warnings=("odd",)),
+        SlideReport("/in/c.tif", DONE, store="x", objects=counted),
+        SlideReport("/in/a.tif", DONE),
+        SlideReport("/in/z.tif", FAILED, "torn"),
+    ]
+    path = tmp_path / "page.html"
+    path.write_text(render(night(*slides), {1: StoreSummary(objects=counted)}, ()))
+    browser.open(path)
+    visible = """[...document.querySelectorAll('article')].filter(e => e.offsetHeight)
+        .sort((a, b) => a.offsetTop - b.offsetTop || a.offsetLeft - b.offsetLeft)
+        .map(e => e.querySelector('.name').textContent[0]).join('')"""
+    assert browser.value(visible) == "zbca"
+    for button, wanted in {
+        "sort-name": "zabc", "sort-objects": "zcba", "show-failed": "z", "show-done": "cba", "show-warned": "b",
+    }.items():  # fmt: skip
+        browser.value(f"document.getElementById('{button}').click()")
+        assert browser.value(visible) == wanted, button
 
 
 def test_hostile_texts_are_text(browser: Chromium, page: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 
 from tests.report.html_check import Seen
 from tests.report.nights import HOSTILE, SHA, counts_of, night, slides_of_all_kinds, texts
-from wsipipe.pictures.thumbnail import ClassArea, StoreSummary
+from wsipipe.pictures.thumbnail import ClassArea, Picture, StoreSummary
 from wsipipe.report.markup import element
 from wsipipe.report.page import page, tone_of
 from wsipipe.report.record import DONE, FAILED, OPEN, SET_ASIDE, SKIPPED, STATUSES, SlideReport
@@ -18,9 +18,21 @@ from wsipipe.report.words import amount, area, aside, duration, headline, shorte
 
 
 def summary_of(text: str = "gland") -> StoreSummary:
-    classes = (ClassArea(text, 7, "#ff8000", 1234, 0.0412, True), ClassArea("fat", 9, "#0080ff", 99, None, False))
+    classes = (
+        ClassArea(text, 7, "#ff8000", 1234, 0.0412, True, 0.125),
+        ClassArea("fat", 9, "#0080ff", 99, None, False),
+    )
     return StoreSummary(
-        b"\xff\xd8 a picture", (240, 320), classes, (f"note {text}",), "0.0.9", text, SHA, counts_of(text)
+        Picture(b"\xff\xd8 a picture", (240, 320)),
+        Picture(b"\xff\xd8 the same, larger", (750, 1000)),
+        classes,
+        notes=(f"note {text}",),
+        version="0.0.9",
+        model=text,
+        model_sha256=SHA,
+        objects=counts_of(text),
+        mpp=0.25,
+        tissue_share=0.4,
     )
 
 
@@ -120,6 +132,10 @@ def test_every_slide_has_its_status_and_its_facts() -> None:
         "sha256 640fa0a2bc63…",
         "wsipipe 0.0.9",
         "nuclei",
+        "0.25 µm/px",
+        "tissue on 40% of the slide",
+        "12.5%",
+        "wsipipe view /out/case-1.zarr",
     ):
         assert known in text
     for message in (
@@ -147,16 +163,17 @@ def test_objects_have_their_counts_and_a_histogram_with_equal_steps() -> None:
 
 def test_pictures_have_a_text_and_tables_have_headers() -> None:
     seen = Seen(page_of())
-    (picture,) = (attributes for name, attributes in seen.elements if name == "img")
-    assert picture["src"] == "data:image/jpeg;base64," + base64.b64encode(summary_of().jpeg).decode()
-    assert picture["alt"] == "The slide case-1.tif, with its labels outlined: gland, fat"
-    assert (picture["width"], picture["height"]) == ("320", "240")
+    pictures = [attributes for name, attributes in seen.elements if name == "img"]
+    for shown_one, made in zip(pictures, (summary_of().thumbnail, summary_of().large), strict=True):
+        assert shown_one["src"] == "data:image/jpeg;base64," + base64.b64encode(made.jpeg).decode()
+        assert shown_one["alt"] == "The slide case-1.tif, with its labels outlined: gland, fat"
+        assert (shown_one["width"], shown_one["height"]) == (str(made.shape[1]), str(made.shape[0]))
     assert all(attributes.get("scope") in {"row", "col"} for name, attributes in seen.elements if name == "th")
     assert sum(name == "table" for name, _ in seen.elements) == 5  # areas, objects, waiting, taken, history
     assert [a.get("aria-label") for n, a in seen.elements if n == "svg" and a.get("role") == "img"] == [
+        "Areas of gland, at most 4 in a bar",
         "Slides done and failed, night by night",
         "Speed, night by night",
-        "Areas of gland, at most 4 in a bar",
     ]
 
 

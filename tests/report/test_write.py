@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,10 @@ import pytest
 from tests.report.html_check import Seen
 from tests.report.nights import HOSTILE, night, slides_of_all_kinds, write_pyramid, write_store
 from wsipipe.errors import OutputError
-from wsipipe.pictures.thumbnail import StoreSummary
+from wsipipe.pictures.thumbnail import Picture, StoreSummary
 from wsipipe.report import write
-from wsipipe.report.record import DONE, FAILED, SKIPPED, SlideReport, read_history, read_report
-from wsipipe.report.write import summarise_all, write_report
+from wsipipe.report.record import DONE, FAILED, SET_ASIDE, SKIPPED, SlideReport, read_history, read_report
+from wsipipe.report.write import failed_pictures, summarise_all, write_report
 
 
 def pictures(page: Path) -> list[str]:
@@ -31,8 +32,9 @@ def test_report_is_a_page_json_and_a_line_of_the_history(tmp_path: Path) -> None
     assert sorted(file.name for file in out.iterdir()) == ["history.jsonl", "report.html", "report.json"]
     assert read_report(out / "report.json") == report
     assert read_history(out / "history.jsonl") == (report.summary,)
-    (picture,) = pictures(out / "report.html")
-    assert picture.startswith("data:image/jpeg;base64,/9j/")
+    small, large = pictures(out / "report.html")
+    assert small.startswith("data:image/jpeg;base64,/9j/")
+    assert large.startswith("data:image/jpeg;base64,/9j/")
     assert "0.00200 mm²" in (out / "report.html").read_text()
 
 
@@ -59,11 +61,11 @@ def test_a_run_of_wsipipe_is_shown(tmp_path: Path, tiny_model: Path, write_slide
     )
     (found,) = summarise_all(report).values()
     assert found.notes == ()
-    assert found.shape == (96, 128)
+    assert found.thumbnail.shape == (96, 128)
     assert found.model == "tiny"
     assert sum(c.pixels for c in found.classes) == sum(n for label, n in outcome.labels.items() if label)
     assert all(c.exact and c.mm2 == pytest.approx(c.pixels * 0.25e-6) for c in found.classes)
-    assert len(pictures(write_report(report, tmp_path / "report"))) == 1
+    assert len(pictures(write_report(report, tmp_path / "report"))) == 2
 
 
 def test_missing_slides_do_not_prevent_a_report(tmp_path: Path) -> None:
@@ -79,7 +81,7 @@ def test_missing_slides_do_not_prevent_a_report(tmp_path: Path) -> None:
 
 def test_only_finished_stores_are_summarised_and_those_of_this_night_first(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(write, "summarise", lambda slide, _store: seen.append(slide) or StoreSummary())
+    monkeypatch.setattr(write, "summarise", lambda slide, _store, **_: seen.append(slide) or StoreSummary())
     monkeypatch.setattr(write, "MAX_PICTURES", 3)
     slides = [
         SlideReport("old 1", SKIPPED, store="x"),
@@ -96,7 +98,7 @@ def test_only_finished_stores_are_summarised_and_those_of_this_night_first(monke
 
 
 def test_json_and_history_are_there_before_the_first_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(_slide: str, _store: str) -> StoreSummary:
+    def killed(_slide: str, _store: str, **_: object) -> StoreSummary:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(write, "summarise", killed)
@@ -134,7 +136,37 @@ def test_a_folder_that_is_a_file_is_an_output_error(tmp_path: Path) -> None:
 
 
 def test_a_thousand_pictures_make_a_page_that_can_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jpeg = np.random.default_rng(0).bytes(20_000)
-    monkeypatch.setattr(write, "summarise", lambda _slide, _store: StoreSummary(jpeg, (240, 320)))
+    small, large = (Picture(np.random.default_rng(0).bytes(n), (240, 320)) for n in (20_000, 160_000))
+    made = {True: StoreSummary(small, large), False: StoreSummary(small)}
+    monkeypatch.setattr(write, "summarise", lambda _slide, _store, *, large: made[large])
     page = write_report(night(*[SlideReport(f"/in/{i}.tif", DONE, store="x") for i in range(1000)]), tmp_path)
-    assert 26e6 < page.stat().st_size < 30e6
+    assert 55e6 < page.stat().st_size < 64e6
+    assert 150 <= page.read_text().count('class="large"') < 1000
+
+
+def test_a_failed_slide_that_opens_has_its_picture_whatever_another_file_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = write_pyramid(tmp_path / "a.tif", [np.full((100, 80, 3), 200, np.uint8)])
+    report = night(
+        SlideReport(str(slide), FAILED, "no mpp"),
+        SlideReport(str(tmp_path / "gone.tif"), FAILED, "gone"),
+        SlideReport("/in/\0.tif", SET_ASIDE, "torn"),
+    )
+    assert list(failed_pictures(report)) == [0]
+    source = write_report(report, tmp_path / "out").read_text()
+    assert source.count("<img") == 1
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # as if it died of the file
+    assert failed_pictures(report) == {}
+
+
+def test_json_says_what_the_cards_say(tmp_path: Path) -> None:
+    slide = write_pyramid(tmp_path / "a.tif", [np.full((100, 80, 3), 255, np.uint8)])
+    store = write_store(tmp_path / "a.zarr", slide, np.full((100, 80), 7, np.uint8))
+    write_report(night(SlideReport("/in/b.tif", FAILED, "torn"), SlideReport(str(slide), DONE, store=store)), tmp_path)
+    torn, done = json.loads((tmp_path / "report.json").read_text())["slides"]
+    assert "found" not in torn
+    assert done["found"]["mpp"] == 0.5
+    gland = done["found"]["classes"][0]
+    assert (gland["name"], gland["pixels"], gland["share"]) == ("gland", 8000, 1.0)
+    assert "thumbnail" not in done["found"]

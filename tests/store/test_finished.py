@@ -95,7 +95,7 @@ def test_attributes_of_both_versions_of_zarr_are_read(tmp_path: Path) -> None:
     two, three = (read_attributes(tmp_path / name) for name in ("2.zarr", "3.zarr"))
     assert two == ome
     assert three == ome | {"ome": ome, "mine": 1}
-    assert parse_image_label(two) == parse_image_label(three) == ImageLabel(classes=(("cell", 3, ""),))
+    assert parse_image_label(two) == parse_image_label(three) == ImageLabel(classes=(("cell", 3, "#009e73"),))
     (tmp_path / "3.zarr/zarr.json").write_text(json.dumps([]))
     with pytest.raises(DamagedStoreError, match=r"zarr\.json cannot be read"):
         read_attributes(tmp_path / "3.zarr")
@@ -117,6 +117,6 @@ def test_an_image_label_that_names_no_class_has_none(label: Any) -> None:
 
 
 @pytest.mark.parametrize("rgba", [None, 7, [], [1, 2], ["javascript:", 300, -1], [256, 0, 0, 255]])
-def test_what_is_not_a_colour_is_unknown(rgba: Any) -> None:
+def test_what_is_not_a_colour_gives_one_of_the_palette(rgba: Any) -> None:
     label = {"properties": [{"label-value": 2, "class": "x"}], "colors": [{"label-value": 2, "rgba": rgba}]}
-    assert parse_image_label({"image-label": label}).classes == (("x", 2, ""),)
+    assert parse_image_label({"image-label": label}).classes == (("x", 2, "#e69f00"),)

@@ -183,7 +183,7 @@ def test_everything_but_the_data_has_a_default(tmp_path: Path) -> None:
 
 def test_defaults_are_those_that_the_docstrings_name() -> None:
     config = TrainConfig(DataConfig("f"))
-    assert config.colors == ("#ffe119",)
+    assert config.colors == ("#56b4e9",)
     assert config.values == {0: 0, 1: 1}
     assert config.loop.workers is config.loop.threads is config.loop.minutes is None
     assert config.data.validation == 0.1

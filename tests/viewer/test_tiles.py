@@ -11,7 +11,7 @@ from wsipipe.slides.open import open_slide
 from wsipipe.store.finished import FinishedStore, open_finished
 from wsipipe.viewer.result_tiles import label_tile
 from wsipipe.viewer.slide_tiles import SlideTiles
-from wsipipe.viewer.tiling import TILE_PX, TileIndex, Tiling
+from wsipipe.viewer.tiling import TILE_PX, TileIndex, TilePyramid
 
 COLORS = {label: tuple(bytes.fromhex(color[1:])) for _, label, color in CLASSES}
 SHOWN = (7, 200)
@@ -31,7 +31,7 @@ def pictured(labels: np.ndarray) -> np.ndarray:
     return table[labels]
 
 
-def tiles_of(tiling: Tiling, zoom: int) -> list[tuple[TileIndex, Box]]:
+def tiles_of(tiling: TilePyramid, zoom: int) -> list[tuple[TileIndex, Box]]:
     sides = [-(-side // (tiling.scale(zoom) * TILE_PX)) for side in tiling.shape]
     tiles = [TileIndex(zoom, row, col) for row in range(sides[0]) for col in range(sides[1])]
     return [(tile, box) for tile in tiles if (box := tiling.box(tile))]
@@ -96,7 +96,7 @@ def test_a_bright_pixel_is_shown_alike_in_every_tile_of_a_slide_of_16_bits(tmp_p
 
 
 def test_tiles_beyond_the_slide_and_beyond_the_pyramid_are_none() -> None:
-    tiling = Tiling((513, 100))
+    tiling = TilePyramid((513, 100))
     assert tiling.last == 1
     assert tiling.box(TileIndex(1, 1, 0)) == Box(512, 513, 0, 100)
     for tile in (TileIndex(1, 0, 1), TileIndex(1, 2, 0), TileIndex(2, 0, 0), TileIndex(-1, 0, 0), TileIndex(0, -1, 0)):

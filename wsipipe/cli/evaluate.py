@@ -76,7 +76,7 @@ def evaluate(
         check_table(table, pair(predictions, labels).values())
     found = evaluate_files(predictions, labels, metrics=names, mapped=parse_maps(maps), **are)
     if table is not None:
-        write_table(table, found)
+        write_scores(table, found)
     click.echo(json.dumps(as_document(found), indent=2) if as_json else scores_as_text(found))
 
 
@@ -138,7 +138,7 @@ def check_table(table: Path, inputs: Iterable[tuple[Path, Path]]) -> None:
             raise UsageError(f"--csv {table} is an input, or lies in one ({path}); give another file")
 
 
-def write_table(table: Path, found: Evaluation) -> None:
+def write_scores(table: Path, found: Evaluation) -> None:
     """Write one row of scores per image, as CSV, by rename.
 
     Raises

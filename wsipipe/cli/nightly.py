@@ -68,11 +68,12 @@ def report_as_text(report: NightReport) -> str:
 def projection_as_text(found: InboxContent, projections: list[Projection]) -> str:
     """The text of ``--dry-run``."""
     from wsipipe.cli.run_text import plan_as_text
+    from wsipipe.nightly.remedies import in_night
     from wsipipe.report.words import shown_lines
 
     lines = [f"{row.status:9} {row.slide}: {row.message}" for row in found.left]
     for projection in projections:
-        lines += plan_as_text(projection.plan).splitlines()
+        lines += in_night(plan_as_text(projection.plan)).splitlines()
         hours = "not measured yet" if projection.hours is None else f"{projection.hours:.1f} h"
         lines.append(f"projected: {hours}; results at most {projection.output_bytes / 1e9:,.1f} GB before compression")
     return shown_lines(lines) if lines else "nothing to do"

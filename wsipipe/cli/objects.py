@@ -52,7 +52,6 @@ class Measured:
     metavar="auto|off|FILE",
     help="Where to measure intensities; auto: the slide that the store names; off: shapes only.",
 )
-@click.option("--instances", is_flag=True, help="Also write the id of each pixel's object into the store, as OME-Zarr.")
 @click.option("--threads", type=click.IntRange(min=1), help="Blocks that are measured at a time; as many as cores.")
 @click.option("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -83,7 +82,7 @@ def objects(
     from wsipipe.store.check import stores_named
 
     limit = default_limit_bytes() if max_memory is None else size_bytes(max_memory, "--max-memory")
-    request = ObjectsRequest(min_area_um2, int(connectivity), split, slide)
+    request = ObjectsRequest(min_area_um2, int(connectivity), split, slide, instances)
     stores = stores_named(out)
     if slide not in (SLIDE_AUTO, SLIDE_OFF) and len(stores) > 1:
         raise UsageError(f"--slide {slide} is the slide of one store, but {len(stores)} are given")
@@ -96,7 +95,7 @@ def objects(
 
     with show_events(lambda _: None, milestone=milestone, bars=_Bar) as listener:
         for store in stores:
-            one = _objects_of(store, request, instances, threads or CPU_COUNT, limit, listener, failed)
+            one = _objects_of(store, request, threads or CPU_COUNT, limit, listener, failed)
             found += one
             if not as_json:
                 click.echo("\n".join(map(_as_text, one)) or f"{store}: FAILED: {failed[str(store)]}")
@@ -111,7 +110,6 @@ def objects(
 def _objects_of(
     store: Location,
     request: ObjectsRequest,
-    instances: bool,
     threads: int,
     limit_bytes: int,
     listener: Callable[[Measured], None],
@@ -133,7 +131,8 @@ def _objects_of(
         plan = plan_objects(store, request)
         with holding(store) as lease:
             made = make_objects(plan, threads, limit_bytes, progress)
-            ids = make_instances(store, wanted=instances, threads=threads, limit_bytes=limit_bytes, progress=progress)
+            wanted = plan.instances
+            ids = make_instances(store, wanted=wanted, threads=threads, limit_bytes=limit_bytes, progress=progress)
         return [replace(made, instances=None if ids is None else str(ids))]
     except SlideError as err:
         failed[str(store)] = str(err)

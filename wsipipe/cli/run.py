@@ -98,6 +98,9 @@ RESULT_OPTIONS: tuple[Option, ...] = (
         show_default=True,
         help="Tiles that cannot be decoded: fail their slide, or set the pixels that depend on them to label 0.",
     ),
+    click.option(
+        "--any-stain", is_flag=True, help="Do not refuse fluorescence for models of stained tissue, or vice versa."
+    ),
     click.option("--probabilities", is_flag=True, help="Also write the probability of each class, as round(255 p)."),
     click.option("--overwrite", is_flag=True, help="Replace existing results, once the new ones are complete."),
     click.option("--objects", is_flag=True, help="Also outline, measure and count objects, as `wsipipe objects` does."),
@@ -138,9 +141,9 @@ def run(
 ) -> None:  # the rest are fields of RunConfig, under the same names
     """Segment SLIDE... (files, folders, patterns) into DIR/<slide's name>.zarr.
 
-    Finished slides are skipped, unfinished ones are resumed. With --objects, finished ones that lack theirs get them.
-    Exit code: 0 all done, 1 some slides failed, 2 usage, 3 the environment (no device, no memory, no space), 130
-    interrupted: the same command resumes.
+    Finished slides are skipped, unfinished ones are resumed. With --objects (and --instances), finished ones that lack
+    theirs get them. Exit code: 0 all done, 1 some slides failed, 2 usage, 3 the environment (no device, no memory, no
+    space), 130 interrupted: the same command resumes.
     """
     from wsipipe.cli.progress import show_run
     from wsipipe.cli.streams import stderr_problem

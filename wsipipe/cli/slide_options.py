@@ -1,4 +1,4 @@
-"""Options in groups, and the group that commands share: how slides are read."""
+"""Groups of options that commands share: how slides are read, and what is an object."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ OBJECT_OPTIONS: tuple[Option, ...] = (
         help="Area below which objects are left out, um2 (px without a resolution).  [default: the model's]",
     ),
     click.option("--split", is_flag=True, help="Part objects where they are narrow: nuclei that touch."),
+    click.option(
+        "--instances", is_flag=True, help="Also write the id of each pixel's object into the store, as OME-Zarr."
+    ),
 )
 
 

@@ -15,13 +15,23 @@ import click
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=0, help="Port to listen on.  [default: one that is free]"
 )
-def view(paths: tuple[str, ...], no_browser: bool, host: str, port: int) -> None:
+@click.option("--napari", is_flag=True, help="Show them in napari instead: pip install 'wsipipe[napari]'.")
+def view(paths: tuple[str, ...], no_browser: bool, host: str, port: int, napari: bool) -> None:
     """Show slides in a browser, with labels, probabilities and objects over them, until Ctrl-C.
 
     A folder of results gives a page of all of them, also while a run writes there. Whoever has the address, which ends
     in a token, can look. The server listens on this machine only, unless --host says otherwise; where there is no
     screen, a line says how to get the page to your own machine.
     """
+    if napari:
+        from wsipipe.napari_plugin.reader import open_in_napari
+
+        open_in_napari(paths)
+    else:
+        _serve(paths, no_browser, host, port)
+
+
+def _serve(paths: tuple[str, ...], no_browser: bool, host: str, port: int) -> None:
     import threading
     import webbrowser
     from contextlib import suppress

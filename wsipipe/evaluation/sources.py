@@ -155,9 +155,9 @@ class TablePlane:
         DamagedStoreError
             If the table cannot be read, or is not that of these labels.
         """
-        from wsipipe.objects.instances import instances_within
+        from wsipipe.objects.pixel_ids import ids_within
 
-        classes, ids = self.labels.read(box).classes, instances_within(self.table, box)
+        classes, ids = self.labels.read(box).classes, ids_within(self.table, box)
         if ((classes == 0) & (ids > 0)).any():
             raise DamagedStoreError(
                 f"{self.table.path} has objects in {box} where {self.name} has background; remove it, and make the "

@@ -25,6 +25,7 @@ from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive
 from wsipipe.model.min_areas import min_area_of_older
 from wsipipe.model.unet import UNet
+from wsipipe.palette import class_color
 
 FORMAT_VERSION = 1
 HEADER_KEY = "wsipipe"
@@ -38,7 +39,6 @@ SIZES = {
 """The arguments of `UNet`, and the lowest and highest value of each."""
 BACKGROUND = 0
 """The label of background, and of pixels that were not segmented."""
-CLASS_COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#ffe119", "#f58231", "#911eb4", "#46f0f0", "#f032e6")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class ModelSpec:
 
 def default_classes(channels: int) -> tuple[LabelClass, ...]:
     """Background and ``class 1``, ``class 2`` ...; for one sigmoid channel ``class 1`` alone."""
-    named = [LabelClass(f"class {i}", i, CLASS_COLORS[(i - 1) % len(CLASS_COLORS)]) for i in range(1, max(channels, 2))]
+    named = [LabelClass(f"class {i}", i, class_color(i)) for i in range(1, max(channels, 2))]
     return tuple(named) if channels == 1 else (LabelClass("background", BACKGROUND, "#000000"), *named)
 
 

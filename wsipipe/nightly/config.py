@@ -53,10 +53,12 @@ class RunTable:
     max_memory: str | None = None
     tissue: str = TISSUE_AUTO
     on_bad_tile: str = FAIL
+    any_stain: bool = False
     probabilities: bool = False
     objects: bool = False
     min_area: float | None = None
     split: bool = False
+    instances: bool = False
     max_upsample: float = MAX_UPSAMPLE
     reader: str | None = None
     channels: str | None = None

@@ -16,6 +16,7 @@ from wsipipe.inference.speeds import recall
 from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.nightly.config import Night
 from wsipipe.nightly.failures import Failures, stats_of, version_of
+from wsipipe.nightly.remedies import InNight, in_night
 from wsipipe.pipeline.config import DEFAULT_MODEL, RunConfig
 from wsipipe.pipeline.dispatcher import Limits
 from wsipipe.pipeline.run import run
@@ -214,11 +215,11 @@ def _run_group(night: Night, group: Group, heard: Outcomes, limits: Limits) -> t
     if not steady:
         return rows, "", 0
     try:
-        summary = run(steady, group.config, heard, limits=limits)
+        summary = run(steady, group.config, InNight(heard), limits=limits)
     except WsipipeError as err:
-        stop = Stop(limits.clock(), str(err))
+        stop = Stop(limits.clock(), in_night(str(err)))
         return rows + _missing_rows(night, (group,), rows, heard, stop), stop.why, _exit_code(err)
-    stop = Stop(limits.clock(), summary.stopped or summary.ended)
+    stop = Stop(limits.clock(), in_night(summary.stopped or summary.ended))
     for outcome in summary.slides:
         spent = summary.account(outcome)
         row = _row(night, group, outcome, heard, stop)
@@ -243,10 +244,10 @@ def _missing_rows(
 def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop: Stop) -> SlideReport:
     """The row of the report for ``slide``. Records its failure, or removes the record of one that is over."""
     failures = Failures(locate(group.config.out), night.digest)
-    path, message, attempts = locate(slide.slide), slide.message, 0
+    path, message, attempts = locate(slide.slide), in_night(slide.message), 0
     status = reports.OPEN if slide.status == NOT_ATTEMPTED else slide.status
     never_opened = status == reports.FAILED and slide.store is None
-    if stop.why and slide.message == stop.why:  # not the slide's fault
+    if stop.why and message == stop.why:  # not the slide's fault
         status = reports.OPEN
     elif never_opened and seconds_left_alone(path, stop.at) < UNREADABLE_FACTOR * night.settle_seconds:
         status, message = reports.WAITING, f"changed recently, so copying may not have finished: {message}"
@@ -265,7 +266,7 @@ def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop:
         pixels=slide.pixels,
         skipped=slide.skipped,
         objects=slide.objects,
-        warnings=tuple(slide.warnings),
+        warnings=tuple(map(in_night, slide.warnings)),
         attempts=attempts,
         model=group.model.spec.name,
         model_sha256=group.model.sha256,
@@ -285,7 +286,7 @@ def _reason(err: BaseException) -> str:
     """The reason why ``err`` ended a night, for the report."""
     if isinstance(err, KeyboardInterrupt):
         return "interrupted; the next night resumes"
-    return str(err) if isinstance(err, WsipipeError) else f"unexpected {type(err).__name__}: {err}"
+    return in_night(str(err)) if isinstance(err, WsipipeError) else f"unexpected {type(err).__name__}: {err}"
 
 
 def _exit_code(err: BaseException) -> int:

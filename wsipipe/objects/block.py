@@ -133,7 +133,7 @@ def measure_block(labels: Labels, box: Box, counting: Counting, intensities: Int
         found.diagonals.taken(opened).renumbered(number),
         OpenPixels(number[pixels.piece], pixels.code, number[pixels.partners]),
         cut_out(pieces, kept, intensities, frame=frame, origin=origin).renumbered(number),
-        tuple(number[strip].astype(np.int32) for strip in strips(pieces.numbers)),
+        tuple(number[strip].astype(np.int32) for strip in side_strips(pieces.numbers)),
     )
     return BlockObjects(origin, whole.moved(-y, -x), doubled_hull_areas(rings), rings, parts)
 
@@ -145,7 +145,7 @@ def splits(extent: Counts) -> Mask:
     return small
 
 
-def strips(plane: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+def side_strips(plane: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
     """The strips of a block along its top, bottom, left and right side, (y, x) each; ``plane`` (y, x) of any dtype."""
     return plane[:STRIP_PX], plane[-STRIP_PX:], plane[:, :STRIP_PX], plane[:, -STRIP_PX:]
 

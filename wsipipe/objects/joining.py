@@ -30,7 +30,7 @@ from wsipipe.objects.block import STRIP_PX, Counting, CutPieces, measure_block, 
 from wsipipe.objects.corners import Corners, CutSource
 from wsipipe.objects.fragments import Fragments, Sheet, lay_out, no_fragments
 from wsipipe.objects.numbers import Counts
-from wsipipe.objects.outlines import Diagonals, Lines, resolve, trace
+from wsipipe.objects.outlines import Diagonals, Lines, link_diagonals, trace
 from wsipipe.objects.paths import connected
 from wsipipe.objects.perimeter import KINDS, OpenPixels, count_border, kinds
 from wsipipe.objects.rings import Rings, arrange, close, doubled_hull_areas, together
@@ -261,7 +261,7 @@ class Joining:
         order = np.argsort(sums.first)
         sums, rank = sums.taken(order), np.argsort(order)[done.group]
         self._check(sums, np.bincount(rank[done.lines.piece], done.lines.size, count))
-        turns = resolve(diagonals, diagonals.piece == diagonals.partner, width=self._counting.shape[1])
+        turns = link_diagonals(diagonals, diagonals.piece == diagonals.partner, width=self._counting.shape[1])
         lines = Lines(*_linked(done.lines), self._corners.take(done.lines.source, done.lines.offset, done.lines.size))
         rings = arrange(close(_together([lines, turns])), rank, count)
         y, x = (sums.extent[:, axis].astype(object) for axis in (0, 1))

@@ -148,7 +148,7 @@ def trace(
     -------
     tuple
         Points are on the slide. The diagonals are all those of different pieces. If both pieces are cut, chains end
-        there, and `resolve` has what links them.
+        there, and `link_diagonals` has what links them.
     """
     corners, diagonals = _corners(labels, pieces, cut)
     ends = _ends(labels, pieces)
@@ -181,7 +181,7 @@ def trace(
     return lines.taken(~outside) if outside.any() else lines, moved
 
 
-def resolve(diagonals: Diagonals, same: Mask, *, width: int) -> Lines:
+def link_diagonals(diagonals: Diagonals, same: Mask, *, width: int) -> Lines:
     """A chain of one corner for each diagonal, once it is known whether both of its pixels are of one piece.
 
     Parameters

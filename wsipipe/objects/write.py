@@ -183,7 +183,7 @@ def _write_tiles(path: Path, blocks: _Blocks, joined: _Spill, description: Descr
 class _RowGroups:
     """Rows on their way to a file, in groups of equal size.
 
-    A thread encodes a group while the next one is made, which takes a fifth off the time of a table.
+    A thread encodes a group while the next one is made.
     """
 
     def __init__(self, writer: pq.ParquetWriter) -> None:

@@ -10,9 +10,10 @@ import numpy.typing as npt
 from wsipipe.slides.pixels.overview import Plane, RgbImage
 
 OUTLINE = (40, 255, 80)
+"""The colour of the tissue's outline in every picture; found objects have that of their class."""
 
 
-def outlined(image: RgbImage, labels: npt.NDArray[Any], color: tuple[int, int, int] = OUTLINE) -> RgbImage:
+def outlined(image: RgbImage, labels: npt.NDArray[Any], color: tuple[int, int, int]) -> RgbImage:
     """``image`` (y, x, 3), uint8, with the pixels coloured at which ``labels`` (y, x), of any dtype, change."""
     edge = np.zeros(labels.shape, bool)
     edge[1:] |= labels[1:] != labels[:-1]
@@ -20,6 +21,16 @@ def outlined(image: RgbImage, labels: npt.NDArray[Any], color: tuple[int, int, i
     result = image.copy()
     result[edge] = color
     return result
+
+
+def nearest_cells(cells: npt.NDArray[Any], shape: tuple[int, int]) -> npt.NDArray[Any]:
+    """``cells`` (y, x), of any dtype, at another ``shape``: those that the middles of its pixels lie in."""
+    rows, cols = (
+        np.minimum((2 * np.arange(n) + 1) * count // (2 * n), count - 1)
+        for n, count in zip(shape, cells.shape, strict=True)
+    )
+    nearest: npt.NDArray[Any] = cells[rows][:, cols]
+    return nearest
 
 
 def as_rgb(plane: Plane, dtype: str, brightest: float | None = None) -> RgbImage:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import inf
 
 import imagecodecs
-import numpy as np
 
-from wsipipe.pictures.drawing import OUTLINE, as_rgb, inner_edge
+from wsipipe.pictures.caption import captioned
+from wsipipe.pictures.drawing import OUTLINE, as_rgb, inner_edge, nearest_cells
 from wsipipe.slides.pixels.overview import averaged_plane, choose_source
 from wsipipe.slides.slide import Level, Slide
 from wsipipe.tissue.mask import TissueMask
@@ -21,6 +21,8 @@ LEFT_OUT = 160
 def tissue_png(slide: Slide, level: Level, mask: TissueMask, *, side: int = PREVIEW_PX) -> bytes:
     """``level`` of ``slide`` as a PNG of at most ``side`` px, greyed outside ``mask``, with the mask's outline.
 
+    A strip of `CAPTION_PX` below it has the slide's name, the share of tissue, and a scale bar if the mpp is known.
+
     Raises
     ------
     SlideError
@@ -31,11 +33,9 @@ def tissue_png(slide: Slide, level: Level, mask: TissueMask, *, side: int = PREV
     shape = max(1, round(height / scale)), max(1, round(width / scale))
     source, extent = choose_source(slide, level.index, shape, most_bytes=inf)
     image = as_rgb(averaged_plane(source, extent, shape), level.dtype)
-    rows, cols = (
-        np.minimum((2 * np.arange(n) + 1) * cells // (2 * n), cells - 1)
-        for n, cells in zip(shape, mask.cells.shape, strict=True)
-    )
-    inside = mask.cells[rows][:, cols]
+    inside = nearest_cells(mask.cells, shape)
     image[~inside] = image[~inside] // 2 + LEFT_OUT // 2
     image[inner_edge(inside)] = OUTLINE
-    return bytes(imagecodecs.png_encode(image))
+    um_per_px = None if level.mpp is None else level.mpp * width / shape[1]
+    text = f"{slide.file} · tissue {mask.share:.1%} of the slide"
+    return bytes(imagecodecs.png_encode(captioned(image, text, um_per_px)))

@@ -1,4 +1,4 @@
-"""The summary of a store: a thumbnail of its slide with the classes outlined, and the area of each class.
+"""The summary of a store: a thumbnail of its slide with tissue and classes outlined, and the area of each class.
 
 Slide and labels have pyramids of their own. A thumbnail shows the whole plane that was segmented, and both are
 sampled from there::
@@ -25,22 +25,24 @@ from wsipipe.arrays import Labels
 from wsipipe.errors import SlideFormatError, StoreError, WsipipeError
 from wsipipe.events import ClassCount
 from wsipipe.geometry.grid import boxes
-from wsipipe.pictures.drawing import as_rgb, inner_edge
+from wsipipe.pictures.caption import with_scale_bar
+from wsipipe.pictures.drawing import OUTLINE, as_rgb, inner_edge, nearest_cells
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.overview import RgbImage, averaged_plane, choose_source
 from wsipipe.slides.planes import parse_reading
+from wsipipe.slides.slide import Slide
 from wsipipe.store.finished import FinishedStore, open_finished
 
-THUMBNAIL_PX = 320
-"""Long side of a thumbnail."""
+THUMBNAIL_PX, LARGE_PX = 320, 1000
+"""Long sides of a thumbnail and of the larger picture."""
 MAX_LEVEL_BYTES = 48 * 2**20
 """Most bytes of the slide's level that a thumbnail is made from: 16 megapixels of RGB."""
 MAX_LABELS_PX = 2**24
 """Most pixels of the level of labels that a thumbnail is made from; those of wsipipe have 1024 x 1024 at most."""
 COUNTED_PX = 2**22
 """Most pixels of the level of labels that is counted if the store has no counts."""
-JPEG_LEVELS, JPEG_BYTES = (85, 75, 65, 55, 45), 20_000
-"""Qualities of the JPEG: the first with at most this many bytes is taken, so that 1000 of them make a page of 27 MB."""
+JPEG_LEVELS, JPEG_BYTES, LARGE_BYTES = (85, 75, 65, 55, 45), 20_000, 160_000
+"""Qualities of the JPEG: the first with at most so many bytes is taken; 1000 thumbnails make 27 MB of a page."""
 PAPER = 238
 """The grey of the background if the slide cannot be read."""
 
@@ -61,16 +63,27 @@ class ClassArea:
     """Area in square millimetres; None if the size of a pixel is unknown."""
     exact: bool
     """Whether all pixels were counted, rather than those of a coarser level."""
+    share: float | None = None
+    """Share of the tissue, or of the slide if there was no tissue mask, 0 to 1; None if there is none."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A JPEG of a slide, with a scale bar if its resolution is known."""
+
+    jpeg: bytes = b""
+    """Empty if there is none."""
+    shape: tuple[int, int] = (0, 0)
+    """(height, width) in pixels."""
 
 
 @dataclass(frozen=True)
 class StoreSummary:
     """The thumbnail of a store, the areas and objects of its classes, and the model that made it."""
 
-    jpeg: bytes = b""
-    """The thumbnail; empty if there is none."""
-    shape: tuple[int, int] = (0, 0)
-    """(height, width) of the thumbnail in pixels."""
+    thumbnail: Picture = Picture()
+    large: Picture = Picture()
+    """The same, larger; only where it was asked for."""
     classes: tuple[ClassArea, ...] = ()
     notes: tuple[str, ...] = ()
     """What is missing or wrong, and why."""
@@ -80,15 +93,13 @@ class StoreSummary:
     model_sha256: str = ""
     objects: tuple[ClassCount, ...] = ()
     """Counts of its objects, class by class; empty if they were not measured."""
+    mpp: float | None = None
+    """Micrometres per pixel of the labels; None if unknown."""
+    tissue_share: float | None = None
+    """Share of the slide that is tissue, 0 to 1; None if no tissue mask was used."""
 
 
-@dataclass(frozen=True)
-class _Picture:
-    jpeg: bytes = b""
-    shape: tuple[int, int] = (0, 0)
-
-
-def summarise(slide: str, store: str) -> StoreSummary:
+def summarise(slide: str, store: str, *, large: bool = False) -> StoreSummary:
     """The thumbnail of ``store``, whose slide is ``slide``, and the areas of its classes; never raises.
 
     Parameters
@@ -97,22 +108,27 @@ def summarise(slide: str, store: str) -> StoreSummary:
         Path of the slide.
     store
         Path of a finished store.
+    large
+        Whether to make the larger picture too.
     """
     notes: list[str] = []
-    opened = _try(lambda: _open_with_colors(store), "the store cannot be read", notes)
+    opened = _try(lambda: open_finished(store), "the store cannot be read", notes)
     if opened is None:
         return StoreSummary(notes=tuple(notes))
     classes = _try(lambda: _areas(opened), "the classes cannot be counted", notes)
-    picture = _try(lambda: _thumbnail(slide, opened, notes), "no picture", notes) or _Picture()
+    picture = _try(lambda: _picture(slide, opened, notes), "no picture", notes) or Picture()
+    larger = _try(lambda: _picture(slide, opened, [], LARGE_PX, LARGE_BYTES), "", []) if large and not notes else None
     return StoreSummary(
-        jpeg=picture.jpeg,
-        shape=picture.shape,
+        thumbnail=picture,
+        large=larger or Picture(),
         classes=classes or (),
         notes=tuple(notes),
         version=opened.version,
         model=opened.model,
         model_sha256=opened.model_sha256,
         objects=opened.objects or (),
+        mpp=opened.mpp,
+        tissue_share=opened.tissue_share,
     )
 
 
@@ -125,14 +141,6 @@ def _try(make: Callable[[], T], failure: str, notes: list[str]) -> T | None:
         return None
 
 
-def _open_with_colors(path: str) -> FinishedStore:
-    """The store at ``path``, whose classes all have a colour."""
-    store = open_finished(path)
-    if colorless := [name for name, _, color in store.classes if not color]:
-        raise StoreError(f"classes without a colour: {', '.join(colorless)}")
-    return store
-
-
 def _areas(store: FinishedStore) -> tuple[ClassArea, ...]:
     """The area of each class: by the counts in the store if they cover all pixels, else by a level of `COUNTED_PX`."""
     shapes = store.shapes
@@ -142,6 +150,7 @@ def _areas(store: FinishedStore) -> tuple[ClassArea, ...]:
         level = next((i for i, shape in enumerate(shapes) if prod(shape) <= COUNTED_PX), len(shapes) - 1)
         found = _counted(store, level)
         counts = {value: round(count * pixels / prod(shapes[level])) for value, count in found.items()}
+    searched = pixels * (1.0 if store.tissue_share is None else store.tissue_share)
     return tuple(
         ClassArea(
             name,
@@ -150,6 +159,7 @@ def _areas(store: FinishedStore) -> tuple[ClassArea, ...]:
             pixels=counts.get(value, 0),
             mm2=None if store.mpp is None else counts.get(value, 0) * store.mpp**2 / 1e6,
             exact=level == 0,
+            share=counts.get(value, 0) / searched if searched else None,
         )
         for name, value, color in store.classes
     )
@@ -165,18 +175,44 @@ def _counted(store: FinishedStore, level: int) -> dict[int, int]:
     return {value: int(count) for value, count in enumerate(total) if count}
 
 
-def _thumbnail(slide: str, store: FinishedStore, notes: list[str]) -> _Picture:
-    """The thumbnail; without the slide's pixels, and with a note, if these cannot be read."""
-    height, width = store.shapes[0]
-    scale = max(1.0, max(height, width) / THUMBNAIL_PX)
-    shape = max(1, round(height / scale)), max(1, round(width / scale))
+def _picture(
+    slide: str, store: FinishedStore, notes: list[str], side: int = THUMBNAIL_PX, most_bytes: int = JPEG_BYTES
+) -> Picture:
+    """A picture of at most ``side`` px; without the slide's pixels, and with a note, if these cannot be read."""
+    shape = _fitted(store.shapes[0], side)
     labels = nearest_labels(store, shape)
     image = _try(lambda: slide_image(slide, store, shape), "without the slide's pixels", notes)
     if image is None:
         image = np.full((*shape, 3), PAPER, np.uint8)
+    tissue = _try(store.tissue, "without the outline of the tissue", notes)
+    if tissue is not None:
+        image[inner_edge(nearest_cells(np.asarray(tissue[...]) > 0, shape))] = OUTLINE
     for _, value, color in store.classes:
         image[inner_edge(labels == value)] = list(bytes.fromhex(color[1:]))
-    return _Picture(_encoded(image), shape)
+    um_per_px = None if store.mpp is None else store.mpp * store.shapes[0][1] / shape[1]
+    return Picture(_encoded(with_scale_bar(image, um_per_px), most_bytes), shape)
+
+
+def picture_of_slide(slide: Slide) -> Picture:
+    """A picture of the finest level of ``slide``, without a store.
+
+    Raises
+    ------
+    SlideError
+        If it cannot be read.
+    """
+    finest = slide.levels[0]
+    shape = _fitted(finest.shape, THUMBNAIL_PX)
+    level, extent = choose_source(slide, 0, shape, most_bytes=MAX_LEVEL_BYTES)
+    image = as_rgb(averaged_plane(level, extent, shape), level.dtype)
+    um_per_px = None if slide.mpp is None else slide.mpp * finest.shape[1] / shape[1]
+    return Picture(_encoded(with_scale_bar(image, um_per_px), JPEG_BYTES), shape)
+
+
+def _fitted(whole: tuple[int, int], side: int) -> tuple[int, int]:
+    """``whole`` (height, width), shrunk so that neither exceeds ``side``."""
+    scale = max(1.0, max(whole) / side)
+    return max(1, round(whole[0] / scale)), max(1, round(whole[1] / scale))
 
 
 def nearest_labels(store: FinishedStore, shape: tuple[int, int]) -> Labels:
@@ -223,10 +259,10 @@ def slide_image(slide: str, store: FinishedStore, shape: tuple[int, int]) -> Rgb
     return as_rgb(averaged_plane(level, extent, shape), level.dtype)
 
 
-def _encoded(image: RgbImage) -> bytes:
+def _encoded(image: RgbImage, most_bytes: int) -> bytes:
     """``image``, (y, x, 3), uint8, as JPEG; colours at full resolution, because lines are one pixel wide."""
     for level in JPEG_LEVELS:
         jpeg = bytes(imagecodecs.jpeg8_encode(image, level=level, subsampling="444"))
-        if len(jpeg) <= JPEG_BYTES:
+        if len(jpeg) <= most_bytes:
             break
     return jpeg

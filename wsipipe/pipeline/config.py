@@ -116,6 +116,8 @@ class RunConfig:
     """Where to segment: in the tissue that is found (``auto``), everywhere (``off``), or in a mask (its path)."""
     on_bad_tile: str = FAIL
     """What a tile that cannot be decoded does: ``fail`` its slide, or ``fill`` what depends on it with label 0."""
+    any_stain: bool = False
+    """Segment fluorescence with models of stained tissue, and the other way round, instead of refusing it."""
     probabilities: bool = False
     """Also write the probability of each class."""
     objects: bool = False
@@ -124,6 +126,8 @@ class RunConfig:
     """With ``objects``: area in square micrometres below which they are left out; None: what the model says."""
     split: bool = False
     """With ``objects``: part them where they are narrow."""
+    instances: bool = False
+    """With ``objects``: also write the id of each pixel's object into the store."""
     overwrite: bool = False
     """Replace existing stores, once the new one is complete."""
     renew: bool = False

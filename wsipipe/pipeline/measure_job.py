@@ -1,4 +1,4 @@
-"""The tasks of one slide whose store is finished, and lacks its objects: its blocks are measured, its table is written.
+"""The tasks of one slide whose store is finished, and lacks its objects or their ids: measured, then written.
 
 The store keeps its name, and its labels stay as they are.
 """
@@ -14,11 +14,13 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from wsipipe.errors import MachineError, SlideError
-from wsipipe.events import Listener, ObjectsFound, SlideDone, SlideStarted
+from wsipipe.events import Listener, ObjectsFound, SlideDone, SlideStarted, Warned
 from wsipipe.files import locate
 from wsipipe.pipeline.cluster.patience import result_of
 from wsipipe.pipeline.objects_plan import plan_objects_of_run
-from wsipipe.pipeline.objects_store import StoreObjects, finish_objects, measure_left, remove_blocks
+from wsipipe.pipeline.objects_store import StoreObjects, measure_left, remove_blocks
+from wsipipe.pipeline.objects_tasks import ObjectsTasks
+from wsipipe.pipeline.plausible import odd_sizes
 from wsipipe.pipeline.run_plan import RunPlan
 from wsipipe.pipeline.slide_job import AFTER_DEATHS, Futures, Stage
 from wsipipe.pipeline.slide_plan import SlidePlan
@@ -48,25 +50,30 @@ class MeasureJob:
         assert run.setup.objects is not None
         self.plan, self.stage = plan, Stage.BLOCKS
         self._client, self._listener, self._started = client, listener, time.perf_counter()
-        self._limit_bytes = run.outline_bytes(plan)
+        self._model_sha256 = run.setup.model.sha256
         self._objects = plan_objects_of_run(locate(plan.store.path), run.setup.objects, plan.slide, plan.level)
-        grid, measured = plan.grid, self._objects.existing() is not None  # then only its counts are missing
+        grid, measured = plan.grid, self._objects.existing() is not None  # then its counts are missing, or ids
         remove_blocks(plan.store.path, but=self._objects.folder(self._objects.run_block_px))
         self._todo: Iterator[tuple[int, int]] = iter(()) if measured else grid.indices()
         self._in_flight: set[Future[Any]] = set()
+        self._tasks = ObjectsTasks(client, run.outline_bytes(plan))
+        self._finishing = self._tasks.rounds(self._objects)
         listener(SlideStarted(plan.slide.path, plan.store.path, grid.count, 0, 0))
 
     def next_tasks(self, most: int) -> Futures:
-        """Submit up to ``most`` further tasks: blocks first, then the table; see `SlideJob.next_tasks`."""
+        """Submit up to ``most`` further tasks: blocks first, then table and ids; see `SlideJob.next_tasks`."""
         futures: Futures = []
         if self.stage is Stage.BLOCKS and most:
             boxes = map(self.plan.grid.block_box, islice(self._todo, most))
             futures = [self._client.submit(measure_left, self._objects, box, pure=False) for box in boxes]
             if not (futures or self._in_flight):
                 self.stage = Stage.FINISHING
-                side = self._objects.run_block_px
-                task = self._client.submit(finish_objects, self._objects, side, self._limit_bytes, pure=False)
-                futures = [task]
+        if self.stage is Stage.FINISHING and not self._in_flight:
+            futures = next(self._finishing, [])
+            if not futures:
+                slide, store = self.plan.slide.path, self.plan.store.path
+                self._listener(SlideDone(slide, store, time.perf_counter() - self._started, 0))
+                self.stage = Stage.DONE
         self._in_flight.update(futures)
         return futures
 
@@ -90,11 +97,12 @@ class MeasureJob:
             ) from error
         if error is not None:
             raise error
-        if isinstance(found := result_of(future), StoreObjects):
-            slide, store = self.plan.slide.path, self.plan.store.path
-            self._listener(ObjectsFound(slide, found.table, found.classes))
-            self._listener(SlideDone(slide, store, time.perf_counter() - self._started, 0))
-            self.stage = Stage.DONE
+        result = result_of(future)
+        self._tasks.take(result)
+        if isinstance(result, StoreObjects):
+            self._listener(ObjectsFound(self.plan.slide.path, result.table, result.classes))
+            for message in odd_sizes(self.plan.slide, self._model_sha256, result.classes):
+                self._listener(Warned(self.plan.slide.path, message))
         future.release()
 
     def cancel(self) -> set[Future[Any]]:

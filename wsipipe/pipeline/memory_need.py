@@ -13,6 +13,7 @@ from wsipipe.inference.devices import OPENVINO, lanes
 from wsipipe.inference.footprint import FLOAT32_BYTES, activation_bytes
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.pipeline.objects_plan import (
+    INSTANCE_BYTES,
     JOINING_BYTES,
     OUTLINE_BYTES,
     RUN_BLOCK_PX,
@@ -122,13 +123,13 @@ def tissue_need(level: Level, setup: Setup) -> int:
 
 
 def block_need(level: Level, grid: Grid, setup: Setup) -> int:
-    """The most bytes that one block of ``level`` holds, or joining the objects of all blocks."""
+    """The most bytes that one block of ``level`` holds, or joining the objects of all blocks, or filling in ids."""
     classes, probabilities = setup.model.architecture["classes"], setup.probabilities
     need = block_bytes(level, grid, classes=classes, probabilities=probabilities)
     if setup.objects is not None:
         side = block_side(grid.block, RUN_BLOCK_PX)
         need += measuring_bytes(level, side, classes=classes, probabilities=probabilities)
-        need = max(need, JOINING_BYTES + OUTLINE_BYTES)
+        need = max(need, JOINING_BYTES + OUTLINE_BYTES, setup.objects.instances * INSTANCE_BYTES * grid.block**2)
     return need
 
 

@@ -46,6 +46,8 @@ JOINING_BYTES = 100 * 2**20
 """Bytes for joining blocks and writing the table, as measured with a million nuclei, but for the longest outline."""
 OUTLINE_BYTES = 64 * 2**20
 """The least that a run leaves for the longest outline: 190 000 corners."""
+INSTANCE_BYTES = 24
+"""Bytes for each pixel of a block whose ids are filled in and written, as measured with noise."""
 PIECES_AT_ONCE = 10
 """Pieces of a file that are decoded at a time."""
 COLOURS = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
@@ -63,6 +65,8 @@ class ObjectsRequest:
     """Whether objects are parted where they are narrow."""
     slide: str = SLIDE_AUTO
     """The slide to measure intensities in: ``auto``, the one that the store names; ``off``; or a path."""
+    instances: bool = False
+    """Whether the id of each pixel's object is written into the store, too (`wsipipe.pipeline.instances`)."""
 
     def __post_init__(self) -> None:
         if self.connectivity not in (4, 8):
@@ -84,6 +88,8 @@ class ObjectsPlan:
     """The level of the slide whose intensities are measured; None: shapes only."""
     warning: str = ""
     """Why there are no intensities, if that was not asked for."""
+    instances: bool = False
+    """Whether ids are written into a store that has none; it keeps those that it has in step with its table."""
 
     @property
     def table(self) -> Path:
@@ -191,7 +197,7 @@ def _planned(
         min_area_um2=smallest,
         layout=layout,
     )
-    return ObjectsPlan(store, counting, description, level, warning)
+    return ObjectsPlan(store, counting, description, level, warning, request.instances)
 
 
 def intensities_of(slide: Slide, level: Level) -> Layout:
@@ -214,13 +220,13 @@ def fitted_blocks(plan: ObjectsPlan, threads: int, limit_bytes: int) -> tuple[in
         If not even one small block fits.
     """
     side, smallest = block_side(plan.store.block, BLOCK_PX), min(plan.store.block, SMALLEST_BLOCK_PX)
-    while threads * block_bytes(plan, side) > limit_bytes:
+    while threads * block_measuring_bytes(plan, side) > limit_bytes:
         if (smaller := block_side(plan.store.block, side // 2)) >= smallest and smaller < side:
             side = smaller
         elif threads > 1:
             threads -= 1
         else:
-            need = megabytes(block_bytes(plan, side), up=True)
+            need = megabytes(block_measuring_bytes(plan, side), up=True)
             raise MemoryLimitError(
                 f"{plan.store.path}: the objects of a block of {side} px need {need} of memory, and "
                 f"{megabytes(max(limit_bytes, 0))} are left; raise --max-memory"
@@ -241,7 +247,7 @@ def block_side(block_px: int, most_px: int) -> int:
     return max(side, STRIP_PX)
 
 
-def block_bytes(plan: ObjectsPlan, side: int) -> int:
+def block_measuring_bytes(plan: ObjectsPlan, side: int) -> int:
     """The most memory that reading and measuring a block of ``side`` px takes."""
     level = plan.level
     need = measuring_bytes(level, side, classes=len(plan.store.classes), probabilities=plan.store.probable)

@@ -98,6 +98,8 @@ class Setup:
     """Identity of the tissue mask, as in the fingerprint."""
     on_bad_tile: str
     """``fail`` or ``fill``."""
+    any_stain: bool
+    """Whether to segment slides of another stain than the model's."""
     probabilities: bool
     objects: ObjectsRequest | None
     """What is asked for of objects; None: nothing."""
@@ -188,6 +190,7 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
         tissue=config.tissue,
         tissue_identity=tissue_identity(config.tissue),
         on_bad_tile=config.on_bad_tile,
+        any_stain=config.any_stain,
         probabilities=config.probabilities,
         objects=_objects(config),
         overwrite=config.overwrite,
@@ -207,16 +210,16 @@ def _check_numbers(config: RunConfig) -> None:
 def _objects(config: RunConfig) -> ObjectsRequest | None:
     """What is asked for of objects."""
     if not config.objects:
-        if config.split or config.min_area_um2 is not None:
-            option = "--split" if config.split else "--min-area"
-            raise UsageError(f"{option} is about objects, which are not asked for; add --objects")
+        given = {"min-area": config.min_area_um2 is not None, "split": config.split, "instances": config.instances}
+        for option in filter(given.get, given):
+            raise UsageError(f"--{option} is about objects, which are not asked for; add --objects")
         return None
     if isinstance(locate(config.out), Url):
         raise UsageError(
             f"-o {config.out}: objects are measured in stores on a disk; give a folder, or run without --objects, copy "
             "the stores, and measure them with wsipipe objects"
         )
-    return ObjectsRequest(config.min_area_um2, split=config.split)
+    return ObjectsRequest(config.min_area_um2, split=config.split, instances=config.instances)
 
 
 def site_of_this_process(request: ComputeRequest) -> Site:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, astuple, replace
 from datetime import UTC, datetime
 from enum import Enum, auto
@@ -16,14 +16,17 @@ import numpy as np
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
-from wsipipe.errors import MachineError, SlideError, SlideReadError
+from wsipipe.errors import ChannelError, MachineError, SlideError, SlideReadError
 from wsipipe.events import BlockDone, Listener, ObjectsFound, SlideDone, SlideEmpty, SlideStarted, TissueFound, Warned
 from wsipipe.inference.block import BlockWork
 from wsipipe.pipeline.block_tasks import Index, StoreWork, count_block, is_blank, store_block
 from wsipipe.pipeline.cluster.patience import result_of
 from wsipipe.pipeline.graph import map_blocks, tasks_of
+from wsipipe.pipeline.instances import remove_unfinished
 from wsipipe.pipeline.objects_plan import ObjectsPlan, plan_objects_of_run
-from wsipipe.pipeline.objects_store import StoreObjects, finish_objects, remove_blocks
+from wsipipe.pipeline.objects_store import StoreObjects, remove_blocks
+from wsipipe.pipeline.objects_tasks import ObjectsTasks
+from wsipipe.pipeline.plausible import little_found, odd_sizes, stain_conflict
 from wsipipe.pipeline.run_plan import RunPlan
 from wsipipe.pipeline.slide_plan import SlidePlan
 from wsipipe.pipeline.slide_seen import look
@@ -107,6 +110,7 @@ class SlideJob:
         self._unread: list[SlideReadError] = []
         self._labels: Counter[int] = Counter()
         self._blank = True  # until a pixel is seen that is not zero
+        self._objects_tasks: ObjectsTasks | None = None
         self._tissue: TissueFinding | None = None
         self._tissue_attempts = 0
         assert plan.store.seen is not None
@@ -122,6 +126,7 @@ class SlideJob:
         if wanted is None:
             if isinstance(partial, Path):
                 remove_blocks(partial)
+                remove_unfinished(partial)
             return None
         objects = plan_objects_of_run(partial, wanted, self.plan.slide, self.plan.level)
         remove_blocks(objects.store.path, but=objects.folder(objects.run_block_px))
@@ -214,11 +219,14 @@ class SlideJob:
         elif isinstance(result, StoreObjects):
             table = str(Path(self.plan.store.path) / OBJECTS_TABLE)
             self._outcome(ObjectsFound(self.plan.slide.path, table, result.classes))
-        elif result is not None:
+            self._warn(odd_sizes(self.plan.slide, self._run.setup.model.sha256, result.classes))
+        elif isinstance(result, np.ndarray):
             done: BlockDone = result[0, 0]
             self._blank &= done.blank or not done.computed
             self._labels.update(done.labels)
             self._outcome(done)
+        elif self._objects_tasks is not None:
+            self._objects_tasks.take(result)
         future.release()
 
     def _record_tissue(self, future: Future[Any], error: BaseException | None) -> None:
@@ -237,6 +245,10 @@ class SlideJob:
         found: TissueFinding = result_of(future)
         if found.how == BLANK:
             raise self._half_written()
+        setup = self._run.setup
+        if not setup.any_stain and (conflict := stain_conflict(plan.slide, plan.level, setup.model, found.how)):
+            lifecycle.discard_partial(plan.store)
+            raise ChannelError(conflict)
         self._tissue, self.stage = found, Stage.BLOCKS
         self._blank &= found.share > 0
         self._outcome(TissueFound(plan.slide.path, found.how, found.share))
@@ -293,8 +305,8 @@ class SlideJob:
         if self._objects is not None:
             share = None if self._tissue is None else self._tissue.share
             objects = replace(self._objects, store=replace(self._objects.store, tissue_share=share))
-            limit = self._run.outline_bytes(plan)
-            yield [client.submit(finish_objects, objects, objects.run_block_px, limit, pure=False)]
+            self._objects_tasks = ObjectsTasks(client, self._run.outline_bytes(plan))
+            yield from self._objects_tasks.rounds(objects)
         for levels in plan.grid.coarse_passes():
             yield [
                 client.submit(content.write_coarse_chunks, plan.store, levels, index, pure=False)
@@ -314,6 +326,7 @@ class SlideJob:
             tiles = listed(list(map(str, unread)))
             message = f"could not decode tiles {tiles}; the {dependent:,} px that depend on them are set to label 0"
             self._outcome(Warned(plan.slide.path, message))
+        self._warn(little_found(plan, self._labels, None if self._tissue is None else self._tissue.share))
         record = {"pixels": dependent, "tiles": [*map(astuple, unread)]}
         store = replace(plan.store, seen=self._seen)
         lifecycle.publish(store, _history(outcome, self._run, self._labels) | {"unread": record})
@@ -322,6 +335,10 @@ class SlideJob:
             self._outcome(SlideEmpty(plan.slide.path, plan.store.path, seconds, NO_TISSUE_FOUND))
         else:
             self._outcome(SlideDone(plan.slide.path, plan.store.path, seconds, plan.pixels))
+
+    def _warn(self, messages: Iterable[str]) -> None:
+        for message in messages:
+            self._outcome(Warned(self.plan.slide.path, message))
 
     def _half_written(self) -> SlideReadError:
         """Discard the store of a slide without a pixel that is not zero; returns the error to raise."""

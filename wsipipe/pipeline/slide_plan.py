@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from wsipipe.errors import ChannelError, DamagedStoreError, FingerprintError, GeometryError
 from wsipipe.files import locate
 from wsipipe.geometry.grid import BlocksLeft, Grid, fit_sizes
 from wsipipe.model.model_file import ModelInfo
 from wsipipe.objects.block import STRIP_PX
+from wsipipe.pipeline.instances import rules_of
 from wsipipe.pipeline.memory_need import block_need, decoded_bytes, kept_bytes, network_need, tissue_need
 from wsipipe.pipeline.objects_plan import plan_objects_of_run
 from wsipipe.pipeline.setup import Setup
@@ -18,6 +20,7 @@ from wsipipe.pipeline.slide_seen import is_same
 from wsipipe.slides.pixels.tile_cache import Keep
 from wsipipe.slides.planes import listed_channels
 from wsipipe.slides.slide import Level, Slide, choose_level
+from wsipipe.store.instances import rules_of_instances
 from wsipipe.store.journal import Journal, read_journal
 from wsipipe.store.record import Record, read_record
 from wsipipe.store.spec import PARTIAL, Fingerprint, Seen, StoreSpec
@@ -176,10 +179,13 @@ def _lack_of_objects(slide: Slide, level: Level, path: str, setup: Setup) -> str
     if setup.objects is None:
         return ""
     objects = plan_objects_of_run(locate(path), setup.objects, slide, level)
-    if objects.existing() is not None and objects.counted:
-        return ""
-    others = objects.store.objects is not None and objects.table.exists()
-    return "complete, but its objects were made with other options" if others else "complete, but without objects"
+    instances = rules_of_instances(locate(path))
+    if objects.existing() is None or not objects.counted:
+        others = objects.store.objects is not None and objects.table.exists()
+        return "complete, but its objects were made with other options" if others else "complete, but without objects"
+    if instances is None:
+        return "complete, but without instances" if objects.instances else ""
+    return "" if instances == rules_of(objects.description) else "complete, but its instances are of other objects"
 
 
 def _store_spec(
@@ -213,7 +219,16 @@ def _store_spec(
         tissue=tissue_shape(level, setup),
         seen=Seen(slide.state, seen.sha256 if seen else None),
         min_area_um2=setup.model.spec.min_area_um2,
+        image=_image_of(slide, path),
     )
+
+
+def _image_of(slide: Slide, path: str) -> str | None:
+    """The path from the store at ``path`` to ``slide``, if viewers can open that as an OME-Zarr image."""
+    store, image = locate(path), locate(slide.path)
+    if slide.reader != "ome-zarr" or not isinstance(store, Path) or not isinstance(image, Path) or not image.is_dir():
+        return None
+    return Path(os.path.relpath(image, store)).as_posix()
 
 
 def _slide_plan(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from wsipipe.report.words import shown
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "input"}
 """Elements without an end tag."""
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -182,8 +183,11 @@ def moment(text: str) -> datetime:
     return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
 
 
-def report_as_json(report: NightReport) -> bytes:
-    """The content of ``report.json``: the report, and the values derived from it, for other programs."""
+def report_as_json(report: NightReport, found: Mapping[int, dict[str, Any]] | None = None) -> bytes:
+    """The content of ``report.json``: the report, and the values derived from it, for other programs.
+
+    ``found`` has what was found in the store of a slide, by the index of the slide in the report.
+    """
     derived = {
         "counts": report.counts,
         "seconds": report.seconds,
@@ -191,6 +195,8 @@ def report_as_json(report: NightReport) -> bytes:
         "pixels_per_second": report.pixels_per_second,
     }
     document = {"report_version": REPORT_VERSION, **asdict(report), "summary": derived}
+    for i, values in (found or {}).items():
+        document["slides"][i]["found"] = values
     return (json.dumps(plain(document), indent=2) + "\n").encode()
 
 

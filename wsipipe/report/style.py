@@ -54,11 +54,34 @@ h3 { font-size: 1rem; line-height: 1.3; }
 .problem { padding: .9rem 1.1rem; margin-bottom: .75rem; border-left: .35rem solid var(--soft); }
 .problem.bad { border-left-color: var(--bad); color: inherit; }
 .problem.warn { border-left-color: var(--warn); color: inherit; }
+.problem { display: flow-root; } .problem figure { float: right; margin: 0 0 .5rem 1rem; }
+.problem img { display: block; max-width: 100%; max-height: 9rem; width: auto; height: auto; border-radius: .3rem; }
 .problem .text { margin-top: .45rem; }
 .facts { color: var(--soft); font-size: .875rem; margin-top: .35rem; }
 
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(17.5rem, 100%), 1fr)); gap: .75rem; }
 .card { overflow: hidden; }
+.controls {
+  display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; margin: .75rem 0; font-size: .9375rem;
+}
+.controls fieldset { display: flex; flex-wrap: wrap; align-items: baseline; gap: .35rem; }
+.controls fieldset { margin: 0; padding: 0; border: 0; }
+.controls legend { float: left; color: var(--soft); margin-right: .35rem; padding: 0; }
+.controls input { position: absolute; opacity: 0; }
+.controls label {
+  padding: .15rem .7rem; border: 1px solid var(--line); border-radius: 1rem; background: var(--card); cursor: pointer;
+}
+.controls :checked + label { background: var(--ink); border-color: var(--ink); color: var(--card); }
+.controls :focus-visible + label { outline: 2px solid var(--good); outline-offset: 2px; }
+@supports not selector(:has(a)) { .controls { display: none; } }
+.cards { reading-flow: grid-order; }
+.zoom { display: contents; }
+.zoom > summary { display: flex; cursor: zoom-in; max-height: 100%; justify-content: center; }
+.zoom > summary::-webkit-details-marker { display: none; }
+.zoom[open] > summary { position: fixed; inset: 0; z-index: 1; max-height: none; cursor: zoom-out; background: #000d; }
+.zoom[open] > summary img { visibility: hidden; }
+.zoom .large { position: fixed; inset: 0; z-index: 2; display: flex; padding: 1rem; pointer-events: none; }
+.zoom .large img { margin: auto; max-width: 100%; max-height: 100%; object-fit: contain; }
 .card figure { background: var(--glass); display: flex; justify-content: center; align-items: center; height: 15rem; }
 .card img { max-width: 100%; max-height: 100%; height: auto; width: auto; display: block; }
 .card > div { padding: .75rem .95rem .9rem; }
@@ -74,6 +97,7 @@ h3 { font-size: 1rem; line-height: 1.3; }
 details > summary { cursor: pointer; } summary h2 { display: inline-block; }
 .more { margin-top: .45rem; font-size: .875rem; font-weight: 400; color: var(--soft); }
 figcaption { color: var(--soft); font-size: .875rem; }
+.more dd { user-select: all; }
 .more dt { margin-top: .35rem; font-weight: 600; } .more dd { color: var(--ink); }
 
 .scroll { overflow-x: auto; }
@@ -95,6 +119,7 @@ figcaption { color: var(--soft); font-size: .875rem; }
 footer { margin-top: 2rem; color: var(--soft); font-size: .875rem; }
 
 @media (max-width: 32rem) {
+  .problem figure { float: none; margin: .5rem 0 0; }
   body { padding: .6rem; }
   header { padding: .8rem .9rem 1rem; border-left-width: .45rem; }
   .tiles { grid-template-columns: 1fr 1fr; gap: .5rem; } .tile { padding: .5rem .7rem .6rem; }
@@ -104,6 +129,7 @@ footer { margin-top: 2rem; color: var(--soft); font-size: .875rem; }
 }
 @media print {
   body { max-width: none; padding: 0; background: none; font-size: 9.5pt; }
+  .controls, .zoom .large { display: none; }
   .card, .problem, .tile, tr { break-inside: avoid; }
   h2 { break-after: avoid; }
   .cards { grid-template-columns: repeat(3, 1fr); } .card figure { height: auto; }

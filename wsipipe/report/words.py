@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections.abc import Iterable
 
-from wsipipe.report.record import DONE, FAILED, OPEN, SET_ASIDE, STATUSES, NightReport
+from wsipipe.report.record import DONE, FAILED, OPEN, SET_ASIDE, STATUSES, NightReport, moment
 
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that change the direction of the text after them, so that ``fdp.exe`` may look like ``exe.pdf``."""
@@ -96,3 +96,19 @@ def three_digits(number: float) -> str:
     rounded = float(f"{number:.3g}")
     decimals = max(0, 2 - math.floor(math.log10(rounded)))
     return f"{number:,.{min(decimals, 6)}f}"
+
+
+def count_of(number: int, thing: str) -> str:
+    """``1 slide`` or ``2 slides``."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def day(text: str) -> str:
+    """The day of a time in ISO 8601: ``24 November 2026``."""
+    when = moment(text)
+    return f"{when.day} {when:%B %Y}"
+
+
+def file_name(slide: str) -> str:
+    """The last part of a path or URL."""
+    return slide.rstrip("/").rsplit("/", 1)[-1] or slide

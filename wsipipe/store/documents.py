@@ -55,7 +55,7 @@ def _attributes(spec: StoreSpec, run: dict[str, Any] | None, objects: dict[str, 
         "ome": {
             "version": "0.5",
             "multiscales": [_multiscale(spec, levels=len(spec.grid.level_shapes), axes="yx")],
-            "image-label": _image_label(spec.classes),
+            "image-label": _image_label(spec.classes, spec.image),
         },
         "wsipipe": {
             "version": spec.version,
@@ -74,31 +74,57 @@ def _attributes(spec: StoreSpec, run: dict[str, Any] | None, objects: dict[str, 
     }
 
 
-def _image_label(classes: Iterable[tuple[str, int, str]]) -> dict[str, Any]:
+def _image_label(classes: Iterable[tuple[str, int, str]], image: str | None = None) -> dict[str, Any]:
+    """Colours and names of ``classes``, and the path of the labelled ``image`` if it is an OME-Zarr."""
     named = [(name, label, color) for name, label, color in classes if label]
     return {
         "colors": [{"label-value": label, "rgba": [*bytes.fromhex(color[1:]), 255]} for _, label, color in named],
         "properties": [{"label-value": label, "class": name} for name, label, _ in named],
+        **({} if image is None else {"source": {"image": image}}),
     }
 
 
 def _tissue_attributes(spec: StoreSpec) -> dict[str, Any]:
     assert spec.tissue is not None
     cell = spec.grid.shape[0] / spec.tissue[0], spec.grid.shape[1] / spec.tissue[1]
-    multiscale = _multiscale(spec, levels=len(tissue_shapes(spec)), axes="yx", sides=cell)
+    multiscale = _multiscale(spec, TISSUE, levels=len(tissue_shapes(spec)), axes="yx", sides=cell)
     return {"version": "0.5", "multiscales": [multiscale], "image-label": _image_label([TISSUE_CLASS])}
 
 
 def _probability_attributes(spec: StoreSpec) -> dict[str, Any]:
     names = [name for name, _, _ in spec.classes]
+    multiscale = _multiscale(spec, "probabilities", levels=1, axes="cyx")
     return {
-        "ome": {"version": "0.5", "multiscales": [_multiscale(spec, levels=1, axes="cyx")]},
+        "ome": {"version": "0.5", "multiscales": [multiscale], "omero": _channels(spec.classes)},
         "wsipipe": {"classes": names, "value": "round(255 p)"},
     }
 
 
-def _multiscale(spec: StoreSpec, *, levels: int, axes: str, sides: tuple[float, float] = (1.0, 1.0)) -> dict[str, Any]:
-    """One multiscale: its origin is pixel (0, 0) of the slide's finest level, its scale the size of a pixel.
+def _channels(classes: Iterable[tuple[str, int, str]]) -> dict[str, Any]:
+    """How viewers show probabilities: each class by its name, from black to its colour, the background hidden.
+
+    Labels have no such block: napari-ome-zarr cannot open labels that have one.
+    """
+    window = {"min": 0, "start": 0, "end": 255, "max": 255}
+    return {
+        "channels": [
+            {
+                "label": name,
+                "color": color[1:].upper() if label else "FFFFFF",
+                "window": window,
+                "active": bool(label),
+            }
+            for name, label, color in classes
+        ]
+    }
+
+
+def _multiscale(
+    spec: StoreSpec, *of: str, levels: int, axes: str, sides: tuple[float, float] = (1.0, 1.0)
+) -> dict[str, Any]:
+    """One multiscale, named after the store and what it is ``of``.
+
+    Its origin is pixel (0, 0) of the slide's finest level, its scale the size of a pixel.
 
     Pixels of its finest level have ``sides`` (y, x), in pixels of the level that is segmented.
     """
@@ -120,7 +146,7 @@ def _multiscale(spec: StoreSpec, *, levels: int, axes: str, sides: tuple[float, 
             }
         )
     return {
-        "name": Path(spec.path).name.removesuffix(STORE),
+        "name": " ".join([Path(spec.path).name.removesuffix(STORE), *of]),
         **({"type": "mode"} if levels > 1 else {}),
         "axes": [{"name": axis, **({"type": "channel"} if axis == "c" else space)} for axis in axes],
         "datasets": datasets,

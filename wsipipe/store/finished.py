@@ -10,7 +10,7 @@ import zarr
 
 from wsipipe.errors import DamagedStoreError, StoreError
 from wsipipe.events import ClassCount
-from wsipipe.files import Named, locate, zarr_store
+from wsipipe.files import Location, Named, locate, zarr_store
 from wsipipe.store.image_label import parse_image_label, read_attributes
 from wsipipe.store.record import parse_record
 from wsipipe.store.spec import PROBABILITIES, ROOT, TISSUE, Seen
@@ -53,7 +53,7 @@ class FinishedStore:
     levels: int
     """Number of levels of labels."""
     classes: tuple[tuple[str, int, str], ...]
-    """(name, label, #rrggbb) of each class but the background; the colour is empty if unknown."""
+    """(name, label, #rrggbb) of each class but the background."""
     counts: Mapping[int, int]
     """Pixels of each label at the finest level; empty if the run did not record them."""
     complete: bool
@@ -99,6 +99,23 @@ class FinishedStore:
     def shapes(self) -> list[tuple[int, int]]:
         """(height, width) of each level in pixels, from fine to coarse."""
         return [(height, width) for height, width in (self.labels(level).shape for level in range(self.levels))]
+
+
+def is_store(path: Location) -> bool:
+    """Whether ``path`` is a store of wsipipe, finished or not.
+
+    Raises
+    ------
+    DamagedStoreError
+        If it has attributes that cannot be read.
+    StoreError
+        If it may not be looked at.
+    """
+    try:
+        made = read_attributes(path).get("wsipipe") if (path / ROOT).is_file() else None
+    except PermissionError as err:
+        raise StoreError(f"{path} cannot be read: {err.strerror}") from err
+    return isinstance(made, dict) and "fingerprint" in made  # the probabilities in a store have others
 
 
 def open_finished(path: Named) -> FinishedStore:

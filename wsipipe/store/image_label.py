@@ -12,6 +12,7 @@ from typing import Any
 
 from wsipipe.errors import DamagedStoreError
 from wsipipe.files import Location
+from wsipipe.palette import class_color
 from wsipipe.store.spec import ROOT
 
 ZARR_2_ATTRIBUTES = ".zattrs"
@@ -23,7 +24,7 @@ class ImageLabel:
     """The attributes of an image-label. All of them are optional: one that is missing or malformed has its default."""
 
     classes: tuple[tuple[str, int, str], ...] = ()
-    """(name, label, #rrggbb) of each class that has a name, without the background; the colour is empty if unknown."""
+    """(name, label, #rrggbb) of each class that has a name, but the background; a missing colour is of the palette."""
     levels: int = 0
     """Number of levels of the first multiscale."""
     downsample: float = 1.0
@@ -57,7 +58,7 @@ def parse_image_label(attributes: Mapping[str, Any]) -> ImageLabel:
     names = {row["label-value"]: str(row["class"]) for row in _rows(label, "properties") if "class" in row}
     colors = {row["label-value"]: _color(row.get("rgba")) for row in _rows(label, "colors")}
     return ImageLabel(
-        classes=tuple((name, value, colors.get(value, "")) for value, name in names.items() if value),
+        classes=tuple((name, value, colors.get(value) or class_color(value)) for value, name in names.items() if value),
         levels=_levels(attributes),
         downsample=_downsample(attributes),
     )

@@ -110,6 +110,8 @@ class StoreSpec:
     """The slide's files, as they are now; their content only if an earlier run of this store looked at it."""
     min_area_um2: float = 0.0
     """Area in square micrometres below which the model's finds are not objects; the labels have them all the same."""
+    image: str | None = None
+    """Path of the slide as an OME-Zarr image, relative to the store; None if it is of another format, or elsewhere."""
 
     @property
     def partial(self) -> Location:

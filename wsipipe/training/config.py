@@ -22,7 +22,8 @@ from typing import Any, Literal
 
 from wsipipe.errors import UsageError
 from wsipipe.geometry.network import Receptive
-from wsipipe.model.model_file import CLASS_COLORS, SIZES
+from wsipipe.model.model_file import SIZES
+from wsipipe.palette import class_color
 from wsipipe.rasters.label_raster import MAX_LABEL
 from wsipipe.tables import bound_problems, bounded, parse_table, parse_value, read_toml
 from wsipipe.training.augment import Augmentation
@@ -240,7 +241,7 @@ class TrainConfig:
     @property
     def colors(self) -> tuple[str, ...]:
         """The colour of each class, as given or of the palette."""
-        return tuple(c.color or CLASS_COLORS[(i + 3) % len(CLASS_COLORS)] for i, c in enumerate(self.classes))
+        return tuple(c.color or class_color(i) for i, c in enumerate(self.classes, 1))
 
     @property
     def values(self) -> dict[int, int]:

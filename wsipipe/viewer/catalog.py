@@ -11,19 +11,19 @@ from typing import Any
 from zict import LRU
 
 from wsipipe.errors import WsipipeError
+from wsipipe.events import ClassCount
 from wsipipe.files import Location, Named
 from wsipipe.pictures.thumbnail import StoreSummary, summarise
-from wsipipe.store.finished import FinishedStore, open_finished
-from wsipipe.store.image_label import read_attributes
+from wsipipe.store.finished import FinishedStore, is_store, open_finished
 from wsipipe.store.spec import PARTIAL, ROOT
-from wsipipe.viewer.items import Item, is_store, items_in, open_item
+from wsipipe.viewer.items import Item, items_in, open_item
 
 OPEN_ITEMS = 32
 """Slides and stores that are held open."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogEntry:
     """One line of the page of thumbnails."""
 
     number: int
@@ -38,8 +38,8 @@ class Entry:
     """Share of its blocks that are done, 0 to 1."""
     model: str
     """Name of the model."""
-    counts: dict[str, Any]
-    """Of each class: objects, objects per mm2, and share of the area, as far as they are known."""
+    counts: tuple[ClassCount, ...]
+    """Its objects, class by class."""
     message: str = ""
     """What is wrong with it."""
 
@@ -91,7 +91,7 @@ class Catalog:
                 self._open[path, state] = held
         return held
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[CatalogEntry]:
         """All that there is now."""
         return [_entry(number, self.path(number)) for number in self.refresh()]
 
@@ -113,16 +113,16 @@ def _state(path: Location) -> object:
     return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
 
 
-def _entry(number: int, path: Location) -> Entry:
+def _entry(number: int, path: Location) -> CatalogEntry:
     try:
         if not is_store(path):
-            return Entry(number, path.name, str(path.parent), "slide", 1.0, "", {})
+            return CatalogEntry(number, path.name, str(path.parent), "slide", 1.0, "", ())
         store = open_finished(path)
         done = 1.0 if store.complete else _share_done(store)
         status = "done" if store.complete else f"{done:.0%} done"
-        return Entry(number, path.name, str(path.parent), status, done, store.model, _counts(path))
+        return CatalogEntry(number, path.name, str(path.parent), status, done, store.model, store.objects or ())
     except (WsipipeError, OSError) as err:
-        return Entry(number, path.name, str(path.parent), "failed", 0.0, "", {}, str(err))
+        return CatalogEntry(number, path.name, str(path.parent), "failed", 0.0, "", (), str(err))
 
 
 def _share_done(store: FinishedStore) -> float:
@@ -131,8 +131,3 @@ def _share_done(store: FinishedStore) -> float:
     blocks = -(-height // store.block) * -(-width // store.block)
     shards = Path(store.path) / "0" / "c"
     return sum(1 for row in shards.iterdir() for _ in row.iterdir()) / blocks if shards.is_dir() else 0.0
-
-
-def _counts(path: Location) -> dict[str, Any]:
-    found = dict(read_attributes(path)["wsipipe"].get("objects") or {})
-    return {str(one["name"]): one for one in found.get("classes", [])}

@@ -13,11 +13,10 @@ from wsipipe.files import Location, Named, absolute
 from wsipipe.objects.read import ObjectTable, open_objects
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.planes import parse_reading
-from wsipipe.store.finished import FinishedStore, open_finished
-from wsipipe.store.image_label import read_attributes
-from wsipipe.store.spec import PARTIAL, ROOT, STORE
+from wsipipe.store.finished import FinishedStore, is_store, open_finished
+from wsipipe.store.spec import PARTIAL, STORE
 from wsipipe.viewer.slide_tiles import SlideTiles
-from wsipipe.viewer.tiling import Tiling
+from wsipipe.viewer.tiling import TilePyramid
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +40,13 @@ class Item:
         return Path(self.path).name
 
     @cached_property
-    def tiling(self) -> Tiling:
+    def tiling(self) -> TilePyramid:
         """Its tiles: those of the slide, or of the labels if that cannot be read."""
         if self.slide is not None:
             return self.slide.tiling
         assert self.store is not None
         height, width = (round(side * self.store.downsample) for side in self.store.shapes[0])
-        return Tiling((height, width))
+        return TilePyramid((height, width))
 
     @property
     def mpp(self) -> float | None:
@@ -59,11 +58,7 @@ class Item:
     @property
     def classes(self) -> list[tuple[str, int, str]]:
         """(name, label, #rrggbb) of each class."""
-        return (
-            []
-            if self.store is None
-            else [(name, label, color or "#808080") for name, label, color in self.store.classes]
-        )
+        return [] if self.store is None else list(self.store.classes)
 
     @cached_property
     def objects(self) -> ObjectTable | None:
@@ -77,20 +72,6 @@ class Item:
     def has_tissue(self) -> bool:
         """Whether its store has a tissue mask."""
         return self.store is not None and self.store.tissue() is not None
-
-
-def is_store(path: Location) -> bool:
-    """Whether ``path`` is a store of wsipipe, finished or not.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be read.
-    """
-    try:
-        return (path / ROOT).is_file() and "wsipipe" in read_attributes(path)
-    except PermissionError as err:
-        raise StoreError(f"{path} cannot be read: {err.strerror}") from err
 
 
 def items_in(paths: Iterable[Named]) -> list[Location]:

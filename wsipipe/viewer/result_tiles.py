@@ -33,7 +33,7 @@ def label_colors(store: FinishedStore, shown: Collection[int]) -> npt.NDArray[np
     table = np.zeros((256, 4), np.uint8)
     for _, label, color in store.classes:
         if label in shown:
-            table[label] = [*bytes.fromhex(color.removeprefix("#") or "808080"), 255]
+            table[label] = [*bytes.fromhex(color.removeprefix("#")), 255]
     return table
 
 

@@ -35,7 +35,7 @@ from wsipipe.viewer.plots import layers_of, plots, unit_of
 from wsipipe.viewer.result_tiles import heat_tile, label_tile, tissue_tile
 from wsipipe.viewer.tiling import TileIndex
 
-CACHE_BYTES = 128 * 2**20
+CACHE_BYTES = 64 * 2**20
 """Bytes of encoded tiles that are held."""
 THREADS = 4
 """Tiles that are made at a time."""
@@ -295,7 +295,7 @@ def _thumbnail(viewer: Viewer, number: int) -> Encoded:
 
 
 def _drawn_small(catalog: Catalog, number: int, item: Item) -> Encoded:
-    if item.store is not None and (jpeg := catalog.summary(number).jpeg):
+    if item.store is not None and (jpeg := catalog.summary(number).thumbnail.jpeg):
         return jpeg, "image/jpeg"
     whole = TileIndex(0, 0, 0)
     box = item.tiling.box(whole)

@@ -12,7 +12,7 @@ from wsipipe.pictures.drawing import as_rgb
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.pixels.overview import RgbImage, averaged_plane, choose_source, span
 from wsipipe.slides.slide import AS_IT_IS, Level, Slide
-from wsipipe.viewer.tiling import TileIndex, Tiling
+from wsipipe.viewer.tiling import TileIndex, TilePyramid
 
 PAPER = 255
 """The grey of what lies beyond the pixels of a level."""
@@ -28,7 +28,7 @@ class SlideTiles:
 
     def __init__(self, slide: Slide) -> None:
         self.slide = slide
-        self.tiling = Tiling(slide.levels[0].shape)
+        self.tiling = TilePyramid(slide.levels[0].shape)
         finest, filled = slide.levels[0], slide.vendor == "philips"
         self._levels = [finest, *(level for level in slide.levels[1:] if span(level, finest, filled=filled))]
 

@@ -27,7 +27,7 @@ class TileIndex:
 
 
 @dataclass(frozen=True)
-class Tiling:
+class TilePyramid:
     """All tiles of a slide."""
 
     shape: tuple[int, int]

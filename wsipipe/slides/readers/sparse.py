@@ -57,7 +57,7 @@ def check_count(name: str, total: int, of: str) -> None:
 
 
 @dataclass(frozen=True)
-class Pieces:
+class StoredPieces:
     """The tiles of a level, or its chunks, by whether they are in the file."""
 
     shape: tuple[int, int]
@@ -68,7 +68,7 @@ class Pieces:
     """Which exist, (plane, y, x)."""
 
 
-def lacks_pieces(level: Pieces, finer: Pieces) -> bool:
+def lacks_pieces(level: StoredPieces, finer: StoredPieces) -> bool:
     """Whether pieces of ``level`` are missing where the ``finer`` level has some: some writers lose single ones."""
     lost, there = ~level.there.all(axis=0), finer.there.any(axis=0)
     ranges = []

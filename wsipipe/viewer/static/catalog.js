@@ -13,7 +13,7 @@ const cards = new Map();
 const chosen = new Set();
 let entries = [];
 
-const objects_of = (entry) => Object.values(entry.counts).reduce((sum, one) => sum + one.objects, 0);
+const objects_of = (entry) => entry.counts.reduce((sum, one) => sum + one.objects, 0);
 
 function made(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -22,10 +22,10 @@ function made(tag, attributes = {}, ...children) {
   return element;
 }
 
-function counted(name, one) {
+function counted(one) {
   const density = one.per_mm2 === null ? "" : `, ${numbers.format(Math.round(one.per_mm2))} per mm²`;
   const share = one.area_share === null ? "" : `, ${(100 * one.area_share).toFixed(1)}% of the area`;
-  return `${name}: ${numbers.format(one.objects)}${density}${share}`;
+  return `${one.name}: ${numbers.format(one.objects)}${density}${share}`;
 }
 
 function card_of(entry) {
@@ -45,7 +45,7 @@ function card_of(entry) {
     "article", { title: `${entry.folder}/${entry.name}` },
     made("a", { href: `look?items=${entry.number}`, class: "picture" }, picture),
     made("div", {}, box, made("span", { class: `badge ${kind}` }, entry.status), " ", made("a", { href: `look?items=${entry.number}` }, entry.name)),
-    ...Object.entries(entry.counts).map(([name, one]) => made("p", { class: "soft" }, counted(name, one))),
+    ...entry.counts.map((one) => made("p", { class: "soft" }, counted(one))),
   );
   if (entry.message) card.append(made("p", { class: "warn" }, entry.message));
   card.dataset.key = key;

@@ -17,7 +17,7 @@ from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.files import files_in, zarr_store
 from wsipipe.slides.readers.omezarr.attributes import METADATA, check_metadata, is_zarr
 from wsipipe.slides.readers.omezarr.zipped import FolderOfZarr, ZippedFolder, ZippedStore
-from wsipipe.slides.readers.sparse import Pieces, check_share
+from wsipipe.slides.readers.sparse import StoredPieces, check_share
 from wsipipe.urls import Url
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def count_pieces(path: FolderOfZarr, dataset: str, array: zarr.Array[Any]) -> tu
     return sum(1 for _ in chunk_files(path / dataset)), total
 
 
-def pieces_there(path: FolderOfZarr, dataset: str, array: zarr.Array[Any], axes: str) -> Pieces | None:
+def pieces_there(path: FolderOfZarr, dataset: str, array: zarr.Array[Any], axes: str) -> StoredPieces | None:
     """Which shards, or chunks, of the array of ``dataset`` have a file; None on a web server, which cannot list them.
 
     The planes of all other ``axes`` than y and x are one axis.
@@ -190,7 +190,7 @@ def pieces_there(path: FolderOfZarr, dataset: str, array: zarr.Array[Any], axes:
     y, x = axes.index("y"), axes.index("x")
     sides = array.shards or array.chunks
     planes = np.moveaxis(there, (y, x), (-2, -1)).reshape(-1, there.shape[y], there.shape[x])
-    return Pieces((array.shape[y], array.shape[x]), (sides[y], sides[x]), planes)
+    return StoredPieces((array.shape[y], array.shape[x]), (sides[y], sides[x]), planes)
 
 
 def pieces_of(array: zarr.Array[Any]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from wsipipe.files import Location
 from wsipipe.slides.byte_source import open_source
 from wsipipe.slides.readers.colour import believed, contradictions
 from wsipipe.slides.readers.jpeg import JPEG2000_CODECS, JPEG_CODECS
-from wsipipe.slides.readers.sparse import Pieces, lacks_pieces
+from wsipipe.slides.readers.sparse import StoredPieces, lacks_pieces
 from wsipipe.slides.readers.tiff.image import PALETTE, TiledImage
 from wsipipe.slides.readers.tiff.pages import COPY_AGAIN, page_area, shape_of, size_of
 from wsipipe.slides.readers.tiff.store import UPRIGHT
@@ -165,10 +165,10 @@ def _places(page: TiffPage) -> Iterator[tuple[int, int, int]]:
             yield number, int(offset), int(count)
 
 
-def _pieces(page: TiffPage) -> Pieces:
+def _pieces(page: TiffPage) -> StoredPieces:
     """The tiles or strips of a page."""
     sides = page.chunks[:2]
-    return Pieces(shape_of(page), (int(sides[0]), int(sides[1])), _has_data(page))
+    return StoredPieces(shape_of(page), (int(sides[0]), int(sides[1])), _has_data(page))
 
 
 def _has_data(page: TiffPage) -> npt.NDArray[np.bool_]:

@@ -1,0 +1,7 @@
+package qupath.lib.objects
+
+class PathObject {
+    UUID id
+
+    UUID getID() { id }
+}
