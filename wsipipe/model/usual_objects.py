@@ -17,9 +17,9 @@ class Usual:
 
 USUAL = {"640fa0a2bc630b359b599091fb3edf61a1215c073d5f60d936ae580b9fc35aa3": Usual((4.7, 9.5), 0.01)}
 """By the sha256 of the file. The nuclei model was trained on nuclei of 7.5 um. On CMU-1-Small-Region.svs they cover
-9.3 % of the tissue, and their median is 5.0 um; 4.5 um if half of the true micrometres per pixel are given, and 5.2 um if
-twice as many are: it finds what looks like a nucleus, so that a wrong resolution shows less in sizes than in counts. On
-the slide of The Cancer Genome Atlas on which it misses most nuclei, they cover 0.4 %."""
+9.3 % of the tissue, and their median is 5.0 um; 4.5 um if half of the true micrometres per pixel are given, 5.2 um if
+twice as many are: it finds what looks like one, so that a wrong resolution shows less in sizes than in counts. On the
+slide of The Cancer Genome Atlas on which it misses most nuclei, they cover 0.4 %."""
 
 
 def usual_of(model_sha256: str) -> Usual | None:
