@@ -158,7 +158,7 @@ def test_nights_over_many_slides_report_the_truth_and_do_the_rest(
     assert by_status["failed"] == FAILED
     assert by_status["waiting"] == {"b/copying.tif", "b/growing.tif", "b/half.tif"}
     assert (report.exit_code, report.stopped) == (1, "")
-    assert "--mpp" in told["a/no-mpp.tif"].message
+    assert told["a/no-mpp.tif"].message.endswith("give [[slides]] mpp, e.g. [[slides]] mpp = 0.25 for a 40x scan")
     assert "cut.tif" in told["a/cut.tif"].message
     assert "could not be read" in told["a/rotten.tif"].message
     assert "changed 60 s ago" in told["b/copying.tif"].message
@@ -207,7 +207,7 @@ def test_nights_over_many_slides_report_the_truth_and_do_the_rest(
     assert {name for name, row in told.items() if row.status == "set aside"} == FAILED
     assert {name: row.attempts for name, row in told.items() if row.status == "failed"} == {"b/half.tif": 2}
     assert nights.of(SlideFailed) == ["half.tif"], "slides set aside are not tried"
-    assert "--mpp" in told["a/no-mpp.tif"].message
+    assert "[[slides]] mpp" in told["a/no-mpp.tif"].message
     assert told["a/no-mpp.tif"].message.startswith("failed in 2 nights; it is tried again once its file or night.toml")
     report = nights.run()
     assert (report.counts["set aside"], report.counts["failed"], report.counts["skipped"]) == (7, 0, good + ODD - 7)

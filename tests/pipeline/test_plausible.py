@@ -18,7 +18,7 @@ from wsipipe.demo import draw_tissue
 from wsipipe.errors import SlideError
 from wsipipe.events import ClassCount
 from wsipipe.model.model_file import ModelInfo, read_model_info
-from wsipipe.model.object_sizes import MEDIAN_DIAMETERS_UM, usual_diameters_um
+from wsipipe.model.usual_objects import USUAL, Usual, usual_of
 from wsipipe.pipeline import plausible
 from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.pipeline.plausible import light_of, odd_sizes, stain_conflict
@@ -113,7 +113,7 @@ def test_nearly_nothing_on_much_tissue_is_a_warning_with_a_way_out(
     monkeypatch.setattr(plausible, "MUCH_MM2", 0.01)
     ended = call("run", slide, "-o", tmp_path / "out", *options)
     (warning,) = json.loads(ended.out)["slides"][0]["warnings"]
-    assert warning.startswith("nearly nothing was found: 0.000% of 0.0 mm2 of the slide is labelled")
+    assert warning.startswith("nearly nothing was found: 0.00% of 0.015 mm2 of the slide is labelled")
     assert "0.5 um/px" in warning
     assert "--mpp" in warning
     assert f"x.tif: warning: {warning}" in ended.err
@@ -127,7 +127,7 @@ def test_objects_of_an_unusual_size_are_a_warning_in_a_run_and_when_they_are_mea
     (usual,) = run([slide], replace(config, out=str(tmp_path / "usual"))).slides
     assert usual.objects[0].objects > 30
     assert usual.warnings == []
-    monkeypatch.setitem(MEDIAN_DIAMETERS_UM, nuclei.sha256, (20.0, 30.0))
+    monkeypatch.setitem(USUAL, nuclei.sha256, Usual((20.0, 30.0), 0.01))
     run([slide], replace(config, objects=False))
     (measured,) = run([slide], config).slides
     (whole,) = run([slide], replace(config, out=str(tmp_path / "whole"))).slides
@@ -144,5 +144,5 @@ def test_few_objects_and_usual_sizes_say_nothing(
     count = ClassCount("nucleus", objects, None, None, 1.0, math.pi * diameter**2 / 4)
     said = list(odd_sizes(slide, nuclei.sha256, [count]))
     assert bool(said) == (objects == 30 and diameter not in (5.1, 8.9))
-    assert usual_diameters_um("another") is None
+    assert usual_of("another") is None
     assert not list(odd_sizes(slide, "another", [count]))

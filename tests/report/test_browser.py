@@ -52,10 +52,11 @@ def test_page_opens_without_an_error_or_a_request(browser: Chromium, page: Path)
 def test_pictures_are_shown(browser: Chromium, page: Path) -> None:
     browser.open(page)
     sizes = browser.value(
-        "Promise.all([...document.images].map(i => i.decode().then(() => [i.naturalWidth, i.width])))"
+        "Promise.all([...document.images].map(i => i.decode().then(() => [i.naturalWidth, i.width, i.height])))"
     )
-    assert [natural for natural, _ in sizes] == [240, 300, 240]  # the slide that is gone has no larger one
-    assert all(0 < drawn <= 240 for natural, drawn in sizes if natural == 240)
+    assert [natural for natural, _, _ in sizes] == [240, 300, 240]  # the slide that is gone has no larger one
+    small = [(width, height) for natural, width, height in sizes if natural == 240]
+    assert all(0 < width <= 240 and abs(height - width * 4 / 3) <= 1 for width, height in small)
     assert browser.value("getComputedStyle(document.querySelector('header')).borderLeftWidth") != "0px"
 
 

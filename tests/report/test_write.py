@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,8 @@ import pytest
 from tests.report.html_check import Seen
 from tests.report.nights import HOSTILE, night, slides_of_all_kinds, write_pyramid, write_store
 from wsipipe.errors import OutputError
+from wsipipe.pictures import apart
+from wsipipe.pictures.apart import pictures_apart
 from wsipipe.pictures.thumbnail import Picture, StoreSummary
 from wsipipe.report import write
 from wsipipe.report.record import DONE, FAILED, SET_ASIDE, SKIPPED, SlideReport, read_history, read_report
@@ -154,9 +155,11 @@ def test_a_failed_slide_that_opens_has_its_picture_whatever_another_file_does(
         SlideReport("/in/\0.tif", SET_ASIDE, "torn"),
     )
     assert list(failed_pictures(report)) == [0]
+    assert [bool(one.jpeg) for one in pictures_apart([str(slide), "/gone", str(slide)])] == [True, False, True]
+    assert [bool(one.jpeg) for one in pictures_apart(["\0", str(slide)])] == [False, True]
     source = write_report(report, tmp_path / "out").read_text()
     assert source.count("<img") == 1
-    monkeypatch.setattr(sys, "executable", "/bin/false")  # as if it died of the file
+    monkeypatch.setattr(apart, "COMMAND", ("/bin/false",))  # as if it died of the file
     assert failed_pictures(report) == {}
 
 

@@ -14,7 +14,7 @@ import click
 @click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0; overrides the file.")
 @click.option("--tissue", default="auto", show_default=True, metavar="auto|FILE", help="auto: detected; FILE: a mask.")
 def preview(slide: str, out: str | None, model: str | None, mpp: float | None, tissue: str) -> None:
-    """Draw SLIDE small, with the outline of the area that `run` would segment, and print its share of the slide."""
+    """Draw SLIDE small, with the outline of what `run` would segment, its share, which is printed, and a scale bar."""
     from wsipipe.errors import UsageError
     from wsipipe.files import write_whole
     from wsipipe.model.model_file import read_model_info

@@ -8,7 +8,7 @@ from math import prod
 
 from wsipipe.events import ClassCount
 from wsipipe.model.model_file import BACKGROUND, ModelInfo
-from wsipipe.model.object_sizes import usual_diameters_um
+from wsipipe.model.usual_objects import usual_of
 from wsipipe.pipeline.slide_plan import SlidePlan
 from wsipipe.slides.slide import Level, Slide
 from wsipipe.tissue.detect import BRIGHTFIELD, FLUORESCENCE
@@ -16,10 +16,10 @@ from wsipipe.tissue.detect import BRIGHTFIELD, FLUORESCENCE
 BRIGHT, DARK = 0.35, 0.25
 """Means of the images of a training, as shares of full scale: at least the first in each channel is light through
 tissue, at most the second is light of it; anything else is neither. The nuclei model has 0.60 and more."""
-MUCH_MM2, MUCH_PX = 1.0, 4_000_000
+MUCH_MM2, MUCH_PX = 0.25, 1_000_000
 """Tissue on which something should be found; the second where the size of a pixel is unknown."""
 NEARLY_NOTHING = 0.001
-"""Share of it that is less than one would expect of any class: that of one nucleus in 0.05 mm2."""
+"""Share of it below which a result is doubted if it is unknown what the model usually finds."""
 ENOUGH_OBJECTS = 30
 """Objects from which on their median says something."""
 
@@ -59,13 +59,17 @@ def stain_conflict(slide: Slide, level: Level, model: ModelInfo, how: str) -> st
     )
 
 
-def little_found(plan: SlidePlan, labels: Mapping[int, int], tissue_share: float | None) -> Iterator[str]:
+def little_found(
+    plan: SlidePlan, model_sha256: str, labels: Mapping[int, int], tissue_share: float | None
+) -> Iterator[str]:
     """A warning if nearly nothing was found on much tissue.
 
     Parameters
     ----------
     plan
         The slide's plan.
+    model_sha256
+        The model.
     labels
         Pixels of each label.
     tissue_share
@@ -75,25 +79,27 @@ def little_found(plan: SlidePlan, labels: Mapping[int, int], tissue_share: float
     mpp, found = plan.level.mpp, sum(count for label, count in labels.items() if label != BACKGROUND)
     mm2 = None if mpp is None else searched * mpp**2 / 1e6
     much = searched >= MUCH_PX if mm2 is None else mm2 >= MUCH_MM2
-    if much and found < NEARLY_NOTHING * searched:
-        size = f"{searched / 1e6:.1f} MP" if mm2 is None else f"{mm2:.1f} mm2"
+    usual = usual_of(model_sha256)
+    if much and found < (usual.least_share if usual else NEARLY_NOTHING) * searched:
+        size = f"{searched / 1e6:.1f} MP" if mm2 is None else f"{mm2:.2g} mm2"
         of = "the slide" if tissue_share is None else "tissue"
         yield (
-            f"nearly nothing was found: {found / searched:.3%} of {size} of {of} is labelled; if that is not what you "
+            f"nearly nothing was found: {found / searched:.2%} of {size} of {of} is labelled; if that is not what you "
             f"expect, check {_resolution(plan.slide)}, and whether the model suits the stain (-m)"
         )
 
 
 def odd_sizes(slide: Slide, model_sha256: str, classes: Iterable[ClassCount]) -> Iterator[str]:
     """A warning for each of ``classes`` whose median size is far from that of the model's objects."""
-    usual = usual_diameters_um(model_sha256)
+    usual = usual_of(model_sha256)
     for one in classes:
         if usual is None or one.median_um2 is None or one.objects < ENOUGH_OBJECTS:
             continue
         diameter = 2 * math.sqrt(one.median_um2 / math.pi)
-        if not usual[0] <= diameter <= usual[1]:
+        least, most = usual.diameters_um
+        if not least <= diameter <= most:
             yield (
-                f"the median {one.name} is {diameter:.1f} um across, but {usual[0]:g} to {usual[1]:g} um are usual for "
+                f"the median {one.name} is {diameter:.1f} um across, but {least:g} to {most:g} um are usual for "
                 f"this model; check {_resolution(slide)}"
             )
 

@@ -326,7 +326,8 @@ class SlideJob:
             tiles = listed(list(map(str, unread)))
             message = f"could not decode tiles {tiles}; the {dependent:,} px that depend on them are set to label 0"
             self._outcome(Warned(plan.slide.path, message))
-        self._warn(little_found(plan, self._labels, None if self._tissue is None else self._tissue.share))
+        share = None if self._tissue is None else self._tissue.share
+        self._warn(little_found(plan, self._run.setup.model.sha256, self._labels, share))
         record = {"pixels": dependent, "tiles": [*map(astuple, unread)]}
         store = replace(plan.store, seen=self._seen)
         lifecycle.publish(store, _history(outcome, self._run, self._labels) | {"unread": record})

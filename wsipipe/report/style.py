@@ -59,7 +59,7 @@ h3 { font-size: 1rem; line-height: 1.3; }
 .problem .text { margin-top: .45rem; }
 .facts { color: var(--soft); font-size: .875rem; margin-top: .35rem; }
 
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(17.5rem, 100%), 1fr)); gap: .75rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr)); gap: .75rem; }
 .card { overflow: hidden; }
 .controls {
   display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; margin: .75rem 0; font-size: .9375rem;
@@ -75,10 +75,10 @@ h3 { font-size: 1rem; line-height: 1.3; }
 .controls :focus-visible + label { outline: 2px solid var(--good); outline-offset: 2px; }
 @supports not selector(:has(a)) { .controls { display: none; } }
 .cards { reading-flow: grid-order; }
-.zoom { display: contents; }
-.zoom > summary { display: flex; cursor: zoom-in; max-height: 100%; justify-content: center; }
+.zoom { height: 100%; }
+.zoom > summary { display: flex; justify-content: center; align-items: center; height: 100%; cursor: zoom-in; }
 .zoom > summary::-webkit-details-marker { display: none; }
-.zoom[open] > summary { position: fixed; inset: 0; z-index: 1; max-height: none; cursor: zoom-out; background: #000d; }
+.zoom[open] > summary { position: fixed; inset: 0; z-index: 1; height: auto; cursor: zoom-out; background: #000d; }
 .zoom[open] > summary img { visibility: hidden; }
 .zoom .large { position: fixed; inset: 0; z-index: 2; display: flex; padding: 1rem; pointer-events: none; }
 .zoom .large img { margin: auto; max-width: 100%; max-height: 100%; object-fit: contain; }
@@ -87,8 +87,9 @@ h3 { font-size: 1rem; line-height: 1.3; }
 .card > div { padding: .75rem .95rem .9rem; }
 .areas { border-collapse: collapse; width: 100%; margin-top: .5rem; font-variant-numeric: tabular-nums; }
 .areas th, .areas td { padding: .12rem 0; font-weight: 400; text-align: left; }
-.areas td { text-align: right; white-space: nowrap; font-weight: 600; }
-.areas thead th { color: var(--soft); font-size: .8125rem; } .areas thead th:last-child { text-align: right; }
+.areas td { text-align: right; white-space: nowrap; font-weight: 600; padding-left: .7rem; }
+.areas thead th { color: var(--soft); font-size: .8125rem; white-space: nowrap; }
+.areas th + th { text-align: right; padding-left: .7rem; }
 .swatch { width: .8em; height: .8em; vertical-align: -.06em; margin-right: .45em; overflow: visible; }
 .swatch rect { stroke: var(--soft); stroke-width: 1; }
 .notes { list-style: none; margin-top: .5rem; font-size: .875rem; }

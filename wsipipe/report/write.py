@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from wsipipe.files import Location, make_folder, write_whole
-from wsipipe.pictures.apart import picture_apart
+from wsipipe.files import Location, locate, make_folder, write_whole
+from wsipipe.pictures.apart import pictures_apart
 from wsipipe.pictures.thumbnail import StoreSummary, summarise
 from wsipipe.report.page import page
 from wsipipe.report.record import (
@@ -21,14 +21,16 @@ from wsipipe.report.record import (
     read_history,
     report_as_json,
 )
+from wsipipe.slides.address import file_of
+from wsipipe.urls import Url
 
 JSON, PAGE, HISTORY = "report.json", "report.html", "history.jsonl"
 MAX_PICTURES = 1000
 """Small pictures per page, about 27 MB; slides that were done tonight come first."""
 LARGE_PICTURES_BYTES = 24_000_000
 """Bytes of the large pictures of a page, 32 MB of its text, so that it stays below 64 MB: 150 of them or more."""
-MAX_FAILED_PICTURES = 20
-"""Pictures of slides that failed, each made by a process of its own, which takes a second."""
+MAX_FAILED_PICTURES = 50
+"""Pictures of slides that failed."""
 FOUND = ("classes", "objects", "mpp", "tissue_share", "notes", "version", "model", "model_sha256")
 """Fields of a `StoreSummary` that the JSON has: all but pictures."""
 
@@ -73,9 +75,20 @@ def summarise_all(report: NightReport) -> dict[int, StoreSummary]:
 
 def failed_pictures(report: NightReport) -> dict[int, StoreSummary]:
     """Pictures of the slides that failed but can be opened, by the index of their slide in ``report``."""
-    failed = [i for i, slide in enumerate(report.slides) if slide.status in (FAILED, SET_ASIDE)]
-    pictures = {i: picture_apart(report.slides[i].slide) for i in failed[:MAX_FAILED_PICTURES]}
-    return {i: StoreSummary(thumbnail=picture) for i, picture in pictures.items() if picture.jpeg}
+    failed = [
+        i for i, slide in enumerate(report.slides) if slide.status in (FAILED, SET_ASIDE) and _may_open(slide.slide)
+    ][:MAX_FAILED_PICTURES]
+    pictures = pictures_apart([report.slides[i].slide for i in failed])
+    return {i: StoreSummary(thumbnail=one) for i, one in zip(failed, pictures, strict=True) if one.jpeg}
+
+
+def _may_open(slide: str) -> bool:
+    """Whether there is such a file, or a URL, which is not asked."""
+    try:
+        where = file_of(locate(slide))[0]
+        return isinstance(where, Url) or where.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def found_in(summaries: Mapping[int, StoreSummary]) -> dict[int, dict[str, Any]]:

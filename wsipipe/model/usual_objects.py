@@ -1,0 +1,27 @@
+"""What models usually find, where their files do not state it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What a model finds on a slide that suits it; results beyond it are doubted in a warning."""
+
+    diameters_um: tuple[float, float]
+    """Least and most median of its objects, in micrometres, as diameters of circles of equal area."""
+    least_share: float
+    """Least share of tissue that its objects cover."""
+
+
+USUAL = {"640fa0a2bc630b359b599091fb3edf61a1215c073d5f60d936ae580b9fc35aa3": Usual((4.7, 9.5), 0.01)}
+"""By the sha256 of the file. The nuclei model was trained on nuclei of 7.5 um. On CMU-1-Small-Region.svs they cover
+9.3 % of the tissue, and their median is 5.0 um; 4.5 um if half of the true micrometres per pixel are given, 5.2 um if
+twice as many are: it finds what looks like one, so that a wrong resolution shows less in sizes than in counts. On the
+slide of The Cancer Genome Atlas on which it misses most nuclei, they cover 0.4 %."""
+
+
+def usual_of(model_sha256: str) -> Usual | None:
+    """What the model of this file usually finds; None if unknown."""
+    return USUAL.get(model_sha256)
