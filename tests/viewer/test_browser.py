@@ -40,7 +40,7 @@ def look(browser: Chromium, address: str, *, width: int = 1200) -> None:
     """Open a page of the viewer, and wait until it shows all."""
     browser.open("about:blank")  # or another place on the same page would not load it again
     browser.open(address, width=width)
-    wait(browser, "document.body.dataset.ready")
+    wait(browser, "document.body && document.body.dataset.ready")
     assert browser.value("document.body.dataset.ready") == "yes", browser.value("document.body.innerText")
 
 
@@ -168,7 +168,7 @@ def test_page_of_all_has_a_card_each_and_opens_two_side_by_side(browser: Chromiu
         browser.value("[...document.querySelectorAll('article input')].slice(0, 2).forEach(box => box.click())")
         browser.events.clear()
         browser.value("document.getElementById('compare').click()")
-        wait(browser, "document.body.className == 'viewer' && document.body.dataset.ready")
+        wait(browser, "document.body && document.body.className == 'viewer' && document.body.dataset.ready")
         assert browser.value("items.length") == 2
         browser.value("viewer.go(10, -5, 4)")
         assert browser.value("items.map(i => viewer.model('plot', i).x_range.start)") == [8, 8]
