@@ -169,6 +169,17 @@ class BlockDone:
 
 
 @dataclass(frozen=True)
+class BlockMeasured:
+    """The objects of one block of a finished store are measured."""
+
+    slide: str
+    done: int
+    """Blocks that are measured by now, those of earlier runs included."""
+    blocks: int
+    """All blocks of the slide."""
+
+
+@dataclass(frozen=True)
 class ObjectsFound:
     """The table of a slide's objects is in its store."""
 
@@ -301,6 +312,7 @@ OfSlide = (
     SlideStarted
     | TissueFound
     | BlockDone
+    | BlockMeasured
     | ObjectsFound
     | SlideDone
     | SlideEmpty

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.nightly.nights import DAY, HOUR
-from wsipipe.nightly.failures import FOLDER, SAME_NIGHT_SECONDS, Failures, version_of
+from wsipipe.nightly.failures import FOLDER, SAME_NIGHT_SECONDS, Failures, size_and_change
 
 
 @pytest.fixture
@@ -112,5 +112,5 @@ def test_names_that_are_not_unicode_are_kept(failures: Failures, tmp_path: Path)
 
 
 def test_the_version_of_a_file_that_is_gone_is_zeros(tmp_path: Path, slide: Path) -> None:
-    assert version_of(tmp_path / "gone") == (0, 0)
-    assert version_of(slide) == (6, slide.stat().st_mtime_ns)
+    assert size_and_change(tmp_path / "gone") == (0, 0)
+    assert size_and_change(slide) == (6, slide.stat().st_mtime_ns)

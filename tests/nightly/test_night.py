@@ -39,7 +39,7 @@ from wsipipe.events import BlockDone, Event, ObjectsFound, SlideDone, SlideFaile
 from wsipipe.leases.leases import Leases
 from wsipipe.model.model_file import read_model_info
 from wsipipe.nightly.config import Night, read_night
-from wsipipe.nightly.failures import version_of
+from wsipipe.nightly.failures import size_and_change
 from wsipipe.nightly.night import project, run_night, seconds_left_alone, slides_in
 from wsipipe.pipeline import dispatcher
 from wsipipe.pipeline.summary import RunSummary
@@ -566,17 +566,17 @@ def test_a_slide_that_is_a_folder_is_left_alone_only_if_everything_in_it_is(tmp_
     chunk.write_bytes(b"1234")
     for path in (chunk, deep, deep.parent, slide / "0", slide):
         set_age(path, 2 * HOUR, clock)
-    before = version_of(slide)
+    before = size_and_change(slide)
     assert seconds_left_alone(slide, clock()) == pytest.approx(2 * HOUR)
     set_age(chunk, 100, clock)
     assert seconds_left_alone(slide, clock()) == pytest.approx(100)
-    assert version_of(slide) != before
+    assert size_and_change(slide) != before
     set_age(chunk, 2 * HOUR, clock)
-    assert version_of(slide) == before
+    assert size_and_change(slide) == before
     (deep / "5").write_bytes(b"5")
     set_age(deep, 2 * HOUR, clock)
     set_age(deep / "5", 2 * HOUR, clock)
-    assert version_of(slide) != before, "there is one more file"
+    assert size_and_change(slide) != before, "there is one more file"
 
 
 def test_copying_tools_that_set_the_time_to_the_originals_do_not_fool_it(tmp_path: Path) -> None:

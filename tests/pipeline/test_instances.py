@@ -143,13 +143,16 @@ def test_damaged_and_stale_instances_are_found(tmp_path: Path) -> None:
     sound = root.read_text()
     root.write_text(sound.replace('"connectivity": 8', '"connectivity": 4'))
     (found,) = check_store(Path(spec.path), 2).damages
-    assert "they are of other objects than the table; wsipipe objects --instances" in found
+    assert "they do not match the table; wsipipe objects --instances" in found
     root.write_text(sound)
     shard = next(Path(spec.path, "labels/instances/0").rglob("c/*/*"))
     blob = shard.read_bytes()
     shard.write_bytes(blob[:9] + bytes([blob[9] ^ 1]) + blob[10:])
     (found,) = check_store(Path(spec.path), 2).damages
     assert found.startswith(f"{shard}: 1 of its ")
+    assert found.endswith(
+        f"remove {Path(spec.path, 'labels/instances')}, and wsipipe objects --instances makes it anew"
+    )
 
 
 def test_a_block_that_does_not_fit_into_the_memory_is_an_error(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import zarr
+from click.testing import CliRunner
 
 from tests.faults import files, files_up_to, start, wait_until, write_slide
 from tests.objects.made import regions
 from tests.objects.stores import made_store
+from wsipipe.cli import cli
 from wsipipe.errors import (
     DamagedStoreError,
     MemoryLimitError,
@@ -26,10 +28,12 @@ from wsipipe.errors import (
 from wsipipe.model.min_areas import MIN_AREAS_UM2
 from wsipipe.model.model_file import read_model_info
 from wsipipe.objects import block_file
+from wsipipe.objects.read import damages_of_objects
 from wsipipe.pipeline import objects_store
 from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.pipeline.objects_plan import ObjectsRequest, block_side, fitted_blocks, plan_objects
 from wsipipe.pipeline.objects_store import StoreObjects, make_objects
+from wsipipe.store.finished import open_finished
 from wsipipe.store.record import read_record
 from wsipipe.store.spec import PARTIAL, shard_name
 
@@ -40,6 +44,25 @@ NO_LIMIT = 2**40
 def make(store: Path | str, *, threads: int = 2, **request: object) -> StoreObjects:
     plan = plan_objects(store, ObjectsRequest(**request))  # type: ignore[arg-type]
     return make_objects(plan, threads, NO_LIMIT, lambda _done, _blocks: None)
+
+
+def test_check_reads_the_table_too(tmp_path: Path) -> None:
+    spec, _, _ = made_store(tmp_path)
+    table = Path(make(spec.path).table)
+    assert damages_of_objects(open_finished(spec.path)) == ()
+    blob = table.read_bytes()
+    table.write_bytes(blob[:99] + bytes([blob[99] ^ 1]) + blob[100:])
+    result = CliRunner().invoke(cli, ["check", spec.path])
+    assert result.exit_code == 1
+    assert result.stdout.startswith(f"{table} ")
+    table.unlink()
+    assert "cannot be read" in "".join(damages_of_objects(open_finished(spec.path)))
+    table.write_bytes(blob)
+    root = Path(spec.path, "zarr.json")
+    document = json.loads(root.read_text())
+    document["attributes"]["wsipipe"]["objects"]["classes"][0]["objects"] += 1
+    root.write_text(json.dumps(document))
+    assert "wsipipe objects counts them anew" in "".join(damages_of_objects(open_finished(spec.path)))
 
 
 @pytest.mark.parametrize("connectivity", [4, 8])

@@ -136,13 +136,10 @@ def test_only_what_was_named_can_be_asked_for(served: ViewServer) -> None:
         "outlines/1?x0=0&y0=0&x1=1&y1=1&unit=1&tolerance=0",
     ):
         assert asked(served.address + path)[0] == 404, path
-    for path in (
-        "look?items=",
-        "look?items=0,0,0,0,0",
-        "outlines/0?x0=a&y0=0&x1=1&y1=1&unit=1&tolerance=0",
-        "outlines/0",
-    ):
+    for path in ("look?items=", "look?items=0,1,2,3,4", f"look?items={'9' * 5000}", "outlines/0"):
         assert asked(served.address + path)[0] == 400, path
+    for number in ("a", "nan", "inf"):
+        assert asked(f"{served.address}outlines/0?x0={number}&y0=0&x1=1&y1=1&unit=1&tolerance=0")[0] == 400, number
     assert picture_at(f"{served.address}tiles/0/slide/0/9/9").max() == 0  # beyond the slide
     assert picture_at(f"{served.address}tiles/0/slide/77/0/0").max() == 0
 
@@ -225,6 +222,13 @@ def test_what_cannot_be_shown_is_said_before_a_page_opens(tmp_path: Path) -> Non
         view(tmp_path / "nowhere.zarr")
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(MachineError, match="another --port"):
         view(tmp_path / "a.tif", tmp_path, port=taken.getsockname()[1])
+
+
+def test_folder_of_a_run_that_has_just_begun_has_no_results_yet(tmp_path: Path) -> None:
+    (tmp_path / "case-17.zarr.lease").mkdir()
+    with ViewServer([tmp_path]) as running:
+        assert json.loads(asked(f"{running.address}catalog")[1]) == []
+        running.close()  # once more at the end of the context
 
 
 def test_in_a_notebook_the_page_is_shown_where_it_is_asked_for(out: Path) -> None:

@@ -128,8 +128,8 @@ def _objects_of(
         listener(Measured(store.name, done, blocks))
 
     try:
-        plan = plan_objects(store, request)
         with holding(store) as lease:
+            plan = plan_objects(store, request)
             made = make_objects(plan, threads, limit_bytes, progress)
             wanted = plan.instances
             ids = make_instances(store, wanted=wanted, threads=threads, limit_bytes=limit_bytes, progress=progress)

@@ -24,6 +24,7 @@ from wsipipe.cli.streams import why_untold
 from wsipipe.cli.terminal import terminal
 from wsipipe.events import (
     BlockDone,
+    BlockMeasured,
     ClusterReady,
     Event,
     Listener,
@@ -167,6 +168,8 @@ class Tenths:
 
     def __call__(self, event: Event) -> str | None:
         """Count ``event``, and return the line of the tenth that it completes. The last one is a `SlideDone`."""
+        if isinstance(event, BlockMeasured):
+            return tenth_line(_name(event), event.done, event.blocks)
         if isinstance(event, SlideStarted):
             self._blocks[event.slide] = event.blocks_to_do
         if not isinstance(event, BlockDone):
@@ -201,6 +204,8 @@ class RunBars:
                 self._display.reset(
                     self._slide, total=event.pixels_to_do, description=shown_lines([_name(event)]), visible=True
                 )
+            case BlockMeasured():
+                self._display.update(self._slide, total=event.blocks, completed=event.done)
             case BlockDone():
                 self._display.advance(self._all, event.pixels)
                 if event.slide == self._current:

@@ -55,10 +55,11 @@ def _has_screen() -> bool:
 def _tunnel(port: int) -> str:
     """The command that brings the page to the machine from which this one is used."""
     from getpass import getuser
-    from socket import getfqdn
+    from socket import getfqdn, gethostname
 
     try:
         user = getuser()
     except (OSError, KeyError):  # no name for this user
         user = "USER"
-    return f"ssh -N -L {port}:127.0.0.1:{port} {user}@{getfqdn()}"
+    host = getfqdn()
+    return f"ssh -N -L {port}:127.0.0.1:{port} {user}@{gethostname() if host.startswith('localhost') else host}"

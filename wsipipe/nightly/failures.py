@@ -30,7 +30,7 @@ class Failure:
     slide: str
     """Path or URL."""
     version: tuple[int, int]
-    """Size and time of last change of the file, as `version_of`: a changed file has not failed yet."""
+    """Size and time of last change of the file, as `size_and_change`: a changed file has not failed yet."""
     config: str
     """Digest of the night's configuration: under another one, the slide has not failed yet."""
     attempts: int
@@ -54,7 +54,7 @@ class Failures:
             failure = Failure(**row | {"version": tuple(row["version"])})
         except (OSError, ValueError, TypeError, KeyError):
             return None
-        same = (failure.version, failure.config) == (version_of(slide), self._digest)
+        same = (failure.version, failure.config) == (size_and_change(slide), self._digest)
         return failure if same else None
 
     def add(self, slide: Location, message: str, now: float) -> Failure:
@@ -69,7 +69,7 @@ class Failures:
         attempts, at = (known.attempts, known.at) if known else (0, float("-inf"))
         if abs(now - at) > SAME_NIGHT_SECONDS:
             attempts, at = attempts + 1, now
-        failure = Failure(str(slide), version_of(slide), self._digest, attempts, message, at)
+        failure = Failure(str(slide), size_and_change(slide), self._digest, attempts, message, at)
         make_folder(self._folder)
         write_whole(self._file(slide), json.dumps(asdict(failure)).encode(), shared=True)
         return failure
@@ -95,7 +95,7 @@ class Stat:
     """Time of last change of its content or metadata, in seconds since the epoch."""
 
 
-def version_of(slide: Location) -> tuple[int, int]:
+def size_and_change(slide: Location) -> tuple[int, int]:
     """Size in bytes and time of last change in ns of the file, or of everything in the folder; zeros if it is gone."""
     try:
         stats = list(stats_of(slide))

@@ -15,7 +15,7 @@ from wsipipe.files import Location, locate
 from wsipipe.inference.speeds import recall
 from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.nightly.config import Night
-from wsipipe.nightly.failures import Failures, stats_of, version_of
+from wsipipe.nightly.failures import Failures, size_and_change, stats_of
 from wsipipe.nightly.remedies import InNight, in_night
 from wsipipe.pipeline.config import DEFAULT_MODEL, RunConfig
 from wsipipe.pipeline.dispatcher import Limits
@@ -48,7 +48,7 @@ class Group:
     model: ModelInfo
     """Their model."""
     slides: dict[Location, tuple[int, int]]
-    """Each with the size and time of change of its file, as `version_of`, when it was found."""
+    """Each with the size and time of change of its file, as `size_and_change`, when it was found."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def sort_inbox(night: Night, now: float) -> InboxContent:
         key = config.model, config.mpp, config.reader, config.planes
         if key not in groups:
             groups[key] = Group(config, read_model_info(config.model or DEFAULT_MODEL), {})
-        groups[key].slides[slide] = version_of(slide)
+        groups[key].slides[slide] = size_and_change(slide)
     return InboxContent(tuple(groups.values()), tuple(left))
 
 
@@ -207,7 +207,7 @@ def _run_group(night: Night, group: Group, heard: Outcomes, limits: Limits) -> t
     """Segment the slides of one group. Returns their rows, why the group ended early, and its exit code."""
     rows, steady = [], []
     for slide, version in group.slides.items():
-        if version_of(slide) == version:
+        if size_and_change(slide) == version:
             steady.append(slide)
         else:
             message = "still being copied in; the next night takes it"

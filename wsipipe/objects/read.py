@@ -16,6 +16,7 @@ import shapely
 from wsipipe.errors import DamagedStoreError, StoreError, UsageError
 from wsipipe.files import Named, locate
 from wsipipe.objects.table import Description, parse_description
+from wsipipe.store.finished import FinishedStore
 from wsipipe.store.spec import OBJECTS_TABLE
 from wsipipe.urls import Url
 
@@ -170,6 +171,28 @@ def open_objects(path: Named) -> ObjectTable:
     except (OSError, ValueError) as err:  # ArrowInvalid is a ValueError
         raise DamagedStoreError(f"{where} cannot be read: {err}; make the objects again") from err
     return ObjectTable(str(where), description, file.metadata.num_rows, file)
+
+
+def damages_of_objects(store: FinishedStore) -> tuple[str, ...]:
+    """What is wrong with the objects of a finished store on a disk, one message each; all of their table is read.
+
+    A store without objects has none that are wrong.
+    """
+    table = locate(store.path) / OBJECTS_TABLE
+    if isinstance(table, Url) or not (table.exists() or store.objects):
+        return ()
+    try:
+        opened = open_objects(table)
+        for _ in opened.parts():
+            pass
+    except DamagedStoreError as err:
+        return (str(err),)
+    counted = sum(one.objects for one in store.objects or ())
+    if counted != opened.count:
+        return (
+            f"{table} has {opened.count} objects, and {store.path} says {counted}; wsipipe objects counts them anew",
+        )
+    return ()
 
 
 def geometries(part: pa.Table) -> Any:

@@ -1,4 +1,4 @@
-"""The instances of a finished store, from its table of objects: whose outlines are filled, block by block."""
+"""The instances of a finished store: the outlines of its table of objects, filled block by block."""
 
 from __future__ import annotations
 

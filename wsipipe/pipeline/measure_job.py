@@ -14,7 +14,7 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from wsipipe.errors import MachineError, SlideError
-from wsipipe.events import Listener, ObjectsFound, SlideDone, SlideStarted, Warned
+from wsipipe.events import BlockMeasured, Listener, ObjectsFound, SlideDone, SlideStarted, Warned
 from wsipipe.files import locate
 from wsipipe.pipeline.cluster.patience import result_of
 from wsipipe.pipeline.objects_plan import plan_objects_of_run
@@ -56,6 +56,7 @@ class MeasureJob:
         remove_blocks(plan.store.path, but=self._objects.folder(self._objects.run_block_px))
         self._todo: Iterator[tuple[int, int]] = iter(()) if measured else grid.indices()
         self._in_flight: set[Future[Any]] = set()
+        self._measured = 0
         self._tasks = ObjectsTasks(client, run.outline_bytes(plan))
         self._finishing = self._tasks.rounds(self._objects)
         listener(SlideStarted(plan.slide.path, plan.store.path, grid.count, 0, 0))
@@ -99,6 +100,9 @@ class MeasureJob:
             raise error
         result = result_of(future)
         self._tasks.take(result)
+        if self.stage is Stage.BLOCKS:
+            self._measured += 1
+            self._listener(BlockMeasured(self.plan.slide.path, self._measured, self.plan.grid.count))
         if isinstance(result, StoreObjects):
             self._listener(ObjectsFound(self.plan.slide.path, result.table, result.classes))
             for message in odd_sizes(self.plan.slide, self._model_sha256, result.classes):

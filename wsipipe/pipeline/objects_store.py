@@ -317,7 +317,7 @@ def _chosen(every: npt.NDArray[np.uint8], index: Mapping[int, int], labels: Labe
 
 
 def remove_blocks(store: str | Path, but: Path | None = None) -> None:
-    """Remove what blocks of a store gave, ``but`` one folder of it, and the debris of a process that was killed.
+    """Remove the files of blocks, ``but`` those in one folder, and the debris of a process that was killed.
 
     Raises
     ------

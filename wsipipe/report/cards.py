@@ -10,7 +10,7 @@ from wsipipe.pictures.thumbnail import ClassArea, Picture, StoreSummary
 from wsipipe.report.markup import Child, Html, element, fragment, swatch
 from wsipipe.report.objects import objects_found
 from wsipipe.report.record import DONE, FAILED, NO_TISSUE, OPEN, SET_ASIDE, SKIPPED, TAKEN, WAITING, SlideReport
-from wsipipe.report.words import amount, area, count_of, duration, file_name, shortened, three_digits
+from wsipipe.report.words import amount, area, count_of, duration, last_part, shortened, three_digits
 
 TONES = {
     DONE: "good",
@@ -73,7 +73,7 @@ def _figure(slide: SlideReport, found: StoreSummary | None) -> Html:
     if found is None or not found.thumbnail.jpeg:
         return element("figure", element("figcaption", "no picture"))
     names = ", ".join(c.name for c in found.classes if c.pixels)
-    alt = f"The slide {shortened(file_name(slide.slide), NAME_LENGTH)}, " + (
+    alt = f"The slide {shortened(last_part(slide.slide), NAME_LENGTH)}, " + (
         f"with its labels outlined: {names}" if names else "without labels"
     )
     small = _image(found.thumbnail, alt)
@@ -197,5 +197,5 @@ def rows_of(slides: Iterable[SlideReport]) -> Html:
 
 
 def _name(slide: SlideReport) -> Html:
-    name = shortened(file_name(slide.slide), NAME_LENGTH)
+    name = shortened(last_part(slide.slide), NAME_LENGTH)
     return element("span", name, class_="name", title=slide.slide)

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from wsipipe.pictures.thumbnail import StoreSummary
 from wsipipe.report.markup import Html, element, fragment
 from wsipipe.report.record import STATUSES, SlideReport
-from wsipipe.report.words import file_name
+from wsipipe.report.words import last_part
 
 FEWEST = 2
 """Slides from which on there is a choice."""
 Key = Callable[[SlideReport, StoreSummary], tuple[float | str, ...]]
 ORDERS: dict[str, Key] = {
-    "name": lambda slide, _: (file_name(slide.slide).casefold(), slide.slide),
+    "name": lambda slide, _: (last_part(slide.slide).casefold(), slide.slide),
     "objects": lambda _, found: (-sum(one.objects for one in found.objects),),
     "area": lambda _, found: (-sum(one.share or 0.0 for one in found.classes),),
     "tissue": lambda _, found: (-(found.tissue_share or 0.0),),

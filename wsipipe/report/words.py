@@ -109,6 +109,6 @@ def day(text: str) -> str:
     return f"{when.day} {when:%B %Y}"
 
 
-def file_name(slide: str) -> str:
+def last_part(slide: str) -> str:
     """The last part of a path or URL."""
     return slide.rstrip("/").rsplit("/", 1)[-1] or slide

@@ -171,7 +171,7 @@ def _stale_instances(store: Location) -> list[str]:
     objects: Any = read_attributes(store)["wsipipe"].get("objects", {})
     if rules is None or rules == {name: objects.get(name) for name in RULES}:
         return []
-    return [f"{store / INSTANCES}: they are of other objects than the table; wsipipe objects --instances makes them"]
+    return [f"{store / INSTANCES}: they do not match the table; wsipipe objects --instances makes them anew"]
 
 
 def _pieces(array: zarr.Array[Any]) -> tuple[int, ...]:
@@ -197,4 +197,5 @@ def _damage(store: Location, shard: Shard) -> str:
         found = damage_of_shard(path, chunks=chunks, chunk_bytes=prod(array.chunks) * array.dtype.itemsize)
     except OSError as err:
         found = f"it cannot be read: {err.strerror or err}"
-    return found and f"{path}: {found}"
+    way_out = f"; remove {store / INSTANCES}, and wsipipe objects --instances makes it anew"
+    return found and f"{path}: {found}{way_out if name.startswith(INSTANCES) else ''}"

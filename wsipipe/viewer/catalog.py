@@ -53,6 +53,7 @@ class Catalog:
     def __init__(self, paths: Iterable[Named]) -> None:
         self._paths = tuple(paths)
         self._numbers: dict[Location, int] = {}
+        self._entries: dict[object, CatalogEntry] = {}
         self._lock = threading.Lock()
         self._open: LRU[Any, Item] = LRU(OPEN_ITEMS, {})
         self.refresh()
@@ -92,11 +93,21 @@ class Catalog:
         return held
 
     def entries(self) -> list[CatalogEntry]:
-        """All that there is now."""
-        return [_entry(number, self.path(number)) for number in self.refresh()]
+        """One for each slide and store that there is now."""
+        return [self._entry(number) for number in self.refresh()]
+
+    def _entry(self, number: int) -> CatalogEntry:
+        path = self.path(number)
+        key = number, _state(path)
+        held = self._entries.get(key)
+        if held is None:
+            held = _entry(number, path)
+            if held.done == 1.0:  # of others it is not the root that changes
+                self._entries[key] = held
+        return held
 
     def summary(self, number: int) -> StoreSummary:
-        """The thumbnail of item ``number``, whose labels are outlined; it never raises but for the number."""
+        """The thumbnail of item ``number``, whose labels are outlined; raises only a LookupError, for the number."""
         path = self.path(number)
         try:
             return summarise(open_finished(path).slide_path, str(path))

@@ -84,21 +84,26 @@ def items_in(paths: Iterable[Named]) -> list[Location]:
     """
     found: list[Location] = []
     for where in map(absolute, paths):
-        if isinstance(where, Path) and where.is_dir() and (stores := _stores(where)):
+        if isinstance(where, Path) and where.is_dir() and (stores := _stores(where)) is not None:
             found += stores
         else:
             found.append(where)
     return list(dict.fromkeys(found))
 
 
-def _stores(folder: Path) -> list[Path]:
-    """The stores in ``folder``, sorted, also those that a run is writing, unless an older one is in their place."""
+def _stores(folder: Path) -> list[Path] | None:
+    """The stores in ``folder``, sorted, also those that a run is writing, unless an older one is in their place.
+
+    None if it is no folder of results. One of a run that has just begun is empty, or has no more than leases.
+    """
     try:
         names = {entry.name for entry in folder.iterdir()}
     except OSError as err:
         raise OutputError(f"{folder} cannot be listed: {err.strerror or err}") from err
     finished = {name for name in names if name.endswith(STORE)}
     begun = {name for name in names if name.endswith(STORE + PARTIAL) and name.removesuffix(PARTIAL) not in finished}
+    if names and not any(STORE in name for name in names):
+        return None
     return sorted(folder / name for name in finished | begun)
 
 

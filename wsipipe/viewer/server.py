@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import math
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +33,7 @@ from wsipipe.viewer.encoding import NOTHING, Encoded, encoded_overlay, encoded_p
 from wsipipe.viewer.items import Item
 from wsipipe.viewer.outlines import outlines_in
 from wsipipe.viewer.pages import catalog_page, viewer_page
-from wsipipe.viewer.plots import layers_of, plots, unit_of
+from wsipipe.viewer.plots import LAYERS, layers_of, plots, unit_of
 from wsipipe.viewer.result_tiles import heat_tile, label_tile, tissue_tile
 from wsipipe.viewer.tiling import TileIndex
 
@@ -52,6 +54,7 @@ STATIC = {
     "catalog.js": "text/javascript",
     "view.css": "text/css",
 }
+INTEGER = re.compile("[0-9]{1,9}", re.ASCII)
 T = TypeVar("T")
 
 
@@ -96,10 +99,10 @@ def make_application(viewer: Viewer) -> Application:
         ("look", _Look),
         ("plots", _Plots),
         ("catalog", _Entries),
-        (r"about/(\d+)", _About),
-        (r"thumbnail/(\d+)", _Thumbnail),
-        (r"outlines/(\d+)", _Outlines),
-        (r"tiles/(\d+)/(slide|labels|heat|tissue)/(\d+)/(\d+)/(\d+)", _Tile),
+        (f"about/({INTEGER.pattern})", _About),
+        (f"thumbnail/({INTEGER.pattern})", _Thumbnail),
+        (f"outlines/({INTEGER.pattern})", _Outlines),
+        (rf"tiles/({INTEGER.pattern})/({'|'.join(LAYERS)})" + f"/({INTEGER.pattern})" * 3, _Tile),
         (f"static/({'|'.join(STATIC)})", _Static),
     ]
     return Application(
@@ -149,7 +152,7 @@ class _Handler(RequestHandler):
 
     async def items(self) -> list[tuple[int, Item]]:
         """The items that the query asks for, each with its number."""
-        numbers = [int(text) for text in self.get_query_argument("items", "0").split(",") if text.isdecimal()]
+        numbers = list(dict.fromkeys(self.integers("items", "0")))
         if not 1 <= len(numbers) <= MOST_ITEMS:
             raise HTTPError(400)
         return [(number, await self.item(number)) for number in numbers]
@@ -158,12 +161,19 @@ class _Handler(RequestHandler):
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.finish(page)
 
+    def integers(self, name: str, default: str) -> list[int]:
+        """The integers of the query, which commas part; others are left out."""
+        return [int(text) for text in self.get_query_argument(name, default).split(",") if INTEGER.fullmatch(text)]
+
     def number_in(self, name: str) -> float:
         """A number of the query."""
         try:
-            return float(self.get_query_argument(name))
+            number = float(self.get_query_argument(name))
         except ValueError as err:
             raise HTTPError(400) from err
+        if not math.isfinite(number):
+            raise HTTPError(400)
+        return number
 
 
 class _Home(_Handler):
@@ -238,11 +248,10 @@ class _Tile(_Handler):
     async def get(self, number: str, layer: str, zoom: str, row: str, col: str) -> None:
         item = await self.item(number)
         tile = TileIndex(int(zoom), int(row), int(col))
-        shown = tuple(int(text) for text in self.get_query_argument("shown", "").split(",") if text.isdecimal())
+        shown = tuple(self.integers("shown", ""))
         blob, kind = await self.made(_tile, self.viewer, item, layer, tile, shown)
         self.set_header("Content-Type", kind)
-        if item.store is None or item.store.complete:
-            self.set_header("Cache-Control", "private, max-age=600")
+        self.set_header("Cache-Control", "private, no-cache")  # kept by the browser, which asks whether it is the same
         self.finish(blob)
 
 

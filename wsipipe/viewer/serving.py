@@ -61,7 +61,9 @@ class ViewServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving; the second time nothing happens."""
+        if self._loop.is_closed():
+            return
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._viewer.pool.shutdown(cancel_futures=True)

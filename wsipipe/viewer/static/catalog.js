@@ -59,13 +59,18 @@ function draw() {
   shown.sort(SORTS[by_id("sort").value]);
   by_id("cards").replaceChildren(...shown.map(card_of));
   const finished = entries.filter((entry) => entry.status === "done").length;
-  by_id("name").textContent = `${entries.length} slides and results, ${finished} done`;
+  by_id("name").textContent = entries.length ? `${entries.length} slides and results, ${finished} done` : "no results yet";
 }
 
 async function refresh() {
   try {
-    entries = await (await fetch("catalog")).json();
-    draw();
+    const answer = await fetch("catalog");
+    if (answer.ok) {
+      entries = await answer.json();
+      draw();
+    } else {
+      by_id("name").textContent = await answer.text();
+    }
     document.body.dataset.ready = "yes";
   } catch {
     by_id("name").textContent = "the viewer has ended";
