@@ -183,3 +183,31 @@ def test_pages_fit_their_windows(browser: Chromium, striped: tuple[ViewServer, i
     look(browser, served.address, width=width)
     assert browser.value("document.documentElement.scrollWidth") <= width
     assert browser.value("document.getElementById('plots').getBoundingClientRect().height") > 300
+
+
+def test_a_slide_keeps_its_shape_in_a_window_of_another_size(
+    browser: Chromium, striped: tuple[ViewServer, int]
+) -> None:
+    served, _ = striped
+    look(browser, served.address)
+    for width, height in ((500, 800), (1200, 900)):
+        browser.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )
+        wait(browser, f"viewer.size.width <= {width} && viewer.size.width > {width} - 300")
+        drawn(browser)
+        spans = browser.value("[viewer.x.end - viewer.x.start, viewer.y.end - viewer.y.start]")
+        frame = browser.value("[viewer.frame().width, viewer.frame().height]")
+        assert spans[0] / frame[0] == pytest.approx(spans[1] / frame[1])
+        at_least = max(901 / frame[0], 1301 / frame[1]) / 2  # um in a pixel of the screen
+        assert spans[0] / frame[0] == pytest.approx(1.02 * at_least)
+
+
+def test_a_slide_that_cannot_be_opened_says_why_and_has_the_way_back(browser: Chromium, tmp_path: Path) -> None:
+    for name in ("a.tif", "b.tif"):
+        (tmp_path / name).write_bytes(b"no slide")
+    with ViewServer([tmp_path / "a.tif", tmp_path / "b.tif"]) as served:
+        browser.open(f"{served.address}look?items=1")
+        wait(browser, "document.body.dataset.ready == 'failed'")
+        assert "b.tif" in browser.value("document.getElementById('name').textContent")
+        wait(browser, "!document.getElementById('all').hidden")

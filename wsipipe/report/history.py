@@ -8,8 +8,8 @@ from wsipipe.report.markup import Html, element
 from wsipipe.report.record import DONE, FAILED, SET_ASIDE, NightSummary
 from wsipipe.report.words import amount, day, duration, shortened
 
-NIGHTS = 30
-"""Nights that are drawn."""
+NIGHTS, LEAST_BARS = 30, 12
+"""Nights that are drawn, and the least that fill the width: fewer are at its right."""
 
 
 def history_of(nights: Sequence[NightSummary]) -> Html | None:
@@ -21,12 +21,9 @@ def history_of(nights: Sequence[NightSummary]) -> Html | None:
     fastest = max(n.pixels_per_second for n in nights)
     done, failed = element("b", "done", class_="good"), element("b", "failed", class_="bad")
     slides = element("span", "slides ", done, " and ", failed)
-    days = element(
-        "p",
-        element("span", f"from {day(nights[0].started)}"),
-        element("span", day(nights[-1].started)),
-        class_="axis",
-    )
+    first, last = day(nights[0].started), day(nights[-1].started)
+    ends = (f"from {first}", last) if len(nights) >= LEAST_BARS else ("", f"{first} to {last}")
+    days = element("p", *(element("span", text) for text in ends), class_="axis")
     return element(
         "section",
         element("h2", f"The last {len(nights)} nights"),
@@ -71,7 +68,7 @@ def _speeds(nights: Sequence[NightSummary], fastest: float) -> Html:
 
 def _chart(bars: Sequence[Html], nights: int, label: str, class_: str) -> Html:
     """Bars over the full width; their texts are outside of the drawing, so that they keep their size."""
-    width = 10 * max(nights, 12)  # the bars of a few nights do not fill the width, and are at its right
+    width = 10 * max(nights, LEAST_BARS)
     box = f"{10 * nights - width} 0 {width} 100"
     return element("svg", *bars, viewBox=box, preserveAspectRatio="none", role="img", aria_label=label, class_=class_)
 

@@ -114,7 +114,9 @@ figcaption { color: var(--soft); font-size: .875rem; }
 .bars { display: block; width: 100%; height: 5.5rem; } .bars.low { height: 2.2rem; }
 .bars rect.good { fill: var(--good); } .bars rect.bad { fill: var(--bad); } .bars rect.soft { fill: var(--soft); }
 .bars rect.whole { fill: transparent; } .bars g:hover rect.whole { fill: var(--glass); }
-.axis { display: flex; justify-content: space-between; gap: 1rem; color: var(--soft); font-size: .8125rem; }
+.areas + .bars { margin-top: .4rem; }
+.axis { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem; }
+.axis { color: var(--soft); font-size: .8125rem; }
 .axis + .bars { margin-top: .2rem; } .bars + .axis { border-top: 1px solid var(--line); padding-top: .15rem; }
 .history .low + .axis { margin-bottom: 0; } .bars + .axis + .axis { margin-top: .7rem; }
 footer { margin-top: 2rem; color: var(--soft); font-size: .875rem; }
@@ -124,7 +126,7 @@ footer { margin-top: 2rem; color: var(--soft); font-size: .875rem; }
   body { padding: .6rem; }
   header { padding: .8rem .9rem 1rem; border-left-width: .45rem; }
   .tiles { grid-template-columns: 1fr 1fr; gap: .5rem; } .tile { padding: .5rem .7rem .6rem; }
-  .tile dd { font-size: 1.2rem; }
+  .tile dd { font-size: 1.2rem; } .tile:last-child:nth-child(odd) { grid-column: 1 / -1; }
   .list table, .list tbody, .list tr, .list tbody th, .list td { display: block; width: auto; }
   .list thead { position: absolute; clip-path: inset(50%); } .list td { border-top: 0; padding-top: 0; }
 }

@@ -38,6 +38,8 @@ LAYERS = ("slide", "labels", "heat", "tissue")
 """The kinds of tiles, from below."""
 MICROMETRE = "µm"
 """As bokeh writes it."""
+PARTS = ".bk-Panel { background: none; }"
+"""Style of what bokeh puts over a plot: no box around an attribution that is empty."""
 OPACITY = 0.5
 """Of labels and probabilities, at first."""
 
@@ -89,6 +91,7 @@ def _plot(number: int, item: Item, unit: float, x_range: Range1d, y_range: Range
         outline_line_color=None,
         min_border=0,
         output_backend="canvas",
+        stylesheets=[PARTS],
     )
     plot.axis.visible = False
     plot.grid.visible = False
@@ -104,7 +107,8 @@ def _plot(number: int, item: Item, unit: float, x_range: Range1d, y_range: Range
         _add_outlines(plot, number, item.objects.columns)
     if in_um:
         metric = Metric(base_unit="m", include=[MICROMETRE, "mm"])
-        plot.add_layout(ScaleBar(range=x_range, unit=MICROMETRE, dimensional=metric, location="bottom_right"))
+        bar = ScaleBar(range=x_range, unit=MICROMETRE, dimensional=metric, bar_length=0.15, location="bottom_right")
+        plot.add_layout(bar)
     return plot
 
 

@@ -184,7 +184,8 @@ class _Home(_Handler):
 
 class _Look(_Handler):
     async def get(self) -> None:
-        await self.items()
+        with suppress(WsipipeError):  # the page says what is wrong, and has the way back
+            await self.items()
         self.html(viewer_page())
 
 

@@ -2,6 +2,7 @@
 "use strict";
 
 const EVERY = 5000; // milliseconds
+const MOST_BESIDE = 4;
 const SORTS = {
   "by name": (a, b) => a.name.localeCompare(b.name),
   "by status": (a, b) => a.done - b.done || a.name.localeCompare(b.name),
@@ -22,10 +23,12 @@ function made(tag, attributes = {}, ...children) {
   return element;
 }
 
+const counted_objects = (objects) => `${numbers.format(objects)} ${objects === 1 ? "object" : "objects"}`;
+
 function counted(one) {
   const density = one.per_mm2 === null ? "" : `, ${numbers.format(Math.round(one.per_mm2))} per mm²`;
   const share = one.area_share === null ? "" : `, ${(100 * one.area_share).toFixed(1)}% of the area`;
-  return `${one.name}: ${numbers.format(one.objects)}${density}${share}`;
+  return `${one.name}: ${counted_objects(one.objects)}${density}${share}`;
 }
 
 function card_of(entry) {
@@ -33,18 +36,18 @@ function card_of(entry) {
   const held = cards.get(entry.number);
   if (held && held.dataset.key === key) return held;
   const picture = made("img", { src: `thumbnail/${entry.number}?${encodeURIComponent(entry.status)}`, alt: "", loading: "lazy" });
-  picture.addEventListener("error", () => picture.remove());
-  const box = made("input", { type: "checkbox", "aria-label": "side by side" });
+  picture.addEventListener("error", () => picture.replaceWith("no picture"));
+  const box = made("input", { type: "checkbox", "aria-label": "side by side", title: "choose two to four, to see them side by side" });
   box.checked = chosen.has(entry.number);
   box.addEventListener("change", () => {
     chosen[box.checked ? "add" : "delete"](entry.number);
-    by_id("compare").disabled = chosen.size < 2 || chosen.size > 4;
+    compare();
   });
   const kind = { done: "good", failed: "bad", slide: "soft" }[entry.status] || "warn";
   const card = made(
     "article", { title: `${entry.folder}/${entry.name}` },
     made("a", { href: `look?items=${entry.number}`, class: "picture" }, picture),
-    made("div", {}, box, made("span", { class: `badge ${kind}` }, entry.status), " ", made("a", { href: `look?items=${entry.number}` }, entry.name)),
+    made("div", { class: "title" }, box, made("span", { class: `badge ${kind}` }, entry.status), made("a", { href: `look?items=${entry.number}` }, entry.name)),
     ...entry.counts.map((one) => made("p", { class: "soft" }, counted(one))),
   );
   if (entry.message) card.append(made("p", { class: "warn" }, entry.message));
@@ -53,13 +56,21 @@ function card_of(entry) {
   return card;
 }
 
+function compare() {
+  const button = by_id("compare");
+  button.disabled = chosen.size < 2 || chosen.size > MOST_BESIDE;
+  button.textContent = chosen.size ? `${chosen.size} side by side` : "side by side";
+  button.title = button.disabled ? `choose two to ${MOST_BESIDE} of them` : "";
+}
+
 function draw() {
   const wanted = by_id("filter").value.toLowerCase();
   const shown = entries.filter((entry) => `${entry.name} ${entry.status}`.toLowerCase().includes(wanted));
   shown.sort(SORTS[by_id("sort").value]);
   by_id("cards").replaceChildren(...shown.map(card_of));
+  if (entries.length && !shown.length) by_id("cards").append(made("p", { class: "soft" }, "no name or status has this text"));
   const finished = entries.filter((entry) => entry.status === "done").length;
-  by_id("name").textContent = entries.length ? `${entries.length} slides and results, ${finished} done` : "no results yet";
+  by_id("name").textContent = entries.length ? `${entries.length} ${entries.length === 1 ? "slide or result" : "slides and results"}, ${finished} done` : "no results yet";
 }
 
 async function refresh() {
@@ -78,6 +89,7 @@ async function refresh() {
   setTimeout(refresh, EVERY);
 }
 
+compare();
 for (const name of Object.keys(SORTS)) by_id("sort").append(made("option", {}, name));
 by_id("filter").addEventListener("input", draw);
 by_id("sort").addEventListener("change", draw);

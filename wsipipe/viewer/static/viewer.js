@@ -22,6 +22,8 @@ async function asked(path) {
   return answer.json();
 }
 
+const counted = (objects) => `${numbers.format(objects)} ${objects === 1 ? "object" : "objects"}`;
+
 function later(milliseconds, action) {
   let timer;
   return () => {
@@ -43,6 +45,30 @@ class Viewer {
     this.shown = new Map(items.map((item, i) => [item, new Set(about[i].classes.map((one) => one.label))]));
     const changed = later(150, () => this.settled());
     for (const range of [this.x, this.y]) range.change.connect(() => { this.drawn(); changed(); });
+    this.keep_scale();
+  }
+
+  // Each layer of bokeh would rescale the ranges, which all layers share, when the window is resized or it is first shown.
+  keep_scale() {
+    this.size = this.frame();
+    items.forEach((item, i) => {
+      for (const layer of this.about[i].layers) {
+        const view = views_of(this.model(layer, item));
+        view._map_data = () => {};
+        view._enforce_aspect_ratio = () => this.resized();
+      }
+    });
+  }
+
+  // The whole slide stays whole; of a part, the middle and the scale stay.
+  resized() {
+    const { width, height } = this.frame();
+    const { width: before } = this.size;
+    if (width === before && height === this.size.height) return;
+    this.size = { width, height };
+    const { start: x0, end: x1 } = this.x;
+    if (this.is_whole === `${x0} ${x1}`) this.whole();
+    else this.go((x0 + x1) / 2, (this.y.start + this.y.end) / 2, ((x1 - x0) * width) / before);
   }
 
   model(name, item) {
@@ -82,8 +108,9 @@ class Viewer {
 
   whole() {
     const { width: w, height: h } = this.frame();
-    const [height, width] = this.about[0].shape.map((side) => side * this.unit(0));
+    const [height, width] = [0, 1].map((axis) => Math.max(...this.about.map((one, i) => one.shape[axis] * this.unit(i))));
     this.go(width / 2, -height / 2, Math.max(width, (height * w) / h) * 1.02);
+    this.is_whole = `${this.x.start} ${this.x.end}`;
   }
 
   from_link() {
@@ -146,7 +173,7 @@ class Viewer {
       const found = await asked(`outlines/${item}?${query}`);
       if (this.asking.get(item) !== asking) return; // a later one was sent meanwhile
       source.data = found.columns || nothing;
-      said.textContent = `${numbers.format(found.objects)} in view${found.columns ? "" : "; zoom in for outlines"}`;
+      said.textContent = `${counted(found.objects)} in view${found.columns ? "" : "; zoom in to see outlines"}`;
     } catch (error) {
       said.textContent = error.message;
     }
@@ -216,7 +243,7 @@ function panel_of(viewer) {
     );
   });
   panel.append(overview);
-  const whole = made("button", {}, "whole slide");
+  const whole = made("button", {}, items.length > 1 ? "whole slides" : "whole slide");
   whole.addEventListener("click", () => viewer.whole());
   panel.append(whole);
   items.forEach((item, i) => panel.append(section_of(viewer, item, i)));
@@ -239,15 +266,15 @@ function section_of(viewer, item, i) {
   const section = made("section", {}, made("h2", {}, about.name));
   const facts = [
     `${numbers.format(about.shape[1])} × ${numbers.format(about.shape[0])} px`,
-    about.mpp ? `${about.mpp.toPrecision(4)} µm/px` : "µm/px unknown",
+    about.mpp ? `${Number(about.mpp.toPrecision(4))}\u00a0µm/px` : "µm/px unknown",
     about.model,
-    about.complete ? "" : "not finished",
+    about.complete ? "" : "not finished: labels may show only close up",
   ];
   section.append(made("p", { class: "soft" }, facts.filter(Boolean).join(" · ")));
   if (about.warning) section.append(made("p", { class: "warn" }, about.warning));
   if (about.classes.length) {
     const labels = viewer.model("labels", item);
-    section.append(slider_of("labels", labels.alpha, (alpha) => { labels.alpha = alpha; }));
+    section.append(slider_of("opacity of labels", labels.alpha, (alpha) => { labels.alpha = alpha; }));
     for (const one of about.classes) {
       const swatch = made("span", { class: "swatch" });
       swatch.style.background = one.color;
@@ -262,7 +289,7 @@ function section_of(viewer, item, i) {
       viewer.outlined[on ? "add" : "delete"](item);
       viewer.outline(item, i);
     }));
-    section.append(made("p", { class: "soft", id: `said-${i}` }, `${numbers.format(about.objects)} objects`));
+    section.append(made("p", { class: "soft", id: `said-${i}` }, counted(about.objects)));
   }
   if (about.layers.includes("tissue")) {
     section.append(switch_of("outline of the tissue", false, (on) => { viewer.model("tissue", item).visible = on; }));
@@ -273,18 +300,19 @@ function section_of(viewer, item, i) {
     for (const one of about.classes) which.append(made("option", { value: String(one.label) }, one.name));
     which.addEventListener("change", () => viewer.renew("heat", item, `?shown=${which.value}`));
     heat.tile_source.url += `?shown=${about.classes[0].label}`;
-    section.append(switch_of("probability of ", false, (on) => { heat.visible = on; }), which);
-    section.append(slider_of("probabilities", heat.alpha, (alpha) => { heat.alpha = alpha; }));
+    section.append(made("div", { class: "switch" }, switch_of("probability of", false, (on) => { heat.visible = on; }), which));
+    section.append(made("p", { class: "soft ramp" }, "0", made("span", {}), "1"));
+    section.append(slider_of("its opacity", heat.alpha, (alpha) => { heat.alpha = alpha; }));
   }
   return section;
 }
 
 async function start() {
+  asked("catalog").then((entries) => { by_id("all").hidden = entries.length < 2; }).catch(() => {});
   try {
     const about = await Promise.all(items.map((item) => asked(`about/${item}`)));
     by_id("name").textContent = about.map((one) => one.name).join(" | ");
     document.title = `${by_id("name").textContent} · wsipipe view`;
-    asked("catalog").then((entries) => { by_id("all").hidden = entries.length < 2; });
     const item = await asked(`plots?items=${items}`);
     manager = await Bokeh.embed.embed_item(item, "plots");
     const viewer = new Viewer(about, manager.roots[0].model.document);
