@@ -119,15 +119,22 @@ def write_pyramid(path: Path, images: list[np.ndarray], mpp: float | None = 0.5,
 
 
 def write_store(
-    path: Path, slide: Path, labels: np.ndarray, *, level: int = 0, mpp: float | None = 0.5, run: Any = None
+    path: Path,
+    slide: Path,
+    labels: np.ndarray,
+    *,
+    level: int = 0,
+    shrink: float = 1.0,
+    mpp: float | None = 0.5,
+    run: Any = None,
 ) -> str:
     """Write a finished store with ``labels`` for ``level`` of ``slide``; by default its run counts all pixels."""
     opened = open_slide(slide)
     spec = StoreSpec(
         path=str(path),
         slide=str(slide),
-        fingerprint=Fingerprint(opened.identity, SHA, level, mpp, False),
-        downsample=opened.levels[level].downsample,
+        fingerprint=Fingerprint(opened.identity, SHA, level, mpp, False, shrink=shrink),
+        downsample=opened.levels[level].downsample * shrink,
         grid=Grid(labels.shape, Receptive(2, 1), 32, 256),
         classes=CLASSES,
         model="glands",

@@ -8,6 +8,7 @@ import pytest
 from tests.report.nights import CLASSES, write_pyramid, write_store
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.open import open_slide
+from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.store.finished import FinishedStore, open_finished
 from wsipipe.viewer.result_tiles import label_tile
 from wsipipe.viewer.slide_tiles import SlideTiles
@@ -61,6 +62,32 @@ def test_labels_lie_on_the_slide_to_the_pixel_at_every_zoom(
             whole = image.any(-1) & (image != 255).any(-1)  # but for a last pixel that is only in part on the slide
             assert (labelled == whole)[:-1, :-1].all()
             assert (drawn[labelled][:, :3] == image[labelled])[:-1].all()
+
+
+@pytest.mark.parametrize("shrink", [0.8, 1.0, 1.7, 3.3])
+@pytest.mark.parametrize("tag", [1, 3, 6])
+def test_labels_of_another_resolution_and_of_a_turned_slide_lie_where_they_were_found(
+    tmp_path: Path, shrink: float, tag: int
+) -> None:
+    dark = np.full((1201, 1501, 3), 30, np.uint8)
+    dark[300:500, 900:1300] = 240
+    orientation = [(274, "H", 1, tag, True)]
+    slide = open_slide(write_pyramid(tmp_path / "a.tif", [dark], extratags=orientation, compression="deflate"))
+    level = slide.levels[0] if shrink == 1 else slide.levels[0].shrunk(shrink)
+    bright = read_box(level, Box(0, level.shape[0], 0, level.shape[1])).max(-1) > 135
+    store = open_finished(
+        write_store(tmp_path / "a.zarr", Path(slide.path), np.where(bright, 7, 0).astype(np.uint8), shrink=shrink)
+    )
+    tiles = SlideTiles(slide)
+    for zoom in range(tiles.tiling.last + 1):
+        scale = tiles.tiling.scale(zoom)
+        shown, drawn = [], []
+        for tile, box in tiles_of(tiles.tiling, zoom):
+            at = np.array([box.y0, box.x0])
+            shown.append(np.argwhere(tiles.rgb(tile, box).max(-1) > 135) + at)
+            drawn.append(np.argwhere(label_tile(store, box, scale, SHOWN)[..., 3] > 0) + at)
+        off = np.abs(np.concatenate(shown).mean(0) - np.concatenate(drawn).mean(0)) * scale  # pixels of the slide
+        assert (off <= 0.5 * max(shrink, scale)).all(), (zoom, off)
 
 
 def test_classes_that_are_not_shown_are_transparent(tmp_path: Path) -> None:

@@ -74,8 +74,11 @@ def tissue_tile(store: FinishedStore, box: Box, scale: int) -> RgbaImage:
 
 
 def _level(store: FinishedStore, scale: int) -> int:
-    """The coarsest level of labels that is at least as fine as pixels that span ``scale``."""
-    fitting = [level for level in range(store.levels) if store.downsample * 2**level <= scale]
+    """The coarsest level of labels whose pixels span at most half of ``scale``.
+
+    Of one that spans all of it, edges would be off by up to a pixel: two labels that are as frequent go to the first.
+    """
+    fitting = [level for level in range(store.levels) if 2 * store.downsample * 2**level <= scale]
     return fitting[-1] if fitting else 0
 
 
