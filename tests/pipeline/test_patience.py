@@ -105,10 +105,18 @@ def test_a_run_whose_workers_left_ends_with_the_reason_and_the_same_command_resu
 class Hung:
     """A task that has ended on a worker that hangs since then."""
 
-    def exception(self) -> None:
-        return None
+    def exception(self, timeout: float) -> None:
+        assert timeout == patience.IDLE_SECONDS
 
     def result(self, timeout: float) -> None:
+        assert timeout == patience.IDLE_SECONDS
+        raise TimeoutError
+
+
+class Gone:
+    """A task that had ended, and waits again since the only worker has left with its result."""
+
+    def exception(self, timeout: float) -> None:
         assert timeout == patience.IDLE_SECONDS
         raise TimeoutError
 
@@ -116,6 +124,8 @@ class Hung:
 def test_a_result_on_a_worker_that_hangs_is_not_waited_for_for_ever() -> None:
     with pytest.raises(MachineError, match=r"has not handed over a result for 120 s; .* the same command resumes"):
         patience.result_of(Hung())  # type: ignore[arg-type]
+    with pytest.raises(MachineError, match=r"has not handed over a result for 120 s; .* the same command resumes"):
+        patience.error_of(Gone())  # type: ignore[arg-type]
 
 
 def be_impatient() -> None:

@@ -16,7 +16,7 @@ from distributed.scheduler import KilledWorker
 from wsipipe.errors import MachineError, SlideError
 from wsipipe.events import BlockMeasured, Listener, ObjectsFound, SlideDone, SlideStarted, Warned
 from wsipipe.files import locate
-from wsipipe.pipeline.cluster.patience import result_of
+from wsipipe.pipeline.cluster.patience import error_of, result_of
 from wsipipe.pipeline.objects_plan import plan_objects_of_run
 from wsipipe.pipeline.objects_store import StoreObjects, measure_left, remove_blocks
 from wsipipe.pipeline.objects_tasks import ObjectsTasks
@@ -91,7 +91,7 @@ class MeasureJob:
         self._in_flight.discard(future)
         if future.cancelled():
             raise MachineError("the scheduler was lost; the same command resumes")
-        error = future.exception()
+        error = error_of(future)
         if isinstance(error, KilledWorker):
             raise SlideError(
                 f"{self.plan.slide.file}: the worker died each time that it measured objects; {AFTER_DEATHS}"

@@ -20,7 +20,7 @@ from wsipipe.errors import ChannelError, MachineError, SlideError, SlideReadErro
 from wsipipe.events import BlockDone, Listener, ObjectsFound, SlideDone, SlideEmpty, SlideStarted, TissueFound, Warned
 from wsipipe.inference.block import BlockWork
 from wsipipe.pipeline.block_tasks import Index, StoreWork, count_block, is_blank, store_block
-from wsipipe.pipeline.cluster.patience import result_of
+from wsipipe.pipeline.cluster.patience import error_of, result_of
 from wsipipe.pipeline.graph import map_blocks, tasks_of
 from wsipipe.pipeline.instances import remove_unfinished
 from wsipipe.pipeline.objects_plan import ObjectsPlan, plan_objects_of_run
@@ -194,7 +194,7 @@ class SlideJob:
         self._in_flight.discard(future)
         if future.cancelled():
             raise MachineError("the scheduler was lost; the same command resumes")
-        error = future.exception()
+        error = error_of(future)
         if isinstance(error, KilledWorker) and self.stage is Stage.FINISHING:
             raise SlideError(
                 f"{self.plan.slide.file}: the worker died each time that it made the coarser levels"

@@ -17,6 +17,21 @@ LOOK_SECONDS = 5.0
 """Time between two looks at the workers."""
 
 
+def error_of(future: Future[Any]) -> BaseException | None:
+    """What the task of ``future`` raised, which has ended; None if nothing.
+
+    Raises
+    ------
+    MachineError
+        If its worker left since then, and no other repeats the task.
+    """
+    try:
+        error: BaseException | None = future.exception(timeout=IDLE_SECONDS)
+    except TimeoutError as err:
+        raise _not_handed_over() from err
+    return error
+
+
 def result_of(future: Future[Any]) -> Any:
     """The result of ``future``, which has ended; the worker that has it may hang since then.
 
@@ -27,16 +42,20 @@ def result_of(future: Future[Any]) -> Any:
     Exception
         Whatever the task raised.
     """
-    error = future.exception()
+    error = error_of(future)
     if error is not None:
         raise error
     try:
         return future.result(timeout=IDLE_SECONDS)
     except TimeoutError as err:
-        raise MachineError(
-            f"a worker has not handed over a result for {IDLE_SECONDS:.0f} s; check the worker logs; "
-            "the same command resumes"
-        ) from err
+        raise _not_handed_over() from err
+
+
+def _not_handed_over() -> MachineError:
+    return MachineError(
+        f"a worker has not handed over a result for {IDLE_SECONDS:.0f} s; check the worker logs; "
+        "the same command resumes"
+    )
 
 
 class Patience:
