@@ -15,7 +15,7 @@ from tests.slides.made import patch
 from wsipipe.arrays import Pixels
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.geometry.grid import Box
-from wsipipe.nightly.failures import version_of
+from wsipipe.nightly.failures import size_and_change
 from wsipipe.slides.discover import expand
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
@@ -221,9 +221,9 @@ def test_instance_twice_is_an_error_that_names_both_files(folder: Path) -> None:
 
 
 def test_series_changes_for_a_night_as_long_as_any_of_its_files_does(folder: Path) -> None:
-    before = version_of(folder / FINEST)
+    before = size_and_change(folder / FINEST)
     os.utime(folder / "level-3-frames-0-1.dcm", ns=(0, 2**62))
-    assert version_of(folder / FINEST) != before
+    assert size_and_change(folder / FINEST) != before
 
 
 def with_header(path: Path, source: Path, **elements: object) -> Path:
