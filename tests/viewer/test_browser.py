@@ -27,6 +27,7 @@ TEXT_IN_SHADOWS = """function text(node) {
     return [node.shadowRoot, ...node.childNodes].filter(Boolean).map(text).join("") + (node.nodeValue || "");
 }"""
 """All text below a node: bokeh puts what it shows into shadow trees."""
+OUTLINES_DRAWN = "views_of(viewer.model('outlines', 0)).glyph.sxs.length > 0"
 GLAND, FAT = (0xFF, 0x80, 0x00), (0x00, 0x80, 0xFF)
 
 
@@ -130,13 +131,43 @@ def test_pointing_at_an_object_shows_its_measures(browser: Chromium, tmp_path: P
     make_objects(plan_objects(spec.path, ObjectsRequest(min_area_um2=0)), 1, 2**40, lambda _done, _all: None)
     with ViewServer([spec.path]) as served:
         look(browser, f"{served.address}#x=65&y=75&w=100")
-        wait(browser, "viewer.model('outlines', 0).data_source.data.id.length > 0")
+        wait(browser, OUTLINES_DRAWN)
         ys, xs = np.nonzero(labels[40:110, 30:100])
         row, col = place(browser, xs[0] + 30.5, ys[0] + 40.5)
         browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=col, y=row)
         wait(browser, "document.getElementById('place').textContent.includes('px')")
         wait(browser, f"({TEXT_IN_SHADOWS})(document.body).includes('area_um2')")
         assert complaints(browser) == []
+
+
+def test_pointing_at_outlines_that_are_not_drawn_yet_finds_nothing(browser: Chromium, tmp_path: Path) -> None:
+    spec, labels, _ = made_store(tmp_path)
+    make_objects(plan_objects(spec.path, ObjectsRequest(min_area_um2=0)), 1, 2**40, lambda _done, _all: None)
+    ys, xs = np.nonzero(labels[40:110, 30:100])
+    with ViewServer([spec.path]) as served:
+        look(browser, f"{served.address}#x=65&y=75&w=100")
+        wait(browser, OUTLINES_DRAWN)
+        before, between, after = browser.value(
+            f"""(async () => {{
+                const view = views_of(viewer.model("outlines", 0)), source = view.model.data_source, all = source.data;
+                const {{ x_scale, y_scale }} = views_of(viewer.shared).frame;
+                const unit = viewer.unit(0);
+                const [sx, sy] = [x_scale.compute({xs[0] + 30.5} * unit), y_scale.compute(-{ys[0] + 40.5} * unit)];
+                const hits = () => view.hit_test({{ type: "point", sx, sy }})?.indices.length ?? 0;
+                const painted = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+                const before = hits();
+                source.data = Object.fromEntries(Object.keys(all).map((name) => [name, []]));
+                await painted();
+                view.map_data = () => {{}}; // as long as nothing is drawn
+                source.data = all;
+                await painted();
+                const between = hits();
+                delete view.map_data;
+                view.map_data();
+                return [before, between, hits()];
+            }})()"""
+        )
+    assert (before > 0, between, after) == (True, 0, before)
 
 
 def test_outlines_of_one_slide_are_switched_off_and_those_beside_it_stay(browser: Chromium, tmp_path: Path) -> None:

@@ -3,26 +3,12 @@
 
 const MOST_TILES = 800; // that a plot holds before those out of sight are let go
 const items = (new URLSearchParams(location.search).get("items") || "0").split(",").map(Number);
-const numbers = new Intl.NumberFormat("en");
-const by_id = (id) => document.getElementById(id);
-
-function made(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name in element && typeof value !== "string") element[name] = value;
-    else element.setAttribute(name, value);
-  }
-  element.append(...children); // text stays text, whatever is in it
-  return element;
-}
 
 async function asked(path) {
   const answer = await fetch(path);
   if (!answer.ok) throw new Error(await answer.text());
   return answer.json();
 }
-
-const counted = (objects) => `${numbers.format(objects)} ${objects === 1 ? "object" : "objects"}`;
 
 function later(milliseconds, action) {
   let timer;
@@ -46,6 +32,7 @@ class Viewer {
     const changed = later(150, () => this.settled());
     for (const range of [this.x, this.y]) range.change.connect(() => { this.drawn(); changed(); });
     this.keep_scale();
+    this.point_at_drawn();
   }
 
   // Each layer of bokeh would rescale the ranges, which all layers share, when the window is resized or it is first shown.
@@ -58,6 +45,17 @@ class Viewer {
         view._enforce_aspect_ratio = () => this.resized();
       }
     });
+  }
+
+  // Outlines that have just come have no place on the screen before they are drawn; bokeh would look for it all the same.
+  point_at_drawn() {
+    for (const item of items) {
+      const outlines = this.model("outlines", item);
+      if (!outlines) continue;
+      const { glyph } = views_of(outlines);
+      const hit_test = glyph.hit_test.bind(glyph);
+      glyph.hit_test = (geometry) => (glyph.sxs.length === glyph.data_size ? hit_test(geometry) : null);
+    }
   }
 
   // The whole slide stays whole; of a part, the middle and the scale stay.
