@@ -258,6 +258,24 @@ def remove_entry(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_matching(folder: Path, *patterns: str, but: Path | None = None) -> None:
+    """Remove the entries of ``folder`` that match a pattern, ``but`` one, and the folder if nothing is left in it.
+
+    Raises
+    ------
+    OutputError
+        If one cannot be removed.
+    """
+    try:
+        for entry in [entry for pattern in patterns for entry in folder.glob(pattern)]:
+            if entry != but:
+                remove_entry(entry)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    except OSError as err:
+        raise OutputError(f"{folder} cannot be cleaned up: {err.strerror or err}; remove the folders in it") from err
+
+
 def move_folder(folder: Location, to: Location, *, root: str) -> None:
     """Rename ``folder`` to ``to``, which must not exist; in a bucket its files are copied, ``root`` last.
 

@@ -105,6 +105,9 @@ def test_a_run_whose_workers_left_ends_with_the_reason_and_the_same_command_resu
 class Hung:
     """A task that has ended on a worker that hangs since then."""
 
+    def cancelled(self) -> bool:
+        return False
+
     def exception(self, timeout: float) -> None:
         assert timeout == patience.IDLE_SECONDS
 
@@ -113,7 +116,7 @@ class Hung:
         raise TimeoutError
 
 
-class Gone:
+class Gone(Hung):
     """A task that had ended, and waits again since the only worker has left with its result."""
 
     def exception(self, timeout: float) -> None:

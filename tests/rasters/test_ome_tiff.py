@@ -68,7 +68,7 @@ def test_a_store_without_a_resolution_claims_none_and_no_name_breaks_the_xml(
 ) -> None:
     spec, _, _ = made_store(tmp_path)
     unknown = replace(open_finished(spec.path), mpp=None, classes=(("a\x01<b & c", 7, ""),))
-    monkeypatch.setattr("wsipipe.rasters.ome_tiff.open_finished", lambda _: unknown)
+    monkeypatch.setattr("wsipipe.rasters.ome_tiff.open_complete", lambda _: unknown)
     export_ome_tiff(spec.path, tmp_path / "one.ome.tif")
     with tifffile.TiffFile(tmp_path / "one.ome.tif") as tiff:
         root = ElementTree.fromstring(tiff.ome_metadata or "")

@@ -16,19 +16,17 @@ from typing import Any
 
 import numpy as np
 import shapely
-import zarr
 
-from wsipipe.errors import StoreError, WsipipeError
-from wsipipe.files import Named, absolute, locate, zarr_store
+from wsipipe.errors import WsipipeError
+from wsipipe.files import Named, absolute
 from wsipipe.napari_plugin.pyramids import label_pyramid, probability_pyramid, slide_pyramid
 from wsipipe.objects.read import ObjectTable, geometries, open_objects
 from wsipipe.pictures.drawing import OUTLINE, inner_edge
+from wsipipe.rasters.segmented_slide import open_segmented_slide
 from wsipipe.slides.open import open_slide
-from wsipipe.slides.planes import parse_reading
 from wsipipe.slides.slide import Slide
 from wsipipe.store.finished import FinishedStore, is_store, open_finished
-from wsipipe.store.image_label import parse_image_label, read_attributes
-from wsipipe.store.spec import PARTIAL, STORE, TISSUE
+from wsipipe.store.spec import PARTIAL, STORE
 
 LayerData = tuple[Any, dict[str, Any], str]
 """Data, keyword arguments and type of one layer, as napari's readers return them."""
@@ -39,8 +37,6 @@ MOST_POINTS = 200_000
 """Objects that are drawn as discs if there are too many to outline; beyond that, the labels show them."""
 LINE_PX = 1.5
 """Width of outlines in pixels of the slide."""
-UNKNOWN_COLOR = "#808080"
-"""The colour of classes that have none."""
 NOT_MEASURED = ("bbox", "geometry")
 """Columns of objects that are drawn, not listed."""
 
@@ -94,10 +90,7 @@ def napari_layers(path: Named) -> list[LayerData]:
     store = open_finished(where)
     name = Path(store.path).name.removesuffix(PARTIAL).removesuffix(STORE)
     segmented = _slide_of(store)
-    mpp = None if store.mpp is None else store.mpp / store.downsample
-    if mpp is None and segmented is not None:
-        mpp = segmented.mpp
-    space = Space(mpp)
+    space = Space(segmented.mpp if store.slide_mpp is None and segmented is not None else store.slide_mpp)
     return [
         *(() if segmented is None else _slide_layers(segmented, space, name)),
         *_tissue_layers(store, space, name),
@@ -109,15 +102,11 @@ def napari_layers(path: Named) -> list[LayerData]:
 
 def _slide_of(store: FinishedStore) -> Slide | None:
     """The slide that was segmented; None, with a warning, if it cannot be read."""
-    reader, planes = parse_reading(store.reading)
     try:
-        slide = open_slide(store.slide_path, reader=reader, planes=planes)
-        if slide.identity != store.slide:
-            raise StoreError(f"{store.slide_path} is not the slide that was segmented")
+        return open_segmented_slide(store)
     except WsipipeError as err:
         warnings.warn(f"{store.path} is shown without its slide: {err}", stacklevel=3)
         return None
-    return slide
 
 
 def _levels(pyramid: list[Any], kind: str, **options: Any) -> LayerData:
@@ -145,11 +134,9 @@ def _slide_layers(slide: Slide, space: Space, name: str) -> Iterator[LayerData]:
 
 
 def _tissue_layers(store: FinishedStore, space: Space, name: str) -> Iterator[LayerData]:
-    folder = locate(store.path) / TISSUE
-    levels = [
-        zarr.open_array(zarr_store(folder / str(level)), mode="r")
-        for level in range(parse_image_label(read_attributes(folder)).levels)
-    ]
+    levels: list[Any] = []
+    while (level := store.tissue(len(levels))) is not None:
+        levels.append(level)
     if not levels:
         return
     cell = _cell(store, levels[0].shape)
@@ -170,7 +157,7 @@ def _probability_layers(store: FinishedStore, space: Space, name: str) -> Iterat
         return
     pyramid, index = probability_pyramid(store)
     for class_name, label, color in store.classes:
-        rgb = [value / 255 for value in bytes.fromhex((color or UNKNOWN_COLOR)[1:])]
+        rgb = [value / 255 for value in bytes.fromhex(color[1:])]
         looks = {
             "name": f"{name} probability of {class_name}",
             "colormap": {"name": f"{class_name} {color}", "colors": [[*rgb, 0.0], [*rgb, 1.0]]},
@@ -183,7 +170,7 @@ def _probability_layers(store: FinishedStore, space: Space, name: str) -> Iterat
 
 
 def _label_layer(store: FinishedStore, space: Space, name: str) -> LayerData:
-    colors = {label: color or UNKNOWN_COLOR for _, label, color in store.classes}
+    colors = {label: color for _, label, color in store.classes}
     names = {label: class_name for class_name, label, _ in store.classes}
     place = space.place((store.downsample, store.downsample))
     looks = {**_looks(colors, names), "opacity": 0.5, "name": f"{name} labels", "metadata": {"store": store.path}}
@@ -220,7 +207,7 @@ def _outlines(table: ObjectTable) -> LayerData:
         rings += [np.asarray(polygon.exterior.coords)[:-1, ::-1] for polygon in polygons]
         for column, values in measures.items():
             values += part[column].take(rows).to_pylist()
-    colors = {one.name: one.color or UNKNOWN_COLOR for one in table.description.classes}
+    colors = table.description.colors
     looks = {
         "shape_type": "polygon",
         "edge_color": [colors[one] for one in measures["class"]],
@@ -236,7 +223,7 @@ def _discs(table: ObjectTable) -> LayerData:
     for part in table.parts(columns=list(measures)):
         for column, values in measures.items():
             values += part[column].to_pylist()
-    colors = {one.name: one.color or UNKNOWN_COLOR for one in table.description.classes}
+    colors = table.description.colors
     size = 2 * np.sqrt(np.array(measures["pixels"]) / np.pi) * table.description.downsample
     looks = {
         "size": size,

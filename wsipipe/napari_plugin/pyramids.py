@@ -16,7 +16,7 @@ import zarr
 from wsipipe.arrays import Pixels
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.pixels.mirrored import read_box
-from wsipipe.slides.pixels.overview import span
+from wsipipe.slides.pixels.overview import aligned_levels
 from wsipipe.slides.slide import Level, Slide
 from wsipipe.store.finished import FinishedStore
 
@@ -36,22 +36,15 @@ def slide_pyramid(slide: Slide) -> list[da.Array]:
     Tiles that cannot be decoded are black. If the coarsest level is large, as where a file has only one, coarser ones
     follow that are averaged from all of it when they are first shown.
     """
-    finest = slide.levels[0]
-    pyramid, spans = [], []
-    for level in slide.levels:
-        extent = (1.0, 1.0) if level is finest else span(level, finest, filled=slide.vendor == "philips")
-        if extent is not None:
-            pyramid.append(level)
-            spans.append(extent)
-    coarsest, (tall, wide) = pyramid[-1], spans[-1]
+    finest, pyramid = slide.levels[0], aligned_levels(slide)
+    coarsest, (tall, wide) = pyramid[-1]
     shrink = STEP
     while max(coarsest.shape) > OVERVIEW_PX * shrink // STEP:
-        pyramid.append(coarsest.shrunk(shrink))
-        spans.append((tall * shrink, wide * shrink))
+        pyramid.append((coarsest.shrunk(shrink), (tall * shrink, wide * shrink)))
         shrink *= STEP
     return [
         level_pixels(level)[: ceil(finest.shape[0] / y - 1e-6), : ceil(finest.shape[1] / x - 1e-6)]
-        for level, (y, x) in zip(pyramid, spans, strict=True)
+        for level, (y, x) in pyramid
     ]
 
 

@@ -24,6 +24,7 @@ from wsipipe.objects.rings import Rings
 from wsipipe.objects.shapes import intensity_measures, shape_measures
 from wsipipe.objects.sums import AREA, SHAPES_ONLY, Layout, Sums
 from wsipipe.objects.wkb import write_wkb
+from wsipipe.palette import class_color
 
 BBOX = pa.struct([(name, pa.float64()) for name in ("xmin", "ymin", "xmax", "ymax")])
 FIRST = "first"
@@ -74,6 +75,11 @@ class Description:
     def names(self) -> dict[int, str]:
         """The name of each label."""
         return {one.label: one.name for one in self.classes}
+
+    @property
+    def colors(self) -> dict[str, str]:
+        """The colour of each class, #rrggbb, by its name; where it is unknown, one of the palette."""
+        return {one.name: one.color or class_color(one.label) for one in self.classes}
 
     def large_enough(self, area: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Whether objects of these areas in pixels, (objects,) integers, have the smallest area: booleans."""

@@ -8,7 +8,7 @@ import imagecodecs
 
 from wsipipe.pictures.caption import captioned
 from wsipipe.pictures.drawing import OUTLINE, as_rgb, inner_edge, nearest_cells
-from wsipipe.slides.pixels.overview import averaged_plane, choose_source
+from wsipipe.slides.pixels.overview import averaged_plane, choose_source, fitted_shape
 from wsipipe.slides.slide import Level, Slide
 from wsipipe.tissue.mask import TissueMask
 
@@ -28,14 +28,12 @@ def tissue_png(slide: Slide, level: Level, mask: TissueMask, *, side: int = PREV
     SlideError
         If pixels cannot be read.
     """
-    height, width = level.shape
-    scale = max(1.0, max(height, width) / side)
-    shape = max(1, round(height / scale)), max(1, round(width / scale))
+    shape = fitted_shape(level.shape, side)
     source, extent = choose_source(slide, level.index, shape, most_bytes=inf)
     image = as_rgb(averaged_plane(source, extent, shape), level.dtype)
     inside = nearest_cells(mask.cells, shape)
     image[~inside] = image[~inside] // 2 + LEFT_OUT // 2
     image[inner_edge(inside)] = OUTLINE
-    um_per_px = None if level.mpp is None else level.mpp * width / shape[1]
+    um_per_px = None if level.mpp is None else level.mpp * level.shape[1] / shape[1]
     text = f"{slide.file} · tissue {mask.share:.1%} of the slide"
     return bytes(imagecodecs.png_encode(captioned(image, text, um_per_px)))

@@ -27,9 +27,8 @@ from wsipipe.events import ClassCount
 from wsipipe.geometry.grid import boxes
 from wsipipe.pictures.caption import with_scale_bar
 from wsipipe.pictures.drawing import OUTLINE, as_rgb, inner_edge, nearest_cells
-from wsipipe.slides.open import open_slide
-from wsipipe.slides.pixels.overview import RgbImage, averaged_plane, choose_source
-from wsipipe.slides.planes import parse_reading
+from wsipipe.rasters.segmented_slide import open_as_segmented
+from wsipipe.slides.pixels.overview import RgbImage, averaged_plane, choose_source, fitted_shape
 from wsipipe.slides.slide import Slide
 from wsipipe.store.finished import FinishedStore, open_finished
 
@@ -179,7 +178,7 @@ def _picture(
     slide: str, store: FinishedStore, notes: list[str], side: int = THUMBNAIL_PX, most_bytes: int = JPEG_BYTES
 ) -> Picture:
     """A picture of at most ``side`` px; without the slide's pixels, and with a note, if these cannot be read."""
-    shape = _fitted(store.shapes[0], side)
+    shape = fitted_shape(store.shapes[0], side)
     labels = nearest_labels(store, shape)
     image = _try(lambda: slide_image(slide, store, shape), "without the slide's pixels", notes)
     if image is None:
@@ -202,17 +201,11 @@ def picture_of_slide(slide: Slide) -> Picture:
         If it cannot be read.
     """
     finest = slide.levels[0]
-    shape = _fitted(finest.shape, THUMBNAIL_PX)
+    shape = fitted_shape(finest.shape, THUMBNAIL_PX)
     level, extent = choose_source(slide, 0, shape, most_bytes=MAX_LEVEL_BYTES)
     image = as_rgb(averaged_plane(level, extent, shape), level.dtype)
     um_per_px = None if slide.mpp is None else slide.mpp * finest.shape[1] / shape[1]
     return Picture(_encoded(with_scale_bar(image, um_per_px), JPEG_BYTES), shape)
-
-
-def _fitted(whole: tuple[int, int], side: int) -> tuple[int, int]:
-    """``whole`` (height, width), shrunk so that neither exceeds ``side``."""
-    scale = max(1.0, max(whole) / side)
-    return max(1, round(whole[0] / scale)), max(1, round(whole[1] / scale))
 
 
 def nearest_labels(store: FinishedStore, shape: tuple[int, int]) -> Labels:
@@ -248,8 +241,7 @@ def slide_image(slide: str, store: FinishedStore, shape: tuple[int, int]) -> Rgb
     SlideError
         If its pixels cannot be read.
     """
-    reader, planes = parse_reading(store.reading)
-    opened = open_slide(slide, reader=reader, planes=planes)
+    opened = open_as_segmented(store, slide)
     if opened.identity != store.slide:
         raise SlideFormatError("the slide's file is not the one that was segmented")
     levels = opened.levels[store.level : store.level + 1]

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 
 from wsipipe.errors import MemoryLimitError, OutputError, SlideError
-from wsipipe.files import RESUMES, Named, make_folder, remove_entry
+from wsipipe.files import RESUMES, Named, make_folder, remove_entry, remove_matching
 from wsipipe.geometry.grid import Box
 from wsipipe.objects.pixel_ids import EdgeFiles, Ids
 from wsipipe.objects.read import open_objects
@@ -218,13 +218,7 @@ def remove_unfinished(store: Path, but: Path | None = None) -> None:
     OutputError
         If it cannot be removed.
     """
-    objects = store / OBJECTS
-    try:
-        for entry in objects.glob(f"{WORK}*"):
-            if entry != but:
-                remove_entry(entry)
-    except OSError as err:
-        raise OutputError(f"{objects} cannot be cleaned up: {err.strerror or err}; remove {WORK}* in it") from err
+    remove_matching(store / OBJECTS, f"{WORK}*", but=but)
 
 
 def _work_folder(store: Path, rules: Mapping[str, Any]) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
-from wsipipe.errors import MachineError, SlideError
+from wsipipe.errors import SlideError
 from wsipipe.events import BlockMeasured, Listener, ObjectsFound, SlideDone, SlideStarted, Warned
 from wsipipe.files import locate
 from wsipipe.pipeline.cluster.patience import error_of, result_of
@@ -89,8 +89,6 @@ class MeasureJob:
             If labels or pixels cannot be read, an outline is too ragged, or workers died each time.
         """
         self._in_flight.discard(future)
-        if future.cancelled():
-            raise MachineError("the scheduler was lost; the same command resumes")
         error = error_of(future)
         if isinstance(error, KilledWorker):
             raise SlideError(

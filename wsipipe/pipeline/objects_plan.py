@@ -20,11 +20,10 @@ from wsipipe.objects.table import Description, ObjectClass
 from wsipipe.pipeline.machine import megabytes
 from wsipipe.pipeline.slide_seen import is_same
 from wsipipe.rasters.label_zarr import zarr_labels
-from wsipipe.slides.open import open_slide
+from wsipipe.rasters.segmented_slide import open_as_segmented
 from wsipipe.slides.pixels.mirrored import averaging_bytes
-from wsipipe.slides.planes import parse_reading
 from wsipipe.slides.slide import Level, Slide
-from wsipipe.store.finished import FinishedStore, open_finished
+from wsipipe.store.finished import FinishedStore, open_complete, open_finished
 from wsipipe.store.image_label import read_attributes
 from wsipipe.store.instances import RULES
 from wsipipe.store.spec import OBJECTS, OBJECTS_TABLE
@@ -151,9 +150,7 @@ def plan_objects(path: Named, request: ObjectsRequest) -> ObjectsPlan:
     where = locate(path)
     if isinstance(where, Url):
         raise UsageError(f"{where}: objects are measured in stores on a disk; copy the store first")
-    store = open_finished(where)
-    if not store.complete:
-        raise StoreError(f"{where} is not finished; the same wsipipe run completes it")
+    store = open_complete(where)
     shape = zarr_labels(where).shape  # raises where shards are missing
     slide, warning = _slide(store, request.slide)
     if slide is None:
@@ -285,9 +282,8 @@ def _slide(store: FinishedStore, wanted: str) -> tuple[Slide | None, str]:
     if wanted == SLIDE_OFF:
         return None, ""
     path = store.slide_path if wanted == SLIDE_AUTO else wanted
-    reader, planes = parse_reading(store.reading)
     try:
-        slide = open_slide(path, reader=reader, planes=planes)
+        slide = open_as_segmented(store, path)
         same = slide.identity == store.slide and is_same(slide, store.seen)
     except SlideReadError as err:
         if wanted != SLIDE_AUTO:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,9 +15,9 @@ import numpy.typing as npt
 import psutil
 
 from wsipipe.arrays import Labels, Pixels
-from wsipipe.errors import DamagedStoreError, FingerprintError, OutputError, SlideReadError
+from wsipipe.errors import DamagedStoreError, FingerprintError, SlideReadError
 from wsipipe.events import ClassCount
-from wsipipe.files import RESUMES, Location, make_folder, remove_entry
+from wsipipe.files import RESUMES, Location, make_folder, remove_matching
 from wsipipe.geometry.grid import Box, boxes
 from wsipipe.inference.block import PredictedBlock
 from wsipipe.objects.block import measure_block
@@ -324,17 +324,4 @@ def remove_blocks(store: str | Path, but: Path | None = None) -> None:
     OutputError
         If it cannot be removed.
     """
-    folder = Path(store) / OBJECTS
-    try:
-        for entry in _debris(folder):
-            if entry != but:
-                remove_entry(entry)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-    except OSError as err:
-        raise OutputError(f"{folder} cannot be cleaned up: {err.strerror or err}; remove the folders in it") from err
-
-
-def _debris(folder: Path) -> Iterable[Path]:
-    """Entries of the folder of objects that are there only while its table is made."""
-    return [entry for pattern in ("blocks-*", ".objects-*", "*.scratch", "*.partial") for entry in folder.glob(pattern)]
+    remove_matching(Path(store) / OBJECTS, "blocks-*", ".objects-*", "*.scratch", "*.partial", but=but)

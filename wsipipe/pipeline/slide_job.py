@@ -16,7 +16,7 @@ import numpy as np
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
-from wsipipe.errors import ChannelError, MachineError, SlideError, SlideReadError
+from wsipipe.errors import ChannelError, SlideError, SlideReadError
 from wsipipe.events import BlockDone, Listener, ObjectsFound, SlideDone, SlideEmpty, SlideStarted, TissueFound, Warned
 from wsipipe.inference.block import BlockWork
 from wsipipe.pipeline.block_tasks import Index, StoreWork, count_block, is_blank, store_block
@@ -192,8 +192,6 @@ class SlideJob:
             Whatever else the task raised, but for errors in reading a block.
         """
         self._in_flight.discard(future)
-        if future.cancelled():
-            raise MachineError("the scheduler was lost; the same command resumes")
         error = error_of(future)
         if isinstance(error, KilledWorker) and self.stage is Stage.FINISHING:
             raise SlideError(

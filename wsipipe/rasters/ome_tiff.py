@@ -17,12 +17,12 @@ import zarr
 from tifffile import TiffWriter
 
 from wsipipe.arrays import Labels
-from wsipipe.errors import SlideReadError, StoreError, UsageError
+from wsipipe.errors import SlideReadError, UsageError
 from wsipipe.files import Named, appearing, locate
 from wsipipe.geometry.grid import CHUNK_PX, Box
 from wsipipe.rasters.opened import damage_of, reading
 from wsipipe.slides.readers.omezarr.chunks import count_pieces
-from wsipipe.store.finished import FinishedStore, open_finished
+from wsipipe.store.finished import FinishedStore, open_complete
 from wsipipe.urls import Url
 
 NAMESPACE = "wsipipe/class"
@@ -63,9 +63,7 @@ def export_ome_tiff(path: Named, target: Path) -> int:
     where = locate(path)
     if isinstance(where, Url):
         raise UsageError(f"{where}: stores are exported from a disk; copy the store first")
-    store = open_finished(where)
-    if not store.complete:
-        raise StoreError(f"{where} is not finished; the same wsipipe run completes it")
+    store = open_complete(where)
     with appearing(target) as partial, TiffWriter(partial, bigtiff=True, ome=True) as tiff:
         for level in range(store.levels):
             _write_level(tiff, store, level)

@@ -1,6 +1,6 @@
 """The style sheet of the page: light and dark, for wide screens, phones and paper."""
 
-STYLE = """
+COLORS = """
 :root {
   color-scheme: light dark;
   --ground: #f4f5f7; --card: #fff; --ink: #1a1e23; --soft: #58626d; --line: #dde1e6; --glass: #eceef1;
@@ -12,7 +12,11 @@ STYLE = """
     --good: #5ccb93; --good-tint: #16301f; --bad: #ff8a80; --bad-tint: #3a1c1a; --warn: #e8b84a; --warn-tint: #352a12;
   }
 }
-* { box-sizing: border-box; }
+"""
+"""The colours of all pages, light and dark."""
+STYLE = (
+    COLORS
+    + """* { box-sizing: border-box; }
 body {
   margin: 0 auto; padding: 1.25rem; max-width: 78rem; background: var(--ground); color: var(--ink);
   font: 1rem/1.45 system-ui, sans-serif; overflow-wrap: anywhere;
@@ -140,3 +144,4 @@ footer { margin-top: 2rem; color: var(--soft); font-size: .875rem; }
   details::details-content { content-visibility: visible; display: block; block-size: auto; }
 }
 """
+)

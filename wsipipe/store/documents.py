@@ -35,17 +35,35 @@ def documents(spec: StoreSpec, run: dict[str, Any] | None, objects: dict[str, An
     if spec.tissue is not None:
         zarr.create_group(memory, path=TISSUE, attributes={"ome": _tissue_attributes(spec)}, zarr_format=3)
     for name, shape, chunks, shards in arrays(spec):
-        zarr.create_array(
-            memory,
-            name=name,
-            shape=shape,
-            chunks=chunks,
-            shards=shards,
-            dtype="uint8",
-            compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
-            fill_value=0,
-            dimension_names=("c", "y", "x")[-len(shape) :],
-        )
+        describe_array(memory, name, shape, chunks, shards, dtype="uint8")
+    return documents_in(memory)
+
+
+def describe_array(
+    memory: MemoryStore,
+    name: str,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...],
+    *,
+    dtype: str,
+) -> None:
+    """Put the metadata of an array of labels, ids or probabilities, (y, x) or (class, y, x), into ``memory``."""
+    zarr.create_array(
+        memory,
+        name=name,
+        shape=shape,
+        chunks=chunks,
+        shards=shards,
+        dtype=dtype,
+        compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
+        fill_value=0,
+        dimension_names=("c", "y", "x")[-len(shape) :],
+    )
+
+
+def documents_in(memory: MemoryStore) -> dict[str, bytes]:
+    """The metadata documents in ``memory``, by their path."""
     return {name: document.to_bytes() for name, document in memory._store_dict.items()}
 
 

@@ -90,10 +90,15 @@ class FinishedStore:
         names: list[str] = list(described["classes"])
         return array, {label: names.index(class_name) for class_name, label, _ in self.classes}
 
-    def tissue(self) -> zarr.Array[Any] | None:
-        """The cells of the tissue mask, (y, x), uint8, 1 in tissue, not yet read; None if there is no mask."""
-        folder = locate(self.path) / TISSUE / "0"
+    def tissue(self, level: int = 0) -> zarr.Array[Any] | None:
+        """The cells of ``level`` of the tissue mask, (y, x), uint8, 1 in tissue, not yet read; None if it has none."""
+        folder = locate(self.path) / TISSUE / str(level)
         return zarr.open_array(zarr_store(folder), mode="r") if (folder / ROOT).is_file() else None
+
+    @property
+    def slide_mpp(self) -> float | None:
+        """Micrometres per pixel of the slide's finest level, as the store was made; None if unknown."""
+        return None if self.mpp is None else self.mpp / self.downsample
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -116,6 +121,22 @@ def is_store(path: Location) -> bool:
     except PermissionError as err:
         raise StoreError(f"{path} cannot be read: {err.strerror}") from err
     return isinstance(made, dict) and "fingerprint" in made  # the probabilities in a store have others
+
+
+def open_complete(path: Named) -> FinishedStore:
+    """As `open_finished`, of a store whose run came to its end.
+
+    Raises
+    ------
+    StoreError
+        If ``path`` is not a store of wsipipe, or not finished.
+    DamagedStoreError
+        If its attributes cannot be read.
+    """
+    store = open_finished(path)
+    if not store.complete:
+        raise StoreError(f"{store.path} is not finished; the same wsipipe run completes it")
+    return store
 
 
 def open_finished(path: Named) -> FinishedStore:

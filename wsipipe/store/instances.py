@@ -23,16 +23,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
 from wsipipe.errors import DamagedStoreError, OutputError, StoreError
 from wsipipe.files import RESUMES, Location, make_folder, remove_entry, write_whole, zarr_store
 from wsipipe.geometry.grid import Box
+from wsipipe.store.documents import describe_array, documents_in
 from wsipipe.store.finished import FinishedStore
 from wsipipe.store.image_label import read_attributes
 from wsipipe.store.pyramid import halve_ids
-from wsipipe.store.shards import ZSTD_LEVEL, damage_of_shard, write_shard
+from wsipipe.store.shards import damage_of_shard, write_shard
 from wsipipe.store.spec import INSTANCES, ROOT, shard_name
 
 NAME = INSTANCES.split("/")[-1]
@@ -257,15 +257,6 @@ def _documents(store: Path, levels: list[LevelLayout], rules: Mapping[str, Any])
     ome = {"version": "0.5", "multiscales": [multiscale], "image-label": {"source": {"image": "../../"}}}
     zarr.create_group(memory, attributes={"ome": ome, KEY: dict(rules)}, zarr_format=3)
     for number, level in enumerate(levels):
-        zarr.create_array(
-            memory,
-            name=str(number),
-            shape=level.shape,
-            chunks=(level.chunk,) * 2,
-            shards=(level.shard,) * 2,
-            dtype="uint32",
-            compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
-            fill_value=0,
-            dimension_names=("y", "x"),
-        )
-    return {name: document.to_bytes() for name, document in memory._store_dict.items()}
+        chunks, shards = (level.chunk,) * 2, (level.shard,) * 2
+        describe_array(memory, str(number), level.shape, chunks, shards, dtype="uint32")
+    return documents_in(memory)

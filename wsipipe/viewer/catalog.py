@@ -117,11 +117,13 @@ class Catalog:
 
 def _state(path: Location) -> object:
     """Something that changes when the item is made anew, or is finished."""
-    try:
-        found = (path / ROOT if is_store(path) else path).stat() if isinstance(path, Path) else None
-    except (OSError, WsipipeError):
+    if not isinstance(path, Path):
         return None
-    return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
+    try:
+        found = (root if (root := path / ROOT).is_file() else path).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _entry(number: int, path: Location) -> CatalogEntry:

@@ -8,11 +8,11 @@ from functools import cached_property
 from itertools import count
 from pathlib import Path
 
-from wsipipe.errors import OutputError, StoreError, WsipipeError
+from wsipipe.errors import OutputError, WsipipeError
 from wsipipe.files import Location, Named, absolute
 from wsipipe.objects.read import ObjectTable, open_objects
+from wsipipe.rasters.segmented_slide import open_segmented_slide
 from wsipipe.slides.open import open_slide
-from wsipipe.slides.planes import parse_reading
 from wsipipe.store.finished import FinishedStore, is_store, open_finished
 from wsipipe.store.spec import PARTIAL, STORE
 from wsipipe.viewer.slide_tiles import SlideTiles
@@ -51,9 +51,8 @@ class Item:
     @property
     def mpp(self) -> float | None:
         """Micrometres per pixel of the slide's finest level; None if unknown."""
-        if self.store is not None and self.store.mpp is not None:
-            return self.store.mpp / self.store.downsample
-        return None if self.slide is None else self.slide.slide.mpp
+        of_store = None if self.store is None else self.store.slide_mpp
+        return self.slide.slide.mpp if of_store is None and self.slide is not None else of_store
 
     @property
     def classes(self) -> list[tuple[str, int, str]]:
@@ -118,11 +117,7 @@ def open_item(path: Location) -> Item:
     if not is_store(path):
         return Item(str(path), SlideTiles(open_slide(path)), None)
     store = open_finished(path)
-    reader, planes = parse_reading(store.reading)
     try:
-        slide = open_slide(store.slide_path, reader=reader, planes=planes)
-        if slide.identity != store.slide:
-            raise StoreError(f"{store.slide_path} is not the slide that was segmented")
+        return Item(str(path), SlideTiles(open_segmented_slide(store)), store)
     except WsipipeError as err:
         return Item(str(path), None, store, warning=f"without the slide: {err}")
-    return Item(str(path), SlideTiles(slide), store)

@@ -39,7 +39,7 @@ def outlines_in(table: ObjectTable, view: shapely.Geometry, unit: float, toleran
     found = sum(len(part) for part in table.parts(columns=["id"], region=view))
     if found > MOST_OUTLINES:
         return {"objects": found}
-    colors = {one.name: one.color or "#808080" for one in table.description.classes}
+    colors = table.description.colors
     shown = [name for name in table.columns if name not in NOT_SHOWN]
     columns: dict[str, list[Any]] = {name: [] for name in ("xs", "ys", "color", *shown)}
     for part in table.parts(region=view):

@@ -16,7 +16,7 @@ def viewer_page() -> str:
             element("output", id="place"),
         ),
         element("main", element("div", id="plots"), element("aside", id="panel")),
-        scripts=("bokeh.js", "viewer.js"),
+        scripts=("bokeh.js", "common.js", "viewer.js"),
     )
 
 
@@ -32,7 +32,7 @@ def catalog_page() -> str:
             element("button", "side by side", id="compare", disabled=""),
         ),
         element("main", element("div", id="cards")),
-        scripts=("catalog.js",),
+        scripts=("common.js", "catalog.js"),
     )
 
 

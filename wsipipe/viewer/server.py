@@ -28,6 +28,7 @@ from zict import LRU
 
 from wsipipe.errors import WsipipeError
 from wsipipe.rasters.opened import damage_of
+from wsipipe.report.style import COLORS
 from wsipipe.viewer.catalog import Catalog
 from wsipipe.viewer.encoding import NOTHING, Encoded, encoded_overlay, encoded_picture, encoded_slide
 from wsipipe.viewer.items import Item
@@ -50,6 +51,7 @@ POLICY = (
 """Content security policy: scripts from this server alone, and none in the page; bokeh brings style sheets."""
 STATIC = {
     "bokeh.js": "text/javascript",
+    "common.js": "text/javascript",
     "viewer.js": "text/javascript",
     "catalog.js": "text/javascript",
     "view.css": "text/css",
@@ -267,7 +269,8 @@ def _static(name: str) -> bytes:
     if name == "bokeh.js":
         script: bytes = (bokehjs_path() / "js" / "bokeh.min.js").read_bytes()
         return script
-    return files("wsipipe.viewer").joinpath("static", name).read_bytes()
+    content = files("wsipipe.viewer").joinpath("static", name).read_bytes()
+    return COLORS.encode() + content if name == "view.css" else content
 
 
 def _tile(viewer: Viewer, item: Item, layer: str, tile: TileIndex, shown: tuple[int, ...]) -> Encoded:

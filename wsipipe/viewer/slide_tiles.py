@@ -10,7 +10,7 @@ from wsipipe.errors import SlideError
 from wsipipe.geometry.grid import Box
 from wsipipe.pictures.drawing import as_rgb
 from wsipipe.slides.pixels.mirrored import read_box
-from wsipipe.slides.pixels.overview import RgbImage, averaged_plane, choose_source, span
+from wsipipe.slides.pixels.overview import RgbImage, aligned_levels, averaged_plane, choose_source, fitted_shape
 from wsipipe.slides.slide import AS_IT_IS, Level, Slide
 from wsipipe.viewer.tiling import TileIndex, TilePyramid
 
@@ -29,8 +29,7 @@ class SlideTiles:
     def __init__(self, slide: Slide) -> None:
         self.slide = slide
         self.tiling = TilePyramid(slide.levels[0].shape)
-        finest, filled = slide.levels[0], slide.vendor == "philips"
-        self._levels = [finest, *(level for level in slide.levels[1:] if span(level, finest, filled=filled))]
+        self._levels = [level for level, _ in aligned_levels(slide)]
 
     def rgb(self, tile: TileIndex, box: Box) -> RgbImage:
         """The pixels of ``tile``, whose place is ``box``, (y, x, 3), uint8; what cannot be decoded is black.
@@ -60,9 +59,7 @@ class SlideTiles:
     @cached_property
     def _brightest(self) -> float:
         """The value that is shown white, one for all tiles: the brightest of the whole slide, small."""
-        height, width = self.slide.levels[0].shape
-        reduced = max(1.0, max(height, width) / CONTRAST_PX)
-        shape = max(1, round(height / reduced)), max(1, round(width / reduced))
+        shape = fitted_shape(self.slide.levels[0].shape, CONTRAST_PX)
         try:
             level, extent = choose_source(self.slide, 0, shape, most_bytes=CONTRAST_BYTES)
         except SlideError:

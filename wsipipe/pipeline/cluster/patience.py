@@ -23,8 +23,10 @@ def error_of(future: Future[Any]) -> BaseException | None:
     Raises
     ------
     MachineError
-        If its worker left since then, and no other repeats the task.
+        If the scheduler was lost; or if its worker left since then, and no other repeats the task.
     """
+    if future.cancelled():
+        raise MachineError("the scheduler was lost; the same command resumes")
     try:
         error: BaseException | None = future.exception(timeout=IDLE_SECONDS)
     except TimeoutError as err:

@@ -41,11 +41,11 @@ def choose_source(
     SlideFormatError
         If no level counts.
     """
-    filled = slide.vendor == "philips"
-    whole = span(slide.levels[segmented], slide.levels[0], filled=filled)
+    spans = {level.index: of_finest for level, of_finest in aligned_levels(slide)}
+    whole = spans.get(segmented)
     found = []
     for level in slide.levels:
-        of_finest = span(level, slide.levels[0], filled=filled)
+        of_finest = spans.get(level.index)
         if not _readable(level, most_bytes):
             continue
         if level.index == segmented:
@@ -68,6 +68,22 @@ def _readable(level: Level, most_bytes: float) -> bool:
     """Whether the level, and each piece that its file decodes at once, is small enough."""
     a_pixel = level.channels * np.dtype(level.dtype).itemsize
     return max(prod(level.shape), prod(level.tile)) * a_pixel <= most_bytes
+
+
+def aligned_levels(slide: Slide) -> list[tuple[Level, tuple[float, float]]]:
+    """The levels that show what the finest shows, and how many (rows, columns) of its pixels each of theirs spans.
+
+    Others, such as those that a scanner has cut, are left out.
+    """
+    finest, filled = slide.levels[0], slide.vendor == "philips"
+    spans = [(level, span(level, finest, filled=filled)) for level in slide.levels]
+    return [(level, of_finest) for level, of_finest in spans if of_finest is not None]
+
+
+def fitted_shape(whole: tuple[int, int], side: int) -> tuple[int, int]:
+    """``whole`` (height, width), shrunk so that neither exceeds ``side``, and neither is 0."""
+    scale = max(1.0, max(whole) / side)
+    return max(1, round(whole[0] / scale)), max(1, round(whole[1] / scale))
 
 
 def span(level: Level, finest: Level, *, filled: bool) -> tuple[float, float] | None:

@@ -8,27 +8,16 @@ const SORTS = {
   "by status": (a, b) => a.done - b.done || a.name.localeCompare(b.name),
   "most objects first": (a, b) => objects_of(b) - objects_of(a) || a.name.localeCompare(b.name),
 };
-const by_id = (id) => document.getElementById(id);
-const numbers = new Intl.NumberFormat("en");
 const cards = new Map();
 const chosen = new Set();
 let entries = [];
 
 const objects_of = (entry) => entry.counts.reduce((sum, one) => sum + one.objects, 0);
 
-function made(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
-const counted_objects = (objects) => `${numbers.format(objects)} ${objects === 1 ? "object" : "objects"}`;
-
-function counted(one) {
+function counts_of(one) {
   const density = one.per_mm2 === null ? "" : `, ${numbers.format(Math.round(one.per_mm2))} per mm²`;
   const share = one.area_share === null ? "" : `, ${(100 * one.area_share).toFixed(1)}% of the area`;
-  return `${one.name}: ${counted_objects(one.objects)}${density}${share}`;
+  return `${one.name}: ${counted(one.objects)}${density}${share}`;
 }
 
 function card_of(entry) {
@@ -48,7 +37,7 @@ function card_of(entry) {
     "article", { title: `${entry.folder}/${entry.name}` },
     made("a", { href: `look?items=${entry.number}`, class: "picture" }, picture),
     made("div", { class: "title" }, box, made("span", { class: `badge ${kind}` }, entry.status), made("a", { href: `look?items=${entry.number}` }, entry.name)),
-    ...entry.counts.map((one) => made("p", { class: "soft" }, counted(one))),
+    ...entry.counts.map((one) => made("p", { class: "soft" }, counts_of(one))),
   );
   if (entry.message) card.append(made("p", { class: "warn" }, entry.message));
   card.dataset.key = key;
