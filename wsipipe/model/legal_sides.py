@@ -105,22 +105,30 @@ class Trial:
         """What the network said to the last tile that it refused."""
 
     def output(self, height: int, width: int) -> tuple[int, int] | None:
-        """Height and width of the output, px, for such a tile; None if the network does not take it."""
+        """Height and width of the output, px, for such a tile; None if the network does not take it.
+
+        Raises
+        ------
+        ModelError
+            If it takes the tile, and the output is not a map.
+        """
         try:
             shape = self.compute(noise(self.channels, height, width)[None]).shape
         except Exception as error:  # whatever an unknown runtime raises
-            self.refusal = f"it says of {height} x {width} px: {str(error).strip()[:300]}"
+            self.refusal = f"of {height} x {width} px it says: {str(error).strip()[:300]}"
             return None
-        if len(shape) == 4 and shape[0] == 1 and min(shape) > 0:
-            return shape[2], shape[3]
-        self.refusal = f"its output for {height} x {width} px has the shape {shape}; needed: (1, class, y, x)"
-        return None
+        if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
+            raise ModelError(
+                f"the network's output for one image of {height} x {width} px has the shape {tuple(shape)}, which is no "
+                "map of classes; needed: (1, class, y, x)"
+            )
+        return shape[2], shape[3]
 
     def only(self, side: int) -> Sides:
         """The geometry of a network that takes tiles of ``side`` px and no others."""
         output = self.output(side, side)
-        if output is None or output[0] != output[1]:
-            raise ModelError(f"the network does not map a square tile of {side} px to a square; {self.refusal}")
+        if output is None:
+            raise ModelError(f"the network does not take its only tile, of {side} px; {self.refusal}")
         return Sides(side, 0, max(round(side / output[0]), 1), square=True)
 
     def scale(self, legal: int, step: int, square: bool) -> int:

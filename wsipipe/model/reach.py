@@ -24,12 +24,12 @@ from math import lcm
 import numpy as np
 import numpy.typing as npt
 
-from wsipipe.errors import NoFiniteReachError
+from wsipipe.errors import ModelError, NoFiniteReachError
 from wsipipe.geometry.network import round_up
 from wsipipe.model.legal_sides import Array, Compute, Sides, SidesHint, find_sides, noise, transposed
 
-SHIFTS = (256, 240, 252, 224, 216, 200, 192)
-"""Shifts tried, px; a stride has to divide one of them."""
+SHIFTS = (256, 240, 252, 224, 216, 200, 192, 128, 96, 64, 48, 40, 32, 24, 20, 16, 12, 8, 6, 4, 2, 1)
+"""Shifts tried, px, as far as they are no part of one that was tried; the stride has to divide one of them."""
 HEIGHTS = (512, 768, 1024, 1536, 2048, 3072, 4096)
 """Heights of the tiles that are probed, px, until the response ends well inside; the last bounds the reach."""
 OUTER = 32
@@ -115,13 +115,22 @@ def measure_receptive(
     NoFiniteReachError
         If the output depends on the whole image, or commutes with no shift of 256 px or less.
     ModelError
-        If no tile is accepted, or the output is not a map of the input.
+        If no tile is accepted, the output is not a map of the input, or it differs from one time to the next.
     """
     found = find_sides(compute, channels, sides or SidesHint())
+    tile = noise(channels, found.legal, found.legal)[None]
+    if difference(compute(tile), compute(tile)):
+        raise ModelError(
+            "the network gives other values each time for the same tile; export it in evaluation mode (network.eval()), "
+            "so that dropout is off"
+        )
     opaque = analysis or compute
     down = Probe(compute, opaque, channels, found).dependence("rows")
     across = Probe(transposed(compute), transposed(opaque), channels, found).dependence("columns")
-    return receptive_of(found, down, across)
+    receptive = receptive_of(found, down, across)
+    if not found.step:
+        shift_test(compute, channels, receptive, shift=lcm(down.stride, across.stride))
+    return receptive
 
 
 def receptive_of(sides: Sides, down: Dependence, across: Dependence) -> Receptive:
@@ -172,7 +181,8 @@ class Probe:
 
     def __init__(self, compute: Compute, opaque: Compute, channels: int, sides: Sides) -> None:
         self.compute, self.opaque, self.channels, self.sides = compute, opaque, channels, sides
-        self._clean: tuple[int, Array] | None = None  # height, and the output without any NaN
+        self.outer = OUTER if sides.step else 8  # the fewer, the more of a tile that cannot be larger is left
+        self._outputs: dict[tuple[Compute, int], Array] = {}
         self._edges: dict[tuple[int, int], tuple[int, int]] = {}
 
     def dependence(self, what: str) -> Dependence:
@@ -185,43 +195,48 @@ class Probe:
 
     def tall_enough(self, what: str) -> int:
         """The height of a tile, px, in whose middle rows depend on nothing near its ends."""
-        tallest = self.sides.at_least(HEIGHTS[-1])
         for height in sorted({self.sides.at_least(height) for height in HEIGHTS}):
-            start, stop = self.edges(height, OUTER)
-            if (stop - start) * self.sides.scale >= (ROOM if self.sides.step else 1):
+            if self.room(height) >= (ROOM if self.sides.step else 2 * self.sides.scale):
                 return height
         raise NoFiniteReachError(
-            f"the network has no finite reach: if the outer {OUTER} {what} of an image of {tallest} px turn NaN, "
-            f"{'no' if stop <= start else f'only {stop - start}'} {what} of its output stay as they are"
+            f"the network has no finite reach: if the outer {self.outer} {what} of an image of {height} px turn NaN, "
+            f"{max(self.room(height), 0) or 'no'} {what} of its output stay as they are"
         )
+
+    def room(self, height: int) -> int:
+        """Rows in the middle of the output, in px of the input, that nothing near the ends of a tile changes."""
+        start, stop = self.edges(height, self.outer)
+        return (stop - start) * self.sides.scale
 
     def stride(self, height: int, what: str) -> int:
         """The smallest shift of the input, px, that shifts the output and changes nothing else."""
-        base = lcm(self.sides.step or 1, self.sides.scale)
-        for longest in [shift for shift in SHIFTS if shift % base == 0] or [base]:
-            if self.commutes(height, longest):
-                return next(
-                    shift
-                    for shift in range(base, longest + 1, base)
-                    if longest % shift == 0 and self.commutes(height, shift)
-                )
+        base, tried = lcm(self.sides.step or 1, self.sides.scale), list[int]()
+        for longest in (*(shift for shift in SHIFTS if shift % base == 0), base):
+            if 2 * longest > self.room(height) or any(shift % longest == 0 for shift in tried):
+                continue
+            tried.append(longest)
+            if self.shifts(height, longest):
+                divisors = (shift for shift in range(base, longest + 1, base) if longest % shift == 0)
+                alike = (shift for shift in divisors if self.shifts(height, shift) and self.looks_alike(height, shift))
+                if stride := next(alike, None):
+                    return stride
         raise NoFiniteReachError(
-            f"the network commutes with no shift of its input: {what} of its output, computed from tiles of the same "
-            f"size, differ if their origins are {base}, {2 * base}, ... to {SHIFTS[0]} px apart"
+            f"the network commutes with no shift: {what} of its output differ between tiles of {height} px whose "
+            f"origins are {', '.join(map(str, sorted(tried)))} px apart"
         )
 
-    def commutes(self, height: int, shift: int) -> bool:
-        """Whether the output moves by ``shift`` px, in values and in what it depends on, if the input does."""
-        start, stop = self.edges(height, OUTER)
+    def shifts(self, height: int, shift: int) -> bool:
+        """Whether the values of the output move by ``shift`` px, and stay the same, if the input moves by it."""
+        start, stop = self.edges(height, self.outer)
         rows = shift // self.sides.scale
-        quarter = (stop - start - rows) // 4  # as much is left out on each side, for the ends depend on the stride
-        here, there = slice(start + rows + quarter, stop - quarter), slice(start + quarter, stop - rows - quarter)
-        if quarter < 1 or difference(
-            self.compute(self.image(height)[None])[..., here, :],
-            self.compute(self.image(height, origin=shift)[None])[..., there, :],
-        ) > ROUNDING:
-            return False
-        near, far = self.edges(height, shift), self.edges(height, 2 * shift)
+        quarter = (stop - start - rows) // 4  # left out on each side: how far the ends matter depends on the stride
+        here, there = (slice(first + quarter, first + 3 * quarter + 1) for first in (start + rows, start))
+        moved = self.compute(self.image(height, origin=shift)[None])[0]
+        return difference(self.output(height)[:, here], moved[:, there]) <= ROUNDING
+
+    def looks_alike(self, height: int, shift: int) -> bool:
+        """Whether the rows that NaN changes move by ``shift`` px if the NaN moves by it."""
+        near, far, rows = self.edges(height, shift), self.edges(height, 2 * shift), shift // self.sides.scale
         return (far[0] - near[0], near[1] - far[1]) == (rows, rows)
 
     def preferred(self, height: int, stride: int) -> int:
@@ -238,7 +253,7 @@ class Probe:
 
     def lost(self, height: int) -> int:
         """px of a tile of ``height`` px, top and bottom together, that have no output."""
-        return height - self.sides.scale * int(self.compute(self.image(height)[None]).shape[2])
+        return height - self.sides.scale * self.output(height).shape[1]
 
     def ends(self, height: int, stride: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """First and last input rows that the output rows of one stride depend on, as `Dependence` has them."""
@@ -277,11 +292,17 @@ class Probe:
     def unchanged(self, height: int, top: int, bottom: int) -> tuple[int, int]:
         """The output rows (start, stop) of a tile that NaN in its ``top`` and ``bottom`` rows does not change."""
         tile = self.image(height)
-        if self._clean is None or self._clean[0] != height:
-            self._clean = height, self.opaque(tile[None])[0]
+        clean = self.output(height, opaque=True)
         tile[:, :top] = np.nan
         tile[:, height - bottom :] = np.nan
-        return longest_run((self.opaque(tile[None])[0] == self._clean[1]).all(axis=(0, 2)))  # NaN equals nothing
+        return longest_run((self.opaque(tile[None])[0] == clean).all(axis=(0, 2)))  # NaN equals nothing
+
+    def output(self, height: int, *, opaque: bool = False) -> Array:
+        """The output, (class, y, x), for `image`, which is computed once."""
+        compute = self.opaque if opaque else self.compute
+        if (compute, height) not in self._outputs:
+            self._outputs[compute, height] = compute(self.image(height)[None])[0]
+        return self._outputs[compute, height]
 
     def image(self, height: int, *, origin: int = 0) -> Array:
         """``height`` rows from ``origin`` on of one image, (channel, y, x), as narrow as the network allows."""
@@ -289,51 +310,66 @@ class Probe:
         return image[:, origin : origin + height].copy()
 
 
-def longest_run(true: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """The longest run (start, stop) of true values; (0, 0) if there are none."""
-    changes = np.flatnonzero(np.diff(true, prepend=False, append=False)).reshape(-1, 2)
-    return tuple(map(int, max(changes, key=lambda run: run[1] - run[0], default=(0, 0))))  # type: ignore[return-value]
+def shift_test(compute: Compute, channels: int, receptive: Receptive, *, shift: int | None = None) -> float:
+    """Compute the same px from tiles of different origins, sides and surroundings, and compare the values.
 
-
-def difference(a: Array, b: Array) -> float:
-    """The largest difference of two outputs, relative to the largest value; infinite if any is NaN."""
-    largest = float(np.abs(a).max())
-    off = float(np.abs(a - b).max())
-    return off / largest if largest and off else off if off == off else float("inf")
-
-
-def shift_test(compute: Compute, channels: int, receptive: Receptive) -> float:
-    """Compute one core from tiles of different sides, origins and surroundings; return by how much the values differ.
+    Parameters
+    ----------
+    compute, channels
+        The network, and the channels of its input.
+    receptive
+        How far it looks.
+    shift
+        How far apart the origins are, px; by default the stride.
 
     Returns
     -------
-    The largest difference, relative to the largest value: 0.0 if the tiles agree to the last bit.
+    The largest difference, relative to the largest value: 0.0 if the tiles agree to the last bit. A network that takes
+    tiles of one side is compared where the cores of tiles overlap: with the default shift they do not.
 
     Raises
     ------
     NoFiniteReachError
         If it is more than rounding.
     """
-    step, margin, scale = receptive.stride, receptive.margin, receptive.scale
-    core = round_up(32, step)
-    side = core + margin
-    image = noise(channels, side + 2 * step, side + 3 * step)
-    tile = np.s_[:, step : step + side, 2 * step : 2 * step + side]
-    extreme = image * np.float32(1000)
-    extreme[tile] = image[tile]
+    shift, half, scale = shift or receptive.stride, receptive.margin // 2, receptive.scale
+    core = receptive.largest_core or round_up(32, shift)
+    side, more = core + 2 * half, 0 if receptive.largest_core else shift
+    image = noise(channels, side + 2 * shift, side + 2 * shift)
+    extreme = image * np.float32(1000)  # but for the first tile
+    extreme[:, shift : shift + side, shift : shift + side] = image[:, shift : shift + side, shift : shift + side]
+    shared = core if more else core - shift  # px that the cores of all tiles share, from the origin of the first one's on
+    if shared <= 0:
+        return 0.0
 
-    def core_of(source: Array, y: int, x: int) -> Array:
-        """The core, from all of ``source``, a part of the image that begins at (``y``, ``x``)."""
-        top, left = ((receptive.crop + origin) // scale for origin in (step - y, 2 * step - x))
-        return compute(source[None])[0, :, top : top + core // scale, left : left + core // scale]
+    def values(source: Array, y: int, x: int, side: int) -> Array:
+        """The shared px, computed from the tile of ``source`` at (``y``, ``x``)."""
+        rows, columns = (
+            slice((shift - start + receptive.crop) // scale, (shift - start + receptive.crop + shared) // scale)
+            for start in (y, x)
+        )
+        return compute(source[None, :, y : y + side, x : x + side])[0, :, rows, columns]
 
-    alone = core_of(image[tile], step, 2 * step)
-    others = [core_of(extreme, 0, 0), core_of(image[:, : step + side, step : 2 * step + side], 0, step)]
-    worst = max(difference(alone, other) for other in others)
+    first = values(image, shift, shift, side)
+    others = [values(extreme, 0, 0, side + 2 * more), values(image, shift, 0, side + more)]
+    worst = max(difference(first, other) for other in others)
     if worst > ROUNDING:
         raise NoFiniteReachError(
-            f"tiles of the network disagree: of a core of {core} x {core} px, computed from a tile of {side} x {side} px "
-            f"and from larger ones, values differ by {worst:.1g} of the largest; the network does not commute with "
-            f"shifts of {step} px (as with align_corners=True, or statistics over the image)"
+            f"tiles of the network disagree: the same {shared} x {shared} px, computed from tiles of other sides or "
+            f"origins, differ by {worst:.1g} of the largest value; the network does not commute with shifts of {shift} "
+            "px (as with align_corners=True, or statistics over the image)"
         )
     return worst
+
+
+def longest_run(true: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """The longest run (start, stop) of true values; (0, 0) if there are none."""
+    changes = np.flatnonzero(np.diff(true, prepend=False, append=False)).reshape(-1, 2)
+    start, stop = max(changes, key=lambda run: int(run[1] - run[0]), default=(0, 0))
+    return int(start), int(stop)
+
+
+def difference(a: Array, b: Array) -> float:
+    """The largest difference of two outputs, relative to the largest value; infinite if there is NaN in one."""
+    most, largest = float(np.abs(a - b).max()), float(np.abs(a).max())
+    return most / largest if most and largest else 0.0 if most == 0 else float("inf")
