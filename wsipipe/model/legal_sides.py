@@ -20,7 +20,7 @@ COMMON_SIDES = (32, 64, 96, 128, 256, 240, 512, 480, 1024, 960)
 """Sides tried first, px: multiples of the strides in use, small ones first, as they take the least time."""
 STEPS = (*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32, 36, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 """Differences tried between a legal side and the next, px."""
-SPAN = 480
+SPAN = 1440
 """Difference of two sides, px, from which the scale of the output is told: a multiple of every scale in use."""
 
 
@@ -119,8 +119,8 @@ class Trial:
             return None
         if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
             raise ModelError(
-                f"the network's output for one image of {height} x {width} px has the shape {tuple(shape)}, which is no "
-                "map of classes; needed: (1, class, y, x)"
+                f"the network's output for one image of {height} x {width} px has the shape {tuple(shape)}, which is "
+                "no map of classes; needed: (1, class, y, x)"
             )
         return shape[2], shape[3]
 
@@ -132,7 +132,7 @@ class Trial:
         return Sides(side, 0, max(round(side / output[0]), 1), square=True)
 
     def scale(self, legal: int, step: int, square: bool) -> int:
-        """px of the input per px of the output, from two tiles whose heights differ."""
+        """Px of the input per px of the output, from two tiles whose heights differ."""
         more = lcm(step, SPAN)
         small = self.output(legal, legal)
         large = self.output(legal + more, legal + more if square else legal)

@@ -17,7 +17,6 @@ bilinear upsampling with ``align_corners=True`` looks a finite distance, yet no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import lcm
 
@@ -121,8 +120,8 @@ def measure_receptive(
     tile = noise(channels, found.legal, found.legal)[None]
     if difference(compute(tile), compute(tile)):
         raise ModelError(
-            "the network gives other values each time for the same tile; export it in evaluation mode (network.eval()), "
-            "so that dropout is off"
+            "the network gives other values each time for the same tile; switch its dropout off before it is exported: "
+            "network.eval()"
         )
     opaque = analysis or compute
     down = Probe(compute, opaque, channels, found).dependence("rows")
@@ -252,7 +251,7 @@ class Probe:
         return min(heights, key=lambda one: (self.lost(one) % 2, self.lost(one), one % stride))
 
     def lost(self, height: int) -> int:
-        """px of a tile of ``height`` px, top and bottom together, that have no output."""
+        """Px of a tile of ``height`` px, top and bottom together, that have no output."""
         return height - self.sides.scale * self.output(height).shape[1]
 
     def ends(self, height: int, stride: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -278,7 +277,7 @@ class Probe:
         return tuple(first), tuple(last)
 
     def edges(self, height: int, outer: int) -> tuple[int, int]:
-        """The output row from which on NaN in the ``outer`` top rows changes nothing, and that up to which the bottom does.
+        """The output row from which on NaN in the ``outer`` top rows changes nothing, and where the bottom begins to.
 
         The first is larger than the second if no row is independent of both.
         """
@@ -338,7 +337,9 @@ def shift_test(compute: Compute, channels: int, receptive: Receptive, *, shift: 
     image = noise(channels, side + 2 * shift, side + 2 * shift)
     extreme = image * np.float32(1000)  # but for the first tile
     extreme[:, shift : shift + side, shift : shift + side] = image[:, shift : shift + side, shift : shift + side]
-    shared = core if more else core - shift  # px that the cores of all tiles share, from the origin of the first one's on
+    shared = (
+        core if more else core - shift
+    )  # px that the cores of all tiles share, from the origin of the first one's on
     if shared <= 0:
         return 0.0
 
