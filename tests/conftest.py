@@ -93,7 +93,8 @@ def longest_first(items: Sequence[pytest.Item], workers: int) -> list[pytest.Ite
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A U-Net of 2 poolings and random weights, for RGB slides of any resolution: halo 10, grid 4 px."""
-    from wsipipe.model.model_file import ModelSpec, default_classes, save_model
+    from wsipipe.model.model_file import save_model
+    from wsipipe.model.spec import ModelSpec, default_classes
     from wsipipe.model.unet import UNet
 
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"

@@ -20,7 +20,8 @@ import torch
 
 from tests.warm import First, Warm
 from wsipipe.demo import noise
-from wsipipe.model.model_file import ModelSpec, default_classes, save_model
+from wsipipe.model.model_file import save_model
+from wsipipe.model.spec import ModelSpec, default_classes
 from wsipipe.model.unet import UNet
 
 SCRIPT = str(Path(sys.executable).with_name("wsipipe"))

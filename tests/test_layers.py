@@ -58,6 +58,8 @@ HOMES = {
     "imagecodecs": {"viewer", "slides", "rasters", "pictures", "demo"},
     "click": {"cli"},
     "openvino": {"inference"},
+    "onnx": {"model"},
+    "onnxruntime": {"inference", "model"},
     "rich": {"cli"},
     "scipy": {"objects", "tissue", "evaluation", "training"},
     "shapely": {"rasters", "objects", "viewer", "napari_plugin"},
@@ -72,7 +74,7 @@ HOMES = {
     "tornado": {"viewer"},
     "napari": {"napari_plugin"},
 }
-EXTRAS = ["openvino", "slurm", "kubernetes", "spatialdata", "napari"]
+EXTRAS = ["openvino", "onnx", "slurm", "kubernetes", "spatialdata", "napari"]
 EVERYWHERE = {"dask.system"}  # how many cores are ours
 
 

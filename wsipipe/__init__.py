@@ -14,7 +14,8 @@ from wsipipe.version import VERSION
 
 if TYPE_CHECKING:
     from wsipipe.errors import WsipipeError
-    from wsipipe.model.model_file import LabelClass, ModelSpec, load_model, save_model
+    from wsipipe.model.model_file import load_model, save_model
+    from wsipipe.model.spec import LabelClass, ModelSpec
     from wsipipe.model.unet import UNet
     from wsipipe.napari_plugin.layers import napari_layers
     from wsipipe.objects.read import open_objects
@@ -30,8 +31,8 @@ __version__ = VERSION
 # Where each public name lives; it is imported when it is first used, so that `wsipipe --help` is quick.
 _HOME = {
     "ClusterConfig": "pipeline.config",
-    "LabelClass": "model.model_file",
-    "ModelSpec": "model.model_file",
+    "LabelClass": "model.spec",
+    "ModelSpec": "model.spec",
     "RunConfig": "pipeline.config",
     "Slide": "slides.slide",
     "UNet": "model.unet",

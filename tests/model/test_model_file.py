@@ -14,15 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save, save_file
 
 from wsipipe.errors import ModelError
-from wsipipe.model.model_file import (
-    FORMAT_VERSION,
-    LabelClass,
-    ModelSpec,
-    default_classes,
-    load_model,
-    read_model_info,
-    save_model,
-)
+from wsipipe.model.model_file import FORMAT_VERSION, load_model, read_model_info, save_model
+from wsipipe.model.spec import LabelClass, ModelSpec, default_classes
 from wsipipe.model.unet import UNet
 
 FULL = ModelSpec(
@@ -59,7 +52,7 @@ def test_a_model_gives_back_weights_bit_for_bit_and_all_that_was_said(path: Path
     assert list(saved) == list(loaded)
     assert all(torch.equal(saved[name].view(torch.int32), loaded[name].view(torch.int32)) for name in saved)
     assert model.spec == model.info.spec == read_model_info(path).spec == FULL
-    assert model.info.architecture == network.architecture
+    assert model.info.network.architecture == network.architecture
     assert model.info.receptive == network.receptive
     assert model.info.path == str(path.absolute())
     assert model.info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -17,7 +17,8 @@ from tests.tissue.drawn import glass
 from wsipipe import ClusterConfig, RunConfig, open_objects, run
 from wsipipe.errors import GeometryError, OutputError, UsageError
 from wsipipe.events import BlockDone, Event, ObjectsFound
-from wsipipe.model.model_file import ModelSpec, default_classes, save_model
+from wsipipe.model.model_file import save_model
+from wsipipe.model.spec import ModelSpec, default_classes
 from wsipipe.model.unet import UNet
 from wsipipe.objects.block import STRIP_PX
 from wsipipe.pipeline import objects_store

@@ -14,7 +14,8 @@ import torch
 from tests.conftest import WriteSlide
 from wsipipe.cli.run_text import plan_as_text
 from wsipipe.errors import GeometryError, MachineError, MemoryLimitError, OutputError, UsageError
-from wsipipe.model.model_file import ModelSpec, default_classes, load_model, save_model
+from wsipipe.model.model_file import load_model, save_model
+from wsipipe.model.spec import ModelSpec, default_classes
 from wsipipe.model.unet import UNet
 from wsipipe.pipeline import run_plan
 from wsipipe.pipeline.config import ClusterConfig, RunConfig

@@ -14,7 +14,8 @@ from scipy import ndimage
 
 from tests.training.given import field, pixels, png, squares
 from wsipipe.geometry.grid import Box
-from wsipipe.model.model_file import Model, ModelSpec, default_classes, load_model, save_model
+from wsipipe.model.model_file import Model, load_model, save_model
+from wsipipe.model.spec import ModelSpec, default_classes
 from wsipipe.model.unet import UNet
 from wsipipe.training.setup import View
 

@@ -272,7 +272,7 @@ def fit_sizes(
     if core is not None:
         receptive.check_core(core)
     if block is not None:
-        check_multiple("block", block, step, f"{receptive.depth} poolings need", "--block")
+        check_multiple("block", block, step, "is the stride of the network", "--block")
     if core is None and block is None:
         core = round_up(most, step)
     if core is None:

@@ -23,10 +23,10 @@ import torch
 from wsipipe.errors import MachineError, OutputError
 from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive, round_up
-from wsipipe.inference.devices import OPENVINO, TORCH, forget_free_memory, lanes
-from wsipipe.inference.footprint import activation_bytes
+from wsipipe.inference.devices import COMPILE, TORCH, forget_free_memory, lanes
 from wsipipe.inference.pool import PoolSpec, load_replicas
 from wsipipe.inference.replica import Replica
+from wsipipe.model.model_file import NetworkInfo
 
 LOGGER = logging.getLogger(__name__)
 
@@ -126,11 +126,11 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
     return Speeds(known, receptive, time.perf_counter() - started)
 
 
-def fits_device(spec: PoolSpec, architecture: dict[str, int], size: Size) -> bool:
+def fits_device(spec: PoolSpec, network: NetworkInfo, size: Size) -> bool:
     """Whether batches of ``size`` fit into each GPU's memory; CPUs and mps share the machine's, and always pass."""
     core, batch = size
-    side = core + Receptive(architecture["depth"], architecture["convs_per_level"]).margin
-    need = activation_bytes(architecture, side, batch, probabilities=spec.probabilities)
+    side = core + network.receptive.margin
+    need = network.tensor_bytes(side, batch, engine=spec.engine, probabilities=spec.probabilities)
     cuda = [device for device in spec.devices if device.startswith("cuda")]
     return all(
         lanes(device) * need * spec.devices.count(device) <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
@@ -206,7 +206,7 @@ def key(spec: PoolSpec) -> str:
     """Everything that speeds depend on: device, cores, engine, precision, probabilities, model."""
     device = torch.device(spec.devices[0])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {processor()}"
-    library = OPENVINO if spec.engine == OPENVINO else TORCH
+    library = TORCH if spec.engine == COMPILE else spec.engine
     engine = f"{spec.engine} {version(library)} {spec.precision}"
     shared = f"{spec.threads} of {spec.devices.count(spec.devices[0])}"
     return f"{name}, {shared}, {engine}, {'probabilities, ' if spec.probabilities else ''}{spec.sha256}"
