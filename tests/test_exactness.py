@@ -185,7 +185,7 @@ def test_whole_number_logits_are_equal_to_the_last_bit(
     assert torch.equal(logits, logits.round())
     assert len(logits.unique()) > 50
 
-    def digest(values: torch.Tensor) -> torch.Tensor:
+    def digest(values: torch.Tensor, *_: object) -> torch.Tensor:
         """One byte of all logits of a pixel, in place of its label."""
         weights = torch.tensor([1.0, 31.0, 101.0]).view(-1, 1, 1)
         return (values * weights).sum(-3).long() % 256

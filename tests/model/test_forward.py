@@ -116,9 +116,8 @@ def test_labels_are_those_of_the_classes() -> None:
     logits = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]]).T.view(1, 3, 1, 4)
     assert label_values(ModelSpec(classes), SOFTMAX, CPU)[winner(logits, SOFTMAX)].tolist() == [[[7, 0, 200, 7]]]
     one = ModelSpec((LabelClass("a", 9, "#000000"),))
-    assert label_values(one, SIGMOID, CPU)[
-        winner(torch.tensor([-1.0, 0.0, 1e-6]).view(1, 1, 1, 3), SIGMOID)
-    ].tolist() == [[[0, 0, 9]]]
+    three = torch.tensor([-1.0, 0.0, 1e-6]).view(1, 1, 1, 3)
+    assert label_values(one, SIGMOID, CPU)[winner(three, SIGMOID)].tolist() == [[[0, 0, 9]]]
 
 
 def test_probabilities_sum_to_1_and_agree_with_the_winner() -> None:

@@ -268,7 +268,7 @@ def fit_sizes(
     GeometryError
         If a size that is given is off the pooling grid.
     """
-    step, most = receptive.stride, preferred[0]
+    step, most = receptive.stride, receptive.largest_core or preferred[0]
     if core is not None:
         receptive.check_core(core)
     if block is not None:

@@ -40,8 +40,8 @@ MOST_SECONDS, MOST_SHARE = 5.0, 0.05
 """Limits of measuring: seconds, and a share of the time that the run will take."""
 DEVICE_SHARE = 0.8
 """Share of a GPU's free memory that may be used: the allocator's blocks leave gaps, and cuDNN takes its own."""
-PLAIN_PX = 1024
-"""The largest core that may be chosen without a measurement."""
+PLAIN_PX, PLAIN_MARGINS = 1024, 4
+"""The largest core that may be chosen without a measurement: so many pixels, or so many margins."""
 WORTH = 1.03
 """A size is chosen over a smaller one if it is faster by more than this factor."""
 
@@ -63,7 +63,8 @@ class Speeds:
 
     def best(self, sizes: Sequence[Size]) -> Size:
         """The one of ``sizes`` that computes most of the slide a second; a smaller one if it is about as fast."""
-        plain = [(core, batch) for core, batch in sizes if core <= PLAIN_PX and batch == 1]
+        most = max(PLAIN_PX, PLAIN_MARGINS * self.receptive.margin)
+        plain = [(core, batch) for core, batch in sizes if core <= most and batch == 1]
         open_to = [size for size in sizes if size in self.by_size or size in plain] or [min(sizes)]
         of_slide = {(core, n): self.of((core, n)) * (core / (core + self.receptive.margin)) ** 2 for core, n in open_to}
         return min(

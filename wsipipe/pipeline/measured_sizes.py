@@ -37,7 +37,8 @@ def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
     setup, to_do = run.setup, run.to_do
     asked, receptive = setup.asked, setup.model.receptive
     planned = max(to_do, key=lambda p: p.pixels).grid
-    cores = {planned.core, *(c for c in CORES if c % receptive.stride == 0 and planned.block % c == 0)}
+    most = receptive.largest_core or planned.block
+    cores = {planned.core, *(c for c in CORES if c <= most and c % receptive.stride == 0 and planned.block % c == 0)}
     batches = (1,) if is_cpu(setup.devices) else BATCHES
     wishes: list[Size] = [
         (core, batch)
