@@ -14,7 +14,8 @@ from wsipipe.version import VERSION
 
 if TYPE_CHECKING:
     from wsipipe.errors import WsipipeError
-    from wsipipe.model.model_file import load_model, save_model
+    from wsipipe.importing.save import save_model
+    from wsipipe.model.model_file import load_model
     from wsipipe.model.spec import LabelClass, ModelSpec
     from wsipipe.model.unet import UNet
     from wsipipe.napari_plugin.layers import napari_layers
@@ -42,7 +43,7 @@ _HOME = {
     "open_objects": "objects.read",
     "open_slide": "slides.open",
     "run": "pipeline.run",
-    "save_model": "model.model_file",
+    "save_model": "importing.save",
     "segment": "pipeline.segment",
     "view": "viewer.serving",
 }

@@ -18,7 +18,7 @@ from wsipipe.inference import devices
 from wsipipe.inference import pool as pools
 from wsipipe.inference.pool import Pool, PoolSpec, close_resident_pools, resident_pool
 from wsipipe.inference.replica import Prediction, Replica
-from wsipipe.model.model_file import Model, load_model, save_model
+from wsipipe.model.model_file import Model, load_model, save_unet
 from wsipipe.model.spec import LabelClass, ModelSpec
 from wsipipe.model.unet import UNet
 
@@ -43,7 +43,7 @@ def make_model(tmp_path: Path) -> MakeModel:
         with torch.no_grad():
             logits = network(torch.randn(1, in_channels, 122, 122))
             network.head.bias -= logits.mean((0, 2, 3))
-        save_model(path, network, ModelSpec(classes, **spec))
+        save_unet(path, network, ModelSpec(classes, **spec))
         return load_model(path)
 
     return make
@@ -598,6 +598,6 @@ def test_a_resident_pool_that_failed_is_not_handed_out_again(make_model: MakeMod
 def test_a_model_replaced_since_the_run_began_is_refused(make_model: MakeModel) -> None:
     model = make_model()
     spec = spec_of(model)
-    save_model(spec.model, model.network, ModelSpec(THREE, licence="another"))
+    save_unet(spec.model, model.network, ModelSpec(THREE, licence="another"))
     with pytest.raises(ModelError, match=r"3-3\.safetensors was replaced while in use"):
         resident_pool(spec)

@@ -16,7 +16,7 @@ from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.network import UNetSizes
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.inference.speeds import Size, Speeds
-from wsipipe.model.model_file import save_model
+from wsipipe.model.model_file import save_unet
 from wsipipe.model.spec import ModelSpec, default_classes
 from wsipipe.model.unet import UNet
 from wsipipe.pipeline import measured_sizes as tune
@@ -39,7 +39,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sizes") / "b.safetensors"
-    save_model(path, UNet(3, 2, base_channels=16, depth=4), ModelSpec(default_classes(2)))
+    save_unet(path, UNet(3, 2, base_channels=16, depth=4), ModelSpec(default_classes(2)))
     return path
 
 

@@ -76,13 +76,13 @@ def resolve_engine(wish: str, devices: tuple[str, ...], precision: str = FLOAT32
     if wish != AUTO:
         if problem := _unfit(wish, devices, precision, kind):
             raise UsageError(f"--engine {wish} {problem}")
-        if not _installed(wish):
+        if not is_installed(wish):
             raise MachineError(f"--engine {wish} is not installed; pip install '{EXTRA_OF[wish]}'{_others(wish, kind)}")
         return wish
     fitting = [engine for engine in ENGINES_OF[kind] if not _unfit(engine, devices, precision, kind)]
     if not fitting:
         raise UsageError(f"no engine computes {kind} models on {', '.join(devices)} in {precision}; use {FLOAT32}")
-    if not (there := list(filter(_installed, fitting))):
+    if not (there := list(filter(is_installed, fitting))):
         raise MachineError(
             f"{kind} models need {' or '.join(fitting)}, which is not installed; pip install '{EXTRA_OF[fitting[-1]]}'"
         )
@@ -92,7 +92,7 @@ def resolve_engine(wish: str, devices: tuple[str, ...], precision: str = FLOAT32
 def alternatives(engine: str, devices: tuple[str, ...], precision: str, kind: str) -> tuple[str, ...]:
     """``engine``, which ``auto`` chose, and those after it that might be faster with a network of this ``kind``."""
     others = ENGINES_OF[kind][ENGINES_OF[kind].index(engine) + 1 :]
-    fit = [e for e in others if e != COMPILE and _installed(e) and not _unfit(e, devices, precision, kind)]
+    fit = [e for e in others if e != COMPILE and is_installed(e) and not _unfit(e, devices, precision, kind)]
     return engine, *fit
 
 
@@ -111,13 +111,14 @@ def _unfit(engine: str, devices: tuple[str, ...], precision: str, kind: str) -> 
     return ""
 
 
-def _installed(engine: str) -> bool:
+def is_installed(engine: str) -> bool:
+    """Whether this machine has ``engine``."""
     return engine not in EXTRA_OF or find_spec(engine) is not None
 
 
 def _others(wish: str, kind: str) -> str:
     """The engines that would do as well."""
-    others = [engine for engine in ENGINES_OF[kind] if engine not in (wish, COMPILE) and _installed(engine)]
+    others = [engine for engine in ENGINES_OF[kind] if engine not in (wish, COMPILE) and is_installed(engine)]
     return f", or use --engine {others[0]}" if others else ""
 
 

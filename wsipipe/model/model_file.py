@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wsipipe.errors import ModelError
 from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive
+from wsipipe.model.kinds import kind_of
 from wsipipe.model.min_areas import min_area_of_older
-from wsipipe.model.network import ForeignNetwork
+from wsipipe.model.network import ONNX, PT2, UNET, ForeignNetwork, describe_foreign, parse_foreign
+from wsipipe.model.onnx_file import check_onnx, read_onnx_metadata, write_onnx_metadata
+from wsipipe.model.pt2_file import load_pt2, read_pt2_metadata, write_pt2_metadata
 from wsipipe.model.spec import LabelClass, ModelSpec, default_classes
 from wsipipe.model.unet import UNet
 from wsipipe.model.unet_file import (
@@ -39,6 +42,13 @@ HEADER_KEY = "wsipipe"
 
 NetworkInfo = UNetInfo | ForeignNetwork
 """A network as its file describes it."""
+READERS = {
+    UNET: lambda path: read_unet_metadata(path).get(HEADER_KEY),
+    ONNX: read_onnx_metadata,
+    PT2: read_pt2_metadata,
+}
+"""What reads the description in a file of each kind; None if there is none."""
+FILES = {UNET: "a safetensors file", ONNX: "an ONNX file", PT2: "a torch.export file"}
 
 
 @dataclass(frozen=True)
@@ -74,8 +84,8 @@ class Model:
         return self.info.spec
 
 
-def save_model(path: str | Path, network: UNet, spec: ModelSpec) -> None:
-    """Write ``network`` and ``spec`` as one model file; it appears whole or not at all.
+def save_unet(path: str | Path, network: UNet, spec: ModelSpec) -> None:
+    """Write wsipipe's own ``network`` and ``spec`` as one model file; it appears whole or not at all.
 
     Raises
     ------
@@ -88,6 +98,21 @@ def save_model(path: str | Path, network: UNet, spec: ModelSpec) -> None:
     header = {"format_version": FORMAT_VERSION, **describe_unet(network), **asdict(spec)}
     blob = unet_blob(network, {HEADER_KEY: json.dumps(header, sort_keys=True)})
     write_whole(Path(path), blob, kind="model ", way_out="give another path")
+
+
+def write_description(source: Path, target: Path, network: ForeignNetwork, spec: ModelSpec) -> None:
+    """Copy the file of ``network`` from ``source`` to ``target``, with what a run must know among its metadata.
+
+    Raises
+    ------
+    ModelError
+        If ``source`` cannot be read.
+    OutputError
+        If ``target`` cannot be written.
+    """
+    header = {"format_version": FORMAT_VERSION, "network": describe_foreign(network), **asdict(spec)}
+    write = write_onnx_metadata if network.kind == ONNX else write_pt2_metadata
+    write(source, target, json.dumps(header, sort_keys=True))
 
 
 def save_untrained(path: str | Path, sizes: dict[str, int], *, seed: int, mpp: float | None) -> int:
@@ -109,7 +134,7 @@ def save_untrained(path: str | Path, sizes: dict[str, int], *, seed: int, mpp: f
         network = UNet(**sizes)
     training = {"untrained": True, "seed": seed}
     spec = ModelSpec(default_classes(network.classes), mpp=mpp, name=Path(path).stem, training=training)
-    save_model(path, network, spec)
+    save_unet(path, network, spec)
     return sum(weights.numel() for weights in network.parameters())
 
 
@@ -135,27 +160,26 @@ def read_model_info(path: str | Path) -> ModelInfo:
     try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        metadata = read_unet_metadata(path)
+        kind = kind_of(path)
+        text = READERS[kind](path)
     except OSError as err:
         raise ModelError(f"model {path} cannot be read: {err.strerror or err}") from err
-    if HEADER_KEY not in metadata:
-        raise ModelError(
-            f"{path} is a safetensors file, but not a wsipipe model (its header has no {HEADER_KEY!r}); "
-            "wsipipe.save_model writes one"
-        )
-    network, spec = _parse_header(path, metadata[HEADER_KEY], min_area_of_older(sha256))
+    if text is None:
+        way_out = "wsipipe.save_model writes one" if kind == UNET else "wsipipe model import makes one of it"
+        raise ModelError(f"{path} is {FILES[kind]}, but not a wsipipe model (it has no metadata {HEADER_KEY!r}); {way_out}")
+    network, spec = _parse_header(path, kind, text, min_area_of_older(sha256))
     check_fit(path, network, spec)
     return ModelInfo(str(path.absolute()), sha256, network, spec)
 
 
-def _parse_header(path: Path, text: str, min_area_um2: float) -> tuple[NetworkInfo, ModelSpec]:
+def _parse_header(path: Path, kind: str, text: str, min_area_um2: float) -> tuple[NetworkInfo, ModelSpec]:
     """Network and spec from the JSON of the header; ``min_area_um2`` is for headers that do not state it."""
     try:
         header = json.loads(text)
         version = header["format_version"]
         newer = version > FORMAT_VERSION
         if not newer:
-            network = parse_architecture(header)
+            network = parse_architecture(header) if kind == UNET else parse_foreign(kind, header["network"])
             spec = _parse_spec(header, min_area_um2)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as err:
         raise ModelError(f"model {path} has an invalid header: {type(err).__name__}: {err}") from err
@@ -188,6 +212,37 @@ def load_model(path: str | Path) -> Model:
     ModelError
         As `read_model_info`, or if the weights are not those of the architecture, or not finite float32.
     """
-    info = read_model_info(path)
-    assert isinstance(info.network, UNetInfo)
-    return Model(info, load_unet(Path(path), info.network))
+    info, path = read_model_info(path), Path(path)
+    if isinstance(info.network, UNetInfo):
+        return Model(info, load_unet(path, info.network))
+    return Model(info, load_foreign(path, info.network))
+
+
+def load_foreign(path: Path, network: ForeignNetwork) -> nn.Module | bytes:
+    """What an engine computes of a file of another program: its module, or the bytes of an ONNX file.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read, or has what is never loaded.
+    """
+    if network.kind == PT2:
+        return OneOutput(load_pt2(path), int(network.output), channels_last=network.channels_last)
+    check_onnx(path)
+    return path.read_bytes()
+
+
+class OneOutput(nn.Module):
+    """``network`` with one of its outputs, (n, channel, y, x) in and out whatever its own order of axes."""
+
+    def __init__(self, network: nn.Module, number: int, *, channels_last: bool) -> None:
+        super().__init__()
+        self.network, self.number, self.channels_last = network, number, channels_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output (n, class, y, x) for images ``x`` (n, channel, y, x)."""
+        found = self.network(x.permute(0, 2, 3, 1) if self.channels_last else x)
+        output: Tensor = found if isinstance(found, Tensor) else found[self.number]
+        if output.ndim == 3:  # class labels without a channel
+            return output[:, None]
+        return output.permute(0, 3, 1, 2) if self.channels_last else output
