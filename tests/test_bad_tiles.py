@@ -21,7 +21,7 @@ from tests.tissue.drawn import disc, on_glass
 from wsipipe.events import BlockDone, Event, TissueFound
 from wsipipe.geometry.grid import Box, Grid
 from wsipipe.geometry.mirror import mirror
-from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.network import Receptive, UNetSizes
 from wsipipe.model.model_file import read_model_info
 from wsipipe.pipeline import run as batch
 from wsipipe.pipeline.objects_plan import ObjectsRequest, plan_objects
@@ -216,7 +216,9 @@ def outcome_of(slide: Path, out: Path, model: Path, **options: Any) -> SlideOutc
     return outcome
 
 
-@pytest.mark.parametrize("receptive", [Receptive(0, 1), Receptive(2, 2), Receptive(4, 2)], ids=str)
+@pytest.mark.parametrize(
+    "receptive", [UNetSizes(0, 1).receptive, UNetSizes(2, 2).receptive, UNetSizes(4, 2).receptive], ids=str
+)
 def test_what_a_box_reaches_is_what_the_smallest_tiles_that_read_it_give(receptive: Receptive) -> None:
     step, half = receptive.stride, receptive.margin // 2
     core = max(step, -(-half // step) * step)
@@ -292,7 +294,7 @@ def test_how_many_pixels_are_0_for_it_is_told(tmp_path: Path, model: Path) -> No
     outcome = outcome_of(slide, tmp_path / "out", model, on_bad_tile="fill")
     root = json.loads((tmp_path / "out" / "case.zarr" / "zarr.json").read_text())
     unread = root["attributes"]["wsipipe"]["run"]["unread"]
-    reached = Grid((600, 800), Receptive(2, 2), 64, 128).reached_from(Box(0, 256, 256, 512)).shape
+    reached = Grid((600, 800), UNetSizes(2, 2).receptive, 64, 128).reached_from(Box(0, 256, 256, 512)).shape
     assert unread == {"pixels": reached[0] * reached[1], "tiles": [[0, 256, 256, 512]]}
     assert f"{reached[0] * reached[1]:,} px" in outcome.warnings[0]
 

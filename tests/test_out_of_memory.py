@@ -15,7 +15,8 @@ import wsipipe
 from tests.conftest import WriteSlide
 from tests.faults import assert_same_bytes
 from tests.soak import rounds
-from wsipipe.inference import block, openvino, replica
+from wsipipe.inference import block, replica
+from wsipipe.inference.engines import openvino
 from wsipipe.model import forward
 from wsipipe.model.unet import UNet
 from wsipipe.pipeline.summary import RunSummary

@@ -14,7 +14,9 @@ from wsipipe.version import VERSION
 
 if TYPE_CHECKING:
     from wsipipe.errors import WsipipeError
-    from wsipipe.model.model_file import LabelClass, ModelSpec, load_model, save_model
+    from wsipipe.importing.save import save_model
+    from wsipipe.model.model_file import load_model
+    from wsipipe.model.spec import LabelClass, ModelSpec
     from wsipipe.model.unet import UNet
     from wsipipe.napari_plugin.layers import napari_layers
     from wsipipe.objects.read import open_objects
@@ -30,8 +32,8 @@ __version__ = VERSION
 # Where each public name lives; it is imported when it is first used, so that `wsipipe --help` is quick.
 _HOME = {
     "ClusterConfig": "pipeline.config",
-    "LabelClass": "model.model_file",
-    "ModelSpec": "model.model_file",
+    "LabelClass": "model.spec",
+    "ModelSpec": "model.spec",
     "RunConfig": "pipeline.config",
     "Slide": "slides.slide",
     "UNet": "model.unet",
@@ -41,7 +43,7 @@ _HOME = {
     "open_objects": "objects.read",
     "open_slide": "slides.open",
     "run": "pipeline.run",
-    "save_model": "model.model_file",
+    "save_model": "importing.save",
     "segment": "pipeline.segment",
     "view": "viewer.serving",
 }

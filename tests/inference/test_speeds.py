@@ -10,22 +10,23 @@ import pytest
 
 from wsipipe.arrays import Pixels
 from wsipipe.errors import MachineError
-from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.network import UNetSizes
 from wsipipe.inference import speeds as speeds_module
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.inference.replica import Prediction, Replica
 from wsipipe.inference.speeds import PASSES, Size, Speeds, correct, measure, recall, remember, speeds_file
 from wsipipe.model.model_file import read_model_info
 
-PAPER = Receptive(4, 2)
-SMALL = Receptive(2, 1)
+PAPER = UNetSizes(4, 2).receptive
+SMALL = UNetSizes(2, 1).receptive
 PROBE = (256, 1)
 
 
 @pytest.fixture
 def spec(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PoolSpec:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return PoolSpec(str(tiny_model), read_model_info(tiny_model).sha256, "cpu", "torch", "float32", 1, False)
+    info = read_model_info(tiny_model)
+    return PoolSpec(str(tiny_model), info.sha256, "cpu", "torch", "float32", 1, False, info.receptive)
 
 
 class Clock:

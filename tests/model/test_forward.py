@@ -15,12 +15,14 @@ from tests.training.discs import changed, discs, made_setup, write_discs
 from wsipipe import ModelSpec, RunConfig, UNet, run
 from wsipipe.geometry.grid import Box
 from wsipipe.model.forward import Normalise, core_of, label_values, predict_box, probabilities_of, winner
-from wsipipe.model.model_file import LabelClass, default_classes
+from wsipipe.model.network import Head
+from wsipipe.model.spec import LabelClass, default_classes
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.config import ClassConfig
 from wsipipe.training.trainer import Trainer
 
 CPU = torch.device("cpu")
+SOFTMAX, SIGMOID = Head("softmax"), Head("sigmoid")
 
 
 @pytest.mark.parametrize(
@@ -112,17 +114,18 @@ def test_one_mean_serves_all_channels() -> None:
 def test_labels_are_those_of_the_classes() -> None:
     classes = (LabelClass("a", 7, "#000000"), LabelClass("rest", 0, "#000000"), LabelClass("b", 200, "#000000"))
     logits = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]]).T.view(1, 3, 1, 4)
-    assert label_values(ModelSpec(classes), CPU)[winner(logits)].tolist() == [[[7, 0, 200, 7]]]
+    assert label_values(ModelSpec(classes), SOFTMAX, CPU)[winner(logits, SOFTMAX)].tolist() == [[[7, 0, 200, 7]]]
     one = ModelSpec((LabelClass("a", 9, "#000000"),))
-    assert label_values(one, CPU)[winner(torch.tensor([-1.0, 0.0, 1e-6]).view(1, 1, 1, 3))].tolist() == [[[0, 0, 9]]]
+    three = torch.tensor([-1.0, 0.0, 1e-6]).view(1, 1, 1, 3)
+    assert label_values(one, SIGMOID, CPU)[winner(three, SIGMOID)].tolist() == [[[0, 0, 9]]]
 
 
 def test_probabilities_sum_to_1_and_agree_with_the_winner() -> None:
     logits = torch.randn(2, 3, 5, 5)
-    shares = probabilities_of(logits)
+    shares = probabilities_of(logits, SOFTMAX)
     torch.testing.assert_close(shares.sum(1), torch.ones(2, 5, 5))
-    assert torch.equal(shares.argmax(1), winner(logits))
-    assert torch.equal(probabilities_of(logits[:, :1])[:, 0] > 0.5, winner(logits[:, :1]) == 1)
+    assert torch.equal(shares.argmax(1), winner(logits, SOFTMAX))
+    assert torch.equal(probabilities_of(logits[:, :1], SIGMOID)[:, 0] > 0.5, winner(logits[:, :1], SIGMOID) == 1)
 
 
 def test_core_is_the_middle(network: UNet) -> None:

@@ -17,7 +17,7 @@ from ome_zarr_models.v05.image_label import ImageLabel
 from tests.store.test_pyramid import brute
 from wsipipe.errors import DamagedStoreError, OutputError, StoreError
 from wsipipe.geometry.grid import Grid
-from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.network import UNetSizes
 from wsipipe.store import content, lifecycle
 from wsipipe.store.journal import read_journal
 from wsipipe.store.record import read_record
@@ -44,7 +44,7 @@ SHAPES = [
 def spec_of(tmp_path: Path, shape: Index, core: int = 4, block: int = 16, **changes: Any) -> StoreSpec:
     probabilities = changes.pop("probabilities", False)
     fingerprint = Fingerprint("a" * 64, "b" * 64, 0, changes.pop("mpp", 0.5), probabilities)
-    receptive = Receptive(0, 1) if core % 4 else Receptive(2, 1)
+    receptive = UNetSizes(0, 1).receptive if core % 4 else UNetSizes(2, 1).receptive
     grid = Grid(shape, receptive, core, block)
     values = {
         "path": str(tmp_path / "case-17.zarr"),

@@ -304,7 +304,7 @@ CLASSES = "[[classes]]\nname = 'a'\n[[classes]]\nname = 'b'\n"
         (OF_A_FOLDER + "[patches]\nbalance = 1.5", "[patches] balance 1.5 is not a number from 0 to 1"),
         (
             OF_A_FOLDER + "[patches]\ncore = 100",
-            "tile core 100 px is not a multiple of 16, which 4 poolings need; near",
+            "tile core 100 px is not a multiple of 16, which is the stride of the network; near",
         ),
         (OF_A_FOLDER + "[patches]\ncore = 0", "tile core 0 px is not a multiple of 16"),
         (OF_A_FOLDER + "[network]\ndepth = 64", "[network] depth 64 is not a number from 0 to 10"),

@@ -27,7 +27,13 @@ def show(model: str) -> None:
     sizes = {"halo_px": receptive.halo, "margin_px": receptive.margin, "core_multiple_px": receptive.stride}
     click.echo(
         json.dumps(
-            {"path": info.path, "sha256": info.sha256, "architecture": info.architecture, **sizes, **asdict(info.spec)},
+            {
+                "path": info.path,
+                "sha256": info.sha256,
+                **asdict(info.network),
+                **sizes,
+                **asdict(info.spec),
+            },
             indent=2,
         )
     )

@@ -21,6 +21,7 @@ import numpy as np
 
 from wsipipe.arrays import Pixels
 from wsipipe.errors import MachineError, ModelError
+from wsipipe.geometry.network import Receptive
 from wsipipe.inference import allocator
 from wsipipe.inference.devices import forget_free_memory, resolve_devices, threads_per_replica
 from wsipipe.inference.replica import Prediction, Replica
@@ -45,6 +46,8 @@ class PoolSpec:
     """Tiles that go through the network at once, 1 or more."""
     probabilities: bool
     """Whether predictions carry probabilities."""
+    receptive: Receptive
+    """The sizes of its tiles."""
     processes: int = 1
     """Processes that share the cores of one machine."""
 
@@ -247,6 +250,7 @@ def load_replicas(spec: PoolSpec, devices: Sequence[str]) -> list[Replica]:
                 precision=spec.precision,
                 threads=spec.threads,
                 probabilities=spec.probabilities,
+                receptive=spec.receptive,
             )
             for device in devices
         ]

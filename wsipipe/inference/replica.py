@@ -7,11 +7,8 @@ float32, so that a label does not depend on the device's generation.
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -23,12 +20,13 @@ from torch import Tensor
 
 from wsipipe.arrays import Labels, Pixels
 from wsipipe.errors import MachineError, MemoryLimitError
-from wsipipe.geometry.network import round_up
+from wsipipe.geometry.network import Receptive, round_up
 from wsipipe.inference import devices
-from wsipipe.inference.devices import COMPILE, FLOAT32, OPENVINO, TORCH
-from wsipipe.model.forward import Normalise, compute_float32, core_of, label_values, probabilities_of, winner
+from wsipipe.inference.devices import FLOAT32, TORCH
+from wsipipe.inference.engines.engine import Engine
+from wsipipe.inference.engines.start import start_engine
+from wsipipe.model.forward import Normalise, core_of, label_values, probabilities_of, winner
 from wsipipe.model.model_file import Model
-from wsipipe.model.unet import UNet
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,12 @@ class Replica:
         Cores that it uses, on a CPU.
     probabilities
         Whether predictions carry probabilities.
+    receptive
+        The sizes of its tiles; None: those of the model.
     """
 
-    network: Callable[[Tensor], Tensor]
-    """Computes logits (n, class, y, x) of normalised tiles (n, channel, y, x), as `UNet` does."""
+    network: Engine
+    """Computes the network."""
 
     def __init__(
         self,
@@ -78,25 +78,19 @@ class Replica:
         precision: str = FLOAT32,
         threads: int = 1,
         probabilities: bool = False,
+        receptive: Receptive | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.precision = precision
         self.probabilities = probabilities
-        self.receptive = model.info.receptive
-        self.in_channels = model.network.in_channels
+        self.receptive = receptive or model.info.receptive
+        self.head = model.info.network.head
+        self.in_channels = model.info.network.in_channels
         self.threads = threads
         self.lanes = devices.lanes(device)
-        if engine == OPENVINO:
-            from wsipipe.inference.openvino import OpenVinoUNet  # an extra, and not installed everywhere
-
-            self.network = OpenVinoUNet(model.network, threads)
-        else:
-            compute_float32(self.device)
-            network = deepcopy(model.network).to(self.device)
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self.network = CompiledUNet(network) if engine == COMPILE else network
+        self.network = start_engine(engine, model, self.device, threads=threads)
         self.normalise = Normalise(model.spec, self.device)
-        self.label_values = label_values(model.spec, self.device)
+        self.label_values = label_values(model.spec, self.head, self.device)
         self._too_large: float = inf  # pixels of the smallest batch that did not fit into memory
         self._reason = ""
         if self.device.type == "cuda":
@@ -166,42 +160,26 @@ class Replica:
         """The prediction for ``tiles`` (n, y, x, channel) in one pass."""
         pixels = self.normalise.pixels(tiles)
         with torch.autocast(self.device.type, getattr(torch, self.precision), enabled=self.precision != FLOAT32):
-            logits = core_of(self.network(pixels), self.receptive)
-        labels = self._to_host(self.label_values[winner(logits)])
+            output = core_of(self.network(pixels), self.receptive)
+        labels = self._to_host(self._enlarged(self.label_values[winner(output, self.head)]))
         probabilities = None
         if self.probabilities:
-            probabilities = self._to_host(probabilities_of(logits.float()).mul_(255).round_().to(torch.uint8))
+            shares = probabilities_of(output.float(), self.head)
+            probabilities = self._to_host(self._enlarged((shares * 255).round_().to(torch.uint8)))
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         return Prediction(labels, probabilities)
+
+    def _enlarged(self, found: Tensor) -> Tensor:
+        """``found`` (..., y, x) of a network whose output is coarser than its input, at the size of the input."""
+        scale = self.receptive.scale
+        return found if scale == 1 else found.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
     def _to_host(self, found: Tensor) -> npt.NDArray[np.uint8]:
         """``found``, uint8, in the machine's memory; from a GPU it is there once the stream is synchronised."""
         if self.device.type != "cuda":
             return found.cpu().numpy()
         return torch.empty(found.shape, dtype=found.dtype, pin_memory=True).copy_(found, non_blocking=True).numpy()
-
-
-class CompiledUNet:
-    """``network``, compiled by torch for frequent shapes only, because each shape takes long to compile."""
-
-    OFTEN = 3
-    """Calls with a shape before it is compiled."""
-    LOCK = threading.Lock()
-    """Serialises the compiler, which is not thread-safe; on a GPU, only the start of the computation."""
-
-    def __init__(self, network: UNet) -> None:
-        self._network = network
-        self._compiled = torch.compile(network, dynamic=False)
-        self._met: Counter[torch.Size] = Counter()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Logits (n, class, y, x), as ``network`` computes them."""
-        self._met[x.shape] += 1
-        if self._met[x.shape] <= self.OFTEN:
-            return self._network(x)  # type: ignore[no-any-return]
-        with self.LOCK:
-            return self._compiled(x)  # type: ignore[no-any-return]
 
 
 def is_out_of_memory(err: Exception) -> bool:

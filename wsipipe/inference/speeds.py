@@ -23,10 +23,10 @@ import torch
 from wsipipe.errors import MachineError, OutputError
 from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive, round_up
-from wsipipe.inference.devices import OPENVINO, TORCH, forget_free_memory, lanes
-from wsipipe.inference.footprint import activation_bytes
+from wsipipe.inference.devices import COMPILE, TORCH, forget_free_memory, lanes
 from wsipipe.inference.pool import PoolSpec, load_replicas
 from wsipipe.inference.replica import Replica
+from wsipipe.model.model_file import NetworkInfo
 
 LOGGER = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ MOST_SECONDS, MOST_SHARE = 5.0, 0.05
 """Limits of measuring: seconds, and a share of the time that the run will take."""
 DEVICE_SHARE = 0.8
 """Share of a GPU's free memory that may be used: the allocator's blocks leave gaps, and cuDNN takes its own."""
-PLAIN_PX = 1024
-"""The largest core that may be chosen without a measurement."""
+PLAIN_PX, PLAIN_MARGINS = 1024, 4
+"""The largest core that may be chosen without a measurement: so many pixels, or so many margins."""
 WORTH = 1.03
 """A size is chosen over a smaller one if it is faster by more than this factor."""
 
@@ -63,7 +63,8 @@ class Speeds:
 
     def best(self, sizes: Sequence[Size]) -> Size:
         """The one of ``sizes`` that computes most of the slide a second; a smaller one if it is about as fast."""
-        plain = [(core, batch) for core, batch in sizes if core <= PLAIN_PX and batch == 1]
+        most = max(PLAIN_PX, PLAIN_MARGINS * self.receptive.margin)
+        plain = [(core, batch) for core, batch in sizes if core <= most and batch == 1]
         open_to = [size for size in sizes if size in self.by_size or size in plain] or [min(sizes)]
         of_slide = {(core, n): self.of((core, n)) * (core / (core + self.receptive.margin)) ** 2 for core, n in open_to}
         return min(
@@ -126,11 +127,11 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
     return Speeds(known, receptive, time.perf_counter() - started)
 
 
-def fits_device(spec: PoolSpec, architecture: dict[str, int], size: Size) -> bool:
+def fits_device(spec: PoolSpec, network: NetworkInfo, size: Size) -> bool:
     """Whether batches of ``size`` fit into each GPU's memory; CPUs and mps share the machine's, and always pass."""
     core, batch = size
-    side = core + Receptive(architecture["depth"], architecture["convs_per_level"]).margin
-    need = activation_bytes(architecture, side, batch, probabilities=spec.probabilities)
+    side = core + network.receptive.margin
+    need = network.tensor_bytes(side, batch, engine=spec.engine, probabilities=spec.probabilities)
     cuda = [device for device in spec.devices if device.startswith("cuda")]
     return all(
         lanes(device) * need * spec.devices.count(device) <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
@@ -206,7 +207,7 @@ def key(spec: PoolSpec) -> str:
     """Everything that speeds depend on: device, cores, engine, precision, probabilities, model."""
     device = torch.device(spec.devices[0])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {processor()}"
-    library = OPENVINO if spec.engine == OPENVINO else TORCH
+    library = TORCH if spec.engine == COMPILE else spec.engine
     engine = f"{spec.engine} {version(library)} {spec.precision}"
     shared = f"{spec.threads} of {spec.devices.count(spec.devices[0])}"
     return f"{name}, {shared}, {engine}, {'probabilities, ' if spec.probabilities else ''}{spec.sha256}"

@@ -71,11 +71,13 @@ class ComputeRequest:
     device: str
     """``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``."""
     engine: str
-    """``auto``, ``torch``, ``compile`` or ``openvino``."""
+    """``auto``, ``torch``, ``compile``, ``openvino`` or ``onnxruntime``."""
     precision: str
     """``float32``, ``bfloat16`` or ``float16``."""
     max_memory_bytes: int | None
     """The most memory that it may take; None: what the cgroup or the machine has, less a reserve."""
+    kind: str
+    """The kind of the network, as `wsipipe.model.network` names it."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class RunConfig:
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``."""
     engine: str = "auto"
-    """Inference engine: ``auto``, ``torch``, ``compile``, or on CPUs ``openvino``, if it is installed."""
+    """Inference engine: ``auto``, ``torch``, ``compile``, ``onnxruntime``, or on CPUs ``openvino``."""
     precision: str = "float32"
     """Precision of convolutions: ``bfloat16`` and ``float16`` are faster on GPUs, and change some labels."""
     threads: int | None = None
@@ -138,11 +140,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.cluster == ClusterConfig():
             object.__setattr__(self, "cluster", None)
-
-    @property
-    def compute(self) -> ComputeRequest:
-        """What a run asks of each process that computes."""
-        return ComputeRequest(self.device, self.engine, self.precision, self.max_memory_bytes)
 
 
 def parse_cluster(text: str) -> tuple[str, int | None]:

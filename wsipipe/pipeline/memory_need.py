@@ -10,8 +10,8 @@ import numpy as np
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.scale import stored_side
 from wsipipe.inference.devices import OPENVINO, lanes
-from wsipipe.inference.footprint import FLOAT32_BYTES, activation_bytes
 from wsipipe.inference.pool import PoolSpec
+from wsipipe.model.model_file import NetworkInfo
 from wsipipe.pipeline.objects_plan import (
     INSTANCE_BYTES,
     JOINING_BYTES,
@@ -30,8 +30,6 @@ from wsipipe.tissue.mask_file import TISSUE_OFF
 
 RUNTIME_BYTES = 192 * 2**20
 """Bytes of scheduler, codecs, oneDNN, thread stacks and the allocator's slack: 120 to 150 MiB, as measured."""
-OPENVINO_SHARE = 1.5
-"""Memory of OpenVINO over image and tensors alive at once: 1.3 to 1.47 for bases of 2 to 64, depths of 1 to 4."""
 UINT16 = 2
 """Bytes of a sample."""
 MOST_KEPT_BYTES = 2**27
@@ -107,13 +105,10 @@ def weight_bytes(model: str, devices: tuple[str, ...], engine: str) -> int:
     return Path(model).stat().st_size * copies * (1 + devices.count("cpu"))
 
 
-def network_bytes(architecture: dict[str, int], side: int, pool: PoolSpec, devices: tuple[str, ...]) -> int:
+def network_bytes(network: NetworkInfo, side: int, pool: PoolSpec, devices: tuple[str, ...]) -> int:
     """The machine's memory (not a GPU's) that replicas of ``pool`` on ``devices`` take for tiles of ``side`` px."""
-    values = pool.batch * side * side * architecture["in_channels"]
-    pixels = UINT16 * values  # the stacked batch
-    tensors = activation_bytes(architecture, side, pool.batch, probabilities=pool.probabilities)
-    if pool.engine == OPENVINO:
-        tensors = int(OPENVINO_SHARE * (tensors + FLOAT32_BYTES * values))
+    pixels = UINT16 * pool.batch * side * side * network.in_channels  # the stacked batch
+    tensors = network.tensor_bytes(side, pool.batch, engine=pool.engine, probabilities=pool.probabilities)
     return sum(map(lanes, devices)) * pixels + devices.count("cpu") * tensors
 
 
@@ -124,7 +119,7 @@ def tissue_need(level: Level, setup: Setup) -> int:
 
 def block_need(level: Level, grid: Grid, setup: Setup) -> int:
     """The most bytes that one block of ``level`` holds, or joining the objects of all blocks, or filling in ids."""
-    classes, probabilities = setup.model.architecture["classes"], setup.probabilities
+    classes, probabilities = setup.model.network.classes, setup.probabilities
     need = block_bytes(level, grid, classes=classes, probabilities=probabilities)
     if setup.objects is not None:
         side = block_side(grid.block, RUN_BLOCK_PX)
@@ -136,4 +131,4 @@ def block_need(level: Level, grid: Grid, setup: Setup) -> int:
 def network_need(grid: Grid, setup: Setup) -> int:
     """The most bytes of this machine's memory that the replicas hold."""
     side = min(grid.core, max(*grid.computed_sides(0), *grid.computed_sides(1))) + grid.receptive.margin
-    return network_bytes(setup.model.architecture, side, setup.pool, setup.devices)
+    return network_bytes(setup.model.network, side, setup.pool, setup.devices)

@@ -132,6 +132,7 @@ class Setup:
             precision=self.precision,
             batch=self.batch,
             probabilities=self.probabilities,
+            receptive=self.model.receptive,
             processes=self.site.per_machine,
         )
 
@@ -163,7 +164,7 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
         check_cluster(config.cluster)
     named(config.reader)
     model = read_model_info(config.model or DEFAULT_MODEL)
-    site = site or site_of_this_process(config.compute)
+    site = site or site_of_this_process(compute_request(config, model))
     return Setup(
         out=config.out,
         model=model,
@@ -222,6 +223,13 @@ def _objects(config: RunConfig) -> ObjectsRequest | None:
     return ObjectsRequest(config.min_area_um2, split=config.split, instances=config.instances)
 
 
+def compute_request(config: RunConfig, model: ModelInfo) -> ComputeRequest:
+    """What ``config`` asks of each process that computes with ``model``."""
+    return ComputeRequest(
+        config.device, config.engine, config.precision, config.max_memory_bytes, kind=model.network.kind
+    )
+
+
 def site_of_this_process(request: ComputeRequest) -> Site:
     """The `Site` that is this process, for ``request``.
 
@@ -232,4 +240,5 @@ def site_of_this_process(request: ComputeRequest) -> Site:
     """
     devices = resolve_devices(request.device)
     limit = default_limit_bytes() if request.max_memory_bytes is None else request.max_memory_bytes
-    return Site(request.device, devices, resolve_engine(request.engine, devices, request.precision), limit)
+    engine = resolve_engine(request.engine, devices, request.precision, request.kind)
+    return Site(request.device, devices, engine, limit)

@@ -121,7 +121,7 @@ def level_of(slide: Slide, setup: Setup) -> Level:
 
 def check_channels(slide: Slide, level: Level, model: ModelInfo) -> None:
     """Raise a ChannelError unless the slide has as many channels as the network takes."""
-    wanted = model.architecture["in_channels"]
+    wanted = model.network.in_channels
     if level.channels != wanted:
         count = len(slide.channel_names) or level.channels
         named = f": {listed_channels(slide.channel_names, count)}" if slide.channel_names else ""

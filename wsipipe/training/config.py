@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wsipipe.errors import UsageError
-from wsipipe.geometry.network import Receptive
-from wsipipe.model.model_file import SIZES
+from wsipipe.geometry.network import Receptive, UNetSizes
+from wsipipe.model.unet_file import SIZES
 from wsipipe.palette import class_color
 from wsipipe.rasters.label_raster import MAX_LABEL
 from wsipipe.tables import bound_problems, bounded, parse_table, parse_value, read_toml
@@ -236,7 +236,7 @@ class TrainConfig:
     @property
     def receptive(self) -> Receptive:
         """The sizes of the network."""
-        return Receptive(self.network.depth, self.network.convs_per_level)
+        return UNetSizes(self.network.depth, self.network.convs_per_level).receptive
 
     @property
     def colors(self) -> tuple[str, ...]:

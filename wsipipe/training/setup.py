@@ -12,7 +12,7 @@ import numpy as np
 
 from wsipipe.errors import LabelError, OutputError, UsageError
 from wsipipe.geometry.grid import Box
-from wsipipe.model.model_file import BACKGROUND, LabelClass, ModelSpec
+from wsipipe.model.spec import BACKGROUND, LabelClass, ModelSpec
 from wsipipe.training.config import TEST, TRAIN, VALIDATION, TrainConfig
 from wsipipe.training.fields import HELD_PX, Field, read_fields
 from wsipipe.training.patches import PatchMaker
