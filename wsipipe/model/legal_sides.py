@@ -92,8 +92,9 @@ def find_sides(compute: Compute, channels: int, hint: SidesHint) -> Sides:
 
 def first_sides(step: int) -> list[int]:
     """Sides to try, px, all multiples of ``step``: common ones, then those next to them, even before odd."""
-    near = [base + more for base in (128, 256, 512) for more in (*range(2, 66, 2), *range(1, 64, 2))]
-    return [side for side in (*COMMON_SIDES, *near) if side % step == 0] or [step]
+    even = [base + more for base in (128, 256, 512) for more in range(2, 66, 2)]
+    odd = range(257, 320, 2)
+    return [side for side in (*COMMON_SIDES, *even, *odd) if side % step == 0] or [step]
 
 
 class Trial:

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsipipe.errors import ModelError, NoFiniteReachError
-from wsipipe.geometry.network import round_up
+from wsipipe.geometry.network import Receptive, round_up
 from wsipipe.model.legal_sides import Array, Compute, Sides, SidesHint, find_sides, noise, transposed
 
 SHIFTS = (256, 240, 252, 224, 216, 200, 192, 128, 96, 64, 48, 40, 32, 24, 20, 16, 12, 8, 6, 4, 2, 1)
@@ -37,16 +37,6 @@ ROOM = SHIFTS[0] + 64
 """Rows in the middle of a tile, px, that have to be independent of both ends."""
 ROUNDING = 1e-5
 """What may differ between tiles of different sides, relative to the largest value: the order of floating-point sums."""
-
-
-@dataclass(frozen=True)
-class Receptive:  # until wsipipe.geometry.network has it
-    stride: int
-    halo: int
-    margin: int
-    crop: int
-    scale: int = 1
-    largest_core: int | None = None
 
 
 @dataclass(frozen=True)
