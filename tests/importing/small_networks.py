@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsipipe.model.legal_sides import Array, Compute
+from wsipipe.importing.legal_sides import Array, Compute
 
 
 class PaddedUNet(nn.Module):

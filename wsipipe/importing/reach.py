@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from wsipipe.errors import ModelError, NoFiniteReachError
 from wsipipe.geometry.network import Receptive, round_up
-from wsipipe.model.legal_sides import Array, Compute, Sides, SidesHint, find_sides, noise, transposed
+from wsipipe.importing.legal_sides import Array, Compute, Sides, SidesHint, find_sides, noise, transposed
 
 SHIFTS = (256, 240, 252, 224, 216, 200, 192, 128, 96, 64, 48, 40, 32, 24, 20, 16, 12, 8, 6, 4, 2, 1)
 """Shifts tried, px, as far as they are no part of one that was tried; the stride has to divide one of them."""
@@ -242,7 +242,7 @@ class Probe:
 
     def lost(self, height: int) -> int:
         """Px of a tile of ``height`` px, top and bottom together, that have no output."""
-        return height - self.sides.scale * self.output(height).shape[1]
+        return height - self.sides.scale * int(self.output(height).shape[1])
 
     def ends(self, height: int, stride: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """First and last input rows that the output rows of one stride depend on, as `Dependence` has them."""

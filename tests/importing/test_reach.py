@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.model.small_networks import (
+from tests.importing.small_networks import (
     NormOverSpace,
     OnlySide,
     PaddedUNet,
@@ -26,8 +26,8 @@ from tests.model.small_networks import (
 from tests.soak import examples, in_soak
 from wsipipe.errors import ModelError, NoFiniteReachError
 from wsipipe.geometry.network import Receptive
-from wsipipe.model.legal_sides import SidesHint
-from wsipipe.model.reach import measure_receptive, shift_test
+from wsipipe.importing.legal_sides import SidesHint
+from wsipipe.importing.reach import measure_receptive, shift_test
 from wsipipe.model.unet import UNet
 
 SIZES = list(product(range(5), range(1, 4)))  # depth, and convolutions per level
