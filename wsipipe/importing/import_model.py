@@ -18,8 +18,9 @@ from wsipipe.importing.memory import measure_bytes
 from wsipipe.importing.reach import measure_receptive, shift_test
 from wsipipe.inference.devices import COMPILE, ENGINES_OF, is_installed
 from wsipipe.inference.engines.start import start_engine
+from wsipipe.model.kinds import kind_of
 from wsipipe.model.model_file import Model, ModelInfo, check_fit, load_foreign, read_model_info, write_description
-from wsipipe.model.network import LABELS, ONNX, PT2, SIGMOID, SOFTMAX, ForeignNetwork, Head
+from wsipipe.model.network import LABELS, ONNX, PT2, SIGMOID, SOFTMAX, UNET, ForeignNetwork, Head
 from wsipipe.model.onnx_file import ports as onnx_ports
 from wsipipe.model.port import Port
 from wsipipe.model.pt2_file import ports as pt2_ports
@@ -28,6 +29,7 @@ from wsipipe.palette import class_color
 
 PORTS = {ONNX: onnx_ports, PT2: pt2_ports}
 """What lists the inputs and outputs in a file of each kind."""
+SUFFIX_OF = {ONNX: ".onnx", PT2: ".pt2"}
 UNMEASURED = Receptive(stride=1, halo=0, margin=0, crop=0)
 APPROXIMATE_STRIDE = 32
 """Grid of cores in pixels for networks that commute with no shift; encoders have it most often."""
@@ -58,6 +60,31 @@ def named_classes(names: Sequence[str]) -> tuple[LabelClass, ...]:
         else LabelClass(name, BACKGROUND, "#000000")
         for name in names
     )
+
+
+def import_file(
+    source: Path,
+    target: Path,
+    spec: ModelSpec,
+    request: NetworkRequest,
+    *,
+    trust: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> ModelInfo:
+    """As `import_model`, for a file of any kind; ``trust`` lets a TorchScript file execute what is in it.
+
+    Raises
+    ------
+    NoFiniteReachError, ModelError, UsageError, OutputError
+        As `import_model`; a ModelError also for a file that is none of a network.
+    """
+    kind = kind_of(source)
+    if kind == UNET:
+        raise UsageError(f"{source} is a safetensors file, which has weights but no network; -m takes those of wsipipe")
+    suffix = SUFFIX_OF[kind]
+    if target.suffix != suffix:
+        raise UsageError(f"-o {target}: a model of {source} is {kind}; give a name that ends in {suffix}")
+    return import_model(source, kind, target, spec, request, say)
 
 
 def import_model(

@@ -1,6 +1,6 @@
 """The memory that a network takes, measured in a process of its own, as it cannot be computed.
 
-    python -m wsipipe.importing.memory MODEL ENGINE
+python -m wsipipe.importing.memory MODEL ENGINE
 """
 
 from __future__ import annotations

@@ -166,7 +166,9 @@ def read_model_info(path: str | Path) -> ModelInfo:
         raise ModelError(f"model {path} cannot be read: {err.strerror or err}") from err
     if text is None:
         way_out = "wsipipe.save_model writes one" if kind == UNET else "wsipipe model import makes one of it"
-        raise ModelError(f"{path} is {FILES[kind]}, but not a wsipipe model (it has no metadata {HEADER_KEY!r}); {way_out}")
+        raise ModelError(
+            f"{path} is {FILES[kind]}, but not a wsipipe model (it has no metadata {HEADER_KEY!r}); {way_out}"
+        )
     network, spec = _parse_header(path, kind, text, min_area_of_older(sha256))
     check_fit(path, network, spec)
     return ModelInfo(str(path.absolute()), sha256, network, spec)

@@ -27,6 +27,9 @@ class Head:
     activated: bool = False
     """Whether softmax or sigmoid is part of the network, so that the output is probabilities, not logits."""
 
+    def __str__(self) -> str:
+        return f"{self.kind} within the network" if self.activated else self.kind
+
 
 @dataclass(frozen=True)
 class ForeignNetwork:
@@ -106,7 +109,11 @@ def _problems(network: ForeignNetwork) -> Iterator[str]:
         yield f"the head {network.head.kind!r}"
     if not (0 < sizes.stride <= MOST_PX and 0 <= sizes.halo <= MOST_PX and 0 <= sizes.margin <= 4 * MOST_PX):
         yield f"a stride of {sizes.stride} px, a halo of {sizes.halo} px and a margin of {sizes.margin} px"
-    if sizes.margin % 2 or not 0 <= sizes.crop <= sizes.margin // 2 or (network.exact and sizes.margin < 2 * sizes.halo):
+    if (
+        sizes.margin % 2
+        or not 0 <= sizes.crop <= sizes.margin // 2
+        or (network.exact and sizes.margin < 2 * sizes.halo)
+    ):
         yield f"a margin of {sizes.margin} px with a halo of {sizes.halo} px and a crop of {sizes.crop} px"
     if sizes.scale < 1 or sizes.stride % sizes.scale or sizes.crop % sizes.scale:
         yield f"a scale of {sizes.scale} with a stride of {sizes.stride} px and a crop of {sizes.crop} px"

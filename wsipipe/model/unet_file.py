@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,7 +39,8 @@ class UNetInfo:
     architecture: dict[str, int] = field(hash=False)
     """Arguments of `UNet`."""
 
-    kind = UNET
+    kind: ClassVar[str] = UNET
+    exact: ClassVar[bool] = True
 
     @property
     def in_channels(self) -> int:
