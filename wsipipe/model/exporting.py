@@ -1,0 +1,104 @@
+"""Any network of torch as a graph with free sides, which is what becomes ONNX or ``.pt2``."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from wsipipe.errors import ModelError
+
+INPUT_NAME = "image"
+"""What the input of an exported network is called."""
+ONLY_OUTPUT = "output"
+"""What the output of a network is called that has one."""
+
+
+def export_free(network: nn.Module, *, channels: int, side: int, step: int) -> ExportedProgram:
+    """The graph of ``network``, float32, in evaluation mode, on the CPU, that takes any batch and free sides.
+
+    Parameters
+    ----------
+    network
+        Takes images (n, channel, y, x), float32; it is left as it is.
+    channels
+        Channels of its images.
+    side
+        A side that it takes, px. Its graph is recorded at sides of this or a little more: torch would take two sides
+        that are equal, or are equal to ``step``, for sides that have to be.
+    step
+        Sides may be any multiple of this, px.
+
+    Raises
+    ------
+    ModelError
+        If torch cannot export it, for example because its code asks for a side's value.
+    """
+    rows = max(side, 2 * step)
+    network = copy.deepcopy(network).cpu().float().eval()
+    example = torch.zeros(2, channels, rows, rows + step)
+    height, width = (step * Dim(axis) if step > 1 else Dim(axis) for axis in ("height", "width"))
+    free = {0: Dim("batch"), 1: Dim.STATIC, 2: height, 3: width}
+    with as_model_error(f"sides of any multiple of {step} px"), torch.no_grad():
+        return torch.export.export(network, (example,), dynamic_shapes=(free,), strict=False)
+
+
+@contextmanager
+def as_model_error(wanted: str) -> Iterator[None]:
+    """A context in which any error of torch becomes a ModelError."""
+    try:
+        yield
+    except Exception as err:  # torch raises its own kinds, and most builtins, for code that it cannot export
+        raise ModelError(
+            f"torch cannot export this network for {wanted}: {type(err).__name__}: {_first_lines(str(err))}; "
+            "a larger multiple may do, or torch.onnx.export with a fixed size"
+        ) from err
+
+
+def _first_lines(message: str, most: int = 400) -> str:
+    """``message`` on one line, cut where it becomes long: torch quotes whole graphs."""
+    line = " ".join(message.split())
+    return line if len(line) <= most else line[:most] + " ..."
+
+
+def output_names(treespec: str) -> list[str]:
+    """Names of the outputs of a network, in their order.
+
+    Those of a dict have their keys, those of a tuple or list their places; one that is alone is ``output``.
+
+    Parameters
+    ----------
+    treespec
+        The structure of the outputs, as ``torch.export`` writes it: JSON.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        If it is something else.
+    """
+    _, root = json.loads(treespec)
+    return [".".join(path) or ONLY_OUTPUT for path in _leaves(root, ())]
+
+
+def _leaves(node: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The path of each leaf of ``node``, which is at ``path``."""
+    children: Sequence[dict[str, Any]] = node["children_spec"]
+    if node["type"] is None:
+        yield path
+        return
+    context = json.loads(node["context"]) if isinstance(node["context"], str) else None
+    keys = context if isinstance(context, list) and len(context) == len(children) else range(len(children))
+    for key, child in zip(keys, children, strict=True):
+        yield from _leaves(child, path if len(children) == 1 and keys is not context else (*path, str(key)))
+
+
+def output_names_of(program: ExportedProgram) -> list[str]:
+    """Names of the outputs of ``program``, in their order; see `output_names`."""
+    return output_names(pytree.treespec_dumps(program.call_spec.out_spec))
