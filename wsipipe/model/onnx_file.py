@@ -189,6 +189,15 @@ def check_onnx(path: Path) -> None:
             _check_inside(path, tensor)
 
 
+def is_onnx(path: Path) -> bool:
+    """Whether the file at ``path`` is an ONNX file as far as its outermost fields tell, or a message much like one."""
+    try:
+        with _opened(path):
+            return True
+    except ModelError:
+        return False
+
+
 def _check_operator(path: Path, node: memoryview, known: set[tuple[str, str]]) -> None:
     """Refuse an operator outside the standard that is not among the functions of the file, and control flow."""
     name, operator, domain = text(node, NODE_NAME), text(node, NODE_OPERATOR), text(node, NODE_DOMAIN)
@@ -250,7 +259,7 @@ def _port(path: Path, value: memoryview) -> Port:
                 raise ModelError(f"model {path}: {name!r} has elements of type {dtype}, which are not numbers")
             axes = chain.from_iterable(submessages(shape, SHAPE_AXES) for shape in submessages(tensor, TENSOR_SHAPE))
             lengths = (whole_number(axis, AXIS_LENGTH) for axis in axes)
-            return Port(name, DTYPES[dtype], tuple(length if length in range(1, 2**31) else None for length in lengths))
+            return Port(name, DTYPES[dtype], tuple(length if length and length < 2**31 else None for length in lengths))
     raise ModelError(f"model {path}: {name!r} is not declared as a tensor; networks take and give one tensor each")
 
 

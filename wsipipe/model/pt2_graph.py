@@ -1,8 +1,8 @@
 """A network made from the JSON of a ``.pt2`` file, out of a fixed set of operators and nothing else.
 
-What the JSON can do here is to choose among the operators of `wsipipe.model.pt2_operators`, and to wire them. No text of it is
-evaluated, imported, or becomes a name in Python: sizes come from the tensors themselves, as the graph asks for them by
-``sym_size``, and expressions are parsed (`Side`) for the sides that the network takes.
+What the JSON can do here is to choose among the operators of `wsipipe.model.pt2_operators`, and to wire them. No text
+of it is evaluated, imported, or becomes a name in Python: sizes come from the tensors themselves, as the graph asks for
+them by ``sym_size``, and expressions are parsed (`Side`) for the sides that the network takes.
 
 Source: ``torch/_export/serde/schema.py`` of torch 2.13.
 """
@@ -113,8 +113,8 @@ def build_network(program: dict[str, Any], tensors: dict[str, torch.Tensor], *, 
     Raises
     ------
     ModelError
-        If it is not one that takes an image and gives tensors, or uses an operator that is not loaded; the message begins
-        with ``what``.
+        If it is not one that takes images and gives tensors, or uses an operator that is not loaded; the message
+        begins with ``what``.
     KeyError, TypeError, ValueError, RuntimeError
         And the like, if ``program`` has another structure.
     """
