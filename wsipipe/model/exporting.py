@@ -13,7 +13,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from wsipipe.errors import ModelError
+from wsipipe.errors import ModelError, WsipipeError
 
 INPUT_NAME = "image"
 """What the input of an exported network is called."""
@@ -55,7 +55,9 @@ def as_model_error(wanted: str) -> Iterator[None]:
     """A context in which any error of torch becomes a ModelError."""
     try:
         yield
-    except Exception as err:  # torch raises its own kinds, and most builtins, for code that it cannot export
+    except WsipipeError:
+        raise
+    except Exception as err:  # torch raises its own kinds and most builtins
         raise ModelError(
             f"torch cannot export this network for {wanted}: {type(err).__name__}: {_first_lines(str(err))}; "
             "a larger multiple may do, or torch.onnx.export with a fixed size"

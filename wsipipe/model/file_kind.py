@@ -119,7 +119,7 @@ def _refused_pickle(path: Path, names: set[str]) -> ModelError:
     strangers = sorted(name for name in names if name.rpartition(".")[0] not in OF_WEIGHTS and "numpy" not in name)
     if names and not strangers:
         return ModelError(
-            f"{path} is a pickled state dict: weights without their network; put them into it and save both, in Python: "
+            f"{path} is a pickled state dict: weights without their network; load them into it, in Python: "
             f"network.load_state_dict(torch.load({path.name!r}, weights_only=True)); {SAVE_IT}"
         )
     what = ", ".join(strangers[:3]) + (", ..." if len(strangers) > 3 else "")
