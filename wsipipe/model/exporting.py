@@ -46,25 +46,25 @@ def export_free(network: nn.Module, *, channels: int, side: int, step: int) -> E
     example = torch.zeros(2, channels, rows, rows + step)
     height, width = (step * Dim(axis) if step > 1 else Dim(axis) for axis in ("height", "width"))
     free = {0: Dim("batch"), 1: Dim.STATIC, 2: height, 3: width}
-    with as_model_error(f"sides of any multiple of {step} px"), torch.no_grad():
+    way_out = "a larger multiple may do; or export it for one size with torch.onnx.export"
+    with as_model_error(f"for all sides that are multiples of {step} px", way_out), torch.no_grad():
         return torch.export.export(network, (example,), dynamic_shapes=(free,), strict=False)
 
 
 @contextmanager
-def as_model_error(wanted: str) -> Iterator[None]:
-    """A context in which any error of torch becomes a ModelError."""
+def as_model_error(how: str, way_out: str) -> Iterator[None]:
+    """A context in which any error of torch becomes a ModelError: it cannot export ``how``, what to do is ``way_out``."""
     try:
         yield
     except WsipipeError:
         raise
     except Exception as err:  # torch raises its own kinds and most builtins
         raise ModelError(
-            f"torch cannot export this network for {wanted}: {type(err).__name__}: {_first_lines(str(err))}; "
-            "a larger multiple may do, or torch.onnx.export with a fixed size"
+            f"torch cannot export this network {how}: {type(err).__name__}: {_on_one_line(str(err))}; {way_out}"
         ) from err
 
 
-def _first_lines(message: str, most: int = 400) -> str:
+def _on_one_line(message: str, most: int = 400) -> str:
     """``message`` on one line, cut where it becomes long: torch quotes whole graphs."""
     line = " ".join(message.split())
     return line if len(line) <= most else line[:most] + " ..."

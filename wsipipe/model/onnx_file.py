@@ -99,7 +99,7 @@ def export_onnx(network: nn.Module, path: Path, *, channels: int, side: int, ste
 
     program = export_free(network, channels=channels, side=side, step=step)
     names = output_names_of(program)
-    with as_model_error("ONNX"), warnings.catch_warnings():
+    with as_model_error("as ONNX", "write .pt2"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about its own code
         written = torch.onnx.export(
             program, opset_version=OPSET, input_names=[INPUT_NAME], output_names=names, dynamo=True, verbose=False

@@ -61,9 +61,9 @@ def export_pt2(network: nn.Module, path: Path, *, channels: int, side: int, step
     """
     program = export_free(network, channels=channels, side=side, step=step)
     with appearing(path, kind="model ", way_out="give another path") as partial:
-        with as_model_error(".pt2"), partial.open("wb") as file:
+        with as_model_error("as .pt2", "write ONNX"), partial.open("wb") as file:
             torch.export.save(program, file)
-        load_pt2(partial)
+        _load(partial, f"model {path}")
         _copy(partial, partial, {})
 
 
@@ -119,9 +119,13 @@ def load_pt2(path: Path) -> nn.Module:
         If the file cannot be read, is not a ``.pt2`` file of this version of torch, or has pickled weights or an
         operator that is not among those of `wsipipe.model.pt2_graph`.
     """
+    return _load(path, f"model {path}")
+
+
+def _load(path: Path, what: str) -> nn.Module:
+    """`load_pt2` of a file that messages call ``what``."""
     with _opened(path) as archive:
-        network = build_network(archive.program(), archive.tensors(), what=f"model {path}")
-    return network.eval()
+        return build_network(archive.program(), archive.tensors(), what=what).eval()
 
 
 class _Archive:

@@ -1,8 +1,8 @@
 """TorchScript files: a way in for networks, for those who trust the file.
 
 ``torch.jit.load`` runs code of the file: methods ``__setstate__`` as it is loaded, and operators such as
-``aten::save``, which writes files, then or whenever the network is called. So a file is loaded only if its user says so,
-once, to convert it.
+``aten::save``, which writes files, then or whenever the network is called. So a file is loaded only if its user says
+so, once, to convert it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,11 @@ def _plain_module(network: nn.Module, example: torch.Tensor) -> nn.Module:
     """``network`` as a module of the operators that it calls for ``example``, which `torch.export` takes."""
     from torch._export.converter import TS2EPConverter  # nothing public does it
 
-    with as_model_error(".pt2"), warnings.catch_warnings(), torch.no_grad():
+    with (
+        as_model_error("from TorchScript", "export the PyTorch network itself: wsipipe.save_model"),
+        warnings.catch_warnings(),
+        torch.no_grad(),
+    ):
         warnings.simplefilter("ignore")  # of torch, about its own code
         plain: nn.Module = TS2EPConverter(network, (example,)).convert().module()
     return plain
@@ -100,7 +104,7 @@ def _export_by_jit(network: nn.Module, example: torch.Tensor, path: Path) -> Non
     """Write ``network`` as ONNX by torch's older exporter, which follows the code of the script."""
     axes = {0: "batch", 2: "height", 3: "width"}
     with (
-        as_model_error("ONNX"),
+        as_model_error("from TorchScript as ONNX", "export the PyTorch network itself: wsipipe.save_model"),
         warnings.catch_warnings(),
         appearing(path, kind="model ", way_out="give another path") as partial,
     ):
