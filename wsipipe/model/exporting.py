@@ -53,7 +53,7 @@ def export_free(network: nn.Module, *, channels: int, side: int, step: int) -> E
 
 @contextmanager
 def as_model_error(how: str, way_out: str) -> Iterator[None]:
-    """A context in which any error of torch becomes a ModelError: it cannot export ``how``, what to do is ``way_out``."""
+    """A context in which errors of torch become a ModelError: it cannot export ``how``, and ``way_out`` is what to do."""
     try:
         yield
     except WsipipeError:

@@ -26,7 +26,7 @@ from torch import nn
 from wsipipe.errors import ModelError
 from wsipipe.files import appearing, write_whole
 from wsipipe.model.exporting import INPUT_NAME, as_model_error, export_free, output_names_of
-from wsipipe.model.port import Port
+from wsipipe.model.port import Port, check_one_input
 from wsipipe.model.protobuf import fields, submessages, text, text_field, whole_number
 
 METADATA_KEY = "wsipipe"
@@ -164,7 +164,9 @@ def ports(path: Path) -> tuple[list[Port], list[Port]]:
         inputs, outputs = (
             [_port(path, value) for value in _in_graphs(model, number)] for number in (GRAPH_INPUTS, GRAPH_OUTPUTS)
         )
-        return [port for port in inputs if port.name not in weights], outputs  # older files list weights as inputs
+    inputs = [port for port in inputs if port.name not in weights]  # older files list weights as inputs
+    check_one_input(f"model {path}", inputs)
+    return inputs, outputs
 
 
 def check_onnx(path: Path) -> None:

@@ -23,7 +23,7 @@ from torch import nn
 from wsipipe.errors import ModelError
 from wsipipe.files import appearing
 from wsipipe.model.exporting import as_model_error, export_free
-from wsipipe.model.port import Port
+from wsipipe.model.port import Port, check_one_input
 from wsipipe.model.pt2_graph import DTYPES, STRIDED, build_network, read_ports
 
 METADATA_NAME = "extra/wsipipe"
@@ -104,7 +104,9 @@ def ports(path: Path) -> tuple[list[Port], list[Port]]:
         If the file cannot be read, or is not a ``.pt2`` file of this version of torch.
     """
     with _opened(path) as archive:
-        return read_ports(archive.program())
+        inputs, outputs = read_ports(archive.program())
+    check_one_input(f"model {path}", inputs)
+    return inputs, outputs
 
 
 def load_pt2(path: Path) -> nn.Module:

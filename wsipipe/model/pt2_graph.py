@@ -19,7 +19,7 @@ from torch import fx, nn
 
 from wsipipe.errors import GeometryError, ModelError
 from wsipipe.model.exporting import output_names
-from wsipipe.model.port import Port
+from wsipipe.model.port import Port, check_one_input
 from wsipipe.model.pt2_operators import ASSERTIONS, resolve
 
 DTYPES = {
@@ -136,8 +136,8 @@ class _Builder:
     def network(self, program: dict[str, Any]) -> ExportedNetwork:
         """The whole of it."""
         signature, graph = program["graph_module"]["signature"], program["graph_module"]["graph"]
-        images = [self._add_input(spec) for spec in signature["input_specs"]]
-        (image,) = [name for name in images if name]
+        check_one_input(self.what, read_ports(program)[0])
+        (image,) = [name for spec in signature["input_specs"] if (name := self._add_input(spec))]
         for node in graph["nodes"]:
             self._add_call(node)
         if any("user_output" not in spec for spec in signature["output_specs"]):
@@ -153,8 +153,6 @@ class _Builder:
         """Bind what the graph takes: a weight, or the image, whose name is returned."""
         ((kind, content),) = spec.items()
         if kind == "user_input":
-            if self.image in self.values.values():
-                raise ModelError(f"{self.what} takes several inputs; networks take one, images (n, channel, y, x)")
             name = _name(content["arg"])
             self.values[name] = self.image
             return name
