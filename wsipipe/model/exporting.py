@@ -31,20 +31,22 @@ def export_free(network: nn.Module, *, channels: int, side: int, step: int) -> E
     channels
         Channels of its images.
     side
-        A side that it takes, px. Its graph is recorded at sides of this or a little more: torch would take two sides
-        that are equal, or are equal to ``step``, for sides that have to be.
+        The smallest side that it shall take, px, rounded up to a multiple of ``step``, and two of them at least: torch
+        records the graph at that size, and takes a length of 1 for one that is never another.
     step
-        Sides may be any multiple of this, px.
+        Sides may be any larger multiple of this, px.
 
     Raises
     ------
     ModelError
         If torch cannot export it, for example because its code asks for a side's value.
     """
-    rows = max(side, 2 * step)
+    lowest = max(-(-side // step), 2)
     network = copy.deepcopy(network).cpu().float().eval()
-    example = torch.zeros(2, channels, rows, rows + step)
-    height, width = (step * Dim(axis) if step > 1 else Dim(axis) for axis in ("height", "width"))
+    example = torch.zeros(2, channels, lowest * step, (lowest + 1) * step)  # equal sides would have to be equal always
+    height, width = (Dim(axis, min=lowest) for axis in ("height", "width"))
+    if step > 1:
+        height, width = step * height, step * width
     free = {0: Dim("batch"), 1: Dim.STATIC, 2: height, 3: width}
     way_out = "a larger multiple may do; or export it for one size with torch.onnx.export"
     with as_model_error(f"for all sides that are multiples of {step} px", way_out), torch.no_grad():
@@ -53,7 +55,7 @@ def export_free(network: nn.Module, *, channels: int, side: int, step: int) -> E
 
 @contextmanager
 def as_model_error(how: str, way_out: str) -> Iterator[None]:
-    """A context in which errors of torch become a ModelError: it cannot export ``how``, and ``way_out`` is what to do."""
+    """A context in which errors of torch become a ModelError: it cannot export ``how``; ``way_out`` is what to do."""
     try:
         yield
     except WsipipeError:

@@ -78,9 +78,9 @@ def export_onnx(network: nn.Module, path: Path, *, channels: int, side: int, ste
     channels
         Channels of its images.
     side
-        A side that it takes, px.
+        The smallest side that it shall take, px.
     step
-        Sides may be any multiple of this, px.
+        Sides may be any larger multiple of this, px.
 
     Raises
     ------

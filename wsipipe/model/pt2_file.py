@@ -48,9 +48,9 @@ def export_pt2(network: nn.Module, path: Path, *, channels: int, side: int, step
     channels
         Channels of its images.
     side
-        A side that it takes, px.
+        The smallest side that it shall take, px.
     step
-        Sides may be any multiple of this, px.
+        Sides may be any larger multiple of this, px.
 
     Raises
     ------

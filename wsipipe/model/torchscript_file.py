@@ -20,7 +20,7 @@ from wsipipe.model.onnx_file import OPSET, check_onnx, export_onnx
 from wsipipe.model.pt2_file import export_pt2
 
 
-def load_torchscript(path: Path, *, trust: bool) -> nn.Module:
+def load_torchscript(path: Path, *, trust: bool) -> torch.jit.ScriptModule:
     """The network in the TorchScript file at ``path``, on the CPU and in evaluation mode.
 
     Parameters
@@ -43,13 +43,13 @@ def load_torchscript(path: Path, *, trust: bool) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated", category=DeprecationWarning)
-            network: nn.Module = torch.jit.load(str(path), map_location="cpu")
+            network: torch.jit.ScriptModule = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError, ValueError) as err:
         raise ModelError(f"{path} is truncated or not a TorchScript file ({str(err).splitlines()[0]})") from err
     return network.eval()
 
 
-def convert_torchscript(network: nn.Module, path: Path, *, channels: int, side: int, step: int) -> None:
+def convert_torchscript(network: torch.jit.ScriptModule, path: Path, *, channels: int, side: int, step: int) -> None:
     """Write ``network``, which `load_torchscript` loaded, as ONNX or ``.pt2``, by the suffix of ``path``.
 
     What was traced becomes either. Of what was scripted (``torch.jit.script``) torch's older exporter makes ONNX of
@@ -64,9 +64,9 @@ def convert_torchscript(network: nn.Module, path: Path, *, channels: int, side: 
     channels
         Channels of its images.
     side
-        A side that it takes, px.
+        The smallest side that it shall take, px.
     step
-        Sides may be any multiple of this, px.
+        Sides may be any larger multiple of this, px.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def convert_torchscript(network: nn.Module, path: Path, *, channels: int, side: 
         _export_by_jit(network, example, path)
 
 
-def _plain_module(network: nn.Module, example: torch.Tensor) -> nn.Module:
+def _plain_module(network: torch.jit.ScriptModule, example: torch.Tensor) -> nn.Module:
     """``network`` as a module of the operators that it calls for ``example``, which `torch.export` takes."""
     from torch._export.converter import TS2EPConverter  # nothing public does it
 
@@ -100,7 +100,7 @@ def _plain_module(network: nn.Module, example: torch.Tensor) -> nn.Module:
     return plain
 
 
-def _export_by_jit(network: nn.Module, example: torch.Tensor, path: Path) -> None:
+def _export_by_jit(network: torch.jit.ScriptModule, example: torch.Tensor, path: Path) -> None:
     """Write ``network`` as ONNX by torch's older exporter, which follows the code of the script."""
     axes = {0: "batch", 2: "height", 3: "width"}
     with (
