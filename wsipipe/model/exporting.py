@@ -13,7 +13,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from wsipipe.errors import ModelError
+from wsipipe.errors import ModelError, WsipipeError
 
 INPUT_NAME = "image"
 """What the input of an exported network is called."""
@@ -31,38 +31,42 @@ def export_free(network: nn.Module, *, channels: int, side: int, step: int) -> E
     channels
         Channels of its images.
     side
-        A side that it takes, px. Its graph is recorded at sides of this or a little more: torch would take two sides
-        that are equal, or are equal to ``step``, for sides that have to be.
+        The smallest side that it shall take, px, rounded up to a multiple of ``step``, and two of them at least: torch
+        records the graph at that size, and takes a length of 1 for one that is never another.
     step
-        Sides may be any multiple of this, px.
+        Sides may be any larger multiple of this, px.
 
     Raises
     ------
     ModelError
         If torch cannot export it, for example because its code asks for a side's value.
     """
-    rows = max(side, 2 * step)
+    lowest = max(-(-side // step), 2)
     network = copy.deepcopy(network).cpu().float().eval()
-    example = torch.zeros(2, channels, rows, rows + step)
-    height, width = (step * Dim(axis) if step > 1 else Dim(axis) for axis in ("height", "width"))
+    example = torch.zeros(2, channels, lowest * step, (lowest + 1) * step)  # equal sides would have to be equal always
+    height, width = (Dim(axis, min=lowest) for axis in ("height", "width"))
+    if step > 1:
+        height, width = step * height, step * width
     free = {0: Dim("batch"), 1: Dim.STATIC, 2: height, 3: width}
-    with as_model_error(f"sides of any multiple of {step} px"), torch.no_grad():
+    way_out = "a larger multiple may do; or export it for one size with torch.onnx.export"
+    with as_model_error(f"for all sides that are multiples of {step} px", way_out), torch.no_grad():
         return torch.export.export(network, (example,), dynamic_shapes=(free,), strict=False)
 
 
 @contextmanager
-def as_model_error(wanted: str) -> Iterator[None]:
-    """A context in which any error of torch becomes a ModelError."""
+def as_model_error(how: str, way_out: str) -> Iterator[None]:
+    """A context in which errors of torch become a ModelError: it cannot export ``how``; ``way_out`` is what to do."""
     try:
         yield
-    except Exception as err:  # torch raises its own kinds, and most builtins, for code that it cannot export
+    except WsipipeError:
+        raise
+    except Exception as err:  # torch raises its own kinds and most builtins
         raise ModelError(
-            f"torch cannot export this network for {wanted}: {type(err).__name__}: {_first_lines(str(err))}; "
-            "a larger multiple may do, or torch.onnx.export with a fixed size"
+            f"torch cannot export this network {how}: {type(err).__name__}: {_on_one_line(str(err))}; {way_out}"
         ) from err
 
 
-def _first_lines(message: str, most: int = 400) -> str:
+def _on_one_line(message: str, most: int = 400) -> str:
     """``message`` on one line, cut where it becomes long: torch quotes whole graphs."""
     line = " ".join(message.split())
     return line if len(line) <= most else line[:most] + " ..."

@@ -26,7 +26,7 @@ from torch import nn
 from wsipipe.errors import ModelError
 from wsipipe.files import appearing, write_whole
 from wsipipe.model.exporting import INPUT_NAME, as_model_error, export_free, output_names_of
-from wsipipe.model.port import Port
+from wsipipe.model.port import Port, check_one_input
 from wsipipe.model.protobuf import fields, submessages, text, text_field, whole_number
 
 METADATA_KEY = "wsipipe"
@@ -78,9 +78,9 @@ def export_onnx(network: nn.Module, path: Path, *, channels: int, side: int, ste
     channels
         Channels of its images.
     side
-        A side that it takes, px.
+        The smallest side that it shall take, px.
     step
-        Sides may be any multiple of this, px.
+        Sides may be any larger multiple of this, px.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def export_onnx(network: nn.Module, path: Path, *, channels: int, side: int, ste
 
     program = export_free(network, channels=channels, side=side, step=step)
     names = output_names_of(program)
-    with as_model_error("ONNX"), warnings.catch_warnings():
+    with as_model_error("as ONNX", "write .pt2"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about its own code
         written = torch.onnx.export(
             program, opset_version=OPSET, input_names=[INPUT_NAME], output_names=names, dynamo=True, verbose=False
@@ -164,7 +164,9 @@ def ports(path: Path) -> tuple[list[Port], list[Port]]:
         inputs, outputs = (
             [_port(path, value) for value in _in_graphs(model, number)] for number in (GRAPH_INPUTS, GRAPH_OUTPUTS)
         )
-        return [port for port in inputs if port.name not in weights], outputs  # older files list weights as inputs
+    inputs = [port for port in inputs if port.name not in weights]  # older files list weights as inputs
+    check_one_input(f"model {path}", inputs)
+    return inputs, outputs
 
 
 def check_onnx(path: Path) -> None:
@@ -187,6 +189,15 @@ def check_onnx(path: Path) -> None:
             attributes += submessages(node, NODE_ATTRIBUTES)
         for tensor in chain(_weights(model), chain.from_iterable(map(_tensors, attributes))):
             _check_inside(path, tensor)
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether the file at ``path`` is an ONNX file as far as its outermost fields tell, or a message much like one."""
+    try:
+        with _opened(path):
+            return True
+    except ModelError:
+        return False
 
 
 def _check_operator(path: Path, node: memoryview, known: set[tuple[str, str]]) -> None:
@@ -250,7 +261,7 @@ def _port(path: Path, value: memoryview) -> Port:
                 raise ModelError(f"model {path}: {name!r} has elements of type {dtype}, which are not numbers")
             axes = chain.from_iterable(submessages(shape, SHAPE_AXES) for shape in submessages(tensor, TENSOR_SHAPE))
             lengths = (whole_number(axis, AXIS_LENGTH) for axis in axes)
-            return Port(name, DTYPES[dtype], tuple(length if length in range(1, 2**31) else None for length in lengths))
+            return Port(name, DTYPES[dtype], tuple(length if length and length < 2**31 else None for length in lengths))
     raise ModelError(f"model {path}: {name!r} is not declared as a tensor; networks take and give one tensor each")
 
 

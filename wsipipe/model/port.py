@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from wsipipe.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -20,3 +23,19 @@ class Port:
         """As people read it: ``image float32 (*, 3, *, *)``."""
         lengths = ", ".join("*" if length is None else str(length) for length in self.shape)
         return f"{self.name} {self.dtype} ({lengths})"
+
+
+def check_one_input(what: str, inputs: Sequence[Port]) -> None:
+    """Refuse a network that takes anything but one tensor; the message begins with ``what``.
+
+    Raises
+    ------
+    ModelError
+        If it has no input, or several.
+    """
+    if len(inputs) != 1:
+        declared = "; ".join(map(str, inputs)) or "none"
+        raise ModelError(
+            f"{what} has {len(inputs)} inputs ({declared}), and networks here take one, images (n, channel, y, x); "
+            "wrap it in a torch.nn.Module whose forward fills in the others, and export that"
+        )

@@ -23,7 +23,7 @@ from torch import nn
 from wsipipe.errors import ModelError
 from wsipipe.files import appearing
 from wsipipe.model.exporting import as_model_error, export_free
-from wsipipe.model.port import Port
+from wsipipe.model.port import Port, check_one_input
 from wsipipe.model.pt2_graph import DTYPES, STRIDED, build_network, read_ports
 
 METADATA_NAME = "extra/wsipipe"
@@ -48,9 +48,9 @@ def export_pt2(network: nn.Module, path: Path, *, channels: int, side: int, step
     channels
         Channels of its images.
     side
-        A side that it takes, px.
+        The smallest side that it shall take, px.
     step
-        Sides may be any multiple of this, px.
+        Sides may be any larger multiple of this, px.
 
     Raises
     ------
@@ -61,9 +61,9 @@ def export_pt2(network: nn.Module, path: Path, *, channels: int, side: int, step
     """
     program = export_free(network, channels=channels, side=side, step=step)
     with appearing(path, kind="model ", way_out="give another path") as partial:
-        with as_model_error(".pt2"), partial.open("wb") as file:
+        with as_model_error("as .pt2", "write ONNX"), partial.open("wb") as file:
             torch.export.save(program, file)
-        load_pt2(partial)
+        _load(partial, f"model {path}")
         _copy(partial, partial, {})
 
 
@@ -104,7 +104,9 @@ def ports(path: Path) -> tuple[list[Port], list[Port]]:
         If the file cannot be read, or is not a ``.pt2`` file of this version of torch.
     """
     with _opened(path) as archive:
-        return read_ports(archive.program())
+        inputs, outputs = read_ports(archive.program())
+    check_one_input(f"model {path}", inputs)
+    return inputs, outputs
 
 
 def load_pt2(path: Path) -> nn.Module:
@@ -119,9 +121,13 @@ def load_pt2(path: Path) -> nn.Module:
         If the file cannot be read, is not a ``.pt2`` file of this version of torch, or has pickled weights or an
         operator that is not among those of `wsipipe.model.pt2_graph`.
     """
+    return _load(path, f"model {path}")
+
+
+def _load(path: Path, what: str) -> nn.Module:
+    """`load_pt2` of a file that messages call ``what``."""
     with _opened(path) as archive:
-        network = build_network(archive.program(), archive.tensors(), what=f"model {path}")
-    return network.eval()
+        return build_network(archive.program(), archive.tensors(), what=what).eval()
 
 
 class _Archive:

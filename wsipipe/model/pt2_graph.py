@@ -1,8 +1,8 @@
 """A network made from the JSON of a ``.pt2`` file, out of a fixed set of operators and nothing else.
 
-What the JSON can do here is to choose among the operators of `wsipipe.model.pt2_operators`, and to wire them. No text of it is
-evaluated, imported, or becomes a name in Python: sizes come from the tensors themselves, as the graph asks for them by
-``sym_size``, and expressions are parsed (`Side`) for the sides that the network takes.
+What the JSON can do here is to choose among the operators of `wsipipe.model.pt2_operators`, and to wire them. No text
+of it is evaluated, imported, or becomes a name in Python: sizes come from the tensors themselves, as the graph asks for
+them by ``sym_size``, and expressions are parsed (`Side`) for the sides that the network takes.
 
 Source: ``torch/_export/serde/schema.py`` of torch 2.13.
 """
@@ -19,7 +19,7 @@ from torch import fx, nn
 
 from wsipipe.errors import GeometryError, ModelError
 from wsipipe.model.exporting import output_names
-from wsipipe.model.port import Port
+from wsipipe.model.port import Port, check_one_input
 from wsipipe.model.pt2_operators import ASSERTIONS, resolve
 
 DTYPES = {
@@ -113,8 +113,8 @@ def build_network(program: dict[str, Any], tensors: dict[str, torch.Tensor], *, 
     Raises
     ------
     ModelError
-        If it is not one that takes an image and gives tensors, or uses an operator that is not loaded; the message begins
-        with ``what``.
+        If it is not one that takes images and gives tensors, or uses an operator that is not loaded; the message
+        begins with ``what``.
     KeyError, TypeError, ValueError, RuntimeError
         And the like, if ``program`` has another structure.
     """
@@ -136,8 +136,8 @@ class _Builder:
     def network(self, program: dict[str, Any]) -> ExportedNetwork:
         """The whole of it."""
         signature, graph = program["graph_module"]["signature"], program["graph_module"]["graph"]
-        images = [self._add_input(spec) for spec in signature["input_specs"]]
-        (image,) = [name for name in images if name]
+        check_one_input(self.what, read_ports(program)[0])
+        (image,) = [name for spec in signature["input_specs"] if (name := self._add_input(spec))]
         for node in graph["nodes"]:
             self._add_call(node)
         if any("user_output" not in spec for spec in signature["output_specs"]):
@@ -153,8 +153,6 @@ class _Builder:
         """Bind what the graph takes: a weight, or the image, whose name is returned."""
         ((kind, content),) = spec.items()
         if kind == "user_input":
-            if self.image in self.values.values():
-                raise ModelError(f"{self.what} takes several inputs; networks take one, images (n, channel, y, x)")
             name = _name(content["arg"])
             self.values[name] = self.image
             return name

@@ -1,4 +1,4 @@
-"""What a ``.pt2`` file may call: operators that compute tensors from tensors and numbers, and the arithmetic of sizes."""
+"""What a ``.pt2`` file may call: operators that compute tensors from tensors and numbers, and arithmetic of sizes."""
 
 from __future__ import annotations
 
