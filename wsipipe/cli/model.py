@@ -11,6 +11,9 @@ from wsipipe.cli.model_text import described, facts
 from wsipipe.cli.normalisation import normalisation
 from wsipipe.errors import UsageError
 
+HEADS = ("softmax", "sigmoid", "labels")
+"""As `wsipipe.model.network` has them, without importing torch."""
+
 
 @click.group()
 def model() -> None:
@@ -37,12 +40,16 @@ def show(model: str) -> None:
 @click.option("--scale", type=float, metavar="F", help="8-bit pixels are divided by it: 255, or 1 for none.")
 @click.option(
     "--head",
-    type=click.Choice(["softmax", "sigmoid", "labels"]),
+    type=click.Choice(HEADS),
     help="What its output is.  [default: by its channels]",
 )
 @click.option("--input", "input_name", metavar="NAME", help="Its input, if there are several.")
 @click.option("--output", "output_name", metavar="NAME", help="Its output, if there are several.")
 @click.option("--channels-last", is_flag=True, help="It takes and gives (n, y, x, channel).")
+@click.option("--channels", default=3, show_default=True, metavar="N", help="Channels of its images (TorchScript).")
+@click.option(
+    "--step", default=32, show_default=True, metavar="PX", help="Its sides are multiples of it (TorchScript)."
+)
 @click.option("--name", metavar="NAME", help="What people call the model.  [default: the file's name]")
 @click.option("--licence", default="not stated", metavar="NAME", help="Licence of its weights.")
 @click.option("--min-area", type=float, default=0.0, metavar="UM2", help="Smaller objects are left out.")
@@ -62,6 +69,8 @@ def import_(
     input_name: str | None,
     output_name: str | None,
     channels_last: bool,
+    channels: int,
+    step: int,
     name: str | None,
     licence: str,
     min_area: float,
@@ -91,7 +100,7 @@ def import_(
         licence=licence,
         min_area_um2=min_area,
     )
-    request = NetworkRequest(head, input_name, output_name, channels_last, margin)
+    request = NetworkRequest(head, input_name, output_name, channels_last, channels, step, margin)
 
     def say(text: str) -> None:
         click.echo(f"{text} ...", err=True)

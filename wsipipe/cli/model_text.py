@@ -21,8 +21,8 @@ def facts(info: ModelInfo) -> dict[str, Any]:
     return {
         "path": info.path,
         "sha256": info.sha256,
-        "kind": info.network.kind,
         **asdict(info.network),
+        "kind": info.network.kind.value,
         "reach_px": sizes.reach,
         "halo_px": sizes.halo,
         "margin_px": sizes.margin,
@@ -37,7 +37,7 @@ def described(info: ModelInfo) -> str:
     network, sizes = info.network, info.receptive
     exact = "tiles give what the whole image would" if network.exact else "APPROXIMATE: labels depend on the tiles"
     lines = [
-        f"{info.path}: {network.kind}, {network.in_channels} channels, {network.classes} classes, {network.head}",
+        f"{info.path}: {network.kind.value}, {network.in_channels} channels, {network.classes} classes, {network.head}",
         f"it looks {sizes.reach} px far; stride {sizes.stride} px, margin {sizes.margin} px; {exact}",
         "core px   tile px   computed for one kept",
     ]

@@ -76,8 +76,8 @@ def bytes_per_pixel(path: Path, engine: str) -> float:
     compute(tile)
     ended.set()
     watcher.join()
-    return SLACK * (max(most, process.memory_info().rss) - before) / side**2
+    return SLACK * float(max(most, process.memory_info().rss) - before) / side**2
 
 
 if __name__ == "__main__":
-    print(bytes_per_pixel(Path(sys.argv[1]), sys.argv[2]))
+    sys.stdout.write(f"{bytes_per_pixel(Path(sys.argv[1]), sys.argv[2])}\n")

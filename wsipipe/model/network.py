@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from wsipipe.geometry.network import Receptive
+from wsipipe.model.file_kind import FileKind
 
-UNET, ONNX, PT2 = "U-Net", "ONNX", "torch.export"
-"""The kinds of networks: wsipipe's own, and files of other programs."""
 SOFTMAX, SIGMOID, LABELS = "softmax", "sigmoid", "labels"
 HEADS = (SOFTMAX, SIGMOID, LABELS)
 """What the channels of the output are: classes that exclude each other; classes by themselves; one of class numbers."""
@@ -35,8 +34,8 @@ class Head:
 class ForeignNetwork:
     """A network that was made elsewhere, as `wsipipe.model.import_model` measured it."""
 
-    kind: str
-    """``ONNX`` or ``torch.export``."""
+    kind: FileKind
+    """``ONNX`` or ``PT2``."""
     in_channels: int
     """Channels of the image."""
     classes: int
@@ -73,7 +72,7 @@ def describe_foreign(network: ForeignNetwork) -> dict[str, Any]:
     return described
 
 
-def parse_foreign(kind: str, described: Mapping[str, Any]) -> ForeignNetwork:
+def parse_foreign(kind: FileKind, described: Mapping[str, Any]) -> ForeignNetwork:
     """The network of this ``kind`` that the metadata of a file describes.
 
     Raises
