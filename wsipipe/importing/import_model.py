@@ -18,16 +18,19 @@ from wsipipe.importing.memory import measure_bytes
 from wsipipe.importing.reach import measure_receptive, shift_test
 from wsipipe.inference.devices import COMPILE, ENGINES_OF, is_installed
 from wsipipe.inference.engines.start import start_engine
+from wsipipe.model.file_kind import FileKind, kind_of
 from wsipipe.model.model_file import Model, ModelInfo, check_fit, load_foreign, read_model_info, write_description
-from wsipipe.model.network import LABELS, ONNX, PT2, SIGMOID, SOFTMAX, ForeignNetwork, Head
+from wsipipe.model.network import LABELS, SIGMOID, SOFTMAX, ForeignNetwork, Head
 from wsipipe.model.onnx_file import ports as onnx_ports
 from wsipipe.model.port import Port
 from wsipipe.model.pt2_file import ports as pt2_ports
 from wsipipe.model.spec import BACKGROUND, LabelClass, ModelSpec
+from wsipipe.model.torchscript_file import convert_torchscript, load_torchscript
 from wsipipe.palette import class_color
 
-PORTS = {ONNX: onnx_ports, PT2: pt2_ports}
+PORTS = {FileKind.ONNX: onnx_ports, FileKind.PT2: pt2_ports}
 """What lists the inputs and outputs in a file of each kind."""
+SUFFIX_OF = {FileKind.ONNX: ".onnx", FileKind.PT2: ".pt2"}
 UNMEASURED = Receptive(stride=1, halo=0, margin=0, crop=0)
 APPROXIMATE_STRIDE = 32
 """Grid of cores in pixels for networks that commute with no shift; encoders have it most often."""
@@ -45,6 +48,10 @@ class NetworkRequest:
     """Name of the output."""
     channels_last: bool = False
     """Whether it takes and gives (n, y, x, channel)."""
+    in_channels: int = 3
+    """Channels of its images, where the file does not say: of TorchScript."""
+    step: int = 32
+    """The sides of its images are multiples of so many pixels, where the file does not say."""
     margin: int | None = None
     """Pixels around each core for a network without a finite reach, whose labels are approximate then."""
 
@@ -60,9 +67,56 @@ def named_classes(names: Sequence[str]) -> tuple[LabelClass, ...]:
     )
 
 
+def import_file(
+    source: Path,
+    target: Path,
+    spec: ModelSpec,
+    request: NetworkRequest,
+    *,
+    trust: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> ModelInfo:
+    """As `import_model`, for a file of any kind; ``trust`` lets a TorchScript file execute what is in it.
+
+    Raises
+    ------
+    NoFiniteReachError, ModelError, UsageError, OutputError
+        As `import_model`; a ModelError also for a file that is none of a network.
+    """
+    kind = kind_of(source)
+    if kind == FileKind.SAFETENSORS:
+        raise ModelError(f"{source} is a safetensors file, which has weights but no network; -m takes those of wsipipe")
+    if kind == FileKind.TORCHSCRIPT:
+        return _import_torchscript(source, target, spec, request, trust=trust, say=say)
+    if target.suffix != SUFFIX_OF[kind]:
+        raise UsageError(f"-o {target}: {source} is {kind.value}; give a name that ends in {SUFFIX_OF[kind]}")
+    return import_model(source, kind, target, spec, request, say)
+
+
+def _import_torchscript(
+    source: Path,
+    target: Path,
+    spec: ModelSpec,
+    request: NetworkRequest,
+    *,
+    trust: bool,
+    say: Callable[[str], None],
+) -> ModelInfo:
+    """As `import_file`, for a TorchScript file: it is converted first, to what the name of ``target`` says."""
+    kind = next((kind for kind, suffix in SUFFIX_OF.items() if target.suffix == suffix), None)
+    if kind is None:
+        raise UsageError(f"-o {target}: {source} becomes ONNX or .pt2; give a name that ends in .onnx or .pt2")
+    network = load_torchscript(source, trust=trust)
+    say("converting it")
+    with tempfile.TemporaryDirectory() as folder:
+        converted = Path(folder) / target.name
+        convert_torchscript(network, converted, channels=request.in_channels, side=8 * request.step, step=request.step)
+        return import_model(converted, kind, target, spec, request, say)
+
+
 def import_model(
     source: Path,
-    kind: str,
+    kind: FileKind,
     target: Path,
     spec: ModelSpec,
     request: NetworkRequest,
@@ -107,7 +161,7 @@ def import_model(
 
 
 def measure_network(
-    path: Path, kind: str, spec: ModelSpec, request: NetworkRequest, say: Callable[[str], None] = lambda _: None
+    path: Path, kind: FileKind, spec: ModelSpec, request: NetworkRequest, say: Callable[[str], None] = lambda _: None
 ) -> ForeignNetwork:
     """The description of the network in the file at ``path``, all but the memory that it takes; as `import_model`."""
     inputs, outputs = PORTS[kind](path)
@@ -121,7 +175,7 @@ def measure_network(
         head=Head(SOFTMAX),
         receptive=UNMEASURED,
         input=image.name,
-        output=output.name if kind == ONNX else str(outputs.index(output)),
+        output=output.name if kind == FileKind.ONNX else str(outputs.index(output)),
         channels_last=request.channels_last,
         single=image.shape[0] == 1,
         exact=True,

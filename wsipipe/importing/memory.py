@@ -1,6 +1,6 @@
 """The memory that a network takes, measured in a process of its own, as it cannot be computed.
 
-    python -m wsipipe.importing.memory MODEL ENGINE
+python -m wsipipe.importing.memory MODEL ENGINE
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def bytes_per_pixel(path: Path, engine: str) -> float:
     compute(tile)
     ended.set()
     watcher.join()
-    return SLACK * (max(most, process.memory_info().rss) - before) / side**2
+    return SLACK * float(max(most, process.memory_info().rss) - before) / side**2
 
 
 if __name__ == "__main__":
-    print(bytes_per_pixel(Path(sys.argv[1]), sys.argv[2]))
+    sys.stdout.write(f"{bytes_per_pixel(Path(sys.argv[1]), sys.argv[2])}\n")

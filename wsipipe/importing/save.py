@@ -10,14 +10,14 @@ from torch import nn
 
 from wsipipe.errors import UsageError
 from wsipipe.importing.import_model import NetworkRequest, import_model
+from wsipipe.model.file_kind import FileKind
 from wsipipe.model.model_file import save_unet
-from wsipipe.model.network import ONNX, PT2
 from wsipipe.model.onnx_file import export_onnx
 from wsipipe.model.pt2_file import export_pt2
 from wsipipe.model.spec import ModelSpec
 from wsipipe.model.unet import UNet
 
-SUFFIXES = {".onnx": (ONNX, export_onnx), ".pt2": (PT2, export_pt2)}
+SUFFIXES = {".onnx": (FileKind.ONNX, export_onnx), ".pt2": (FileKind.PT2, export_pt2)}
 """The kind of each file, and what writes it."""
 
 
@@ -26,8 +26,6 @@ def save_model(
     network: nn.Module,
     spec: ModelSpec,
     *,
-    in_channels: int = 3,
-    step: int = 32,
     request: NetworkRequest | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
@@ -44,12 +42,9 @@ def save_model(
         Takes images (n, channel, y, x), float32, normalised as ``spec`` says, and gives (n, class, y, x).
     spec
         A class for each channel of the output, and what else the model says of itself.
-    in_channels
-        Channels of the images; of a `UNet`, its own.
-    step
-        The sides of images are multiples of this, px.
     request
-        What its output is, if that is not a softmax over classes or one sigmoid; and a margin, if it has no finite reach.
+        What its images are, if not of 3 channels and sides that are multiples of 32; what its output is, if not a
+        softmax over classes or one sigmoid; and a margin, if it has no finite reach.
     say
         Told what comes next.
 
@@ -68,9 +63,10 @@ def save_model(
         return
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path}: a network that is no wsipipe.UNet is written as {' or '.join(SUFFIXES)}")
+    request = request or NetworkRequest()
     kind, export = SUFFIXES[path.suffix]
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder) / path.name
         say("exporting it")
-        export(network, exported, channels=in_channels, side=16 * step, step=step)
-        import_model(exported, kind, path, spec, request or NetworkRequest(), say)
+        export(network, exported, channels=request.in_channels, side=8 * request.step, step=request.step)
+        import_model(exported, kind, path, spec, request, say)

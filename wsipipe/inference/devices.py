@@ -9,12 +9,16 @@ import torch
 from dask.system import CPU_COUNT  # knows affinity and cgroups; OMP_NUM_THREADS, which dask sets to 1, does not
 
 from wsipipe.errors import MachineError, UsageError
-from wsipipe.model.network import ONNX, PT2, UNET
+from wsipipe.model.file_kind import FileKind
 
 AUTO, TORCH, COMPILE, OPENVINO, ONNXRUNTIME = "auto", "torch", "compile", "openvino", "onnxruntime"
 ENGINES = (AUTO, TORCH, COMPILE, OPENVINO, ONNXRUNTIME)
-ENGINES_OF = {UNET: (OPENVINO, TORCH, COMPILE), ONNX: (OPENVINO, ONNXRUNTIME), PT2: (TORCH, COMPILE)}
-"""The engines that compute each kind of network, the one that ``auto`` prefers first."""
+ENGINES_OF = {
+    FileKind.SAFETENSORS: (OPENVINO, TORCH, COMPILE),
+    FileKind.ONNX: (OPENVINO, ONNXRUNTIME),
+    FileKind.PT2: (TORCH, COMPILE),
+}
+"""The engines that compute each kind of model, the one that ``auto`` prefers first."""
 EXTRA_OF = {OPENVINO: "wsipipe[openvino]", ONNXRUNTIME: "wsipipe[onnx]"}
 """What to install for the engines that do not come with wsipipe."""
 FLOAT32, BFLOAT16, FLOAT16 = "float32", "bfloat16", "float16"
@@ -54,7 +58,9 @@ def resolve_devices(wish: str) -> tuple[str, ...]:
     return devices
 
 
-def resolve_engine(wish: str, devices: tuple[str, ...], precision: str = FLOAT32, kind: str = UNET) -> str:
+def resolve_engine(
+    wish: str, devices: tuple[str, ...], precision: str = FLOAT32, kind: FileKind = FileKind.SAFETENSORS
+) -> str:
     """The engine for ``devices`` and a network of this ``kind``.
 
     ``auto`` is the first of its engines that is installed and supports the devices and the precision. ``compile`` is
@@ -81,26 +87,28 @@ def resolve_engine(wish: str, devices: tuple[str, ...], precision: str = FLOAT32
         return wish
     fitting = [engine for engine in ENGINES_OF[kind] if not _unfit(engine, devices, precision, kind)]
     if not fitting:
-        raise UsageError(f"no engine computes {kind} models on {', '.join(devices)} in {precision}; use {FLOAT32}")
+        raise UsageError(
+            f"no engine computes {kind.value} models on {', '.join(devices)} in {precision}; use {FLOAT32}"
+        )
     if not (there := list(filter(is_installed, fitting))):
         raise MachineError(
-            f"{kind} models need {' or '.join(fitting)}, which is not installed; pip install '{EXTRA_OF[fitting[-1]]}'"
+            f"{kind.value} models need {' or '.join(fitting)}, which is not installed; pip install '{EXTRA_OF[fitting[-1]]}'"
         )
     return there[0]
 
 
-def alternatives(engine: str, devices: tuple[str, ...], precision: str, kind: str) -> tuple[str, ...]:
+def alternatives(engine: str, devices: tuple[str, ...], precision: str, kind: FileKind) -> tuple[str, ...]:
     """``engine``, which ``auto`` chose, and those after it that might be faster with a network of this ``kind``."""
     others = ENGINES_OF[kind][ENGINES_OF[kind].index(engine) + 1 :]
     fit = [e for e in others if e != COMPILE and is_installed(e) and not _unfit(e, devices, precision, kind)]
     return engine, *fit
 
 
-def _unfit(engine: str, devices: tuple[str, ...], precision: str, kind: str) -> str:
-    """Why ``engine`` cannot compute such networks in this ``precision`` on ``devices``, and the way out; or nothing."""
+def _unfit(engine: str, devices: tuple[str, ...], precision: str, kind: FileKind) -> str:
+    """Why ``engine`` cannot compute such models so on ``devices``, and the way out; or nothing."""
     possible = ENGINES_OF[kind]
     if engine not in possible:
-        return f"does not compute {kind} models; use {' or '.join(possible)}"
+        return f"does not compute {kind.value} models; use {' or '.join(possible)}"
     if engine == OPENVINO and not is_cpu(devices):
         return f"computes on CPUs only, not on {', '.join(devices)}; add --device cpu"
     if engine == ONNXRUNTIME and "mps" in devices:
@@ -116,7 +124,7 @@ def is_installed(engine: str) -> bool:
     return engine not in EXTRA_OF or find_spec(engine) is not None
 
 
-def _others(wish: str, kind: str) -> str:
+def _others(wish: str, kind: FileKind) -> str:
     """The engines that would do as well."""
     others = [engine for engine in ENGINES_OF[kind] if engine not in (wish, COMPILE) and is_installed(engine)]
     return f", or use --engine {others[0]}" if others else ""

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from wsipipe.errors import ModelError
 from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive
-from wsipipe.model.kinds import kind_of
+from wsipipe.model.file_kind import FileKind, kind_of
 from wsipipe.model.min_areas import min_area_of_older
-from wsipipe.model.network import ONNX, PT2, UNET, ForeignNetwork, describe_foreign, parse_foreign
+from wsipipe.model.network import ForeignNetwork, describe_foreign, parse_foreign
 from wsipipe.model.onnx_file import check_onnx, read_onnx_metadata, write_onnx_metadata
 from wsipipe.model.pt2_file import load_pt2, read_pt2_metadata, write_pt2_metadata
 from wsipipe.model.spec import LabelClass, ModelSpec, default_classes
@@ -43,12 +43,17 @@ HEADER_KEY = "wsipipe"
 NetworkInfo = UNetInfo | ForeignNetwork
 """A network as its file describes it."""
 READERS = {
-    UNET: lambda path: read_unet_metadata(path).get(HEADER_KEY),
-    ONNX: read_onnx_metadata,
-    PT2: read_pt2_metadata,
+    FileKind.SAFETENSORS: lambda path: read_unet_metadata(path).get(HEADER_KEY),
+    FileKind.ONNX: read_onnx_metadata,
+    FileKind.PT2: read_pt2_metadata,
 }
 """What reads the description in a file of each kind; None if there is none."""
-FILES = {UNET: "a safetensors file", ONNX: "an ONNX file", PT2: "a torch.export file"}
+FILES = {
+    FileKind.SAFETENSORS: "a safetensors file",
+    FileKind.ONNX: "an ONNX file",
+    FileKind.PT2: "a .pt2 file",
+    FileKind.TORCHSCRIPT: "a TorchScript file",
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def write_description(source: Path, target: Path, network: ForeignNetwork, spec:
         If ``target`` cannot be written.
     """
     header = {"format_version": FORMAT_VERSION, "network": describe_foreign(network), **asdict(spec)}
-    write = write_onnx_metadata if network.kind == ONNX else write_pt2_metadata
+    write = write_onnx_metadata if network.kind == FileKind.ONNX else write_pt2_metadata
     write(source, target, json.dumps(header, sort_keys=True))
 
 
@@ -161,25 +166,29 @@ def read_model_info(path: str | Path) -> ModelInfo:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         kind = kind_of(path)
-        text = READERS[kind](path)
+        text = READERS[kind](path) if kind in READERS else None
     except OSError as err:
         raise ModelError(f"model {path} cannot be read: {err.strerror or err}") from err
     if text is None:
-        way_out = "wsipipe.save_model writes one" if kind == UNET else "wsipipe model import makes one of it"
-        raise ModelError(f"{path} is {FILES[kind]}, but not a wsipipe model (it has no metadata {HEADER_KEY!r}); {way_out}")
+        own = kind == FileKind.SAFETENSORS
+        way_out = "wsipipe.save_model writes one" if own else "wsipipe model import makes one of it"
+        raise ModelError(
+            f"{path} is {FILES[kind]}, but not a wsipipe model (it has no metadata {HEADER_KEY!r}); {way_out}"
+        )
     network, spec = _parse_header(path, kind, text, min_area_of_older(sha256))
     check_fit(path, network, spec)
     return ModelInfo(str(path.absolute()), sha256, network, spec)
 
 
-def _parse_header(path: Path, kind: str, text: str, min_area_um2: float) -> tuple[NetworkInfo, ModelSpec]:
+def _parse_header(path: Path, kind: FileKind, text: str, min_area_um2: float) -> tuple[NetworkInfo, ModelSpec]:
     """Network and spec from the JSON of the header; ``min_area_um2`` is for headers that do not state it."""
     try:
         header = json.loads(text)
         version = header["format_version"]
         newer = version > FORMAT_VERSION
         if not newer:
-            network = parse_architecture(header) if kind == UNET else parse_foreign(kind, header["network"])
+            own = kind == FileKind.SAFETENSORS
+            network = parse_architecture(header) if own else parse_foreign(kind, header["network"])
             spec = _parse_spec(header, min_area_um2)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as err:
         raise ModelError(f"model {path} has an invalid header: {type(err).__name__}: {err}") from err
@@ -226,7 +235,7 @@ def load_foreign(path: Path, network: ForeignNetwork) -> nn.Module | bytes:
     ModelError
         If it cannot be read, or has what is never loaded.
     """
-    if network.kind == PT2:
+    if network.kind == FileKind.PT2:
         return OneOutput(load_pt2(path), int(network.output), channels_last=network.channels_last)
     check_onnx(path)
     return path.read_bytes()

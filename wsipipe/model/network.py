@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from wsipipe.geometry.network import Receptive
+from wsipipe.model.file_kind import FileKind
 
-UNET, ONNX, PT2 = "U-Net", "ONNX", "torch.export"
-"""The kinds of networks: wsipipe's own, and files of other programs."""
 SOFTMAX, SIGMOID, LABELS = "softmax", "sigmoid", "labels"
 HEADS = (SOFTMAX, SIGMOID, LABELS)
 """What the channels of the output are: classes that exclude each other; classes by themselves; one of class numbers."""
@@ -27,13 +26,16 @@ class Head:
     activated: bool = False
     """Whether softmax or sigmoid is part of the network, so that the output is probabilities, not logits."""
 
+    def __str__(self) -> str:
+        return f"{self.kind} within the network" if self.activated else self.kind
+
 
 @dataclass(frozen=True)
 class ForeignNetwork:
     """A network that was made elsewhere, as `wsipipe.model.import_model` measured it."""
 
-    kind: str
-    """``ONNX`` or ``torch.export``."""
+    kind: FileKind
+    """``ONNX`` or ``PT2``."""
     in_channels: int
     """Channels of the image."""
     classes: int
@@ -70,7 +72,7 @@ def describe_foreign(network: ForeignNetwork) -> dict[str, Any]:
     return described
 
 
-def parse_foreign(kind: str, described: Mapping[str, Any]) -> ForeignNetwork:
+def parse_foreign(kind: FileKind, described: Mapping[str, Any]) -> ForeignNetwork:
     """The network of this ``kind`` that the metadata of a file describes.
 
     Raises
@@ -106,7 +108,11 @@ def _problems(network: ForeignNetwork) -> Iterator[str]:
         yield f"the head {network.head.kind!r}"
     if not (0 < sizes.stride <= MOST_PX and 0 <= sizes.halo <= MOST_PX and 0 <= sizes.margin <= 4 * MOST_PX):
         yield f"a stride of {sizes.stride} px, a halo of {sizes.halo} px and a margin of {sizes.margin} px"
-    if sizes.margin % 2 or not 0 <= sizes.crop <= sizes.margin // 2 or (network.exact and sizes.margin < 2 * sizes.halo):
+    if (
+        sizes.margin % 2
+        or not 0 <= sizes.crop <= sizes.margin // 2
+        or (network.exact and sizes.margin < 2 * sizes.halo)
+    ):
         yield f"a margin of {sizes.margin} px with a halo of {sizes.halo} px and a crop of {sizes.crop} px"
     if sizes.scale < 1 or sizes.stride % sizes.scale or sizes.crop % sizes.scale:
         yield f"a scale of {sizes.scale} with a stride of {sizes.stride} px and a crop of {sizes.crop} px"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,8 +16,9 @@ from safetensors.torch import save
 
 from wsipipe.errors import ModelError
 from wsipipe.geometry.network import Receptive, UNetSizes
+from wsipipe.model.file_kind import FileKind
 from wsipipe.model.footprint import FLOAT32_BYTES, activation_bytes
-from wsipipe.model.network import SIGMOID, SOFTMAX, UNET, Head
+from wsipipe.model.network import SIGMOID, SOFTMAX, Head
 from wsipipe.model.unet import UNet
 
 SIZES = {
@@ -39,7 +40,8 @@ class UNetInfo:
     architecture: dict[str, int] = field(hash=False)
     """Arguments of `UNet`."""
 
-    kind = UNET
+    kind: ClassVar[FileKind] = FileKind.SAFETENSORS
+    exact: ClassVar[bool] = True
 
     @property
     def in_channels(self) -> int:

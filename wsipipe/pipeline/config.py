@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wsipipe.errors import UsageError
+from wsipipe.model.file_kind import FileKind
 from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.slide import MAX_UPSAMPLE
 
@@ -76,8 +77,8 @@ class ComputeRequest:
     """``float32``, ``bfloat16`` or ``float16``."""
     max_memory_bytes: int | None
     """The most memory that it may take; None: what the cgroup or the machine has, less a reserve."""
-    kind: str
-    """The kind of the network, as `wsipipe.model.network` names it."""
+    kind: FileKind
+    """The kind of the model's file."""
 
 
 @dataclass(frozen=True)

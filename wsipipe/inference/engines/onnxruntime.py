@@ -12,8 +12,8 @@ from wsipipe.errors import ModelError
 from wsipipe.inference.engines.onnx import as_named, first_line, foreign
 from wsipipe.model.model_file import Model
 
-ERRORS_ONLY = 3
-"""Severity of onnxruntime's own log."""
+FATAL = 4
+"""Severity from which on onnxruntime prints; what it raises is told by whoever asked."""
 
 
 class OnnxRuntimeEngine:
@@ -38,7 +38,7 @@ class OnnxRuntimeEngine:
         self._about, self._device = foreign(model), device
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = ERRORS_ONLY
+        options.log_severity_level = FATAL
         cuda = ("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": 0})
         providers = [cuda] if device.type == "cuda" else ["CPUExecutionProvider"]
         try:
