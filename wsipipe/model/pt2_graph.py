@@ -167,7 +167,7 @@ class _Builder:
     def _add_call(self, node: dict[str, Any]) -> None:
         """Add one node of the file, unless it computes nothing."""
         target = node["target"]
-        if target.split(".")[-2] in ASSERTIONS:
+        if target.rpartition(".")[0].removeprefix("torch.ops.aten.") in ASSERTIONS:
             return
         function = resolve(target)
         if function is None:

@@ -78,8 +78,9 @@ def resolve(target: str) -> Callable[..., Any] | None:
     """The operator or the arithmetic that a file calls ``target``; None if it may not call that."""
     if target in ARITHMETIC:
         return ARITHMETIC[target]
-    *namespace, name, overload = target.split(".")
-    if namespace != ["torch", "ops", "aten"] or name.removesuffix("_") not in OPERATORS:
+    namespace, _, name_and_overload = target.partition("torch.ops.aten.")
+    name, _, overload = name_and_overload.partition(".")
+    if namespace or name.removesuffix("_") not in OPERATORS:
         return None
     packet = getattr(torch.ops.aten, name, None)
     if packet is None or overload not in packet.overloads():
