@@ -72,16 +72,12 @@ def test_a_pickled_network_is_refused_by_the_name_of_its_class(tmp_path: Path, *
         kind_of(path)
 
 
-def test_other_pickles_are_refused_and_not_unpickled(tmp_path: Path) -> None:
-    class Bomb:
-        def __reduce__(self) -> object:
-            return Path.touch, (tmp_path / "executed",)
-
-    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
-        path = tmp_path / "net.pkl"
-        path.write_bytes(pickle.dumps(Path, protocol))
-        with pytest.raises(ModelError, match=r"pickle of Python objects \(pathlib.Path\)"):
-            kind_of(path)
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_other_pickles_are_refused_by_what_they_would_import(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "net.pkl"
+    path.write_bytes(pickle.dumps([Path, Path], protocol))
+    with pytest.raises(ModelError, match=r"pickle of Python objects \(pathlib.Path\)"):
+        kind_of(path)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +108,7 @@ def test_other_archives_are_refused(tmp_path: Path) -> None:
 
 
 def test_torchscript_is_refused_without_trust(script: Path) -> None:
-    with pytest.raises(ModelError, match="runs code of its own as it is loaded.*--trust"):
+    with pytest.raises(ModelError, match=r"runs code of its own as it is loaded.*--trust"):
         load_torchscript(script, trust=False)
 
 

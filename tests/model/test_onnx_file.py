@@ -17,9 +17,9 @@ from wsipipe.model.port import Port
 
 onnx = pytest.importorskip("onnx", reason="needs the package onnx, in the extra of that name")
 pytest.importorskip("onnxscript", reason="needs the package onnxscript, in the extra onnx")
-from onnx import TensorProto, helper, numpy_helper
+TensorProto, helper, numpy_helper = onnx.TensorProto, onnx.helper, onnx.numpy_helper
 
-MUTANTS = 300
+MUTANTS = 60
 
 
 class Small(nn.Module):
