@@ -62,13 +62,13 @@ class Pretrained:
         theirs = self.network.architecture
         if (channels := architecture["in_channels"]) != theirs["in_channels"]:
             raise UsageError(
-                f"{self.name} takes images of {theirs['in_channels']} channels, those of this training have {channels}; "
-                "train on other images, or without --from"
+                f"{self.name} takes images with {theirs['in_channels']} channels, and those of this training have "
+                f"{channels}; train without --from, or on other images"
             )
         if differing := [key for key in SIZES_OF_NETWORK if architecture[key] != theirs[key]]:
             raise UsageError(
                 f"{self.name} has {_listed(differing, theirs)}, this training {_listed(differing, architecture)}; "
-                "remove what differs from [network], which then takes it from the model, or train without --from"
+                "remove from [network] what differs, and the model's is taken, or train without --from"
             )
 
     def has_head_for(self, spec: ModelSpec) -> bool:
@@ -115,7 +115,8 @@ def read_pretrained(path: Path) -> Pretrained:
     kind = kind_of(path)
     if kind is not FileKind.SAFETENSORS:
         raise UsageError(
-            f"{path} is {FILES[kind]}; train continues wsipipe's own U-Nets (.safetensors), not networks of other programs"
+            f"{path} is {FILES[kind]}, and train continues wsipipe's own U-Nets; give a .safetensors model, "
+            "or train without --from"
         )
     info = read_model_info(path)
     assert isinstance(info.network, UNetInfo)

@@ -19,7 +19,7 @@ from wsipipe.training.config import TEST, TRAIN, VALIDATION, TrainConfig
 from wsipipe.training.fields import HELD_PX, Field, read_fields
 from wsipipe.training.patches import PatchMaker
 from wsipipe.training.pixel_weights import class_weights
-from wsipipe.training.pretrained import Pretrained, read_pretrained
+from wsipipe.training.pretrained import SIZES_OF_NETWORK, Pretrained, read_pretrained
 from wsipipe.training.sampling import Places, check_learnable, survey
 
 STATISTICS_PATCHES = 16
@@ -92,6 +92,14 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
     pretrained = read_pretrained(at(given, roots)) if given is not None else None
     fields = read_fields(config, roots)
     _check_colors(fields[0], config)
+    classes = _label_classes(config, pretrained)
+    architecture = {
+        "in_channels": fields[0].channels,
+        "classes": len(classes),
+        **{size: getattr(config.network, size) for size in SIZES_OF_NETWORK},
+    }
+    if pretrained:
+        pretrained.check_sizes(architecture)
     maker = _patch_maker(config, tuple(f for f in fields if f.split == TRAIN))
     mean, std = (pretrained.spec.mean, pretrained.spec.std) if pretrained else channel_statistics(maker)
     settings = config.as_json()
@@ -102,7 +110,7 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
     record: dict[str, Any] = {"settings": settings, "data": files, "pixels": maker.places.survey.totals.tolist()}
     origin = {"from": pretrained.record} if pretrained else {}
     spec = ModelSpec(
-        classes=_label_classes(config, pretrained),
+        classes=classes,
         mpp=config.mpp,
         mean=mean,
         std=std,
@@ -111,15 +119,6 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
         min_area_um2=config.min_area_um2,
         training=record | origin,
     )
-    architecture = {
-        "in_channels": fields[0].channels,
-        "classes": len(spec.classes),
-        "base_channels": config.network.base_channels,
-        "depth": config.network.depth,
-        "convs_per_level": config.network.convs_per_level,
-    }
-    if pretrained:
-        pretrained.check_sizes(architecture)
     identity = [settings, files, *([pretrained.info.sha256] if pretrained else [])]
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     validation, test = (
