@@ -95,6 +95,7 @@ def test_training_starts_from_weights_normalisation_and_colours_of_the_model(
     assert differing(tmp_path / "moved.safetensors", base) == weights_of(base).keys(), "all layers learn"
 
 
+@pytest.mark.slow
 def test_all_replicas_start_from_the_weights(folder: Path, base: Path, tmp_path: Path) -> None:
     config = started_from(base, optimizer=STILL | {"batch": 2}, loop={"steps": 2})
     trained(folder, tmp_path / "new.safetensors", config, device="cpu,cpu")
@@ -227,7 +228,7 @@ def test_checkpoint_of_another_model_is_refused(folder: Path, base: Path, tmp_pa
 
 def written(folder: Path, text: str) -> Path:
     path = folder / "c.toml"
-    path.write_text('[data]\nfolder = "."\n' + text)
+    path.write_text('[data]\nfolder = "."\n[weights]\nw0 = 0.0\n' + text)
     return path
 
 

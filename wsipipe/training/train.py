@@ -76,7 +76,8 @@ def train(
         sizes = len(setup.maker.fields), len(setup.validation), len(setup.test)
         with Log(setup.log, trainer.progress.step, resume=begun) as log:
             tell = _both(log, listener)
-            tell(TrainingStarted(*sizes, trainer.progress.step, devices, setup.pretrained and setup.pretrained.name))
+            name = setup.pretrained.name if setup.pretrained else None
+            tell(TrainingStarted(*sizes, trainer.progress.step, devices, name))
             if setup.pretrained and not begun:
                 for message in setup.pretrained.warnings(setup.spec):
                     tell(TrainingWarned(message))
