@@ -159,12 +159,12 @@ def test_network_of_other_sizes_is_refused_with_what_differs(folder: Path, base:
     with pytest.raises(
         UsageError,
         match=r"^base.safetensors has base_channels 4 and depth 2, this training base_channels 8 and depth 3; remove "
-        r"from \[network\] what differs, and the model's is taken, or train without --from$",
+        r"from \[network\] what differs, to take it from the model, or train without --from$",
     ):
         trained(folder, tmp_path / "new.safetensors", config)
     grey = made(tmp_path / "grey.safetensors", replace(SPEC, std=(0.5,)), in_channels=1)
     with pytest.raises(
-        UsageError, match=r"^grey.safetensors takes images with 1 channels.* have 3; train without --fr"
+        UsageError, match=r"^grey.safetensors takes images with 1 channel, and those of this training have 3; tr"
     ):
         trained(folder, tmp_path / "new.safetensors", started_from(grey))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["grey.safetensors"]

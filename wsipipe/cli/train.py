@@ -105,7 +105,7 @@ def configured(
     """
     from wsipipe.errors import UsageError
     from wsipipe.training.config import config_of, load_config, parse_labels_are
-    from wsipipe.training.pretrained import completed
+    from wsipipe.training.pretrained import with_pretrained
 
     if steps is not None and minutes is not None:
         raise UsageError("--steps and --minutes exclude each other; give one of them")
@@ -115,7 +115,7 @@ def configured(
         document: dict[str, Any] = {"name": name, "data": {"folder": ".", "labels_are": are or "instances"}}
         if are == "classes":
             document["weights"] = {"w0": 0.0}  # they have no borders to learn
-        config = config_of(completed(document, roots, pretrained))
+        config = config_of(with_pretrained(document, roots, pretrained))
     else:
         config = load_config(source, roots, pretrained=pretrained)
         config = replace(config, data=replace(config.data, labels_are=are or config.data.labels_are))

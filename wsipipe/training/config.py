@@ -28,7 +28,7 @@ from wsipipe.rasters.label_raster import MAX_LABEL
 from wsipipe.tables import bound_problems, bounded, parse_table, parse_value, read_toml
 from wsipipe.training.augment import Augmentation
 from wsipipe.training.pixel_weights import TOUCHING, reach_of
-from wsipipe.training.pretrained import completed
+from wsipipe.training.pretrained import with_pretrained
 
 LabelsAre = Literal["instances", "components", "classes"]
 Split = float | tuple[str, ...]
@@ -369,7 +369,7 @@ def load_config(path: Path, roots: Sequence[Path] = (), *, pretrained: str | Non
     """
     document, _ = read_toml(path)
     try:
-        return config_of(completed(document, roots or [path.parent], pretrained))
+        return config_of(with_pretrained(document, roots or [path.parent], pretrained))
     except UsageError as err:
         raise UsageError(f"{path}: {err}") from err
 

@@ -44,7 +44,7 @@ class Pretrained:
         spec = self.spec
         return {"name": spec.name, "sha256": self.info.sha256, "licence": spec.licence, "training": spec.training}
 
-    def completed(self, document: dict[str, Any]) -> dict[str, Any]:
+    def complete(self, document: dict[str, Any]) -> dict[str, Any]:
         """The configuration ``document``, as tomllib reads it, with values of this model where it states none.
 
         These are the sizes of the network, the resolution, and the classes with the smallest area of their objects.
@@ -61,14 +61,15 @@ class Pretrained:
         """Raise a UsageError unless a network of ``architecture`` has the layers of this one, apart from its head."""
         theirs = self.network.architecture
         if (channels := architecture["in_channels"]) != theirs["in_channels"]:
+            wanted = theirs["in_channels"]
             raise UsageError(
-                f"{self.name} takes images with {theirs['in_channels']} channels, and those of this training have "
-                f"{channels}; train without --from, or on other images"
+                f"{self.name} takes images with {wanted} channel{'s'[: wanted > 1]}, and those of this training have "
+                f"{channels}; train on other images, or without --from"
             )
         if differing := [key for key in SIZES_OF_NETWORK if architecture[key] != theirs[key]]:
             raise UsageError(
                 f"{self.name} has {_listed(differing, theirs)}, this training {_listed(differing, architecture)}; "
-                "remove from [network] what differs, and the model's is taken, or train without --from"
+                "remove from [network] what differs, to take it from the model, or train without --from"
             )
 
     def has_head_for(self, spec: ModelSpec) -> bool:
@@ -123,7 +124,7 @@ def read_pretrained(path: Path) -> Pretrained:
     return Pretrained(info, info.network)
 
 
-def completed(document: dict[str, Any], roots: Sequence[Path], pretrained: str | None) -> dict[str, Any]:
+def with_pretrained(document: dict[str, Any], roots: Sequence[Path], pretrained: str | None) -> dict[str, Any]:
     """``document``, as tomllib reads it, with the values that it leaves to the model that it starts from, if any.
 
     Parameters
@@ -147,7 +148,7 @@ def completed(document: dict[str, Any], roots: Sequence[Path], pretrained: str |
         document = {**document, "network": {**network, "pretrained": pretrained}}
     elif not isinstance(pretrained := network.get("pretrained"), str):
         return document
-    return read_pretrained(at(pretrained, roots)).completed(document)
+    return read_pretrained(at(pretrained, roots)).complete(document)
 
 
 def _meanings(spec: ModelSpec) -> list[str | None]:
