@@ -290,7 +290,7 @@ def test_model_to_start_from_is_that_of_the_command_line(
     assert said[0].endswith("on cpu, from the weights of base.safetensors")
     assert said[1] == (
         "warning: the head starts anew: base.safetensors has 2 classes (background, class 1), this training 2 classes "
-        "(background, disc)"
+        "(background, disc); name them as the model does to keep it"
     )
     assert load_model("new.safetensors").spec.training["from"]["name"] == "base"
     with pytest.raises(UsageError, match=r"^large.safetensors has base_channels 4, this training base_channels 2; rem"):

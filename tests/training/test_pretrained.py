@@ -111,7 +111,11 @@ def test_colour_of_the_configuration_takes_precedence(folder: Path, base: Path, 
     ("classes", "network", "said"),
     [
         (("disc",), {"sigmoid": True}, "2 classes (glass, disc), this training 1 class (disc)"),
-        (("cell",), {}, "2 classes (glass, disc), this training 2 classes (background, cell)"),
+        (
+            ("cell",),
+            {},
+            "2 classes (glass, disc), this training 2 classes (background, cell); name them as the model does to keep it",
+        ),
     ],
     ids=["number", "name"],
 )
@@ -145,7 +149,7 @@ def test_other_labels_of_the_same_classes_are_warned_of(tmp_path: Path) -> None:
 
 def test_other_resolution_is_warned_of(tmp_path: Path) -> None:
     model, spec = pretrained_of(tmp_path, mpp=0.5)
-    for mpp, words in ((0.25, "at 0.25 micrometres per pixel"), (None, "at the resolution of the images")):
+    for mpp, words in ((0.25, "at 0.25"), (None, "at the resolution of the images")):
         (said,) = model.warnings(replace(spec, mpp=mpp))
         assert said.startswith(f"base.safetensors was trained at 0.5 micrometres per pixel, this training is {words}: ")
     assert list(model.warnings(replace(spec, mpp=0.51))) == []

@@ -79,12 +79,13 @@ class Pretrained:
     def warnings(self, spec: ModelSpec) -> Iterator[str]:
         """What a user should know before a model of ``spec`` is trained from this one."""
         if not self.has_head_for(spec):
-            yield f"the head starts anew: {self.name} has {_counted(self.spec)}, this training {_counted(spec)}"
+            way_out = "; name them as the model does to keep it" if len(spec.classes) == self.network.classes else ""
+            yield f"the head starts anew: {self.name} has {_counted(self.spec)}, this training {_counted(spec)}{way_out}"
         elif (theirs := _labels(self.spec)) != (ours := _labels(spec)):
             yield f"the labels change: {self.name} has {theirs} for its classes, the new model will have {ours}"
         mpp = self.spec.mpp
         if mpp is not None and (spec.mpp is None or abs(spec.mpp - mpp) > MPP_TOLERANCE * mpp):
-            here = "the resolution of the images" if spec.mpp is None else f"{spec.mpp:g} micrometres per pixel"
+            here = "the resolution of the images" if spec.mpp is None else f"{spec.mpp:g}"
             yield (
                 f"{self.name} was trained at {mpp:g} micrometres per pixel, this training is at {here}: "
                 "objects have other sizes than those it knows; without mpp, a configuration takes that of the model"
