@@ -79,8 +79,9 @@ class Pretrained:
     def warnings(self, spec: ModelSpec) -> Iterator[str]:
         """What a user should know before a model of ``spec`` is trained from this one."""
         if not self.has_head_for(spec):
+            other = f"{self.name} has {_counted(self.spec)}, this training {_counted(spec)}"
             way_out = "; name them as the model does to keep it" if len(spec.classes) == self.network.classes else ""
-            yield f"the head starts anew: {self.name} has {_counted(self.spec)}, this training {_counted(spec)}{way_out}"
+            yield f"the head starts anew: {other}{way_out}"
         elif (theirs := _labels(self.spec)) != (ours := _labels(spec)):
             yield f"the labels change: {self.name} has {theirs} for its classes, the new model will have {ours}"
         mpp = self.spec.mpp
