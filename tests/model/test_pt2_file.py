@@ -9,6 +9,7 @@ import random
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -214,8 +215,12 @@ def test_sizes_are_not_evaluated(tampered: Callable[..., Path], tmp_path: Path) 
             size["as_expr"]["expr_str"] = f"__import__('pathlib').Path({str(marker)!r}).touch()"
         content["guards_code"] = [f"__import__('pathlib').Path({str(marker)!r}).touch()"]
 
-    load_pt2(tampered({JSON: edit}))(torch.zeros(1, 3, 16, 16))  # nobody reads these
+    path = tampered({JSON: edit})
+    load_pt2(path)(torch.zeros(1, 3, 16, 16))  # nobody reads these
     assert not marker.exists()
+    with suppress(Exception):
+        torch.export.load(path)
+    assert marker.exists()
 
 
 def test_modules_that_output_structures_name_are_not_imported(tampered: Callable[..., Path]) -> None:
@@ -285,6 +290,16 @@ def test_weights_beyond_their_bytes_are_refused(tampered: Callable[..., Path]) -
 
     with pytest.raises(ModelError, match="truncated or not"):
         load_pt2(tampered({WEIGHTS: edit}))
+
+
+def test_files_that_overlap_are_refused(sound: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(sound) as archive, zipfile.ZipFile(tmp_path / "net.pt2", "w") as copy:
+        for name in archive.namelist():
+            copy.writestr(name, archive.read(name))
+        largest = max(copy.infolist(), key=lambda info: info.file_size)
+        copy.filelist += [largest] * 50
+    with pytest.raises(ModelError, match="its files overlap"):
+        load_pt2(tmp_path / "net.pt2")
 
 
 def test_compressed_files_are_refused(sound: Path, tmp_path: Path) -> None:

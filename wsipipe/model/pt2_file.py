@@ -135,6 +135,8 @@ class _Archive:
 
     def __init__(self, file: zipfile.ZipFile) -> None:
         self.file = file
+        if sum(info.compress_size for info in file.infolist()) > Path(str(file.filename)).stat().st_size:
+            raise ValueError("its files overlap")
         folders = {name.partition("/")[0] for name in file.namelist()}
         if len(folders) != 1:
             raise ValueError("its files are not in one folder")
