@@ -184,6 +184,18 @@ def test_pickled_tensors_are_refused(tampered: Callable[..., Path], tmp_path: Pa
     assert not marker.exists()
 
 
+def test_weights_of_older_files_are_not_unpickled(tampered: Callable[..., Path], tmp_path: Path) -> None:
+    path = tampered(files={"data/weights/model.pt": pickled(tmp_path / "executed")})
+    load_pt2(path)
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "old.pt2", "w") as copy:
+        for name in archive.namelist():
+            if not name.endswith(WEIGHTS):
+                copy.writestr(name, archive.read(name))
+    with pytest.raises(ModelError, match="its weights are pickled, as older torch did"):
+        load_pt2(tmp_path / "old.pt2")
+    assert not (tmp_path / "executed").exists()
+
+
 def test_opaque_objects_are_refused(tampered: Callable[..., Path], tmp_path: Path) -> None:
     marker = tmp_path / "executed"
 
