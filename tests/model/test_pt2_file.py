@@ -137,6 +137,20 @@ def test_what_is_written_holds_no_pickle(sound: Path) -> None:
         assert [archive.read(name) for name in archive.namelist() if "sample_inputs" in name] == [b""]
 
 
+def test_what_is_written_names_no_file_of_this_machine_and_is_the_same_each_time(sound: Path, tmp_path: Path) -> None:
+    assert Path(__file__).name.encode() not in sound.read_bytes()
+    export_pt2(small(), tmp_path / "again.pt2", channels=3, side=16, step=8)
+    assert (tmp_path / "again.pt2").read_bytes() == sound.read_bytes()
+
+
+def test_operators_know_the_modules_that_they_are_in(sound: Path) -> None:
+    graph = load_pt2(sound).graph.graph
+    convolutions = graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default)
+    assert [list(node.meta["nn_module_stack"].values())[-1] for node in convolutions] == [
+        (path, "torch.nn.modules.conv.Conv2d") for path in ("conv.0", "heads.0", "heads.1")
+    ]
+
+
 def test_the_network_that_is_exported_stays_as_it_is(tmp_path: Path) -> None:
     network = nn.Conv2d(1, 2, 3).double().train()
     export_pt2(network, tmp_path / "net.pt2", channels=1, side=8, step=1)

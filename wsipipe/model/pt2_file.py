@@ -208,7 +208,8 @@ def _copy(source: Path, target: Path, extra: dict[str, bytes]) -> None:
     ):
         for name in dict.fromkeys([*archive.names, *extra]):
             content = b"" if name.startswith(SAMPLE_INPUTS) else extra.get(name)
-            copy.writestr(f"{archive.folder}/{name}", archive.read(name) if content is None else content)
+            undated = zipfile.ZipInfo(f"{archive.folder}/{name}")  # the same bytes whenever it is written
+            copy.writestr(undated, archive.read(name) if content is None else content)
 
 
 @contextmanager
