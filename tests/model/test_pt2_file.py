@@ -249,6 +249,25 @@ def test_sizes_are_not_evaluated(tampered: Callable[..., Path], tmp_path: Path) 
     assert marker.exists()
 
 
+def test_texts_do_not_become_code(tampered: Callable[..., Path], tmp_path: Path) -> None:
+    code = f"x'\"\n    __import__('pathlib').Path({str(tmp_path / 'executed')!r}).touch()\n    y"
+
+    def edit(content: Any) -> None:
+        graph = content["graph_module"]["graph"]
+        for node in graph["nodes"]:
+            node.update(name=code, metadata={"stack_trace": code, "nn_module_stack": f"{code},{code},{code}"})
+        convolution = next(node for node in graph["nodes"] if node["target"] == "torch.ops.aten.conv2d.default")
+        convolution["inputs"].append({"name": "padding", "arg": {"as_string": code}, "kind": 1})
+        renamed = json.dumps(graph).replace('"relu_"', json.dumps(code))
+        assert renamed.count("executed") > json.dumps(graph).count("executed")
+        content["graph_module"]["graph"] = json.loads(renamed)
+
+    network = load_pt2(tampered({JSON: edit}))
+    with pytest.raises(RuntimeError, match="padding"):
+        network(torch.zeros(1, 3, 16, 16))
+    assert not (tmp_path / "executed").exists()
+
+
 def test_modules_that_output_structures_name_are_not_imported(tampered: Callable[..., Path]) -> None:
     def edit(content: Any) -> None:
         signature = content["graph_module"]["module_call_graph"][0]["signature"]
