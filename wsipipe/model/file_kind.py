@@ -86,7 +86,7 @@ def _kind_of_zip(path: Path, file: IO[bytes]) -> FileKind:
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as err:
         raise ModelError(f"{path} is truncated, or a zip archive that is damaged ({err}); copy it again") from err
     if "serialized_exported_program.json" in names:
-        raise ModelError(f"{path} is a .pt2 file of torch 2.8 or older; load it with that, export it again with 2.9")
+        raise ModelError(f"{path} is a .pt2 file of an older torch; export the network again with a newer one")
     raise ModelError(f"{path} is a zip archive without a network that can be read; in Python: {SAVE_IT}")
 
 

@@ -179,7 +179,9 @@ class _Builder:
             args, kwargs = self._by_schema(function, {given["name"]: given["arg"] for given in node["inputs"]})
         else:
             args, kwargs = tuple(self._argument(given["arg"]) for given in node["inputs"]), {}
-        self._bind(self.graph.call_function(function, args, kwargs), node["outputs"])
+        called = self.graph.call_function(function, args, kwargs)
+        called.meta["nn_module_stack"] = _modules(node["metadata"])
+        self._bind(called, node["outputs"])
 
     def _by_schema(
         self, function: torch._ops.OpOverload, given: dict[str, Any]
@@ -256,6 +258,12 @@ class _Builder:
             self.values[value["as_name"]] = result
         else:
             raise ValueError(f"an operator that returns {kind}")
+
+
+def _modules(metadata: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """(path, class) of each module that a node is in, outermost first, as `torch.export` has it but by name."""
+    entries = [entry.split(",", 2) for entry in metadata.get("nn_module_stack", "").split(";")]
+    return {entry[0]: (entry[1], entry[2]) for entry in entries if len(entry) == 3}
 
 
 def _number(value: Any) -> float | int | bool:
