@@ -50,13 +50,15 @@ def kind_of(path: Path) -> FileKind:
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
+            if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:  # the header's length
+                return FileKind.SAFETENSORS
             if head.startswith(b"PK\x03\x04"):
                 return _kind_of_zip(path, file)
             if head[:1] == b"\x80" and head[1:2] <= b"\x05":
                 raise _refused_pickle(path, _globals(file, pickles=LEGACY_PICKLES))
     except OSError as err:
         raise ModelError(f"model {path} cannot be read: {err.strerror or err}") from err
-    if head[8:9] == b"{":  # after the length of the header
+    if head[8:9] == b"{":  # truncated
         return FileKind.SAFETENSORS
     if is_onnx(path):
         return FileKind.ONNX
