@@ -179,7 +179,9 @@ class _Builder:
             args, kwargs = self._by_schema(function, {given["name"]: given["arg"] for given in node["inputs"]})
         else:
             args, kwargs = tuple(self._argument(given["arg"]) for given in node["inputs"]), {}
-        self._bind(self.graph.call_function(function, args, kwargs), node["outputs"])
+        result = self.graph.call_function(function, args, kwargs)
+        result.meta["nn_module_stack"] = _modules(node["metadata"].get("nn_module_stack", ""))
+        self._bind(result, node["outputs"])
 
     def _by_schema(
         self, function: torch._ops.OpOverload, given: dict[str, Any]
@@ -256,6 +258,12 @@ class _Builder:
             self.values[value["as_name"]] = result
         else:
             raise ValueError(f"an operator that returns {kind}")
+
+
+def _modules(written: str) -> dict[str, tuple[str, str]]:
+    """(path, class) of the modules that a node is in, the outermost first: of ``key,path,class;key,path,class``."""
+    stack = [one.split(",") for one in written.split(";") if one.count(",") == 2]
+    return {key: (path, kind) for key, path, kind in stack}
 
 
 def _number(value: Any) -> float | int | bool:
