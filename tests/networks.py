@@ -1,12 +1,7 @@
-"""Networks of other people, with random weights, as the tests of foreign networks use them.
-
-`python -m tests.networks FOLDER` exports each in every format, and says how long that takes and how many labels differ.
-"""
+"""Networks of other people with random weights, and what computes them."""
 
 from __future__ import annotations
 
-import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-
-from wsipipe.errors import ModelError
-from wsipipe.model.onnx_file import export_onnx
-from wsipipe.model.pt2_file import export_pt2, load_pt2
-from wsipipe.model.torchscript_file import convert_torchscript, load_torchscript
 
 CHANNELS, CLASSES = 3, 4
 _LIBRARY: list[torch.library.Library] = []
@@ -149,50 +139,3 @@ def labels_that_differ(one: list[Array], other: list[Array]) -> int:
     """Pixels of which two computations have different classes."""
     assert [a.shape for a in one] == [b.shape for b in other]
     return sum(int((a.argmax(1) != b.argmax(1)).sum()) for a, b in zip(one, other, strict=True))
-
-
-def _timed(write: Callable[[], object]) -> str:
-    """How long ``write`` takes, or what it says that it cannot."""
-    start = time.perf_counter()
-    try:
-        write()
-    except ModelError as err:
-        return f"refused: {str(err)[:300]}"
-    return f"{time.perf_counter() - start:.1f} s"
-
-
-def main(folder: Path) -> None:
-    """Export each network in every format, and compare."""
-    for name, foreign in NETWORKS.items():
-        network = made(name)
-        sizes = {"channels": CHANNELS, "side": foreign.side, "step": foreign.step}
-        images = torch.randn(2, CHANNELS, foreign.side + 2 * foreign.step, foreign.side + foreign.step)
-        expected = outputs(network, images)
-        pixels = sum(one[:, 0].size for one in expected)
-        onnx, pt2, script = (folder / f"{name}{suffix}" for suffix in (".onnx", ".pt2", ".pt"))
-        print(f"{name}: {pixels} pixels", flush=True)
-        print("  onnx", _timed(lambda: export_onnx(network, onnx, **sizes)), flush=True)
-        if onnx.exists():
-            for engine in (by_onnxruntime, by_openvino):
-                print("   ", engine.__name__, labels_that_differ(expected, engine(onnx, images)), "differ", flush=True)
-        print("  pt2", _timed(lambda: export_pt2(network, pt2, **sizes)), flush=True)
-        if pt2.exists():
-            equal = all(map(np.array_equal, expected, outputs(load_pt2(pt2), images)))
-            print("    bit for bit" if equal else "    NOT bit for bit", flush=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.jit.trace(network, images, strict=False).save(str(script))
-        for suffix in (".onnx", ".pt2"):
-            target = folder / f"{name}-traced{suffix}"
-            loaded = load_torchscript(script, trust=True)
-            print("  traced to", suffix, _timed(lambda: convert_torchscript(loaded, target, **sizes)), flush=True)
-            if target.exists():
-                images_b = torch.randn(1, CHANNELS, foreign.side + 4 * foreign.step, foreign.side)
-                given = by_onnxruntime(target, images_b) if suffix == ".onnx" else outputs(load_pt2(target), images_b)
-                print(
-                    "   ", labels_that_differ(outputs(network, images_b), given), "differ at another size", flush=True
-                )
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -24,7 +24,7 @@ JSON = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"
 CONSTANTS = "data/constants/model_constants_config.json"
 SAMPLES = "data/sample_inputs/model.pt"
-MUTANTS = 60
+MUTANTS = 30
 Edit = Callable[[Any], object]
 
 
@@ -142,8 +142,8 @@ def test_the_network_that_is_exported_stays_as_it_is(tmp_path: Path) -> None:
     assert network.training
     assert network.weight.dtype == torch.float64
     with torch.no_grad():
-        given = load_pt2(tmp_path / "net.pt2")(torch.ones(1, 1, 9, 7))
-    assert given.shape == (1, 2, 7, 5)
+        given = load_pt2(tmp_path / "net.pt2")(torch.ones(1, 1, 9, 8))
+    assert given.shape == (1, 2, 7, 6)
 
 
 def test_a_network_that_asks_for_values_of_sides_is_refused(tmp_path: Path) -> None:
@@ -238,7 +238,8 @@ def test_modules_that_output_structures_name_are_not_imported(tampered: Callable
         "torch.ops.aten.save.default",
         "torch.ops.aten.from_file.default",
         "torch.ops.aten.set_.source_Storage",
-        "torch.ops.aten.empty.memory_format",
+        "torch.ops.aten.empty.out",
+        "torch.ops.aten.as_strided.default",
         "torch.ops.aten.add.__class__",
         "torch.ops.higher_order.cond",
         "torch.ops.prims.convert_element_type.default",

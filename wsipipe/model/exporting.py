@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -42,7 +43,11 @@ def export_free(network: nn.Module, *, channels: int, side: int, step: int) -> E
         If torch cannot export it, for example because its code asks for a side's value.
     """
     lowest = max(-(-side // step), 2)
-    network = copy.deepcopy(network).cpu().float().eval()
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*LeafSpec", category=FutureWarning
+        )  # of torch, about its own graphs
+        network = copy.deepcopy(network).cpu().float().eval()
     example = torch.zeros(2, channels, lowest * step, (lowest + 1) * step)  # equal sides would have to be equal always
     height, width = (Dim(axis, min=lowest) for axis in ("height", "width"))
     if step > 1:

@@ -18,9 +18,11 @@ import mmap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from wsipipe.errors import ModelError
@@ -89,14 +91,12 @@ def export_onnx(network: nn.Module, path: Path, *, channels: int, side: int, ste
     OutputError
         If the file cannot be written.
     """
-    try:
-        import onnxscript  # noqa: F401 - what torch.onnx is built on, and says late that it needs
-    except ImportError as err:
+    missing = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
+    if missing:
         raise ModelError(
-            f"writing {path} needs the package {err.name}; install it (pip install 'wsipipe[onnx]'), or write .pt2"
-        ) from err
-    import torch
-
+            f"writing {path} needs {' and '.join(missing)}, which torch exports with; "
+            "install them (pip install 'wsipipe[onnx]'), or write .pt2"
+        )
     program = export_free(network, channels=channels, side=side, step=step)
     names = output_names_of(program)
     with as_model_error("as ONNX", "write .pt2"), warnings.catch_warnings():

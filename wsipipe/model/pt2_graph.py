@@ -77,7 +77,7 @@ class ExportedNetwork(nn.Module):
         self.axes = axes
 
     def forward(self, images: torch.Tensor) -> Any:
-        """The outputs for ``images``: a tensor, or a tuple of several.
+        """The outputs for ``images`` (n, channel, y, x) of the dtype of the file's input: a tensor, or several.
 
         Raises
         ------
@@ -108,7 +108,7 @@ class ExportedNetwork(nn.Module):
 
 
 def build_network(program: dict[str, Any], tensors: dict[str, torch.Tensor], *, what: str) -> ExportedNetwork:
-    """The network that ``program`` describes, with weights and constants ``tensors`` by name.
+    """The network that ``program`` describes, with weights and constants ``tensors`` (...) of any dtype by name.
 
     Raises
     ------
@@ -167,7 +167,7 @@ class _Builder:
     def _add_call(self, node: dict[str, Any]) -> None:
         """Add one node of the file, unless it computes nothing."""
         target = node["target"]
-        if target.split(".")[-2] in ASSERTIONS:
+        if target.rpartition(".")[0].removeprefix("torch.ops.aten.") in ASSERTIONS:
             return
         function = resolve(target)
         if function is None:

@@ -68,18 +68,25 @@ OPERATORS = frozenset(
     """.split()  # noqa: SIM905 - a literal would be 200 lines
 )
 """Operators of ``torch.ops.aten`` that compute tensors from tensors and numbers, by name, without the ``_`` of those
-that work in place. Left out are those that open files (``from_file``, ``save``), hand out memory as it is (``empty``,
-``as_strided``, ``set_``, ``resize_``), draw random numbers, or belong to training."""
+that work in place. Left out are those that open files (``from_file``, ``save``), hand out memory as it is
+(``as_strided``, ``set_``, ``resize_``), draw random numbers, or belong to training."""
+ZEROED: dict[str, Callable[..., Any]] = {
+    "torch.ops.aten.empty.memory_format": torch.ops.aten.zeros.default,
+    "torch.ops.aten.empty_like.default": torch.ops.aten.zeros_like.default,
+    "torch.ops.aten.new_empty.default": torch.ops.aten.new_zeros.default,
+}
+"""What is computed instead of an operator that hands out memory as it is."""
 ASSERTIONS = {"_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size"}
 """Operators that compute nothing, and are left out of what is loaded."""
 
 
 def resolve(target: str) -> Callable[..., Any] | None:
     """The operator or the arithmetic that a file calls ``target``; None if it may not call that."""
-    if target in ARITHMETIC:
-        return ARITHMETIC[target]
-    *namespace, name, overload = target.split(".")
-    if namespace != ["torch", "ops", "aten"] or name.removesuffix("_") not in OPERATORS:
+    if target in ARITHMETIC or target in ZEROED:
+        return ARITHMETIC.get(target) or ZEROED[target]
+    namespace, _, name_and_overload = target.partition("torch.ops.aten.")
+    name, _, overload = name_and_overload.partition(".")
+    if namespace or name.removesuffix("_") not in OPERATORS:
         return None
     packet = getattr(torch.ops.aten, name, None)
     if packet is None or overload not in packet.overloads():
