@@ -27,13 +27,20 @@ OPAQUE = {
     "Max": "Mean",
     "Min": "Mean",
     "MaxPool": "AveragePool",
+    "GlobalMaxPool": "GlobalAveragePool",
+    "ReduceMax": "ReduceMean",
+    "ReduceMin": "ReduceMean",
     "ArgMax": "ReduceMean",
     "ArgMin": "ReduceMean",
 }
 """Operators that may swallow NaN, and others that look as far and do not."""
-OF_NUMBERS_TOO = {"Clip", "Max", "Min", "ArgMax", "ArgMin"}
+OF_NUMBERS_TOO = {"Clip", "Max", "Min", "ReduceMax", "ReduceMin", "ArgMax", "ArgMin"}
 """Those that occur in the arithmetic of shapes as well, and there have to stay."""
+ALL_INPUTS = {"Max", "Min", "ReduceMax", "ReduceMin"}
+"""Those of which the other operator takes all inputs, and not just the first."""
 ATTRIBUTES = {
+    "ReduceMax": {"axes", "keepdims", "noop_with_empty_axes"},
+    "ReduceMin": {"axes", "keepdims", "noop_with_empty_axes"},
     "MaxPool": {"auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides"},
     "ArgMax": {"keepdims"},
     "ArgMin": {"keepdims"},
@@ -84,7 +91,7 @@ def _replace(node: onnx.NodeProto, graph: onnx.GraphProto, version: int) -> None
         axes = f"{node.output[0]}_axes"
         graph.initializer.append(onnx.numpy_helper.from_array(np.array([axis], np.int64), axes))
         node.input.append(axes)
-    elif node.op_type not in ("Max", "Min"):
+    elif node.op_type not in ALL_INPUTS:
         del node.input[1:]
     del node.attribute[:]
     node.attribute.extend(kept)
@@ -130,9 +137,9 @@ def global_operation(
 
 
 def _measure_nan(model: onnx.ModelProto) -> list[str]:
-    """Let ``model`` return, instead of its outputs, the share of NaN in each value that is computed; return their names.
+    """Let ``model`` return the share of NaN in each value instead of its outputs, and return the names of the values.
 
-    The values themselves would be too much for the memory: there are hundreds.
+    The values themselves, of which there are hundreds, could be too much for the memory.
     """
     graph, make = model.graph, onnx.helper.make_node
     types = _types(model)

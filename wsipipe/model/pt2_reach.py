@@ -21,11 +21,13 @@ def analysis_copy(network: fx.GraphModule) -> fx.GraphModule:
 
     All that torch computes does, but for classes: these become the mean of the values that they are chosen from.
     """
-    opaque = copy.deepcopy(network)
+    opaque = fx.GraphModule(network, copy.deepcopy(network.graph))  # of the same weights
     for node in opaque.graph.nodes:
         if node.target in (aten.argmax.default, aten.argmin.default):
-            values, axis, *keep = (*node.args, *node.kwargs.values())
-            node.target, node.args, node.kwargs = aten.mean.dim, (values, [axis], *keep), {}
+            given = dict(zip(("self", "dim", "keepdim"), node.args, strict=False)) | node.kwargs
+            if given.get("dim") is not None:
+                node.target, node.kwargs = aten.mean.dim, {}
+                node.args = (given["self"], [given["dim"]], given.get("keepdim", False))
     opaque.recompile()
     return opaque
 
