@@ -46,6 +46,7 @@ class RunTable:
     device: str = "auto"
     engine: str = "auto"
     precision: str = "float32"
+    margin: int | None = None
     tile: int | None = None
     block: int | None = None
     batch: int | None = None

@@ -111,6 +111,8 @@ class RunConfig:
     """Inference engine: ``auto``, ``torch``, ``compile``, ``onnxruntime``, or on CPUs ``openvino``."""
     precision: str = "float32"
     """Precision of convolutions: ``bfloat16`` and ``float16`` are faster on GPUs, and change some labels."""
+    margin: int | None = None
+    """Pixels around a tile's core, fewer than the network looks at, for approximate labels; None: as many."""
     threads: int | None = None
     """Blocks in flight: read, decoded and written at the same time."""
     max_memory_bytes: int | None = None

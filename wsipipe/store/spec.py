@@ -62,6 +62,8 @@ class Fingerprint:
     """Whether tiles that cannot be decoded fail the slide, or are filled with label 0."""
     reading: str = ""
     """Reader and planes of the slide; empty for all planes, by the reader of its format."""
+    approximate: str = ""
+    """The tiles, in words, where labels depend on them; empty where tiles give what the whole image would."""
 
     def differences(self, other: Fingerprint) -> list[str]:
         """Names of the fields in which the two differ."""
