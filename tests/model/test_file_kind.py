@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 import warnings
 import zipfile
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import nn
 from wsipipe.errors import ModelError
 from wsipipe.model.file_kind import FileKind, kind_of
 from wsipipe.model.protobuf import text_field
+
+MUTANTS = 200
 
 
 class Net(nn.Module):
@@ -91,3 +94,16 @@ def test_other_archives_are_refused(tmp_path: Path) -> None:
             kind_of(tmp_path / "net.pt2")
     with pytest.raises(ModelError, match="cannot be read"):
         kind_of(tmp_path)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_mutant_is_told_or_refused(tmp_path: Path, *, legacy: bool) -> None:
+    torch.save(Net().state_dict(), tmp_path / "sound", _use_new_zipfile_serialization=not legacy)
+    content, path, chance = (tmp_path / "sound").read_bytes(), tmp_path / "mutant", random.Random(5)
+    for _ in range(MUTANTS):
+        mutant = bytearray(content)
+        for place in (chance.randrange(len(mutant)), chance.randrange(400), -1 - chance.randrange(400)):
+            mutant[place] = chance.choice([0, 255, chance.randrange(256)])
+        path.write_bytes(mutant)
+        with pytest.raises(ModelError):
+            kind_of(path)

@@ -11,6 +11,7 @@ from typing import IO
 
 from wsipipe.errors import ModelError
 from wsipipe.model.onnx_file import is_onnx
+from wsipipe.model.pt2_file import DAMAGED_ZIP
 
 HEAD_BYTES = 16
 """Bytes at the beginning of a file that most kinds are told by."""
@@ -85,7 +86,9 @@ def _kind_of_zip(path: Path, file: IO[bytes]) -> FileKind:
                 name = next(name for name in names if name.partition("/")[2] == "data.pkl")
                 with archive.open(name) as pickled:
                     raise _refused_pickle(path, _globals(pickled, pickles=1))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as err:
+    except ModelError:
+        raise
+    except DAMAGED_ZIP as err:
         raise ModelError(f"{path} is truncated, or a zip archive that is damaged ({err}); copy it again") from err
     if "serialized_exported_program.json" in names:
         raise ModelError(f"{path} is a .pt2 file of an older torch; export the network again with a newer one")
@@ -99,8 +102,8 @@ def _globals(file: IO[bytes], *, pickles: int) -> set[str]:
     try:
         for _ in range(pickles):
             found.update(_imported(file))
-    except ValueError:  # how pickletools says that it is not a pickle, such as the numbers that follow the last one
-        pass
+    except (ValueError, OverflowError, MemoryError):
+        pass  # what pickletools says of what is not a pickle, such as the numbers that follow the last one
     return found
 
 

@@ -91,12 +91,7 @@ def export_onnx(network: nn.Module, path: Path, *, channels: int, side: int, ste
     OutputError
         If the file cannot be written.
     """
-    missing = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
-    if missing:
-        raise ModelError(
-            f"writing {path} needs {' and '.join(missing)}, which torch exports with; "
-            "install them (pip install 'wsipipe[onnx]'), or write .pt2"
-        )
+    require_exporter(path)
     program = export_free(network, channels=channels, side=side, step=step)
     with as_model_error("as ONNX", "write .pt2"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about its own code
@@ -114,6 +109,22 @@ def export_onnx(network: nn.Module, path: Path, *, channels: int, side: int, ste
             raise ModelError(f"{path}: its weights take more than the 2 GB that an ONNX file can hold; write .pt2")
         blob = proto.SerializeToString()
     write_whole(path, blob, kind="model ", way_out="give another path")
+
+
+def require_exporter(path: Path) -> None:
+    """Raise a ModelError about ``path`` if a package that torch exports ONNX with is missing.
+
+    Raises
+    ------
+    ModelError
+        If ``onnx`` or ``onnxscript`` is not installed.
+    """
+    missing = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
+    if missing:
+        raise ModelError(
+            f"writing {path} needs {' and '.join(missing)}, which torch exports with; "
+            "install them (pip install 'wsipipe[onnx]'), or write .pt2"
+        )
 
 
 def read_onnx_metadata(path: Path) -> str | None:

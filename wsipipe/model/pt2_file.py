@@ -11,7 +11,9 @@ Source: ``torch/export/pt2_archive/_package.py`` and ``torch/_export/serde/schem
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +34,10 @@ SAMPLE_INPUTS = "data/sample_inputs/"
 """Pickled example inputs, which nothing here reads; torch takes an empty file for none."""
 SCHEMA_MAJOR = 8
 """Version of the JSON."""
-MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, RecursionError)
-"""What reading JSON of another structure raises."""
+DAMAGED_ZIP = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error, zlib.error)
+"""What `zipfile` raises about archives that are damaged, or encrypted."""
+MALFORMED = (LookupError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError)
+"""What reading JSON of another structure raises, besides RuntimeError and ValueError."""
 
 
 def export_pt2(network: nn.Module, path: Path, *, channels: int, side: int, step: int) -> None:
@@ -222,7 +226,7 @@ def _opened(path: Path) -> Iterator[_Archive]:
         raise
     except OSError as err:
         raise ModelError(f"model {path} cannot be read: {err.strerror or err}") from err
-    except (zipfile.BadZipFile, NotImplementedError, *MALFORMED) as err:
+    except (*DAMAGED_ZIP, *MALFORMED) as err:
         raise ModelError(
             f"model {path} is truncated or not a .pt2 file that can be loaded ({type(err).__name__}: {err})"
         ) from err
