@@ -19,6 +19,7 @@ from tests.importing.small_networks import (
     Residual,
     SelfAttention,
     SqueezeExcite,
+    Strided,
     WithoutNaN,
     computing,
     conv,
@@ -67,6 +68,8 @@ FINITE: dict[str, tuple[Callable[[], nn.Module], Receptive]] = {
         lambda: nn.Sequential(nn.PixelUnshuffle(4), conv(48, 32, 3), nn.PixelShuffle(4)),
         Receptive(4, 4, 8, 4),
     ),
+    # the last of 4 px sees 1 + 2 px before the first
+    "two remainders": (Strided, Receptive(4, 3, 8, 4)),
     # cells of 12 px, of which bilinear upsampling sees two: from the middle of one to that of the next is a core
     "stride 12": (lambda: nn.Sequential(nn.Conv2d(3, 4, 12, stride=12), BILINEAR), Receptive(12, 6, 12, 6)),
     "one side": (lambda: OnlySide(PaddedUNet(2), 128), Receptive(84, 20, 44, 22, 1, 84)),
