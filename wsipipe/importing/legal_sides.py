@@ -9,7 +9,7 @@ from math import lcm
 import numpy as np
 import numpy.typing as npt
 
-from wsipipe.errors import ModelError
+from wsipipe.errors import ModelError, WsipipeError
 from wsipipe.geometry.network import round_up
 
 Array = npt.NDArray[np.float32]
@@ -102,7 +102,7 @@ class Trial:
     """Tiles given to a network to see whether it takes them."""
 
     def __init__(self, compute: Compute, channels: int) -> None:
-        self.compute, self.channels = compute, channels
+        self.compute, self.channels = saying_tile(compute), channels
         self.refusal = ""
         """What the network said to the last tile that it refused."""
 
@@ -116,8 +116,8 @@ class Trial:
         """
         try:
             shape = self.compute(np.zeros((1, self.channels, height, width), np.float32)).shape
-        except Exception as error:  # whatever an unknown runtime raises
-            self.refusal = f"of {height} x {width} px it says: {str(error).strip()[:300]}"
+        except WsipipeError as error:
+            self.refusal = f"last: {error}"
             return None
         if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
             raise ModelError(
@@ -146,6 +146,23 @@ class Trial:
                 "3, ... px of the input"
             )
         return more // grown
+
+
+def saying_tile(compute: Compute) -> Compute:
+    """``compute``, whose errors say for which tile they came, and are a ModelError."""
+
+    def computing(images: Array) -> Array:
+        try:
+            return compute(images)
+        except WsipipeError:
+            raise
+        except Exception as error:  # whatever an unknown runtime raises
+            height, width = images.shape[2:]
+            raise ModelError(
+                f"the network does not take a tile of {height} x {width} px: {str(error).strip()[:300]}"
+            ) from error
+
+    return computing
 
 
 def transposed(compute: Compute) -> Compute:
