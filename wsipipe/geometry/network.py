@@ -64,8 +64,8 @@ class Receptive:
         least = half - self.crop // self.stride * self.stride
         if steps < 1 or context < lost or self.largest_core is not None:
             raise GeometryError(
-                f"a margin of {context} px is not possible: the network's exact tiles have {half} px around their cores, and "
-                f"it takes no fewer than {least} (--margin)"
+                f"a margin of {context} px is not possible: exact tiles have {half} px around their cores, and the "
+                f"network takes no fewer than {least} (--margin)"
             )
         cut = steps * self.stride
         return replace(self, halo=min(self.halo, half - cut), margin=self.margin - 2 * cut, crop=self.crop - cut)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wsipipe.errors import ModelError, NoFiniteReachError, UsageError
+from wsipipe.errors import ModelError, NoFiniteReachError, UsageError, WsipipeError
 from wsipipe.geometry.network import Receptive, round_up
 from wsipipe.importing.inside import foreign_of, global_operation, opaque_compute
 from wsipipe.importing.legal_sides import Compute, Sides, SidesHint, find_sides, noise
@@ -33,6 +33,8 @@ PORTS = {FileKind.ONNX: onnx_ports, FileKind.PT2: pt2_ports}
 """What lists the inputs and outputs in a file of each kind."""
 SUFFIX_OF = {FileKind.ONNX: ".onnx", FileKind.PT2: ".pt2"}
 UNMEASURED = Receptive(stride=1, halo=0, margin=0, crop=0)
+MOST_ROOM_PX = 2048
+"""The most that is added to margins for networks that take large tiles only."""
 APPROXIMATE_STRIDE = 32
 """Grid of cores in pixels for networks that commute with no shift; encoders have it most often."""
 
@@ -190,6 +192,7 @@ def measure_network(
     say("measuring how far it looks")
     try:
         receptive = measure_receptive(compute, channels, sides=hint, analysis=opaque_compute(model, sides, _compute))
+        receptive = _with_room(compute, channels, receptive)
         shift_test(compute, channels, receptive)
     except NoFiniteReachError as err:
         if request.margin is None:
@@ -201,6 +204,22 @@ def measure_network(
             ) from err
         return replace(network, receptive=_approximate(compute, channels, sides, request.margin), exact=False)
     return replace(network, receptive=receptive)
+
+
+def _with_room(compute: Compute, channels: int, receptive: Receptive) -> Receptive:
+    """``receptive`` with a margin that makes the smallest tile, of one stride and the margin, large enough."""
+    if receptive.largest_core is not None:
+        return receptive
+    for more in range(0, MOST_ROOM_PX, 2 * receptive.stride):
+        side = receptive.stride + receptive.margin + more
+        try:
+            compute(noise(channels, side, side)[None])
+        except (WsipipeError, RuntimeError, ValueError):  # what engines raise for sides that a network does not take
+            continue
+        return replace(receptive, margin=receptive.margin + more, crop=receptive.crop + more // 2)
+    raise ModelError(
+        f"the network takes no tile of {side} px, which has {receptive.stride} px and {receptive.margin} around"
+    )
 
 
 def _port(path: Path, what: str, ports: Sequence[Port], name: str | None) -> Port:

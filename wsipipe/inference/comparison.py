@@ -99,6 +99,6 @@ def check_exact(compared: Compared, model: str) -> None:
     """Raise a ModelError if more labels differ than rounding explains."""
     if compared.differing > ROUNDING_SHARE * compared.labels:
         raise ModelError(
-            f"model {model}: {compared.differing:,} of {compared.labels:,} labels differ between tiles of two sides, so "
-            "the network looks farther than its file says; import it again, or use another --engine"
+            f"model {model}: {compared.differing:,} of {compared.labels:,} labels differ in tiles of two sides: the "
+            "network looks farther than its file says; import it again, or use another --engine"
         )

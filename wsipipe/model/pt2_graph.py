@@ -179,9 +179,9 @@ class _Builder:
             args, kwargs = self._by_schema(function, {given["name"]: given["arg"] for given in node["inputs"]})
         else:
             args, kwargs = tuple(self._argument(given["arg"]) for given in node["inputs"]), {}
-        result = self.graph.call_function(function, args, kwargs)
-        result.meta["nn_module_stack"] = _modules(node["metadata"].get("nn_module_stack", ""))
-        self._bind(result, node["outputs"])
+        called = self.graph.call_function(function, args, kwargs)
+        called.meta["nn_module_stack"] = _modules(node["metadata"])
+        self._bind(called, node["outputs"])
 
     def _by_schema(
         self, function: torch._ops.OpOverload, given: dict[str, Any]
@@ -260,10 +260,10 @@ class _Builder:
             raise ValueError(f"an operator that returns {kind}")
 
 
-def _modules(written: str) -> dict[str, tuple[str, str]]:
-    """(path, class) of the modules that a node is in, the outermost first: of ``key,path,class;key,path,class``."""
-    stack = [one.split(",") for one in written.split(";") if one.count(",") == 2]
-    return {key: (path, kind) for key, path, kind in stack}
+def _modules(metadata: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """(path, class) of each module that a node is in, outermost first, as `torch.export` has it but by name."""
+    entries = [entry.split(",", 2) for entry in metadata.get("nn_module_stack", "").split(";")]
+    return {entry[0]: (entry[1], entry[2]) for entry in entries if len(entry) == 3}
 
 
 def _number(value: Any) -> float | int | bool:
