@@ -75,7 +75,7 @@ def write_network(
         )
     features = x
     head = rng.standard_normal((classes, 6, 3, 3), np.float32)
-    head -= head.mean(axis=(1, 2, 3), keepdims=True)  # so that every class wins somewhere
+    head -= head.mean(axis=(2, 3), keepdims=True)  # so that every class wins somewhere
     x = add("Conv", x, constant("head", head), pads=[0 if valid else 1] * 4)
     if activation:
         x = add(activation, x, **({"axis": 1} if activation == "Softmax" else {}))
