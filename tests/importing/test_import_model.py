@@ -17,11 +17,13 @@ import torch
 import wsipipe
 from tests.conftest import Call
 from tests.importing.onnx_networks import write_network
+from tests.real_data import data, needs_data
 from wsipipe.errors import ChannelError, GeometryError, MachineError, ModelError, NoFiniteReachError, UsageError
 from wsipipe.geometry.mirror import mirror
 from wsipipe.geometry.network import Receptive, round_up
 from wsipipe.importing import import_model
 from wsipipe.importing.import_model import NetworkRequest, import_file, named_classes
+from wsipipe.importing.margins import margin_shares
 from wsipipe.inference import devices
 from wsipipe.inference.engines.start import start_engine
 from wsipipe.model.forward import Normalise, label_values, winner
@@ -306,3 +308,13 @@ def test_memory_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_classes_are_numbered_in_their_order() -> None:
     found = named_classes(["tumour", "background", "stroma"])
     assert [(c.name, c.label) for c in found] == [("tumour", 1), ("background", 0), ("stroma", 2)]
+
+
+@needs_data
+def test_what_smaller_margins_change_is_told_of_real_tissue(tmp_path: Path) -> None:
+    model = imported(write_network(tmp_path / "net.onnx"))
+    wide, *_, narrow = margin_shares(model.info.path, str(data("slides/CMU-1-Small-Region.svs")))
+    assert wide.px > narrow.px >= 0
+    assert wide.cost > narrow.cost >= 1
+    assert 0 <= wide.share <= narrow.share < 0.5
+    assert narrow.share > 0
