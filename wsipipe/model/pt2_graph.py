@@ -62,10 +62,12 @@ class Side:
         return None if rest or n < self.lowest or (self.highest is not None and n > self.highest) else n
 
     def __str__(self) -> str:
-        """As people read it: ``32 n + 4, n >= 2``."""
-        shifted = f" + {self.offset}" if self.offset else ""
-        up_to = f" and <= {self.highest}" if self.highest is not None else ""
-        return f"{self.factor} n{shifted}, n >= {self.lowest}{up_to}"
+        """As people read it: ``32 n + 4 from 68``, or ``any`` for all that there are."""
+        n = "n" if self.factor == 1 else f"{self.factor} n"
+        lengths = f"{n} + {self.offset}" if self.offset else n
+        first = self.factor * self.lowest + self.offset
+        up_to = "" if self.highest is None else f" to {self.factor * self.highest + self.offset}"
+        return "any" if (lengths, first, up_to) == ("n", 0, "") else f"{lengths} from {first}{up_to}"
 
 
 class ExportedNetwork(nn.Module):
