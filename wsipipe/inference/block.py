@@ -163,7 +163,7 @@ def _compare(
     work: BlockWork, index: tuple[int, int], pixels: Pixels, cores: list[Box], labels: Labels, spent: Spent
 ) -> Compared:
     """Compute a part of the block again, if it is to be compared; raise a ModelError if it differs and should not."""
-    if not is_compared(work.compare, work.level.identity, index):
+    if not is_compared(work.compare, work.pool, work.level.identity, index):
         return NOTHING
     with spent.on("wait"):
         compared = compare_tiles(resident_pool(work.pool), work.grid, pixels, cores, _around(cores), labels)

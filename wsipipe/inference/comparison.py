@@ -15,7 +15,7 @@ import numpy as np
 from wsipipe.arrays import Labels, Pixels
 from wsipipe.errors import ModelError
 from wsipipe.geometry.grid import Box, Grid
-from wsipipe.inference.pool import Pool
+from wsipipe.inference.pool import Pool, PoolSpec
 
 EVERY = 7
 """One of so many blocks is compared where labels are approximate: 4 % more to compute."""
@@ -48,18 +48,19 @@ class Compared:
 
 
 NOTHING = Compared()
-_known: set[str] = set()
+_known: set[tuple[PoolSpec, str]] = set()
+"""The planes that were compared in this process, with each pool."""
 _lock = threading.Lock()
 
 
-def is_compared(compare: Compare, plane: str, index: tuple[int, int]) -> bool:
+def is_compared(compare: Compare, pool: PoolSpec, plane: str, index: tuple[int, int]) -> bool:
     """Whether block ``index`` of ``plane``, the identity of a slide's level, is to be compared."""
     if compare == Compare.SAMPLE:
         return (index[0] * 3 + index[1]) % EVERY == 0
     with _lock:
-        if compare == Compare.NEVER or plane in _known:
+        if compare == Compare.NEVER or (pool, plane) in _known:
             return False
-        _known.add(plane)
+        _known.add((pool, plane))
         return True
 
 
