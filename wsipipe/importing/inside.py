@@ -74,7 +74,10 @@ def global_operation(model: Model, sides: Sides) -> GlobalOperation | None:
 
 
 def images_with_nan(network: ForeignNetwork, sides: Sides) -> Iterator[Array]:
-    """Images as ``network`` takes them, a tall one with NaN in the middle rows, and a wide one with NaN in columns."""
+    """A tall image with NaN in the middle rows, and a wide one with NaN in the middle columns.
+
+    Both are (1, channel, y, x) or (1, y, x, channel), as ``network`` takes them, float32.
+    """
     height = sides.at_least(HEIGHT)
     start = (height - ROWS_OF_NAN) // 2
     image = noise(network.in_channels, height, sides.width(height))[None]

@@ -55,7 +55,7 @@ class Sides:
 
 
 def noise(channels: int, height: int, width: int, seed: int = 0) -> Array:
-    """Noise, (channel, y, x), of about unit variance, as strong in 16 px blocks as from pixel to pixel.
+    """Noise, (channel, y, x) in float32, of about unit variance, as strong in 16 px blocks as from pixel to pixel.
 
     White noise alone averages out on the way to the deepest layers, and they would hardly be tested.
     """
@@ -127,14 +127,26 @@ class Trial:
         return shape[2], shape[3]
 
     def only(self, side: int) -> Sides:
-        """The geometry of a network that takes tiles of ``side`` px and no others."""
+        """The geometry of a network that takes tiles of ``side`` px and no others.
+
+        Raises
+        ------
+        ModelError
+            If it does not take them.
+        """
         output = self.output(side, side)
         if output is None:
             raise ModelError(f"the network does not take its only tile, of {side} px; {self.refusal}")
         return Sides(side, 0, max(round(side / output[0]), 1), square=True)
 
     def scale(self, legal: int, step: int, square: bool) -> int:
-        """Px of the input per px of the output, from two tiles whose heights differ."""
+        """Px of the input per px of the output, from two tiles whose heights differ.
+
+        Raises
+        ------
+        ModelError
+            If the output is not larger for the larger tile, or not by whole px.
+        """
         more = lcm(step, SPAN)
         small = self.output(legal, legal)
         large = self.output(legal + more, legal + more if square else legal)

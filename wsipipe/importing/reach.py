@@ -185,7 +185,13 @@ class Probe:
         return Dependence(stride, height % stride, self.sides.scale, self.lost(height), first, last)
 
     def tall_enough(self, what: str) -> int:
-        """The height of a tile, px, in whose middle rows depend on nothing near its ends."""
+        """The height of a tile, px, in whose middle rows depend on nothing near its ends.
+
+        Raises
+        ------
+        NoFiniteReachError
+            If there is none.
+        """
         least = max(ROOM, 3 * self.base) if self.sides.step else 3 * self.base
         needed = 0
         for height in sorted({self.sides.at_least(height) for height in HEIGHTS}):
@@ -209,7 +215,13 @@ class Probe:
         return (stop - start) * self.sides.scale
 
     def stride(self, height: int, what: str) -> int:
-        """The smallest shift of the input, px, that shifts the output and changes nothing else."""
+        """The smallest shift of the input, px, that shifts the output and changes nothing else.
+
+        Raises
+        ------
+        NoFiniteReachError
+            If there is none.
+        """
         tried: list[int] = []
         for longest in (*(shift for shift in SHIFTS if shift % self.base == 0), self.base):
             if longest + 2 * self.base > self.room(height) or any(shift % longest == 0 for shift in tried):
@@ -299,7 +311,7 @@ class Probe:
         return len(above) - first_true(above[::-1]), first_true(below)
 
     def changed(self, height: int, top: int, bottom: int) -> npt.NDArray[np.bool_]:
-        """Which output rows of a tile NaN in its ``top`` and ``bottom`` rows changes."""
+        """Whether NaN in the ``top`` and ``bottom`` rows of a tile changes each output row, (y,), bool."""
         tile = self.image(height)
         clean = self.output(height, opaque=True)
         tile[:, :top] = np.nan
@@ -308,14 +320,14 @@ class Probe:
         return rows
 
     def output(self, height: int, *, opaque: bool = False) -> Array:
-        """The output, (class, y, x), for `image`, which is computed once."""
+        """The output, (class, y, x), float32, for `image`, which is computed once."""
         compute = self.opaque if opaque else self.compute
         if (compute, height) not in self._outputs:
             self._outputs[compute, height] = compute(self.image(height)[None])[0]
         return self._outputs[compute, height]
 
     def image(self, height: int, *, origin: int = 0) -> Array:
-        """``height`` rows from ``origin`` on of one image, (channel, y, x), as narrow as the network allows."""
+        """``height`` rows from ``origin`` on of one image, (channel, y, x), float32, as narrow as may be."""
         image = noise(self.channels, height + max(SHIFTS[0], self.base), self.sides.width(height))
         return image[:, origin : origin + height].copy()
 
@@ -373,11 +385,11 @@ def shift_test(compute: Compute, channels: int, receptive: Receptive, *, shift: 
 
 
 def first_true(values: npt.NDArray[np.bool_]) -> int:
-    """The index of the first true value; their number if none is."""
+    """The index of the first true value of ``values``, (y,), bool; their number if none is."""
     return int(values.argmax()) if values.any() else len(values)
 
 
 def difference(a: Array, b: Array) -> float:
-    """The largest difference of two outputs, relative to the largest value; infinite if there is NaN in one."""
+    """The largest difference of two outputs, (..., y, x), float32, relative to the largest value; infinite with NaN."""
     most, largest = float(np.abs(a - b).max()), float(max(np.abs(a).max(), np.abs(b).max()))
     return 0.0 if most == 0 else most / largest if most < np.inf else np.inf

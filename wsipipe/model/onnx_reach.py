@@ -113,7 +113,7 @@ def global_operation(
     model
         The content of the file.
     images
-        What it is computed for, each as its input has it, and with NaN in a part.
+        What it is computed for: (1, channel, y, x) or (1, y, x, channel), float32, each with NaN in a part.
     input_name
         The name of its input.
     """

@@ -40,7 +40,7 @@ def global_operation(network: fx.GraphModule, images: Iterable[npt.NDArray[np.fl
     network
         The graph of a program with one input.
     images
-        What it is computed for, each as its input has it, and with NaN in a part.
+        What it is computed for: (1, channel, y, x) or (1, y, x, channel), float32, each with NaN in a part.
     """
     for image in images:
         observer = _Observer(network)
