@@ -168,7 +168,13 @@ def import_model(
 def measure_network(
     path: Path, kind: FileKind, spec: ModelSpec, request: NetworkRequest, say: Callable[[str], None] = lambda _: None
 ) -> ForeignNetwork:
-    """The description of the network in the file at ``path``, all but the memory that it takes; as `import_model`."""
+    """The description of the network in the file at ``path``, all but the memory that it takes; as `import_model`.
+
+    Raises
+    ------
+    NoFiniteReachError, ModelError, UsageError
+        As `import_model`.
+    """
     inputs, outputs = PORTS[kind](path)
     image = _port(path, "input", inputs, request.input)
     output = _port(path, "output", outputs, request.output)

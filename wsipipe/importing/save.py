@@ -55,6 +55,8 @@ def save_model(
         If tiles cannot give what the whole image would, and no margin is asked for.
     ModelError
         If the spec does not fit the network, or the network cannot be exported.
+    UsageError
+        If ``path`` has another suffix.
     OutputError
         If the file cannot be written.
     """
