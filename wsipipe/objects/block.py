@@ -167,7 +167,9 @@ def _find(labels: npt.NDArray[np.unsignedinteger[Any]], origin: tuple[int, int],
     touching = np.zeros(pieces.count, np.bool_)
     for side in (pieces.numbers[0], pieces.numbers[-1], pieces.numbers[:, 0], pieces.numbers[:, -1]):
         touching[side[side >= 0]] = True
-    lines, diagonals = trace(labels, pieces.numbers, touching, origin=origin, width=counting.shape[1])
+    lines, diagonals = trace(
+        labels, pieces.numbers, touching, runs=pieces.starts, origin=origin, width=counting.shape[1]
+    )
     group, cut = _groups(diagonals, touching, counting.connectivity)
     return _Found(labels, pieces, touching, lines, diagonals, group, cut)
 
