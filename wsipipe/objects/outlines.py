@@ -41,8 +41,8 @@ CONVEX = np.array([(DOWN, LEFT), (LEFT, UP), (RIGHT, DOWN), (UP, RIGHT)], np.int
 CONCAVE = np.array([(LEFT, DOWN), (UP, LEFT), (DOWN, RIGHT), (RIGHT, UP)], np.int8)
 # ... and where the one across the diagonal belongs to the same piece, so that the outline crosses over to it.
 CROSSING = np.array([(DOWN, RIGHT), (LEFT, DOWN), (RIGHT, UP), (UP, LEFT)], np.int8)
-_IS_CONVEX, _IS_CROSSING, _IS_CONCAVE = 1, 2, 3  # 0 where nothing turns
-_TURNS = np.stack([np.full_like(CONVEX, NOWHERE), CONVEX, CROSSING, CONCAVE])
+_IS_CONVEX, _IS_CROSSING, _IS_CONCAVE = np.array([1, 2, 3], np.uint8)  # 0 where nothing turns
+_ARRIVING, _LEAVING = np.concatenate([np.full_like(CONVEX, NOWHERE), CONVEX, CROSSING, CONCAVE]).T.copy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ class Lines:
 
     def taken(self, which: Mask) -> Lines:
         """Those where the mask ``which``, (lines,), booleans, is true."""
-        points = self.points[np.repeat(which, self.size)]
+        points = self.points.compress(np.repeat(which, self.size), axis=0)
         return Lines(self.piece[which], self.arrives[which], self.leaves[which], self.size[which], points)
 
     def renumbered(self, number: Counts) -> Lines:
@@ -173,7 +173,7 @@ def trace(
         np.where(chain, begin_key, -1),
         np.where(chain, stop_key, -1),
         np.diff(starts) - 2 * chain,
-        points[nodes[is_corner[nodes]]],
+        points.take(nodes.compress(is_corner[nodes]), axis=0),
     )
     moved = Diagonals(
         diagonals.y + origin[0], diagonals.x + origin[1], diagonals.quadrant, diagonals.piece, diagonals.partner
@@ -246,9 +246,8 @@ def _corners(
         beside, above, across = (values[quadrant ^ step] == value for step in (1, 2, 3))  # above it, or below it
         there = value > 0
         convex, concave = there & ~(beside | above), there & beside & above & ~across
-        turns[:, quadrant] = convex * np.where(across, np.uint8(_IS_CROSSING), np.uint8(_IS_CONVEX))
-        turns[:, quadrant] += concave * np.uint8(_IS_CONCAVE)
-    corner = np.flatnonzero(turns)
+        turns[:, quadrant] = _IS_CONVEX * (convex & ~across) + _IS_CROSSING * (convex & across) + _IS_CONCAVE * concave
+    corner = np.flatnonzero(turns != 0)
     turn, quadrant, vertex = turns.ravel()[corner], corner % 4, vertex[corner // 4]
     numbers, y = pieces.ravel(), vertex // width
     x, piece = vertex - y * width, numbers[vertex + offsets[quadrant]].astype(np.int64)
@@ -259,7 +258,7 @@ def _corners(
     diagonal, across = diagonal[apart], across[apart]
     turn[diagonal] = _IS_CONVEX
     diagonals = Diagonals(y[diagonal], x[diagonal], quadrant[diagonal], piece[diagonal], across)
-    arriving, leaving = _TURNS[turn, quadrant].T.copy()
+    arriving, leaving = _ARRIVING[4 * turn + quadrant], _LEAVING[4 * turn + quadrant]
     is_open = diagonal[cut[piece[diagonal]] & cut[across]]
     begin = np.full(len(is_open), NOWHERE, np.int8)
     opened = y[is_open], x[is_open], begin, leaving[is_open], piece[is_open]
@@ -282,7 +281,7 @@ def _vertices(runs: Counts, shape: tuple[int, int]) -> Counts:
     vertex = np.sort(np.concatenate([edges, edges + width]), kind="stable")  # merges two sorted parts
     inside = (vertex >= width) & (vertex < height * width)
     inside[1:] &= vertex[1:] != vertex[:-1]
-    return vertex[inside]
+    return vertex.compress(inside)
 
 
 def _ends(
