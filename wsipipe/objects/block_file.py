@@ -174,15 +174,15 @@ def _described(counting: Counting) -> dict[str, Any]:
 
 def _pack(array: npt.NDArray[Any], offset: int) -> tuple[dict[str, Any], bytes]:
     """What the header says of an array, and its compressed values."""
-    values, lowest = array, None
+    columns, lowest = np.ascontiguousarray(array.T), None  # column by column, which is quick
     if array.size and array.dtype.kind == "i":
-        lowest = array.min(axis=0)
-        values = array - lowest
-        values = values.astype(np.min_scalar_type(int(values.max())))
-    blob = pa.compress(values.T.tobytes(), _CODEC, asbytes=True) if array.size else b""
+        lowest = columns.min(axis=-1)
+        columns = columns - lowest[..., None]
+        columns = columns.astype(np.min_scalar_type(int(columns.max())))
+    blob = pa.compress(columns.tobytes(), _CODEC, asbytes=True) if array.size else b""
     return {
         "dtype": array.dtype.str,
-        "stored": values.dtype.str,
+        "stored": columns.dtype.str,
         "shape": array.shape,
         "lowest": None if lowest is None else lowest.tolist(),
         "offset": offset,
