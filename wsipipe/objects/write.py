@@ -2,17 +2,19 @@
 
 First the objects that reach over the sides of blocks are joined, row by row, and put down in scratch files. Then the
 table is written tile by tile. Tiles have a size of their own, so that row groups hold what lies together, and neither
-their rows nor their bytes depend on the blocks. Memory holds the objects of one tile, and the first pixels of those in
-one row of tiles.
+their rows nor their bytes depend on the blocks. Memory holds the objects of a few tiles, and the first pixels of those
+in one row of tiles.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,8 @@ TILE_PX = 4096
 """Side in pixels of the tiles in whose order objects are written, about a row group of nuclei at 0.5 um/px."""
 ROW_GROUP = 16384
 """Rows of a row group."""
+TILES_AT_ONCE = 2
+"""Tiles whose rows are made at the same time."""
 
 
 def write_table(
@@ -158,26 +162,58 @@ def _within(box: Box, first: Counts, width: int) -> tuple[Counts, npt.NDArray[np
     return first[inside], inside
 
 
+class _Tile(NamedTuple):
+    """What is known of a tile before its blocks are read."""
+
+    box: Box
+    """Where it is."""
+    across: pa.Table
+    """The joined objects that begin in its row of tiles."""
+    first: Counts
+    """The first pixels of all objects that begin in its row of tiles, in the order of ids."""
+    ids: int
+    """How many objects begin in the rows above."""
+
+
 def _write_tiles(path: Path, blocks: _Blocks, joined: _Spill, description: Description) -> int:
     """Write the file, tile by tile; returns how many objects were too small for it."""
-    ids = 0
-    schema = schema_of(description)
-    with parquet_writer(path, schema) as writer, closing(_RowGroups(writer)) as groups:
-        for y0 in range(0, blocks.height, TILE_PX):
-            band = Box(y0, min(y0 + TILE_PX, blocks.height), 0, blocks.width)
-            across = joined.read(y0 // TILE_PX)
-            across_first = across[FIRST].to_numpy()
-            first = np.sort(np.concatenate([*blocks.first(band), across_first]))
-            for x0 in range(0, blocks.width, TILE_PX):
-                tile = Box(band.y0, band.y1, x0, min(x0 + TILE_PX, blocks.width))
-                _, inside = _within(tile, across_first, blocks.width)
-                inside &= description.large_enough(across["pixels"].to_numpy())
-                table = pa.concat_tables([*blocks.tables(tile), across.filter(pa.array(inside))]).sort_by(FIRST)
-                number = ids + 1 + np.searchsorted(first, table[FIRST].to_numpy())
-                groups.add(table.drop_columns([FIRST]).add_column(0, "id", pa.array(number)).cast(schema))
-            ids += len(first)
+    ids, schema = 0, schema_of(description)
+    making: deque[Future[pa.Table]] = deque()
+    with (
+        parquet_writer(path, schema) as writer,
+        closing(_RowGroups(writer)) as groups,
+        ThreadPoolExecutor(TILES_AT_ONCE, "wsipipe-tiles") as pool,
+    ):
+        for tile in _tiles(blocks, joined):
+            ids = tile.ids + len(tile.first)
+            making.append(pool.submit(_table_of, tile, blocks, description, schema))
+            if len(making) > TILES_AT_ONCE:
+                groups.add(making.popleft().result())
+        while making:
+            groups.add(making.popleft().result())
         groups.end()
     return ids - groups.rows
+
+
+def _tiles(blocks: _Blocks, joined: _Spill) -> Iterator[_Tile]:
+    """The tiles, row by row."""
+    ids = 0
+    for y0 in range(0, blocks.height, TILE_PX):
+        band = Box(y0, min(y0 + TILE_PX, blocks.height), 0, blocks.width)
+        across = joined.read(y0 // TILE_PX)
+        first = np.sort(np.concatenate([*blocks.first(band), across[FIRST].to_numpy()]))
+        for x0 in range(0, blocks.width, TILE_PX):
+            yield _Tile(Box(band.y0, band.y1, x0, min(x0 + TILE_PX, blocks.width)), across, first, ids)
+        ids += len(first)
+
+
+def _table_of(tile: _Tile, blocks: _Blocks, description: Description, schema: pa.Schema) -> pa.Table:
+    """The rows of a tile."""
+    _, inside = _within(tile.box, tile.across[FIRST].to_numpy(), blocks.width)
+    inside &= description.large_enough(tile.across["pixels"].to_numpy())
+    table = pa.concat_tables([*blocks.tables(tile.box), tile.across.filter(pa.array(inside))]).sort_by(FIRST)
+    number = tile.ids + 1 + np.searchsorted(tile.first, table[FIRST].to_numpy())
+    return table.drop_columns([FIRST]).add_column(0, "id", pa.array(number)).cast(schema)
 
 
 class _RowGroups:

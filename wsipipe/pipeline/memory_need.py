@@ -28,8 +28,6 @@ from wsipipe.slides.slide import Level
 from wsipipe.tissue.detect import find_bytes
 from wsipipe.tissue.mask_file import TISSUE_OFF
 
-RUNTIME_BYTES = 192 * 2**20
-"""Bytes of scheduler, codecs, oneDNN, thread stacks and the allocator's slack: 120 to 150 MiB, as measured."""
 OPENVINO_SHARE = 1.5
 """Memory of OpenVINO over image and tensors alive at once: 1.3 to 1.47 for bases of 2 to 64, depths of 1 to 4."""
 UINT16 = 2

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,6 @@ from wsipipe.errors import DamagedStoreError, FingerprintError, SlideReadError
 from wsipipe.events import ClassCount
 from wsipipe.files import RESUMES, Location, make_folder, remove_matching
 from wsipipe.geometry.grid import Box, boxes
-from wsipipe.inference.block import PredictedBlock
 from wsipipe.objects.block import measure_block
 from wsipipe.objects.block_file import BlockFile, block_file, write_block_file
 from wsipipe.objects.counts import count_classes
@@ -27,7 +27,7 @@ from wsipipe.objects.joining import MAX_CORNERS
 from wsipipe.objects.read import open_objects
 from wsipipe.objects.sums import Intensities
 from wsipipe.objects.write import write_table
-from wsipipe.pipeline.memory_need import RUNTIME_BYTES
+from wsipipe.pipeline.machine import RUNTIME_BYTES
 from wsipipe.pipeline.objects_plan import BLOCK_PX, ObjectsPlan, fitted_blocks
 from wsipipe.rasters.opened import reading
 from wsipipe.slides.pixels.mirrored import Unread, read_box
@@ -35,6 +35,9 @@ from wsipipe.slides.slide import Level
 from wsipipe.store.lifecycle import note_objects
 from wsipipe.store.spec import OBJECTS
 from wsipipe.store.zarr_settings import own_zarr_settings
+
+if TYPE_CHECKING:
+    from wsipipe.inference.block import PredictedBlock
 
 CORNER_BYTES = 350
 """Bytes for each corner of an outline that is joined from many blocks, as measured with noise."""
