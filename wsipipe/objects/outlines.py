@@ -284,9 +284,7 @@ def _vertices(runs: Counts, shape: tuple[int, int]) -> Counts:
     return vertex.compress(inside)
 
 
-def _ends(
-    labels: npt.NDArray[np.unsignedinteger[Any]], pieces: npt.NDArray[np.integer]
-) -> tuple[_Nodes, _Nodes]:
+def _ends(labels: npt.NDArray[np.unsignedinteger[Any]], pieces: npt.NDArray[np.integer]) -> tuple[_Nodes, _Nodes]:
     """Where outlines enter an array, across each of its sides, and where they leave it."""
     height, width = labels.shape
     entries: list[_Nodes] = []

@@ -249,7 +249,7 @@ def _measure_stored(plan: ObjectsPlan, block_px: int, box: Box) -> None:
     """Measure the objects of one block of ``block_px`` px from the labels in the store, and write its file."""
     layout = plan.counting.layout
     with _reading(plan, box):
-        labels: Labels = np.asarray(plan.store.labels(0)[box.slices])
+        labels = plan.store.read_labels(box)
     pixels = None if plan.level is None else read_pixels(plan.level, box, labels)
     probability = _probabilities(plan, box, labels) if layout.probability else None
     _write(plan, block_px, box, labels, Intensities(layout, pixels, probability))
