@@ -36,7 +36,6 @@ def test_a_finished_store_says_what_it_was_written_with(tmp_path: Path) -> None:
 def test_labels_of_a_box_are_those_of_zarr_however_the_array_is_stored(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, (700, 1300), 8, 1040)
     make(spec)
-    lifecycle.publish(spec, {})
     box = Box(500, 700, 900, 1300)
     found, right = open_finished(spec.path), zarr.open_array(f"{spec.path}/0")[:]
     np.testing.assert_array_equal(found.read_labels(box), right[box.slices])

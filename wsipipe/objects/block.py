@@ -222,9 +222,9 @@ def _groups(diagonals: Diagonals, touching: Mask, connectivity: int) -> tuple[Co
 
 def _whole(sums: Sums, lines: Lines, group: Counts, cut: Mask) -> tuple[Sums, Rings]:
     """The objects without cut pieces, by first pixel: groups and pieces are in that order already."""
-    rank = np.full(len(group), -1)
-    _, rank[~cut] = np.unique(group[~cut], return_inverse=True)
-    count = int(rank.max(initial=-1)) + 1
+    there = np.zeros(len(group) + 1, np.bool_)
+    there[group[~cut]] = True
+    rank, count = (np.cumsum(there) - 1)[group], np.count_nonzero(there)
     if not count:
         return sums.taken(~cut), Rings.none()
     return sums.taken(~cut).grouped(rank[~cut], count), arrange(lines.taken(~cut[lines.piece]), rank, count)

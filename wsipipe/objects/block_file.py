@@ -119,7 +119,7 @@ class BlockFile:
         header = self._header()
         return CutPieces(
             self._group(header, "sums", Sums),
-            *self._arrays(header, ["group"]),
+            self._arrays(header, ["group"])[0],
             self._group(header, "lines", Lines),
             self._group(header, "diagonals", Diagonals),
             self._group(header, "pixels", OpenPixels),

@@ -28,7 +28,7 @@ from wsipipe.arrays import Mask
 from wsipipe.objects.numbers import Counts
 from wsipipe.objects.paths import follow
 
-RIGHT, LEFT, DOWN, UP, NOWHERE = range(5)  # `_successors` sorts by them
+RIGHT, LEFT, DOWN, UP, NOWHERE = range(5)
 Points = npt.NDArray[np.int32]
 """Corners of pixels on a slide, (corners, 2): y, x."""
 Directions = npt.NDArray[np.int8]
@@ -242,11 +242,11 @@ def _corners(
     offsets = np.array([-width - 1, -width, -1, 0])
     values = [labels.ravel()[vertex + offset] for offset in offsets]
     turns = np.empty((len(vertex), len(values)), np.uint8)
-    for quadrant, value in enumerate(values):
-        beside, above, across = (values[quadrant ^ step] == value for step in (1, 2, 3))  # above it, or below it
+    for number, value in enumerate(values):
+        beside, above, across = (values[number ^ step] == value for step in (1, 2, 3))  # above it, or below it
         there = value > 0
         convex, concave = there & ~(beside | above), there & beside & above & ~across
-        turns[:, quadrant] = _IS_CONVEX * (convex & ~across) + _IS_CROSSING * (convex & across) + _IS_CONCAVE * concave
+        turns[:, number] = _IS_CONVEX * (convex & ~across) + _IS_CROSSING * (convex & across) + _IS_CONCAVE * concave
     corner = np.flatnonzero(turns != 0)
     turn, quadrant, vertex = turns.ravel()[corner], corner % 4, vertex[corner // 4]
     numbers, y = pieces.ravel(), vertex // width
@@ -319,12 +319,11 @@ def _successors(y: Counts, x: Counts, arriving: Directions, leaving: Directions)
     to leave along a line is followed by the first to arrive along it, and so on.
     """
     successor = np.full(len(y), -1, np.int64)
-    # Stable sorts are quick: nodes are nearly in the order of rows, and numbers of 8 and 16 bits are sorted by digits.
+    # Stable sorts are quick: nodes are nearly in the order of rows, and numbers of 16 bits are sorted by their digits.
     by_row = np.argsort(y * (int(x.max(initial=0)) + 1) + x, kind="stable")
     by_column = by_row[np.argsort(x[by_row].astype(np.min_scalar_type(int(x.max(initial=0)))), kind="stable")]
-    horizontal = np.count_nonzero((leaving == RIGHT) | (leaving == LEFT))
-    vertical = np.count_nonzero((leaving == DOWN) | (leaving == UP))
-    for order, edges in ((by_row, slice(horizontal)), (by_column, slice(horizontal, horizontal + vertical))):
-        leaves, arrives = (order[np.argsort(turns[order], kind="stable")][edges] for turns in (leaving, arriving))
-        successor[leaves] = arrives
+    for directions, order in (((RIGHT, LEFT), by_row), ((DOWN, UP), by_column)):
+        leaves, arrives = leaving[order], arriving[order]
+        for direction in directions:
+            successor[order.compress(leaves == direction)] = order.compress(arrives == direction)
     return successor

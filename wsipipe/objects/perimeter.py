@@ -95,8 +95,9 @@ def _border(labels: npt.NDArray[np.unsignedinteger[Any]]) -> Mask:
     border = np.zeros(labels.shape, np.bool_)
     # Rows in one stretch are quick; what reaches from the end of one row to the next is removed last.
     inside, found = values[width:-width], border.ravel()[width:-width]
+    other = np.empty_like(found)
     for step in (-width, -1, 1, width):
-        found |= inside != values[width + step : len(values) - width + step]
+        found |= np.not_equal(inside, values[width + step : len(values) - width + step], out=other)
     found &= inside > 0
     border[:, [0, -1]] = False
     return border
