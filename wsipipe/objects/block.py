@@ -224,7 +224,7 @@ def _whole(sums: Sums, lines: Lines, group: Counts, cut: Mask) -> tuple[Sums, Ri
     """The objects without cut pieces, by first pixel: groups and pieces are in that order already."""
     there = np.zeros(len(group) + 1, np.bool_)
     there[group[~cut]] = True
-    rank, count = (np.cumsum(there) - 1)[group], np.count_nonzero(there)
+    rank, count = (np.cumsum(there) - 1)[group], int(np.count_nonzero(there))
     if not count:
         return sums.taken(~cut), Rings.none()
     return sums.taken(~cut).grouped(rank[~cut], count), arrange(lines.taken(~cut[lines.piece]), rank, count)

@@ -9,10 +9,10 @@ in one row of tiles.
 from __future__ import annotations
 
 import shutil
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from wsipipe.files import RESUMES, Location, appearing, make_folder
 from wsipipe.geometry.grid import Box
+from wsipipe.objects.ahead import map_ahead
 from wsipipe.objects.block import Counting
 from wsipipe.objects.block_file import BlockFile, block_file
 from wsipipe.objects.joining import MAX_CORNERS, Joined, Joining
@@ -175,36 +176,39 @@ class _Tile(NamedTuple):
     """How many objects begin in the rows above."""
 
 
+class _Tiles:
+    """The tiles of a slide, row by row."""
+
+    def __init__(self, blocks: _Blocks, joined: _Spill) -> None:
+        self._blocks, self._joined = blocks, joined
+        self.ids = 0
+        """How many objects begin in the rows that are done."""
+
+    def __iter__(self) -> Iterator[_Tile]:
+        height, width = self._blocks.height, self._blocks.width
+        for y0 in range(0, height, TILE_PX):
+            y1 = min(y0 + TILE_PX, height)
+            across = self._joined.read(y0 // TILE_PX)
+            begin = self._blocks.first(Box(y0, y1, 0, width))
+            first = np.sort(np.concatenate([*begin, across[FIRST].to_numpy()]))
+            for x0 in range(0, width, TILE_PX):
+                yield _Tile(Box(y0, y1, x0, min(x0 + TILE_PX, width)), across, first, self.ids)
+            self.ids += len(first)
+
+
 def _write_tiles(path: Path, blocks: _Blocks, joined: _Spill, description: Description) -> int:
     """Write the file, tile by tile; returns how many objects were too small for it."""
-    ids, schema = 0, schema_of(description)
-    making: deque[Future[pa.Table]] = deque()
+    tiles, schema = _Tiles(blocks, joined), schema_of(description)
+    make = partial(_table_of, blocks=blocks, description=description, schema=schema)
     with (
         parquet_writer(path, schema) as writer,
         closing(_RowGroups(writer)) as groups,
         ThreadPoolExecutor(TILES_AT_ONCE, "wsipipe-tiles") as pool,
     ):
-        for tile in _tiles(blocks, joined):
-            ids = tile.ids + len(tile.first)
-            making.append(pool.submit(_table_of, tile, blocks, description, schema))
-            if len(making) > TILES_AT_ONCE:
-                groups.add(making.popleft().result())
-        while making:
-            groups.add(making.popleft().result())
+        for table in map_ahead(pool, make, tiles, ahead=TILES_AT_ONCE + 1):
+            groups.add(table)
         groups.end()
-    return ids - groups.rows
-
-
-def _tiles(blocks: _Blocks, joined: _Spill) -> Iterator[_Tile]:
-    """The tiles, row by row."""
-    ids = 0
-    for y0 in range(0, blocks.height, TILE_PX):
-        band = Box(y0, min(y0 + TILE_PX, blocks.height), 0, blocks.width)
-        across = joined.read(y0 // TILE_PX)
-        first = np.sort(np.concatenate([*blocks.first(band), across[FIRST].to_numpy()]))
-        for x0 in range(0, blocks.width, TILE_PX):
-            yield _Tile(Box(band.y0, band.y1, x0, min(x0 + TILE_PX, blocks.width)), across, first, ids)
-        ids += len(first)
+    return tiles.ids - groups.rows
 
 
 def _table_of(tile: _Tile, blocks: _Blocks, description: Description, schema: pa.Schema) -> pa.Table:

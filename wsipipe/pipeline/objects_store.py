@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from wsipipe.errors import DamagedStoreError, FingerprintError, SlideReadError
 from wsipipe.events import ClassCount
 from wsipipe.files import RESUMES, Location, make_folder, remove_matching
 from wsipipe.geometry.grid import Box, boxes
+from wsipipe.objects.ahead import map_ahead
 from wsipipe.objects.block import measure_block
 from wsipipe.objects.block_file import BlockFile, block_file, write_block_file
 from wsipipe.objects.counts import count_classes
@@ -166,14 +166,11 @@ def _measure_all(plan: ObjectsPlan, progress: Progress, *, block_px: int, thread
     every = list(boxes(plan.counting.shape, block_px))
     left = [box for box in every if not _is_whole(_file(folder, box, block_px), plan)]
     progress(len(every) - len(left), len(every))
-    todo = iter(left)
-    done = len(every) - len(left)
     pool = ThreadPoolExecutor(threads, "wsipipe-objects")
+    measured = map_ahead(pool, partial(_measure_stored, plan, block_px), left, ahead=threads * IN_HAND_PER_THREAD)
     try:
-        while some := list(islice(todo, threads * IN_HAND_PER_THREAD)):
-            for _ in pool.map(partial(_measure_stored, plan, block_px), some):
-                done += 1
-                progress(done, len(every))
+        for done, _ in enumerate(measured, len(every) - len(left) + 1):
+            progress(done, len(every))
     finally:
         pool.shutdown(cancel_futures=True)
 
