@@ -207,7 +207,8 @@ def _framed(labels: Labels, box: Box, counting: Counting) -> tuple[Labels, tuple
     (height, width), frame = counting.shape, DEPTH
     top, left = frame * (box.y0 == 0), frame * (box.x0 == 0)
     sides = ((top, frame * (box.y1 == height)), (left, frame * (box.x1 == width)))
-    return np.pad(labels, sides), (box.y0 - top, box.x0 - left)
+    framed = np.pad(labels, sides) if np.any(sides) else np.ascontiguousarray(labels)
+    return framed, (box.y0 - top, box.x0 - left)
 
 
 def _groups(diagonals: Diagonals, touching: Mask, connectivity: int) -> tuple[Counts, Mask]:

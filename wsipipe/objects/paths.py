@@ -66,8 +66,8 @@ def _components(graph: csr_array) -> tuple[int, Counts, Counts]:
     """The number of groups of connected nodes, the group of each node, and the lowest node of each group."""
     count = graph.shape[0]
     groups, group = csgraph.connected_components(graph, directed=False)
-    first = np.empty(groups, np.int64)
-    first[group[::-1]] = np.arange(count)[::-1]  # of several nodes, the lowest one stays
+    first = np.full(groups, count, np.int64)
+    np.minimum.at(first, group, np.arange(count))
     order = np.argsort(first, kind="stable")
     rank = np.empty(groups, np.int64)
     rank[order] = np.arange(groups)

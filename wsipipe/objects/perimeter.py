@@ -92,26 +92,13 @@ def count_border(
 def _border(labels: npt.NDArray[np.unsignedinteger[Any]]) -> Mask:
     """The pixels beside or above one of another label, (y, x); not the background, and not along the array's sides."""
     width, values = labels.shape[1], labels.ravel()
+    # Regardless of where rows end, which is quick; what reaches from one row to the next is removed last.
+    beside, below = values[1:] != values[:-1], values[width:] != values[:-width]
     border = np.zeros(labels.shape, np.bool_)
-    # Rows in one stretch are quick; what reaches from the end of one row to the next is removed last.
-    inside, found = values[width:-width], border.ravel()[width:-width]
-    other = np.empty_like(found)
-    for step in (-width, -1, 1, width):
-        found |= np.not_equal(inside, values[width + step : len(values) - width + step], out=other)
-    found &= inside > 0
+    inside = border.ravel()[width:-width]
+    np.bitwise_or(beside[width - 1 : -width], beside[width : len(values) - width], out=inside)
+    inside |= below[:-width]
+    inside |= below[width:]
+    inside &= values[width:-width] > 0
     border[:, [0, -1]] = False
     return border
-
-
-def kinds(pixels: OpenPixels, same: Mask) -> Counts:
-    """The kind of each border pixel; `KINDS` for none, (n,) int64.
-
-    Parameters
-    ----------
-    pixels
-        Those that `count_border` left open.
-    same
-        (n, 4): whether each partner turned out to be of the pixel's piece.
-    """
-    kind: Counts = _KIND[pixels.code + _DIAGONAL * same.sum(axis=1)]
-    return kind
