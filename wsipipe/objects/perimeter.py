@@ -64,8 +64,9 @@ def count_border(
     """
     border, width = _border(labels), labels.shape[1]
     on_border = (labels * border).ravel()
+    known = np.append(~cut, True)
     for side in (np.s_[:DEPTH], np.s_[-DEPTH:], np.s_[:, :DEPTH], np.s_[:, -DEPTH:]):
-        border[side] &= ~np.append(cut, False)[pieces[side]]
+        border[side] &= known[pieces[side]]
     pixel = np.flatnonzero(border)
     piece, label = pieces.ravel()[pixel].astype(np.int64), on_border[pixel]
     code = np.ones(len(pixel), np.uint8)
@@ -102,3 +103,17 @@ def _border(labels: npt.NDArray[np.unsignedinteger[Any]]) -> Mask:
     inside &= values[width:-width] > 0
     border[:, [0, -1]] = False
     return border
+
+
+def kinds(pixels: OpenPixels, same: Mask) -> Counts:
+    """The kind of each border pixel; `KINDS` for none, (n,) int64.
+
+    Parameters
+    ----------
+    pixels
+        Those that `count_border` left open.
+    same
+        (n, 4): whether each partner turned out to be of the pixel's piece.
+    """
+    kind: Counts = _KIND[pixels.code + _DIAGONAL * same.sum(axis=1)]
+    return kind

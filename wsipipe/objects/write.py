@@ -2,8 +2,8 @@
 
 First the objects that reach over the sides of blocks are joined, row by row, and put down in scratch files. Then the
 table is written tile by tile. Tiles have a size of their own, so that row groups hold what lies together, and neither
-their rows nor their bytes depend on the blocks. Memory holds the objects of a few tiles, and the first pixels of those
-in one row of tiles.
+their rows nor their bytes depend on the blocks. Memory holds the objects of one tile, and the first pixels of those in
+one row of tiles.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +21,6 @@ import pyarrow.parquet as pq
 
 from wsipipe.files import RESUMES, Location, appearing, make_folder
 from wsipipe.geometry.grid import Box
-from wsipipe.objects.ahead import map_ahead
 from wsipipe.objects.block import Counting
 from wsipipe.objects.block_file import BlockFile, block_file
 from wsipipe.objects.joining import MAX_CORNERS, Joined, Joining
@@ -35,8 +32,6 @@ TILE_PX = 4096
 """Side in pixels of the tiles in whose order objects are written, about a row group of nuclei at 0.5 um/px."""
 ROW_GROUP = 16384
 """Rows of a row group."""
-TILES_AT_ONCE = 2
-"""Tiles whose rows are made at the same time."""
 
 
 def write_table(
@@ -163,61 +158,26 @@ def _within(box: Box, first: Counts, width: int) -> tuple[Counts, npt.NDArray[np
     return first[inside], inside
 
 
-class _Tile(NamedTuple):
-    """What is known of a tile before its blocks are read."""
-
-    box: Box
-    """Where it is."""
-    across: pa.Table
-    """The joined objects that begin in its row of tiles."""
-    first: Counts
-    """The first pixels of all objects that begin in its row of tiles, in the order of ids."""
-    ids: int
-    """How many objects begin in the rows above."""
-
-
-class _Tiles:
-    """The tiles of a slide, row by row."""
-
-    def __init__(self, blocks: _Blocks, joined: _Spill) -> None:
-        self._blocks, self._joined = blocks, joined
-        self.ids = 0
-        """How many objects begin in the rows that are done."""
-
-    def __iter__(self) -> Iterator[_Tile]:
-        height, width = self._blocks.height, self._blocks.width
-        for y0 in range(0, height, TILE_PX):
-            y1 = min(y0 + TILE_PX, height)
-            across = self._joined.read(y0 // TILE_PX)
-            begin = self._blocks.first(Box(y0, y1, 0, width))
-            first = np.sort(np.concatenate([*begin, across[FIRST].to_numpy()]))
-            for x0 in range(0, width, TILE_PX):
-                yield _Tile(Box(y0, y1, x0, min(x0 + TILE_PX, width)), across, first, self.ids)
-            self.ids += len(first)
-
-
 def _write_tiles(path: Path, blocks: _Blocks, joined: _Spill, description: Description) -> int:
     """Write the file, tile by tile; returns how many objects were too small for it."""
-    tiles, schema = _Tiles(blocks, joined), schema_of(description)
-    make = partial(_table_of, blocks=blocks, description=description, schema=schema)
-    with (
-        parquet_writer(path, schema) as writer,
-        closing(_RowGroups(writer)) as groups,
-        ThreadPoolExecutor(TILES_AT_ONCE, "wsipipe-tiles") as pool,
-    ):
-        for table in map_ahead(pool, make, tiles, ahead=TILES_AT_ONCE + 1):
-            groups.add(table)
+    ids = 0
+    schema = schema_of(description)
+    with parquet_writer(path, schema) as writer, closing(_RowGroups(writer)) as groups:
+        for y0 in range(0, blocks.height, TILE_PX):
+            band = Box(y0, min(y0 + TILE_PX, blocks.height), 0, blocks.width)
+            across = joined.read(y0 // TILE_PX)
+            across_first = across[FIRST].to_numpy()
+            first = np.sort(np.concatenate([*blocks.first(band), across_first]))
+            for x0 in range(0, blocks.width, TILE_PX):
+                tile = Box(band.y0, band.y1, x0, min(x0 + TILE_PX, blocks.width))
+                _, inside = _within(tile, across_first, blocks.width)
+                inside &= description.large_enough(across["pixels"].to_numpy())
+                table = pa.concat_tables([*blocks.tables(tile), across.filter(pa.array(inside))]).sort_by(FIRST)
+                number = ids + 1 + np.searchsorted(first, table[FIRST].to_numpy())
+                groups.add(table.drop_columns([FIRST]).add_column(0, "id", pa.array(number)).cast(schema))
+            ids += len(first)
         groups.end()
-    return tiles.ids - groups.rows
-
-
-def _table_of(tile: _Tile, blocks: _Blocks, description: Description, schema: pa.Schema) -> pa.Table:
-    """The rows of a tile."""
-    _, inside = _within(tile.box, tile.across[FIRST].to_numpy(), blocks.width)
-    inside &= description.large_enough(tile.across["pixels"].to_numpy())
-    table = pa.concat_tables([*blocks.tables(tile.box), tile.across.filter(pa.array(inside))]).sort_by(FIRST)
-    number = tile.ids + 1 + np.searchsorted(tile.first, table[FIRST].to_numpy())
-    return table.drop_columns([FIRST]).add_column(0, "id", pa.array(number)).cast(schema)
+    return ids - groups.rows
 
 
 class _RowGroups:

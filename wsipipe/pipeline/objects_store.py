@@ -19,7 +19,6 @@ from wsipipe.errors import DamagedStoreError, FingerprintError, SlideReadError
 from wsipipe.events import ClassCount
 from wsipipe.files import RESUMES, Location, make_folder, remove_matching
 from wsipipe.geometry.grid import Box, boxes
-from wsipipe.objects.ahead import map_ahead
 from wsipipe.objects.block import measure_block
 from wsipipe.objects.block_file import BlockFile, block_file, write_block_file
 from wsipipe.objects.counts import count_classes
@@ -27,6 +26,7 @@ from wsipipe.objects.joining import MAX_CORNERS
 from wsipipe.objects.read import open_objects
 from wsipipe.objects.sums import Intensities
 from wsipipe.objects.write import write_table
+from wsipipe.pipeline.ahead import map_ahead
 from wsipipe.pipeline.machine import RUNTIME_BYTES
 from wsipipe.pipeline.objects_plan import BLOCK_PX, ObjectsPlan, fitted_blocks
 from wsipipe.rasters.opened import reading

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from wsipipe.objects.ahead import map_ahead
+from wsipipe.pipeline.ahead import map_ahead
 
 
 @pytest.mark.parametrize(("items", "ahead"), [(0, 1), (1, 3), (3, 3), (20, 1), (20, 3)])
