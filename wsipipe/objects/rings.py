@@ -130,25 +130,17 @@ def _sides(rings: Rings) -> tuple[Counts, Counts, Counts]:
     Of n objects, chain i is the left side of object i, and chain n + i its right side. On the left side x is negative,
     so that the hull is where x is large.
     """
-    count = len(rings.count)
     y, x = rings.points.compress(np.repeat(rings.shell, rings.size), axis=0).T.astype(np.int64)
+    count, top, left = len(rings.count), int(y.min()), int(x.min())
+    height, width = int(y.max()) - top + 1, int(x.max()) - left + 1
     object_of_ring = np.repeat(np.arange(count), rings.count)
-    corners = np.bincount(object_of_ring[rings.shell], rings.size[rings.shell], count).astype(np.int64)
-    start = np.cumsum(corners) - corners
-    top, x0 = y[start], int(x.min())
-    rows = np.maximum.reduceat(y, start) - top + 1
-    row = y + np.repeat(np.cumsum(rows) - rows - top, corners)  # rows of all objects, one object after the other
-    nowhere = int(x.max()) + 1
-    first, last = np.full(int(rows.sum()), nowhere), np.zeros(int(rows.sum()), np.int64)
-    np.minimum.at(first, row, x)
-    np.maximum.at(last, row, x)
-    there = np.flatnonzero(first < nowhere)
-    owner = np.repeat(np.arange(count), rows)[there]
-    return (
-        np.concatenate([owner, count + owner]),
-        np.tile(there, 2),
-        np.concatenate([x0 - first[there], last[there] - x0]),
-    )
+    owner = np.repeat(object_of_ring[rings.shell], rings.size[rings.shell])
+    corner = np.sort((owner * height + y - top) * width + x - left, kind="stable")  # nearly sorted
+    row = corner // width  # counted on from each object to the next
+    changes = np.flatnonzero(row[1:] != row[:-1])
+    row, first, last = row[np.append(0, changes + 1)], corner[np.append(0, changes + 1)], corner[np.append(changes, -1)]
+    owner, begin = row // height, row * width
+    return np.concatenate([owner, count + owner]), np.tile(row, 2), np.concatenate([begin - first, last - begin])
 
 
 def _bounds(size: Counts) -> tuple[Counts, Counts]:
