@@ -233,13 +233,13 @@ def _concatenated(several: list[_Nodes]) -> _Nodes:
 def _corners(
     labels: npt.NDArray[np.unsignedinteger[Any]], pieces: npt.NDArray[np.integer], cut: Mask, runs: Counts
 ) -> tuple[_Nodes, _Nodes, Diagonals]:
-    """The corners of outlines at the vertices inside an array, row by row; what begins at open diagonals; diagonals.
+    """The corners of outlines at the vertices inside an array, row by row; where chains begin; and the diagonals.
 
-    Of the corners, those at open diagonals are the ends of chains.
+    Chains begin and end at open diagonals: there, a corner is the last node of a chain, and another chain begins.
     """
     width = labels.shape[1]
     vertex = _vertices(runs, labels.shape)
-    offsets = np.array([-width - 1, -width, -1, 0])
+    offsets = np.array([-width - 1, -width, -1, 0])  # upper left, upper right, lower left, lower right
     values = [labels.ravel()[vertex + offset] for offset in offsets]
     turns = np.empty((len(vertex), len(values)), np.uint8)
     for number, value in enumerate(values):
@@ -267,7 +267,9 @@ def _corners(
 
 
 def _vertices(runs: Counts, shape: tuple[int, int]) -> Counts:
-    """The vertices inside an array at the ends of edges between runs, where outlines may turn; the lower right pixels.
+    """The vertices inside an array where outlines may turn: the ends of the edges between runs, row by row.
+
+    A vertex is given by the position of the pixel at its lower right.
 
     Parameters
     ----------
