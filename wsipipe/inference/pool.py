@@ -22,6 +22,7 @@ import numpy as np
 from wsipipe.arrays import Pixels
 from wsipipe.errors import MachineError, ModelError
 from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
 from wsipipe.inference import allocator
 from wsipipe.inference.devices import forget_free_memory, resolve_devices, threads_per_replica
 from wsipipe.inference.replica import Prediction, Replica
@@ -50,6 +51,13 @@ class PoolSpec:
     """The sizes of its tiles."""
     processes: int = 1
     """Processes that share the cores of one machine."""
+    tta: str = TTA_OFF
+    """The symmetries over which probabilities are averaged: ``off``, ``flips`` or ``all``."""
+
+    @property
+    def passes(self) -> int:
+        """Passes of the network over each tile: 1, 4 or 8."""
+        return len(SYMMETRIES[self.tta])
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -251,6 +259,7 @@ def load_replicas(spec: PoolSpec, devices: Sequence[str]) -> list[Replica]:
                 threads=spec.threads,
                 probabilities=spec.probabilities,
                 receptive=spec.receptive,
+                tta=spec.tta,
             )
             for device in devices
         ]

@@ -21,12 +21,15 @@ from torch import Tensor
 from wsipipe.arrays import Labels, Pixels
 from wsipipe.errors import MachineError, MemoryLimitError
 from wsipipe.geometry.network import Receptive, round_up
+from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
 from wsipipe.inference import devices
+from wsipipe.inference.averaging import moved, moved_back
 from wsipipe.inference.devices import FLOAT32, TORCH
 from wsipipe.inference.engines.engine import Engine
 from wsipipe.inference.engines.start import start_engine
 from wsipipe.model.forward import Normalise, core_of, label_values, probabilities_of, winner
 from wsipipe.model.model_file import Model
+from wsipipe.model.network import Head
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Replica:
         Whether predictions carry probabilities.
     receptive
         The sizes of its tiles; None: those of the model.
+    tta
+        The symmetries over which it averages probabilities: ``"off"``, ``"flips"`` or ``"all"``.
     """
 
     network: Engine
@@ -79,11 +84,13 @@ class Replica:
         threads: int = 1,
         probabilities: bool = False,
         receptive: Receptive | None = None,
+        tta: str = TTA_OFF,
     ) -> None:
         self.device = torch.device(device)
         self.precision = precision
         self.probabilities = probabilities
         self.receptive = receptive or model.info.receptive
+        self.symmetries = SYMMETRIES[tta]
         self.head = model.info.network.head
         self.in_channels = model.info.network.in_channels
         self.threads = threads
@@ -157,18 +164,34 @@ class Replica:
 
     @torch.inference_mode()
     def _forward(self, tiles: npt.NDArray[Any]) -> Prediction:
-        """The prediction for ``tiles`` (n, y, x, channel) in one pass."""
+        """The prediction for ``tiles`` (n, y, x, channel) in one pass for each symmetry."""
         pixels = self.normalise.pixels(tiles)
-        with torch.autocast(self.device.type, getattr(torch, self.precision), enabled=self.precision != FLOAT32):
-            output = core_of(self.network(pixels), self.receptive)
-        labels = self._to_host(self._enlarged(self.label_values[winner(output, self.head)]))
+        if len(self.symmetries) == 1:
+            output, head = self._output(pixels), self.head
+        else:
+            output, head = self._averaged(pixels), Head(self.head.kind, activated=True)
+        labels = self._to_host(self._enlarged(self.label_values[winner(output, head)]))
         probabilities = None
         if self.probabilities:
-            shares = probabilities_of(output.float(), self.head)
+            shares = probabilities_of(output, head)
             probabilities = self._to_host(self._enlarged((shares * 255).round_().to(torch.uint8)))
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         return Prediction(labels, probabilities)
+
+    def _output(self, pixels: Tensor) -> Tensor:
+        """The network's output (n, class, y, x), float32, for the cores of normalised tiles (n, channel, y, x)."""
+        with torch.autocast(self.device.type, getattr(torch, self.precision), enabled=self.precision != FLOAT32):
+            return core_of(self.network(pixels), self.receptive).float()
+
+    def _averaged(self, pixels: Tensor) -> Tensor:
+        """The mean of the probabilities (n, class, y, x) over the symmetries, one after the other."""
+        total: Tensor | None = None
+        for symmetry in self.symmetries:
+            shares = moved_back(probabilities_of(self._output(moved(pixels, symmetry)), self.head), symmetry)
+            total = shares if total is None else total.add_(shares)
+        assert total is not None, "there is a symmetry: none"
+        return total.div_(len(self.symmetries))
 
     def _enlarged(self, found: Tensor) -> Tensor:
         """``found`` (..., y, x) of a network whose output is coarser than its input, at the size of the input."""

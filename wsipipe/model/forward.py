@@ -81,10 +81,15 @@ def winner(output: Tensor, head: Head) -> Tensor:
 
 
 def probabilities_of(output: Tensor, head: Head) -> Tensor:
-    """Softmax or sigmoid of ``output``, as ``head`` says, (n, class, y, x), float32."""
+    """Softmax or sigmoid of ``output``, as ``head`` says, (n, class, y, x), float32.
+
+    On a CPU they go through float64: torch computes the last elements of a row by another exp() than those before,
+    so the last bit of float32 would depend on the place in the tile, and with it some labels of averages.
+    """
     if head.activated:
         return output
-    return output.sigmoid() if head.kind == SIGMOID else output.softmax(1)
+    wide = output.double() if output.device.type == "cpu" else output
+    return (wide.sigmoid() if head.kind == SIGMOID else wide.softmax(1)).float()
 
 
 @torch.inference_mode()
