@@ -79,6 +79,13 @@ COMPUTE_OPTIONS: tuple[Option, ...] = (
         help="Precision of convolutions; less than float32 is faster on GPUs, and changes some labels.",
     ),
     click.option(
+        "--tta",
+        type=click.Choice(["off", "flips", "all"]),
+        default="off",
+        show_default=True,
+        help="Average the probabilities over flips (4 times the network's time), or over all 8 symmetries (8 times).",
+    ),
+    click.option(
         "--threads", **NUMBER_OR_AUTO, help="Blocks in flight; auto: 2 on a CPU, more for GPUs, if they fit in memory."
     ),
     click.option("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]"),

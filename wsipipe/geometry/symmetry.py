@@ -1,11 +1,16 @@
 """The symmetries of a square, over which test-time averaging takes the mean.
 
 The network sees each tile mirrored, its output is mirrored back, and the probabilities are averaged. Tiles agree with
-the whole image as they do without averaging, whatever the network: mirroring a tile maps its core onto itself. Two
-tiles whose cores are x0 .. x0 + a and x1 .. x1 + b are mirrored at lines that lie (x1 - x0) + (b - a) / 2 apart. Mirroring
-at the one is mirroring at the other, shifted by twice that, a multiple of the stride, as cores begin and end on
-the grid; and the network commutes with such shifts. Its response need not be symmetric. It takes the turned tile, as
-that has the same sides, and margins that are alike before and after the core.
+the whole image as they do without averaging, for every network that commutes with shifts of its stride; its
+response need not be symmetric. A tile is mirrored at the middle of its core, which has as much margin on either side:
+
+    |<-- margin/2 -->|<----- core ----->|<-- margin/2 -->|
+                     x0       |        x0 + a        mirrored at x0 + a/2: the core comes to lie on itself
+
+Another core, x1 .. x1 + b, is mirrored at x1 + b/2. To mirror there is to mirror at x0 + a/2 and to shift by twice the
+distance of the two, 2 (x1 - x0) + (b - a): a multiple of the stride, as cores begin and end on its grid. So both tiles
+show the network the same mirrored image, in the same phase of its poolings, and it has the same whole image
+mirrored at any line of the grid. With transposition it is the same along the diagonal.
 
 Source: Szegedy et al. 2015, arXiv:1409.4842, section 7 (averaged crops and mirror images); for U-Nets the authors' own
 segmentations average over 7 rotations (Ronneberger, Fischer, Brox 2015, arXiv:1505.04597, section 4).

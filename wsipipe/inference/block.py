@@ -49,7 +49,7 @@ class PredictedBlock:
     prediction: Prediction
     """(..., height, width) of the block, cut to the slide; its labels are valid until this thread predicts another."""
     computed: int
-    """Pixels that went through the network, margins included."""
+    """Pixels that went through the network, margins included; once for each pass over a tile."""
     skipped: int
     """Pixels in tiles that were skipped, because they are glass."""
     blank: bool
@@ -144,7 +144,7 @@ def predict_block(
         if cut.probabilities is not None:
             mask.clear_outside(cut.probabilities, box)
     reached, unseen = _clear(cut, grid, box, sorted(unread), mask) if unread else ((), 0)
-    through = sum((core.shape[0] + margin) * (core.shape[1] + margin) for core in cores)
+    through = work.pool.passes * sum((core.shape[0] + margin) * (core.shape[1] + margin) for core in cores)
     skipped = cut.labels.size - sum(prod(_on_slide(core, box).shape) for core in cores)
     spent.other = time.perf_counter() - started - spent.threads
     return PredictedBlock(cut, through, skipped, blank, spent, reached, unseen, pixels, around)

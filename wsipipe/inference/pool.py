@@ -26,7 +26,8 @@ from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
 from wsipipe.inference import allocator
 from wsipipe.inference.devices import forget_free_memory, resolve_devices, threads_per_replica
 from wsipipe.inference.replica import Prediction, Replica
-from wsipipe.model.model_file import load_model
+from wsipipe.model.footprint import FLOAT32_BYTES
+from wsipipe.model.model_file import NetworkInfo, load_model
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,15 @@ class PoolSpec:
     def threads(self) -> int:
         """CPU cores for each replica."""
         return threads_per_replica(self.devices, self.processes)
+
+    def tensor_bytes(self, network: NetworkInfo, side: int, batch: int) -> int:
+        """The most bytes that a replica holds for tiles of ``side`` px, ``batch`` of them, weights apart.
+
+        Averaging adds the turned tiles and the running sum.
+        """
+        averages = self.passes > 1
+        tensors = network.tensor_bytes(side, batch, engine=self.engine, probabilities=self.probabilities or averages)
+        return tensors + averages * FLOAT32_BYTES * batch * side * side * (network.in_channels + network.classes)
 
 
 @dataclass(frozen=True, eq=False)

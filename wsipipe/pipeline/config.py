@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wsipipe.errors import UsageError
+from wsipipe.geometry.symmetry import TTA_OFF
 from wsipipe.model.file_kind import FileKind
 from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.slide import MAX_UPSAMPLE
@@ -111,6 +112,8 @@ class RunConfig:
     """Inference engine: ``auto``, ``torch``, ``compile``, ``onnxruntime``, or on CPUs ``openvino``."""
     precision: str = "float32"
     """Precision of convolutions: ``bfloat16`` and ``float16`` are faster on GPUs, and change some labels."""
+    tta: str = TTA_OFF
+    """Test-time averaging over ``flips`` (4 passes) or ``all`` symmetries (8 passes), or ``off``."""
     threads: int | None = None
     """Blocks in flight: read, decoded and written at the same time."""
     max_memory_bytes: int | None = None

@@ -108,8 +108,7 @@ def weight_bytes(model: str, devices: tuple[str, ...], engine: str) -> int:
 def network_bytes(network: NetworkInfo, side: int, pool: PoolSpec, devices: tuple[str, ...]) -> int:
     """The machine's memory (not a GPU's) that replicas of ``pool`` on ``devices`` take for tiles of ``side`` px."""
     pixels = UINT16 * pool.batch * side * side * network.in_channels  # the stacked batch
-    tensors = network.tensor_bytes(side, pool.batch, engine=pool.engine, probabilities=pool.probabilities)
-    return sum(map(lanes, devices)) * pixels + devices.count("cpu") * tensors
+    return sum(map(lanes, devices)) * pixels + devices.count("cpu") * pool.tensor_bytes(network, side, pool.batch)
 
 
 def tissue_need(level: Level, setup: Setup) -> int:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from wsipipe.errors import UsageError
 from wsipipe.files import locate
+from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
 from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.model.model_file import ModelInfo, read_model_info
+from wsipipe.model.network import LABELS, SIGMOID, SOFTMAX
 from wsipipe.pipeline.config import DEFAULT_MODEL, FAIL, FILL, ComputeRequest, RunConfig, check_cluster
 from wsipipe.pipeline.machine import default_limit_bytes
 from wsipipe.pipeline.objects_plan import ObjectsRequest
@@ -88,6 +90,8 @@ class Setup:
     """Inference engine, one that the site has."""
     precision: str
     """Precision of convolutions."""
+    tta: str
+    """The symmetries over which probabilities are averaged: ``off``, ``flips`` or ``all``."""
     preferred_sizes: tuple[int, int]
     """(core, block) in pixels where the user fixed none."""
     batch: int
@@ -134,6 +138,7 @@ class Setup:
             probabilities=self.probabilities,
             receptive=self.model.receptive,
             processes=self.site.per_machine,
+            tta=self.tta,
         )
 
 
@@ -150,8 +155,8 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
     Raises
     ------
     UsageError
-        If a number is out of range, there is no such cluster, reader, engine or precision, or a file that it names
-        cannot be read.
+        If a number is out of range, there is no such cluster, reader, engine or precision, a file that it names
+        cannot be read, or the model has no probabilities and they are asked for.
     ModelError
         If the model cannot be used.
     MachineError
@@ -164,6 +169,7 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
         check_cluster(config.cluster)
     named(config.reader)
     model = read_model_info(config.model or DEFAULT_MODEL)
+    _check_probabilities(config, model)
     site = site or site_of_this_process(compute_request(config, model))
     return Setup(
         out=config.out,
@@ -186,6 +192,7 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
         ),
         engine=site.engine,
         precision=config.precision,
+        tta=config.tta,
         preferred_sizes=(CORE_PX, CPU_BLOCK_PX if is_cpu(site.devices) else GPU_BLOCK_PX),
         batch=config.batch or 1,
         tissue=config.tissue,
@@ -197,6 +204,18 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
         overwrite=config.overwrite,
         renew=config.renew,
     )
+
+
+def _check_probabilities(config: RunConfig, model: ModelInfo) -> None:
+    """Raise a UsageError if an option is unknown that needs probabilities, or the model has none."""
+    if config.tta not in SYMMETRIES:
+        raise UsageError(f"--tta {config.tta!r} is unknown; choose {', '.join(SYMMETRIES)}")
+    asked = {"--probabilities": config.probabilities, f"--tta {config.tta}": config.tta != TTA_OFF}
+    if model.network.head.kind == LABELS and (options := [option for option, wanted in asked.items() if wanted]):
+        raise UsageError(
+            f"{' and '.join(options)}: model {model.spec.name!r} gives the number of a class, not probabilities; "
+            f"remove the option, or import the network without its argmax, with the head {SOFTMAX} or {SIGMOID}"
+        )
 
 
 def _check_numbers(config: RunConfig) -> None:

@@ -17,12 +17,14 @@ Source: https://ngff.openmicroscopy.org/0.5/
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from math import prod
+from typing import Any
 
 from wsipipe.files import Location, locate
 from wsipipe.geometry.grid import CHUNK_PX, Grid
 from wsipipe.geometry.network import round_up
+from wsipipe.geometry.symmetry import TTA_OFF
 
 STORE, PARTIAL, REPLACED = ".zarr", ".partial", ".replaced"
 ROOT = "zarr.json"
@@ -62,6 +64,12 @@ class Fingerprint:
     """Whether tiles that cannot be decoded fail the slide, or are filled with label 0."""
     reading: str = ""
     """Reader and planes of the slide; empty for all planes, by the reader of its format."""
+    tta: str = TTA_OFF
+    """The symmetries over which probabilities were averaged; stores without averaging do not name it."""
+
+    def described(self) -> dict[str, Any]:
+        """The fields as the metadata of a store have them."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("tta", TTA_OFF)}
 
     def differences(self, other: Fingerprint) -> list[str]:
         """Names of the fields in which the two differ."""
