@@ -152,9 +152,16 @@ def test_speeds_of_one_device_or_network_are_not_used_for_another(spec: PoolSpec
         replace(spec, engine="openvino"),
         replace(spec, precision="bfloat16"),
         replace(spec, probabilities=True),
+        replace(spec, tta="flips"),
+        replace(spec, tta="all"),
     ]
-    assert len({speeds_module.key(one) for one in (spec, *others)}) == 6
+    assert len({speeds_module.key(one) for one in (spec, *others)}) == 1 + len(others)
     assert speeds_module.key(spec) == speeds_module.key(replace(spec, batch=7, model="elsewhere"))
+
+
+def test_each_pass_of_averaging_counts(spec: PoolSpec, clock: Clock) -> None:
+    speeds = measure(replace(spec, tta="flips"), SMALL, [], "uint8", pixels=10**12)
+    assert speeds.of(PROBE) == pytest.approx(4 * clock.speed)
 
 
 def test_a_real_device_is_measured(spec: PoolSpec) -> None:

@@ -17,6 +17,6 @@ def moved(tiles: Tensor, symmetry: Symmetry) -> Tensor:
 
 
 def moved_back(output: Tensor, symmetry: Symmetry) -> Tensor:
-    """``output`` (n, class, y, x) of tiles that were `moved` by ``symmetry``, as of tiles that were not."""
+    """``output`` (n, class, y, x) of tiles that were `moved` by ``symmetry``, as of others; always a copy."""
     turned = output.flip(symmetry.mirrored)
     return turned.transpose(-2, -1) if symmetry.transposed else turned

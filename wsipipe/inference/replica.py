@@ -21,7 +21,7 @@ from torch import Tensor
 from wsipipe.arrays import Labels, Pixels
 from wsipipe.errors import MachineError, MemoryLimitError
 from wsipipe.geometry.network import Receptive, round_up
-from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
+from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF, Symmetry
 from wsipipe.inference import devices
 from wsipipe.inference.averaging import moved, moved_back
 from wsipipe.inference.devices import FLOAT32, TORCH
@@ -186,12 +186,15 @@ class Replica:
 
     def _averaged(self, pixels: Tensor) -> Tensor:
         """The mean of the probabilities (n, class, y, x) over the symmetries, one after the other."""
-        total: Tensor | None = None
-        for symmetry in self.symmetries:
-            shares = moved_back(probabilities_of(self._output(moved(pixels, symmetry)), self.head), symmetry)
-            total = shares if total is None else total.add_(shares)
-        assert total is not None, "there is a symmetry: none"
+        first, *others = self.symmetries
+        total = self._probabilities(pixels, first)
+        for symmetry in others:
+            total.add_(self._probabilities(pixels, symmetry))
         return total.div_(len(self.symmetries))
+
+    def _probabilities(self, pixels: Tensor, symmetry: Symmetry) -> Tensor:
+        """Probabilities (n, class, y, x) of the cores of tiles (n, channel, y, x) that the network sees moved."""
+        return moved_back(probabilities_of(self._output(moved(pixels, symmetry)), self.head), symmetry)
 
     def _enlarged(self, found: Tensor) -> Tensor:
         """``found`` (..., y, x) of a network whose output is coarser than its input, at the size of the input."""
