@@ -109,6 +109,9 @@ RESULT_OPTIONS: tuple[Option, ...] = (
         "--any-stain", is_flag=True, help="Do not refuse fluorescence for models of stained tissue, or vice versa."
     ),
     click.option("--probabilities", is_flag=True, help="Also write the probability of each class, as round(255 p)."),
+    click.option(
+        "--uncertainty", is_flag=True, help="Also write how undecided the network is: 0 certain, 255 undecided."
+    ),
     click.option("--overwrite", is_flag=True, help="Replace existing results, once the new ones are complete."),
     click.option("--objects", is_flag=True, help="Also outline, measure and count objects, as `wsipipe objects` does."),
 )

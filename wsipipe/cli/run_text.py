@@ -21,6 +21,8 @@ def plan_as_json(plan: RunPlan) -> dict[str, Any]:
         "devices": list(plan.setup.devices),
         "engine": plan.setup.engine,
         "tta": plan.setup.tta,
+        "probabilities": plan.setup.probabilities,
+        "uncertainty": plan.setup.uncertainty,
         "threads": plan.threads,
         "max_memory_bytes": plan.setup.limit_bytes,
         "unmatched_rows": list(plan.unmatched),
@@ -63,7 +65,9 @@ def plan_as_text(plan: RunPlan) -> str:
     setup = plan.setup
     where = f"{', '.join(setup.devices)} by {setup.engine}"
     averaged = f", averaged over {setup.pool.passes} passes (--tta {setup.tta})" if setup.pool.passes > 1 else ""
-    lines = [f"{setup.model.spec.name} on {where}, {plan.threads} blocks in flight{averaged}"]
+    written = {"probabilities": setup.probabilities, "uncertainty": setup.uncertainty}
+    also = "".join(f", with {name}" for name, wanted in written.items() if wanted)
+    lines = [f"{setup.model.spec.name} on {where}, {plan.threads} blocks in flight{averaged}{also}"]
     for row in [_slide_plan_as_json(plan, slide) for slide in plan.slides]:
         lines.append(f"{row['action']:8} {row['slide']}: {row['reason']}")
         if "store" in row:

@@ -54,6 +54,8 @@ class PoolSpec:
     """Processes that share the cores of one machine."""
     tta: str = TTA_OFF
     """The symmetries over which probabilities are averaged: ``off``, ``flips`` or ``all``."""
+    uncertainty: bool = False
+    """Whether predictions carry the uncertainty."""
 
     @property
     def passes(self) -> int:
@@ -76,7 +78,8 @@ class PoolSpec:
         Averaging adds the turned tiles and the running sum.
         """
         averages = self.passes > 1
-        tensors = network.tensor_bytes(side, batch, engine=self.engine, probabilities=self.probabilities or averages)
+        shares = self.probabilities or self.uncertainty or averages
+        tensors = network.tensor_bytes(side, batch, engine=self.engine, probabilities=shares)
         return tensors + averages * FLOAT32_BYTES * batch * side * side * (network.in_channels + network.classes)
 
 
@@ -269,6 +272,7 @@ def load_replicas(spec: PoolSpec, devices: Sequence[str]) -> list[Replica]:
                 threads=spec.threads,
                 probabilities=spec.probabilities,
                 receptive=spec.receptive,
+                uncertainty=spec.uncertainty,
                 tta=spec.tta,
             )
             for device in devices

@@ -205,13 +205,14 @@ def speeds_file() -> Path:
 
 
 def key(spec: PoolSpec) -> str:
-    """Everything that speeds depend on: device, cores, engine, precision, probabilities, averaging, model."""
+    """Everything that speeds depend on: device, cores, engine, precision, what is asked for, model."""
     device = torch.device(spec.devices[0])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {processor()}"
     library = TORCH if spec.engine == COMPILE else spec.engine
     engine = f"{spec.engine} {version(library)} {spec.precision}"
     shared = f"{spec.threads} of {spec.devices.count(spec.devices[0])}"
-    more = ["probabilities"] * spec.probabilities + [f"tta {spec.tta}"] * (spec.tta != TTA_OFF)
+    more = ["probabilities"] * spec.probabilities + ["uncertainty"] * spec.uncertainty
+    more += [f"tta {spec.tta}"] * (spec.tta != TTA_OFF)
     return ", ".join([name, shared, engine, *more, spec.sha256])
 
 

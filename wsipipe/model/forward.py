@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,23 @@ def probabilities_of(output: Tensor, head: Head) -> Tensor:
         return output
     wide = output.double() if output.device.type == "cpu" else output
     return (wide.sigmoid() if head.kind == SIGMOID else wide.softmax(1)).float()
+
+
+def uncertainty_of(shares: Tensor, head: Head) -> Tensor:
+    """How undecided probabilities ``shares`` (n, class, y, x) are, (n, y, x), float: 0, certain, to 1, all alike.
+
+    Of a softmax it is their entropy, over the logarithm of the number of classes; of sigmoids that of the most probable
+    class and its complement, in bits. On a CPU in float64, as `probabilities_of`.
+
+    Sources: Shannon 1948, doi:10.1002/j.1538-7305.1948.tb01338.x (entropy); Wang et al. 2019, arXiv:1807.07356 (of what
+    test-time augmentation gives, as uncertainty of a segmentation).
+    """
+    wide = shares.to(torch.float64 if shares.device.type == "cpu" else torch.float32, copy=True).clamp_(0, 1)
+    if head.kind == SIGMOID:
+        most = wide.amax(1, keepdim=True)
+        wide = torch.cat([most, 1 - most], 1)
+    entropy: Tensor = torch.special.entr(wide).sum(1)
+    return entropy.div_(log(max(wide.shape[1], 2))).clamp_(max=1)
 
 
 @torch.inference_mode()

@@ -57,6 +57,7 @@ class RunTable:
     on_bad_tile: str = FAIL
     any_stain: bool = False
     probabilities: bool = False
+    uncertainty: bool = False
     objects: bool = False
     min_area: float | None = None
     split: bool = False

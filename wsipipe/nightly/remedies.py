@@ -33,7 +33,7 @@ VALUES = {
     "channels": r"[0-9]+(?:,[0-9]+)*",
 }
 """What the value of each option looks like; anything else after it is the rest of the sentence."""
-FLAGS = {"any_stain", "probabilities"}
+FLAGS = {"any_stain", "probabilities", "uncertainty"}
 SHORT = {"m": "model", "o": "out"}
 OVERWRITE = (
     (re.compile(r", with --overwrite if its file has changed"), ""),

@@ -126,6 +126,8 @@ class RunConfig:
     """Segment fluorescence with models of stained tissue, and the other way round, instead of refusing it."""
     probabilities: bool = False
     """Also write the probability of each class."""
+    uncertainty: bool = False
+    """Also write how undecided the network is: the entropy of the probabilities."""
     objects: bool = False
     """Also find and measure the objects, as ``wsipipe objects`` does."""
     min_area_um2: float | None = None

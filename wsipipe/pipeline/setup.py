@@ -105,6 +105,7 @@ class Setup:
     any_stain: bool
     """Whether to segment slides of another stain than the model's."""
     probabilities: bool
+    uncertainty: bool
     objects: ObjectsRequest | None
     """What is asked for of objects; None: nothing."""
     overwrite: bool
@@ -139,6 +140,7 @@ class Setup:
             receptive=self.model.receptive,
             processes=self.site.per_machine,
             tta=self.tta,
+            uncertainty=self.uncertainty,
         )
 
 
@@ -200,6 +202,7 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
         on_bad_tile=config.on_bad_tile,
         any_stain=config.any_stain,
         probabilities=config.probabilities,
+        uncertainty=config.uncertainty,
         objects=_objects(config),
         overwrite=config.overwrite,
         renew=config.renew,
@@ -210,7 +213,11 @@ def _check_probabilities(config: RunConfig, model: ModelInfo) -> None:
     """Raise a UsageError if an option is unknown that needs probabilities, or the model has none."""
     if config.tta not in SYMMETRIES:
         raise UsageError(f"--tta {config.tta!r} is unknown; choose {', '.join(SYMMETRIES)}")
-    asked = {"--probabilities": config.probabilities, f"--tta {config.tta}": config.tta != TTA_OFF}
+    asked = {
+        "--probabilities": config.probabilities,
+        "--uncertainty": config.uncertainty,
+        f"--tta {config.tta}": config.tta != TTA_OFF,
+    }
     if model.network.head.kind == LABELS and (options := [option for option, wanted in asked.items() if wanted]):
         raise UsageError(
             f"{' and '.join(options)}: model {model.spec.name!r} gives the number of a class, not probabilities; "
