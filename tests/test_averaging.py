@@ -75,6 +75,13 @@ def decided(model: Model, shares: Shares) -> npt.NDArray[np.uint8]:
     return np.where(shares[0] > 0.5, values[0], 0) if len(values) == 1 else values[shares.argmax(0)]
 
 
+def entropy(shares: Shares) -> Shares:
+    """Of the shares (class, y, x), or of one and its complement, over the largest that it can be."""
+    wide = shares.astype(float)
+    wide = np.concatenate([wide, 1 - wide]) if len(wide) == 1 else wide
+    return -(wide * np.log(np.maximum(wide, 1e-300))).sum(0) / np.log(len(wide))
+
+
 def softened(path: str) -> Model:
     """The model at ``path``, with whole numbers of 1/64 as logits: probabilities of all sizes, and still exact."""
     model = load_model(path)
@@ -95,13 +102,21 @@ def test_a_run_writes_the_average_of_whole_passes(tmp_path: Path, tta: str, clas
     model = softened(make_model(tmp_path / "b.safetensors", classes=classes, **sizes))
     shares = whole_shares(model, image, tta)
     labels = decided(model, shares)
-    options = {"tissue": "off", "probabilities": True, "tta": tta, "device": "cpu", "engine": engine}
+    options = {
+        "tissue": "off",
+        "probabilities": True,
+        "uncertainty": True,
+        "tta": tta,
+        "device": "cpu",
+        "engine": engine,
+    }
     for name, more in {"a": {"block": 96, "tile": 96}, "b": {"block": 96, "tile": 32, "batch": 2}, "c": {}}.items():
         config = wsipipe.RunConfig(out=str(tmp_path / name), model=model.info.path, **options, **more)  # type: ignore[arg-type]
         assert wsipipe.run([slide], config).exit_code == 0
         store = zarr.open_group(tmp_path / name / "s.zarr", mode="r")
         np.testing.assert_array_equal(store["0"][:], labels)
         np.testing.assert_array_equal(store["probabilities/0"][:], (shares * 255).round())
+        np.testing.assert_allclose(store["uncertainty/0"][:], 255 * entropy(shares), atol=0.5 + 1e-6)
     assert store_files(tmp_path / "a/s.zarr") == store_files(tmp_path / "b/s.zarr"), "the tile changes speed only"
     lazy = wsipipe.segment(slide, model, block=96, tile=48, device="cpu", engine=engine, tta=tta)
     np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), labels)
@@ -230,17 +245,16 @@ def test_an_engine_may_reuse_the_memory_of_its_output() -> None:
 @pytest.mark.parametrize("tta", ["off", "all"])
 def test_averaging_holds_no_more_memory_than_projected(tiny_model: Path, tta: str) -> None:
     model = load_model(tiny_model)
-    replica = Replica(model, "cpu", probabilities=True, tta=tta)
-    core = 128
-    side, sizes = core + model.info.receptive.margin, model.info
-    spec = PoolSpec(sizes.path, sizes.sha256, "cpu", "torch", "float32", 2, True, sizes.receptive, tta=tta)
-    tiles = np.zeros((2, side, side, sizes.network.in_channels), np.uint8)
+    info, asked = model.info, {"uncertainty": True, "tta": tta}
+    replica, side = Replica(model, "cpu", probabilities=True, **asked), 128 + info.receptive.margin  # type: ignore[arg-type]
+    spec = PoolSpec(info.path, info.sha256, "cpu", "torch", "float32", 2, True, info.receptive, **asked)  # type: ignore[arg-type]
+    tiles = np.zeros((2, side, side, info.network.in_channels), np.uint8)
     with Live() as live:
         replica._forward(tiles)
-    assert live.peak <= spec.tensor_bytes(sizes.network, side, 2) + tiles.nbytes  # the stacked tiles count elsewhere
+    assert live.peak <= spec.tensor_bytes(info.network, side, 2) + tiles.nbytes  # the stacked tiles count elsewhere
 
 
-@pytest.mark.parametrize("asked", [{"tta": "flips"}, {"probabilities": True}])
+@pytest.mark.parametrize("asked", [{"tta": "flips"}, {"probabilities": True}, {"uncertainty": True}])
 def test_class_numbers_have_no_probabilities(monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]) -> None:
     info = foreign_model(strided(), FOREIGN["strided"][1]).info
     info = replace(info, network=replace(info.network, head=Head("labels")))
@@ -249,11 +263,11 @@ def test_class_numbers_have_no_probabilities(monkeypatch: pytest.MonkeyPatch, as
         setup.resolve(wsipipe.RunConfig(device="cpu", **asked))
 
 
-def test_stores_without_averaging_do_not_name_it() -> None:
+def test_stores_without_averaging_and_uncertainty_do_not_name_them() -> None:
     plain = Fingerprint("a", "b", 0, 0.5, probabilities=False)
-    averaged = replace(plain, tta="flips")
-    assert "tta" not in plain.described()
-    assert averaged.described() == {**plain.described(), "tta": "flips"}
+    averaged = replace(plain, tta="flips", uncertainty=True)
+    assert not {"tta", "uncertainty"} & plain.described().keys()
+    assert averaged.described() == {**plain.described(), "tta": "flips", "uncertainty": True}
     assert Fingerprint(**plain.described()) == plain
     assert Fingerprint(**averaged.described()) == averaged
-    assert averaged.differences(plain) == ["tta"]
+    assert averaged.differences(plain) == ["tta", "uncertainty"]

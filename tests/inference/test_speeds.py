@@ -152,6 +152,7 @@ def test_speeds_of_one_device_or_network_are_not_used_for_another(spec: PoolSpec
         replace(spec, engine="openvino"),
         replace(spec, precision="bfloat16"),
         replace(spec, probabilities=True),
+        replace(spec, uncertainty=True),
         replace(spec, tta="flips"),
         replace(spec, tta="all"),
     ]
