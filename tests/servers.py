@@ -192,6 +192,7 @@ class Web:
                     start = int(wanted[1])
                     self.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(data)}")
                 self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
+                self.send_header("Access-Control-Allow-Origin", "*")
                 self.send_header("Content-Length", str(len(part)))
                 self.end_headers()
                 if with_body:

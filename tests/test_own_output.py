@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.faults import assert_same_bytes, files
 from tests.nightly.nights import Clock, night_of
 from tests.soak import in_soak
 from wsipipe.errors import OutputError
-from wsipipe.files import OF_AN_ENTRY, fitted_name, name_limit, write_whole
+from wsipipe.files import OF_AN_ENTRY, appearing, fitted_name, name_limit, write_whole
 from wsipipe.nightly.night import run_night
 from wsipipe.pipeline.summary import DONE, FAILED, SKIPPED, RunSummary
 
@@ -69,6 +70,19 @@ def test_a_file_with_the_longest_name_is_written_whole(tmp_path: Path) -> None:
     for shared in (False, True):
         write_whole(path, b"whole", shared=shared)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"whole"]
+
+
+def test_a_folder_that_two_write_at_once_is_that_of_the_first_and_nothing_else_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with ExitStack() as slower:
+        second = slower.enter_context(appearing(path, shared=True))
+        (second / "deep").mkdir(parents=True)
+        with appearing(path, shared=True) as first:
+            first.mkdir()
+            (first / "whole").touch()
+        with pytest.raises(OutputError, match="a cannot be written"):
+            slower.close()
+    assert [entry.relative_to(tmp_path).as_posix() for entry in sorted(tmp_path.rglob("*"))] == ["a", "a/whole"]
 
 
 def slides_of(folder: Path, write_slide: WriteSlide, names: Sequence[str]) -> list[Path]:

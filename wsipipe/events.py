@@ -166,6 +166,8 @@ class BlockDone:
     blank: bool
     """Whether pixels were read, and all of them are zero."""
     spent: Spent
+    compared: tuple[int, int] = (0, 0)
+    """Labels that were computed twice, from different tiles, and those of them that differ."""
 
 
 @dataclass(frozen=True)

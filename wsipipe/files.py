@@ -136,21 +136,23 @@ def write_whole(path: Location, blob: bytes, *, kind: str = "", way_out: str = M
 
 
 @contextmanager
-def appearing(path: Path, *, kind: str = "", way_out: str = MAKE_ROOM) -> Iterator[Path]:
+def appearing(path: Path, *, kind: str = "", way_out: str = MAKE_ROOM, shared: bool = False) -> Iterator[Path]:
     """The partial file to write in place of ``path``, which it becomes at the end of the context; options as above.
+
+    It may be a folder as well, which replaces nothing but an empty one.
 
     Raises
     ------
     OutputError
         If the file cannot be written; then, as after any other error, ``path`` is as before.
     """
-    with _as_output_error(path, kind, way_out), _renamed(path, shared=False) as partial:
+    with _as_output_error(path, kind, way_out), _renamed(path, shared=shared) as partial:
         yield partial
 
 
 @contextmanager
 def _renamed(path: Path, *, shared: bool) -> Iterator[Path]:
-    """The partial file that becomes ``path`` at the end, or is removed after an error."""
+    """The partial file or folder that becomes ``path`` at the end, or is removed after an error."""
     token = f".{secrets.token_hex(4)}" if shared else ""
     partial = path.with_name(fitted_name(path.name, f"{token}.partial", name_limit(path.parent)))
     try:
@@ -158,7 +160,7 @@ def _renamed(path: Path, *, shared: bool) -> Iterator[Path]:
         partial.replace(path)
     except BaseException:
         with suppress(OSError):
-            partial.unlink()
+            remove_entry(partial)
         raise
 
 

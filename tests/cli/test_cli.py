@@ -419,7 +419,8 @@ def test_model_show_of_what_is_not_a_model_is_exit_code_2(call: Call, tmp_path: 
         path.write_text("weights")
     ended = call("model", "show", path)
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith(f"wsipipe: model {path}")
+    assert ended.err.startswith("wsipipe: ")
+    assert str(path) in ended.err
 
 
 def init_options(**changes: Any) -> list[str]:

@@ -83,6 +83,19 @@ class Residual(nn.Module):
         return x + self.layers(x)
 
 
+class Strided(nn.Module):
+    """Two strided convolutions and a skip, which takes sides of two remainders modulo 4: 0 and 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = conv(3, 4, 3, stride=2), conv(4, 4, 3, stride=2)
+        self.enlarge, self.last = nn.ConvTranspose2d(4, 4, 2, stride=2), nn.ConvTranspose2d(8, 2, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.first(x)
+        return self.last(torch.cat([fine, self.enlarge(self.second(fine))], 1))
+
+
 class SqueezeExcite(nn.Module):
     """Channels weighted by their mean over the image."""
 

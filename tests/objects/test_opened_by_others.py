@@ -15,8 +15,10 @@ import shapely
 
 from tests.conftest import Call
 from tests.objects.stores import made_store
-from wsipipe.objects.export import export_geojson
+from wsipipe.errors import UsageError
+from wsipipe.objects.export import Selection, export_geojson
 from wsipipe.objects.read import open_objects
+from wsipipe.objects.spatial import export_spatialdata
 from wsipipe.store.finished import open_finished
 
 
@@ -124,6 +126,25 @@ def test_spatialdata_has_outlines_and_measures(store: Path, tmp_path: Path, call
     assert set(some.tables["table"].obs["class"]) == {"gland"}
     assert some.shapes["objects"].geometry.is_valid.all()
     assert "is there already" in call("export", store, "--to", "spatialdata", "-o", path).err
+
+
+def test_of_two_exports_to_spatialdata_at_once_the_first_that_is_complete_stays(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spatialdata = pytest.importorskip("spatialdata")
+    path, table = tmp_path / "one.spatialdata", open_objects(store)
+    write = spatialdata.SpatialData.write
+
+    def overtaken(data: Any, partial: Path) -> None:
+        write(data, partial)
+        monkeypatch.setattr(spatialdata.SpatialData, "write", write)
+        export_spatialdata(table, path, Selection(classes=("gland",)))
+
+    monkeypatch.setattr(spatialdata.SpatialData, "write", overtaken)
+    with pytest.raises(UsageError, match="is there already"):
+        export_spatialdata(table, path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert set(spatialdata.read_zarr(path).tables["table"].obs["class"]) == {"gland"}
 
 
 def test_too_many_objects_for_spatialdata_are_refused(

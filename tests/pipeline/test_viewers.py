@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,11 @@ from ome_zarr_models.v05.image_label import ImageLabel
 import wsipipe
 from tests.conftest import WriteSlide
 from tests.faults import files
+from tests.napari_plugin.made import made_result
+from tests.pipeline.test_instances import make_ids
 from tests.slides.made import ome_zarr, picture
+from wsipipe.model.model_file import read_model_info
+from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.pipeline.summary import DONE, SKIPPED
 
 
@@ -53,3 +58,19 @@ def test_a_store_that_says_less_is_complete_and_an_unfinished_one_is_resumed(
     resumed = files(store)
     assert resumed.keys() == whole.keys()
     assert [name for name in whole if resumed[name] != whole[name]] == ["zarr.json"]  # how the runs went
+
+
+def test_addresses_on_the_page_of_other_viewers_are_images_of_a_store(tmp_path: Path) -> None:
+    store = made_result(tmp_path).store
+    make_ids(store)
+    page = (Path(__file__).parents[2] / "docs" / "other-viewers.md").read_text()
+    (state,) = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
+    address = "http://127.0.0.1:8000/case-17.zarr"
+    named = {layer["source"].removeprefix(f"zarr://{address}") for layer in state["layers"]}
+    assert named == set(re.findall(rf"^\| `{address}(.*?)` \|", page, re.MULTILINE))
+    assert named == {"", "/probabilities", "/tissue", "/labels/instances"}
+    for name in named:
+        ome = zarr.open_group(store / name.strip("/"), mode="r").attrs["ome"]
+        assert {axis["name"] for axis in ome["multiscales"][0]["axes"]} - {"c"} == state["dimensions"].keys()
+    (colors,) = (layer["segmentColors"] for layer in state["layers"] if "segmentColors" in layer)
+    assert colors == {str(one.label): one.color for one in read_model_info(DEFAULT_MODEL).spec.classes if one.label}

@@ -35,11 +35,11 @@ START = (
 class Chromium:
     """A browser with one page; `events` holds all that the browser reported."""
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, *options: str) -> None:
         assert PROGRAM is not None
         reads, self._to = above_4(*os.pipe())
         self._from, writes = above_4(*os.pipe())
-        program = [PROGRAM, *OPTIONS.split(), f"--user-data-dir={profile}"]
+        program = [PROGRAM, *OPTIONS.split(), f"--user-data-dir={profile}", *options]
         self._process = subprocess.Popen(
             [sys.executable, "-c", START, str(reads), str(writes), *program],
             pass_fds=(reads, writes),

@@ -65,6 +65,15 @@ def test_any_foreign_text_is_text_of_the_page_and_nothing_else(text: str) -> Non
         assert f"Stopped early: {whole}" in seen.text
 
 
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [(StoreSummary(notes=("the store cannot be read",)), False), (replace(summary_of(), mpp=None), True)],
+)
+def test_of_a_store_that_cannot_be_read_the_resolution_is_not_told(found: StoreSummary, told: bool) -> None:
+    report = night(SlideReport("/in/a.tif", DONE, store="/out/a.zarr"))
+    assert ("resolution unknown" in Seen(page(report, {0: found}, ())).text) == told
+
+
 @given(texts)
 def test_what_is_shown_can_be_printed_and_says_what_was_there(text: str) -> None:
     visible = shown(text)

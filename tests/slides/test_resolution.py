@@ -34,10 +34,10 @@ def test_resolution_tags_are_read_in_their_unit(tmp_path: Path, unit: str, per_u
 @pytest.mark.parametrize(
     ("resolution", "unit", "problem"),
     [
-        ((10.0, 10.0), "centimeter", "gives 1000 micrometres per pixel, which is coarser than any scanner"),
-        ((72.0, 72.0), "inch", "gives 352.778 micrometres per pixel, which is coarser than any scanner"),
+        ((10.0, 10.0), "centimeter", "tags give 1000 micrometres per pixel, which is coarser than any scanner"),
+        ((72.0, 72.0), "inch", "tags give 352.778 micrometres per pixel, which is coarser than any scanner"),
         ((20000.0, 18000.0), "centimeter", "has pixels that are not square"),
-        ((0.0, 0.0), "centimeter", "gives nan micrometres per pixel, which is not a size"),
+        ((0.0, 0.0), "centimeter", "tags give nan micrometres per pixel, which is not a size"),
     ],
 )
 def test_implausible_resolution_is_a_warning_and_not_used(
@@ -82,7 +82,7 @@ def test_resolution_finer_than_any_light_microscope_is_doubted_unless_the_user_g
     slide = opened(tmp_path, resolution=(400000.0, 400000.0), resolutionunit="centimeter")
     assert slide.mpp == pytest.approx(0.025)
     (warning,) = slide.warnings
-    assert "gives 0.025 micrometres per pixel, which is finer than any light microscope" in warning
+    assert "give 0.025 micrometres per pixel, which is finer than any light microscope" in warning
     assert "--mpp" in warning
     assert open_slide(tmp_path / "a.tif", mpp=0.25).warnings == ()
     assert checked(MPP_DOUBTED, MPP_DOUBTED, "a tag").warnings == ()
@@ -209,7 +209,7 @@ def stated(mpp: float, source: str = "a statement") -> Reading:
 
 
 def tags(mpp: float) -> Reading:
-    return Reading("tags", mpp, mpp, TAGS)
+    return Reading("X and Y tags", mpp, mpp, TAGS)
 
 
 def hint(mpp: float) -> Reading:
@@ -221,14 +221,18 @@ def hint(mpp: float) -> Reading:
     [
         ([stated(0.25), tags(0.26), hint(0.25)], 0.25, []),
         ([stated(0.25), stated(0.262, "another"), hint(0.23)], 0.25, []),
-        ([stated(0.25), tags(0.5)], 0.25, ["tags gives 0.5", "a statement gives 0.25", "the former is not used"]),
+        (
+            [stated(0.25), tags(0.5)],
+            0.25,
+            ["X and Y tags give 0.5", "a statement gives 0.25", "the former is not used"],
+        ),
         ([stated(0.25), stated(0.27, "another"), tags(0.25)], None, ["another gives 0.27", "none of them is used"]),
         ([stated(0.0), tags(0.5)], 0.5, ["a statement gives 0", "is not a size", "it is not used"]),
         ([stated(0.25), hint(0.5)], 0.25, ["a magnification stands for about 0.5", "the former is used"]),
         ([tags(0.254), hint(0.1)], None, ["a magnification stands for about 0.1", "none of them is used"]),
         ([tags(0.2282), hint(0.25)], 0.2282, []),
         ([hint(0.25)], None, []),
-        ([hint(0.25), tags(1000.0)], None, ["tags gives 1000", "is coarser than any scanner"]),
+        ([hint(0.25), tags(1000.0)], None, ["X and Y tags give 1000", "is coarser than any scanner"]),
         ([], None, []),
     ],
 )
@@ -253,7 +257,7 @@ def test_statements_that_contradict_each_other_are_an_error_that_names_them_and_
         choose_level(replace(slide, mpp=mixed.mpp, mpp_source=mixed.source), 0.5)
     assert str(caught.value) == (
         "a.tif has no micrometres per pixel (MPP in ImageDescription gives 0.25 micrometres per pixel, but "
-        "PhysicalSizeX and Y in OME-XML gives 0.5 micrometres per pixel); give --mpp, e.g. --mpp 0.25 for a 40x scan"
+        "PhysicalSizeX and Y in OME-XML give 0.5 micrometres per pixel); give --mpp, e.g. --mpp 0.25 for a 40x scan"
     )
 
 

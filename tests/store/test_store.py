@@ -204,6 +204,7 @@ def test_store_is_a_valid_ome_zarr_image_label(tmp_path: Path, shape: Index, mpp
     assert [axis.name for axis in image.multiscales[0].axes] == ["c", "y", "x"]
     assert image.multiscales[0].name == "case-17 probabilities"
     assert image.omero is not None
+    assert image.omero["name"] == "case-17 probabilities"
     channels = [(one["label"], one["color"], one["active"]) for one in image.omero["channels"]]
     assert channels == [("background", "FFFFFF", False), ("gland", "FF8000", True), ("fat", "0080FF", True)]
     image = Image.from_zarr(group["uncertainty"]).attributes.ome

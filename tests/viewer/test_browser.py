@@ -122,6 +122,8 @@ def test_panel_switches_classes_and_the_link_keeps_the_place(
     assert tuple(drawn(browser)[at]) == (90, 90, 90)
     browser.value("viewer.go(200, -300, 150)")  # um: the slide has 0.5 um/px
     wait(browser, "location.hash.includes('x=400.0&y=600.0&w=300.0')")
+    browser.value("location.hash = 'x=300&y=500&w=60'; viewer.settled()")  # the way before it comes to rest meanwhile
+    wait(browser, "Math.abs(viewer.x.start / viewer.unit(0) - 270) < 1e-6")
     assert complaints(browser) == []
     assert asked_elsewhere(browser, served.address) == []
 
@@ -184,6 +186,64 @@ def test_outlines_of_one_slide_are_switched_off_and_those_beside_it_stay(browser
         browser.value("Promise.all(items.map((item, i) => viewer.outline(item, i)))")
         off, on = browser.value(count)
     assert (off, on > 0) == (0, True)
+
+
+@pytest.fixture(scope="module")
+def unequal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ViewServer]:
+    """Slides of different sizes and resolutions, the last of an unknown one."""
+    folder = tmp_path_factory.mktemp("unequal")
+    given = {"wide": ((200, 400), 0.5), "high": ((600, 300), 1.0), "unknown": ((300, 300), None)}
+    slides = [
+        write_pyramid(folder / f"{name}.tif", [np.full((*shape, 3), 200, np.uint8)], mpp=mpp)
+        for name, (shape, mpp) in given.items()
+    ]
+    with ViewServer(slides) as running:
+        yield running
+
+
+def test_side_by_side_each_slide_has_its_name_above_it_and_an_overview(browser: Chromium, unequal: ViewServer) -> None:
+    look(browser, f"{unequal.address}look?items=0,1")
+    for name, plot in browser.value(
+        """items.map((item, i) => {
+            const ends = (box) => [box.left, box.right, box.top, box.bottom];
+            const plot = views_of(viewer.model("plot", item)).el.getBoundingClientRect();
+            return [ends(document.querySelectorAll("#names p")[i].getBoundingClientRect()), ends(plot)];
+        })"""
+    ):
+        assert name[:2] == pytest.approx(plot[:2], abs=2)
+        assert name[3] <= plot[2]
+    assert browser.value("document.getElementById('names').innerText").split() == ["wide.tif", "high.tif"]
+    wait(browser, "[...document.querySelectorAll('.overview img')].filter((image) => image.naturalWidth).length == 2")
+    for i, middle in ((1, [150, -300]), (0, [100, -50])):  # um
+        browser.value(
+            f"""(() => {{
+                const overview = document.querySelectorAll(".overview")[{i}], box = overview.getBoundingClientRect();
+                const [clientX, clientY] = [(box.left + box.right) / 2, (box.top + box.bottom) / 2];
+                overview.dispatchEvent(new MouseEvent("click", {{ clientX, clientY }}));
+            }})()"""
+        )
+        assert browser.value(
+            "[(viewer.x.start + viewer.x.end) / 2, (viewer.y.start + viewer.y.end) / 2]"
+        ) == pytest.approx(middle, abs=5)  # a pixel of the overview, as events have whole ones
+    browser.value("viewer.go(100, -50, 20)")  # the middle of the first
+    assert browser.value("[...document.querySelectorAll('.here')].map((here) => here.style.left)") == ["45%", "30%"]
+    assert complaints(browser) == []
+
+
+def test_slides_of_which_one_has_no_resolution_are_shown_by_pixels_and_the_panel_says_so(
+    browser: Chromium, unequal: ViewServer
+) -> None:
+    look(browser, f"{unequal.address}look?items=0,2#x=150&y=100&w=40")
+    assert "all are shown pixel by pixel, because the µm/px of unknown.tif" in browser.value(
+        "document.getElementById('panel').innerText"
+    )
+    left = browser.value("items.map((item) => views_of(viewer.model('plot', item)).el.getBoundingClientRect().left)")
+    row, col = place(browser, 150.5, 100.5)
+    for of, told in zip(left, ("x 150, y 100 px · 0.075, 0.050 mm", "x 150, y 100 px"), strict=True):
+        browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=col + of - left[0], y=row)
+        wait(browser, f"document.getElementById('place').textContent == '{told}'")
+    look(browser, f"{unequal.address}look?items=0,1")
+    assert "pixel by pixel" not in browser.value("document.getElementById('panel').innerText")
 
 
 def test_page_of_all_has_a_card_each_and_opens_two_side_by_side(browser: Chromium, tmp_path: Path) -> None:

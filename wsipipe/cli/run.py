@@ -66,10 +66,10 @@ COMPUTE_OPTIONS: tuple[Option, ...] = (
     ),
     click.option(
         "--engine",
-        type=click.Choice(["auto", "torch", "compile", "openvino"]),
+        type=click.Choice(["auto", "torch", "compile", "openvino", "onnxruntime"]),
         default="auto",
         show_default=True,
-        help="Inference engine; auto: torch, or on CPUs OpenVINO, if installed and faster.",
+        help="Inference engine; auto: of those installed that compute the model, the fastest.",
     ),
     click.option(
         "--precision",
@@ -77,6 +77,12 @@ COMPUTE_OPTIONS: tuple[Option, ...] = (
         default="float32",
         show_default=True,
         help="Precision of convolutions; less than float32 is faster on GPUs, and changes some labels.",
+    ),
+    click.option(
+        "--margin",
+        type=int,
+        metavar="PX",
+        help="Pixels around a tile's core, fewer than the network looks at; labels are approximate then.",
     ),
     click.option(
         "--tta",

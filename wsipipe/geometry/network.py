@@ -23,7 +23,7 @@ Sources
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wsipipe.errors import GeometryError
 
@@ -49,6 +49,26 @@ class Receptive:
     def reach(self) -> int:
         """The largest distance in pixels between a pixel of the input and one of the output that depends on it."""
         return self.halo + self.stride - 1
+
+    def narrowed(self, context: int) -> Receptive:
+        """The same network with ``context`` pixels or a few more around a core, fewer than it looks at.
+
+        Raises
+        ------
+        GeometryError
+            If that is not fewer, or its convolutions take more than that off the output.
+        """
+        half = self.margin // 2
+        lost = half - self.crop
+        steps = (half - context) // self.stride
+        least = half - self.crop // self.stride * self.stride
+        if steps < 1 or context < lost or self.largest_core is not None:
+            raise GeometryError(
+                f"a margin of {context} px is not possible: exact tiles have {half} px around their cores, and the "
+                f"network takes no fewer than {least} (--margin)"
+            )
+        cut = steps * self.stride
+        return replace(self, halo=min(self.halo, half - cut), margin=self.margin - 2 * cut, crop=self.crop - cut)
 
     def check_core(self, core: int, option: str = "--tile") -> int:
         """Return ``core`` if a tile may have it as its core side, in px.

@@ -6,9 +6,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from wsipipe.errors import UsageError
+from wsipipe.errors import ModelError, UsageError
 from wsipipe.importing.import_model import NetworkRequest, import_model
 from wsipipe.model.file_kind import FileKind
 from wsipipe.model.model_file import save_unet
@@ -19,6 +20,8 @@ from wsipipe.model.unet import UNet
 
 SUFFIXES = {".onnx": (FileKind.ONNX, export_onnx), ".pt2": (FileKind.PT2, export_pt2)}
 """The kind of each file, and what writes it."""
+MOST_SIDE_PX = 1024
+"""The largest side that is tried, px."""
 
 
 def save_model(
@@ -68,5 +71,36 @@ def save_model(
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder) / path.name
         say("exporting it")
-        export(network, exported, channels=request.in_channels, side=8 * request.step, step=request.step)
+        side = smallest_side(network, request)
+        export(network, exported, channels=request.in_channels, side=side, step=request.step)
         import_model(exported, kind, path, spec, request, say)
+
+
+def smallest_side(network: nn.Module, request: NetworkRequest) -> int:
+    """The smallest side in pixels, on the grid that ``request`` says, of images that ``network`` takes.
+
+    Raises
+    ------
+    ModelError
+        If it takes none; with what it says to the largest that was tried.
+    """
+    was_training, problem = network.training, ""
+    network.eval()
+    try:
+        for side in range(request.step, MOST_SIDE_PX + 1, request.step):
+            shape = (
+                (1, side, side, request.in_channels) if request.channels_last else (1, request.in_channels, side, side)
+            )
+            try:
+                with torch.inference_mode():
+                    network(torch.zeros(shape))
+            except Exception as err:  # whatever the network of somebody raises
+                problem = f"{type(err).__name__}: {err}"
+            else:
+                return side
+    finally:
+        network.train(was_training)
+    raise ModelError(
+        f"the network takes no image of {request.in_channels} channels with sides of {request.step} to "
+        f"{MOST_SIDE_PX} px ({problem}); NetworkRequest(in_channels=..., step=...) says what it takes"
+    )

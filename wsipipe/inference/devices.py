@@ -92,7 +92,8 @@ def resolve_engine(
         )
     if not (there := list(filter(is_installed, fitting))):
         raise MachineError(
-            f"{kind.value} models need {' or '.join(fitting)}, which is not installed; pip install '{EXTRA_OF[fitting[-1]]}'"
+            f"{kind.value} models need {' or '.join(fitting)}, and neither is installed; "
+            f"pip install '{EXTRA_OF[fitting[-1]]}'"
         )
     return there[0]
 

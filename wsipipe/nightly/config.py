@@ -47,6 +47,7 @@ class RunTable:
     device: str = "auto"
     engine: str = "auto"
     precision: str = "float32"
+    margin: int | None = None
     tta: str = TTA_OFF
     tile: int | None = None
     block: int | None = None

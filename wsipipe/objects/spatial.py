@@ -9,7 +9,6 @@ Source: https://spatialdata.scverse.org/en/stable/design_doc.html
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from wsipipe.errors import OutputError, UsageError
-from wsipipe.files import MAKE_ROOM, remove_entry
+from wsipipe.errors import UsageError
+from wsipipe.files import appearing
 from wsipipe.objects.export import EVERYTHING, UNMEASURED, Selection, count_objects, simplified
 from wsipipe.objects.read import ObjectTable, geometries
 
@@ -58,8 +57,8 @@ def export_spatialdata(
     Raises
     ------
     UsageError
-        If the library is not installed, there is something at ``path``, a class is unknown, or there are more than
-        `MOST_OBJECTS` or no objects.
+        If the library is not installed, there is something at ``path``, also if that appeared meanwhile, a class is
+        unknown, or there are more than `MOST_OBJECTS` or no objects.
     DamagedStoreError
         If the table cannot be read.
     OutputError
@@ -69,8 +68,7 @@ def export_spatialdata(
         import spatialdata
     except ImportError as err:
         raise UsageError(f"--to spatialdata needs {err.name}, which is not installed; {INSTALL}") from err
-    if os.path.lexists(path):
-        raise UsageError(f"{path} is there already; remove it, or give another folder (-o)")
+    _refuse_existing(path)
     count = count_objects(table, selection)
     if not 0 < count <= MOST_OBJECTS:
         raise UsageError(
@@ -80,20 +78,16 @@ def export_spatialdata(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # meant for those who develop the library
         shapes, measures = _elements(table, selection, simplify_px or 0.0)
-        _write(spatialdata.SpatialData(shapes={SHAPES: shapes}, tables={TABLE: measures}, attrs=attributes), path)
+        data = spatialdata.SpatialData(shapes={SHAPES: shapes}, tables={TABLE: measures}, attrs=attributes)
+        with appearing(path, shared=True) as partial:
+            data.write(partial)
+            _refuse_existing(path)  # another export may have made it meanwhile
     return count
 
 
-def _write(data: Any, path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        remove_entry(partial)
-        data.write(partial)
-        partial.rename(path)
-    except OSError as err:
-        raise OutputError(f"{path} cannot be written: {err.strerror or err}; {MAKE_ROOM}") from err
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _refuse_existing(path: Path) -> None:
+    if os.path.lexists(path):
+        raise UsageError(f"{path} is there already; remove it, or give another folder (-o)")
 
 
 def _elements(table: ObjectTable, selection: Selection, simplify_px: float) -> tuple[Any, Any]:

@@ -97,6 +97,11 @@ class StoreSummary:
     tissue_share: float | None = None
     """Share of the slide that is tissue, 0 to 1; None if no tissue mask was used."""
 
+    @property
+    def opened(self) -> bool:
+        """Whether the store could be read; of one that could not, only `notes` are known."""
+        return bool(self.model_sha256)
+
 
 def summarise(slide: str, store: str, *, large: bool = False) -> StoreSummary:
     """The thumbnail of ``store``, whose slide is ``slide``, and the areas of its classes; never raises.

@@ -101,6 +101,7 @@ def store_block(work: StoreWork, index: Index, rows: Indices, cols: Indices) -> 
         labels=content.label_counts(work.store, labels),
         blank=block.blank,
         spent=block.spent,
+        compared=(block.compared.labels, block.compared.differing),
     )
     row = np.empty((1, 1), object)
     row[0, 0] = done

@@ -112,6 +112,8 @@ class RunConfig:
     """Inference engine: ``auto``, ``torch``, ``compile``, ``onnxruntime``, or on CPUs ``openvino``."""
     precision: str = "float32"
     """Precision of convolutions: ``bfloat16`` and ``float16`` are faster on GPUs, and change some labels."""
+    margin: int | None = None
+    """Pixels around a tile's core, fewer than the network looks at, for approximate labels; None: as many."""
     tta: str = TTA_OFF
     """Test-time averaging over ``flips`` (4 passes) or ``all`` symmetries (8 passes), or ``off``."""
     threads: int | None = None

@@ -77,4 +77,4 @@ def segment(
         opened = with_mpp(opened, mpp)
     level = level_of(opened, setup)
     check_channels(opened, level, setup.model)
-    return lazy_labels(BlockWork(level, grid_of(level, setup), setup.pool))
+    return lazy_labels(BlockWork(level, grid_of(level, setup), setup.pool, compare=setup.compare))

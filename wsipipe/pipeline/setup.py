@@ -7,9 +7,12 @@ from pathlib import Path
 
 from wsipipe.errors import UsageError
 from wsipipe.files import locate
+from wsipipe.geometry.network import Receptive
 from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
+from wsipipe.inference.comparison import Compare
 from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine
 from wsipipe.inference.pool import PoolSpec
+from wsipipe.model.file_kind import FileKind
 from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.model.network import LABELS, SIGMOID, SOFTMAX
 from wsipipe.pipeline.config import DEFAULT_MODEL, FAIL, FILL, ComputeRequest, RunConfig, check_cluster
@@ -81,6 +84,8 @@ class Setup:
     out: str
     """Folder of the stores, as it was given."""
     model: ModelInfo
+    receptive: Receptive
+    """The sizes of its tiles."""
     slides: SlideOptions
     max_upsample: float
     """Largest factor by which a slide coarser than the model may be enlarged."""
@@ -117,6 +122,18 @@ class Setup:
         return self.site.devices
 
     @property
+    def approximate(self) -> bool:
+        """Whether labels depend on the tiles, because these are smaller than the network looks."""
+        return not self.model.network.exact or self.receptive != self.model.receptive
+
+    @property
+    def compare(self) -> Compare:
+        """Which blocks are computed again from other tiles, and compared."""
+        if self.approximate:
+            return Compare.SAMPLE
+        return Compare.NEVER if self.model.network.kind == FileKind.SAFETENSORS else Compare.ONCE
+
+    @property
     def limit_bytes(self) -> int:
         """The most memory that one process may take."""
         return self.site.limit_bytes
@@ -137,7 +154,7 @@ class Setup:
             precision=self.precision,
             batch=self.batch,
             probabilities=self.probabilities,
-            receptive=self.model.receptive,
+            receptive=self.receptive,
             processes=self.site.per_machine,
             tta=self.tta,
             uncertainty=self.uncertainty,
@@ -176,6 +193,7 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
     return Setup(
         out=config.out,
         model=model,
+        receptive=model.receptive if config.margin is None else model.receptive.narrowed(config.margin),
         slides=SlideOptions(
             config.mpp,
             config.reader,

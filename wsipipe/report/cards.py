@@ -59,7 +59,7 @@ def card(slide: SlideReport, found: StoreSummary | None, *, number: int, version
             _areas(found) if found else None,
             objects_found(found.objects, {c.name: c.color for c in found.classes}) if found else None,
             _notes((), found.notes if found else ()),
-            _facts(_scale(found) if found else []),
+            _facts(_scale(found) if found and found.opened else []),
             _facts(_speed(slide)),
             _facts([*_weights(slide, found), f"wsipipe {made_by}"]),
             _more(slide, found, made_by),

@@ -161,7 +161,8 @@ def _says(one: Reading) -> str:
     """The reading in words."""
     square = one.y == one.x or (math.isnan(one.y) and math.isnan(one.x))
     numbers = f"{one.y:.6g}" if square else f"{one.y:.6g} (y) and {one.x:.6g} (x)"
-    verb = "stands for about" if one.kind == HINT else "gives"
+    gives = "give" if " and " in one.source else "gives"  # XResolution and YResolution tags give
+    verb = "stands for about" if one.kind == HINT else gives
     return f"{one.source} {verb} {numbers} micrometres per pixel"
 
 

@@ -115,7 +115,7 @@ def _probability_attributes(spec: StoreSpec) -> dict[str, Any]:
     names = [name for name, _, _ in spec.classes]
     multiscale = _multiscale(spec, "probabilities", levels=1, axes="cyx")
     return {
-        "ome": {"version": "0.5", "multiscales": [multiscale], "omero": _channels(spec.classes)},
+        "ome": {"version": "0.5", "multiscales": [multiscale], "omero": _channels(multiscale["name"], spec.classes)},
         "wsipipe": {"classes": names, "value": "round(255 p)"},
     }
 
@@ -125,22 +125,23 @@ def _uncertainty_attributes(spec: StoreSpec) -> dict[str, Any]:
     return {"ome": {"version": "0.5", "multiscales": [multiscale]}, "wsipipe": {"value": "round(255 u)"}}
 
 
-def _channels(classes: Iterable[tuple[str, int, str]]) -> dict[str, Any]:
+def _channels(name: str, classes: Iterable[tuple[str, int, str]]) -> dict[str, Any]:
     """How viewers show probabilities: each class by its name, from black to its colour, the background hidden.
 
     Labels have no such block: napari-ome-zarr cannot open labels that have one.
     """
     window = {"min": 0, "start": 0, "end": 255, "max": 255}
     return {
+        "name": name,
         "channels": [
             {
-                "label": name,
+                "label": class_name,
                 "color": color[1:].upper() if label else "FFFFFF",
                 "window": window,
                 "active": bool(label),
             }
-            for name, label, color in classes
-        ]
+            for class_name, label, color in classes
+        ],
     }
 
 

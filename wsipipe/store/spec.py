@@ -66,15 +66,17 @@ class Fingerprint:
     """Whether tiles that cannot be decoded fail the slide, or are filled with label 0."""
     reading: str = ""
     """Reader and planes of the slide; empty for all planes, by the reader of its format."""
+    approximate: str = ""
+    """The tiles, in words, where labels depend on them; empty where tiles give what the whole image would."""
     tta: str = TTA_OFF
-    """The symmetries over which probabilities were averaged. Stores without averaging do not name it."""
+    """The symmetries over which probabilities were averaged."""
     uncertainty: bool = False
-    """Whether the uncertainty is written too. Stores without it do not name it."""
+    """Whether the uncertainty is written too."""
 
     def described(self) -> dict[str, Any]:
-        """The fields as the metadata of a store have them."""
-        unnamed = {("tta", TTA_OFF), ("uncertainty", False)}
-        return {name: value for name, value in asdict(self).items() if (name, value) not in unnamed}
+        """The fields as the metadata of a store have them: the newest only where they say something."""
+        silent = {("approximate", ""), ("tta", TTA_OFF), ("uncertainty", False)}
+        return {name: value for name, value in asdict(self).items() if (name, value) not in silent}
 
     def differences(self, other: Fingerprint) -> list[str]:
         """Names of the fields in which the two differ."""

@@ -15,7 +15,11 @@ def viewer_page() -> str:
             element("h1", "…", id="name"),
             element("output", id="place"),
         ),
-        element("main", element("div", id="plots"), element("aside", id="panel")),
+        element(
+            "main",
+            element("div", element("div", id="names"), element("div", id="plots"), class_="pictures"),
+            element("aside", id="panel"),
+        ),
         scripts=("bokeh.js", "common.js", "viewer.js"),
     )
 

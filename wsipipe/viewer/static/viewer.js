@@ -111,8 +111,9 @@ class Viewer {
     this.is_whole = `${this.x.start} ${this.x.end}`;
   }
 
-  from_link() {
-    const at = new URLSearchParams(location.hash.slice(1));
+  // Go to the place that an address names, if it does.
+  from_link(address) {
+    const at = new URLSearchParams(new URL(address).hash.slice(1));
     const [x, y, w] = ["x", "y", "w"].map((name) => Number(at.get(name)));
     if (at.has("w") && w > 0 && Number.isFinite(x + y + w)) {
       const unit = this.unit(0);
@@ -126,14 +127,14 @@ class Viewer {
   drawn() {
     const { start: x0, end: x1 } = this.x;
     const { start: y0, end: y1 } = this.y;
-    const [height, width] = this.about[0].shape.map((side) => side * this.unit(0));
-    const box = by_id("here");
-    if (!box) return;
     const percent = (part, of) => `${Math.min(Math.max((100 * part) / of, 0), 100)}%`;
-    box.style.left = percent(x0, width);
-    box.style.right = percent(width - x1, width);
-    box.style.top = percent(-y1, height);
-    box.style.bottom = percent(height + y0, height);
+    document.querySelectorAll(".here").forEach((box, i) => {
+      const [height, width] = this.about[i].shape.map((side) => side * this.unit(i));
+      box.style.left = percent(x0, width);
+      box.style.right = percent(width - x1, width);
+      box.style.top = percent(-y1, height);
+      box.style.bottom = percent(height + y0, height);
+    });
   }
 
   // Once it has come to rest: the link, and the outlines.
@@ -199,19 +200,19 @@ class Viewer {
     return [page.top + view.frame.y_scale.compute(-y * unit), page.left + view.frame.x_scale.compute(x * unit)];
   }
 
-  // Where the pointer is, in pixels of the slide's finest level and in um.
+  // Where the pointer is, in pixels of the finest level of the slide under it, and in mm.
   pointed(event) {
     const view = views_of(this.shared);
     const canvas = event.currentTarget.getBoundingClientRect();
     const plots = items.map((item) => views_of(this.model("plot", item)).bbox);
     const sx = event.clientX - canvas.left;
-    const under = plots.find((box) => sx >= box.left && sx < box.right) || plots[0];
-    const x = view.frame.x_scale.invert(sx - under.left + plots[0].left);
-    const y = view.frame.y_scale.invert(event.clientY - canvas.top);
-    const unit = this.unit(0);
-    const pixels = `x ${numbers.format(Math.floor(x / unit))}, y ${numbers.format(Math.floor(-y / unit))} px`;
-    const mpp = this.about[0].mpp;
-    by_id("place").textContent = mpp ? `${pixels} · ${(x / 1000).toFixed(3)}, ${(-y / 1000).toFixed(3)} mm` : pixels;
+    const under = Math.max(plots.findIndex((box) => sx >= box.left && sx < box.right), 0);
+    const x = view.frame.x_scale.invert(sx - plots[under].left + plots[0].left) / this.unit(under);
+    const y = -view.frame.y_scale.invert(event.clientY - canvas.top) / this.unit(under);
+    const pixels = `x ${numbers.format(Math.floor(x))}, y ${numbers.format(Math.floor(y))} px`;
+    const { mpp } = this.about[under];
+    const mm = (pixel) => ((pixel * mpp) / 1000).toFixed(3);
+    by_id("place").textContent = mpp ? `${pixels} · ${mm(x)}, ${mm(y)} mm` : pixels;
   }
 }
 
@@ -222,29 +223,40 @@ function views_of(model) {
 
 function panel_of(viewer) {
   const panel = by_id("panel");
-  const [height, width] = viewer.about[0].shape;
-  const overview = made("div", { id: "overview", title: "the whole slide; click to go there" });
+  const whole = made("button", {}, items.length > 1 ? "whole slides" : "whole slide");
+  whole.addEventListener("click", () => viewer.whole());
+  panel.append(whole);
+  const unknown = viewer.about.filter((one) => !one.mpp).map((one) => one.name);
+  if (unknown.length && items.length > 1) {
+    const names = new Intl.ListFormat("en").format(unknown);
+    panel.append(made("p", { class: "warn" }, `not to one scale: all are shown pixel by pixel, because the µm/px of ${names} is unknown`));
+  }
+  items.forEach((item, i) => panel.append(section_of(viewer, item, i)));
+}
+
+function overview_of(viewer, item, i) {
+  const [height, width] = viewer.about[i].shape;
+  const overview = made("div", { class: "overview", title: "the whole slide; click to go there" });
   overview.style.width = `${Math.min(100, (75 * width) / height)}%`; // upright slides are not as wide as the panel
   overview.style.aspectRatio = `${width} / ${height}`;
-  const image = made("img", { src: `tiles/${items[0]}/slide/0/0/0`, alt: "" });
-  const covered = (side) => (100 * 512 * 2 ** viewer.about[0].last) / side;
-  image.style.width = `${covered(width)}%`;
-  image.style.height = `${covered(height)}%`;
-  overview.append(image, made("div", { id: "here" }));
+  if (viewer.about[i].layers.includes("slide")) {
+    const image = made("img", { src: `tiles/${item}/slide/0/0/0`, alt: "" });
+    const covered = (side) => (100 * 512 * 2 ** viewer.about[i].last) / side;
+    image.style.width = `${covered(width)}%`;
+    image.style.height = `${covered(height)}%`;
+    overview.append(image);
+  }
+  overview.append(made("div", { class: "here" }));
   overview.addEventListener("click", (event) => {
     const box = overview.getBoundingClientRect();
-    const unit = viewer.unit(0);
+    const unit = viewer.unit(i);
     viewer.go(
       ((event.clientX - box.left) / box.width) * width * unit,
       (-(event.clientY - box.top) / box.height) * height * unit,
       viewer.x.end - viewer.x.start,
     );
   });
-  panel.append(overview);
-  const whole = made("button", {}, items.length > 1 ? "whole slides" : "whole slide");
-  whole.addEventListener("click", () => viewer.whole());
-  panel.append(whole);
-  items.forEach((item, i) => panel.append(section_of(viewer, item, i)));
+  return overview;
 }
 
 function switch_of(text, on, action, ...before) {
@@ -261,7 +273,7 @@ function slider_of(text, value, action) {
 
 function section_of(viewer, item, i) {
   const about = viewer.about[i];
-  const section = made("section", {}, made("h2", {}, about.name));
+  const section = made("section", {}, made("h2", {}, about.name), overview_of(viewer, item, i));
   const facts = [
     `${numbers.format(about.shape[1])} × ${numbers.format(about.shape[0])} px`,
     about.mpp ? `${Number(about.mpp.toPrecision(4))}\u00a0µm/px` : "µm/px unknown",
@@ -309,8 +321,10 @@ async function start() {
   asked("catalog").then((entries) => { by_id("all").hidden = entries.length < 2; }).catch(() => {});
   try {
     const about = await Promise.all(items.map((item) => asked(`about/${item}`)));
-    by_id("name").textContent = about.map((one) => one.name).join(" | ");
-    document.title = `${by_id("name").textContent} · wsipipe view`;
+    const names = about.map((one) => one.name);
+    by_id("name").textContent = names.length > 1 ? `${names.length} side by side` : names[0];
+    if (names.length > 1) by_id("names").append(...names.map((name) => made("p", { title: name }, name)));
+    document.title = `${names.join(" | ")} · wsipipe view`;
     const item = await asked(`plots?items=${items}`);
     manager = await Bokeh.embed.embed_item(item, "plots");
     const viewer = new Viewer(about, manager.roots[0].model.document);
@@ -318,8 +332,8 @@ async function start() {
     panel_of(viewer);
     items.forEach((number) => viewer.show_classes(number));
     by_id("plots").addEventListener("mousemove", (event) => viewer.pointed(event));
-    window.addEventListener("hashchange", () => viewer.from_link());
-    if (!viewer.from_link()) viewer.whole();
+    window.addEventListener("hashchange", (event) => viewer.from_link(event.newURL)); // the place may be another already
+    if (!viewer.from_link(location.href)) viewer.whole();
     viewer.settled();
     document.body.dataset.ready = "yes";
   } catch (error) {
