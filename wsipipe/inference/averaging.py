@@ -9,7 +9,7 @@ from wsipipe.geometry.symmetry import Symmetry
 
 
 def moved(tiles: Tensor, symmetry: Symmetry) -> Tensor:
-    """``tiles`` (n, channel, y, x), moved by ``symmetry``; in channels-last order, as they come."""
+    """``tiles`` (n, channel, y, x), float32, moved by ``symmetry``; in channels-last order, as they come."""
     if symmetry == Symmetry():
         return tiles
     turned = tiles.transpose(-2, -1) if symmetry.transposed else tiles
@@ -17,6 +17,6 @@ def moved(tiles: Tensor, symmetry: Symmetry) -> Tensor:
 
 
 def moved_back(output: Tensor, symmetry: Symmetry) -> Tensor:
-    """``output`` (n, class, y, x) of tiles that were `moved` by ``symmetry``, as of others; always a copy."""
+    """``output`` (n, class, y, x), float32, of tiles that were `moved` by ``symmetry``, as of others; always a copy."""
     turned = output.flip(symmetry.mirrored)
     return turned.transpose(-2, -1) if symmetry.transposed else turned
