@@ -158,7 +158,7 @@ class BlockDone:
     """(row, column) of the block in the grid."""
     pixels: int
     computed: int
-    """Pixels that went through the network, margins included."""
+    """Pixels that went through the network, margins included; once for each pass over a tile."""
     skipped: int
     """The `pixels` in tiles outside the tissue mask, which did not go through the network."""
     labels: dict[int, int]

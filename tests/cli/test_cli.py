@@ -202,6 +202,8 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run: Call, tmp_path:
         "memory at most",
     ):
         assert words in ended.out
+    assert "averaged" not in ended.out
+    assert "averaged over 8 passes (--tta all)" in run(slide, "--tta", "all", "--dry-run").out
     document = json.loads(run(slide, gone, "--dry-run", "--json").out)
     assert [s["action"] for s in document["slides"]] == ["segment", "refuse"]
     assert document["slides"][0]["blocks_to_do"] == 12

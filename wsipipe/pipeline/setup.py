@@ -8,11 +8,13 @@ from pathlib import Path
 from wsipipe.errors import UsageError
 from wsipipe.files import locate
 from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
 from wsipipe.inference.comparison import Compare
 from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.model.file_kind import FileKind
 from wsipipe.model.model_file import ModelInfo, read_model_info
+from wsipipe.model.network import LABELS, SIGMOID, SOFTMAX
 from wsipipe.pipeline.config import DEFAULT_MODEL, FAIL, FILL, ComputeRequest, RunConfig, check_cluster
 from wsipipe.pipeline.machine import default_limit_bytes
 from wsipipe.pipeline.objects_plan import ObjectsRequest
@@ -93,6 +95,8 @@ class Setup:
     """Inference engine, one that the site has."""
     precision: str
     """Precision of convolutions."""
+    tta: str
+    """The symmetries over which probabilities are averaged: ``off``, ``flips`` or ``all``."""
     preferred_sizes: tuple[int, int]
     """(core, block) in pixels where the user fixed none."""
     batch: int
@@ -106,6 +110,7 @@ class Setup:
     any_stain: bool
     """Whether to segment slides of another stain than the model's."""
     probabilities: bool
+    uncertainty: bool
     objects: ObjectsRequest | None
     """What is asked for of objects; None: nothing."""
     overwrite: bool
@@ -151,6 +156,8 @@ class Setup:
             probabilities=self.probabilities,
             receptive=self.receptive,
             processes=self.site.per_machine,
+            tta=self.tta,
+            uncertainty=self.uncertainty,
         )
 
 
@@ -167,8 +174,8 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
     Raises
     ------
     UsageError
-        If a number is out of range, there is no such cluster, reader, engine or precision, or a file that it names
-        cannot be read.
+        If a number is out of range, there is no such cluster, reader, engine or precision, a file that it names
+        cannot be read, or the model has no probabilities and they are asked for.
     ModelError
         If the model cannot be used.
     MachineError
@@ -181,6 +188,7 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
         check_cluster(config.cluster)
     named(config.reader)
     model = read_model_info(config.model or DEFAULT_MODEL)
+    _check_probabilities(config, model)
     site = site or site_of_this_process(compute_request(config, model))
     return Setup(
         out=config.out,
@@ -204,6 +212,7 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
         ),
         engine=site.engine,
         precision=config.precision,
+        tta=config.tta,
         preferred_sizes=(CORE_PX, CPU_BLOCK_PX if is_cpu(site.devices) else GPU_BLOCK_PX),
         batch=config.batch or 1,
         tissue=config.tissue,
@@ -211,10 +220,27 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
         on_bad_tile=config.on_bad_tile,
         any_stain=config.any_stain,
         probabilities=config.probabilities,
+        uncertainty=config.uncertainty,
         objects=_objects(config),
         overwrite=config.overwrite,
         renew=config.renew,
     )
+
+
+def _check_probabilities(config: RunConfig, model: ModelInfo) -> None:
+    """Raise a UsageError if an option is unknown that needs probabilities, or the model has none."""
+    if config.tta not in SYMMETRIES:
+        raise UsageError(f"--tta {config.tta!r} is unknown; choose {', '.join(SYMMETRIES)}")
+    asked = {
+        "--probabilities": config.probabilities,
+        "--uncertainty": config.uncertainty,
+        f"--tta {config.tta}": config.tta != TTA_OFF,
+    }
+    if model.network.head.kind == LABELS and (options := [option for option, wanted in asked.items() if wanted]):
+        raise UsageError(
+            f"{' and '.join(options)}: model {model.spec.name!r} gives the number of a class, not probabilities; "
+            f"remove the option, or import the network without its argmax, with the head {SOFTMAX} or {SIGMOID}"
+        )
 
 
 def _check_numbers(config: RunConfig) -> None:

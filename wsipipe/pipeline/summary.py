@@ -50,7 +50,7 @@ class SlideOutcome:
     pixels: int = 0
     """Pixels of the blocks computed in this run."""
     computed: int = 0
-    """Pixels that went through the network, margins included."""
+    """Pixels that went through the network, margins included; once for each pass over a tile."""
     skipped: int = 0
     """The `pixels` in tiles that did not go through the network, because they have no tissue."""
     tissue_share: float | None = None
