@@ -98,14 +98,17 @@ def test_a_slide_fails_with_all_the_regions_that_cannot_be_read(
 def test_what_a_bad_tile_reaches_is_0_and_all_else_as_if_it_were_whole(
     slides: tuple[Path, Path], whole: np.ndarray, tmp_path: Path, model: Path, sizes: dict[str, int]
 ) -> None:
-    summary = run(slides[1], tmp_path, model, on_bad_tile="fill", probabilities=True, **sizes)
+    summary = run(slides[1], tmp_path, model, on_bad_tile="fill", probabilities=True, uncertainty=True, **sizes)
     (slide,) = summary.slides
     assert (slide.status, summary.exit_code) == ("done", 0)
     expected = cleared(whole, TILES, model)
     np.testing.assert_array_equal(labels(tmp_path, "torn"), expected)
     assert 0 < np.count_nonzero(expected) < np.count_nonzero(whole)
     probabilities = np.asarray(zarr.open_array(tmp_path / "torn.zarr" / "probabilities" / "0", mode="r")[...])
-    assert not probabilities[:, TILES[1].y0 : TILES[1].y1, TILES[1].x0 : TILES[1].x1].any()
+    uncertainty = np.asarray(zarr.open_array(tmp_path / "torn.zarr" / "uncertainty" / "0", mode="r")[...])
+    for shares in (probabilities, uncertainty):
+        assert shares.any()
+        assert not shares[..., TILES[1].y0 : TILES[1].y1, TILES[1].x0 : TILES[1].x1].any()
     assert record(tmp_path, "torn")["unread"]["tiles"] == [[t.y0, t.y1, t.x0, t.x1] for t in TILES]
     assert any(f"could not decode tiles {TILES[0]}; {TILES[1]}; " in warning for warning in slide.warnings)
 

@@ -14,6 +14,7 @@ from wsipipe.version import VERSION
 
 if TYPE_CHECKING:
     from wsipipe.errors import WsipipeError
+    from wsipipe.importing.import_model import NetworkRequest, named_classes
     from wsipipe.importing.save import save_model
     from wsipipe.model.model_file import load_model
     from wsipipe.model.spec import LabelClass, ModelSpec
@@ -34,11 +35,13 @@ _HOME = {
     "ClusterConfig": "pipeline.config",
     "LabelClass": "model.spec",
     "ModelSpec": "model.spec",
+    "NetworkRequest": "importing.import_model",
     "RunConfig": "pipeline.config",
     "Slide": "slides.slide",
     "UNet": "model.unet",
     "WsipipeError": "errors",
     "load_model": "model.model_file",
+    "named_classes": "importing.import_model",
     "napari_layers": "napari_plugin.layers",
     "open_objects": "objects.read",
     "open_slide": "slides.open",
@@ -52,12 +55,14 @@ __all__ = [
     "ClusterConfig",
     "LabelClass",
     "ModelSpec",
+    "NetworkRequest",
     "RunConfig",
     "Slide",
     "UNet",
     "WsipipeError",
     "__version__",
     "load_model",
+    "named_classes",
     "napari_layers",
     "open_objects",
     "open_slide",

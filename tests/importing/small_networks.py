@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsipipe.importing.legal_sides import Array, Compute
+from wsipipe.importing.legal_sides import Compute, Floats
 
 
 class PaddedUNet(nn.Module):
@@ -83,6 +83,19 @@ class Residual(nn.Module):
         return x + self.layers(x)
 
 
+class Strided(nn.Module):
+    """Two strided convolutions and a skip, which takes sides of two remainders modulo 4: 0 and 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = conv(3, 4, 3, stride=2), conv(4, 4, 3, stride=2)
+        self.enlarge, self.last = nn.ConvTranspose2d(4, 4, 2, stride=2), nn.ConvTranspose2d(8, 2, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.first(x)
+        return self.last(torch.cat([fine, self.enlarge(self.second(fine))], 1))
+
+
 class SqueezeExcite(nn.Module):
     """Channels weighted by their mean over the image."""
 
@@ -143,7 +156,7 @@ def computing(network: nn.Module) -> Compute:
     """``network`` as a function of arrays."""
     evaluated(network)
 
-    def compute(images: Array) -> Array:
+    def compute(images: Floats) -> Floats:
         with torch.inference_mode():
             outputs = network(torch.from_numpy(np.ascontiguousarray(images))).numpy()
         assert isinstance(outputs, np.ndarray)

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.networks import CHANNELS, NETWORKS, by_onnxruntime, by_openvino, labels_that_differ, made, outputs
+from tests.networks import (
+    CHANNELS,
+    NETWORKS,
+    by_onnxruntime,
+    by_openvino,
+    declare_torchvision,
+    labels_that_differ,
+    made,
+    outputs,
+)
 from wsipipe.model.file_kind import FileKind, kind_of
 from wsipipe.model.onnx_file import export_onnx
 from wsipipe.model.onnx_file import ports as onnx_ports
@@ -23,6 +32,7 @@ PACKAGE_OF = {"smp": "segmentation_models_pytorch", "monai": "monai", "hover": "
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_labels_are_those_of_torch_in_every_format(tmp_path: Path, name: str) -> None:
+    declare_torchvision()
     for package in ("onnx", "onnxscript", "onnxruntime", "openvino", PACKAGE_OF[name.partition("-")[0]]):
         pytest.importorskip(package)
     network, step, side = made(name), NETWORKS[name].step, NETWORKS[name].side

@@ -123,7 +123,7 @@ def test_a_pickle_under_another_name_is_refused_and_not_executed(tmp_path: Path,
     else:
         torch.save({"weights": Bomb(executed)}, path)
     for read in (read_model_info, load_model):
-        with pytest.raises(ModelError, match=r"x\.safetensors is truncated or not a safetensors file"):
+        with pytest.raises(ModelError, match=r"x\.safetensors is a pickle"):
             read(path)
     assert not executed.exists()
     if writer == "pickle":
@@ -135,7 +135,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(path: Path) -> None:
     whole = path.read_bytes()
     for length in {0, 1, 7, 8, 9, *range(10, len(whole), 97), len(whole) - 1}:
         path.write_bytes(whole[:length])
-        with pytest.raises(ModelError, match=r"glands\.safetensors is truncated or not a safetensors file"):
+        with pytest.raises(ModelError, match=r"glands\.safetensors is (truncated|not a model, or is truncated)"):
             load_model(path)
 
 

@@ -92,8 +92,9 @@ def test_ports_have_the_names_that_the_network_gives(exported: tuple[Small, Path
     )
 
 
-def test_an_exported_file_is_valid_and_one(exported: tuple[Small, Path]) -> None:
+def test_an_exported_file_is_valid_and_one_and_names_none_of_this_machine(exported: tuple[Small, Path]) -> None:
     check_onnx(exported[1])
+    assert Path(__file__).name.encode() not in exported[1].read_bytes()
     onnx.checker.check_model(onnx.load(exported[1]), full_check=True)
     assert [path.name for path in exported[1].parent.iterdir()] == ["small.onnx"]
 

@@ -9,6 +9,7 @@ import random
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def test_a_network_is_loaded_to_the_last_bit_at_any_size(sound: Path) -> None:
 def test_sides_that_it_was_not_exported_for_are_refused(sound: Path) -> None:
     loaded = load_pt2(sound)
     for shape in ((1, 3, 32, 36), (1, 4, 32, 32), (3, 32, 32)):
-        with pytest.raises(GeometryError, match="does not take images of shape"):
+        with pytest.raises(GeometryError, match=r"of shape .*; allowed: \(any, 3, 8 n from 16, 8 n from 16\)"):
             loaded(torch.zeros(shape))
 
 
@@ -134,6 +135,20 @@ def test_what_is_written_holds_no_pickle(sound: Path) -> None:
     with zipfile.ZipFile(sound) as archive:
         assert [name for name in archive.namelist() if archive.read(name).startswith(b"\x80")] == []
         assert [archive.read(name) for name in archive.namelist() if "sample_inputs" in name] == [b""]
+
+
+def test_what_is_written_names_no_file_of_this_machine_and_is_the_same_each_time(sound: Path, tmp_path: Path) -> None:
+    assert Path(__file__).name.encode() not in sound.read_bytes()
+    export_pt2(small(), tmp_path / "again.pt2", channels=3, side=16, step=8)
+    assert (tmp_path / "again.pt2").read_bytes() == sound.read_bytes()
+
+
+def test_operators_know_the_modules_that_they_are_in(sound: Path) -> None:
+    graph = load_pt2(sound).graph.graph
+    convolutions = graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default)
+    assert [list(node.meta["nn_module_stack"].values())[-1] for node in convolutions] == [
+        (path, "torch.nn.modules.conv.Conv2d") for path in ("conv.0", "heads.0", "heads.1")
+    ]
 
 
 def test_the_network_that_is_exported_stays_as_it_is(tmp_path: Path) -> None:
@@ -183,6 +198,18 @@ def test_pickled_tensors_are_refused(tampered: Callable[..., Path], tmp_path: Pa
     assert not marker.exists()
 
 
+def test_weights_of_older_files_are_not_unpickled(tampered: Callable[..., Path], tmp_path: Path) -> None:
+    path = tampered(files={"data/weights/model.pt": pickled(tmp_path / "executed")})
+    load_pt2(path)
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "old.pt2", "w") as copy:
+        for name in archive.namelist():
+            if not name.endswith(WEIGHTS):
+                copy.writestr(name, archive.read(name))
+    with pytest.raises(ModelError, match="its weights are pickled, as older torch did"):
+        load_pt2(tmp_path / "old.pt2")
+    assert not (tmp_path / "executed").exists()
+
+
 def test_opaque_objects_are_refused(tampered: Callable[..., Path], tmp_path: Path) -> None:
     marker = tmp_path / "executed"
 
@@ -214,8 +241,31 @@ def test_sizes_are_not_evaluated(tampered: Callable[..., Path], tmp_path: Path) 
             size["as_expr"]["expr_str"] = f"__import__('pathlib').Path({str(marker)!r}).touch()"
         content["guards_code"] = [f"__import__('pathlib').Path({str(marker)!r}).touch()"]
 
-    load_pt2(tampered({JSON: edit}))(torch.zeros(1, 3, 16, 16))  # nobody reads these
+    path = tampered({JSON: edit})
+    load_pt2(path)(torch.zeros(1, 3, 16, 16))  # nobody reads these
     assert not marker.exists()
+    with suppress(Exception):
+        torch.export.load(path)
+    assert marker.exists()
+
+
+def test_texts_do_not_become_code(tampered: Callable[..., Path], tmp_path: Path) -> None:
+    code = f"x'\"\n    __import__('pathlib').Path({str(tmp_path / 'executed')!r}).touch()\n    y"
+
+    def edit(content: Any) -> None:
+        graph = content["graph_module"]["graph"]
+        for node in graph["nodes"]:
+            node.update(name=code, metadata={"stack_trace": code, "nn_module_stack": f"{code},{code},{code}"})
+        convolution = next(node for node in graph["nodes"] if node["target"] == "torch.ops.aten.conv2d.default")
+        convolution["inputs"].append({"name": "padding", "arg": {"as_string": code}, "kind": 1})
+        renamed = json.dumps(graph).replace('"relu_"', json.dumps(code))
+        assert renamed.count("executed") > json.dumps(graph).count("executed")
+        content["graph_module"]["graph"] = json.loads(renamed)
+
+    network = load_pt2(tampered({JSON: edit}))
+    with pytest.raises(RuntimeError, match="padding"):
+        network(torch.zeros(1, 3, 16, 16))
+    assert not (tmp_path / "executed").exists()
 
 
 def test_modules_that_output_structures_name_are_not_imported(tampered: Callable[..., Path]) -> None:
@@ -285,6 +335,16 @@ def test_weights_beyond_their_bytes_are_refused(tampered: Callable[..., Path]) -
 
     with pytest.raises(ModelError, match="truncated or not"):
         load_pt2(tampered({WEIGHTS: edit}))
+
+
+def test_files_that_overlap_are_refused(sound: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(sound) as archive, zipfile.ZipFile(tmp_path / "net.pt2", "w") as copy:
+        for name in archive.namelist():
+            copy.writestr(name, archive.read(name))
+        largest = max(copy.infolist(), key=lambda info: info.file_size)
+        copy.filelist += [largest] * 50
+    with pytest.raises(ModelError, match="its files overlap"):
+        load_pt2(tmp_path / "net.pt2")
 
 
 def test_compressed_files_are_refused(sound: Path, tmp_path: Path) -> None:

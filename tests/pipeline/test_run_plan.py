@@ -237,6 +237,8 @@ def test_an_unfinished_store_of_a_replaced_file_is_refused_too(bench: Bench) -> 
     [
         ({"mpp": 0.25}, "0.5 micrometres per pixel (now 0.25)"),
         ({"probabilities": True}, "no probabilities"),
+        ({"uncertainty": True}, "no uncertainty"),
+        ({"tta": "flips"}, "--tta off (now flips)"),
         ({"model": "other"}, "other weights"),
         ({"mpp": 0.25, "model": "other"}, "other weights, 0.5 micrometres per pixel (now 0.25)"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from wsipipe.cli.model_text import described, facts
+from wsipipe.cli.model_text import described, facts, margins_text
 from wsipipe.cli.normalisation import normalisation
 from wsipipe.errors import UsageError
 
@@ -55,6 +55,7 @@ def show(model: str) -> None:
 @click.option("--min-area", type=float, default=0.0, metavar="UM2", help="Smaller objects are left out.")
 @click.option("--approximate", is_flag=True, help="Accept a network that no tiles can compute exactly.")
 @click.option("--margin", type=int, metavar="PX", help="With --approximate: pixels around each core.")
+@click.option("--on", "slide", metavar="SLIDE", help="Also say what smaller margins change, in its tissue.")
 @click.option("--trust", is_flag=True, help="Load a TorchScript file, which executes what is in it.")
 def import_(
     network: str,
@@ -76,6 +77,7 @@ def import_(
     min_area: float,
     approximate: bool,
     margin: int | None,
+    slide: str | None,
     trust: bool,
 ) -> None:
     """Make a model of NETWORK, an ONNX, torch.export or TorchScript file.
@@ -106,6 +108,11 @@ def import_(
         click.echo(f"{text} ...", err=True)
 
     click.echo(described(import_file(Path(network), Path(target), spec, request, trust=trust, say=say)))
+    if slide is not None:
+        from wsipipe.importing.margins import margin_shares
+
+        say("comparing margins")
+        click.echo(margins_text(margin_shares(target, slide)))
 
 
 @model.command()

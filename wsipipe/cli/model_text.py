@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from wsipipe.geometry.network import Receptive, round_up
 
 if TYPE_CHECKING:
+    from wsipipe.importing.margins import MarginShare
     from wsipipe.model.model_file import ModelInfo
 
 CORES_PX = (256, 512, 1024, 2048, 4096)
@@ -42,6 +43,14 @@ def described(info: ModelInfo) -> str:
         "core px   tile px   computed for one kept",
     ]
     return "\n".join([*lines, *(f"{core:7}   {tile:7}   {cost:.2f}" for core, tile, cost in tiles(sizes))])
+
+
+def margins_text(margins: list[MarginShare]) -> str:
+    """What margins below the reach change."""
+    if not margins:
+        return "no smaller margin is possible: its convolutions need what is around each core"
+    rows = (f"{one.px:9}   {one.cost:.2f}                    {one.share:.4%}" for one in margins)
+    return "\n".join(["margin px   computed for one kept   labels that differ", *rows])
 
 
 def tiles(sizes: Receptive) -> Iterator[tuple[int, int, float]]:

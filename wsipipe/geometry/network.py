@@ -23,7 +23,7 @@ Sources
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wsipipe.errors import GeometryError
 
@@ -47,8 +47,31 @@ class Receptive:
 
     @property
     def reach(self) -> int:
-        """The largest distance in pixels between a pixel of the input and one of the output that depends on it."""
-        return self.halo + self.stride - 1
+        """The largest distance in pixels between a pixel of the input and one of the output that depends on it.
+
+        At least so much for a network that takes tiles of one side, whose stride is finer than the grid of its cores.
+        """
+        return self.halo + (self.stride - 1 if self.largest_core is None else 0)
+
+    def narrowed(self, context: int) -> Receptive:
+        """The same network with ``context`` pixels or a few more around a core, fewer than it looks at.
+
+        Raises
+        ------
+        GeometryError
+            If that is not fewer, or its convolutions take more than that off the output.
+        """
+        half = self.margin // 2
+        lost = half - self.crop
+        steps = (half - context) // self.stride
+        least = half - self.crop // self.stride * self.stride
+        if steps < 1 or context < lost or self.largest_core is not None:
+            raise GeometryError(
+                f"a margin of {context} px is not possible: exact tiles have {half} px around their cores, and the "
+                f"network takes no fewer than {least} (--margin)"
+            )
+        cut = steps * self.stride
+        return replace(self, halo=min(self.halo, half - cut), margin=self.margin - 2 * cut, crop=self.crop - cut)
 
     def check_core(self, core: int, option: str = "--tile") -> int:
         """Return ``core`` if a tile may have it as its core side, in px.

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wsipipe.errors import ModelError, NoFiniteReachError, UsageError
+from wsipipe.errors import ModelError, NoFiniteReachError, UsageError, WsipipeError
 from wsipipe.geometry.network import Receptive, round_up
+from wsipipe.importing.inside import foreign_of, global_operation, opaque_compute
 from wsipipe.importing.legal_sides import Compute, Sides, SidesHint, find_sides, noise
 from wsipipe.importing.memory import measure_bytes
 from wsipipe.importing.reach import measure_receptive, shift_test
+from wsipipe.importing.smallest_side import smallest_side
 from wsipipe.inference.devices import COMPILE, ENGINES_OF, is_installed
 from wsipipe.inference.engines.start import start_engine
 from wsipipe.model.file_kind import FileKind, kind_of
@@ -32,6 +34,8 @@ PORTS = {FileKind.ONNX: onnx_ports, FileKind.PT2: pt2_ports}
 """What lists the inputs and outputs in a file of each kind."""
 SUFFIX_OF = {FileKind.ONNX: ".onnx", FileKind.PT2: ".pt2"}
 UNMEASURED = Receptive(stride=1, halo=0, margin=0, crop=0)
+MOST_ROOM_PX = 2048
+"""The most that is added to margins for networks that take large tiles only."""
 APPROXIMATE_STRIDE = 32
 """Grid of cores in pixels for networks that commute with no shift; encoders have it most often."""
 
@@ -110,7 +114,8 @@ def _import_torchscript(
     say("converting it")
     with tempfile.TemporaryDirectory() as folder:
         converted = Path(folder) / target.name
-        convert_torchscript(network, converted, channels=request.in_channels, side=8 * request.step, step=request.step)
+        side = smallest_side(network, request.in_channels, request.step, channels_last=request.channels_last)
+        convert_torchscript(network, converted, channels=request.in_channels, side=side, step=request.step)
         return import_model(converted, kind, target, spec, request, say)
 
 
@@ -163,7 +168,13 @@ def import_model(
 def measure_network(
     path: Path, kind: FileKind, spec: ModelSpec, request: NetworkRequest, say: Callable[[str], None] = lambda _: None
 ) -> ForeignNetwork:
-    """The description of the network in the file at ``path``, all but the memory that it takes; as `import_model`."""
+    """The description of the network in the file at ``path``, all but the memory that it takes; as `import_model`.
+
+    Raises
+    ------
+    NoFiniteReachError, ModelError, UsageError
+        As `import_model`.
+    """
     inputs, outputs = PORTS[kind](path)
     image = _port(path, "input", inputs, request.input)
     output = _port(path, "output", outputs, request.output)
@@ -181,22 +192,42 @@ def measure_network(
         exact=True,
         bytes_per_pixel={"": 0.0},
     )
-    compute = _compute(path, network, spec)
+    model = Model(ModelInfo(str(path), "", network, spec), load_foreign(path, network))
+    compute = _compute(model)
     say("looking for the sides of tiles that it takes")
     sides = find_sides(compute, channels, hint)
     network = replace(network, head=_head(path, compute, network, sides, whole=_is_whole(output), wish=request.head))
     say("measuring how far it looks")
     try:
-        receptive = measure_receptive(compute, channels, sides=hint)
+        receptive = measure_receptive(compute, channels, sides=hint, analysis=opaque_compute(model, sides, _compute))
+        receptive = _with_room(compute, channels, receptive)
         shift_test(compute, channels, receptive)
     except NoFiniteReachError as err:
         if request.margin is None:
+            operation = global_operation(model, sides)
+            reason = f"{operation} looks at the whole image" if operation else err
             raise NoFiniteReachError(
-                f"model {path} cannot be computed in tiles without seams: {err}; use a network without it, or add "
+                f"model {path} cannot be computed in tiles without seams: {reason}; use a network without it, or add "
                 "--approximate --margin PX, and its labels will depend a little on the tiles"
             ) from err
         return replace(network, receptive=_approximate(compute, channels, sides, request.margin), exact=False)
     return replace(network, receptive=receptive)
+
+
+def _with_room(compute: Compute, channels: int, receptive: Receptive) -> Receptive:
+    """``receptive`` with a margin that makes the smallest tile, of one stride and the margin, large enough."""
+    if receptive.largest_core is not None:
+        return receptive
+    for more in range(0, MOST_ROOM_PX, 2 * receptive.stride):
+        side = receptive.stride + receptive.margin + more
+        try:
+            compute(noise(channels, side, side)[None])
+        except (WsipipeError, RuntimeError, ValueError):  # what engines raise for sides that a network does not take
+            continue
+        return replace(receptive, margin=receptive.margin + more, crop=receptive.crop + more // 2)
+    raise ModelError(
+        f"the network takes no tile of {side} px, which has {receptive.stride} px and {receptive.margin} around"
+    )
 
 
 def _port(path: Path, what: str, ports: Sequence[Port], name: str | None) -> Port:
@@ -237,12 +268,12 @@ def _is_whole(port: Port) -> bool:
     return port.dtype.startswith(("int", "uint"))
 
 
-def _compute(path: Path, network: ForeignNetwork, spec: ModelSpec) -> Compute:
-    """What computes the network in the file at ``path``, by the last of its engines that is installed."""
-    model = Model(ModelInfo(str(path), "", network, spec), load_foreign(path, network))
-    there = [engine for engine in reversed(ENGINES_OF[network.kind]) if is_installed(engine) and engine != COMPILE]
+def _compute(model: Model) -> Compute:
+    """What computes the network of ``model``, a foreign one, by the last of its engines that is installed."""
+    path, kind = model.info.path, foreign_of(model).kind
+    there = [engine for engine in reversed(ENGINES_OF[kind]) if is_installed(engine) and engine != COMPILE]
     if not there:
-        raise ModelError(f"model {path} is {network.kind}, which nothing here computes; pip install 'wsipipe[onnx]'")
+        raise ModelError(f"model {path} is {kind}, which nothing here computes; pip install 'wsipipe[onnx]'")
     engine = start_engine(there[0], model, torch.device("cpu"), threads=torch.get_num_threads())
 
     @torch.inference_mode()

@@ -9,11 +9,11 @@ from math import lcm
 import numpy as np
 import numpy.typing as npt
 
-from wsipipe.errors import ModelError
+from wsipipe.errors import ModelError, WsipipeError
 from wsipipe.geometry.network import round_up
 
-Array = npt.NDArray[np.float32]
-Compute = Callable[[Array], Array]
+Floats = npt.NDArray[np.float32]
+Compute = Callable[[Floats], Floats]
 """A network: (n, class, y', x') of normalised images (n, channel, y, x), both float32."""
 
 COMMON_SIDES = (32, 64, 96, 128, 256, 240, 512, 480, 1024, 960)
@@ -54,8 +54,8 @@ class Sides:
         return height if self.square else self.legal
 
 
-def noise(channels: int, height: int, width: int, seed: int = 0) -> Array:
-    """Noise, (channel, y, x), of about unit variance, as strong in 16 px blocks as from pixel to pixel.
+def noise(channels: int, height: int, width: int, seed: int = 0) -> Floats:
+    """Noise, (channel, y, x) in float32, of about unit variance, as strong in 16 px blocks as from pixel to pixel.
 
     White noise alone averages out on the way to the deepest layers, and they would hardly be tested.
     """
@@ -85,7 +85,8 @@ def find_sides(compute: Compute, channels: int, hint: SidesHint) -> Sides:
     steps = [step for step in STEPS if step % hint.step == 0] or [hint.step]
     for square in (False, True):
         for step in steps:
-            if trial.output(legal + step, legal + step if square else legal):
+            higher = (legal + step * times for times in (1, 2, 3))  # a step could be legal once by chance
+            if all(trial.output(height, height if square else legal) for height in higher):
                 return Sides(legal, step, trial.scale(legal, step, square), square)
     return trial.only(legal)
 
@@ -101,7 +102,7 @@ class Trial:
     """Tiles given to a network to see whether it takes them."""
 
     def __init__(self, compute: Compute, channels: int) -> None:
-        self.compute, self.channels = compute, channels
+        self.compute, self.channels = saying_tile(compute), channels
         self.refusal = ""
         """What the network said to the last tile that it refused."""
 
@@ -114,9 +115,9 @@ class Trial:
             If it takes the tile, and the output is not a map.
         """
         try:
-            shape = self.compute(noise(self.channels, height, width)[None]).shape
-        except Exception as error:  # whatever an unknown runtime raises
-            self.refusal = f"of {height} x {width} px it says: {str(error).strip()[:300]}"
+            shape = self.compute(np.zeros((1, self.channels, height, width), np.float32)).shape
+        except WsipipeError as error:
+            self.refusal = f"last: {error}"
             return None
         if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
             raise ModelError(
@@ -126,14 +127,26 @@ class Trial:
         return shape[2], shape[3]
 
     def only(self, side: int) -> Sides:
-        """The geometry of a network that takes tiles of ``side`` px and no others."""
+        """The geometry of a network that takes tiles of ``side`` px and no others.
+
+        Raises
+        ------
+        ModelError
+            If it does not take them.
+        """
         output = self.output(side, side)
         if output is None:
             raise ModelError(f"the network does not take its only tile, of {side} px; {self.refusal}")
         return Sides(side, 0, max(round(side / output[0]), 1), square=True)
 
     def scale(self, legal: int, step: int, square: bool) -> int:
-        """Px of the input per px of the output, from two tiles whose heights differ."""
+        """Px of the input per px of the output, from two tiles whose heights differ.
+
+        Raises
+        ------
+        ModelError
+            If the output is not larger for the larger tile, or not by whole px.
+        """
         more = lcm(step, SPAN)
         small = self.output(legal, legal)
         large = self.output(legal + more, legal + more if square else legal)
@@ -145,6 +158,23 @@ class Trial:
                 "3, ... px of the input"
             )
         return more // grown
+
+
+def saying_tile(compute: Compute) -> Compute:
+    """``compute``, whose errors say for which tile they came, and are a ModelError."""
+
+    def computing(images: Floats) -> Floats:
+        try:
+            return compute(images)
+        except WsipipeError:
+            raise
+        except Exception as error:  # whatever an unknown runtime raises
+            height, width = images.shape[2:]
+            raise ModelError(
+                f"the network does not take a tile of {height} x {width} px: {str(error).strip()[:300]}"
+            ) from error
+
+    return computing
 
 
 def transposed(compute: Compute) -> Compute:

@@ -4,11 +4,12 @@ The network is opaque: a function of an array. Nothing is assumed about its laye
 
     input    NaN |<-- top -->|                                        |<- bottom ->| NaN
     output   ------ changed ------>|<---------- unchanged ------->|<---- changed ------
-                                   ^ the first row that depends on rows from top on alone
+                                   ^ the first row that no NaN changes
 
-NaN passes through sums and products whatever the weights are. Where a kernel swallows it (``max(NaN, 0)`` is 0 in some
-runtimes), the values still change, so a row counts as changed if any of its bits differs. Moving the border of the NaNs
-row by row over one stride, by bisection, gives the first and last input row that each output row depends on.
+NaN passes through sums and products whatever the weights are, even 0: the reach is never too small. Where a kernel
+swallows it (``max(NaN, 0)`` is 0 in some runtimes), the values still change, so a row counts as changed if any of its
+bits differs. Moving the border of the NaNs row by row over one stride, by bisection, gives the first and last input
+row that each output row depends on.
 
 The stride is the smallest shift of the input that shifts the output and changes nothing else. NaN alone cannot tell it:
 bilinear upsampling with ``align_corners=True`` looks a finite distance, yet no two tiles of different sides agree.
@@ -25,14 +26,14 @@ import numpy.typing as npt
 
 from wsipipe.errors import ModelError, NoFiniteReachError
 from wsipipe.geometry.network import Receptive, round_up
-from wsipipe.importing.legal_sides import Array, Compute, Sides, SidesHint, find_sides, noise, transposed
+from wsipipe.importing.legal_sides import Compute, Floats, Sides, SidesHint, find_sides, noise, saying_tile, transposed
 
 SHIFTS = (256, 240, 252, 224, 216, 200, 192, 128, 96, 64, 48, 40, 32, 24, 20, 16, 12, 8, 6, 4, 2, 1)
 """Shifts tried, px, as far as they are no part of one that was tried; the stride has to divide one of them."""
 HEIGHTS = (512, 768, 1024, 1536, 2048, 3072, 4096)
 """Heights of the tiles that are probed, px, until the response ends well inside; the last bounds the reach."""
-OUTER = 32
-"""Rows at each end of a tile, px, that turn NaN to see how tall it has to be."""
+OUTER, OUTER_OF_ONLY = 32, 8
+"""Rows at an end of a tile, px, that turn NaN to see how tall it has to be; fewer in a tile that cannot be taller."""
 ROOM = SHIFTS[0] + 64
 """Rows in the middle of a tile, px, that have to be independent of both ends."""
 ROUNDING = 1e-5
@@ -106,6 +107,7 @@ def measure_receptive(
     ModelError
         If no tile is accepted, the output is not a map of the input, or it differs from one time to the next.
     """
+    compute, opaque = saying_tile(compute), saying_tile(analysis or compute)
     found = find_sides(compute, channels, sides or SidesHint())
     tile = noise(channels, found.legal, found.legal)[None]
     if difference(compute(tile), compute(tile)):
@@ -113,7 +115,6 @@ def measure_receptive(
             "the network gives other values each time for the same tile; switch its dropout off before it is exported: "
             "network.eval()"
         )
-    opaque = analysis or compute
     down = Probe(compute, opaque, channels, found).dependence("rows")
     across = Probe(transposed(compute), transposed(opaque), channels, found).dependence("columns")
     receptive = receptive_of(found, down, across)
@@ -170,8 +171,9 @@ class Probe:
 
     def __init__(self, compute: Compute, opaque: Compute, channels: int, sides: Sides) -> None:
         self.compute, self.opaque, self.channels, self.sides = compute, opaque, channels, sides
-        self.outer = OUTER if sides.step else 8  # the fewer, the more of a tile that cannot be larger is left
-        self._outputs: dict[tuple[Compute, int], Array] = {}
+        self.outer = OUTER if sides.step else OUTER_OF_ONLY
+        self.base = lcm(sides.step or 1, sides.scale)  # every stride is a multiple of it
+        self._outputs: dict[tuple[Compute, int], Floats] = {}
         self._edges: dict[tuple[int, int], tuple[int, int]] = {}
 
     def dependence(self, what: str) -> Dependence:
@@ -183,29 +185,50 @@ class Probe:
         return Dependence(stride, height % stride, self.sides.scale, self.lost(height), first, last)
 
     def tall_enough(self, what: str) -> int:
-        """The height of a tile, px, in whose middle rows depend on nothing near its ends."""
+        """The height of a tile, px, in whose middle rows depend on nothing near its ends.
+
+        Raises
+        ------
+        NoFiniteReachError
+            If there is none.
+        """
+        least = max(ROOM, 3 * self.base) if self.sides.step else 3 * self.base
+        needed = 0
         for height in sorted({self.sides.at_least(height) for height in HEIGHTS}):
-            if self.room(height) >= (ROOM if self.sides.step else 2 * self.sides.scale):
+            if height < needed and height < HEIGHTS[-1]:
+                continue
+            if (room := self.room(height)) >= least:
                 return height
+            start, stop = self.edges(height, self.outer)
+            if start < self.output(height).shape[1] and stop > 0:  # it ends in this tile, though not far from its end
+                needed = height + least - room
+        room = max(room, 0) // self.sides.scale
+        only = "" if self.sides.step else f", or takes tiles that are too small for it, of {height} px only"
         raise NoFiniteReachError(
-            f"the network has no finite reach: if the outer {self.outer} {what} of an image of {height} px turn NaN, "
-            f"{max(self.room(height), 0) or 'no'} {what} of its output stay as they are"
+            f"the network has no finite reach{only}: if the outer {self.outer} {what} of an image of {height} px turn "
+            f"NaN, {room or 'no'} {what} of its output stay as they are"
         )
 
     def room(self, height: int) -> int:
-        """Rows in the middle of the output, in px of the input, that nothing near the ends of a tile changes."""
+        """Rows in the middle of the output, in px of the input, that depend on nothing near the ends of a tile."""
         start, stop = self.edges(height, self.outer)
         return (stop - start) * self.sides.scale
 
     def stride(self, height: int, what: str) -> int:
-        """The smallest shift of the input, px, that shifts the output and changes nothing else."""
-        base, tried = lcm(self.sides.step or 1, self.sides.scale), list[int]()
-        for longest in (*(shift for shift in SHIFTS if shift % base == 0), base):
-            if 2 * longest > self.room(height) or any(shift % longest == 0 for shift in tried):
+        """The smallest shift of the input, px, that shifts the output and changes nothing else.
+
+        Raises
+        ------
+        NoFiniteReachError
+            If there is none.
+        """
+        tried: list[int] = []
+        for longest in (*(shift for shift in SHIFTS if shift % self.base == 0), self.base):
+            if longest + 2 * self.base > self.room(height) or any(shift % longest == 0 for shift in tried):
                 continue
             tried.append(longest)
             if self.shifts(height, longest):
-                divisors = (shift for shift in range(base, longest + 1, base) if longest % shift == 0)
+                divisors = (shift for shift in range(self.base, longest + 1, self.base) if longest % shift == 0)
                 alike = (shift for shift in divisors if self.shifts(height, shift) and self.looks_alike(height, shift))
                 if stride := next(alike, None):
                     return stride
@@ -218,10 +241,8 @@ class Probe:
         """Whether the values of the output move by ``shift`` px, and stay the same, if the input moves by it."""
         start, stop = self.edges(height, self.outer)
         rows = shift // self.sides.scale
-        quarter = (stop - start - rows) // 4  # left out on each side: how far the ends matter depends on the stride
-        here, there = (slice(first + quarter, first + 3 * quarter + 1) for first in (start + rows, start))
         moved = self.compute(self.image(height, origin=shift)[None])[0]
-        return difference(self.output(height)[:, here], moved[:, there]) <= ROUNDING
+        return difference(self.output(height)[:, start + rows : stop], moved[:, start : stop - rows]) <= ROUNDING
 
     def looks_alike(self, height: int, shift: int) -> bool:
         """Whether the rows that NaN changes move by ``shift`` px if the NaN moves by it."""
@@ -271,31 +292,43 @@ class Probe:
 
         The first is larger than the second if no row is independent of both.
         """
-        if (height, outer) not in self._edges:
-            start, stop = self.unchanged(height, outer, outer)
-            if start == stop:
-                start, stop = self.unchanged(height, outer, 0)[0], self.unchanged(height, 0, outer)[1]
-            self._edges[height, outer] = start, stop
-        return self._edges[height, outer]
+        key = height, outer
+        if key not in self._edges and outer == self.outer:
+            self._edges[key] = self.edges_apart(height, outer)
+        elif key not in self._edges:
+            middle = sum(self.edges(height, self.outer)) // 2
+            changed = self.changed(height, outer, outer)
+            if changed[middle]:  # from which end cannot be told
+                self._edges[key] = self.edges_apart(height, outer)
+            else:
+                above, below = changed[:middle], changed[middle:]
+                self._edges[key] = middle - first_true(above[::-1]), middle + first_true(below)
+        return self._edges[key]
 
-    def unchanged(self, height: int, top: int, bottom: int) -> tuple[int, int]:
-        """The output rows (start, stop) of a tile that NaN in its ``top`` and ``bottom`` rows does not change."""
+    def edges_apart(self, height: int, outer: int) -> tuple[int, int]:
+        """As `edges`, whatever either end changes: it is told from one end at a time."""
+        above, below = self.changed(height, outer, 0), self.changed(height, 0, outer)
+        return len(above) - first_true(above[::-1]), first_true(below)
+
+    def changed(self, height: int, top: int, bottom: int) -> npt.NDArray[np.bool_]:
+        """Whether NaN in the ``top`` and ``bottom`` rows of a tile changes each output row, (y,), bool."""
         tile = self.image(height)
         clean = self.output(height, opaque=True)
         tile[:, :top] = np.nan
         tile[:, height - bottom :] = np.nan
-        return longest_run((self.opaque(tile[None])[0] == clean).all(axis=(0, 2)))  # NaN equals nothing
+        rows: npt.NDArray[np.bool_] = (self.opaque(tile[None])[0] != clean).any(axis=(0, 2))  # NaN equals nothing
+        return rows
 
-    def output(self, height: int, *, opaque: bool = False) -> Array:
-        """The output, (class, y, x), for `image`, which is computed once."""
+    def output(self, height: int, *, opaque: bool = False) -> Floats:
+        """The output, (class, y, x), float32, for `image`, which is computed once."""
         compute = self.opaque if opaque else self.compute
         if (compute, height) not in self._outputs:
             self._outputs[compute, height] = compute(self.image(height)[None])[0]
         return self._outputs[compute, height]
 
-    def image(self, height: int, *, origin: int = 0) -> Array:
-        """``height`` rows from ``origin`` on of one image, (channel, y, x), as narrow as the network allows."""
-        image = noise(self.channels, height + SHIFTS[0], self.sides.width(height))
+    def image(self, height: int, *, origin: int = 0) -> Floats:
+        """``height`` rows from ``origin`` on of one image, (channel, y, x), float32, as narrow as may be."""
+        image = noise(self.channels, height + max(SHIFTS[0], self.base), self.sides.width(height))
         return image[:, origin : origin + height].copy()
 
 
@@ -327,13 +360,11 @@ def shift_test(compute: Compute, channels: int, receptive: Receptive, *, shift: 
     image = noise(channels, side + 2 * shift, side + 2 * shift)
     extreme = image * np.float32(1000)  # but for the first tile
     extreme[:, shift : shift + side, shift : shift + side] = image[:, shift : shift + side, shift : shift + side]
-    shared = (
-        core if more else core - shift
-    )  # px that the cores of all tiles share, from the origin of the first one's on
+    shared = core if more else core - shift  # px of all cores, from the origin of the first one on
     if shared <= 0:
         return 0.0
 
-    def values(source: Array, y: int, x: int, side: int) -> Array:
+    def values(source: Floats, y: int, x: int, side: int) -> Floats:
         """The shared px, computed from the tile of ``source`` at (``y``, ``x``)."""
         rows, columns = (
             slice((shift - start + receptive.crop) // scale, (shift - start + receptive.crop + shared) // scale)
@@ -353,14 +384,12 @@ def shift_test(compute: Compute, channels: int, receptive: Receptive, *, shift: 
     return worst
 
 
-def longest_run(true: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """The longest run (start, stop) of true values; (0, 0) if there are none."""
-    changes = np.flatnonzero(np.diff(true, prepend=False, append=False)).reshape(-1, 2)
-    start, stop = max(changes, key=lambda run: int(run[1] - run[0]), default=(0, 0))
-    return int(start), int(stop)
+def first_true(values: npt.NDArray[np.bool_]) -> int:
+    """The index of the first true value of ``values``, (y,), bool; their number if none is."""
+    return int(values.argmax()) if values.any() else len(values)
 
 
-def difference(a: Array, b: Array) -> float:
-    """The largest difference of two outputs, relative to the largest value; infinite if there is NaN in one."""
-    most, largest = float(np.abs(a - b).max()), float(np.abs(a).max())
-    return most / largest if most and largest else 0.0 if most == 0 else float("inf")
+def difference(a: Floats, b: Floats) -> float:
+    """The largest difference of two outputs, (..., y, x), float32, relative to the largest value; infinite with NaN."""
+    most, largest = float(np.abs(a - b).max()), float(max(np.abs(a).max(), np.abs(b).max()))
+    return 0.0 if most == 0 else most / largest if most < np.inf else np.inf

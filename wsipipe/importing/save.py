@@ -10,6 +10,7 @@ from torch import nn
 
 from wsipipe.errors import UsageError
 from wsipipe.importing.import_model import NetworkRequest, import_model
+from wsipipe.importing.smallest_side import smallest_side
 from wsipipe.model.file_kind import FileKind
 from wsipipe.model.model_file import save_unet
 from wsipipe.model.onnx_file import export_onnx
@@ -54,6 +55,8 @@ def save_model(
         If tiles cannot give what the whole image would, and no margin is asked for.
     ModelError
         If the spec does not fit the network, or the network cannot be exported.
+    UsageError
+        If ``path`` has another suffix.
     OutputError
         If the file cannot be written.
     """
@@ -68,5 +71,6 @@ def save_model(
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder) / path.name
         say("exporting it")
-        export(network, exported, channels=request.in_channels, side=8 * request.step, step=request.step)
+        side = smallest_side(network, request.in_channels, request.step, channels_last=request.channels_last)
+        export(network, exported, channels=request.in_channels, side=side, step=request.step)
         import_model(exported, kind, path, spec, request, say)

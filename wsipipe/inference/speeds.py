@@ -1,7 +1,7 @@
 """The speed of a device with tiles of each size: measured within seconds, and remembered for the next run.
 
 Only the bare network is measured: the tiles are in memory already, and one thread predicts them. Speeds are pixels a
-second through the network, margins included.
+second through the network, margins included; where a tile goes through it several times, each pass counts.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 from wsipipe.errors import MachineError, OutputError
 from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive, round_up
+from wsipipe.geometry.symmetry import TTA_OFF
 from wsipipe.inference.devices import COMPILE, TORCH, forget_free_memory, lanes
 from wsipipe.inference.pool import PoolSpec, load_replicas
 from wsipipe.inference.replica import Replica
@@ -34,8 +35,8 @@ Size = tuple[int, int]
 """Side of a tile's core in pixels, and tiles in a batch."""
 PROBE_PX = 256
 """Core that is measured first, to know how long the others will take."""
-PASSES = 3
-"""Passes of each size: the first is a warm-up, and the faster of the others counts."""
+REPEATS = 3
+"""Measurements of each size: the first is a warm-up, and the faster of the others counts."""
 MOST_SECONDS, MOST_SHARE = 5.0, 0.05
 """Limits of measuring: seconds, and a share of the time that the run will take."""
 DEVICE_SHARE = 0.8
@@ -85,7 +86,7 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
     dtype
         Dtype of the slide's pixels, such as ``uint8``.
     pixels
-        Pixels that the run will compute, without margins.
+        Pixels that the run will compute, without margins; once, however many passes it makes.
 
     Raises
     ------
@@ -99,8 +100,8 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
     def affordable(size: Size, spent: float) -> bool:
         if not known:
             return True
-        speed = known[max(known)]
-        return spent + PASSES * pixels_of(size, receptive) / speed <= min(MOST_SECONDS, MOST_SHARE * pixels / speed)
+        speed = known[max(known)] / spec.passes  # pixels a second that went through it in every pass
+        return spent + REPEATS * pixels_of(size, receptive) / speed <= min(MOST_SECONDS, MOST_SHARE * pixels / speed)
 
     def measure_left() -> None:
         (replica,) = load_replicas(spec, spec.devices[:1])
@@ -131,7 +132,7 @@ def fits_device(spec: PoolSpec, network: NetworkInfo, size: Size) -> bool:
     """Whether batches of ``size`` fit into each GPU's memory; CPUs and mps share the machine's, and always pass."""
     core, batch = size
     side = core + network.receptive.margin
-    need = network.tensor_bytes(side, batch, engine=spec.engine, probabilities=spec.probabilities)
+    need = spec.tensor_bytes(network, side, batch)
     cuda = [device for device in spec.devices if device.startswith("cuda")]
     return all(
         lanes(device) * need * spec.devices.count(device) <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
@@ -145,15 +146,15 @@ def speed_of(replica: Replica, size: Size, dtype: str) -> float:
     side = core + replica.receptive.margin
     noise = np.random.default_rng(0).integers(0, 256, (side, side, replica.in_channels), np.uint8)
     tiles, seconds = [noise.astype(dtype)] * batch, []
-    for _ in range(PASSES):
+    for _ in range(REPEATS):
         started = time.perf_counter()
         replica.predict(tiles)
         seconds.append(time.perf_counter() - started)
-    return pixels_of(size, replica.receptive) / min(seconds[1:])
+    return len(replica.symmetries) * pixels_of(size, replica.receptive) / min(seconds[1:])
 
 
 def pixels_of(size: Size, receptive: Receptive) -> int:
-    """Pixels that go through the network in one batch."""
+    """Pixels that go through the network in one pass of a batch."""
     core, batch = size
     return batch * (core + receptive.margin) ** 2
 
@@ -204,13 +205,15 @@ def speeds_file() -> Path:
 
 
 def key(spec: PoolSpec) -> str:
-    """Everything that speeds depend on: device, cores, engine, precision, probabilities, model."""
+    """Everything that speeds depend on: device, cores, engine, precision, what is asked for, model."""
     device = torch.device(spec.devices[0])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {processor()}"
     library = TORCH if spec.engine == COMPILE else spec.engine
     engine = f"{spec.engine} {version(library)} {spec.precision}"
     shared = f"{spec.threads} of {spec.devices.count(spec.devices[0])}"
-    return f"{name}, {shared}, {engine}, {'probabilities, ' if spec.probabilities else ''}{spec.sha256}"
+    more = ["probabilities"] * spec.probabilities + ["uncertainty"] * spec.uncertainty
+    more += [f"tta {spec.tta}"] * (spec.tta != TTA_OFF)
+    return ", ".join([name, shared, engine, *more, spec.sha256])
 
 
 def processor() -> str:

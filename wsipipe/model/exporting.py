@@ -55,7 +55,10 @@ def export_free(network: nn.Module, *, channels: int, side: int, step: int) -> E
     free = {0: Dim("batch"), 1: Dim.STATIC, 2: height, 3: width}
     way_out = "a larger multiple may do; or export it for one size with torch.onnx.export"
     with as_model_error(f"for all sides that are multiples of {step} px", way_out), torch.no_grad():
-        return torch.export.export(network, (example,), dynamic_shapes=(free,), strict=False)
+        program = torch.export.export(network, (example,), dynamic_shapes=(free,), strict=False)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names files of this machine
+    return program
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import IO
 
 from wsipipe.errors import ModelError
 from wsipipe.model.onnx_file import is_onnx
+from wsipipe.model.pt2_file import DAMAGED_ZIP
 
 HEAD_BYTES = 16
 """Bytes at the beginning of a file that most kinds are told by."""
@@ -50,13 +51,15 @@ def kind_of(path: Path) -> FileKind:
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
+            if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:  # the header's length
+                return FileKind.SAFETENSORS
             if head.startswith(b"PK\x03\x04"):
                 return _kind_of_zip(path, file)
             if head[:1] == b"\x80" and head[1:2] <= b"\x05":
                 raise _refused_pickle(path, _globals(file, pickles=LEGACY_PICKLES))
     except OSError as err:
         raise ModelError(f"model {path} cannot be read: {err.strerror or err}") from err
-    if head[8:9] == b"{":  # after the length of the header
+    if head[8:9] == b"{":  # truncated
         return FileKind.SAFETENSORS
     if is_onnx(path):
         return FileKind.ONNX
@@ -83,10 +86,12 @@ def _kind_of_zip(path: Path, file: IO[bytes]) -> FileKind:
                 name = next(name for name in names if name.partition("/")[2] == "data.pkl")
                 with archive.open(name) as pickled:
                     raise _refused_pickle(path, _globals(pickled, pickles=1))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as err:
+    except ModelError:
+        raise
+    except DAMAGED_ZIP as err:
         raise ModelError(f"{path} is truncated, or a zip archive that is damaged ({err}); copy it again") from err
     if "serialized_exported_program.json" in names:
-        raise ModelError(f"{path} is a .pt2 file of torch 2.8 or older; load it with that, export it again with 2.9")
+        raise ModelError(f"{path} is a .pt2 file of an older torch; export the network again with a newer one")
     raise ModelError(f"{path} is a zip archive without a network that can be read; in Python: {SAVE_IT}")
 
 
@@ -97,8 +102,8 @@ def _globals(file: IO[bytes], *, pickles: int) -> set[str]:
     try:
         for _ in range(pickles):
             found.update(_imported(file))
-    except ValueError:  # how pickletools says that it is not a pickle, such as the numbers that follow the last one
-        pass
+    except (ValueError, OverflowError, MemoryError):
+        pass  # what pickletools says of what is not a pickle, such as the numbers that follow the last one
     return found
 
 

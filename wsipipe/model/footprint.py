@@ -10,7 +10,8 @@ FLOAT32_BYTES = 4
 def activation_bytes(architecture: dict[str, int], side: int, batch: int, *, probabilities: bool = False) -> int:
     """The most bytes that the tensors of one forward pass hold at once, for tiles of ``side`` px.
 
-    With ``probabilities``, these are made from the logits at the end, as float32 and as uint8.
+    With ``probabilities``, these are made from the logits at the end: on a CPU in float64, of which three copies are
+    alive (`wsipipe.model.forward.probabilities_of`), then as float32 and as uint8.
 
     Walks the network of `wsipipe.model.unet.UNet` step by step. A step's input and output are alive together,
     and so are the skips that later steps use; ReLUs work in place.
@@ -49,5 +50,5 @@ def activation_bytes(architecture: dict[str, int], side: int, batch: int, *, pro
     logits = x = step(tensor(architecture["classes"], side))
     step(2 * tensor(1, side))  # int64: the winning class
     if probabilities:
-        step(logits + logits // FLOAT32_BYTES)
+        step(6 * logits)
     return peak

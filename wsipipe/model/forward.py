@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class Normalise:
 
 
 def core_of(output: Tensor, receptive: Receptive) -> Tensor:
-    """The middle of ``output`` (n, class, y, x): that of the core, of a network's output for tiles of core + margin."""
+    """The core's part, in the middle, of ``output`` (n, class, y, x), float32, for tiles of core + margin."""
     crop = receptive.crop // receptive.scale
     return output[..., crop : output.shape[-2] - crop, crop : output.shape[-1] - crop]
 
@@ -81,10 +82,32 @@ def winner(output: Tensor, head: Head) -> Tensor:
 
 
 def probabilities_of(output: Tensor, head: Head) -> Tensor:
-    """Softmax or sigmoid of ``output``, as ``head`` says, (n, class, y, x), float32."""
+    """Softmax or sigmoid of ``output``, as ``head`` says, (n, class, y, x), float32.
+
+    On a CPU they go through float64: torch computes the last elements of a row by another exp() than those before,
+    so the last bit of float32 would depend on the place in the tile, and with it some labels of averages.
+    """
     if head.activated:
         return output
-    return output.sigmoid() if head.kind == SIGMOID else output.softmax(1)
+    wide = output.double() if output.device.type == "cpu" else output
+    return (wide.sigmoid() if head.kind == SIGMOID else wide.softmax(1)).float()
+
+
+def uncertainty_of(shares: Tensor, head: Head) -> Tensor:
+    """How undecided probabilities ``shares`` (n, class, y, x) are, (n, y, x), float: 0, certain, to 1, all alike.
+
+    Of a softmax it is their entropy, over the logarithm of the number of classes; of sigmoids that of the most probable
+    class and its complement, in bits. On a CPU in float64, as `probabilities_of`.
+
+    Sources: Shannon 1948, doi:10.1002/j.1538-7305.1948.tb01338.x (entropy); Wang et al. 2019, arXiv:1807.07356 (of what
+    test-time augmentation gives, as uncertainty of a segmentation).
+    """
+    wide = shares.to(torch.float64 if shares.device.type == "cpu" else torch.float32, copy=True).clamp_(0, 1)
+    if head.kind == SIGMOID:
+        most = wide.amax(1, keepdim=True)
+        wide = torch.cat([most, 1 - most], 1)
+    entropy: Tensor = torch.special.entr(wide).sum(1)
+    return entropy.div_(log(max(wide.shape[1], 2))).clamp_(max=1)
 
 
 @torch.inference_mode()

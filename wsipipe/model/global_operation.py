@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 CONTAINERS = {"Sequential", "ModuleList", "ModuleDict"}
 
@@ -32,17 +29,6 @@ class GlobalOperation:
         return f"attention of {words}" if "softmax" in self.kind.lower() else words
 
 
-def spreads(output: npt.NDArray[np.generic], inputs: Iterable[npt.NDArray[np.generic]]) -> bool:
-    """Whether NaN is everywhere in ``output``, though in some places only of the ``inputs``."""
-    if not (output.size and is_nan(output).all()):
-        return False
-    shares = [float(is_nan(one).mean()) for one in inputs if one.size]
-    return max(shares, default=0) < 1
-
-
-def is_nan(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
-    """Where ``values`` are NaN; nowhere if they are not floating-point numbers."""
-    if not np.issubdtype(values.dtype, np.floating):
-        return np.zeros(values.shape, bool)
-    found: npt.NDArray[np.bool_] = np.isnan(values)
-    return found
+def spreads(outputs: Sequence[float], inputs: Sequence[float]) -> bool:
+    """Whether an operation makes NaN of a whole output, by the shares of NaN in its outputs and in its inputs."""
+    return max(outputs, default=0) == 1 and max(inputs, default=1) < 1

@@ -61,7 +61,7 @@ class ForeignNetwork:
         """The most bytes that ``engine`` holds at once for tiles of ``side`` px, ``batch`` of them, weights apart."""
         known = self.bytes_per_pixel
         per_pixel = known.get(engine, max(known.values()))
-        chosen = 8 + 5 * self.classes * probabilities  # int64: the winning class; float32 and uint8: probabilities
+        chosen = 8 + 24 * self.classes * probabilities  # int64: the winning class; three of float64: probabilities
         return int(batch * side * side * (per_pixel + chosen))
 
 

@@ -91,18 +91,17 @@ def export_onnx(network: nn.Module, path: Path, *, channels: int, side: int, ste
     OutputError
         If the file cannot be written.
     """
-    missing = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
-    if missing:
-        raise ModelError(
-            f"writing {path} needs {' and '.join(missing)}, which torch exports with; "
-            "install them (pip install 'wsipipe[onnx]'), or write .pt2"
-        )
+    require_exporter(path)
     program = export_free(network, channels=channels, side=side, step=step)
-    names = output_names_of(program)
     with as_model_error("as ONNX", "write .pt2"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about its own code
         written = torch.onnx.export(
-            program, opset_version=OPSET, input_names=[INPUT_NAME], output_names=names, dynamo=True, verbose=False
+            program,
+            opset_version=OPSET,
+            input_names=[INPUT_NAME],
+            output_names=output_names_of(program),
+            dynamo=True,
+            verbose=False,
         )
         assert written is not None
         proto = written.model_proto
@@ -110,6 +109,22 @@ def export_onnx(network: nn.Module, path: Path, *, channels: int, side: int, ste
             raise ModelError(f"{path}: its weights take more than the 2 GB that an ONNX file can hold; write .pt2")
         blob = proto.SerializeToString()
     write_whole(path, blob, kind="model ", way_out="give another path")
+
+
+def require_exporter(path: Path) -> None:
+    """Raise a ModelError about ``path`` if a package that torch exports ONNX with is missing.
+
+    Raises
+    ------
+    ModelError
+        If ``onnx`` or ``onnxscript`` is not installed.
+    """
+    missing = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
+    if missing:
+        raise ModelError(
+            f"writing {path} needs {' and '.join(missing)}, which torch exports with; "
+            "install them (pip install 'wsipipe[onnx]'), or write .pt2"
+        )
 
 
 def read_onnx_metadata(path: Path) -> str | None:
@@ -175,9 +190,12 @@ def check_onnx(path: Path) -> None:
     Raises
     ------
     ModelError
-        If it has weights in other files, operators outside the standard, or control flow; or is not an ONNX file.
+        If it has weights in other files, operators outside the standard, control flow, or more than 2 GB; or is not
+        an ONNX file.
     """
     with _opened(path) as model:
+        if len(model) > MOST_BYTES:
+            raise ModelError(f"model {path} has {len(model):,} bytes; ONNX files have 2 GB at most; export it as .pt2")
         functions = list(submessages(model, MODEL_FUNCTIONS))
         known = {(text(one, FUNCTION_DOMAIN), text(one, FUNCTION_NAME)) for one in functions}
         nodes = chain(
@@ -193,10 +211,10 @@ def check_onnx(path: Path) -> None:
 
 def is_onnx(path: Path) -> bool:
     """Whether the file at ``path`` is an ONNX file as far as its outermost fields tell, or a message much like one."""
+    model = _mapped(path)
     try:
-        with _opened(path):
-            return True
-    except ModelError:
+        return _has_graph(model)
+    except ValueError:
         return False
 
 
@@ -267,20 +285,29 @@ def _port(path: Path, value: memoryview) -> Port:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[memoryview]:
-    """The bytes of the ONNX file at ``path``, read where they are looked at; a ModelError if it is none."""
+    """The bytes of the ONNX file at ``path``; a ModelError if they are none of an ONNX file."""
+    model = _mapped(path)
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            model = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
-    except OSError as err:
-        raise ModelError(f"model {path} cannot be read: {err.strerror or err}") from err
-    if size > MOST_BYTES:
-        raise ModelError(f"model {path} has {size:,} bytes; an ONNX file can have 2 GB; export the network as .pt2")
-    try:
-        if not any(True for _ in submessages(model, MODEL_GRAPH)):
+        if not _has_graph(model):
             raise ValueError("it has no graph")
         yield model
     except ModelError:
         raise
-    except (ValueError, RecursionError) as err:
+    except ValueError as err:
         raise ModelError(f"model {path} is truncated or not an ONNX file ({err}); copy it again") from err
+
+
+def _has_graph(model: memoryview) -> bool:
+    """Whether ``model``, read to its end, has a graph."""
+    return len(list(submessages(model, MODEL_GRAPH))) > 0
+
+
+def _mapped(path: Path) -> memoryview:
+    """The bytes of the file at ``path``, read from it where they are looked at."""
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+    except OSError as err:
+        raise ModelError(f"model {path} cannot be read: {err.strerror or err}") from err
+    return memoryview(mapped)

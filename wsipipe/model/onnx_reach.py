@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,36 +27,45 @@ OPAQUE = {
     "Max": "Mean",
     "Min": "Mean",
     "MaxPool": "AveragePool",
+    "GlobalMaxPool": "GlobalAveragePool",
+    "ReduceMax": "ReduceMean",
+    "ReduceMin": "ReduceMean",
     "ArgMax": "ReduceMean",
     "ArgMin": "ReduceMean",
 }
 """Operators that may swallow NaN, and others that look as far and do not."""
-OF_NUMBERS_TOO = {"Clip", "Max", "Min", "ArgMax", "ArgMin"}
+OF_NUMBERS_TOO = {"Clip", "Max", "Min", "ReduceMax", "ReduceMin", "ArgMax", "ArgMin"}
 """Those that occur in the arithmetic of shapes as well, and there have to stay."""
+ALL_INPUTS = {"Max", "Min", "ReduceMax", "ReduceMin"}
+"""Those of which the other operator takes all inputs, and not just the first."""
 ATTRIBUTES = {
+    "ReduceMax": {"axes", "keepdims", "noop_with_empty_axes"},
+    "ReduceMin": {"axes", "keepdims", "noop_with_empty_axes"},
     "MaxPool": {"auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides"},
     "ArgMax": {"keepdims"},
     "ArgMin": {"keepdims"},
 }
 """Attributes that the other operator has as well."""
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
+FATAL = 4
+"""Severity from which on onnxruntime prints."""
 SCOPES, CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
 """Metadata that torch's exporter gives each node: lists of paths and of classes, as Python writes them."""
 
 
-def analysis_copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A network that looks as far as ``model`` and lets NaN through; its values are others.
+def analysis_copy(model: bytes) -> bytes:
+    """An ONNX file of a network that looks as far as that in ``model`` and lets NaN through; its values are others.
 
     The largest of some values becomes their mean, and an activation with a flat part one without it.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    graph, version = copy.graph, max(one.version for one in model.opset_import if not one.domain)
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    types = {
-        value.name: value.type.tensor_type.elem_type
-        for value in (*inferred.value_info, *inferred.input, *inferred.output)
-    }
+    opaque: bytes = _opaque(onnx.load_from_string(model)).SerializeToString()
+    return opaque
+
+
+def _opaque(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model``, changed as `analysis_copy` says."""
+    graph, version = model.graph, max(one.version for one in model.opset_import if not one.domain)
+    types = _types(model)
     for node in graph.node:
         of_numbers = node.op_type in OF_NUMBERS_TOO and types.get(node.input[0]) not in FLOATS
         if node.domain or node.op_type not in OPAQUE or of_numbers or len(node.output) > 1:
@@ -68,7 +78,7 @@ def analysis_copy(model: onnx.ModelProto) -> onnx.ModelProto:
                     output.type.tensor_type.elem_type = types[node.input[0]]
         _replace(node, graph, version)
     del graph.value_info[:]  # which says of what type classes were
-    return copy
+    return model
 
 
 def _replace(node: onnx.NodeProto, graph: onnx.GraphProto, version: int) -> None:
@@ -81,54 +91,74 @@ def _replace(node: onnx.NodeProto, graph: onnx.GraphProto, version: int) -> None
         axes = f"{node.output[0]}_axes"
         graph.initializer.append(onnx.numpy_helper.from_array(np.array([axis], np.int64), axes))
         node.input.append(axes)
-    elif node.op_type not in ("Max", "Min"):
+    elif node.op_type not in ALL_INPUTS:
         del node.input[1:]
     del node.attribute[:]
     node.attribute.extend(kept)
     node.op_type = OPAQUE[node.op_type]
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: object) -> object:
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     """The value of an attribute of ``node``; ``default`` if it has none of that name."""
     return next((onnx.helper.get_attribute_value(one) for one in node.attribute if one.name == name), default)
 
 
 def global_operation(
-    model: onnx.ModelProto, images: Iterable[npt.NDArray[np.float32]], *, input_name: str | None = None
+    model: bytes, images: Iterable[npt.NDArray[np.float32]], *, input_name: str
 ) -> GlobalOperation | None:
-    """The first operation of ``model`` that turns NaN in a part of the image into NaN everywhere.
+    """The first operation of an ONNX file that turns NaN in a part of the image into NaN everywhere.
 
     Parameters
     ----------
     model
-        The network.
+        The content of the file.
     images
-        What it is computed for, each as its input has it, and with NaN in a part.
+        What it is computed for: (1, channel, y, x) or (1, y, x, channel), float32, each with NaN in a part.
     input_name
-        Its input, if there are several.
+        The name of its input.
     """
-    copy = analysis_copy(model)
-    nodes = [node for node in copy.graph.node if node.op_type != "Constant"]
-    names = [name for node in nodes for name in node.output if name]
-    del copy.graph.output[:]
-    copy.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    original = onnx.load_from_string(model)
+    kinds = {name: node.op_type for node in original.graph.node for name in node.output}
+    opaque = _opaque(original)
+    nodes = list(opaque.graph.node)
+    measured = _measure_nan(opaque)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # every operation stays
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    given = input_name or session.get_inputs()[0].name
+    options.log_severity_level = FATAL
+    session = onnxruntime.InferenceSession(opaque.SerializeToString(), options, providers=["CPUExecutionProvider"])
     for image in images:
-        values = {given: image, **dict(zip(names, session.run(names, {given: image}), strict=True))}
+        shares = dict(zip(measured, map(float, session.run(None, {input_name: image})), strict=True))
         for node in nodes:
-            inputs = [values[name] for name in node.input if name in values]
-            if any(spreads(values[name], inputs) for name in node.output if name):
-                return GlobalOperation(_original(model, node), node.name or node.output[0], _modules(node))
+            if spreads(
+                [shares[name] for name in node.output if name in shares], [shares.get(name, 0) for name in node.input]
+            ):
+                return GlobalOperation(kinds[node.output[0]], node.name or node.output[0], _modules(node))
     return None
 
 
-def _original(model: onnx.ModelProto, node: onnx.NodeProto) -> str:
-    """The operator that ``node`` of an analysis copy is in ``model``."""
-    return next(one.op_type for one in model.graph.node if one.output[:1] == node.output[:1])
+def _measure_nan(model: onnx.ModelProto) -> list[str]:
+    """Let ``model`` return the share of NaN in each value instead of its outputs, and return the names of the values.
+
+    The values themselves, of which there are hundreds, could be too much for the memory.
+    """
+    graph, make = model.graph, onnx.helper.make_node
+    types = _types(model)
+    names = [name for node in graph.node for name in node.output if types.get(name) in FLOATS]
+    del graph.output[:]
+    for number, name in enumerate(names):
+        steps = [name, *(f"wsipipe_{number}_{step}" for step in ("is_nan", "as_float", "share"))]
+        graph.node.append(make("IsNaN", [steps[0]], [steps[1]]))
+        graph.node.append(make("Cast", [steps[1]], [steps[2]], to=onnx.TensorProto.FLOAT))
+        graph.node.append(make("ReduceMean", [steps[2]], [steps[3]], keepdims=0))
+        graph.output.append(onnx.helper.make_tensor_value_info(steps[3], onnx.TensorProto.FLOAT, []))
+    return names
+
+
+def _types(model: onnx.ModelProto) -> dict[str, int]:
+    """The type of the elements of each value of ``model``, as far as it can be inferred."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = (*inferred.value_info, *inferred.input, *inferred.output)
+    return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
 def _modules(node: onnx.NodeProto) -> tuple[tuple[str, str], ...]:

@@ -11,7 +11,9 @@ Source: ``torch/export/pt2_archive/_package.py`` and ``torch/_export/serde/schem
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +34,10 @@ SAMPLE_INPUTS = "data/sample_inputs/"
 """Pickled example inputs, which nothing here reads; torch takes an empty file for none."""
 SCHEMA_MAJOR = 8
 """Version of the JSON."""
-MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, RecursionError)
-"""What reading JSON of another structure raises."""
+DAMAGED_ZIP = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error, zlib.error)
+"""What `zipfile` raises about archives that are damaged, or encrypted."""
+MALFORMED = (LookupError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError)
+"""What reading JSON of another structure raises, besides RuntimeError and ValueError."""
 
 
 def export_pt2(network: nn.Module, path: Path, *, channels: int, side: int, step: int) -> None:
@@ -135,13 +139,15 @@ class _Archive:
 
     def __init__(self, file: zipfile.ZipFile) -> None:
         self.file = file
+        if sum(info.compress_size for info in file.infolist()) > Path(str(file.filename)).stat().st_size:
+            raise ValueError("its files overlap")
         folders = {name.partition("/")[0] for name in file.namelist()}
         if len(folders) != 1:
             raise ValueError("its files are not in one folder")
         self.folder = folders.pop()
         self.names = [name.partition("/")[2] for name in file.namelist()]
         if "archive_format" not in self.names or self.read("archive_format") != b"pt2":
-            raise ValueError("it has no archive_format, which torch 2.9 and later write; export the network again")
+            raise ValueError("it has no archive_format; export the network again with a newer torch")
         if "byteorder" in self.names and self.read("byteorder") != b"little":
             raise ValueError("its numbers are big-endian; export the network again on a usual machine")
 
@@ -164,15 +170,20 @@ class _Archive:
         program: dict[str, Any] = self.json(models[0])
         version = program["schema_version"]["major"]
         if version != SCHEMA_MAJOR:
-            raise ValueError(f"its version is {version}, and {SCHEMA_MAJOR} is read; export it with torch 2.9 or later")
+            raise ValueError(
+                f"its version is {version}, and {SCHEMA_MAJOR} is read; export it again with a newer torch"
+            )
         return program
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Weights and constants, by their names in the network."""
         tensors: dict[str, torch.Tensor] = {}
         for kind in ("weights", "constants"):
+            config = f"data/{kind}/model_{kind}_config.json"
+            if config not in self.names:
+                raise ValueError(f"its {kind} are pickled, as older torch did; export it again with a newer one")
             raw: dict[str, bytearray] = {}
-            for name, payload in self.json(f"data/{kind}/model_{kind}_config.json")["config"].items():
+            for name, payload in self.json(config)["config"].items():
                 file = payload["path_name"]
                 if payload["use_pickle"] or not payload["tensor_meta"]:
                     raise ValueError(f"{name} in {kind} is pickled, and unpickling executes code; export plain tensors")
@@ -201,7 +212,8 @@ def _copy(source: Path, target: Path, extra: dict[str, bytes]) -> None:
     ):
         for name in dict.fromkeys([*archive.names, *extra]):
             content = b"" if name.startswith(SAMPLE_INPUTS) else extra.get(name)
-            copy.writestr(f"{archive.folder}/{name}", archive.read(name) if content is None else content)
+            undated = zipfile.ZipInfo(f"{archive.folder}/{name}")  # the same bytes whenever it is written
+            copy.writestr(undated, archive.read(name) if content is None else content)
 
 
 @contextmanager
@@ -214,7 +226,7 @@ def _opened(path: Path) -> Iterator[_Archive]:
         raise
     except OSError as err:
         raise ModelError(f"model {path} cannot be read: {err.strerror or err}") from err
-    except (zipfile.BadZipFile, NotImplementedError, *MALFORMED) as err:
+    except (*DAMAGED_ZIP, *MALFORMED) as err:
         raise ModelError(
             f"model {path} is truncated or not a .pt2 file that can be loaded ({type(err).__name__}: {err})"
         ) from err

@@ -62,10 +62,12 @@ class Side:
         return None if rest or n < self.lowest or (self.highest is not None and n > self.highest) else n
 
     def __str__(self) -> str:
-        """As people read it: ``32 n + 4, n >= 2``."""
-        shifted = f" + {self.offset}" if self.offset else ""
-        up_to = f" and <= {self.highest}" if self.highest is not None else ""
-        return f"{self.factor} n{shifted}, n >= {self.lowest}{up_to}"
+        """As people read it: ``32 n + 4 from 68``, or ``any`` for all that there are."""
+        n = "n" if self.factor == 1 else f"{self.factor} n"
+        lengths = f"{n} + {self.offset}" if self.offset else n
+        first = self.factor * self.lowest + self.offset
+        up_to = "" if self.highest is None else f" to {self.factor * self.highest + self.offset}"
+        return "any" if (lengths, first, up_to) == ("n", 0, "") else f"{lengths} from {first}{up_to}"
 
 
 class ExportedNetwork(nn.Module):
@@ -179,7 +181,9 @@ class _Builder:
             args, kwargs = self._by_schema(function, {given["name"]: given["arg"] for given in node["inputs"]})
         else:
             args, kwargs = tuple(self._argument(given["arg"]) for given in node["inputs"]), {}
-        self._bind(self.graph.call_function(function, args, kwargs), node["outputs"])
+        called = self.graph.call_function(function, args, kwargs)
+        called.meta["nn_module_stack"] = _modules(node["metadata"])
+        self._bind(called, node["outputs"])
 
     def _by_schema(
         self, function: torch._ops.OpOverload, given: dict[str, Any]
@@ -256,6 +260,12 @@ class _Builder:
             self.values[value["as_name"]] = result
         else:
             raise ValueError(f"an operator that returns {kind}")
+
+
+def _modules(metadata: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """(path, class) of each module that a node is in, outermost first, as `torch.export` has it but by name."""
+    entries = [entry.split(",", 2) for entry in metadata.get("nn_module_stack", "").split(";")]
+    return {entry[0]: (entry[1], entry[2]) for entry in entries if len(entry) == 3}
 
 
 def _number(value: Any) -> float | int | bool:

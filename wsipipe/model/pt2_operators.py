@@ -64,7 +64,7 @@ OPERATORS = frozenset(
     copy alias detach lift_fresh_copy lift_fresh to _to_copy type_as fill zero
 
     zeros zeros_like new_zeros ones ones_like new_ones full full_like new_full arange linspace eye scalar_tensor
-    meshgrid sym_size sym_numel item _unsafe_view _unsafe_index
+    meshgrid sym_size sym_numel item _local_scalar_dense _unsafe_view _unsafe_index
     """.split()  # noqa: SIM905 - a literal would be 200 lines
 )
 """Operators of ``torch.ops.aten`` that compute tensors from tensors and numbers, by name, without the ``_`` of those

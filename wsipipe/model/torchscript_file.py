@@ -16,7 +16,7 @@ from torch import nn
 from wsipipe.errors import ModelError
 from wsipipe.files import appearing
 from wsipipe.model.exporting import INPUT_NAME, ONLY_OUTPUT, as_model_error
-from wsipipe.model.onnx_file import OPSET, check_onnx, export_onnx
+from wsipipe.model.onnx_file import OPSET, check_onnx, export_onnx, require_exporter
 from wsipipe.model.pt2_file import export_pt2
 
 
@@ -71,12 +71,14 @@ def convert_torchscript(network: torch.jit.ScriptModule, path: Path, *, channels
     Raises
     ------
     ModelError
-        If torch cannot convert it.
+        If torch cannot convert it, or a package that writes ONNX is missing.
     OutputError
         If the file cannot be written.
     """
     example = torch.zeros(2, channels, max(side, 2 * step), max(side, 2 * step) + step)
     onnx = path.suffix == ".onnx"
+    if onnx:
+        require_exporter(path)
     try:
         plain = _plain_module(network, example)
         (export_onnx if onnx else export_pt2)(plain, path, channels=channels, side=side, step=step)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wsipipe.errors import UsageError
+from wsipipe.geometry.symmetry import TTA_OFF
 from wsipipe.model.file_kind import FileKind
 from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.slide import MAX_UPSAMPLE
@@ -111,6 +112,10 @@ class RunConfig:
     """Inference engine: ``auto``, ``torch``, ``compile``, ``onnxruntime``, or on CPUs ``openvino``."""
     precision: str = "float32"
     """Precision of convolutions: ``bfloat16`` and ``float16`` are faster on GPUs, and change some labels."""
+    margin: int | None = None
+    """Pixels around a tile's core, fewer than the network looks at, for approximate labels; None: as many."""
+    tta: str = TTA_OFF
+    """Test-time averaging over ``flips`` (4 passes) or ``all`` symmetries (8 passes), or ``off``."""
     threads: int | None = None
     """Blocks in flight: read, decoded and written at the same time."""
     max_memory_bytes: int | None = None
@@ -123,6 +128,8 @@ class RunConfig:
     """Segment fluorescence with models of stained tissue, and the other way round, instead of refusing it."""
     probabilities: bool = False
     """Also write the probability of each class."""
+    uncertainty: bool = False
+    """Also write how undecided the network is: the entropy of the probabilities."""
     objects: bool = False
     """Also find and measure the objects, as ``wsipipe objects`` does."""
     min_area_um2: float | None = None

@@ -35,14 +35,14 @@ def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
         As loading the network.
     """
     setup, to_do = run.setup, run.to_do
-    asked, receptive = setup.asked, setup.model.receptive
+    asked, receptive = setup.asked, setup.receptive
     planned = max(to_do, key=lambda p: p.pixels).grid
     most = receptive.largest_core or planned.block
     cores = {planned.core, *(c for c in CORES if c <= most and c % receptive.stride == 0 and planned.block % c == 0)}
     batches = (1,) if is_cpu(setup.devices) else BATCHES
     wishes: list[Size] = [
         (core, batch)
-        for core in (cores if asked.tile is None else (planned.core,))
+        for core in (cores if asked.tile is None and not setup.approximate else (planned.core,))
         for batch in (batches if asked.batch is None else (asked.batch,))
     ]
     sizes = [size for size in wishes if _fits(run, size, ask)] or [(planned.core, setup.batch)]
