@@ -271,6 +271,15 @@ class TrainingStarted:
     first_step: int
     """Steps that were done before, by an interrupted training."""
     devices: tuple[str, ...]
+    pretrained: str | None = None
+    """File name of the model whose weights it starts from; None if they are random."""
+
+
+@dataclass(frozen=True)
+class TrainingWarned:
+    """A warning about a training."""
+
+    message: str
 
 
 @dataclass(frozen=True)
@@ -325,7 +334,7 @@ OfSlide = (
     | Warned
 )
 Event = ClusterReady | RunStarted | SizesChosen | OfSlide
-TrainingEvent = TrainingStarted | StepDone | Validated | TrainingDone
+TrainingEvent = TrainingStarted | TrainingWarned | StepDone | Validated | TrainingDone
 Listener = Callable[[Event], None]
 TrainingListener = Callable[[TrainingEvent], None]
 

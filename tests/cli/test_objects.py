@@ -6,6 +6,8 @@ import csv
 import gzip
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,12 @@ def test_a_store_that_fails_does_not_stop_the_others(call: Call, store: Path, tm
     assert (exported.code, "has no objects; make them with wsipipe objects" in exported.out) == (1, True)
     assert Path("case-17.csv").exists()
     assert call("objects", store, "--max-memory", "1MB", "--min-area", "3").code == 3
+
+
+def test_measuring_loads_no_torch_which_takes_a_second(store: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from wsipipe.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "objects", store, "--instances"], capture_output=True, text=True)
+    assert (done.returncode, "2 objects" in done.stdout) == (0, True), done.stderr
 
 
 def test_one_process_at_a_time_works_on_a_store(call: Call, store: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsipipe.importing.legal_sides import Array, Compute
+from wsipipe.importing.legal_sides import Compute, Floats
 
 
 class PaddedUNet(nn.Module):
@@ -156,7 +156,7 @@ def computing(network: nn.Module) -> Compute:
     """``network`` as a function of arrays."""
     evaluated(network)
 
-    def compute(images: Array) -> Array:
+    def compute(images: Floats) -> Floats:
         with torch.inference_mode():
             outputs = network(torch.from_numpy(np.ascontiguousarray(images))).numpy()
         assert isinstance(outputs, np.ndarray)

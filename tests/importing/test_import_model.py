@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import tifffile
 import torch
@@ -17,16 +16,14 @@ import torch
 import wsipipe
 from tests.conftest import Call
 from tests.importing.onnx_networks import write_network
+from tests.importing.whole import whole_labels
 from tests.real_data import data, needs_data
 from wsipipe.errors import ChannelError, GeometryError, MachineError, ModelError, NoFiniteReachError, UsageError
-from wsipipe.geometry.mirror import mirror
-from wsipipe.geometry.network import Receptive, round_up
+from wsipipe.geometry.network import Receptive
 from wsipipe.importing import import_model
 from wsipipe.importing.import_model import NetworkRequest, import_file, named_classes
 from wsipipe.importing.margins import margin_shares
 from wsipipe.inference import devices
-from wsipipe.inference.engines.start import start_engine
-from wsipipe.model.forward import Normalise, label_values, winner
 from wsipipe.model.model_file import Model, load_model, read_model_info, write_description
 from wsipipe.model.network import ForeignNetwork
 from wsipipe.model.spec import ModelSpec
@@ -60,21 +57,6 @@ def slide(tmp_path: Path) -> Path:
     path = tmp_path / "slide.tif"
     tifffile.imwrite(path, pixels, tile=(64, 64), resolution=(20000, 20000), resolutionunit="CENTIMETER")
     return path
-
-
-def whole_labels(model: Model, slide: Path, engine: str) -> npt.NDArray[np.uint8]:
-    """The labels of one pass over the whole slide, mirrored far around."""
-    pixels, sizes, network = tifffile.imread(slide), model.info.receptive, model.info.network
-    around = round_up(sizes.margin // 2, sizes.stride) + sizes.margin // 2 % sizes.stride
-    rows, cols = (mirror(np.arange(-around, round_up(side, sizes.stride) + around), side) for side in SHAPE)
-    cpu = torch.device("cpu")
-    tiles = Normalise(model.spec, cpu).pixels(pixels[rows][:, cols][None])
-    with torch.inference_mode():
-        output = start_engine(engine, model, cpu, threads=1)(tiles).clone()
-    labels = label_values(model.spec, network.head, cpu)[winner(output, network.head)][0].numpy()
-    labels = labels.repeat(sizes.scale, 0).repeat(sizes.scale, 1)
-    start = around - (len(rows) - labels.shape[0]) // 2
-    return labels[start : start + SHAPE[0], start : start + SHAPE[1]]
 
 
 NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

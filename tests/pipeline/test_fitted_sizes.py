@@ -22,7 +22,8 @@ from wsipipe.model.unet import UNet
 from wsipipe.pipeline import measured_sizes as tune
 from wsipipe.pipeline import run_plan
 from wsipipe.pipeline.config import RunConfig
-from wsipipe.pipeline.memory_need import MOST_KEPT_BYTES, RUNTIME_BYTES, kept_bytes
+from wsipipe.pipeline.machine import RUNTIME_BYTES
+from wsipipe.pipeline.memory_need import MOST_KEPT_BYTES, kept_bytes
 from wsipipe.pipeline.run_plan import RunPlan, plan_run
 from wsipipe.pipeline.setup import resolve
 from wsipipe.slides.open import open_slide

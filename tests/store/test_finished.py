@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import zarr
 
 from tests.store.test_store import edit, make, spec_of
 from wsipipe.errors import DamagedStoreError, StoreError
+from wsipipe.geometry.grid import Box
 from wsipipe.store import lifecycle
 from wsipipe.store.finished import open_finished
 from wsipipe.store.image_label import ImageLabel, parse_image_label, read_attributes
@@ -29,6 +31,18 @@ def test_a_finished_store_says_what_it_was_written_with(tmp_path: Path) -> None:
     assert found.levels == len(found.shapes)
     assert tuple(found.shapes) == tuple(spec.grid.level_shapes)
     assert np.array_equal(found.labels(0)[:], labels)
+
+
+def test_labels_of_a_box_are_those_of_zarr_however_the_array_is_stored(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, (700, 1300), 8, 1040)
+    make(spec)
+    box = Box(500, 700, 900, 1300)
+    found, right = open_finished(spec.path), zarr.open_array(f"{spec.path}/0")[:]
+    np.testing.assert_array_equal(found.read_labels(box), right[box.slices])
+    assert found.read_labels(box).any()
+    shutil.rmtree(f"{spec.path}/0")
+    zarr.create_array(f"{spec.path}/0", data=right, chunks=(64, 64))  # stored by another program
+    np.testing.assert_array_equal(open_finished(spec.path).read_labels(box), right[box.slices])
 
 
 def test_a_store_without_size_of_pixels_or_statistics_opens(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from wsipipe.errors import OutputError
-from wsipipe.store.shards import ZSTD_LEVEL, write_shard
+from wsipipe.geometry.grid import Box
+from wsipipe.store.shards import ZSTD_LEVEL, read_box, write_shard
 
 SHAPES = [
     ((64, 64), (16, 16), (32, 32)),
@@ -51,6 +52,29 @@ def test_zarr_reads_what_is_written_and_would_have_written_as_much(
         assert path.stat().st_size == (tmp_path / "theirs" / name).stat().st_size
     np.testing.assert_array_equal(ours[:], pixels)
     assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("box", [Box(0, 70, 0, 90), Box(32, 64, 64, 90), Box(5, 6, 7, 8), Box(30, 69, 31, 65)], ids=str)
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_box_is_read_as_zarr_reads_it(tmp_path: Path, box: Box, empty: bool) -> None:
+    array = array_at(tmp_path, (70, 90), (16, 16), (32, 32)).with_config({"write_empty_chunks": empty})
+    array[:] = np.random.default_rng(0).integers(0, 4, array.shape, np.uint8)
+    array[16:32, 0:48] = 0  # chunks that are not written, unless empty ones are
+    found = read_box(tmp_path, box, chunk_px=16, shard_px=32)
+    np.testing.assert_array_equal(found, array[box.slices])
+
+
+def test_a_shard_that_is_cut_damaged_or_missing_is_never_read_as_labels(tmp_path: Path) -> None:
+    array_at(tmp_path, (32, 32), (16, 16), (32, 32))[:] = 1
+    shard = tmp_path / "c" / "0" / "0"
+    sound = shard.read_bytes()
+    for damaged in (sound[:-1], b"", sound[:10] + bytes([sound[10] ^ 1]) + sound[11:], sound[:-9] + b"\1" + sound[-8:]):
+        shard.write_bytes(damaged)
+        with pytest.raises((ValueError, RuntimeError)):
+            read_box(tmp_path, Box(0, 32, 0, 32), chunk_px=16, shard_px=32)
+    shard.unlink()
+    with pytest.raises(FileNotFoundError):
+        read_box(tmp_path, Box(0, 32, 0, 32), chunk_px=16, shard_px=32)
 
 
 def test_a_view_that_is_not_contiguous_is_written_as_it_looks(tmp_path: Path) -> None:

@@ -47,8 +47,11 @@ class Receptive:
 
     @property
     def reach(self) -> int:
-        """The largest distance in pixels between a pixel of the input and one of the output that depends on it."""
-        return self.halo + self.stride - 1
+        """The largest distance in pixels between a pixel of the input and one of the output that depends on it.
+
+        At least so much for a network that takes tiles of one side, whose stride is finer than the grid of its cores.
+        """
+        return self.halo + (self.stride - 1 if self.largest_core is None else 0)
 
     def narrowed(self, context: int) -> Receptive:
         """The same network with ``context`` pixels or a few more around a core, fewer than it looks at.

@@ -17,6 +17,7 @@ from wsipipe.importing.inside import foreign_of, global_operation, opaque_comput
 from wsipipe.importing.legal_sides import Compute, Sides, SidesHint, find_sides, noise
 from wsipipe.importing.memory import measure_bytes
 from wsipipe.importing.reach import measure_receptive, shift_test
+from wsipipe.importing.smallest_side import smallest_side
 from wsipipe.inference.devices import COMPILE, ENGINES_OF, is_installed
 from wsipipe.inference.engines.start import start_engine
 from wsipipe.model.file_kind import FileKind, kind_of
@@ -113,7 +114,8 @@ def _import_torchscript(
     say("converting it")
     with tempfile.TemporaryDirectory() as folder:
         converted = Path(folder) / target.name
-        convert_torchscript(network, converted, channels=request.in_channels, side=8 * request.step, step=request.step)
+        side = smallest_side(network, request.in_channels, request.step, channels_last=request.channels_last)
+        convert_torchscript(network, converted, channels=request.in_channels, side=side, step=request.step)
         return import_model(converted, kind, target, spec, request, say)
 
 
@@ -166,7 +168,13 @@ def import_model(
 def measure_network(
     path: Path, kind: FileKind, spec: ModelSpec, request: NetworkRequest, say: Callable[[str], None] = lambda _: None
 ) -> ForeignNetwork:
-    """The description of the network in the file at ``path``, all but the memory that it takes; as `import_model`."""
+    """The description of the network in the file at ``path``, all but the memory that it takes; as `import_model`.
+
+    Raises
+    ------
+    NoFiniteReachError, ModelError, UsageError
+        As `import_model`.
+    """
     inputs, outputs = PORTS[kind](path)
     image = _port(path, "input", inputs, request.input)
     output = _port(path, "output", outputs, request.output)

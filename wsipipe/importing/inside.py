@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from wsipipe.importing.legal_sides import Array, Compute, Sides, noise
+from wsipipe.importing.legal_sides import Compute, Floats, Sides, noise
 from wsipipe.model import pt2_reach
 from wsipipe.model.global_operation import GlobalOperation
 from wsipipe.model.model_file import Model, OneOutput
@@ -73,7 +73,7 @@ def global_operation(model: Model, sides: Sides) -> GlobalOperation | None:
     return None
 
 
-def images_with_nan(network: ForeignNetwork, sides: Sides) -> Iterator[Array]:
+def images_with_nan(network: ForeignNetwork, sides: Sides) -> Iterator[Floats]:
     """A tall image with NaN in the middle rows, and a wide one with NaN in the middle columns.
 
     Both are (1, channel, y, x) or (1, y, x, channel), as ``network`` takes them, float32.

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from wsipipe.errors import ModelError, WsipipeError
 from wsipipe.geometry.network import round_up
 
-Array = npt.NDArray[np.float32]
-Compute = Callable[[Array], Array]
+Floats = npt.NDArray[np.float32]
+Compute = Callable[[Floats], Floats]
 """A network: (n, class, y', x') of normalised images (n, channel, y, x), both float32."""
 
 COMMON_SIDES = (32, 64, 96, 128, 256, 240, 512, 480, 1024, 960)
@@ -54,7 +54,7 @@ class Sides:
         return height if self.square else self.legal
 
 
-def noise(channels: int, height: int, width: int, seed: int = 0) -> Array:
+def noise(channels: int, height: int, width: int, seed: int = 0) -> Floats:
     """Noise, (channel, y, x) in float32, of about unit variance, as strong in 16 px blocks as from pixel to pixel.
 
     White noise alone averages out on the way to the deepest layers, and they would hardly be tested.
@@ -163,7 +163,7 @@ class Trial:
 def saying_tile(compute: Compute) -> Compute:
     """``compute``, whose errors say for which tile they came, and are a ModelError."""
 
-    def computing(images: Array) -> Array:
+    def computing(images: Floats) -> Floats:
         try:
             return compute(images)
         except WsipipeError:

@@ -68,9 +68,10 @@ def margin_shares(model: str, slide: str) -> list[MarginShare]:
             return np.stack([replica.predict([tile]).labels[0] for tile in inner])
 
     exact, found = labels(sizes), []
-    for fraction in FRACTIONS:
+    half = sizes.margin // 2
+    for steps in sorted({max(1, round((1 - fraction) * half / sizes.stride)) for fraction in FRACTIONS}):
         try:
-            narrow = sizes.narrowed(int(fraction * sizes.margin / 2))
+            narrow = sizes.narrowed(half - steps * sizes.stride)
         except GeometryError:
             break
         share = float(np.mean(labels(narrow) != exact))

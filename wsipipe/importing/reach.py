@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from wsipipe.errors import ModelError, NoFiniteReachError
 from wsipipe.geometry.network import Receptive, round_up
-from wsipipe.importing.legal_sides import Array, Compute, Sides, SidesHint, find_sides, noise, saying_tile, transposed
+from wsipipe.importing.legal_sides import Compute, Floats, Sides, SidesHint, find_sides, noise, saying_tile, transposed
 
 SHIFTS = (256, 240, 252, 224, 216, 200, 192, 128, 96, 64, 48, 40, 32, 24, 20, 16, 12, 8, 6, 4, 2, 1)
 """Shifts tried, px, as far as they are no part of one that was tried; the stride has to divide one of them."""
@@ -173,7 +173,7 @@ class Probe:
         self.compute, self.opaque, self.channels, self.sides = compute, opaque, channels, sides
         self.outer = OUTER if sides.step else OUTER_OF_ONLY
         self.base = lcm(sides.step or 1, sides.scale)  # every stride is a multiple of it
-        self._outputs: dict[tuple[Compute, int], Array] = {}
+        self._outputs: dict[tuple[Compute, int], Floats] = {}
         self._edges: dict[tuple[int, int], tuple[int, int]] = {}
 
     def dependence(self, what: str) -> Dependence:
@@ -319,14 +319,14 @@ class Probe:
         rows: npt.NDArray[np.bool_] = (self.opaque(tile[None])[0] != clean).any(axis=(0, 2))  # NaN equals nothing
         return rows
 
-    def output(self, height: int, *, opaque: bool = False) -> Array:
+    def output(self, height: int, *, opaque: bool = False) -> Floats:
         """The output, (class, y, x), float32, for `image`, which is computed once."""
         compute = self.opaque if opaque else self.compute
         if (compute, height) not in self._outputs:
             self._outputs[compute, height] = compute(self.image(height)[None])[0]
         return self._outputs[compute, height]
 
-    def image(self, height: int, *, origin: int = 0) -> Array:
+    def image(self, height: int, *, origin: int = 0) -> Floats:
         """``height`` rows from ``origin`` on of one image, (channel, y, x), float32, as narrow as may be."""
         image = noise(self.channels, height + max(SHIFTS[0], self.base), self.sides.width(height))
         return image[:, origin : origin + height].copy()
@@ -364,7 +364,7 @@ def shift_test(compute: Compute, channels: int, receptive: Receptive, *, shift: 
     if shared <= 0:
         return 0.0
 
-    def values(source: Array, y: int, x: int, side: int) -> Array:
+    def values(source: Floats, y: int, x: int, side: int) -> Floats:
         """The shared px, computed from the tile of ``source`` at (``y``, ``x``)."""
         rows, columns = (
             slice((shift - start + receptive.crop) // scale, (shift - start + receptive.crop + shared) // scale)
@@ -389,7 +389,7 @@ def first_true(values: npt.NDArray[np.bool_]) -> int:
     return int(values.argmax()) if values.any() else len(values)
 
 
-def difference(a: Array, b: Array) -> float:
+def difference(a: Floats, b: Floats) -> float:
     """The largest difference of two outputs, (..., y, x), float32, relative to the largest value; infinite with NaN."""
     most, largest = float(np.abs(a - b).max()), float(max(np.abs(a).max(), np.abs(b).max()))
     return 0.0 if most == 0 else most / largest if most < np.inf else np.inf

@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from wsipipe.errors import ModelError, UsageError
+from wsipipe.errors import UsageError
 from wsipipe.importing.import_model import NetworkRequest, import_model
+from wsipipe.importing.smallest_side import smallest_side
 from wsipipe.model.file_kind import FileKind
 from wsipipe.model.model_file import save_unet
 from wsipipe.model.onnx_file import export_onnx
@@ -20,8 +20,6 @@ from wsipipe.model.unet import UNet
 
 SUFFIXES = {".onnx": (FileKind.ONNX, export_onnx), ".pt2": (FileKind.PT2, export_pt2)}
 """The kind of each file, and what writes it."""
-MOST_SIDE_PX = 1024
-"""The largest side that is tried, px."""
 
 
 def save_model(
@@ -57,6 +55,8 @@ def save_model(
         If tiles cannot give what the whole image would, and no margin is asked for.
     ModelError
         If the spec does not fit the network, or the network cannot be exported.
+    UsageError
+        If ``path`` has another suffix.
     OutputError
         If the file cannot be written.
     """
@@ -71,36 +71,6 @@ def save_model(
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder) / path.name
         say("exporting it")
-        side = smallest_side(network, request)
+        side = smallest_side(network, request.in_channels, request.step, channels_last=request.channels_last)
         export(network, exported, channels=request.in_channels, side=side, step=request.step)
         import_model(exported, kind, path, spec, request, say)
-
-
-def smallest_side(network: nn.Module, request: NetworkRequest) -> int:
-    """The smallest side in pixels, on the grid that ``request`` says, of images that ``network`` takes.
-
-    Raises
-    ------
-    ModelError
-        If it takes none; with what it says to the largest that was tried.
-    """
-    was_training, problem = network.training, ""
-    network.eval()
-    try:
-        for side in range(request.step, MOST_SIDE_PX + 1, request.step):
-            shape = (
-                (1, side, side, request.in_channels) if request.channels_last else (1, request.in_channels, side, side)
-            )
-            try:
-                with torch.inference_mode():
-                    network(torch.zeros(shape))
-            except Exception as err:  # whatever the network of somebody raises
-                problem = f"{type(err).__name__}: {err}"
-            else:
-                return side
-    finally:
-        network.train(was_training)
-    raise ModelError(
-        f"the network takes no image of {request.in_channels} channels with sides of {request.step} to "
-        f"{MOST_SIDE_PX} px ({problem}); NetworkRequest(in_channels=..., step=...) says what it takes"
-    )

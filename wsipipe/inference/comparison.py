@@ -72,11 +72,11 @@ def compare_tiles(pool: Pool, grid: Grid, pixels: Pixels, cores: list[Box], arou
     pool, grid
         What predicts, and the blocks.
     pixels
-        (y, x, channel) of ``around`` and half a margin on each side.
+        (y, x, channel), uint8 or uint16, of ``around`` and half a margin on each side.
     cores, around
         What was computed, and the smallest box that holds it, relative to the origin of the block.
     labels
-        (y, x) of the block.
+        (y, x), uint8, of the block.
     """
     step, margin = grid.receptive.stride, grid.receptive.margin
     (y0, height), (x0, width) = (_middle(side, step) for side in around.shape)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 
-import torch
 from dask.system import CPU_COUNT  # knows affinity and cgroups; OMP_NUM_THREADS, which dask sets to 1, does not
 
 from wsipipe.errors import MachineError, UsageError
@@ -38,6 +37,8 @@ def resolve_devices(wish: str) -> tuple[str, ...]:
     MachineError
         If this machine does not have the device.
     """
+    import torch  # here, as whoever asks for names and numbers alone does without
+
     cuda = tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
     mps = ("mps",) if torch.backends.mps.is_available() else ()
     if wish == "auto":
@@ -149,6 +150,8 @@ def warm_up(devices: tuple[str, ...]) -> None:
     MachineError
         If a GPU fails.
     """
+    import torch
+
     for device in devices:
         if device.startswith("cuda"):
             try:
@@ -164,6 +167,8 @@ def forget_free_memory() -> None:
     torch keeps it for the stream that first used it, and each lane has its own stream. Without this, no lane could use
     the memory that measuring took, and it would not count as free.
     """
+    import torch
+
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
 

@@ -53,7 +53,7 @@ class Normalise:
 
 
 def core_of(output: Tensor, receptive: Receptive) -> Tensor:
-    """The middle of ``output`` (n, class, y, x): that of the core, of a network's output for tiles of core + margin."""
+    """The core's part, in the middle, of ``output`` (n, class, y, x), float32, for tiles of core + margin."""
     crop = receptive.crop // receptive.scale
     return output[..., crop : output.shape[-2] - crop, crop : output.shape[-1] - crop]
 

@@ -249,7 +249,7 @@ class OneOutput(nn.Module):
         self.network, self.number, self.channels_last = network, number, channels_last
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output (n, class, y, x) for images ``x`` (n, channel, y, x)."""
+        """The output (n, class, y, x) for images ``x`` (n, channel, y, x), float32."""
         found = self.network(x.permute(0, 2, 3, 1) if self.channels_last else x)
         output: Tensor = found if isinstance(found, Tensor) else found[self.number]
         if output.ndim == 3:  # class labels without a channel

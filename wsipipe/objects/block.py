@@ -167,7 +167,9 @@ def _find(labels: npt.NDArray[np.unsignedinteger[Any]], origin: tuple[int, int],
     touching = np.zeros(pieces.count, np.bool_)
     for side in (pieces.numbers[0], pieces.numbers[-1], pieces.numbers[:, 0], pieces.numbers[:, -1]):
         touching[side[side >= 0]] = True
-    lines, diagonals = trace(labels, pieces.numbers, touching, origin=origin, width=counting.shape[1])
+    lines, diagonals = trace(
+        labels, pieces.numbers, touching, runs=pieces.starts, origin=origin, width=counting.shape[1]
+    )
     group, cut = _groups(diagonals, touching, counting.connectivity)
     return _Found(labels, pieces, touching, lines, diagonals, group, cut)
 
@@ -205,7 +207,8 @@ def _framed(labels: Labels, box: Box, counting: Counting) -> tuple[Labels, tuple
     (height, width), frame = counting.shape, DEPTH
     top, left = frame * (box.y0 == 0), frame * (box.x0 == 0)
     sides = ((top, frame * (box.y1 == height)), (left, frame * (box.x1 == width)))
-    return np.pad(labels, sides), (box.y0 - top, box.x0 - left)
+    framed = np.pad(labels, sides) if np.any(sides) else np.ascontiguousarray(labels)
+    return framed, (box.y0 - top, box.x0 - left)
 
 
 def _groups(diagonals: Diagonals, touching: Mask, connectivity: int) -> tuple[Counts, Mask]:
@@ -220,9 +223,9 @@ def _groups(diagonals: Diagonals, touching: Mask, connectivity: int) -> tuple[Co
 
 def _whole(sums: Sums, lines: Lines, group: Counts, cut: Mask) -> tuple[Sums, Rings]:
     """The objects without cut pieces, by first pixel: groups and pieces are in that order already."""
-    rank = np.full(len(group), -1)
-    _, rank[~cut] = np.unique(group[~cut], return_inverse=True)
-    count = int(rank.max(initial=-1)) + 1
+    there = np.zeros(len(group) + 1, np.bool_)
+    there[group[~cut]] = True
+    rank, count = (np.cumsum(there) - 1)[group], int(np.count_nonzero(there))
     if not count:
         return sums.taken(~cut), Rings.none()
     return sums.taken(~cut).grouped(rank[~cut], count), arrange(lines.taken(~cut[lines.piece]), rank, count)

@@ -4,7 +4,8 @@
 
     | magic, 8 bytes | header's size and checksum, 4 bytes each | header, JSON | arrays, each compressed (zstd) |
 
-An array is stored in the smallest type that holds its values less the lowest one of each column.
+An array is stored in the smallest type that holds its values less the lowest one of each column; of an array of many
+columns, less the lowest one of all.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache, cached_property
+from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,6 +36,8 @@ from wsipipe.urls import Url
 
 MAGIC = b"wsiobj\x00\x01"
 """The last byte is the version of the format."""
+FEW_COLUMNS = 64
+"""Columns whose lowest values are all in the header."""
 _PREFIX = struct.Struct("<8sII")
 _CODEC = "zstd"
 T = TypeVar("T")
@@ -93,7 +98,7 @@ class BlockFile:
     counting: Counting
     """What it must have been made with."""
 
-    @property
+    @cached_property
     def origin(self) -> tuple[int, int]:
         """(y, x) on the slide of the block's first pixel, with the frame."""
         y, x = self._header()["origin"]
@@ -101,33 +106,34 @@ class BlockFile:
 
     def first(self) -> Counts:
         """The first pixels of its whole objects, (objects,) int64; see `Sums.first`."""
-        return self._array(self._header(), "whole.first")
+        return self._arrays(self._header(), ["whole.first"])[0]
 
     def whole(self) -> tuple[Sums, Counts, Rings]:
         """Its whole objects: see `BlockObjects`; the areas of hulls are (objects,), int64."""
         header = self._header()
-        return self._group(header, "whole", Sums), self._array(header, "hulls"), self._group(header, "rings", Rings)
+        (hulls,) = self._arrays(header, ["hulls"])
+        return self._group(header, "whole", Sums), hulls, self._group(header, "rings", Rings)
 
     def cut(self) -> CutPieces:
         """Its pieces of objects that reach over its sides."""
         header = self._header()
         return CutPieces(
             self._group(header, "sums", Sums),
-            self._array(header, "group"),
+            self._arrays(header, ["group"])[0],
             self._group(header, "lines", Lines),
             self._group(header, "diagonals", Diagonals),
             self._group(header, "pixels", OpenPixels),
             self._group(header, "fragments", Fragments),
-            tuple(self._array(header, f"strips.{number}") for number in range(4)),
+            tuple(self._arrays(header, [f"strips.{number}" for number in range(4)])),
         )
 
     def _header(self) -> Mapping[str, Any]:
         """What the file says of itself. It is read each time: its text alone is 13 kB, for every block of a slide."""
-        prefix = self._read(0, _PREFIX.size)
+        (prefix,) = self._read([0], [_PREFIX.size])
         if len(prefix) < _PREFIX.size or not prefix.startswith(MAGIC):
             raise self._damaged("it does not begin as such a file does")
         _, size, checksum = _PREFIX.unpack(prefix)
-        text = self._read(_PREFIX.size, size)
+        (text,) = self._read([_PREFIX.size], [size])
         if zlib.crc32(text) != checksum:
             raise self._damaged("its header has another checksum")
         header: Mapping[str, Any] = json.loads(text) | {"behind": _PREFIX.size + size}
@@ -139,27 +145,26 @@ class BlockFile:
         return header
 
     def _group(self, header: Mapping[str, Any], name: str, kind: type[T]) -> T:
-        return kind(*(self._array(header, f"{name}.{field.name}") for field in fields(kind)))  # type: ignore[arg-type]
+        return kind(*self._arrays(header, [f"{name}.{field.name}" for field in fields(kind)]))  # type: ignore[arg-type]
 
-    def _array(self, header: Mapping[str, Any], name: str) -> npt.NDArray[Any]:
-        stored = header["arrays"][name]
-        blob = self._read(header["behind"] + stored["offset"], stored["size"])
-        if zlib.crc32(blob) != stored["checksum"]:
-            raise self._damaged(f"{name} has another checksum")
-        shape, kind = stored["shape"], np.dtype(stored["stored"])
-        raw = pa.decompress(blob, int(np.prod(shape)) * kind.itemsize, _CODEC, asbytes=True) if blob else b""
-        values = np.frombuffer(raw, kind).reshape(shape[::-1]).T.astype(stored["dtype"])
-        if stored["lowest"] is not None:
-            values += np.array(stored["lowest"], values.dtype)
-        return np.ascontiguousarray(values)
+    def _arrays(self, header: Mapping[str, Any], names: Sequence[str]) -> list[npt.NDArray[Any]]:
+        every = [header["arrays"][name] for name in names]
+        blobs = self._read([header["behind"] + one["offset"] for one in every], [one["size"] for one in every])
+        for name, one, blob in zip(names, every, blobs, strict=True):
+            if zlib.crc32(blob) != one["checksum"]:
+                raise self._damaged(f"{name} has another checksum")
+        return list(map(_unpack, every, blobs))
 
-    def _read(self, start: int, count: int) -> bytes:
+    def _read(self, starts: Sequence[int], counts: Sequence[int]) -> list[bytes]:
         try:
             if isinstance(self.path, Url):
-                return self.path.read_ranges([start], [count])[0]
+                return self.path.read_ranges(starts, counts)
+            found = []
             with self.path.open("rb") as file:
-                file.seek(start)
-                return file.read(count)
+                for start, count in zip(starts, counts, strict=True):
+                    file.seek(start)
+                    found.append(file.read(count))
+            return found
         except OSError as err:
             raise SlideReadError(f"{self.path} cannot be read: {err.strerror or err}") from err
 
@@ -167,24 +172,36 @@ class BlockFile:
         return DamagedStoreError(f"{self.path} is damaged: {why}; remove it, and measure the block again")
 
 
+@cache
 def _described(counting: Counting) -> dict[str, Any]:
     described: dict[str, Any] = json.loads(json.dumps(asdict(counting)))
     return described
 
 
+def _unpack(stored: Mapping[str, Any], blob: bytes) -> npt.NDArray[Any]:
+    """The array that `_pack` stored."""
+    shape, kind = stored["shape"], np.dtype(stored["stored"])
+    raw = pa.decompress(blob, prod(shape) * kind.itemsize, _CODEC, asbytes=True) if blob else b""
+    columns = np.frombuffer(raw, kind).reshape(shape[::-1]).astype(stored["dtype"])
+    if stored["lowest"] is not None:
+        columns += np.array(stored["lowest"], columns.dtype).reshape(-1, *[1] * (len(shape) - 1))
+    return np.ascontiguousarray(columns.T)
+
+
 def _pack(array: npt.NDArray[Any], offset: int) -> tuple[dict[str, Any], bytes]:
     """What the header says of an array, and its compressed values."""
-    values, lowest = array, None
+    columns, lowest = np.ascontiguousarray(array.T), None  # column by column, which is quick
     if array.size and array.dtype.kind == "i":
-        lowest = array.min(axis=0)
-        values = array - lowest
-        values = values.astype(np.min_scalar_type(int(values.max())))
-    blob = pa.compress(values.T.tobytes(), _CODEC, asbytes=True) if array.size else b""
+        of_all = len(columns) > FEW_COLUMNS and array.ndim > 1
+        lowest = columns.min() if of_all else columns.min(axis=-1, keepdims=True)
+        columns = columns - lowest
+        columns = columns.astype(np.min_scalar_type(int(columns.max())))
+    blob = pa.compress(columns.tobytes(), _CODEC, asbytes=True) if array.size else b""
     return {
         "dtype": array.dtype.str,
-        "stored": values.dtype.str,
+        "stored": columns.dtype.str,
         "shape": array.shape,
-        "lowest": None if lowest is None else lowest.tolist(),
+        "lowest": None if lowest is None else lowest.ravel().tolist(),
         "offset": offset,
         "size": len(blob),
         "checksum": zlib.crc32(blob),

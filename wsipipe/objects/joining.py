@@ -33,6 +33,7 @@ from wsipipe.objects.numbers import Counts
 from wsipipe.objects.outlines import Diagonals, Lines, link_diagonals, trace
 from wsipipe.objects.paths import connected
 from wsipipe.objects.perimeter import KINDS, OpenPixels, count_border, kinds
+from wsipipe.objects.pieces import run_starts
 from wsipipe.objects.rings import Rings, arrange, close, doubled_hull_areas, together
 from wsipipe.objects.sums import AREA, PERIMETER, Layout, Sums
 
@@ -181,7 +182,8 @@ class Joining:
         middle = slice(STRIP_PX - 1, STRIP_PX + 1)
         two = (middle, slice(None)) if axis == 0 else (slice(None), middle)
         start = (origin[0] + (STRIP_PX - 1) * (axis == 0), origin[1] + (STRIP_PX - 1) * (axis == 1))
-        lines, diagonals = trace(classes[two], band[two], cut, origin=start, width=self._counting.shape[1])
+        runs = run_starts(classes[two])
+        lines, diagonals = trace(classes[two], band[two], cut, runs=runs, origin=start, width=self._counting.shape[1])
         (one, other), (label, other_label) = (np.moveaxis(plane[two], axis, 0) for plane in (band, classes))
         same = (label == other_label) & (label > 0)
         met = np.unique(np.stack([one[same], other[same]], axis=1), axis=0)

@@ -41,6 +41,8 @@ CONVEX = np.array([(DOWN, LEFT), (LEFT, UP), (RIGHT, DOWN), (UP, RIGHT)], np.int
 CONCAVE = np.array([(LEFT, DOWN), (UP, LEFT), (DOWN, RIGHT), (RIGHT, UP)], np.int8)
 # ... and where the one across the diagonal belongs to the same piece, so that the outline crosses over to it.
 CROSSING = np.array([(DOWN, RIGHT), (LEFT, DOWN), (RIGHT, UP), (UP, LEFT)], np.int8)
+_IS_CONVEX, _IS_CROSSING, _IS_CONCAVE = np.array([1, 2, 3], np.uint8)  # 0 where nothing turns
+_ARRIVING, _LEAVING = np.concatenate([np.full_like(CONVEX, NOWHERE), CONVEX, CROSSING, CONCAVE]).T.copy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ class Lines:
 
     def taken(self, which: Mask) -> Lines:
         """Those where the mask ``which``, (lines,), booleans, is true."""
-        points = self.points[np.repeat(which, self.size)]
+        points = self.points.compress(np.repeat(which, self.size), axis=0)
         return Lines(self.piece[which], self.arrives[which], self.leaves[which], self.size[which], points)
 
     def renumbered(self, number: Counts) -> Lines:
@@ -126,6 +128,7 @@ def trace(
     pieces: npt.NDArray[np.integer],
     cut: Mask,
     *,
+    runs: Counts,
     origin: tuple[int, int],
     width: int,
 ) -> tuple[Lines, Diagonals]:
@@ -139,6 +142,9 @@ def trace(
         (y, x), integers: the piece of each pixel, from 0.
     cut
         (pieces,): whether a piece may be part of a larger one, whose other parts are not in the array.
+    runs
+        (runs,): the positions in the array, row by row, of the first pixel of each run of equal labels
+        (`wsipipe.objects.pieces.run_starts`).
     origin
         (y, x) of the array's first pixel on the slide.
     width
@@ -150,28 +156,24 @@ def trace(
         Points are on the slide. The diagonals are all those of different pieces. If both pieces are cut, chains end
         there, and `link_diagonals` has what links them.
     """
-    corners, diagonals = _corners(labels, pieces, cut)
-    ends = _ends(labels, pieces)
-    y, x, arriving, leaving, piece = _concatenated([corners, ends])
-    begins, stops = arriving == NOWHERE, leaving == NOWHERE
-    open_begin, open_stop = np.flatnonzero(begins), np.flatnonzero(stops)
+    corners, opened, diagonals = _corners(labels, pieces, cut, runs)
+    entries, exits = _ends(labels, pieces)
     # Chains have to begin with their lowest node, so all that begin one come first.
-    order = np.concatenate([open_begin, np.flatnonzero(~begins & ~stops), open_stop])
-    y, x, arriving, leaving, piece = y[order], x[order], arriving[order], leaving[order], piece[order]
+    y, x, arriving, leaving, piece = _concatenated([opened, entries, corners, exits])
     nodes, starts = follow(_successors(y, x, arriving, leaving))
     path_first, path_last = nodes[starts[:-1]], nodes[starts[1:] - 1]
-    gy, gx = y + origin[0], x + origin[1]
+    points = np.stack([y + origin[0], x + origin[1]], axis=1, dtype=np.int32, casting="unsafe")
     chain = arriving[path_first] == NOWHERE
-    begin_key = edge_keys(gy[path_first], gx[path_first], leaving[path_first], leaving=True, width=width)
-    stop_key = edge_keys(gy[path_last], gx[path_last], arriving[path_last], leaving=False, width=width)
+    (begin_y, begin_x), (stop_y, stop_x) = (points[ends].T.astype(np.int64) for ends in (path_first, path_last))
+    begin_key = edge_keys(begin_y, begin_x, leaving[path_first], leaving=True, width=width)
+    stop_key = edge_keys(stop_y, stop_x, arriving[path_last], leaving=False, width=width)
     is_corner = (arriving != NOWHERE) & (leaving != NOWHERE)
-    corner = nodes[is_corner[nodes]]
     lines = Lines(
         piece[path_first],
         np.where(chain, begin_key, -1),
         np.where(chain, stop_key, -1),
         np.diff(starts) - 2 * chain,
-        np.stack([gy[corner], gx[corner]], axis=1, dtype=np.int32, casting="unsafe"),
+        points.take(nodes.compress(is_corner[nodes]), axis=0),
     )
     moved = Diagonals(
         diagonals.y + origin[0], diagonals.x + origin[1], diagonals.quadrant, diagonals.piece, diagonals.partner
@@ -229,57 +231,66 @@ def _concatenated(several: list[_Nodes]) -> _Nodes:
 
 
 def _corners(
-    labels: npt.NDArray[np.unsignedinteger[Any]], pieces: npt.NDArray[np.integer], cut: Mask
-) -> tuple[_Nodes, Diagonals]:
-    """The corners of outlines at the vertices inside an array, row by row, and the diagonals that are open."""
+    labels: npt.NDArray[np.unsignedinteger[Any]], pieces: npt.NDArray[np.integer], cut: Mask, runs: Counts
+) -> tuple[_Nodes, _Nodes, Diagonals]:
+    """The corners of outlines at the vertices inside an array, row by row; where chains begin; and the diagonals.
+
+    Chains begin and end at open diagonals: there, a corner is the last node of a chain, and another chain begins.
+    """
     width = labels.shape[1]
-    beside, below = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
-    turning = (beside[:-1] | beside[1:]) & (below[:, :-1] | below[:, 1:])
-    vertex = np.flatnonzero(turning)
-    y = vertex // max(width - 1, 1)
-    pixel = vertex + y
-    y, x = y + 1, vertex - y * (width - 1) + 1
-    offsets = (0, 1, width, width + 1)
-    values = [labels.ravel()[pixel + offset] for offset in offsets]
-    found: list[_Nodes] = []
-    opened: list[tuple[Counts, ...]] = []
-    for quadrant, value in enumerate(values):
-        same = [values[quadrant ^ step] == value for step in (1, 2, 3)]  # beside it, above or below it, across
-        convex = np.flatnonzero((value > 0) & ~same[0] & ~same[1])
-        piece = pieces.ravel()[pixel[convex] + offsets[quadrant]].astype(np.int64)
-        across = np.where(same[2][convex], pieces.ravel()[pixel[convex] + offsets[quadrant ^ 3]], -1).astype(np.int64)
-        is_open = (across >= 0) & (across != piece) & cut[across] & cut[piece]
-        turns = np.where((across == piece)[:, None], CROSSING[quadrant], CONVEX[quadrant])
-        for at, arriving, leaving in (
-            (~is_open, turns[:, 0], turns[:, 1]),
-            (is_open, CONVEX[quadrant][:1].repeat(len(convex)), np.full(len(convex), NOWHERE, np.int8)),
-            (is_open, np.full(len(convex), NOWHERE, np.int8), CONVEX[quadrant][1:].repeat(len(convex))),
-        ):
-            found.append((y[convex[at]], x[convex[at]], arriving[at], leaving[at], piece[at]))
-        touching = (across >= 0) & (across != piece)
-        at = convex[touching]
-        opened.append((y[at], x[at], np.full(len(at), quadrant), piece[touching], across[touching]))
-        concave = np.flatnonzero((value > 0) & same[0] & same[1] & ~same[2])
-        arriving, leaving = np.repeat(CONCAVE[quadrant][:, None], len(concave), axis=1)
-        found.append(
-            (
-                y[concave],
-                x[concave],
-                arriving,
-                leaving,
-                pieces.ravel()[pixel[concave] + offsets[quadrant]].astype(np.int64),
-            )
-        )
-    y, x, arriving, leaving, piece = _concatenated(found)
-    order = np.argsort(y * (width + 1) + x, kind="stable")
-    nodes = y[order], x[order], arriving[order], leaving[order], piece[order]
-    return nodes, Diagonals(*(np.concatenate(c) for c in zip(*opened, strict=True)))
+    vertex = _vertices(runs, labels.shape)
+    offsets = np.array([-width - 1, -width, -1, 0])  # upper left, upper right, lower left, lower right
+    values = [labels.ravel()[vertex + offset] for offset in offsets]
+    turns = np.empty((len(vertex), len(values)), np.uint8)
+    for number, value in enumerate(values):
+        beside, above, across = (values[number ^ step] == value for step in (1, 2, 3))  # above it, or below it
+        there = value > 0
+        convex, concave = there & ~(beside | above), there & beside & above & ~across
+        turns[:, number] = _IS_CONVEX * (convex & ~across) + _IS_CROSSING * (convex & across) + _IS_CONCAVE * concave
+    corner = np.flatnonzero(turns != 0)
+    turn, quadrant, vertex = turns.ravel()[corner], corner % 4, vertex[corner // 4]
+    numbers, y = pieces.ravel(), vertex // width
+    x, piece = vertex - y * width, numbers[vertex + offsets[quadrant]].astype(np.int64)
+    # Pixels of one class that touch across a diagonal may be of one piece, or of two.
+    diagonal = np.flatnonzero(turn == _IS_CROSSING)
+    across = numbers[vertex[diagonal] + offsets[3 - quadrant[diagonal]]].astype(np.int64)
+    apart = across != piece[diagonal]
+    diagonal, across = diagonal[apart], across[apart]
+    turn[diagonal] = _IS_CONVEX
+    diagonals = Diagonals(y[diagonal], x[diagonal], quadrant[diagonal], piece[diagonal], across)
+    arriving, leaving = _ARRIVING[4 * turn + quadrant], _LEAVING[4 * turn + quadrant]
+    is_open = diagonal[cut[piece[diagonal]] & cut[across]]
+    begin = np.full(len(is_open), NOWHERE, np.int8)
+    opened = y[is_open], x[is_open], begin, leaving[is_open], piece[is_open]
+    leaving[is_open] = NOWHERE
+    return (y, x, arriving, leaving, piece), opened, diagonals
 
 
-def _ends(labels: npt.NDArray[np.unsignedinteger[Any]], pieces: npt.NDArray[np.integer]) -> _Nodes:
-    """Where outlines enter an array and leave it, across each of its sides."""
+def _vertices(runs: Counts, shape: tuple[int, int]) -> Counts:
+    """The vertices inside an array where outlines may turn: the ends of the edges between runs, row by row.
+
+    A vertex is given by the position of the pixel at its lower right.
+
+    Parameters
+    ----------
+    runs
+        (runs,), int64: positions of the first pixels of runs.
+    shape
+        (height, width) of the array.
+    """
+    height, width = shape
+    edges = runs[runs % width > 0]
+    vertex = np.sort(np.concatenate([edges, edges + width]), kind="stable")  # merges two sorted parts
+    inside = (vertex >= width) & (vertex < height * width)
+    inside[1:] &= vertex[1:] != vertex[:-1]
+    return vertex.compress(inside)
+
+
+def _ends(labels: npt.NDArray[np.unsignedinteger[Any]], pieces: npt.NDArray[np.integer]) -> tuple[_Nodes, _Nodes]:
+    """Where outlines enter an array, across each of its sides, and where they leave it."""
     height, width = labels.shape
-    found: list[_Nodes] = []
+    entries: list[_Nodes] = []
+    exits: list[_Nodes] = []
     # side, its vertices, (direction into the array, direction out of it) with the piece after the vertex on the right
     for line, numbers, at, axis, (after, before) in (
         (labels[:, 0], pieces[:, 0], 0, 0, (RIGHT, LEFT)),
@@ -295,9 +306,12 @@ def _ends(labels: npt.NDArray[np.unsignedinteger[Any]], pieces: npt.NDArray[np.i
             across = np.full(len(along), at)
             y, x = (along, across) if axis == 0 else (across, along)
             into, nowhere = np.full(len(along), direction, np.int8), np.full(len(along), NOWHERE, np.int8)
-            turn = (nowhere, into) if direction == inward else (into, nowhere)
-            found.append((y, x, *turn, numbers[pixel[there]].astype(np.int64)))
-    return _concatenated(found)
+            piece = numbers[pixel[there]].astype(np.int64)
+            if direction == inward:
+                entries.append((y, x, nowhere, into, piece))
+            else:
+                exits.append((y, x, into, nowhere, piece))
+    return _concatenated(entries), _concatenated(exits)
 
 
 def _successors(y: Counts, x: Counts, arriving: Directions, leaving: Directions) -> Counts:
@@ -307,12 +321,11 @@ def _successors(y: Counts, x: Counts, arriving: Directions, leaving: Directions)
     to leave along a line is followed by the first to arrive along it, and so on.
     """
     successor = np.full(len(y), -1, np.int64)
-    # Nodes are nearly in the order of rows, in which the stable sort takes a tenth of the default's time, and small
-    # numbers of 16 bits are sorted by their digits.
-    y, x = (place.astype(np.min_scalar_type(int(place.max(initial=0)))) for place in (y, x))
-    by_row, by_column = np.lexsort((x, y)), np.lexsort((y, x))
+    # Stable sorts are quick: nodes are nearly in the order of rows, and numbers of 16 bits are sorted by their digits.
+    by_row = np.argsort(y * (int(x.max(initial=0)) + 1) + x, kind="stable")
+    by_column = by_row[np.argsort(x[by_row].astype(np.min_scalar_type(int(x.max(initial=0)))), kind="stable")]
     for directions, order in (((RIGHT, LEFT), by_row), ((DOWN, UP), by_column)):
         leaves, arrives = leaving[order], arriving[order]
         for direction in directions:
-            successor[order[leaves == direction]] = order[arrives == direction]
+            successor[order.compress(leaves == direction)] = order.compress(arrives == direction)
     return successor

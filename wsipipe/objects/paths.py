@@ -29,21 +29,15 @@ def follow(successor: Counts) -> tuple[Counts, Counts]:
     count = len(successor)
     if not count:
         return np.zeros(0, np.int64), np.zeros(1, np.int64)
-    nodes = np.flatnonzero(successor >= 0)
-    paths, path = connected(count, nodes, successor[nodes])
-    first = np.full(paths, count, np.int64)
-    np.minimum.at(first, path, np.arange(count))
-    last = np.zeros(paths, np.int64)
-    ends = np.flatnonzero(successor < 0)
+    paths, path, first = _components(_one_each(successor))
+    predecessor = np.empty(count + 1, np.int64)  # the last one is that of no node
+    predecessor[successor] = np.arange(count)
+    last, ends = predecessor[first], np.flatnonzero(successor < 0)
     last[path[ends]] = ends
-    closing = nodes[successor[nodes] == first[path[nodes]]]
-    last[path[closing]] = closing
     # The end of each path leads to the start of the next one, and a search walks the one long path in compiled code.
     onward = successor.copy()
     onward[last[:-1]], onward[last[-1]] = first[1:], -1
-    order = csgraph.depth_first_order(
-        _graph(count, np.flatnonzero(onward >= 0), onward[onward >= 0]), int(first[0]), return_predecessors=False
-    )
+    order = csgraph.depth_first_order(_one_each(onward), int(first[0]), return_predecessors=False)
     return order.astype(np.int64), np.append(0, np.cumsum(np.bincount(path, minlength=paths)))
 
 
@@ -64,13 +58,24 @@ def connected(count: int, one: npt.NDArray[np.integer], other: npt.NDArray[np.in
     """
     if not len(one):
         return count, np.arange(count)
-    groups, group = csgraph.connected_components(_graph(count, one, other), directed=False)
+    groups, group, _ = _components(csr_array((np.ones(len(one)), (one, other)), shape=(count, count)))
+    return groups, group
+
+
+def _components(graph: csr_array) -> tuple[int, Counts, Counts]:
+    """The number of groups of connected nodes, the group of each node, and the lowest node of each group."""
+    count = graph.shape[0]
+    groups, group = csgraph.connected_components(graph, directed=False)
     first = np.full(groups, count, np.int64)
     np.minimum.at(first, group, np.arange(count))
+    order = np.argsort(first, kind="stable")
     rank = np.empty(groups, np.int64)
-    rank[np.argsort(first, kind="stable")] = np.arange(groups)
-    return groups, rank[group]
+    rank[order] = np.arange(groups)
+    return groups, rank[group], first[order]
 
 
-def _graph(count: int, one: npt.NDArray[np.integer], other: npt.NDArray[np.integer]) -> csr_array:
-    return csr_array((np.ones(len(one)), (one, other)), shape=(count, count))
+def _one_each(successor: Counts) -> csr_array:
+    """The graph of nodes with one successor each, or none (-1)."""
+    count, there = len(successor), successor >= 0
+    begins = np.append(0, np.cumsum(there)).astype(np.int32)
+    return csr_array((np.ones(begins[-1]), successor.compress(there).astype(np.int32), begins), shape=(count, count))

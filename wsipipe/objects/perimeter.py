@@ -62,23 +62,13 @@ def count_border(
     tuple
         (pieces, `KINDS`) int64, and the pixels that cannot be counted yet.
     """
-    height, width = labels.shape
-    beside, below = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
-    border = labels > 0
-    inner = beside[1:-1, :-1] | beside[1:-1, 1:]
-    inner |= below[:-1, 1:-1]
-    inner |= below[1:, 1:-1]
-    border[1:-1, 1:-1] &= inner
-    border[[0, -1]] = border[:, [0, -1]] = False
-    pixel = np.flatnonzero(border)
-    piece = pieces.ravel()[pixel].astype(np.int64)
-    y = pixel // width
-    x = pixel - y * width
-    deep = (y >= DEPTH) & (y < height - DEPTH) & (x >= DEPTH) & (x < width - DEPTH)
-    known = deep | ~cut[piece]
-    pixel, piece = pixel[known], piece[known]
+    border, width = _border(labels), labels.shape[1]
     on_border = (labels * border).ravel()
-    label = on_border[pixel]
+    known = np.append(~cut, True)
+    for side in (np.s_[:DEPTH], np.s_[-DEPTH:], np.s_[:, :DEPTH], np.s_[:, -DEPTH:]):
+        border[side] &= known[pieces[side]]
+    pixel = np.flatnonzero(border)
+    piece, label = pieces.ravel()[pixel].astype(np.int64), on_border[pixel]
     code = np.ones(len(pixel), np.uint8)
     for step in (-width, -1, 1, width):
         code += np.uint8(2) * (on_border[pixel + step] == label)
@@ -88,18 +78,31 @@ def count_border(
         if connectivity == 4:
             other = pieces.ravel()[pixel + step]
             partners.append(np.where(same & (other != piece) & cut[other] & cut[piece], other, -1))
-            code += _DIAGONAL * (same & (other == piece))
-        else:
-            code += _DIAGONAL * same
-    opened: Mask = np.zeros(len(pixel), np.bool_)
+            same &= other == piece
+        code += _DIAGONAL * same
+    kind, opened = _KIND[code], np.zeros(0, np.int64)
+    stacked = np.zeros((0, 4), np.int64)
     if connectivity == 4:
         stacked = np.stack(partners, axis=1).astype(np.int64)
-        opened = np.any(stacked >= 0, axis=1)
-    else:
-        stacked = np.zeros((len(pixel), 4), np.int64)
-    kind = _KIND[code[~opened]] + piece[~opened] * (KINDS + 1)
-    counts = np.bincount(kind, minlength=len(cut) * (KINDS + 1)).reshape(len(cut), KINDS + 1)
+        opened = np.flatnonzero(np.any(stacked >= 0, axis=1))
+        kind[opened] = KINDS
+    counts = np.bincount(kind + piece * (KINDS + 1), minlength=len(cut) * (KINDS + 1)).reshape(len(cut), KINDS + 1)
     return counts[:, :KINDS], OpenPixels(piece[opened], code[opened].astype(np.int64), stacked[opened])
+
+
+def _border(labels: npt.NDArray[np.unsignedinteger[Any]]) -> Mask:
+    """The pixels beside or above one of another label, (y, x); not the background, and not along the array's sides."""
+    width, values = labels.shape[1], labels.ravel()
+    # Regardless of where rows end, which is quick; what reaches from one row to the next is removed last.
+    beside, below = values[1:] != values[:-1], values[width:] != values[:-width]
+    border = np.zeros(labels.shape, np.bool_)
+    inside = border.ravel()[width:-width]
+    np.bitwise_or(beside[width - 1 : -width], beside[width : len(values) - width], out=inside)
+    inside |= below[:-width]
+    inside |= below[width:]
+    inside &= values[width:-width] > 0
+    border[:, [0, -1]] = False
+    return border
 
 
 def kinds(pixels: OpenPixels, same: Mask) -> Counts:

@@ -25,6 +25,8 @@ class Pieces:
 
     numbers: npt.NDArray[np.int32]
     """(y, x): the piece of each pixel, -1 for the background."""
+    starts: Counts
+    """Positions, row by row, of the first pixels of all runs, of the background as well (`run_starts`)."""
     labels: npt.NDArray[Any]
     """(pieces,), in the dtype of the block's labels: the label of each piece."""
     run_piece: Counts
@@ -39,7 +41,8 @@ class Pieces:
     @property
     def first(self) -> Counts:
         """The first pixel of each piece, (pieces, 2), int64: row and column."""
-        run = np.unique(self.run_piece, return_index=True)[1]
+        run = np.empty(self.count, np.int64)
+        run[self.run_piece[::-1]] = np.arange(len(self.run_piece))[::-1]  # of several runs, the first one stays
         return np.stack([self.run_y[run], self.run_x0[run]], axis=1)
 
     @property
@@ -48,13 +51,19 @@ class Pieces:
         return len(self.labels)
 
 
+def run_starts(labels: npt.NDArray[np.unsignedinteger[Any]]) -> Counts:
+    """The position, row by row, of the first pixel of each run of equal labels, (y, x), the background's as well."""
+    changes = np.empty(labels.shape, np.bool_)
+    values = labels.ravel()
+    np.not_equal(values[1:], values[:-1], out=changes.ravel()[1:])  # in one stretch, which is quick
+    changes[:, :1] = True
+    return np.flatnonzero(changes)
+
+
 def find_pieces(labels: npt.NDArray[np.unsignedinteger[Any]]) -> Pieces:
     """The pieces of a block of labels, (y, x), unsigned integers."""
     height, width = labels.shape
-    changes = np.empty((height, width), np.bool_)
-    changes[:, :1] = True
-    np.not_equal(labels[:, 1:], labels[:, :-1], out=changes[:, 1:])
-    starts = np.flatnonzero(changes)
+    starts = run_starts(labels)
     stops = np.append(starts[1:], labels.size)
     values = labels.ravel()[starts]
     there = np.flatnonzero(values)
@@ -69,6 +78,7 @@ def find_pieces(labels: npt.NDArray[np.unsignedinteger[Any]]) -> Pieces:
     y = first // max(width, 1)
     return Pieces(
         np.repeat(numbers, stops - starts).reshape(height, width),
+        starts,
         of_piece,
         piece,
         y,

@@ -41,7 +41,8 @@ class Rings:
     def taken(self, which: Counts) -> Rings:
         """Those of the objects at the indices ``which``, (n,), int64."""
         rings = elements(which, self.count)
-        return Rings(self.count[which], self.size[rings], self.shell[rings], self.points[elements(rings, self.size)])
+        points = self.points.take(elements(rings, self.size), axis=0)
+        return Rings(self.count[which], self.size[rings], self.shell[rings], points)
 
 
 def together(several: list[Rings]) -> Rings:
@@ -59,7 +60,7 @@ def close(lines: Lines) -> Lines:
     at = np.searchsorted(lines.arrives[begin], lines.leaves)
     successor = np.where(lines.leaves < 0, np.arange(len(lines.size)), begin[np.minimum(at, len(begin) - 1)])
     order, starts = follow(successor)
-    points = lines.points[elements(order, lines.size)]
+    points = lines.points.take(elements(order, lines.size), axis=0)
     size = np.add.reduceat(lines.size[order], starts[:-1])
     nowhere = np.full(len(size), -1)
     return Lines(lines.piece[order[starts[:-1]]], nowhere, nowhere, size, _rotated(points, size))
@@ -77,24 +78,20 @@ def arrange(lines: Lines, group: Counts, count: int) -> Rings:
     count
         Number of objects; all have rings.
     """
-    first, last = _bounds(lines.size)
-    y, x = lines.points.T.astype(np.int64)
-    onward = np.arange(1, len(y) + 1)
-    onward[last] = first
-    shell = np.add.reduceat(x * y[onward] - x[onward] * y, first) > 0
-    begin_y, begin_x = y[first], x[first]
-    owner = group[lines.piece]
-    # The ring around a piece has the piece's first corner.
-    shells = np.flatnonzero(shell)
-    of_piece = np.zeros(len(group), np.int64)
-    of_piece[lines.piece[shells]] = shells
-    outer = of_piece[lines.piece]
-    order = np.lexsort((begin_x, begin_y, ~shell, begin_x[outer], begin_y[outer], owner))
+    first, _ = _bounds(lines.size)
+    y, x = lines.points.take(first, axis=0).T.astype(np.int64)
+    # From its first corner, a ring around a piece runs to the right, and one around a hole downwards.
+    shell = lines.points[:, 0].take(first + 1) == y
+    owner, begin = group[lines.piece], y << 32 | x
+    # The ring around a piece has the piece's first corner, and so it is the first one of the piece.
+    of_piece = np.empty(len(group), np.int64)
+    of_piece[lines.piece[shell]] = begin[shell]
+    order = np.lexsort((begin, of_piece[lines.piece], owner))
     return Rings(
         np.bincount(owner, minlength=count),
         lines.size[order],
         shell[order],
-        lines.points[elements(order, lines.size)],
+        lines.points.take(elements(order, lines.size), axis=0),
     )
 
 
@@ -121,8 +118,8 @@ def doubled_hull_areas(rings: Rings) -> Counts:
         goes_on = busy[owner]
         complete = np.flatnonzero(chain_goes_on & ~goes_on[1:])
         # Between two corners lies a trapezium; on the left side x is negative.
-        np.add.at(areas, owner[complete] // 2, along_y[complete] * (x[complete] + x[complete + 1]))
-        keep = goes_on & ~inner
+        np.add.at(areas, owner[complete] % len(areas), along_y[complete] * (x[complete] + x[complete + 1]))
+        keep = np.flatnonzero(goes_on & ~inner)
         owner, y, x = owner[keep], y[keep], x[keep]
     return areas
 
@@ -130,27 +127,20 @@ def doubled_hull_areas(rings: Rings) -> Counts:
 def _sides(rings: Rings) -> tuple[Counts, Counts, Counts]:
     """The first and last corner of each object in each row: its chain, y and x; chain by chain, each downwards.
 
-    Chains 2n and 2n + 1 are the left and the right side of object n. On the left side x is negative, so that the hull
-    is where x is large.
+    Of n objects, chain i is the left side of object i, and chain n + i its right side. On the left side x is negative,
+    so that the hull is where x is large.
     """
-    shell = np.repeat(rings.shell, rings.size)
-    object_of_ring = np.repeat(np.arange(len(rings.count)), rings.count)
-    owner = np.repeat(object_of_ring, rings.size)[shell]
-    y, x = rings.points[shell].T.astype(np.int64)
-    start = np.searchsorted(owner, np.arange(len(rings.count)))
-    y0, x0 = np.minimum.reduceat(y, start), int(x.min())
-    y -= y0[owner]
-    height, width = int(y.max()) + 1, int(x.max()) - x0 + 1
-    corner = np.sort((owner * height + y) * width + x - x0, kind="stable")  # nearly sorted
-    row = corner // width
+    y, x = rings.points.compress(np.repeat(rings.shell, rings.size), axis=0).T.astype(np.int64)
+    count, top, left = len(rings.count), int(y.min()), int(x.min())
+    height, width = int(y.max()) - top + 1, int(x.max()) - left + 1
+    object_of_ring = np.repeat(np.arange(count), rings.count)
+    owner = np.repeat(object_of_ring[rings.shell], rings.size[rings.shell])
+    corner = np.sort((owner * height + y - top) * width + x - left, kind="stable")  # nearly sorted
+    row = corner // width  # counted on from each object to the next
     changes = np.flatnonzero(row[1:] != row[:-1])
-    first, last = corner[np.append(0, changes + 1)], corner[np.append(changes, len(row) - 1)]
-    row = first // width
-    owner, y = row // height, row % height
-    chain = np.concatenate([2 * owner, 2 * owner + 1])
-    order = np.argsort(chain, kind="stable")
-    sides = np.concatenate([row * width - first, last - row * width])
-    return chain[order], np.concatenate([y, y])[order], sides[order]
+    row, first, last = row[np.append(0, changes + 1)], corner[np.append(0, changes + 1)], corner[np.append(changes, -1)]
+    owner, begin = row // height, row * width
+    return np.concatenate([owner, count + owner]), np.tile(row, 2), np.concatenate([begin - first, last - begin])
 
 
 def _bounds(size: Counts) -> tuple[Counts, Counts]:

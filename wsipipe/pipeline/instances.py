@@ -20,8 +20,7 @@ from wsipipe.geometry.grid import Box
 from wsipipe.objects.pixel_ids import EdgeFiles, Ids
 from wsipipe.objects.read import open_objects
 from wsipipe.objects.table import Description
-from wsipipe.pipeline.machine import megabytes
-from wsipipe.pipeline.memory_need import RUNTIME_BYTES
+from wsipipe.pipeline.machine import RUNTIME_BYTES, megabytes
 from wsipipe.pipeline.objects_plan import INSTANCE_BYTES
 from wsipipe.store.finished import open_finished
 from wsipipe.store.instances import RULES, InstancesWriter, rules_of_instances

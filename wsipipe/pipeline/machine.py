@@ -18,6 +18,8 @@ from wsipipe.inference.devices import OPENVINO, is_cpu, warm_up
 
 RESERVE = 0.1
 """Share of the memory that a run leaves unused if no limit is given."""
+RUNTIME_BYTES = 192 * 2**20
+"""Bytes of scheduler, codecs, oneDNN, thread stacks and the allocator's slack: 120 to 150 MiB, as measured."""
 HEAVY = ("torch", "zarr", "tifffile", "imagecodecs", "distributed")
 """Libraries whose code takes considerable memory."""
 

@@ -28,8 +28,6 @@ from wsipipe.slides.slide import Level
 from wsipipe.tissue.detect import find_bytes
 from wsipipe.tissue.mask_file import TISSUE_OFF
 
-RUNTIME_BYTES = 192 * 2**20
-"""Bytes of scheduler, codecs, oneDNN, thread stacks and the allocator's slack: 120 to 150 MiB, as measured."""
 UINT16 = 2
 """Bytes of a sample."""
 MOST_KEPT_BYTES = 2**27

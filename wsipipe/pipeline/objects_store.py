@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,6 @@ from wsipipe.errors import DamagedStoreError, FingerprintError, SlideReadError
 from wsipipe.events import ClassCount
 from wsipipe.files import RESUMES, Location, make_folder, remove_matching
 from wsipipe.geometry.grid import Box, boxes
-from wsipipe.inference.block import PredictedBlock
 from wsipipe.objects.block import measure_block
 from wsipipe.objects.block_file import BlockFile, block_file, write_block_file
 from wsipipe.objects.counts import count_classes
@@ -27,7 +26,8 @@ from wsipipe.objects.joining import MAX_CORNERS
 from wsipipe.objects.read import open_objects
 from wsipipe.objects.sums import Intensities
 from wsipipe.objects.write import write_table
-from wsipipe.pipeline.memory_need import RUNTIME_BYTES
+from wsipipe.pipeline.ahead import map_ahead
+from wsipipe.pipeline.machine import RUNTIME_BYTES
 from wsipipe.pipeline.objects_plan import BLOCK_PX, ObjectsPlan, fitted_blocks
 from wsipipe.rasters.opened import reading
 from wsipipe.slides.pixels.mirrored import Unread, read_box
@@ -35,6 +35,9 @@ from wsipipe.slides.slide import Level
 from wsipipe.store.lifecycle import note_objects
 from wsipipe.store.spec import OBJECTS
 from wsipipe.store.zarr_settings import own_zarr_settings
+
+if TYPE_CHECKING:
+    from wsipipe.inference.block import PredictedBlock
 
 CORNER_BYTES = 350
 """Bytes for each corner of an outline that is joined from many blocks, as measured with noise."""
@@ -163,14 +166,11 @@ def _measure_all(plan: ObjectsPlan, progress: Progress, *, block_px: int, thread
     every = list(boxes(plan.counting.shape, block_px))
     left = [box for box in every if not _is_whole(_file(folder, box, block_px), plan)]
     progress(len(every) - len(left), len(every))
-    todo = iter(left)
-    done = len(every) - len(left)
     pool = ThreadPoolExecutor(threads, "wsipipe-objects")
+    measured = map_ahead(pool, partial(_measure_stored, plan, block_px), left, ahead=threads * IN_HAND_PER_THREAD)
     try:
-        while some := list(islice(todo, threads * IN_HAND_PER_THREAD)):
-            for _ in pool.map(partial(_measure_stored, plan, block_px), some):
-                done += 1
-                progress(done, len(every))
+        for done, _ in enumerate(measured, len(every) - len(left) + 1):
+            progress(done, len(every))
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -246,7 +246,7 @@ def _measure_stored(plan: ObjectsPlan, block_px: int, box: Box) -> None:
     """Measure the objects of one block of ``block_px`` px from the labels in the store, and write its file."""
     layout = plan.counting.layout
     with _reading(plan, box):
-        labels: Labels = np.asarray(plan.store.labels(0)[box.slices])
+        labels = plan.store.read_labels(box)
     pixels = None if plan.level is None else read_pixels(plan.level, box, labels)
     probability = _probabilities(plan, box, labels) if layout.probability else None
     _write(plan, block_px, box, labels, Intensities(layout, pixels, probability))

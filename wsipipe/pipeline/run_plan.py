@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from wsipipe.errors import MemoryLimitError, OutputError, SlideError, UsageError
 from wsipipe.files import Location, Named, locate
 from wsipipe.pipeline.fitted_sizes import fit_memory
-from wsipipe.pipeline.machine import default_threads, loaded_bytes, megabytes
-from wsipipe.pipeline.memory_need import RUNTIME_BYTES, weight_bytes
+from wsipipe.pipeline.machine import RUNTIME_BYTES, default_threads, loaded_bytes, megabytes
+from wsipipe.pipeline.memory_need import weight_bytes
 from wsipipe.pipeline.objects_plan import JOINING_BYTES
 from wsipipe.pipeline.setup import Setup, SlideOptions
 from wsipipe.pipeline.slide_plan import SKIP, SlidePlan, level_of, plan_slide

@@ -64,6 +64,16 @@ def describe_array(
     )
 
 
+def is_described(array: zarr.Array[Any]) -> bool:
+    """Whether an array of labels is stored as `describe_array` says, whatever its attributes and dimension names."""
+    if array.shards is None:
+        return False
+    memory = MemoryStore()
+    describe_array(memory, "it", array.shape, array.chunks, array.shards, dtype="uint8")
+    ours, theirs = zarr.open_array(memory, path="it").metadata.to_dict(), array.metadata.to_dict()
+    return all(ours[key] == theirs.get(key) for key in ours.keys() - {"attributes", "dimension_names"})
+
+
 def documents_in(memory: MemoryStore) -> dict[str, bytes]:
     """The metadata documents in ``memory``, by their path."""
     return {name: document.to_bytes() for name, document in memory._store_dict.items()}

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import zarr
 
+from wsipipe.arrays import Labels
 from wsipipe.errors import DamagedStoreError, StoreError
 from wsipipe.events import ClassCount
 from wsipipe.files import Location, Named, locate, zarr_store
+from wsipipe.geometry.grid import Box
+from wsipipe.store.documents import is_described
 from wsipipe.store.image_label import parse_image_label, read_attributes
 from wsipipe.store.record import parse_record
+from wsipipe.store.shards import read_box
 from wsipipe.store.spec import PROBABILITIES, ROOT, TISSUE, Seen
+from wsipipe.urls import Url
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,28 @@ class FinishedStore:
         if array.ndim != 2:
             raise StoreError(f"{self.path}: array {level} has shape {array.shape}; labels have the axes (y, x)")
         return array
+
+    def read_labels(self, box: Box) -> Labels:
+        """The labels of ``box`` at the finest level, (y, x), uint8.
+
+        Damage raises what zarr or a codec raises, and a missing shard an OSError.
+
+        Raises
+        ------
+        StoreError
+            If the array does not have two axes.
+        """
+        where = locate(self.path)
+        if self._sides is None or isinstance(where, Url):
+            return np.asarray(self.labels(0)[box.slices])
+        chunk_px, shard_px = self._sides
+        return read_box(where / "0", box, chunk_px=chunk_px, shard_px=shard_px)
+
+    @cached_property
+    def _sides(self) -> tuple[int, int] | None:
+        """Sides of a chunk and of a shard of the finest level, if it is stored as this wsipipe stores it."""
+        array = self.labels(0)
+        return (array.chunks[0], array.shards[0]) if array.shards and is_described(array) else None
 
     def probabilities(self) -> tuple[zarr.Array[Any], dict[int, int]]:
         """The probabilities (class, y, x), uint8, not yet read, and the index of each label's class along that axis.

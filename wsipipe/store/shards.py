@@ -1,7 +1,8 @@
 """A shard of a Zarr array, written whole: its chunks, compressed one by one, then an index of where each is.
 
 zarr writes the same, with an event loop and three copies of every chunk: 60 ms of processor time for a block of
-4096 px, of which the compressor takes 23. Everything is read with zarr.
+4096 px, of which the compressor takes 23. It reads labels of 2048 px in 6 ms, of which the decoder takes 2; where that
+counts, `read_box` does it. Everything else is read with zarr.
 
 Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
 """
@@ -9,6 +10,8 @@ Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
 from __future__ import annotations
 
 import io
+from itertools import product
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import google_crc32c
@@ -16,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs import Zstd
 
+from wsipipe.arrays import Labels
 from wsipipe.files import Location, write_whole
+from wsipipe.geometry.grid import Box, boxes
 from wsipipe.urls import Url
 
 Unsigned = npt.NDArray[np.unsignedinteger[Any]]
@@ -82,6 +87,46 @@ def read_index(file: BinaryIO, chunks: int) -> npt.NDArray[np.uint64] | None:
     index = np.frombuffer(table, "<u8").reshape(-1, 2)
     end = int(index[index[:, 0] != NOT_WRITTEN].sum(axis=1).max(initial=0))
     return index if end == size - index_bytes else None
+
+
+def read_box(folder: Path, box: Box, *, chunk_px: int, shard_px: int) -> Labels:
+    """The pixels of ``box``, (y, x), uint8, of the array in ``folder``, which has shards as `write_shard` writes them.
+
+    Parameters
+    ----------
+    folder
+        The folder of the array.
+    box
+        Which pixels.
+    chunk_px, shard_px
+        Sides of a chunk and of a shard, in pixels.
+
+    Raises
+    ------
+    OSError
+        If a shard cannot be read, or is missing.
+    ValueError
+        If its index is damaged. Damaged chunks raise what the codec raises.
+    """
+    pixels: Labels = np.zeros(box.shape, np.uint8)
+    chunk: Labels = np.empty((chunk_px, chunk_px), np.uint8)
+    rows, cols = (
+        range(start // shard_px, -(-stop // shard_px)) for start, stop in ((box.y0, box.y1), (box.x0, box.x1))
+    )
+    for row, col in product(rows, cols):
+        with (folder / "c" / str(row) / str(col)).open("rb") as file:
+            index = read_index(file, (shard_px // chunk_px) ** 2)
+            if index is None:
+                raise ValueError(f"the index of shard {row}/{col} is damaged, or the file is cut")
+            places = boxes((shard_px, shard_px), chunk_px)
+            for place, (offset, length) in zip(places, index.tolist(), strict=True):
+                here = place.moved(row * shard_px, col * shard_px)
+                met = here.overlap(box)
+                if met is not None and offset != NOT_WRITTEN:
+                    file.seek(offset)
+                    Zstd().decode(file.read(length), out=chunk)
+                    pixels[met.seen_from(box).slices] = chunk[met.seen_from(here).slices]
+    return pixels
 
 
 def damage_of_shard(path: Location, *, chunks: int, chunk_bytes: int) -> str:

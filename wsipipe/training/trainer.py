@@ -66,6 +66,8 @@ class Trainer:
         compute_float32(self.device)
         torch.manual_seed(self.config.loop.seed)
         network = UNet(**setup.architecture, dropout=self.config.network.dropout)
+        if setup.pretrained and not setup.checkpoint.exists():  # a checkpoint has later weights
+            network.load_state_dict({**network.state_dict(), **setup.pretrained.weights(setup.spec)})
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.train()
         self.parallel: nn.Module = self.network

@@ -54,7 +54,7 @@ def compiled(model: openvino.Model, threads: int) -> openvino.InferRequest:
 
 
 def infer(request: openvino.InferRequest, x: npt.NDArray[np.float32]) -> Tensor:
-    """The first output for the image ``x``, valid until the next call."""
+    """The first output for the images ``x`` (n, channel, y, x), float32, valid until the next call."""
     found = request.infer([openvino.Tensor(x, shared_memory=True)], share_outputs=True)
     return torch.from_numpy(found[0])
 
@@ -88,7 +88,13 @@ class OpenVinoUNet:
 
 
 class OpenVinoOnnx:
-    """The ONNX file of ``model``, as `Engine`; of several outputs only the one that the model names is computed."""
+    """The ONNX file of ``model``, as `Engine`; of several outputs only the one that the model names is computed.
+
+    Raises
+    ------
+    ModelError
+        If OpenVINO lacks an operation of it.
+    """
 
     def __init__(self, model: Model, threads: int) -> None:
         self._about = foreign(model)
