@@ -15,7 +15,7 @@ from wsipipe.errors import NoFiniteReachError
 from wsipipe.importing.import_model import NetworkRequest, measure_network, named_classes
 from wsipipe.model.file_kind import FileKind
 from wsipipe.model.network import LABELS, ForeignNetwork
-from wsipipe.model.onnx_file import export_onnx
+from wsipipe.model.onnx_export import export_onnx
 from wsipipe.model.pt2_file import export_pt2
 from wsipipe.model.spec import ModelSpec
 

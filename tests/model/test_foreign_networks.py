@@ -20,7 +20,7 @@ from tests.networks import (
     outputs,
 )
 from wsipipe.model.file_kind import FileKind, kind_of
-from wsipipe.model.onnx_file import export_onnx
+from wsipipe.model.onnx_export import export_onnx
 from wsipipe.model.onnx_file import ports as onnx_ports
 from wsipipe.model.pt2_file import export_pt2, load_pt2
 from wsipipe.model.pt2_file import ports as pt2_ports

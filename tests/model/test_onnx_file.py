@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from wsipipe.errors import ModelError
-from wsipipe.model.onnx_file import check_onnx, export_onnx, ports, read_onnx_metadata, write_onnx_metadata
+from wsipipe.model.onnx_export import export_onnx
+from wsipipe.model.onnx_file import check_onnx, ports, read_onnx_metadata, write_onnx_metadata
 from wsipipe.model.port import Port
 
 onnx = pytest.importorskip("onnx", reason="needs the package onnx, in the extra of that name")

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from tests.importing.small_networks import SqueezeExcite, conv, evaluated
-from wsipipe.model.onnx_file import export_onnx
+from wsipipe.model.onnx_export import export_onnx
 from wsipipe.model.onnx_reach import analysis_copy, global_operation
 
 

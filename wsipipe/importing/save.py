@@ -13,7 +13,7 @@ from wsipipe.importing.import_model import NetworkRequest, import_model
 from wsipipe.importing.smallest_side import smallest_side
 from wsipipe.model.file_kind import FileKind
 from wsipipe.model.model_file import save_unet
-from wsipipe.model.onnx_file import export_onnx
+from wsipipe.model.onnx_export import export_onnx
 from wsipipe.model.pt2_file import export_pt2
 from wsipipe.model.spec import ModelSpec
 from wsipipe.model.unet import UNet

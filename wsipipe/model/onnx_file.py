@@ -15,19 +15,13 @@ Source: `onnx.proto <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>`_ (
 from __future__ import annotations
 
 import mmap
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from wsipipe.errors import ModelError
-from wsipipe.files import appearing, write_whole
-from wsipipe.model.exporting import INPUT_NAME, as_model_error, export_free, output_names_of
+from wsipipe.files import appearing
 from wsipipe.model.port import Port, check_one_input
 from wsipipe.model.protobuf import fields, submessages, text, text_field, whole_number
 
@@ -35,8 +29,6 @@ METADATA_KEY = "wsipipe"
 """Where the description is among the metadata."""
 MOST_BYTES = 2**31 - 1
 """The longest message of protobuf, and thus the largest file with its weights inside."""
-OPSET = 20
-"""Version of the operators in files that are written here."""
 STANDARD_DOMAINS = {"", "ai.onnx"}
 """Where operators of the standard are; those of other domains are an engine's own."""
 DTYPES = {
@@ -66,65 +58,6 @@ SPARSE_TENSOR_PARTS = (1, 2)
 TENSOR_NAME, TENSOR_EXTERNAL_DATA, TENSOR_DATA_LOCATION = 8, 13, 14
 VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_ELEMENTS, TENSOR_SHAPE, SHAPE_AXES, AXIS_LENGTH = 1, 2, 1, 1, 2, 1, 1
 ENTRY_KEY, ENTRY_VALUE = 1, 2
-
-
-def export_onnx(network: nn.Module, path: Path, *, channels: int, side: int, step: int) -> None:
-    """Write ``network`` as one ONNX file, weights inside: float32, evaluation mode, any batch, sides as `export_free`.
-
-    Parameters
-    ----------
-    network
-        Takes images (n, channel, y, x), float32; it is left as it is.
-    path
-        The file to write; it appears whole.
-    channels
-        Channels of its images.
-    side
-        The smallest side that it shall take, px.
-    step
-        Sides may be any larger multiple of this, px.
-
-    Raises
-    ------
-    ModelError
-        If torch cannot export it, it is larger than 2 GB, or a package that writes ONNX is missing.
-    OutputError
-        If the file cannot be written.
-    """
-    require_exporter(path)
-    program = export_free(network, channels=channels, side=side, step=step)
-    with as_model_error("as ONNX", "write .pt2"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about its own code
-        written = torch.onnx.export(
-            program,
-            opset_version=OPSET,
-            input_names=[INPUT_NAME],
-            output_names=output_names_of(program),
-            dynamo=True,
-            verbose=False,
-        )
-        assert written is not None
-        proto = written.model_proto
-        if proto.ByteSize() > MOST_BYTES:
-            raise ModelError(f"{path}: its weights take more than the 2 GB that an ONNX file can hold; write .pt2")
-        blob = proto.SerializeToString()
-    write_whole(path, blob, kind="model ", way_out="give another path")
-
-
-def require_exporter(path: Path) -> None:
-    """Raise a ModelError about ``path`` if a package that torch exports ONNX with is missing.
-
-    Raises
-    ------
-    ModelError
-        If ``onnx`` or ``onnxscript`` is not installed.
-    """
-    missing = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
-    if missing:
-        raise ModelError(
-            f"writing {path} needs {' and '.join(missing)}, which torch exports with; "
-            "install them (pip install 'wsipipe[onnx]'), or write .pt2"
-        )
 
 
 def read_onnx_metadata(path: Path) -> str | None:

@@ -16,7 +16,8 @@ from torch import nn
 from wsipipe.errors import ModelError
 from wsipipe.files import appearing
 from wsipipe.model.exporting import INPUT_NAME, ONLY_OUTPUT, as_model_error
-from wsipipe.model.onnx_file import OPSET, check_onnx, export_onnx, require_exporter
+from wsipipe.model.onnx_export import OPSET, export_onnx, require_exporter
+from wsipipe.model.onnx_file import check_onnx
 from wsipipe.model.pt2_file import export_pt2
 
 
