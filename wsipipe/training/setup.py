@@ -83,8 +83,8 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
 
     Raises
     ------
-    UsageError, SlideError
-        If ``out`` exists, or data and settings do not fit each other; the message names the file.
+    UsageError, ModelError, SlideError
+        If ``out`` exists, or data, settings and the model to start from do not fit; the message names the file.
     """
     if out.exists():
         raise UsageError(f"{out} already exists; give another -o, or remove it")

@@ -54,8 +54,8 @@ def train(
 
     Raises
     ------
-    UsageError, SlideError
-        If settings or data cannot be used; before the first step, as far as can be known then.
+    UsageError, ModelError, SlideError
+        If settings, data or the model to start from cannot be used; before the first step, as far as can be known then.
     MachineError
         If there is no such device, or not enough space.
     TrainingError
