@@ -51,11 +51,11 @@ class Prediction:
 
     @property
     def arrays(self) -> list[npt.NDArray[np.uint8]]:
-        """Its arrays (..., y, x): labels, and what else was asked for."""
+        """Its arrays (..., y, x), uint8: labels, and what else was asked for."""
         return [values for values in (self.labels, self.probabilities, self.uncertainty) if values is not None]
 
     def each(self, change: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]) -> Prediction:
-        """The prediction whose arrays are what ``change`` makes of its own."""
+        """The prediction whose arrays (..., y, x), uint8, are what ``change`` makes of its own."""
         more = {"probabilities": self.probabilities, "uncertainty": self.uncertainty}
         changed = {name: None if values is None else change(values) for name, values in more.items()}
         return Prediction(change(self.labels), changed["probabilities"], changed["uncertainty"])
