@@ -153,16 +153,21 @@ def test_speeds_of_one_device_or_network_are_not_used_for_another(spec: PoolSpec
         replace(spec, precision="bfloat16"),
         replace(spec, probabilities=True),
         replace(spec, uncertainty=True),
-        replace(spec, tta="flips"),
-        replace(spec, tta="all"),
     ]
     assert len({speeds_module.key(one) for one in (spec, *others)}) == 1 + len(others)
-    assert speeds_module.key(spec) == speeds_module.key(replace(spec, batch=7, model="elsewhere"))
+    assert speeds_module.key(spec) == speeds_module.key(replace(spec, batch=7, model="elsewhere", tta="all"))
 
 
-def test_each_pass_of_averaging_counts(spec: PoolSpec, clock: Clock) -> None:
-    speeds = measure(replace(spec, tta="flips"), SMALL, [], "uint8", pixels=10**12)
-    assert speeds.of(PROBE) == pytest.approx(4 * clock.speed)
+def test_one_pass_is_measured_and_all_of_them_are_worth_measuring_for(spec: PoolSpec, clock: Clock) -> None:
+    remember(spec, {PROBE: clock.speed})
+    size, passes = (512, 1), 4
+    worth = (
+        int(REPEATS * (512 + SMALL.margin) ** 2 / speeds_module.MOST_SHARE) + passes
+    )  # pixels, passes taken together
+    assert measure(spec, SMALL, [size], "uint8", pixels=worth // passes).seconds == 0
+    speeds = measure(replace(spec, tta="flips"), SMALL, [size], "uint8", pixels=worth // passes)
+    assert speeds.by_size[size] == pytest.approx(clock.speed)
+    assert clock.predicted == [size] * REPEATS
 
 
 def test_a_real_device_is_measured(spec: PoolSpec) -> None:

@@ -9,8 +9,8 @@ response need not be symmetric. A tile is mirrored at the middle of its core, wh
 
 Another core, x1 .. x1 + b, is mirrored at x1 + b/2. To mirror there is to mirror at x0 + a/2 and to shift by twice the
 distance of the two, 2 (x1 - x0) + (b - a): a multiple of the stride, as cores begin and end on its grid. So both tiles
-show the network the same mirrored image, in the same phase of its poolings, and it has the same whole image
-mirrored at any line of the grid. With transposition it is the same along the diagonal.
+show the network the same mirrored image in the same phase of its poolings: that of the whole image, mirrored at any
+line of the grid. Transposition moves the grid onto itself in the same way.
 
 Source: Szegedy et al. 2015, arXiv:1409.4842, section 7 (averaged crops and mirror images); for U-Nets the authors' own
 segmentations average over 7 rotations (Ronneberger, Fischer, Brox 2015, arXiv:1505.04597, section 4).

@@ -1,7 +1,7 @@
 """The speed of a device with tiles of each size: measured within seconds, and remembered for the next run.
 
 Only the bare network is measured: the tiles are in memory already, and one thread predicts them. Speeds are pixels a
-second through the network, margins included; where a tile goes through it several times, each pass counts.
+second through the network, margins included. Averaging passes is no other network: one pass is measured.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -100,11 +100,12 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
     def affordable(size: Size, spent: float) -> bool:
         if not known:
             return True
-        speed = known[max(known)] / spec.passes  # pixels a second that went through it in every pass
-        return spent + REPEATS * pixels_of(size, receptive) / speed <= min(MOST_SECONDS, MOST_SHARE * pixels / speed)
+        speed = known[max(known)]
+        seconds = spent + REPEATS * pixels_of(size, receptive) / speed
+        return seconds <= min(MOST_SECONDS, MOST_SHARE * spec.passes * pixels / speed)
 
     def measure_left() -> None:
-        (replica,) = load_replicas(spec, spec.devices[:1])
+        (replica,) = load_replicas(replace(spec, tta=TTA_OFF), spec.devices[:1])
         begun = time.perf_counter()
         with replica.lane():
             for size in left:
@@ -150,7 +151,7 @@ def speed_of(replica: Replica, size: Size, dtype: str) -> float:
         started = time.perf_counter()
         replica.predict(tiles)
         seconds.append(time.perf_counter() - started)
-    return len(replica.symmetries) * pixels_of(size, replica.receptive) / min(seconds[1:])
+    return pixels_of(size, replica.receptive) / min(seconds[1:])
 
 
 def pixels_of(size: Size, receptive: Receptive) -> int:
@@ -212,7 +213,6 @@ def key(spec: PoolSpec) -> str:
     engine = f"{spec.engine} {version(library)} {spec.precision}"
     shared = f"{spec.threads} of {spec.devices.count(spec.devices[0])}"
     more = ["probabilities"] * spec.probabilities + ["uncertainty"] * spec.uncertainty
-    more += [f"tta {spec.tta}"] * (spec.tta != TTA_OFF)
     return ", ".join([name, shared, engine, *more, spec.sha256])
 
 
