@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickletools
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -11,7 +13,6 @@ from typing import IO
 
 from wsipipe.errors import ModelError
 from wsipipe.model.onnx_file import is_onnx
-from wsipipe.model.pt2_file import DAMAGED_ZIP
 
 HEAD_BYTES = 16
 """Bytes at the beginning of a file that most kinds are told by."""
@@ -27,6 +28,9 @@ OTHERS = {
     b"ustar": "a tar archive; unpack it",
 }
 """Other files that networks come in, by how they begin, and what to do about them."""
+
+DAMAGED_ZIP = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error, zlib.error)
+"""What `zipfile` raises about archives that are damaged, or encrypted."""
 
 
 class FileKind(Enum):
@@ -65,9 +69,9 @@ def kind_of(path: Path) -> FileKind:
         return FileKind.ONNX
     for beginning, what in OTHERS.items():
         if head.startswith(beginning):
-            raise ModelError(f"{path} is {what}")
+            raise ModelError(f"model {path} is {what}")
     raise ModelError(
-        f"{path} is not a model, or is truncated: its content is none of safetensors, ONNX, .pt2 and TorchScript; "
+        f"model {path} is not a model, or is truncated: its content is none of safetensors, ONNX, .pt2 and TorchScript; "
         f"copy it again, or in Python: {SAVE_IT}"
     )
 
@@ -89,10 +93,10 @@ def _kind_of_zip(path: Path, file: IO[bytes]) -> FileKind:
     except ModelError:
         raise
     except DAMAGED_ZIP as err:
-        raise ModelError(f"{path} is truncated, or a zip archive that is damaged ({err}); copy it again") from err
+        raise ModelError(f"model {path} is truncated, or a zip archive that is damaged ({err}); copy it again") from err
     if "serialized_exported_program.json" in names:
-        raise ModelError(f"{path} is a .pt2 file of an older torch; export the network again with a newer one")
-    raise ModelError(f"{path} is a zip archive without a network that can be read; in Python: {SAVE_IT}")
+        raise ModelError(f"model {path} is a .pt2 file of an older torch; export the network again with a newer one")
+    raise ModelError(f"model {path} is a zip archive without a network that can be read; in Python: {SAVE_IT}")
 
 
 def _globals(file: IO[bytes], *, pickles: int) -> set[str]:
@@ -124,11 +128,11 @@ def _refused_pickle(path: Path, names: set[str]) -> ModelError:
     strangers = sorted(name for name in names if name.rpartition(".")[0] not in OF_WEIGHTS and "numpy" not in name)
     if names and not strangers:
         return ModelError(
-            f"{path} is a pickled state dict: weights without their network; load them into it, in Python: "
+            f"model {path} is a pickled state dict: weights without their network; load them into it, in Python: "
             f"network.load_state_dict(torch.load({path.name!r}, weights_only=True)); {SAVE_IT}"
         )
     what = ", ".join(strangers[:3]) + (", ..." if len(strangers) > 3 else "")
     return ModelError(
-        f"{path} is a pickle of Python objects ({what or 'no tensors'}), and unpickling executes code of the file; "
+        f"model {path} is a pickle of Python objects ({what or 'no tensors'}), and unpickling executes code of the file; "
         f"if you trust it, in Python: network = torch.load({path.name!r}, weights_only=False); {SAVE_IT}"
     )

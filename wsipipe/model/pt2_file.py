@@ -11,9 +11,7 @@ Source: ``torch/export/pt2_archive/_package.py`` and ``torch/_export/serde/schem
 from __future__ import annotations
 
 import json
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +23,7 @@ from torch import nn
 from wsipipe.errors import ModelError
 from wsipipe.files import appearing
 from wsipipe.model.exporting import as_model_error, export_free
+from wsipipe.model.file_kind import DAMAGED_ZIP
 from wsipipe.model.port import Port, check_one_input
 from wsipipe.model.pt2_graph import DTYPES, STRIDED, build_network, read_ports
 
@@ -34,8 +33,6 @@ SAMPLE_INPUTS = "data/sample_inputs/"
 """Pickled example inputs, which nothing here reads; torch takes an empty file for none."""
 SCHEMA_MAJOR = 8
 """Version of the JSON."""
-DAMAGED_ZIP = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error, zlib.error)
-"""What `zipfile` raises about archives that are damaged, or encrypted."""
 MALFORMED = (LookupError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError)
 """What reading JSON of another structure raises, besides RuntimeError and ValueError."""
 
