@@ -72,12 +72,13 @@ class Network:
         self.receptive = model.info.receptive
         self.logits = model.network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.normalise = Normalise(model.spec, torch.device("cpu"))
-        self.values = label_values(model.spec, torch.device("cpu"))
+        self.head = model.info.network.head
+        self.values = label_values(model.spec, self.head, torch.device("cpu"))
         self.to_grid = [round_up(side, self.receptive.stride) - side for side in self.level.shape]
 
     def labels(self, logits: Tensor) -> Labels:
         """The label of each pixel, (y, x), uint8, from ``logits`` (1, class, y, x), float32."""
-        found: Labels = self.values[winner(logits)][0].numpy()
+        found: Labels = self.values[winner(logits, self.head)][0].numpy()
         return found
 
 

@@ -25,7 +25,7 @@ import tifffile
 import wsipipe
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.mirror import mirror
-from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.network import UNetSizes
 from wsipipe.inference import allocator
 from wsipipe.inference.block import memory_of_thread
 from wsipipe.pipeline.memory_need import kept_bytes
@@ -35,7 +35,7 @@ from wsipipe.slides.pixels.tile_cache import Keep
 from wsipipe.slides.slide import Level
 
 CLIFF = 0.25
-PAPER = Receptive(depth=4, convs=2)
+PAPER = UNetSizes(depth=4, convs=2).receptive
 CODECS = ("jpeg", "jpeg2000", "deflate", "lzw", "zstd", None)
 
 

@@ -31,7 +31,7 @@ import numpy as np
 import zarr
 
 from wsipipe.geometry.grid import Box, Grid
-from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.network import UNetSizes
 from wsipipe.store import content, lifecycle
 from wsipipe.store.spec import Fingerprint, Seen, StoreSpec
 
@@ -126,7 +126,7 @@ def write_store(path: Path, labels: Pixels, side: int, slide: Path | None) -> No
 
         opened = open_slide(slide)
         seen, identity = Seen(opened.state, opened.sha256), opened.identity
-    grid = Grid((side, side), Receptive(2, 1), 4, BLOCK_PX)
+    grid = Grid((side, side), UNetSizes(2, 1).receptive, 4, BLOCK_PX)
     classes = (("background", 0, "#000000"), ("nucleus", 1, "#ff8000"))
     fingerprint = Fingerprint(identity, "b" * 64, 0, 0.5, False)
     spec = StoreSpec(str(path), str(slide), fingerprint, 1.0, grid, classes, "nuclei", "0", seen=seen)

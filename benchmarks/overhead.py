@@ -27,7 +27,7 @@ from wsipipe.geometry.grid import Box
 from wsipipe.inference import allocator
 from wsipipe.inference.block import memory_of_thread
 from wsipipe.inference.replica import Prediction, Replica
-from wsipipe.model.model_file import default_classes
+from wsipipe.model.spec import default_classes
 from wsipipe.pipeline.run_plan import RunPlan, plan_run
 from wsipipe.pipeline.setup import resolve
 from wsipipe.slides.pixels.mirrored import read_box

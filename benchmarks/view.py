@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 
 from wsipipe.geometry.grid import Box, Grid
-from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.network import UNetSizes
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.slide import Slide
 from wsipipe.store import content, lifecycle
@@ -52,7 +52,7 @@ def write_labels(path: Path, slide: Slide) -> None:
         slide.path,
         Fingerprint(slide.identity, "b" * 64, 0, slide.mpp, False),
         1.0,
-        Grid(slide.levels[0].shape, Receptive(2, 1), 4, BLOCK_PX),
+        Grid(slide.levels[0].shape, UNetSizes(2, 1).receptive, 4, BLOCK_PX),
         (("background", 0, "#000000"), ("nucleus", 1, "#ff8000")),
         "nuclei",
         "0",

@@ -93,13 +93,14 @@ def longest_first(items: Sequence[pytest.Item], workers: int) -> list[pytest.Ite
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A U-Net of 2 poolings and random weights, for RGB slides of any resolution: halo 10, grid 4 px."""
-    from wsipipe.model.model_file import ModelSpec, default_classes, save_model
+    from wsipipe.model.model_file import save_unet
+    from wsipipe.model.spec import ModelSpec, default_classes
     from wsipipe.model.unet import UNet
 
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     torch.manual_seed(20)
     network = UNet(3, 2, base_channels=2, depth=2, convs_per_level=1)
-    save_model(path, network, ModelSpec(default_classes(2), name="tiny"))
+    save_unet(path, network, ModelSpec(default_classes(2), name="tiny"))
     return path
 
 

@@ -20,7 +20,8 @@ import torch
 
 from tests.warm import First, Warm
 from wsipipe.demo import noise
-from wsipipe.model.model_file import ModelSpec, default_classes, save_model
+from wsipipe.model.model_file import save_unet
+from wsipipe.model.spec import ModelSpec, default_classes
 from wsipipe.model.unet import UNet
 
 SCRIPT = str(Path(sys.executable).with_name("wsipipe"))
@@ -175,7 +176,7 @@ def write_model(path: Path, *, seed: int = 0, mpp: float | None = 0.5) -> Path:
         spread = logits.std((0, 2, 3))
         network.head.weight /= spread.view(-1, 1, 1, 1)
         network.head.bias.copy_((network.head.bias - logits.mean((0, 2, 3))) / spread)  # type: ignore[union-attr]
-    save_model(path, network, ModelSpec(classes=default_classes(3), mpp=mpp, name=path.stem))
+    save_unet(path, network, ModelSpec(classes=default_classes(3), mpp=mpp, name=path.stem))
     return path
 
 

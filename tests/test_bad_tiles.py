@@ -21,7 +21,7 @@ from tests.tissue.drawn import disc, on_glass
 from wsipipe.events import BlockDone, Event, TissueFound
 from wsipipe.geometry.grid import Box, Grid
 from wsipipe.geometry.mirror import mirror
-from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.network import Receptive, UNetSizes
 from wsipipe.model.model_file import read_model_info
 from wsipipe.pipeline import run as batch
 from wsipipe.pipeline.objects_plan import ObjectsRequest, plan_objects
@@ -98,14 +98,17 @@ def test_a_slide_fails_with_all_the_regions_that_cannot_be_read(
 def test_what_a_bad_tile_reaches_is_0_and_all_else_as_if_it_were_whole(
     slides: tuple[Path, Path], whole: np.ndarray, tmp_path: Path, model: Path, sizes: dict[str, int]
 ) -> None:
-    summary = run(slides[1], tmp_path, model, on_bad_tile="fill", probabilities=True, **sizes)
+    summary = run(slides[1], tmp_path, model, on_bad_tile="fill", probabilities=True, uncertainty=True, **sizes)
     (slide,) = summary.slides
     assert (slide.status, summary.exit_code) == ("done", 0)
     expected = cleared(whole, TILES, model)
     np.testing.assert_array_equal(labels(tmp_path, "torn"), expected)
     assert 0 < np.count_nonzero(expected) < np.count_nonzero(whole)
     probabilities = np.asarray(zarr.open_array(tmp_path / "torn.zarr" / "probabilities" / "0", mode="r")[...])
-    assert not probabilities[:, TILES[1].y0 : TILES[1].y1, TILES[1].x0 : TILES[1].x1].any()
+    uncertainty = np.asarray(zarr.open_array(tmp_path / "torn.zarr" / "uncertainty" / "0", mode="r")[...])
+    for shares in (probabilities, uncertainty):
+        assert shares.any()
+        assert not shares[..., TILES[1].y0 : TILES[1].y1, TILES[1].x0 : TILES[1].x1].any()
     assert record(tmp_path, "torn")["unread"]["tiles"] == [[t.y0, t.y1, t.x0, t.x1] for t in TILES]
     assert any(f"could not decode tiles {TILES[0]}; {TILES[1]}; " in warning for warning in slide.warnings)
 
@@ -216,7 +219,9 @@ def outcome_of(slide: Path, out: Path, model: Path, **options: Any) -> SlideOutc
     return outcome
 
 
-@pytest.mark.parametrize("receptive", [Receptive(0, 1), Receptive(2, 2), Receptive(4, 2)], ids=str)
+@pytest.mark.parametrize(
+    "receptive", [UNetSizes(0, 1).receptive, UNetSizes(2, 2).receptive, UNetSizes(4, 2).receptive], ids=str
+)
 def test_what_a_box_reaches_is_what_the_smallest_tiles_that_read_it_give(receptive: Receptive) -> None:
     step, half = receptive.stride, receptive.margin // 2
     core = max(step, -(-half // step) * step)
@@ -292,7 +297,7 @@ def test_how_many_pixels_are_0_for_it_is_told(tmp_path: Path, model: Path) -> No
     outcome = outcome_of(slide, tmp_path / "out", model, on_bad_tile="fill")
     root = json.loads((tmp_path / "out" / "case.zarr" / "zarr.json").read_text())
     unread = root["attributes"]["wsipipe"]["run"]["unread"]
-    reached = Grid((600, 800), Receptive(2, 2), 64, 128).reached_from(Box(0, 256, 256, 512)).shape
+    reached = Grid((600, 800), UNetSizes(2, 2).receptive, 64, 128).reached_from(Box(0, 256, 256, 512)).shape
     assert unread == {"pixels": reached[0] * reached[1], "tiles": [[0, 256, 256, 512]]}
     assert f"{reached[0] * reached[1]:,} px" in outcome.warnings[0]
 

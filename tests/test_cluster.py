@@ -38,8 +38,9 @@ from tests.faults import (
 from tests.soak import rounds
 from tests.warm import First, Warm
 from wsipipe.errors import UsageError
+from wsipipe.model.file_kind import FileKind
 from wsipipe.pipeline.cluster import connect, local
-from wsipipe.pipeline.config import ClusterConfig, RunConfig, parse_cluster
+from wsipipe.pipeline.config import ClusterConfig, ComputeRequest, RunConfig, parse_cluster
 from wsipipe.pipeline.run import run as run_slides
 from wsipipe.pipeline.setup import resolve
 
@@ -377,7 +378,9 @@ def test_workers_here_share_the_gpus_out(
     asked = ClusterConfig(kind="local", workers=count, adapt=adapt)
     if device == "cpu":
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    workers, request = local.local_cluster(asked, RunConfig(device=device).compute, None)
+    workers, request = local.local_cluster(
+        asked, ComputeRequest(device, "auto", "float32", None, FileKind.SAFETENSORS), None
+    )
     assert request.device == ("cpu" if device == "cpu" else "cuda")
     with workers, Client(workers) as client:
         client.wait_for_workers(len(seen), timeout=PATIENCE_SECONDS)

@@ -25,7 +25,7 @@ from wsipipe.geometry.grid import Box
 from wsipipe.geometry.network import round_up
 from wsipipe.inference import replica
 from wsipipe.inference.pool import close_resident_pools
-from wsipipe.model.model_file import default_classes
+from wsipipe.model.spec import default_classes
 from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import choose_level
@@ -50,7 +50,7 @@ def make_model(path: Path, *, mpp: float | None = None, **sizes: int) -> str:
             draw = torch.rand(weight.shape, generator=generator)
             weight.copy_((draw < 0.15).float() - (draw > 0.9).float())
         pixels = torch.from_numpy(random_image((128, 128))).permute(2, 0, 1)[None].float()
-        side = network.receptive.nearest_legal(110)[0]
+        side = network.sizes.nearest_legal(110)[0]
         logits = network(pixels[..., :side, :side])
         network.head.bias -= logits.mean((0, 2, 3)).round()
     # mean 0 and std 1/255 give back the pixel, see whole_numbers()
@@ -185,7 +185,7 @@ def test_whole_number_logits_are_equal_to_the_last_bit(
     assert torch.equal(logits, logits.round())
     assert len(logits.unique()) > 50
 
-    def digest(values: torch.Tensor) -> torch.Tensor:
+    def digest(values: torch.Tensor, *_: object) -> torch.Tensor:
         """One byte of all logits of a pixel, in place of its label."""
         weights = torch.tensor([1.0, 31.0, 101.0]).view(-1, 1, 1)
         return (values * weights).sum(-3).long() % 256

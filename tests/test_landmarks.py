@@ -14,7 +14,7 @@ import zarr
 import wsipipe
 from tests.soak import rounds
 from wsipipe.evaluation.sources import stored_downsample
-from wsipipe.model.model_file import default_classes
+from wsipipe.model.spec import default_classes
 
 SHAPE = (1507, 1999)
 DISC_PX = 31

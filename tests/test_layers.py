@@ -27,6 +27,7 @@ LAYERS = [
     {"objects", "tissue"},
     {"evaluation"},
     {"pictures", "inference"},
+    {"importing"},
     {"report", "training", "napari_plugin"},
     {"viewer"},
     {"pipeline", "demo"},
@@ -48,7 +49,7 @@ HEIGHT_IN_SLIDES = {name: height for height, names in enumerate(LAYERS_OF_SLIDES
 
 # library: the folders, or files at the top, that may import it
 HOMES = {
-    "torch": {"model", "inference", "training"},
+    "torch": {"model", "inference", "importing", "training"},
     "safetensors": {"model", "training"},
     "dask": {"pipeline", "napari_plugin"},
     "distributed": {"pipeline"},
@@ -58,6 +59,8 @@ HOMES = {
     "imagecodecs": {"viewer", "slides", "rasters", "pictures", "demo"},
     "click": {"cli"},
     "openvino": {"inference"},
+    "onnx": {"model"},
+    "onnxruntime": {"inference", "model"},
     "rich": {"cli"},
     "scipy": {"objects", "tissue", "evaluation", "training"},
     "shapely": {"rasters", "objects", "viewer", "napari_plugin"},
@@ -72,7 +75,7 @@ HOMES = {
     "tornado": {"viewer"},
     "napari": {"napari_plugin"},
 }
-EXTRAS = ["openvino", "slurm", "kubernetes", "spatialdata", "napari"]
+EXTRAS = ["openvino", "onnx", "slurm", "kubernetes", "spatialdata", "napari"]
 EVERYWHERE = {"dask.system"}  # how many cores are ours
 
 

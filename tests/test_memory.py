@@ -12,7 +12,7 @@ import pytest
 from tests.big import write_big_slide
 from tests.faults import summary, wsipipe
 from tests.soak import rounds
-from wsipipe.model.model_file import load_model, save_model
+from wsipipe.model.model_file import load_model, save_unet
 
 
 def run_json(*arguments: object) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def test_peak_memory_is_flat_and_below_the_projection(
     Labels that were all kept would be 64 MB more, and the pixels of the averaged slides 150 MB.
     """
     peaks, model = {}, load_model(tiny_model)
-    save_model(tmp_path / "b.safetensors", model.network, replace(model.spec, mpp=0.5))
+    save_unet(tmp_path / "b.safetensors", model.network, replace(model.spec, mpp=0.5))
     slides = [write_big_slide(tmp_path / f"{side}.zarr", round(side * shrink), mpp=0.5 / shrink) for side in sides]
     options = ("-m", tmp_path / "b.safetensors", "-o", tmp_path / "out", "--block", 1024, "--tile", 512, *also)
     plans = run_json(*slides, *options, "--dry-run")["slides"]

@@ -15,7 +15,9 @@ import wsipipe
 from tests.conftest import WriteSlide
 from tests.faults import assert_same_bytes
 from tests.soak import rounds
-from wsipipe.inference import block, openvino, replica
+from wsipipe.inference import block, replica
+from wsipipe.inference.engines import openvino
+from wsipipe.inference.engines import torch as torch_engine
 from wsipipe.model import forward
 from wsipipe.model.unet import UNet
 from wsipipe.pipeline.summary import RunSummary
@@ -133,7 +135,7 @@ def test_a_machine_that_runs_out_of_memory_says_so_and_the_same_command_resumes(
         "reading": (block, "memory_of_thread"),
         "labels of a block": (block, "Prediction"),
         "writing": (content, "halve"),
-        "loading": (replica, "deepcopy"),
+        "loading": (torch_engine, "deepcopy"),
     }[stage]
     exhausted = Exhausted(getattr(owner, name), MemoryError(), lambda call: call >= (1 if stage == "loading" else 5))
     with monkeypatch.context() as patch:

@@ -54,7 +54,7 @@ class Case:
     def command(self, out: Path) -> list[object]:
         """The arguments of `wsipipe` that make it again in ``out``."""
         given = [*("-m", self.config.model), *("--block", self.config.block), *("--device", "cpu"), *("-o", out)]
-        flags = [f"--{name}" for name in ("probabilities", "objects") if getattr(self.config, name)]
+        flags = [f"--{name}" for name in ("probabilities", "uncertainty", "objects") if getattr(self.config, name)]
         return ["run", self.slide, *given, "--engine", "torch", *flags]
 
     def again(self, out: Path, **changes: object) -> SlideOutcome:
@@ -88,8 +88,9 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 @pytest.fixture(scope="module")
 def with_probabilities(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """As ``few``, and the probabilities of three classes."""
-    return made(tmp_path_factory.mktemp("probabilities"), (1040, 1080), 9, block=516, probabilities=True)
+    """As ``few``, and the probabilities of three classes with their uncertainty."""
+    folder = tmp_path_factory.mktemp("probabilities")
+    return made(folder, (1040, 1080), 9, block=516, probabilities=True, uncertainty=True)
 
 
 @pytest.fixture(scope="module")

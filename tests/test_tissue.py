@@ -35,6 +35,8 @@ SHAPE = (600, 800)
 WHERE = disc((250, 150), 90, SHAPE) | disc((500, 700), 40, SHAPE)
 LEFT_OUT = 0.001
 """Share of what a model finds on a slide that may lie beyond its tissue."""
+SHARES = {"probabilities": True, "uncertainty": True}
+"""What a run writes beside labels."""
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def pixels_in(out: Path, shape: tuple[int, int] = SHAPE) -> np.ndarray:
 def whole(tmp_path_factory: pytest.TempPathFactory, slide: Path, model: Path) -> Path:
     """The results of a run that looks everywhere."""
     out = tmp_path_factory.mktemp("whole")
-    assert run(slide, out, model, tile=64, tissue="off", probabilities=True).slides[0].skipped == 0
+    assert run(slide, out, model, tile=64, tissue="off", **SHARES).slides[0].skipped == 0
     assert not (out / "case.zarr" / "tissue").exists()
     return out
 
@@ -105,7 +107,7 @@ def test_inside_labels_are_those_of_the_whole_slide_and_outside_they_are_0(
     masks = []
     for block, tile in sizes:
         out, heard = tmp_path / f"{block}-{tile}", list[Event]()
-        options = {"block": block, "tile": tile, "probabilities": probabilities}
+        options = {"block": block, "tile": tile, **(SHARES if probabilities else {})}
         options |= {"tissue": str(given) if tissue == "file" else tissue}
         (outcome,) = run(slide, out, model, heard.append, **options).slides
         assert outcome.status == DONE
@@ -117,6 +119,9 @@ def test_inside_labels_are_those_of_the_whole_slide_and_outside_they_are_0(
             found, wanted = array(out, "probabilities/0"), array(whole, "probabilities/0") * inside
             assert np.abs(found.astype(int) - wanted).max() <= 1, "small tiles add up in another order"
             assert not found[:, ~inside].any()
+            uncertain = array(out, "uncertainty/0")
+            assert np.abs(uncertain.astype(int) - array(whole, "uncertainty/0") * inside).max() <= 1
+            assert not uncertain[~inside].any()
         assert outcome.skipped == sum(event.skipped for event in heard if isinstance(event, BlockDone))
         assert outcome.skipped > 0
         assert outcome.skipped <= (~inside).sum()
@@ -155,14 +160,15 @@ def test_of_a_large_mask_there_is_a_pyramid(tmp_path: Path, slide: Path, model: 
 
 def test_without_tissue_a_slide_is_complete_but_not_done(tmp_path: Path, model: Path) -> None:
     slide = write_slide(tmp_path / "case.tif", glass(SHAPE))
-    summary = run(slide, tmp_path / "out", model, probabilities=True)
+    summary = run(slide, tmp_path / "out", model, **SHARES)
     (outcome,) = summary.slides
     assert (outcome.status, summary.exit_code, summary.count(DONE)) == (NO_TISSUE, 0, 0)
     assert [warning for warning in outcome.warnings if "no tissue found" in warning]
     assert (outcome.skipped, outcome.computed, outcome.pixels) == (600 * 800, 0, 600 * 800)
     assert not array(tmp_path / "out").any()
     assert not array(tmp_path / "out", "probabilities/0").any()
-    (again,) = run(slide, tmp_path / "out", model, probabilities=True).slides
+    assert not array(tmp_path / "out", "uncertainty/0").any()
+    (again,) = run(slide, tmp_path / "out", model, **SHARES).slides
     assert (again.status, again.message) == (SKIPPED, "complete, no tissue found")
     everywhere = run(slide, tmp_path / "out", model, tissue="off", overwrite=True)
     assert everywhere.slides[0].status == DONE

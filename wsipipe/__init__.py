@@ -14,7 +14,10 @@ from wsipipe.version import VERSION
 
 if TYPE_CHECKING:
     from wsipipe.errors import WsipipeError
-    from wsipipe.model.model_file import LabelClass, ModelSpec, load_model, save_model
+    from wsipipe.importing.import_model import NetworkRequest, named_classes
+    from wsipipe.importing.save import save_model
+    from wsipipe.model.model_file import load_model
+    from wsipipe.model.spec import LabelClass, ModelSpec
     from wsipipe.model.unet import UNet
     from wsipipe.napari_plugin.layers import napari_layers
     from wsipipe.objects.read import open_objects
@@ -30,18 +33,20 @@ __version__ = VERSION
 # Where each public name lives; it is imported when it is first used, so that `wsipipe --help` is quick.
 _HOME = {
     "ClusterConfig": "pipeline.config",
-    "LabelClass": "model.model_file",
-    "ModelSpec": "model.model_file",
+    "LabelClass": "model.spec",
+    "ModelSpec": "model.spec",
+    "NetworkRequest": "importing.import_model",
     "RunConfig": "pipeline.config",
     "Slide": "slides.slide",
     "UNet": "model.unet",
     "WsipipeError": "errors",
     "load_model": "model.model_file",
+    "named_classes": "importing.import_model",
     "napari_layers": "napari_plugin.layers",
     "open_objects": "objects.read",
     "open_slide": "slides.open",
     "run": "pipeline.run",
-    "save_model": "model.model_file",
+    "save_model": "importing.save",
     "segment": "pipeline.segment",
     "view": "viewer.serving",
 }
@@ -50,12 +55,14 @@ __all__ = [
     "ClusterConfig",
     "LabelClass",
     "ModelSpec",
+    "NetworkRequest",
     "RunConfig",
     "Slide",
     "UNet",
     "WsipipeError",
     "__version__",
     "load_model",
+    "named_classes",
     "napari_layers",
     "open_objects",
     "open_slide",

@@ -40,6 +40,10 @@ class ModelError(WsipipeError, ValueError):
     """A model that is missing, truncated, foreign, newer than this wsipipe, or inconsistent."""
 
 
+class NoFiniteReachError(ModelError):
+    """A network of which no tiles equal the whole: it looks at all of the image, or commutes with no shift."""
+
+
 class SlideError(WsipipeError):
     """Something is wrong with one slide; the run continues with the others (exit code 1)."""
 

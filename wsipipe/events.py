@@ -158,7 +158,7 @@ class BlockDone:
     """(row, column) of the block in the grid."""
     pixels: int
     computed: int
-    """Pixels that went through the network, margins included."""
+    """Pixels that went through the network, margins included; once for each pass over a tile."""
     skipped: int
     """The `pixels` in tiles outside the tissue mask, which did not go through the network."""
     labels: dict[int, int]
@@ -166,6 +166,8 @@ class BlockDone:
     blank: bool
     """Whether pixels were read, and all of them are zero."""
     spent: Spent
+    compared: tuple[int, int] = (0, 0)
+    """Labels that were computed twice, from different tiles, and those of them that differ."""
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,15 @@ class TrainingStarted:
     first_step: int
     """Steps that were done before, by an interrupted training."""
     devices: tuple[str, ...]
+    pretrained: str | None = None
+    """File name of the model whose weights it starts from; None if they are random."""
+
+
+@dataclass(frozen=True)
+class TrainingWarned:
+    """A warning about a training."""
+
+    message: str
 
 
 @dataclass(frozen=True)
@@ -323,7 +334,7 @@ OfSlide = (
     | Warned
 )
 Event = ClusterReady | RunStarted | SizesChosen | OfSlide
-TrainingEvent = TrainingStarted | StepDone | Validated | TrainingDone
+TrainingEvent = TrainingStarted | TrainingWarned | StepDone | Validated | TrainingDone
 Listener = Callable[[Event], None]
 TrainingListener = Callable[[TrainingEvent], None]
 

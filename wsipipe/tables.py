@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
 import tomllib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -140,6 +141,12 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
         raise UsageError(f"{path} cannot be read: {err.strerror or err}") from err
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
         raise UsageError(f"{path} is not a TOML file: {err}") from err
+
+
+def at(path: str, roots: Sequence[Path]) -> Path:
+    """``path`` in the first of ``roots`` that has it; in the first of all if none has."""
+    places = [root / path for root in roots]
+    return next((place for place in places if os.path.lexists(place)), places[0])
 
 
 def line_of(text: str, place: Place) -> int:

@@ -24,11 +24,12 @@ from wsipipe import load_model
 from wsipipe.cli import cli, train
 from wsipipe.cli.train import STEPS_PER_LINE, configured, show_training
 from wsipipe.errors import OutputError, TrainingError, UsageError
-from wsipipe.events import StepDone, TrainingDone, TrainingStarted, Validated
+from wsipipe.events import StepDone, TrainingDone, TrainingStarted, TrainingWarned, Validated
+from wsipipe.model.model_file import save_untrained
 from wsipipe.training import log
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.checkpoint import CHECKPOINT_KEY
-from wsipipe.training.config import DataConfig, TrainConfig
+from wsipipe.training.config import ClassConfig, DataConfig, TrainConfig
 from wsipipe.training.log import read_log
 
 STEPS = 60
@@ -251,8 +252,8 @@ def test_errors_are_passed_on(short: Path, monkeypatch: pytest.MonkeyPatch, erro
 
 
 def configure(source: Path, **options: Any) -> TrainConfig:
-    given = dict.fromkeys(("labels_are", "steps", "minutes", "seed")) | options
-    return configured(str(source), "models/mine.safetensors", **given)
+    given = dict.fromkeys(("pretrained", "labels_are", "steps", "minutes", "seed")) | options
+    return configured(source, "models/mine.safetensors", [source.parent], **given)
 
 
 def test_options_override_the_configuration(short: Path) -> None:
@@ -277,6 +278,33 @@ def test_folder_has_the_default_configuration(tmp_path: Path) -> None:
     assert configure(tmp_path) == TrainConfig(DataConfig("."), name="mine")
 
 
+def test_model_to_start_from_is_that_of_the_command_line(
+    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its path is as the shell sees it; the configuration states sizes that it must have."""
+    monkeypatch.chdir(tmp_path)
+    for name, channels in (("base.safetensors", 2), ("large.safetensors", 4)):
+        sizes = {"base_channels": channels, "depth": 2, "convs_per_level": 1}
+        save_untrained(name, sizes, seed=0, mpp=None)
+    said = called("train", short, "-o", "new.safetensors", "--from", "base.safetensors").stderr.splitlines()
+    assert said[0].endswith("on cpu, from the weights of base.safetensors")
+    assert said[1] == (
+        "warning: the head starts anew: base.safetensors has 2 classes (background, class 1), this training 2 classes "
+        "(background, disc); name them as the model does to keep it"
+    )
+    assert load_model("new.safetensors").spec.training["from"]["name"] == "base"
+    with pytest.raises(UsageError, match=r"^large.safetensors has base_channels 4, this training base_channels 2; rem"):
+        called("train", short, "-o", "other.safetensors", "--from", "large.safetensors")
+
+
+def test_folder_is_trained_on_with_the_sizes_of_the_model(tmp_path: Path) -> None:
+    model = tmp_path / "base.safetensors"
+    save_untrained(model, {"base_channels": 2, "depth": 3, "convs_per_level": 2}, seed=0, mpp=0.5)
+    config = configure(tmp_path, pretrained=str(model))
+    assert (config.network.base_channels, config.network.depth, config.mpp) == (2, 3, 0.5)
+    assert (config.name, config.classes, config.data) == ("mine", (ClassConfig("class 1"),), DataConfig("."))
+
+
 def test_unusable_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         configure(tmp_path / "none.toml")
@@ -290,6 +318,10 @@ EVENTS = {
     "3 images to train on, 2 views to validate, 1 to test; on cpu, cpu, from step 7": TrainingStarted(
         3, 2, 1, 7, ("cpu", "cpu")
     ),
+    "1 images to train on, 1 views to validate, 0 to test; on cpu, from the weights of a.safetensors": TrainingStarted(
+        1, 1, 0, 0, ("cpu",), "a.safetensors"
+    ),
+    "warning: the head starts anew": TrainingWarned("the head starts anew"),
     "step 50: loss 0.1235, 12 s, 25% done": StepDone(50, 0.12345, 1e-3, 12.3, 0.25),
     "step 60: validation dice 0.5, f1 0.25; best so far: step 20": Validated(
         60, {"dice": 0.5, "dice.disc": 0.5, "f1": 0.25, "pq": math.nan}, 20, 1.0

@@ -19,7 +19,7 @@ from wsipipe.evaluation.predicted_objects import PredictedObjects
 from wsipipe.evaluation.sources import Classes, stored_classes, stored_downsample
 from wsipipe.evaluation.tally import Tally
 from wsipipe.geometry.grid import Grid
-from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.network import UNetSizes
 from wsipipe.objects.split import split_objects
 from wsipipe.store import content, lifecycle
 from wsipipe.store.spec import Fingerprint, StoreSpec
@@ -34,7 +34,7 @@ def write_store(
     """A store such as ``wsipipe run`` writes, in blocks of 32 px."""
     fingerprint = Fingerprint("a" * 64, "b" * 64, 0, 0.5, False)
     height, width = labels.shape
-    grid = Grid((height, width), Receptive(2, 1), 4, 32)
+    grid = Grid((height, width), UNetSizes(2, 1).receptive, 4, 32)
     spec = StoreSpec(str(path), "/s.svs", fingerprint, downsample, grid, classes, "glands", "0.1.0")
     lifecycle.begin_store(spec)
     for index in grid.indices():

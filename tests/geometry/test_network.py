@@ -8,21 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsipipe.errors import GeometryError, UsageError
-from wsipipe.geometry.network import Receptive, check_multiple, round_up
+from wsipipe.geometry.network import UNetSizes, check_multiple, round_up
 from wsipipe.model.unet import UNet
 
-PAPER = Receptive(depth=4, convs=2)
-NETWORKS = st.builds(Receptive, depth=st.integers(0, 6), convs=st.integers(1, 4))
+PAPER = UNetSizes(depth=4, convs=2)
+NETWORKS = st.builds(UNetSizes, depth=st.integers(0, 6), convs=st.integers(1, 4))
 
 
-def walk(receptive: Receptive, side: int) -> int | None:
+def walk(sizes: UNetSizes, side: int) -> int | None:
     """The output side for ``side`` px, counted layer by layer; None if a pooling or a crop is impossible."""
     skips = []
-    for level in range(receptive.depth + 1):
-        side -= 2 * receptive.convs
+    for level in range(sizes.depth + 1):
+        side -= 2 * sizes.convs
         if side < 1:
             return None
-        if level < receptive.depth:
+        if level < sizes.depth:
             if side % 2:
                 return None
             skips.append(side)
@@ -30,7 +30,7 @@ def walk(receptive: Receptive, side: int) -> int | None:
     while skips:
         side *= 2
         assert side <= skips.pop()
-        side -= 2 * receptive.convs
+        side -= 2 * sizes.convs
         if side < 1:
             return None
     return side
@@ -40,54 +40,54 @@ def walk(receptive: Receptive, side: int) -> int | None:
 def test_the_step_by_step_count_is_what_the_real_network_does(depth: int, convs: int) -> None:
     with torch.device("meta"):
         network = UNet(1, 1, base_channels=1, depth=depth, convs_per_level=convs).eval()
-    receptive = Receptive(depth, convs)
-    for side in range(1, 2 * receptive.halo + 3 * receptive.stride):
+    sizes = UNetSizes(depth, convs)
+    for side in range(1, 2 * sizes.halo + 3 * sizes.stride):
         try:
             out: int | None = network(torch.empty(1, 1, side, side, device="meta")).shape[-1]
         except GeometryError:
             out = None
-        assert out == walk(receptive, side), side
+        assert out == walk(sizes, side), side
 
 
-@given(receptive=NETWORKS, extra=st.integers(-300, 3000))
-def test_legal_sides_are_those_that_a_step_by_step_count_gets_through(receptive: Receptive, extra: int) -> None:
-    side = max(2 * receptive.halo + extra, 0)
-    out = walk(receptive, side)
-    assert receptive.is_legal(side) == (out is not None)
+@given(sizes=NETWORKS, extra=st.integers(-300, 3000))
+def test_legal_sides_are_those_that_a_step_by_step_count_gets_through(sizes: UNetSizes, extra: int) -> None:
+    side = max(2 * sizes.halo + extra, 0)
+    out = walk(sizes, side)
+    assert sizes.is_legal(side) == (out is not None)
     if out is None:
         with pytest.raises(GeometryError, match=rf"input side {side} px is not legal"):
-            receptive.output_side(side)
+            sizes.output_side(side)
     else:
-        assert receptive.output_side(side) == out
-        assert receptive.halo == (side - out) / 2
+        assert sizes.output_side(side) == out
+        assert sizes.halo == (side - out) / 2
 
 
-@given(receptive=NETWORKS)
-def test_margin_is_the_smallest_even_one_legal_for_every_core(receptive: Receptive) -> None:
-    cores = [receptive.stride * i for i in (*range(1, 9), 100)]
-    even = range(2 * receptive.halo, 2 * receptive.halo + 4 * receptive.stride + 2, 2)
-    smallest = next(m for m in even if all(walk(receptive, core + m) is not None for core in cores))
-    assert receptive.margin == smallest
+@given(sizes=NETWORKS)
+def test_margin_is_the_smallest_even_one_legal_for_every_core(sizes: UNetSizes) -> None:
+    cores = [sizes.stride * i for i in (*range(1, 9), 100)]
+    even = range(2 * sizes.halo, 2 * sizes.halo + 4 * sizes.stride + 2, 2)
+    smallest = next(m for m in even if all(walk(sizes, core + m) is not None for core in cores))
+    assert sizes.receptive.margin == smallest
     for core in cores:
-        assert walk(receptive, core + receptive.margin) == core + 2 * receptive.crop
-    assert receptive.margin == 2 * (receptive.halo + receptive.crop)
-    assert receptive.crop >= 0
+        assert walk(sizes, core + sizes.receptive.margin) == core + 2 * sizes.receptive.crop
+    assert sizes.receptive.margin == 2 * (sizes.halo + sizes.receptive.crop)
+    assert sizes.receptive.crop >= 0
 
 
-@given(receptive=NETWORKS, extra=st.integers(-500, 3000))
-def test_nearest_legal_names_the_true_neighbours(receptive: Receptive, extra: int) -> None:
-    side = max(2 * receptive.halo + extra, 0)
-    below = (s for s in range(side, 0, -1) if walk(receptive, s) is not None)
-    above = (s for s in range(side + 1, side + 2 * receptive.halo + 600) if walk(receptive, s) is not None)
+@given(sizes=NETWORKS, extra=st.integers(-500, 3000))
+def test_nearest_legal_names_the_true_neighbours(sizes: UNetSizes, extra: int) -> None:
+    side = max(2 * sizes.halo + extra, 0)
+    below = (s for s in range(side, 0, -1) if walk(sizes, s) is not None)
+    above = (s for s in range(side + 1, side + 2 * sizes.halo + 600) if walk(sizes, s) is not None)
     neighbours = [s for s in (next(below, None), next(above, None)) if s is not None]
-    assert receptive.nearest_legal(side) == neighbours
+    assert sizes.nearest_legal(side) == neighbours
 
 
 def test_the_numbers_are_the_papers() -> None:
     assert PAPER.output_side(572) == 388
-    assert (PAPER.halo, PAPER.margin, PAPER.crop, PAPER.stride) == (92, 188, 2, 16)
+    assert (PAPER.halo, PAPER.receptive.margin, PAPER.receptive.crop, PAPER.stride) == (92, 188, 2, 16)
     assert {side % 16 for side in range(185, 2000) if PAPER.is_legal(side)} == {12}
-    assert PAPER.output_side(1024 + PAPER.margin) - 2 * PAPER.crop == 1024
+    assert PAPER.output_side(1024 + PAPER.receptive.margin) - 2 * PAPER.receptive.crop == 1024
 
 
 def test_output_side_names_value_network_and_nearest() -> None:
@@ -103,15 +103,15 @@ def test_output_side_names_value_network_and_nearest() -> None:
 )
 def test_check_core_names_value_step_nearest_and_option(core: int, nearest: str) -> None:
     with pytest.raises(GeometryError) as refused:
-        PAPER.check_core(core)
+        PAPER.receptive.check_core(core)
     message = str(refused.value)
-    assert message.startswith(f"tile core {core} px is not a multiple of 16, which 4 poolings need")
+    assert message.startswith(f"tile core {core} px is not a multiple of 16, which is the stride of the network")
     assert message.endswith(f"nearest: {nearest} (--tile)")
 
 
-@given(receptive=NETWORKS, times=st.integers(1, 1000))
-def test_check_core_gives_back_what_is_on_the_grid(receptive: Receptive, times: int) -> None:
-    assert receptive.check_core(receptive.stride * times) == receptive.stride * times
+@given(sizes=NETWORKS, times=st.integers(1, 1000))
+def test_check_core_gives_back_what_is_on_the_grid(sizes: UNetSizes, times: int) -> None:
+    assert sizes.receptive.check_core(sizes.stride * times) == sizes.stride * times
 
 
 @given(size=st.integers(-1000, 10**6), step=st.integers(1, 5000))
@@ -137,4 +137,4 @@ def test_round_up_is_the_smallest_multiple_that_is_not_less(size: int, step: int
 @pytest.mark.parametrize(("depth", "convs"), [(-1, 2), (2, 0), (2, -1)])
 def test_an_impossible_network_is_refused_as_a_usage_error(depth: int, convs: int) -> None:
     with pytest.raises(UsageError, match=f"depth {depth} with {convs} convolutions"):
-        Receptive(depth, convs)
+        UNetSizes(depth, convs)

@@ -99,7 +99,7 @@ def test_openvino_computes_on_cpus_if_it_is_installed(monkeypatch: pytest.Monkey
     assert resolve_engine("torch", ("cpu",)) == "torch"
     monkeypatch.setattr(devices, "find_spec", lambda _: None)
     assert resolve_engine("auto", ("cpu",)) == "torch"
-    with pytest.raises(MachineError, match="pip install openvino"):
+    with pytest.raises(MachineError, match="pip install 'wsipipe\\[openvino\\]'"):
         resolve_engine("openvino", ("cpu",))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wsipipe.errors import GeometryError
-from wsipipe.inference.openvino import OpenVinoUNet
+from wsipipe.inference.engines.openvino import OpenVinoUNet
 from wsipipe.model.unet import UNet
 
 

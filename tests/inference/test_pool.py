@@ -18,7 +18,8 @@ from wsipipe.inference import devices
 from wsipipe.inference import pool as pools
 from wsipipe.inference.pool import Pool, PoolSpec, close_resident_pools, resident_pool
 from wsipipe.inference.replica import Prediction, Replica
-from wsipipe.model.model_file import LabelClass, Model, ModelSpec, load_model, save_model
+from wsipipe.model.model_file import Model, load_model, save_unet
+from wsipipe.model.spec import LabelClass, ModelSpec
 from wsipipe.model.unet import UNet
 
 PATIENCE = 120
@@ -42,7 +43,7 @@ def make_model(tmp_path: Path) -> MakeModel:
         with torch.no_grad():
             logits = network(torch.randn(1, in_channels, 122, 122))
             network.head.bias -= logits.mean((0, 2, 3))
-        save_model(path, network, ModelSpec(classes, **spec))
+        save_unet(path, network, ModelSpec(classes, **spec))
         return load_model(path)
 
     return make
@@ -410,7 +411,7 @@ def test_out_of_memory_halves_the_batch_then_the_tile_and_changes_nothing(
     assert np.array_equal(parts.labels, whole.labels)
     assert np.array_equal(parts.probabilities, whole.probabilities)
     assert all(n * h * w <= small.room for n, h, w in small.fitted)
-    assert all(model.info.receptive.is_legal(side) for _, h, w in small.fitted for side in (h, w))
+    assert all(model.network.sizes.is_legal(side) for _, h, w in small.fitted for side in (h, w))
     assert sum(n for n, h, w in small.fitted if (h, w) == (62, 62)) == (5 if small.room >= 62 * 62 else 0)
 
 
@@ -516,7 +517,7 @@ def test_only_shapes_that_come_often_are_compiled(make_model: MakeModel, monkeyp
 def test_the_compiled_network_gives_the_same_labels(make_model: MakeModel, depth: int) -> None:
     model = make_model(depth=depth)
     replica = Replica(model, "cpu", engine="compile")
-    side = model.info.receptive.nearest_legal(142)[0]
+    side = model.network.sizes.nearest_legal(142)[0]
     for seed in range(5):
         tile = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
         assert_is(replica.predict([tile])[0], direct(model, tile))
@@ -542,6 +543,7 @@ def spec_of(model: Model, **changes: Any) -> PoolSpec:
         "precision": "float32",
         "batch": 1,
         "probabilities": False,
+        "receptive": model.info.receptive,
     } | changes
     return PoolSpec(model.info.path, model.info.sha256, **values)
 
@@ -596,6 +598,6 @@ def test_a_resident_pool_that_failed_is_not_handed_out_again(make_model: MakeMod
 def test_a_model_replaced_since_the_run_began_is_refused(make_model: MakeModel) -> None:
     model = make_model()
     spec = spec_of(model)
-    save_model(spec.model, model.network, ModelSpec(THREE, licence="another"))
+    save_unet(spec.model, model.network, ModelSpec(THREE, licence="another"))
     with pytest.raises(ModelError, match=r"3-3\.safetensors was replaced while in use"):
         resident_pool(spec)

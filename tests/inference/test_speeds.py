@@ -10,22 +10,23 @@ import pytest
 
 from wsipipe.arrays import Pixels
 from wsipipe.errors import MachineError
-from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.network import UNetSizes
 from wsipipe.inference import speeds as speeds_module
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.inference.replica import Prediction, Replica
-from wsipipe.inference.speeds import PASSES, Size, Speeds, correct, measure, recall, remember, speeds_file
+from wsipipe.inference.speeds import REPEATS, Size, Speeds, correct, measure, recall, remember, speeds_file
 from wsipipe.model.model_file import read_model_info
 
-PAPER = Receptive(4, 2)
-SMALL = Receptive(2, 1)
+PAPER = UNetSizes(4, 2).receptive
+SMALL = UNetSizes(2, 1).receptive
 PROBE = (256, 1)
 
 
 @pytest.fixture
 def spec(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PoolSpec:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return PoolSpec(str(tiny_model), read_model_info(tiny_model).sha256, "cpu", "torch", "float32", 1, False)
+    info = read_model_info(tiny_model)
+    return PoolSpec(str(tiny_model), info.sha256, "cpu", "torch", "float32", 1, False, info.receptive)
 
 
 class Clock:
@@ -76,7 +77,7 @@ def test_a_size_that_was_asked_for_is_used_unmeasured() -> None:
 def test_every_size_is_measured_if_time_allows_and_never_again(spec: PoolSpec, clock: Clock) -> None:
     sizes = [(512, 1), (1024, 1)]
     speeds = measure(spec, SMALL, sizes, "uint8", pixels=10**12)
-    assert clock.predicted == [size for size in (PROBE, *sizes) for _ in range(PASSES)]
+    assert clock.predicted == [size for size in (PROBE, *sizes) for _ in range(REPEATS)]
     assert speeds.by_size == {size: pytest.approx(1e6) for size in (PROBE, *sizes)}
     assert speeds.seconds == clock.now > 0
     assert recall(spec) == pytest.approx(speeds.by_size)
@@ -95,7 +96,7 @@ def test_measuring_ends_in_time(spec: PoolSpec, clock: Clock, pixels: int, sizes
     clock.speed = 1e6 / 2
     measure(spec, SMALL, [(512, 1), (1024, 1), (2048, 1)], "uint8", pixels=pixels)
     assert sorted(set(clock.predicted)) == sizes
-    later = clock.now - PASSES * (256 + SMALL.margin) ** 2 / clock.speed  # without the first, which is always measured
+    later = clock.now - REPEATS * (256 + SMALL.margin) ** 2 / clock.speed  # without the first, which is always measured
     assert later <= speeds_module.MOST_SECONDS
 
 
@@ -151,9 +152,22 @@ def test_speeds_of_one_device_or_network_are_not_used_for_another(spec: PoolSpec
         replace(spec, engine="openvino"),
         replace(spec, precision="bfloat16"),
         replace(spec, probabilities=True),
+        replace(spec, uncertainty=True),
     ]
-    assert len({speeds_module.key(one) for one in (spec, *others)}) == 6
-    assert speeds_module.key(spec) == speeds_module.key(replace(spec, batch=7, model="elsewhere"))
+    assert len({speeds_module.key(one) for one in (spec, *others)}) == 1 + len(others)
+    assert speeds_module.key(spec) == speeds_module.key(replace(spec, batch=7, model="elsewhere", tta="all"))
+
+
+def test_one_pass_is_measured_and_all_of_them_are_worth_measuring_for(spec: PoolSpec, clock: Clock) -> None:
+    remember(spec, {PROBE: clock.speed})
+    size, passes = (512, 1), 4
+    worth = (
+        int(REPEATS * (512 + SMALL.margin) ** 2 / speeds_module.MOST_SHARE) + passes
+    )  # pixels, passes taken together
+    assert measure(spec, SMALL, [size], "uint8", pixels=worth // passes).seconds == 0
+    speeds = measure(replace(spec, tta="flips"), SMALL, [size], "uint8", pixels=worth // passes)
+    assert speeds.by_size[size] == pytest.approx(clock.speed)
+    assert clock.predicted == [size] * REPEATS
 
 
 def test_a_real_device_is_measured(spec: PoolSpec) -> None:

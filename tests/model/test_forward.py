@@ -14,13 +14,23 @@ from tests.soak import rounds
 from tests.training.discs import changed, discs, made_setup, write_discs
 from wsipipe import ModelSpec, RunConfig, UNet, run
 from wsipipe.geometry.grid import Box
-from wsipipe.model.forward import Normalise, core_of, label_values, predict_box, probabilities_of, winner
-from wsipipe.model.model_file import LabelClass, default_classes
+from wsipipe.model.forward import (
+    Normalise,
+    core_of,
+    label_values,
+    predict_box,
+    probabilities_of,
+    uncertainty_of,
+    winner,
+)
+from wsipipe.model.network import Head
+from wsipipe.model.spec import LabelClass, default_classes
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.config import ClassConfig
 from wsipipe.training.trainer import Trainer
 
 CPU = torch.device("cpu")
+SOFTMAX, SIGMOID = Head("softmax"), Head("sigmoid")
 
 
 @pytest.mark.parametrize(
@@ -112,17 +122,46 @@ def test_one_mean_serves_all_channels() -> None:
 def test_labels_are_those_of_the_classes() -> None:
     classes = (LabelClass("a", 7, "#000000"), LabelClass("rest", 0, "#000000"), LabelClass("b", 200, "#000000"))
     logits = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]]).T.view(1, 3, 1, 4)
-    assert label_values(ModelSpec(classes), CPU)[winner(logits)].tolist() == [[[7, 0, 200, 7]]]
+    assert label_values(ModelSpec(classes), SOFTMAX, CPU)[winner(logits, SOFTMAX)].tolist() == [[[7, 0, 200, 7]]]
     one = ModelSpec((LabelClass("a", 9, "#000000"),))
-    assert label_values(one, CPU)[winner(torch.tensor([-1.0, 0.0, 1e-6]).view(1, 1, 1, 3))].tolist() == [[[0, 0, 9]]]
+    three = torch.tensor([-1.0, 0.0, 1e-6]).view(1, 1, 1, 3)
+    assert label_values(one, SIGMOID, CPU)[winner(three, SIGMOID)].tolist() == [[[0, 0, 9]]]
 
 
 def test_probabilities_sum_to_1_and_agree_with_the_winner() -> None:
     logits = torch.randn(2, 3, 5, 5)
-    shares = probabilities_of(logits)
+    shares = probabilities_of(logits, SOFTMAX)
     torch.testing.assert_close(shares.sum(1), torch.ones(2, 5, 5))
-    assert torch.equal(shares.argmax(1), winner(logits))
-    assert torch.equal(probabilities_of(logits[:, :1])[:, 0] > 0.5, winner(logits[:, :1]) == 1)
+    assert torch.equal(shares.argmax(1), winner(logits, SOFTMAX))
+    assert torch.equal(probabilities_of(logits[:, :1], SIGMOID)[:, 0] > 0.5, winner(logits[:, :1], SIGMOID) == 1)
+
+
+@pytest.mark.parametrize("head", [SOFTMAX, SIGMOID], ids=str)
+def test_a_probability_does_not_depend_on_its_place_in_the_tile(head: Head) -> None:
+    """torch computes the last elements of a row by another exp(), so that with float32 some differ in the last bit."""
+    logits = 4 * torch.randn(1, 3, 200, 200, generator=torch.Generator().manual_seed(0))
+    whole = probabilities_of(logits, head)
+    for side in (3, 5, 16, 31):
+        for y, x in ((0, 0), (3, 7), (100, 41), (169, 169)):
+            part = logits[..., y : y + side, x : x + side]
+            assert torch.equal(probabilities_of(part, head), whole[..., y : y + side, x : x + side])
+
+
+@pytest.mark.parametrize(
+    ("head", "shares", "wanted"),
+    [
+        (SOFTMAX, [[1.0, 0, 0], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]], [0, 1, 1 / np.log2(3)]),
+        (SOFTMAX, [[0.2, 0.8]], [0.7219280948873623]),
+        (SIGMOID, [[1.0], [0], [0.5], [0.2]], [0, 0, 1, 0.7219280948873623]),
+        (SIGMOID, [[0.1, 0.8]], [0.7219280948873623]),  # of the most probable class
+        (Head("softmax", activated=True), [[0.4001, 0.6], [1.0001, -0.0001], [0.45, 0.45]], [0.97105, 0, 1]),  # rounded
+    ],
+)
+def test_uncertainty_is_the_entropy(head: Head, shares: list[list[float]], wanted: list[float]) -> None:
+    given = torch.tensor(shares).T[None, :, None]
+    before = given.clone()
+    assert uncertainty_of(given, head)[0, 0].tolist() == pytest.approx(wanted, abs=2e-4)
+    assert torch.equal(given, before)
 
 
 def test_core_is_the_middle(network: UNet) -> None:

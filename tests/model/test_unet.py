@@ -45,7 +45,7 @@ def by_scipy(network: UNet, image: np.ndarray) -> np.ndarray:
     from scipy.signal import correlate  # a second, for this test alone
 
     weights = {name: tensor.double().numpy() for name, tensor in network.state_dict().items()}
-    depth, convs = network.receptive.depth, network.receptive.convs
+    depth, convs = network.sizes.depth, network.sizes.convs
 
     def convolve(x: np.ndarray, name: str) -> np.ndarray:
         kernels, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
@@ -101,7 +101,7 @@ def test_forward_is_what_scipy_makes_of_the_same_weights(sizes: tuple[int, ...],
         logits = network(image).numpy()
     for one, wanted in zip(logits, image.numpy(), strict=True):
         oracle = by_scipy(network, wanted)
-        assert one.shape == oracle.shape == (sizes[1], *(network.receptive.output_side(side) for side in shape))
+        assert one.shape == oracle.shape == (sizes[1], *(network.sizes.output_side(side) for side in shape))
         np.testing.assert_allclose(one, oracle, rtol=1e-4, atol=1e-4 * np.abs(oracle).max())
 
 

@@ -114,6 +114,10 @@ DISTINCT = "--channels must list distinct channel numbers or names, such as 0,2 
         (GOOD + "[run]\ndevice = 'gpu'\n", "3: --device gpu: 'gpu' is not a device; allowed: auto, cpu, "),
         (GOOD + "[run]\nengine = 'tensorflow'\n", "3: --engine tensorflow is not an engine; allowed: "),
         (GOOD + "[run]\nprecision = 'int8'\ndevice = 'cpu'\n", "3: --precision int8 is not a precision; allowed: "),
+        (
+            GOOD + "[run]\ntta = 'rotations'\ndevice = 'cpu'\n",
+            "3: --tta 'rotations' is unknown; choose off, flips, all",
+        ),
         (GOOD + "[run]\ntile = 100\nblock = 250\n", "4: tile core 100 px is not a multiple of 8, "),
         (GOOD + "[run]\ntile = 96\nblock = 128\n", "4: block 128 px is not a multiple of 96, "),
         (GOOD + "[run]\nblock = 1001\n", "4: block 1001 px is not a multiple of 8, "),

@@ -20,6 +20,7 @@ VALUES_OF_OPTIONS = {
     "max_memory": "9GB",
     "tissue": "off",
     "on_bad_tile": "fill",
+    "tta": "flips",
     "reader": "tiff",
     "channels": "0,2",
 }

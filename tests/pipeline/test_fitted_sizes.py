@@ -13,10 +13,11 @@ import tifffile
 
 from tests.big import write_big_slide
 from wsipipe.geometry.grid import Grid
-from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.network import UNetSizes
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.inference.speeds import Size, Speeds
-from wsipipe.model.model_file import ModelSpec, default_classes, save_model
+from wsipipe.model.model_file import save_unet
+from wsipipe.model.spec import ModelSpec, default_classes
 from wsipipe.model.unet import UNet
 from wsipipe.pipeline import measured_sizes as tune
 from wsipipe.pipeline import run_plan
@@ -39,7 +40,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sizes") / "b.safetensors"
-    save_model(path, UNet(3, 2, base_channels=16, depth=4), ModelSpec(default_classes(2)))
+    save_unet(path, UNet(3, 2, base_channels=16, depth=4), ModelSpec(default_classes(2)))
     return path
 
 
@@ -169,7 +170,7 @@ def test_batches_are_tried_on_gpus_only(
 def test_tiles_that_blocks_share_are_planned_for(tmp_path: Path, layout: dict[str, Any], kept: int) -> None:
     tifffile.imwrite(tmp_path / "s.tif", np.ones((1500, 1500), np.uint8), metadata=None, **layout)
     level = open_slide(tmp_path / "s.tif").levels[0]
-    receptive = Receptive(depth=2, convs=2)
+    receptive = UNetSizes(depth=2, convs=2).receptive
     assert receptive.margin == 40
     assert kept_bytes(level, Grid(level.shape, receptive, 256, 512)) == kept * level.tile[0] * level.tile[1]
     assert kept_bytes(level, Grid(level.shape, receptive, 256, 2048)) == 0, "there is no block to the right"

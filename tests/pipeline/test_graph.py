@@ -14,7 +14,7 @@ from tests.big import write_big_slide
 from wsipipe.errors import SlideReadError
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.mirror import mirror
-from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.network import UNetSizes
 from wsipipe.pipeline.graph import mirrored_coordinates, tasks_of
 
 
@@ -68,7 +68,7 @@ def test_the_same_request_has_the_same_names(tmp_path: Path, tiny_model: Path) -
 
 @pytest.mark.parametrize("side", [1, 7, 95, 96, 97, 191, 288, 290])
 def test_coordinates_of_every_block_are_the_mirrored_ones(side: int) -> None:
-    grid = Grid((side, side), Receptive(2, 2), 48, 96)
+    grid = Grid((side, side), UNetSizes(2, 2).receptive, 48, 96)
     half = grid.receptive.margin // 2
     for axis in (0, 1):
         coordinates = mirrored_coordinates(grid, axis)

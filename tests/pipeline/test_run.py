@@ -30,7 +30,7 @@ from wsipipe.events import (
     Warned,
 )
 from wsipipe.inference import pool
-from wsipipe.inference.speeds import PASSES
+from wsipipe.inference.speeds import REPEATS
 from wsipipe.pipeline import dispatcher as flow
 from wsipipe.pipeline.summary import DONE, FAILED, NOT_ATTEMPTED, SKIPPED, SlideOutcome, account
 from wsipipe.store.spec import shard_name
@@ -131,7 +131,7 @@ def test_a_machine_that_fails_ends_the_run_and_the_account_says_so(
 ) -> None:
     slides = [write_slide(tmp_path / f"{name}.tif", seed=i) for i, name in enumerate("abc")]
     load, seen = pool.Replica.predict, []
-    measured = PASSES
+    measured = REPEATS
 
     def fails_on_the_second_slide(self: pool.Replica, tiles: list[np.ndarray]) -> object:
         seen.append(tiles)

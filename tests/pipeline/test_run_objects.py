@@ -17,7 +17,8 @@ from tests.tissue.drawn import glass
 from wsipipe import ClusterConfig, RunConfig, open_objects, run
 from wsipipe.errors import GeometryError, OutputError, UsageError
 from wsipipe.events import BlockDone, Event, ObjectsFound
-from wsipipe.model.model_file import ModelSpec, default_classes, save_model
+from wsipipe.model.model_file import save_unet
+from wsipipe.model.spec import ModelSpec, default_classes
 from wsipipe.model.unet import UNet
 from wsipipe.objects.block import STRIP_PX
 from wsipipe.pipeline import objects_store
@@ -372,7 +373,7 @@ def test_memory_is_projected_and_what_cannot_be_is_refused(slide: Path, config: 
         with pytest.raises(UsageError, match=message):
             resolve(replace(without, **wrong))  # type: ignore[arg-type]
     model = slide.with_name("tiny.safetensors")
-    save_model(model, UNet(3, 2, base_channels=1, depth=0), ModelSpec(classes=default_classes(2), mpp=0.5))
+    save_unet(model, UNet(3, 2, base_channels=1, depth=0), ModelSpec(classes=default_classes(2), mpp=0.5))
     with pytest.raises(GeometryError, match=rf"block 2 px is too small for --objects; smallest: {STRIP_PX}"):
         plan_run([str(slide)], resolve(replace(config, model=str(model), block=2, tile=2)))
 

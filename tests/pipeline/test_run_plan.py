@@ -14,7 +14,8 @@ import torch
 from tests.conftest import WriteSlide
 from wsipipe.cli.run_text import plan_as_text
 from wsipipe.errors import GeometryError, MachineError, MemoryLimitError, OutputError, UsageError
-from wsipipe.model.model_file import ModelSpec, default_classes, load_model, save_model
+from wsipipe.model.model_file import load_model, save_unet
+from wsipipe.model.spec import ModelSpec, default_classes
 from wsipipe.model.unet import UNet
 from wsipipe.pipeline import run_plan
 from wsipipe.pipeline.config import ClusterConfig, RunConfig
@@ -236,6 +237,8 @@ def test_an_unfinished_store_of_a_replaced_file_is_refused_too(bench: Bench) -> 
     [
         ({"mpp": 0.25}, "0.5 micrometres per pixel (now 0.25)"),
         ({"probabilities": True}, "no probabilities"),
+        ({"uncertainty": True}, "no uncertainty"),
+        ({"tta": "flips"}, "--tta off (now flips)"),
         ({"model": "other"}, "other weights"),
         ({"mpp": 0.25, "model": "other"}, "other weights, 0.5 micrometres per pixel (now 0.25)"),
     ],
@@ -245,7 +248,7 @@ def test_options_that_change_the_labels_are_told_apart(bench: Bench, config: dic
     finish(bench.one(slide))
     if "model" in config:
         model = load_model(bench.model)
-        save_model(bench.folder / "other", model.network, replace(model.spec, name="other"))
+        save_unet(bench.folder / "other", model.network, replace(model.spec, name="other"))
         config = config | {"model": str(bench.folder / "other")}
     assert f"was made with {words};" in bench.refusal(slide, **config)
     assert bench.one(slide, **config, overwrite=True).action == SEGMENT
@@ -333,7 +336,7 @@ def picky(bench: Bench) -> str:
     """A model that wants 0.5 µm/px."""
     torch.manual_seed(0)
     path = bench.folder / "picky.safetensors"
-    save_model(path, UNet(3, 2, 2, 2, 1), ModelSpec(default_classes(2), mpp=0.5))
+    save_unet(path, UNet(3, 2, 2, 2, 1), ModelSpec(default_classes(2), mpp=0.5))
     return str(path)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from wsipipe.events import ClassCount
 from wsipipe.geometry.grid import Grid
-from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.network import UNetSizes
 from wsipipe.report.record import (
     DONE,
     FAILED,
@@ -135,7 +135,7 @@ def write_store(
         slide=str(slide),
         fingerprint=Fingerprint(opened.identity, SHA, level, mpp, False, shrink=shrink),
         downsample=opened.levels[level].downsample * shrink,
-        grid=Grid(labels.shape, Receptive(2, 1), 32, 256),
+        grid=Grid(labels.shape, UNetSizes(2, 1).receptive, 32, 256),
         classes=CLASSES,
         model="glands",
         version="0.0.9",

@@ -20,7 +20,7 @@ from wsipipe.store.spec import Fingerprint, StoreSpec
 def spec(tmp_path: Path) -> StoreSpec:
     """A finished store with probabilities and a tissue mask; blocks write levels 0 and 1, and 2 is made of them."""
     tissue = (600, 520)
-    fingerprint = Fingerprint("a" * 64, "b" * 64, 0, 0.5, probabilities=True, tissue="auto")
+    fingerprint = Fingerprint("a" * 64, "b" * 64, 0, 0.5, probabilities=True, tissue="auto", uncertainty=True)
     spec = spec_of(tmp_path, (2100, 2050), 8, 1024, fingerprint=fingerprint, tissue=tissue)
     lifecycle.begin_store(spec)
     content.write_tissue(spec, np.random.default_rng(0).random(tissue) < 0.5)
@@ -55,7 +55,7 @@ def test_sound_store_is_sound_and_all_of_its_shards_are_read(spec: StoreSpec) ->
 
 
 @pytest.mark.parametrize("damage", [flip(0), flip(0.3), flip(1), cut, Path.unlink])
-@pytest.mark.parametrize("array", ["0", "1", "2", "probabilities/0", "tissue/0", "tissue/1"])
+@pytest.mark.parametrize("array", ["0", "1", "2", "probabilities/0", "uncertainty/0", "tissue/0", "tissue/1"])
 def test_every_damage_of_every_array_is_found(spec: StoreSpec, array: str, damage: Callable[[Path], None]) -> None:
     shard = shards_of(Path(spec.path) / array)[-1]
     damage(shard)

@@ -17,7 +17,7 @@ from ome_zarr_models.v05.image_label import ImageLabel
 from tests.store.test_pyramid import brute
 from wsipipe.errors import DamagedStoreError, OutputError, StoreError
 from wsipipe.geometry.grid import Grid
-from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.network import UNetSizes
 from wsipipe.store import content, lifecycle
 from wsipipe.store.journal import read_journal
 from wsipipe.store.record import read_record
@@ -43,8 +43,9 @@ SHAPES = [
 
 def spec_of(tmp_path: Path, shape: Index, core: int = 4, block: int = 16, **changes: Any) -> StoreSpec:
     probabilities = changes.pop("probabilities", False)
-    fingerprint = Fingerprint("a" * 64, "b" * 64, 0, changes.pop("mpp", 0.5), probabilities)
-    receptive = Receptive(0, 1) if core % 4 else Receptive(2, 1)
+    uncertainty = changes.pop("uncertainty", False)
+    fingerprint = Fingerprint("a" * 64, "b" * 64, 0, changes.pop("mpp", 0.5), probabilities, uncertainty=uncertainty)
+    receptive = UNetSizes(0, 1).receptive if core % 4 else UNetSizes(2, 1).receptive
     grid = Grid(shape, receptive, core, block)
     values = {
         "path": str(tmp_path / "case-17.zarr"),
@@ -71,12 +72,19 @@ def probabilities_of(spec: StoreSpec) -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (len(spec.classes), *spec.grid.shape), np.uint8)
 
 
+def uncertainty_in(spec: StoreSpec, index: Index) -> np.ndarray | None:
+    """Something for block ``index`` of a store that has the uncertainty."""
+    seed, shape = 1000 * index[0] + index[1], spec.grid.block_box(index).shape
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8) if spec.fingerprint.uncertainty else None
+
+
 def write_blocks(
     spec: StoreSpec, labels: np.ndarray, indices: list[Index], probabilities: np.ndarray | None = None
 ) -> None:
     for index in indices:
         here = spec.grid.block_box(index).slices
-        content.write_block(spec, index, labels[here], None if probabilities is None else probabilities[:, *here])
+        shares = None if probabilities is None else probabilities[:, *here]
+        content.write_block(spec, index, labels[here], shares, uncertainty_in(spec, index))
 
 
 def write_coarse(spec: StoreSpec) -> None:
@@ -139,9 +147,9 @@ def test_a_block_is_one_file_per_level_and_all_of_it_is_written(tmp_path: Path) 
 
 
 def test_level_0_is_the_last_that_a_block_writes(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path, (2000, 2000), 8, 1024, probabilities=True)
+    spec = spec_of(tmp_path, (2000, 2000), 8, 1024, probabilities=True, uncertainty=True)
     lifecycle.begin_store(spec)
-    for name in ("1", "probabilities/0"):
+    for name in ("1", "probabilities/0", "uncertainty/0"):
         shutil.rmtree(spec.partial / name)
         (spec.partial / name).write_text("in the way")
         with pytest.raises(OutputError, match=r"cannot be (created|made|written)"):
@@ -181,7 +189,7 @@ def test_a_block_written_twice_is_the_block_written_once(tmp_path: Path) -> None
 @pytest.mark.parametrize("mpp", [0.25, None])
 @pytest.mark.parametrize("shape", [(1, 1), (100, 90)])
 def test_store_is_a_valid_ome_zarr_image_label(tmp_path: Path, shape: Index, mpp: float | None) -> None:
-    spec = spec_of(tmp_path, shape, mpp=mpp, probabilities=True)
+    spec = spec_of(tmp_path, shape, mpp=mpp, probabilities=True, uncertainty=True)
     make(spec, probabilities=probabilities_of(spec))
     group = zarr.open_group(spec.path, mode="r")
     label = ImageLabel.from_zarr(group).attributes.ome
@@ -199,7 +207,11 @@ def test_store_is_a_valid_ome_zarr_image_label(tmp_path: Path, shape: Index, mpp
     assert image.omero["name"] == "case-17 probabilities"
     channels = [(one["label"], one["color"], one["active"]) for one in image.omero["channels"]]
     assert channels == [("background", "FFFFFF", False), ("gland", "FF8000", True), ("fat", "0080FF", True)]
-    for name in (*group.array_keys(), "probabilities/0"):
+    image = Image.from_zarr(group["uncertainty"]).attributes.ome
+    assert [axis.name for axis in image.multiscales[0].axes] == ["y", "x"]
+    assert image.multiscales[0].name == "case-17 uncertainty"
+    assert image.multiscales[0].datasets[0] == multiscale.datasets[0]
+    for name in (*group.array_keys(), "probabilities/0", "uncertainty/0"):
         array = group[name]
         assert array.metadata.dimension_names == ("c", "y", "x")[-array.ndim :]
 
@@ -241,13 +253,16 @@ def test_every_pixel_lies_where_the_pixels_it_stands_for_lie(
                 assert (scale["scale"][0], translation["translation"][0]) == (1.0, 0.0)
 
 
-def test_probabilities_are_given_back(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path, (50, 37), probabilities=True)
+def test_probabilities_and_uncertainty_are_given_back(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, (50, 37), probabilities=True, uncertainty=True)
     wanted = probabilities_of(spec)
     make(spec, probabilities=wanted)
     group = zarr.open_group(spec.path, mode="r")["probabilities"]
     assert np.array_equal(group["0"][:], wanted)
     assert group.attrs["wsipipe"]["classes"] == ["background", "gland", "fat"]
+    uncertainty = zarr.open_group(spec.path, mode="r")["uncertainty/0"]
+    for index in spec.grid.indices():
+        assert np.array_equal(uncertainty[spec.grid.block_box(index).slices], uncertainty_in(spec, index))
 
 
 def test_a_new_store_has_everything_to_do_and_a_published_one_nothing(tmp_path: Path) -> None:
@@ -279,10 +294,10 @@ def test_journal_misses_just_the_blocks_that_were_not_written(tmp_path: Path, sh
 
 
 def test_journal_finds_every_single_shard_that_is_gone_or_torn(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path, (1100, 1030), 8, 1024, probabilities=True)
+    spec = spec_of(tmp_path, (1100, 1030), 8, 1024, probabilities=True, uncertainty=True)
     make(spec, probabilities=probabilities_of(spec))
     shards = [p for p in Path(spec.path).rglob("*") if p.is_file() and p.name != "zarr.json"]
-    assert len(shards) == 4 * (spec.grid.block_levels + 1) + sum(
+    assert len(shards) == 4 * (spec.grid.block_levels + 2) + sum(
         len(list(coarse_chunks(spec, level))) for level in range(spec.grid.block_levels, len(spec.grid.level_shapes))
     )
     for shard in shards:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from wsipipe.errors import UsageError
+from wsipipe.model.model_file import save_untrained
 from wsipipe.training.augment import Augmentation
 from wsipipe.training.config import (
     AnnotatedSlide,
@@ -62,6 +63,7 @@ depth = 3
 convs_per_level = 1
 dropout = 0.25
 sigmoid = false
+pretrained = "base.safetensors"
 [patches]
 core = 64
 balance = 0.25
@@ -120,7 +122,7 @@ READ = TrainConfig(
         test=0.25,
     ),
     classes=(ClassConfig("gland", "#00ff7f", 7), ClassConfig("fat")),
-    network=NetworkConfig(8, 3, 1, 0.25),
+    network=NetworkConfig(8, 3, 1, 0.25, pretrained="base.safetensors"),
     patches=PatchConfig(64, 0.25, "mirror"),
     weights=WeightConfig(False, 2.0, 1.5, 2.0),
     augmentation=Augmentation(1.0, 4, False, False, 1.5, 0.2, 0.01, 0.25, 0.125, 0.5),
@@ -157,6 +159,7 @@ def refusal(folder: Path, text: str) -> str:
 
 
 def test_every_key_is_read(tmp_path: Path) -> None:
+    save_untrained(tmp_path / "base.safetensors", {"base_channels": 1, "depth": 1}, seed=0, mpp=None)
     assert loaded(tmp_path, EVERY_KEY) == READ
     assert type(READ.mpp) is float
 
@@ -304,7 +307,7 @@ CLASSES = "[[classes]]\nname = 'a'\n[[classes]]\nname = 'b'\n"
         (OF_A_FOLDER + "[patches]\nbalance = 1.5", "[patches] balance 1.5 is not a number from 0 to 1"),
         (
             OF_A_FOLDER + "[patches]\ncore = 100",
-            "tile core 100 px is not a multiple of 16, which 4 poolings need; near",
+            "tile core 100 px is not a multiple of 16, which is the stride of the network; near",
         ),
         (OF_A_FOLDER + "[patches]\ncore = 0", "tile core 0 px is not a multiple of 16"),
         (OF_A_FOLDER + "[network]\ndepth = 64", "[network] depth 64 is not a number from 0 to 10"),

@@ -14,7 +14,8 @@ from scipy import ndimage
 
 from tests.training.given import field, pixels, png, squares
 from wsipipe.geometry.grid import Box
-from wsipipe.model.model_file import Model, ModelSpec, default_classes, load_model, save_model
+from wsipipe.model.model_file import Model, load_model, save_unet
+from wsipipe.model.spec import ModelSpec, default_classes
 from wsipipe.model.unet import UNet
 from wsipipe.training.setup import View
 
@@ -73,7 +74,7 @@ def test_an_average_over_turned_images_turns_with_the_image(isbi2012: ModuleType
     torch.manual_seed(0)
     network = UNet(in_channels=1, base_channels=4, depth=2)
     spec = ModelSpec(classes=default_classes(2), mean=(0.5,), std=(0.2,))
-    save_model(tmp_path / "b.safetensors", network, spec)
+    save_unet(tmp_path / "b.safetensors", network, spec)
     model: Model = load_model(tmp_path / "b.safetensors")
     image = pixels((64, 64, 1))
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults import files_up_to
 from wsipipe.errors import OutputError
-from wsipipe.events import StepDone, TrainingDone, TrainingStarted, Validated
+from wsipipe.events import StepDone, TrainingDone, TrainingStarted, TrainingWarned, Validated
 from wsipipe.training.log import Log, read_log
 
 
@@ -29,14 +29,16 @@ def test_every_event_is_a_line(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     with Log(path, 0, resume=False) as log:
         log(TrainingStarted(4, 1, 0, 0, ("cpu",)))
+        log(TrainingWarned("a"))
         log(StepDone(1, math.nan, 0.1, 0.5, 0.0))
-        assert len(path.read_text().splitlines()) == 2, "written at once"
+        assert len(path.read_text().splitlines()) == 3, "written at once"
         log(Validated(1, {"dice": 0.5, "f1": math.nan}, 1, 0.6))
         log(TrainingDone("b.safetensors", 1, 1, "test", {"dice": math.inf}))
     lines = [json.loads(text, parse_constant=pytest.fail) for text in path.read_text().splitlines()]
-    assert [line.pop("kind") for line in lines] == ["start", "step", "validation", "done"]
+    assert [line.pop("kind") for line in lines] == ["start", "warning", "step", "validation", "done"]
     assert lines == [
-        {"train": 4, "validation": 1, "test": 0, "first_step": 0, "devices": ["cpu"]},
+        {"train": 4, "validation": 1, "test": 0, "first_step": 0, "devices": ["cpu"], "pretrained": None},
+        {"message": "a"},
         {"step": 1, "loss": None, "learning_rate": 0.1, "seconds": 0.5, "share": 0.0},
         {"step": 1, "scores": {"dice": 0.5, "f1": None}, "best_step": 1, "seconds": 0.6},
         {"model": "b.safetensors", "steps": 1, "best_step": 1, "split": "test", "scores": {"dice": None}},

@@ -157,7 +157,7 @@ def averaged(model: Model, view: View) -> npt.NDArray[np.float32]:
     def turned(quarters: int, mirrored: bool) -> Tensor:
         seen = tile.rot90(quarters, (2, 3))
         logits = core_of(model.network(seen.flip(3) if mirrored else seen), receptive)
-        cell = probabilities_of(logits)[0, -1]
+        cell = probabilities_of(logits, model.info.network.head)[0, -1]
         return (cell.flip(1) if mirrored else cell).rot90(-quarters)
 
     mean = torch.stack([turned(quarters, mirrored) for quarters in range(4) for mirrored in (False, True)]).mean(0)

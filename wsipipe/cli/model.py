@@ -1,19 +1,23 @@
-"""``wsipipe model``: show models, and make untrained ones."""
+"""``wsipipe model``: show models, import those of other programs, and make untrained ones."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from wsipipe.cli.model_text import described, facts, margins_text
+from wsipipe.cli.normalisation import normalisation
 from wsipipe.errors import UsageError
+
+HEADS = ("softmax", "sigmoid", "labels")
+"""As `wsipipe.model.network` has them, without importing torch."""
 
 
 @click.group()
 def model() -> None:
-    """Show or make a model."""
+    """Show, import or make a model."""
 
 
 @model.command()
@@ -22,15 +26,93 @@ def show(model: str) -> None:
     """Print the metadata of MODEL as JSON."""
     from wsipipe.model.model_file import load_model
 
-    info = load_model(model).info
-    receptive = info.receptive
-    sizes = {"halo_px": receptive.halo, "margin_px": receptive.margin, "core_multiple_px": receptive.stride}
-    click.echo(
-        json.dumps(
-            {"path": info.path, "sha256": info.sha256, "architecture": info.architecture, **sizes, **asdict(info.spec)},
-            indent=2,
-        )
+    click.echo(json.dumps(facts(load_model(model).info), indent=2))
+
+
+@model.command(name="import")
+@click.argument("network")
+@click.option("-o", "--output-file", "target", required=True, metavar="FILE", help="The model to write.")
+@click.option("--mpp", type=float, required=True, metavar="F", help="Micrometres per pixel of its input; 0: any.")
+@click.option("--classes", required=True, metavar="A,B", help="The channels of its output; background is label 0.")
+@click.option("--imagenet", is_flag=True, help="Its input is normalised by ImageNet's means and deviations.")
+@click.option("--mean", metavar="F,F,F", help="Means of its input, as shares of full scale.")
+@click.option("--std", metavar="F,F,F", help="Standard deviations of its input, as shares of full scale.")
+@click.option("--scale", type=float, metavar="F", help="8-bit pixels are divided by it: 255, or 1 for none.")
+@click.option(
+    "--head",
+    type=click.Choice(HEADS),
+    help="What its output is.  [default: by its channels]",
+)
+@click.option("--input", "input_name", metavar="NAME", help="Its input, if there are several.")
+@click.option("--output", "output_name", metavar="NAME", help="Its output, if there are several.")
+@click.option("--channels-last", is_flag=True, help="It takes and gives (n, y, x, channel).")
+@click.option("--channels", default=3, show_default=True, metavar="N", help="Channels of its images (TorchScript).")
+@click.option(
+    "--step", default=32, show_default=True, metavar="PX", help="Its sides are multiples of it (TorchScript)."
+)
+@click.option("--name", metavar="NAME", help="What people call the model.  [default: the file's name]")
+@click.option("--licence", default="not stated", metavar="NAME", help="Licence of its weights.")
+@click.option("--min-area", type=float, default=0.0, metavar="UM2", help="Smaller objects are left out.")
+@click.option("--approximate", is_flag=True, help="Accept a network that no tiles can compute exactly.")
+@click.option("--margin", type=int, metavar="PX", help="With --approximate: pixels around each core.")
+@click.option("--on", "slide", metavar="SLIDE", help="Also say what smaller margins change, in its tissue.")
+@click.option("--trust", is_flag=True, help="Load a TorchScript file, which executes what is in it.")
+def import_(
+    network: str,
+    target: str,
+    mpp: float,
+    classes: str,
+    imagenet: bool,
+    mean: str | None,
+    std: str | None,
+    scale: float | None,
+    head: str | None,
+    input_name: str | None,
+    output_name: str | None,
+    channels_last: bool,
+    channels: int,
+    step: int,
+    name: str | None,
+    licence: str,
+    min_area: float,
+    approximate: bool,
+    margin: int | None,
+    slide: str | None,
+    trust: bool,
+) -> None:
+    """Make a model of NETWORK, an ONNX, torch.export or TorchScript file.
+
+    How far it looks is measured, so that its labels have no seams.
+    """
+    if approximate != (margin is not None):
+        raise UsageError("--approximate and --margin PX go together")
+    if Path(target).exists():
+        raise UsageError(f"{target} already exists; give another name, or remove it")
+
+    from wsipipe.importing.import_model import NetworkRequest, import_file, named_classes
+    from wsipipe.model.spec import ModelSpec
+
+    means, deviations = normalisation(imagenet=imagenet, mean=mean, std=std, scale=scale)
+    spec = ModelSpec(
+        named_classes([text.strip() for text in classes.split(",")]),
+        mpp=mpp or None,
+        mean=means,
+        std=deviations,
+        name=name or Path(target).stem,
+        licence=licence,
+        min_area_um2=min_area,
     )
+    request = NetworkRequest(head, input_name, output_name, channels_last, channels, step, margin)
+
+    def say(text: str) -> None:
+        click.echo(f"{text} ...", err=True)
+
+    click.echo(described(import_file(Path(network), Path(target), spec, request, trust=trust, say=say)))
+    if slide is not None:
+        from wsipipe.importing.margins import margin_shares
+
+        say("comparing margins")
+        click.echo(margins_text(margin_shares(target, slide)))
 
 
 @model.command()

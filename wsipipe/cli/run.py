@@ -66,10 +66,10 @@ COMPUTE_OPTIONS: tuple[Option, ...] = (
     ),
     click.option(
         "--engine",
-        type=click.Choice(["auto", "torch", "compile", "openvino"]),
+        type=click.Choice(["auto", "torch", "compile", "openvino", "onnxruntime"]),
         default="auto",
         show_default=True,
-        help="Inference engine; auto: torch, or on CPUs OpenVINO, if installed and faster.",
+        help="Inference engine; auto: of those installed that compute the model, the fastest.",
     ),
     click.option(
         "--precision",
@@ -77,6 +77,19 @@ COMPUTE_OPTIONS: tuple[Option, ...] = (
         default="float32",
         show_default=True,
         help="Precision of convolutions; less than float32 is faster on GPUs, and changes some labels.",
+    ),
+    click.option(
+        "--margin",
+        type=int,
+        metavar="PX",
+        help="Pixels around a tile's core, fewer than the network looks at; labels are approximate then.",
+    ),
+    click.option(
+        "--tta",
+        type=click.Choice(["off", "flips", "all"]),
+        default="off",
+        show_default=True,
+        help="Average the probabilities over flips (4 times the network's time), or over all 8 symmetries (8 times).",
     ),
     click.option(
         "--threads", **NUMBER_OR_AUTO, help="Blocks in flight; auto: 2 on a CPU, more for GPUs, if they fit in memory."
@@ -102,6 +115,9 @@ RESULT_OPTIONS: tuple[Option, ...] = (
         "--any-stain", is_flag=True, help="Do not refuse fluorescence for models of stained tissue, or vice versa."
     ),
     click.option("--probabilities", is_flag=True, help="Also write the probability of each class, as round(255 p)."),
+    click.option(
+        "--uncertainty", is_flag=True, help="Also write how undecided the network is: 0 certain, 255 undecided."
+    ),
     click.option("--overwrite", is_flag=True, help="Replace existing results, once the new ones are complete."),
     click.option("--objects", is_flag=True, help="Also outline, measure and count objects, as `wsipipe objects` does."),
 )

@@ -20,6 +20,9 @@ def plan_as_json(plan: RunPlan) -> dict[str, Any]:
         "model": plan.setup.model.path,
         "devices": list(plan.setup.devices),
         "engine": plan.setup.engine,
+        "tta": plan.setup.tta,
+        "probabilities": plan.setup.probabilities,
+        "uncertainty": plan.setup.uncertainty,
         "threads": plan.threads,
         "max_memory_bytes": plan.setup.limit_bytes,
         "unmatched_rows": list(plan.unmatched),
@@ -61,7 +64,10 @@ def plan_as_text(plan: RunPlan) -> str:
 
     setup = plan.setup
     where = f"{', '.join(setup.devices)} by {setup.engine}"
-    lines = [f"{setup.model.spec.name} on {where}, {plan.threads} blocks in flight"]
+    averaged = f", averaged over {setup.pool.passes} passes (--tta {setup.tta})" if setup.pool.passes > 1 else ""
+    written = {"probabilities": setup.probabilities, "uncertainty": setup.uncertainty}
+    also = "".join(f", with {name}" for name, wanted in written.items() if wanted)
+    lines = [f"{setup.model.spec.name} on {where}, {plan.threads} blocks in flight{averaged}{also}"]
     for row in [_slide_plan_as_json(plan, slide) for slide in plan.slides]:
         lines.append(f"{row['action']:8} {row['slide']}: {row['reason']}")
         if "store" in row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsipipe.cli.exit_codes import EXIT_INTERRUPTED
-from wsipipe.events import StepDone, TrainingDone, TrainingEvent, TrainingListener, TrainingStarted, Validated
+from wsipipe.events import (
+    StepDone,
+    TrainingDone,
+    TrainingEvent,
+    TrainingListener,
+    TrainingStarted,
+    TrainingWarned,
+    Validated,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -26,6 +35,9 @@ STEPS_PER_LINE = 25
 @click.argument("source", metavar="CONFIG.toml|FOLDER")
 @click.option("-o", "--out", required=True, metavar="MODEL", help="The model to write, .safetensors.")
 @click.option("--data", metavar="DIR", help="Folder of the data that CONFIG.toml names.  [default: next to it]")
+@click.option(
+    "--from", "pretrained", metavar="MODEL", help="Start from the weights of MODEL, one of wsipipe's own U-Nets."
+)
 @click.option("--labels-are", metavar="instances|components|classes", help="Meaning of the labels' values.")
 @click.option("--steps", type=int, metavar="N", help="Batches to train for; overrides the configuration.")
 @click.option("--minutes", type=float, metavar="M", help="Minutes to train for, instead of steps.")
@@ -38,6 +50,7 @@ def train(
     source: str,
     out: str,
     data: str | None,
+    pretrained: str | None,
     labels_are: str | None,
     steps: int | None,
     minutes: float | None,
@@ -54,9 +67,12 @@ def train(
     """
     from wsipipe.training.train import train as train_network
 
-    config = configured(source, out, labels_are, steps, minutes, seed)
     path = Path(source)
     roots = [path] if path.is_dir() else [*([Path(data)] if data is not None else []), path.parent]
+    start = None if pretrained is None else str(Path(pretrained).absolute())  # `roots` are for those of the file
+    config = configured(
+        path, out, roots, pretrained=start, labels_are=labels_are, steps=steps, minutes=minutes, seed=seed
+    )
     try:
         with show_training() as listener:
             train_network(config, out, roots=roots, device=device, resume=resume, listener=listener)
@@ -66,27 +82,42 @@ def train(
 
 
 def configured(
-    source: str, out: str, labels_are: str | None, steps: int | None, minutes: float | None, seed: int | None
+    source: Path,
+    out: str,
+    roots: Sequence[Path],
+    *,
+    pretrained: str | None,
+    labels_are: str | None,
+    steps: int | None,
+    minutes: float | None,
+    seed: int | None,
 ) -> TrainConfig:
     """The configuration file ``source``, or the defaults for a folder, with the options overriding it.
+
+    The model that it starts from, if it does, is looked for in ``roots``.
 
     Raises
     ------
     UsageError
         If both ``steps`` and ``minutes`` are given, or the file or an option is wrong.
+    ModelError
+        If the model cannot be read.
     """
     from wsipipe.errors import UsageError
-    from wsipipe.training.config import DataConfig, TrainConfig, WeightConfig, load_config, parse_labels_are
+    from wsipipe.training.config import config_of, load_config, parse_labels_are
+    from wsipipe.training.pretrained import with_pretrained
 
     if steps is not None and minutes is not None:
         raise UsageError("--steps and --minutes exclude each other; give one of them")
     name = Path(out).name.removesuffix(".safetensors")
     are = None if labels_are is None else parse_labels_are(labels_are)
-    if Path(source).is_dir():
-        borders = WeightConfig(w0=0.0) if are == "classes" else WeightConfig()  # classes have no borders to learn
-        config = TrainConfig(DataConfig(".", labels_are=are or "instances"), name=name, weights=borders)
+    if source.is_dir():
+        document: dict[str, Any] = {"name": name, "data": {"folder": ".", "labels_are": are or "instances"}}
+        if are == "classes":
+            document["weights"] = {"w0": 0.0}  # they have no borders to learn
+        config = config_of(with_pretrained(document, roots, pretrained))
     else:
-        config = load_config(Path(source))
+        config = load_config(source, roots, pretrained=pretrained)
         config = replace(config, data=replace(config.data, labels_are=are or config.data.labels_are))
     given = {"steps": steps, "minutes": minutes, "seed": seed}
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -106,11 +137,14 @@ def training_line(event: TrainingEvent) -> str | None:
     """The line of ``event``; None for a step, which only moves the bar."""
     match event:
         case TrainingStarted():
-            begin = f"from step {event.first_step}" if event.first_step else "from the beginning"
+            begin = f"from the weights of {event.pretrained}" if event.pretrained else "from the beginning"
+            begin = f"from step {event.first_step}" if event.first_step else begin
             return (
                 f"{event.train} images to train on, {event.validation} views to validate, {event.test} to test; "
                 f"on {', '.join(event.devices)}, {begin}"
             )
+        case TrainingWarned():
+            return f"warning: {event.message}"
         case Validated():
             return f"step {event.step}: validation {scores_in_line(event.scores)}; best so far: step {event.best_step}"
         case TrainingDone():

@@ -268,11 +268,11 @@ def fit_sizes(
     GeometryError
         If a size that is given is off the pooling grid.
     """
-    step, most = receptive.stride, preferred[0]
+    step, most = receptive.stride, receptive.largest_core or preferred[0]
     if core is not None:
         receptive.check_core(core)
     if block is not None:
-        check_multiple("block", block, step, f"{receptive.depth} poolings need", "--block")
+        check_multiple("block", block, step, "is the stride of the network", "--block")
     if core is None and block is None:
         core = round_up(most, step)
     if core is None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
-import numpy.typing as npt
 
 from wsipipe.arrays import Labels, Pixels
 from wsipipe.errors import SlideReadError
@@ -17,6 +16,7 @@ from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box, Grid, boxes
 from wsipipe.geometry.mirror import Indices
 from wsipipe.geometry.network import round_up
+from wsipipe.inference.comparison import NOTHING, Compare, Compared, check_exact, compare_tiles, is_compared
 from wsipipe.inference.pool import PoolSpec, resident_pool
 from wsipipe.inference.replica import Prediction
 from wsipipe.slides.pixels.mirrored import Unread, read_mirrored
@@ -38,6 +38,8 @@ class BlockWork:
     """The pool that predicts."""
     keep: Keep = NONE_KEPT
     """Which decoded tiles stay in memory for the neighbouring blocks on the left and right."""
+    compare: Compare = Compare.NEVER
+    """Which blocks are computed again from other tiles, and compared."""
     fill: bool = False
     """Whether labels that depend on a tile that cannot be decoded become 0; if not, such a tile is an error."""
 
@@ -49,7 +51,7 @@ class PredictedBlock:
     prediction: Prediction
     """(..., height, width) of the block, cut to the slide; its labels are valid until this thread predicts another."""
     computed: int
-    """Pixels that went through the network, margins included."""
+    """Pixels that went through the network, margins included; once for each pass over a tile."""
     skipped: int
     """Pixels in tiles that were skipped, because they are glass."""
     blank: bool
@@ -64,6 +66,8 @@ class PredictedBlock:
     """(y, x, channel) of `seen`, as they were read, valid as long as the labels; None if none were read."""
     seen: Box | None = None
     """The part of the block, relative to its origin, whose pixels were read; beyond it all labels are 0."""
+    compared: Compared = NOTHING
+    """Labels that were computed twice, from different tiles."""
 
     def pixels_in(self, box: Box, level: Level) -> Pixels:
         """The pixels of ``box`` of the block, (y, x, channel) in the dtype of ``level``; 0 where none were read."""
@@ -132,22 +136,38 @@ def predict_block(
     labels = memory_of_thread("labels", prod(sides)).reshape(sides)
     if cores != every:
         labels[...] = 0
-    blank, probabilities, pixels, around = False, None, None, None
+    found, blank, pixels, around, compared = Prediction(labels, None), False, None, None, NOTHING
     unread: Unread = {}
     if cores:
         around = _around(cores)
-        blank, probabilities, pixels = _compute(work, cores, (rows, cols), labels, spent, unread)
+        tiled, found = _compute(work, cores, (rows, cols), labels, spent, unread)
+        blank = not (unread or tiled[::SPARSE, ::SPARSE].any() or tiled.any())
+        compared = _compare(work, index, tiled, cores, labels, spent)
+        half = margin // 2
+        pixels = tiled[half : half + around.shape[0], half : half + around.shape[1]]
     height, width = box.shape
-    cut = Prediction(labels[:height, :width], None if probabilities is None else probabilities[:, :height, :width])
+    cut = found.each(lambda values: values[..., :height, :width])
     if mask is not None:
-        mask.clear_outside(cut.labels, box)
-        if cut.probabilities is not None:
-            mask.clear_outside(cut.probabilities, box)
+        for values in cut.arrays:
+            mask.clear_outside(values, box)
     reached, unseen = _clear(cut, grid, box, sorted(unread), mask) if unread else ((), 0)
-    through = sum((core.shape[0] + margin) * (core.shape[1] + margin) for core in cores)
+    through = work.pool.passes * sum((core.shape[0] + margin) * (core.shape[1] + margin) for core in cores)
     skipped = cut.labels.size - sum(prod(_on_slide(core, box).shape) for core in cores)
     spent.other = time.perf_counter() - started - spent.threads
-    return PredictedBlock(cut, through, skipped, blank, spent, reached, unseen, pixels, around)
+    return PredictedBlock(cut, through, skipped, blank, spent, reached, unseen, pixels, around, compared)
+
+
+def _compare(
+    work: BlockWork, index: tuple[int, int], pixels: Pixels, cores: list[Box], labels: Labels, spent: Spent
+) -> Compared:
+    """Compute a part of the block again, if it is to be compared; raise a ModelError if it differs and should not."""
+    if not is_compared(work.compare, work.pool, work.level.identity, index):
+        return NOTHING
+    with spent.on("wait"):
+        compared = compare_tiles(resident_pool(work.pool), work.grid, pixels, cores, _around(cores), labels)
+    if work.compare == Compare.ONCE:
+        check_exact(compared, work.pool.model)
+    return compared
 
 
 def _clear(
@@ -169,9 +189,8 @@ def _clear(
         if met is not None and inside[met.seen_from(box).slices].any():
             seen[met.seen_from(box).slices] = 0
             reaching.append(tile)
-    np.multiply(cut.labels, seen, out=cut.labels)
-    if cut.probabilities is not None:
-        np.multiply(cut.probabilities, seen, out=cut.probabilities)
+    for values in cut.arrays:
+        np.multiply(values, seen, out=values)
     return tuple(reaching), int(inside.sum(dtype=np.int64) - seen.sum(dtype=np.int64))
 
 
@@ -182,16 +201,16 @@ def _compute(
     labels: Labels,
     spent: Spent,
     unread: Unread,
-) -> tuple[bool, npt.NDArray[np.uint8] | None, Pixels]:
+) -> tuple[Pixels, Prediction]:
     """Predict ``cores`` of a block into its ``labels``; ``at`` are the indices (rows, columns) of its tile's pixels.
 
     Returns
     -------
     tuple
-        Whether every pixel that was read is zero; the probabilities, 0 beyond the cores, or None; and the pixels of
-        the smallest box that holds the cores, (y, x, channel).
+        The pixels of the smallest box that holds the cores and half a margin on each side, (y, x, channel); and the
+        prediction for the block, whose labels are ``labels``, and all else 0 beyond the cores.
     """
-    margin, around, probabilities = work.grid.receptive.margin, _around(cores), None
+    margin, around, whole = work.grid.receptive.margin, _around(cores), None
     rows, cols = at[0][around.y0 : around.y1 + margin], at[1][around.x0 : around.x1 + margin]
     count = len(rows) * len(cols) * work.level.channels * np.dtype(work.level.dtype).itemsize
     memory = memory_of_thread("pixels", count)
@@ -215,14 +234,13 @@ def _compute(
         with spent.on("wait"):
             prediction = future.result()
         spent.infer += prediction.seconds
-        labels[core.slices] = prediction.labels
-        if prediction.probabilities is not None:
-            if probabilities is None:
-                probabilities = np.zeros((len(prediction.probabilities), *labels.shape), np.uint8)
-            probabilities[:, *core.slices] = prediction.probabilities
-    blank = not (unread or pixels[::SPARSE, ::SPARSE].any() or pixels.any())
-    half = margin // 2
-    return blank, probabilities, pixels[half : half + around.shape[0], half : half + around.shape[1]]
+        if whole is None:
+            zeros = prediction.each(lambda values: np.zeros((*values.shape[:-2], *labels.shape), np.uint8))
+            whole = replace(zeros, labels=labels)
+        for values, of_core in zip(whole.arrays, prediction.arrays, strict=True):
+            values[..., *core.slices] = of_core
+    assert whole is not None, "there are cores"
+    return pixels, whole
 
 
 def cores_met(cores: list[Box], grid: Grid, block: Box, mask: TissueMask) -> Iterator[Box]:

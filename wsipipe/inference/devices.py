@@ -8,9 +8,18 @@ from importlib.util import find_spec
 from dask.system import CPU_COUNT  # knows affinity and cgroups; OMP_NUM_THREADS, which dask sets to 1, does not
 
 from wsipipe.errors import MachineError, UsageError
+from wsipipe.model.file_kind import FileKind
 
-AUTO, TORCH, COMPILE, OPENVINO = "auto", "torch", "compile", "openvino"
-ENGINES = (AUTO, TORCH, COMPILE, OPENVINO)
+AUTO, TORCH, COMPILE, OPENVINO, ONNXRUNTIME = "auto", "torch", "compile", "openvino", "onnxruntime"
+ENGINES = (AUTO, TORCH, COMPILE, OPENVINO, ONNXRUNTIME)
+ENGINES_OF = {
+    FileKind.SAFETENSORS: (OPENVINO, TORCH, COMPILE),
+    FileKind.ONNX: (OPENVINO, ONNXRUNTIME),
+    FileKind.PT2: (TORCH, COMPILE),
+}
+"""The engines that compute each kind of model, the one that ``auto`` prefers first."""
+EXTRA_OF = {OPENVINO: "wsipipe[openvino]", ONNXRUNTIME: "wsipipe[onnx]"}
+"""What to install for the engines that do not come with wsipipe."""
 FLOAT32, BFLOAT16, FLOAT16 = "float32", "bfloat16", "float16"
 PRECISIONS = (FLOAT32, BFLOAT16, FLOAT16)
 
@@ -50,16 +59,20 @@ def resolve_devices(wish: str) -> tuple[str, ...]:
     return devices
 
 
-def resolve_engine(wish: str, devices: tuple[str, ...], precision: str = FLOAT32) -> str:
-    """The engine for ``devices``; ``auto`` is ``openvino`` for float32 on CPUs if it is installed, else ``torch``.
+def resolve_engine(
+    wish: str, devices: tuple[str, ...], precision: str = FLOAT32, kind: FileKind = FileKind.SAFETENSORS
+) -> str:
+    """The engine for ``devices`` and a network of this ``kind``.
 
-    ``compile`` is torch with its compiler. ``auto`` never chooses it: on a CPU it gains 5 %, and takes 10 to 70 s for
-    each shape of a tile.
+    ``auto`` is the first of its engines that is installed and supports the devices and the precision. ``compile`` is
+    torch with its compiler. ``auto`` never chooses it: on a CPU it gains 5 %, and takes 10 to 70 s for each shape of
+    a tile.
 
     Raises
     ------
     UsageError
-        If the engine or the precision is unknown, or the engine does not support the precision or the devices.
+        If the engine or the precision is unknown, or the engine does not support the network, the precision or the
+        devices.
     MachineError
         If the engine is not installed.
     """
@@ -67,18 +80,56 @@ def resolve_engine(wish: str, devices: tuple[str, ...], precision: str = FLOAT32
         raise UsageError(f"--engine {wish} is not an engine; allowed: {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision} is not a precision; allowed: {', '.join(PRECISIONS)}")
-    installed = find_spec(OPENVINO) is not None
-    if wish == AUTO:
-        return OPENVINO if installed and is_cpu(devices) and precision == FLOAT32 else TORCH
-    if wish == OPENVINO and not is_cpu(devices):
-        raise UsageError(f"--engine {OPENVINO} computes on CPUs only, not on {', '.join(devices)}; add --device cpu")
-    if wish == OPENVINO and precision != FLOAT32:
+    if wish != AUTO:
+        if problem := _unfit(wish, devices, precision, kind):
+            raise UsageError(f"--engine {wish} {problem}")
+        if not is_installed(wish):
+            raise MachineError(f"--engine {wish} is not installed; pip install '{EXTRA_OF[wish]}'{_others(wish, kind)}")
+        return wish
+    fitting = [engine for engine in ENGINES_OF[kind] if not _unfit(engine, devices, precision, kind)]
+    if not fitting:
         raise UsageError(
-            f"--engine {OPENVINO} computes in {FLOAT32} only; --precision {precision} needs --engine {TORCH}"
+            f"no engine computes {kind.value} models on {', '.join(devices)} in {precision}; use {FLOAT32}"
         )
-    if wish == OPENVINO and not installed:
-        raise MachineError(f"--engine {OPENVINO} is not installed; pip install openvino, or use --engine {TORCH}")
-    return wish
+    if not (there := list(filter(is_installed, fitting))):
+        raise MachineError(
+            f"{kind.value} models need {' or '.join(fitting)}, and neither is installed; "
+            f"pip install '{EXTRA_OF[fitting[-1]]}'"
+        )
+    return there[0]
+
+
+def alternatives(engine: str, devices: tuple[str, ...], precision: str, kind: FileKind) -> tuple[str, ...]:
+    """``engine``, which ``auto`` chose, and those after it that might be faster with a network of this ``kind``."""
+    others = ENGINES_OF[kind][ENGINES_OF[kind].index(engine) + 1 :]
+    fit = [e for e in others if e != COMPILE and is_installed(e) and not _unfit(e, devices, precision, kind)]
+    return engine, *fit
+
+
+def _unfit(engine: str, devices: tuple[str, ...], precision: str, kind: FileKind) -> str:
+    """Why ``engine`` cannot compute such models so on ``devices``, and the way out; or nothing."""
+    possible = ENGINES_OF[kind]
+    if engine not in possible:
+        return f"does not compute {kind.value} models; use {' or '.join(possible)}"
+    if engine == OPENVINO and not is_cpu(devices):
+        return f"computes on CPUs only, not on {', '.join(devices)}; add --device cpu"
+    if engine == ONNXRUNTIME and "mps" in devices:
+        return "does not compute on mps; add --device cpu"
+    if precision != FLOAT32 and engine not in (TORCH, COMPILE):
+        way_out = f"needs --engine {TORCH}" if TORCH in possible else "is for other models"
+        return f"computes in {FLOAT32} only; --precision {precision} {way_out}"
+    return ""
+
+
+def is_installed(engine: str) -> bool:
+    """Whether this machine has ``engine``."""
+    return engine not in EXTRA_OF or find_spec(engine) is not None
+
+
+def _others(wish: str, kind: FileKind) -> str:
+    """The engines that would do as well."""
+    others = [engine for engine in ENGINES_OF[kind] if engine not in (wish, COMPILE) and is_installed(engine)]
+    return f", or use --engine {others[0]}" if others else ""
 
 
 def lanes(device: str) -> int:

@@ -21,10 +21,13 @@ import numpy as np
 
 from wsipipe.arrays import Pixels
 from wsipipe.errors import MachineError, ModelError
+from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
 from wsipipe.inference import allocator
 from wsipipe.inference.devices import forget_free_memory, resolve_devices, threads_per_replica
 from wsipipe.inference.replica import Prediction, Replica
-from wsipipe.model.model_file import load_model
+from wsipipe.model.footprint import FLOAT32_BYTES
+from wsipipe.model.model_file import NetworkInfo, load_model
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,19 @@ class PoolSpec:
     """Tiles that go through the network at once, 1 or more."""
     probabilities: bool
     """Whether predictions carry probabilities."""
+    receptive: Receptive
+    """The sizes of its tiles."""
     processes: int = 1
     """Processes that share the cores of one machine."""
+    tta: str = TTA_OFF
+    """The symmetries over which probabilities are averaged: ``off``, ``flips`` or ``all``."""
+    uncertainty: bool = False
+    """Whether predictions carry the uncertainty."""
+
+    @property
+    def passes(self) -> int:
+        """Passes of the network over each tile: 1, 4 or 8."""
+        return len(SYMMETRIES[self.tta])
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -57,6 +71,16 @@ class PoolSpec:
     def threads(self) -> int:
         """CPU cores for each replica."""
         return threads_per_replica(self.devices, self.processes)
+
+    def tensor_bytes(self, network: NetworkInfo, side: int, batch: int) -> int:
+        """The most bytes that a replica holds for tiles of ``side`` px, ``batch`` of them, weights apart.
+
+        Averaging adds the turned tiles and the running sum.
+        """
+        averages = self.passes > 1
+        shares = self.probabilities or self.uncertainty or averages
+        tensors = network.tensor_bytes(side, batch, engine=self.engine, probabilities=shares)
+        return tensors + averages * FLOAT32_BYTES * batch * side * side * (network.in_channels + network.classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +271,9 @@ def load_replicas(spec: PoolSpec, devices: Sequence[str]) -> list[Replica]:
                 precision=spec.precision,
                 threads=spec.threads,
                 probabilities=spec.probabilities,
+                receptive=spec.receptive,
+                uncertainty=spec.uncertainty,
+                tta=spec.tta,
             )
             for device in devices
         ]

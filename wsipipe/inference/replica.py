@@ -7,11 +7,8 @@ float32, so that a label does not depend on the device's generation.
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -23,12 +20,16 @@ from torch import Tensor
 
 from wsipipe.arrays import Labels, Pixels
 from wsipipe.errors import MachineError, MemoryLimitError
-from wsipipe.geometry.network import round_up
+from wsipipe.geometry.network import Receptive, round_up
+from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF, Symmetry
 from wsipipe.inference import devices
-from wsipipe.inference.devices import COMPILE, FLOAT32, OPENVINO, TORCH
-from wsipipe.model.forward import Normalise, compute_float32, core_of, label_values, probabilities_of, winner
+from wsipipe.inference.averaging import moved, moved_back
+from wsipipe.inference.devices import FLOAT32, TORCH
+from wsipipe.inference.engines.engine import Engine
+from wsipipe.inference.engines.start import start_engine
+from wsipipe.model.forward import Normalise, core_of, label_values, probabilities_of, uncertainty_of, winner
 from wsipipe.model.model_file import Model
-from wsipipe.model.unet import UNet
+from wsipipe.model.network import Head
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,25 @@ class Prediction:
     """(..., y, x), uint8: the label of the most probable class; in a tie, of the first."""
     probabilities: npt.NDArray[np.uint8] | None
     """(..., class, y, x), uint8 = round(255 p) of softmax or sigmoid; None if not asked for."""
+    uncertainty: npt.NDArray[np.uint8] | None = None
+    """(..., y, x), uint8 = round(255 u) of `wsipipe.model.forward.uncertainty_of`; None if not asked for."""
     seconds: float = 0.0
     """Seconds of the device's time; for one of a batch, its share."""
 
     def __getitem__(self, i: int) -> Prediction:
         """Prediction ``i`` of a batch."""
-        return Prediction(self.labels[i], None if self.probabilities is None else self.probabilities[i])
+        return self.each(lambda values: values[i])
+
+    @property
+    def arrays(self) -> list[npt.NDArray[np.uint8]]:
+        """Its arrays (..., y, x), uint8: labels, and what else was asked for."""
+        return [values for values in (self.labels, self.probabilities, self.uncertainty) if values is not None]
+
+    def each(self, change: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]) -> Prediction:
+        """The prediction whose arrays (..., y, x), uint8, are what ``change`` makes of its own."""
+        more = {"probabilities": self.probabilities, "uncertainty": self.uncertainty}
+        changed = {name: None if values is None else change(values) for name, values in more.items()}
+        return Prediction(change(self.labels), changed["probabilities"], changed["uncertainty"])
 
 
 class Replica:
@@ -64,10 +78,16 @@ class Replica:
         Cores that it uses, on a CPU.
     probabilities
         Whether predictions carry probabilities.
+    receptive
+        The sizes of its tiles; None: those of the model.
+    uncertainty
+        Whether predictions carry the uncertainty.
+    tta
+        The symmetries over which it averages probabilities: ``"off"``, ``"flips"`` or ``"all"``.
     """
 
-    network: Callable[[Tensor], Tensor]
-    """Computes logits (n, class, y, x) of normalised tiles (n, channel, y, x), as `UNet` does."""
+    network: Engine
+    """Computes the network."""
 
     def __init__(
         self,
@@ -78,25 +98,22 @@ class Replica:
         precision: str = FLOAT32,
         threads: int = 1,
         probabilities: bool = False,
+        receptive: Receptive | None = None,
+        uncertainty: bool = False,
+        tta: str = TTA_OFF,
     ) -> None:
         self.device = torch.device(device)
         self.precision = precision
-        self.probabilities = probabilities
-        self.receptive = model.info.receptive
-        self.in_channels = model.network.in_channels
+        self.probabilities, self.uncertainty = probabilities, uncertainty
+        self.receptive = receptive or model.info.receptive
+        self.symmetries = SYMMETRIES[tta]
+        self.head = model.info.network.head
+        self.in_channels = model.info.network.in_channels
         self.threads = threads
         self.lanes = devices.lanes(device)
-        if engine == OPENVINO:
-            from wsipipe.inference.openvino import OpenVinoUNet  # an extra, and not installed everywhere
-
-            self.network = OpenVinoUNet(model.network, threads)
-        else:
-            compute_float32(self.device)
-            network = deepcopy(model.network).to(self.device)
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self.network = CompiledUNet(network) if engine == COMPILE else network
+        self.network = start_engine(engine, model, self.device, threads=threads)
         self.normalise = Normalise(model.spec, self.device)
-        self.label_values = label_values(model.spec, self.device)
+        self.label_values = label_values(model.spec, self.head, self.device)
         self._too_large: float = inf  # pixels of the smallest batch that did not fit into memory
         self._reason = ""
         if self.device.type == "cuda":
@@ -163,45 +180,53 @@ class Replica:
 
     @torch.inference_mode()
     def _forward(self, tiles: npt.NDArray[Any]) -> Prediction:
-        """The prediction for ``tiles`` (n, y, x, channel) in one pass."""
+        """The prediction for ``tiles`` (n, y, x, channel) in one pass for each symmetry."""
         pixels = self.normalise.pixels(tiles)
-        with torch.autocast(self.device.type, getattr(torch, self.precision), enabled=self.precision != FLOAT32):
-            logits = core_of(self.network(pixels), self.receptive)
-        labels = self._to_host(self.label_values[winner(logits)])
-        probabilities = None
-        if self.probabilities:
-            probabilities = self._to_host(probabilities_of(logits.float()).mul_(255).round_().to(torch.uint8))
+        if len(self.symmetries) == 1:
+            output, head = self._output(pixels), self.head
+        else:
+            output, head = self._averaged(pixels), Head(self.head.kind, activated=True)
+        labels = self._to_host(self._enlarged(self.label_values[winner(output, head)]))
+        probabilities = uncertainty = None
+        if self.probabilities or self.uncertainty:
+            shares = probabilities_of(output, head)
+            probabilities = self._share_to_host(shares) if self.probabilities else None
+            uncertainty = self._share_to_host(uncertainty_of(shares, head)) if self.uncertainty else None
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
-        return Prediction(labels, probabilities)
+        return Prediction(labels, probabilities, uncertainty)
+
+    def _output(self, pixels: Tensor) -> Tensor:
+        """The network's output (n, class, y, x), float32, for the cores of normalised tiles (n, channel, y, x)."""
+        with torch.autocast(self.device.type, getattr(torch, self.precision), enabled=self.precision != FLOAT32):
+            return core_of(self.network(pixels), self.receptive).float()
+
+    def _averaged(self, pixels: Tensor) -> Tensor:
+        """The mean of the probabilities (n, class, y, x) over the symmetries, one after the other."""
+        first, *others = self.symmetries
+        total = self._probabilities(pixels, first)
+        for symmetry in others:
+            total.add_(self._probabilities(pixels, symmetry))
+        return total.div_(len(self.symmetries))
+
+    def _probabilities(self, pixels: Tensor, symmetry: Symmetry) -> Tensor:
+        """Probabilities (n, class, y, x) of the cores of tiles (n, channel, y, x) that the network sees moved."""
+        return moved_back(probabilities_of(self._output(moved(pixels, symmetry)), self.head), symmetry)
+
+    def _enlarged(self, found: Tensor) -> Tensor:
+        """``found`` (..., y, x) of a network whose output is coarser than its input, at the size of the input."""
+        scale = self.receptive.scale
+        return found if scale == 1 else found.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+
+    def _share_to_host(self, share: Tensor) -> npt.NDArray[np.uint8]:
+        """``share`` (..., y, x), 0 to 1, as round(255 share) at the size of the input, `_to_host`."""
+        return self._to_host(self._enlarged((share * 255).round_().to(torch.uint8)))
 
     def _to_host(self, found: Tensor) -> npt.NDArray[np.uint8]:
         """``found``, uint8, in the machine's memory; from a GPU it is there once the stream is synchronised."""
         if self.device.type != "cuda":
             return found.cpu().numpy()
         return torch.empty(found.shape, dtype=found.dtype, pin_memory=True).copy_(found, non_blocking=True).numpy()
-
-
-class CompiledUNet:
-    """``network``, compiled by torch for frequent shapes only, because each shape takes long to compile."""
-
-    OFTEN = 3
-    """Calls with a shape before it is compiled."""
-    LOCK = threading.Lock()
-    """Serialises the compiler, which is not thread-safe; on a GPU, only the start of the computation."""
-
-    def __init__(self, network: UNet) -> None:
-        self._network = network
-        self._compiled = torch.compile(network, dynamic=False)
-        self._met: Counter[torch.Size] = Counter()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Logits (n, class, y, x), as ``network`` computes them."""
-        self._met[x.shape] += 1
-        if self._met[x.shape] <= self.OFTEN:
-            return self._network(x)  # type: ignore[no-any-return]
-        with self.LOCK:
-            return self._compiled(x)  # type: ignore[no-any-return]
 
 
 def is_out_of_memory(err: Exception) -> bool:
@@ -215,8 +240,10 @@ def is_out_of_memory(err: Exception) -> bool:
 
 def concatenate(parts: list[Prediction], axis: int) -> Prediction:
     """``parts`` joined along ``axis``; negative axes count from the end, (y, x), so that both arrays agree."""
-    probabilities = [p.probabilities for p in parts if p.probabilities is not None]
-    return Prediction(
-        np.concatenate([p.labels for p in parts], axis),
-        np.concatenate(probabilities, axis) if probabilities else None,
-    )
+
+    def joined(values: list[npt.NDArray[np.uint8] | None]) -> npt.NDArray[np.uint8] | None:
+        arrays = [one for one in values if one is not None]
+        return np.concatenate(arrays, axis) if arrays else None
+
+    labels = np.concatenate([p.labels for p in parts], axis)
+    return Prediction(labels, joined([p.probabilities for p in parts]), joined([p.uncertainty for p in parts]))

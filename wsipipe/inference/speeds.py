@@ -1,7 +1,7 @@
 """The speed of a device with tiles of each size: measured within seconds, and remembered for the next run.
 
 Only the bare network is measured: the tiles are in memory already, and one thread predicts them. Speeds are pixels a
-second through the network, margins included.
+second through the network, margins included. Averaging passes is no other network: one pass is measured.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,10 +23,11 @@ import torch
 from wsipipe.errors import MachineError, OutputError
 from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive, round_up
-from wsipipe.inference.devices import OPENVINO, TORCH, forget_free_memory, lanes
-from wsipipe.inference.footprint import activation_bytes
+from wsipipe.geometry.symmetry import TTA_OFF
+from wsipipe.inference.devices import COMPILE, TORCH, forget_free_memory, lanes
 from wsipipe.inference.pool import PoolSpec, load_replicas
 from wsipipe.inference.replica import Replica
+from wsipipe.model.model_file import NetworkInfo
 
 LOGGER = logging.getLogger(__name__)
 
@@ -34,14 +35,14 @@ Size = tuple[int, int]
 """Side of a tile's core in pixels, and tiles in a batch."""
 PROBE_PX = 256
 """Core that is measured first, to know how long the others will take."""
-PASSES = 3
-"""Passes of each size: the first is a warm-up, and the faster of the others counts."""
+REPEATS = 3
+"""Measurements of each size: the first is a warm-up, and the faster of the others counts."""
 MOST_SECONDS, MOST_SHARE = 5.0, 0.05
 """Limits of measuring: seconds, and a share of the time that the run will take."""
 DEVICE_SHARE = 0.8
 """Share of a GPU's free memory that may be used: the allocator's blocks leave gaps, and cuDNN takes its own."""
-PLAIN_PX = 1024
-"""The largest core that may be chosen without a measurement."""
+PLAIN_PX, PLAIN_MARGINS = 1024, 4
+"""The largest core that may be chosen without a measurement: so many pixels, or so many margins."""
 WORTH = 1.03
 """A size is chosen over a smaller one if it is faster by more than this factor."""
 
@@ -63,7 +64,8 @@ class Speeds:
 
     def best(self, sizes: Sequence[Size]) -> Size:
         """The one of ``sizes`` that computes most of the slide a second; a smaller one if it is about as fast."""
-        plain = [(core, batch) for core, batch in sizes if core <= PLAIN_PX and batch == 1]
+        most = max(PLAIN_PX, PLAIN_MARGINS * self.receptive.margin)
+        plain = [(core, batch) for core, batch in sizes if core <= most and batch == 1]
         open_to = [size for size in sizes if size in self.by_size or size in plain] or [min(sizes)]
         of_slide = {(core, n): self.of((core, n)) * (core / (core + self.receptive.margin)) ** 2 for core, n in open_to}
         return min(
@@ -84,7 +86,7 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
     dtype
         Dtype of the slide's pixels, such as ``uint8``.
     pixels
-        Pixels that the run will compute, without margins.
+        Pixels that the run will compute, without margins; once, however many passes it makes.
 
     Raises
     ------
@@ -99,10 +101,11 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
         if not known:
             return True
         speed = known[max(known)]
-        return spent + PASSES * pixels_of(size, receptive) / speed <= min(MOST_SECONDS, MOST_SHARE * pixels / speed)
+        seconds = spent + REPEATS * pixels_of(size, receptive) / speed
+        return seconds <= min(MOST_SECONDS, MOST_SHARE * spec.passes * pixels / speed)
 
     def measure_left() -> None:
-        (replica,) = load_replicas(spec, spec.devices[:1])
+        (replica,) = load_replicas(replace(spec, tta=TTA_OFF), spec.devices[:1])
         begun = time.perf_counter()
         with replica.lane():
             for size in left:
@@ -126,11 +129,11 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
     return Speeds(known, receptive, time.perf_counter() - started)
 
 
-def fits_device(spec: PoolSpec, architecture: dict[str, int], size: Size) -> bool:
+def fits_device(spec: PoolSpec, network: NetworkInfo, size: Size) -> bool:
     """Whether batches of ``size`` fit into each GPU's memory; CPUs and mps share the machine's, and always pass."""
     core, batch = size
-    side = core + Receptive(architecture["depth"], architecture["convs_per_level"]).margin
-    need = activation_bytes(architecture, side, batch, probabilities=spec.probabilities)
+    side = core + network.receptive.margin
+    need = spec.tensor_bytes(network, side, batch)
     cuda = [device for device in spec.devices if device.startswith("cuda")]
     return all(
         lanes(device) * need * spec.devices.count(device) <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
@@ -144,7 +147,7 @@ def speed_of(replica: Replica, size: Size, dtype: str) -> float:
     side = core + replica.receptive.margin
     noise = np.random.default_rng(0).integers(0, 256, (side, side, replica.in_channels), np.uint8)
     tiles, seconds = [noise.astype(dtype)] * batch, []
-    for _ in range(PASSES):
+    for _ in range(REPEATS):
         started = time.perf_counter()
         replica.predict(tiles)
         seconds.append(time.perf_counter() - started)
@@ -152,7 +155,7 @@ def speed_of(replica: Replica, size: Size, dtype: str) -> float:
 
 
 def pixels_of(size: Size, receptive: Receptive) -> int:
-    """Pixels that go through the network in one batch."""
+    """Pixels that go through the network in one pass of a batch."""
     core, batch = size
     return batch * (core + receptive.margin) ** 2
 
@@ -203,13 +206,14 @@ def speeds_file() -> Path:
 
 
 def key(spec: PoolSpec) -> str:
-    """Everything that speeds depend on: device, cores, engine, precision, probabilities, model."""
+    """Everything that speeds depend on: device, cores, engine, precision, what is asked for, model."""
     device = torch.device(spec.devices[0])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {processor()}"
-    library = OPENVINO if spec.engine == OPENVINO else TORCH
+    library = TORCH if spec.engine == COMPILE else spec.engine
     engine = f"{spec.engine} {version(library)} {spec.precision}"
     shared = f"{spec.threads} of {spec.devices.count(spec.devices[0])}"
-    return f"{name}, {shared}, {engine}, {'probabilities, ' if spec.probabilities else ''}{spec.sha256}"
+    more = ["probabilities"] * spec.probabilities + ["uncertainty"] * spec.uncertainty
+    return ", ".join([name, shared, engine, *more, spec.sha256])
 
 
 def processor() -> str:

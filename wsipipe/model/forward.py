@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from torch import Tensor
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices, mirror
 from wsipipe.geometry.network import Receptive, round_up
-from wsipipe.model.model_file import BACKGROUND, ModelSpec
+from wsipipe.model.network import LABELS, SIGMOID, SOFTMAX, Head
+from wsipipe.model.spec import BACKGROUND, ModelSpec
 from wsipipe.model.unet import UNet
+from wsipipe.model.unet_file import UNetInfo
 
 ReadPixels = Callable[[Indices, Indices], npt.NDArray[Any]]
 
@@ -49,26 +52,62 @@ class Normalise:
         return self(on_device.to(torch.float32).div_(full_scale))
 
 
-def core_of(logits: Tensor, receptive: Receptive) -> Tensor:
-    """The middle of ``logits``, float32: (n, class, core, core) of a network's output for tiles of core + margin."""
-    crop = receptive.crop
-    return logits[..., crop : logits.shape[-2] - crop, crop : logits.shape[-1] - crop]
+def core_of(output: Tensor, receptive: Receptive) -> Tensor:
+    """The core's part, in the middle, of ``output`` (n, class, y, x), float32, for tiles of core + margin."""
+    crop = receptive.crop // receptive.scale
+    return output[..., crop : output.shape[-2] - crop, crop : output.shape[-1] - crop]
 
 
-def label_values(spec: ModelSpec, device: torch.device) -> Tensor:
+def label_values(spec: ModelSpec, head: Head, device: torch.device) -> Tensor:
     """The label of each index that `winner` gives, (index,), uint8."""
     labels = [c.label for c in spec.classes]
-    return torch.tensor(labels if len(labels) > 1 else [BACKGROUND, *labels], dtype=torch.uint8, device=device)
+    return torch.tensor([BACKGROUND, *labels] if head.kind == SIGMOID else labels, dtype=torch.uint8, device=device)
 
 
-def winner(logits: Tensor) -> Tensor:
-    """Index (n, y, x), int64, of the largest of ``logits`` (n, class, y, x); one sigmoid channel wins above zero."""
-    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+def winner(output: Tensor, head: Head) -> Tensor:
+    """Index (n, y, x), int64, of the class that wins in ``output`` (n, class, y, x).
+
+    Of a softmax it is the largest, in a tie the first. Of sigmoids, which are classes 1, 2 and so on, it is the most
+    probable one if it is more probable than not; else 0, background.
+    """
+    if head.kind == LABELS:
+        return output[:, 0].long()
+    if head.kind == SOFTMAX:
+        return output.argmax(1)
+    even = 0.5 if head.activated else 0.0
+    if output.shape[1] == 1:
+        return (output[:, 0] > even).long()
+    most = output.max(1)
+    return torch.where(most.values > even, most.indices + 1, 0)
 
 
-def probabilities_of(logits: Tensor) -> Tensor:
-    """Softmax of ``logits`` over classes, or the sigmoid of a single one, (n, class, y, x), float32."""
-    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
+def probabilities_of(output: Tensor, head: Head) -> Tensor:
+    """Softmax or sigmoid of ``output``, as ``head`` says, (n, class, y, x), float32.
+
+    On a CPU they go through float64: torch computes the last elements of a row by another exp() than those before,
+    so the last bit of float32 would depend on the place in the tile, and with it some labels of averages.
+    """
+    if head.activated:
+        return output
+    wide = output.double() if output.device.type == "cpu" else output
+    return (wide.sigmoid() if head.kind == SIGMOID else wide.softmax(1)).float()
+
+
+def uncertainty_of(shares: Tensor, head: Head) -> Tensor:
+    """How undecided probabilities ``shares`` (n, class, y, x) are, (n, y, x), float: 0, certain, to 1, all alike.
+
+    Of a softmax it is their entropy, over the logarithm of the number of classes; of sigmoids that of the most probable
+    class and its complement, in bits. On a CPU in float64, as `probabilities_of`.
+
+    Sources: Shannon 1948, doi:10.1002/j.1538-7305.1948.tb01338.x (entropy); Wang et al. 2019, arXiv:1807.07356 (of what
+    test-time augmentation gives, as uncertainty of a segmentation).
+    """
+    wide = shares.to(torch.float64 if shares.device.type == "cpu" else torch.float32, copy=True).clamp_(0, 1)
+    if head.kind == SIGMOID:
+        most = wide.amax(1, keepdim=True)
+        wide = torch.cat([most, 1 - most], 1)
+    entropy: Tensor = torch.special.entr(wide).sum(1)
+    return entropy.div_(log(max(wide.shape[1], 2))).clamp_(max=1)
 
 
 @torch.inference_mode()
@@ -91,9 +130,10 @@ def predict_box(
         Largest side in pixels of the core of a tile, on the pooling grid.
     """
     receptive, device = network.receptive, next(network.parameters()).device
+    head = UNetInfo(network.architecture).head
     half, step = receptive.margin // 2, receptive.stride
     assert box.y0 % step == box.x0 % step == 0, f"{box} is off the pooling grid of {step} px"
-    normalise, values = Normalise(spec, device), label_values(spec, device)
+    normalise, values = Normalise(spec, device), label_values(spec, head, device)
     labels = np.empty(box.shape, np.uint8)
     for y0 in range(box.y0, box.y1, core):
         for x0 in range(box.x0, box.x1, core):
@@ -101,7 +141,7 @@ def predict_box(
             rows = mirror(np.arange(y0 - half, y0 + round_up(height, step) + half), shape[0])
             cols = mirror(np.arange(x0 - half, x0 + round_up(width, step) + half), shape[1])
             tile = normalise.pixels(np.ascontiguousarray(read(rows, cols))[None])
-            found = values[winner(core_of(network(tile), receptive))][0].cpu().numpy()
+            found = values[winner(core_of(network(tile), receptive), head)][0].cpu().numpy()
             here = np.s_[y0 - box.y0 : y0 - box.y0 + height, x0 - box.x0 : x0 - box.x0 + width]
             labels[here] = found[:height, :width]
     return labels

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.network import Receptive, UNetSizes
 
 
 class UNet(nn.Module):
@@ -42,7 +42,7 @@ class UNet(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        self.receptive = Receptive(depth, convs_per_level)
+        self.sizes = UNetSizes(depth, convs_per_level)
         self.in_channels, self.classes, self.base_channels = in_channels, classes, base_channels
         widths = [base_channels * 2**level for level in range(depth + 1)]
         self.down = nn.ModuleList(
@@ -56,14 +56,19 @@ class UNet(nn.Module):
         self.apply(he_init)
 
     @property
+    def receptive(self) -> Receptive:
+        """How far it looks, and the tiles that it takes."""
+        return self.sizes.receptive
+
+    @property
     def architecture(self) -> dict[str, int]:
         """The arguments that make this network again, except dropout, which belongs to its training."""
         return {
             "in_channels": self.in_channels,
             "classes": self.classes,
             "base_channels": self.base_channels,
-            "depth": self.receptive.depth,
-            "convs_per_level": self.receptive.convs,
+            "depth": self.sizes.depth,
+            "convs_per_level": self.sizes.convs,
         }
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,7 +80,7 @@ class UNet(nn.Module):
             If a pooling would meet an odd side; the message names the nearest legal sides.
         """
         for side in x.shape[-2:]:
-            self.receptive.output_side(side)
+            self.sizes.output_side(side)
         skips = []  # layer by layer, and skips popped: what is used up is freed at once
         for level, convs in enumerate(self.down):
             if level:

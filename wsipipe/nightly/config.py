@@ -23,6 +23,7 @@ from pathlib import Path
 from wsipipe.errors import MachineError, ModelError, UsageError
 from wsipipe.files import Location, locate
 from wsipipe.geometry.grid import Grid, fit_sizes
+from wsipipe.geometry.symmetry import TTA_OFF
 from wsipipe.inference.devices import TORCH
 from wsipipe.model.model_file import read_model_info
 from wsipipe.pipeline.config import DEFAULT_MODEL, FAIL, ClusterConfig, RunConfig
@@ -46,6 +47,8 @@ class RunTable:
     device: str = "auto"
     engine: str = "auto"
     precision: str = "float32"
+    margin: int | None = None
+    tta: str = TTA_OFF
     tile: int | None = None
     block: int | None = None
     batch: int | None = None
@@ -55,6 +58,7 @@ class RunTable:
     on_bad_tile: str = FAIL
     any_stain: bool = False
     probabilities: bool = False
+    uncertainty: bool = False
     objects: bool = False
     min_area: float | None = None
     split: bool = False

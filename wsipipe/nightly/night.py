@@ -355,8 +355,9 @@ def project(night: Night, now: float) -> tuple[InboxContent, list[Projection]]:
 
 def _project(plan: RunPlan) -> Projection:
     to_do = plan.to_do
-    through = sum(p.pixels * ((p.grid.core + p.grid.receptive.margin) / p.grid.core) ** 2 for p in to_do)
-    speeds = recall(plan.setup.pool)
+    pool = plan.setup.pool
+    through = pool.passes * sum(p.pixels * ((p.grid.core + p.grid.receptive.margin) / p.grid.core) ** 2 for p in to_do)
+    speeds = recall(pool)
     hours = through / max(speeds.values()) / plan.all_devices / 3600 if speeds else None
     return Projection(plan, hours, sum(p.store.raw_bytes for p in to_do if p.action != MEASURE))
 

@@ -28,11 +28,12 @@ VALUES = {
     "max_memory": r"[0-9.]+[KMGT]?B",
     "tissue": "auto|off",
     "on_bad_tile": "fail|fill",
+    "tta": "off|flips|all",
     "reader": "tiff|ome-zarr|dicom|picture|openslide",
     "channels": r"[0-9]+(?:,[0-9]+)*",
 }
 """What the value of each option looks like; anything else after it is the rest of the sentence."""
-FLAGS = {"any_stain"}
+FLAGS = {"any_stain", "probabilities", "uncertainty"}
 SHORT = {"m": "model", "o": "out"}
 OVERWRITE = (
     (re.compile(r", with --overwrite if its file has changed"), ""),

@@ -52,7 +52,7 @@ class Pieces:
 
 
 def run_starts(labels: npt.NDArray[np.unsignedinteger[Any]]) -> Counts:
-    """The position, row by row, of the first pixel of each run of equal labels, (y, x), the background's as well."""
+    """The position, row by row, of the first pixel of each run of equal labels (y, x), unsigned integers."""
     changes = np.empty(labels.shape, np.bool_)
     values = labels.ravel()
     np.not_equal(values[1:], values[:-1], out=changes.ravel()[1:])  # in one stretch, which is quick

@@ -78,9 +78,12 @@ def store_block(work: StoreWork, index: Index, rows: Indices, cols: Indices) -> 
     """
     mask = None if work.store.tissue is None else resident_mask(work.store)
     block = predict_block(work.block, index, rows, cols, mask)
-    labels, probabilities = block.prediction.labels, block.prediction.probabilities
-    if probabilities is None and work.store.fingerprint.probabilities:  # no tile of the block was computed
+    found, asked = block.prediction, work.store.fingerprint
+    labels, probabilities, uncertainty = found.labels, found.probabilities, found.uncertainty
+    if probabilities is None and asked.probabilities:  # no tile of the block was computed
         probabilities = np.zeros((len(work.store.classes), *labels.shape), np.uint8)
+    if uncertainty is None and asked.uncertainty:
+        uncertainty = np.zeros(labels.shape, np.uint8)
     if work.objects is not None:
         channels = {label: number for number, (_, label, _) in enumerate(work.store.classes)}
         with block.spent.on("other"):
@@ -88,7 +91,7 @@ def store_block(work: StoreWork, index: Index, rows: Indices, cols: Indices) -> 
     with block.spent.on("write"):
         if block.unread:
             content.note_unread(work.store, index, block.unread, block.unseen)
-        content.write_block(work.store, index, labels, probabilities)
+        content.write_block(work.store, index, labels, probabilities, uncertainty)
     done = BlockDone(
         slide=work.store.slide,
         index=index,
@@ -98,6 +101,7 @@ def store_block(work: StoreWork, index: Index, rows: Indices, cols: Indices) -> 
         labels=content.label_counts(work.store, labels),
         blank=block.blank,
         spent=block.spent,
+        compared=(block.compared.labels, block.compared.differing),
     )
     row = np.empty((1, 1), object)
     row[0, 0] = done

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from wsipipe.errors import UsageError
+from wsipipe.geometry.symmetry import TTA_OFF
+from wsipipe.model.file_kind import FileKind
 from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.slide import MAX_UPSAMPLE
 
@@ -71,11 +73,13 @@ class ComputeRequest:
     device: str
     """``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``."""
     engine: str
-    """``auto``, ``torch``, ``compile`` or ``openvino``."""
+    """``auto``, ``torch``, ``compile``, ``openvino`` or ``onnxruntime``."""
     precision: str
     """``float32``, ``bfloat16`` or ``float16``."""
     max_memory_bytes: int | None
     """The most memory that it may take; None: what the cgroup or the machine has, less a reserve."""
+    kind: FileKind
+    """The kind of the model's file."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +109,13 @@ class RunConfig:
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``."""
     engine: str = "auto"
-    """Inference engine: ``auto``, ``torch``, ``compile``, or on CPUs ``openvino``, if it is installed."""
+    """Inference engine: ``auto``, ``torch``, ``compile``, ``onnxruntime``, or on CPUs ``openvino``."""
     precision: str = "float32"
     """Precision of convolutions: ``bfloat16`` and ``float16`` are faster on GPUs, and change some labels."""
+    margin: int | None = None
+    """Pixels around a tile's core, fewer than the network looks at, for approximate labels; None: as many."""
+    tta: str = TTA_OFF
+    """Test-time averaging over ``flips`` (4 passes) or ``all`` symmetries (8 passes), or ``off``."""
     threads: int | None = None
     """Blocks in flight: read, decoded and written at the same time."""
     max_memory_bytes: int | None = None
@@ -120,6 +128,8 @@ class RunConfig:
     """Segment fluorescence with models of stained tissue, and the other way round, instead of refusing it."""
     probabilities: bool = False
     """Also write the probability of each class."""
+    uncertainty: bool = False
+    """Also write how undecided the network is: the entropy of the probabilities."""
     objects: bool = False
     """Also find and measure the objects, as ``wsipipe objects`` does."""
     min_area_um2: float | None = None
@@ -138,11 +148,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.cluster == ClusterConfig():
             object.__setattr__(self, "cluster", None)
-
-    @property
-    def compute(self) -> ComputeRequest:
-        """What a run asks of each process that computes."""
-        return ComputeRequest(self.device, self.engine, self.precision, self.max_memory_bytes)
 
 
 def parse_cluster(text: str) -> tuple[str, int | None]:

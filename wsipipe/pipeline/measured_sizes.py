@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from wsipipe.events import SizesChosen
-from wsipipe.inference.devices import AUTO, OPENVINO, TORCH, is_cpu
+from wsipipe.inference.devices import AUTO, alternatives, is_cpu
 from wsipipe.inference.speeds import Size, Speeds, fits_device, measure
 from wsipipe.pipeline.fitted_sizes import CORES
 from wsipipe.pipeline.run_plan import RunPlan
@@ -35,18 +35,21 @@ def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
         As loading the network.
     """
     setup, to_do = run.setup, run.to_do
-    asked, receptive = setup.asked, setup.model.receptive
+    asked, receptive = setup.asked, setup.receptive
     planned = max(to_do, key=lambda p: p.pixels).grid
-    cores = {planned.core, *(c for c in CORES if c % receptive.stride == 0 and planned.block % c == 0)}
+    most = receptive.largest_core or planned.block
+    cores = {planned.core, *(c for c in CORES if c <= most and c % receptive.stride == 0 and planned.block % c == 0)}
     batches = (1,) if is_cpu(setup.devices) else BATCHES
     wishes: list[Size] = [
         (core, batch)
-        for core in (cores if asked.tile is None else (planned.core,))
+        for core in (cores if asked.tile is None and not setup.approximate else (planned.core,))
         for batch in (batches if asked.batch is None else (asked.batch,))
     ]
     sizes = [size for size in wishes if _fits(run, size, ask)] or [(planned.core, setup.batch)]
     dtype, pixels = to_do[0].level.dtype, sum(p.pixels for p in to_do)
-    engines = (OPENVINO, TORCH) if (asked.engine, setup.engine) == (AUTO, OPENVINO) else (setup.engine,)
+    engines: tuple[str, ...] = (setup.engine,)
+    if asked.engine == AUTO:
+        engines = alternatives(setup.engine, setup.devices, setup.precision, setup.model.network.kind)
     pools = [replace(setup.pool, engine=engine) for engine in engines]
     probes: list[Speeds] = [ask(measure, pool, receptive, [], dtype, pixels=pixels) for pool in pools]
     fastest = max(range(len(pools)), key=lambda i: max(probes[i].by_size.values()))
@@ -76,4 +79,4 @@ def _fits(run: RunPlan, size: Size, ask: Ask) -> bool:
     """Whether there is memory for tiles and batches of ``size``, here and on the devices."""
     tiled = _tiled(run, size)
     here = all(tiled.memory_bytes(plan) <= run.setup.limit_bytes for plan in tiled.to_do)
-    return here and bool(ask(fits_device, tiled.setup.pool, run.setup.model.architecture, size))
+    return here and bool(ask(fits_device, tiled.setup.pool, run.setup.model.network, size))

@@ -10,8 +10,8 @@ import numpy as np
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.scale import stored_side
 from wsipipe.inference.devices import OPENVINO, lanes
-from wsipipe.inference.footprint import FLOAT32_BYTES, activation_bytes
 from wsipipe.inference.pool import PoolSpec
+from wsipipe.model.model_file import NetworkInfo
 from wsipipe.pipeline.objects_plan import (
     INSTANCE_BYTES,
     JOINING_BYTES,
@@ -28,8 +28,6 @@ from wsipipe.slides.slide import Level
 from wsipipe.tissue.detect import find_bytes
 from wsipipe.tissue.mask_file import TISSUE_OFF
 
-OPENVINO_SHARE = 1.5
-"""Memory of OpenVINO over image and tensors alive at once: 1.3 to 1.47 for bases of 2 to 64, depths of 1 to 4."""
 UINT16 = 2
 """Bytes of a sample."""
 MOST_KEPT_BYTES = 2**27
@@ -38,7 +36,7 @@ AT_ONCE = 10
 """Pieces of a file that zarr decodes at a time (its ``async.concurrency``)."""
 
 
-def block_bytes(level: Level, grid: Grid, *, classes: int, probabilities: bool) -> int:
+def block_bytes(level: Level, grid: Grid, *, shares: int) -> int:
     """The most that one block in flight holds: pixels as read, averaged and mirrored, labels, and shards to write.
 
     Parameters
@@ -47,10 +45,8 @@ def block_bytes(level: Level, grid: Grid, *, classes: int, probabilities: bool) 
         The level that is read; huge tiles or strips are decoded whole, one at a time.
     grid
         The blocks.
-    classes
-        Output channels of the network.
-    probabilities
-        Whether they are written.
+    shares
+        Values that are written beside the label of a pixel: probabilities of classes, and the uncertainty.
     """
     pixel = level.channels * np.dtype(level.dtype).itemsize
     height, width = (max(grid.computed_sides(axis)) for axis in (0, 1))
@@ -65,7 +61,7 @@ def block_bytes(level: Level, grid: Grid, *, classes: int, probabilities: bool) 
     )
     decoded = min(met, AT_ONCE) * level.tile[0] * level.tile[1] * pixel
     kept = kept_bytes(level, grid)
-    return 2 * pixels + averaged + labels + encoded + decoded + kept + (4 * classes * labels if probabilities else 0)
+    return 2 * pixels + averaged + labels + encoded + decoded + kept + 4 * shares * labels
 
 
 def kept_bytes(level: Level, grid: Grid) -> int:
@@ -105,14 +101,10 @@ def weight_bytes(model: str, devices: tuple[str, ...], engine: str) -> int:
     return Path(model).stat().st_size * copies * (1 + devices.count("cpu"))
 
 
-def network_bytes(architecture: dict[str, int], side: int, pool: PoolSpec, devices: tuple[str, ...]) -> int:
+def network_bytes(network: NetworkInfo, side: int, pool: PoolSpec, devices: tuple[str, ...]) -> int:
     """The machine's memory (not a GPU's) that replicas of ``pool`` on ``devices`` take for tiles of ``side`` px."""
-    values = pool.batch * side * side * architecture["in_channels"]
-    pixels = UINT16 * values  # the stacked batch
-    tensors = activation_bytes(architecture, side, pool.batch, probabilities=pool.probabilities)
-    if pool.engine == OPENVINO:
-        tensors = int(OPENVINO_SHARE * (tensors + FLOAT32_BYTES * values))
-    return sum(map(lanes, devices)) * pixels + devices.count("cpu") * tensors
+    pixels = UINT16 * pool.batch * side * side * network.in_channels  # the stacked batch
+    return sum(map(lanes, devices)) * pixels + devices.count("cpu") * pool.tensor_bytes(network, side, pool.batch)
 
 
 def tissue_need(level: Level, setup: Setup) -> int:
@@ -122,8 +114,8 @@ def tissue_need(level: Level, setup: Setup) -> int:
 
 def block_need(level: Level, grid: Grid, setup: Setup) -> int:
     """The most bytes that one block of ``level`` holds, or joining the objects of all blocks, or filling in ids."""
-    classes, probabilities = setup.model.architecture["classes"], setup.probabilities
-    need = block_bytes(level, grid, classes=classes, probabilities=probabilities)
+    classes, probabilities = setup.model.network.classes, setup.probabilities
+    need = block_bytes(level, grid, shares=classes * probabilities + setup.uncertainty)
     if setup.objects is not None:
         side = block_side(grid.block, RUN_BLOCK_PX)
         need += measuring_bytes(level, side, classes=classes, probabilities=probabilities)
@@ -134,4 +126,4 @@ def block_need(level: Level, grid: Grid, setup: Setup) -> int:
 def network_need(grid: Grid, setup: Setup) -> int:
     """The most bytes of this machine's memory that the replicas hold."""
     side = min(grid.core, max(*grid.computed_sides(0), *grid.computed_sides(1))) + grid.receptive.margin
-    return network_bytes(setup.model.architecture, side, setup.pool, setup.devices)
+    return network_bytes(setup.model.network, side, setup.pool, setup.devices)

@@ -26,7 +26,7 @@ from wsipipe.pipeline.dispatcher import NO_LIMITS, Dispatcher, Limits
 from wsipipe.pipeline.machine import peak_bytes
 from wsipipe.pipeline.measured_sizes import ask_here, tune
 from wsipipe.pipeline.run_plan import Refused, RunPlan, plan_run
-from wsipipe.pipeline.setup import Setup, resolve
+from wsipipe.pipeline.setup import Setup, compute_request, resolve
 from wsipipe.pipeline.slide_plan import SKIP
 from wsipipe.pipeline.summary import Outcomes, RunSummary
 from wsipipe.store.lifecycle import discard_replaced
@@ -71,10 +71,12 @@ def run(
     if config.cluster is None:
         with own_zarr_settings():
             return _run(slides, resolve(config), outcomes, None, limits, started)
-    with own_zarr_settings(), connect_cluster(config.cluster, config.compute, config.threads) as (client, request):
+    model = read_model_info(config.model or DEFAULT_MODEL)
+    asked = compute_request(config, model)
+    with own_zarr_settings(), connect_cluster(config.cluster, asked, config.threads) as (client, request):
         started = time.perf_counter()  # without the time that a queue takes
         patience = QUEUE_SECONDS if config.cluster.kind in (SLURM, KUBERNETES) else None
-        workers = Workers(client, request, read_model_info(config.model or DEFAULT_MODEL), patience)
+        workers = Workers(client, request, model, patience)
         site = workers.site()
         outcomes(ClusterReady(workers.address, workers.dashboard, site.processes, workers.count_threads()))
         setup = resolve(config, site)

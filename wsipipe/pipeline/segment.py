@@ -6,6 +6,7 @@ import os
 
 import dask.array as da
 
+from wsipipe.geometry.symmetry import TTA_OFF
 from wsipipe.inference.block import BlockWork
 from wsipipe.model.model_file import Model
 from wsipipe.pipeline.config import RunConfig
@@ -25,6 +26,7 @@ def segment(
     batch: int | None = None,
     device: str = "auto",
     engine: str = "auto",
+    tta: str = TTA_OFF,
     mpp: float | None = None,
     max_upsample: float = MAX_UPSAMPLE,
 ) -> da.Array:
@@ -43,6 +45,9 @@ def segment(
         Tiles that go through the network at once; None: one.
     device, engine
         As ``wsipipe run --device`` and ``--engine``.
+    tta
+        Test-time averaging: labels are those of the mean probabilities over mirrored tiles (``"flips"``, 4 times the
+        network's time), or over transposed ones as well (``"all"``, 8 times); the whole slide is mirrored likewise.
     mpp
         Micrometres per pixel of the slide's level 0, instead of those in the file.
     max_upsample
@@ -62,6 +67,7 @@ def segment(
             batch=batch,
             device=device,
             engine=engine,
+            tta=tta,
             mpp=mpp,
             max_upsample=max_upsample,
         )
@@ -71,4 +77,4 @@ def segment(
         opened = with_mpp(opened, mpp)
     level = level_of(opened, setup)
     check_channels(opened, level, setup.model)
-    return lazy_labels(BlockWork(level, grid_of(level, setup), setup.pool))
+    return lazy_labels(BlockWork(level, grid_of(level, setup), setup.pool, compare=setup.compare))

@@ -7,9 +7,14 @@ from pathlib import Path
 
 from wsipipe.errors import UsageError
 from wsipipe.files import locate
+from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
+from wsipipe.inference.comparison import Compare
 from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine
 from wsipipe.inference.pool import PoolSpec
+from wsipipe.model.file_kind import FileKind
 from wsipipe.model.model_file import ModelInfo, read_model_info
+from wsipipe.model.network import LABELS, SIGMOID, SOFTMAX
 from wsipipe.pipeline.config import DEFAULT_MODEL, FAIL, FILL, ComputeRequest, RunConfig, check_cluster
 from wsipipe.pipeline.machine import default_limit_bytes
 from wsipipe.pipeline.objects_plan import ObjectsRequest
@@ -79,6 +84,8 @@ class Setup:
     out: str
     """Folder of the stores, as it was given."""
     model: ModelInfo
+    receptive: Receptive
+    """The sizes of its tiles."""
     slides: SlideOptions
     max_upsample: float
     """Largest factor by which a slide coarser than the model may be enlarged."""
@@ -88,6 +95,8 @@ class Setup:
     """Inference engine, one that the site has."""
     precision: str
     """Precision of convolutions."""
+    tta: str
+    """The symmetries over which probabilities are averaged: ``off``, ``flips`` or ``all``."""
     preferred_sizes: tuple[int, int]
     """(core, block) in pixels where the user fixed none."""
     batch: int
@@ -101,6 +110,7 @@ class Setup:
     any_stain: bool
     """Whether to segment slides of another stain than the model's."""
     probabilities: bool
+    uncertainty: bool
     objects: ObjectsRequest | None
     """What is asked for of objects; None: nothing."""
     overwrite: bool
@@ -110,6 +120,18 @@ class Setup:
     def devices(self) -> tuple[str, ...]:
         """The devices of one process."""
         return self.site.devices
+
+    @property
+    def approximate(self) -> bool:
+        """Whether labels depend on the tiles, because these are smaller than the network looks."""
+        return not self.model.network.exact or self.receptive != self.model.receptive
+
+    @property
+    def compare(self) -> Compare:
+        """Which blocks are computed again from other tiles, and compared."""
+        if self.approximate:
+            return Compare.SAMPLE
+        return Compare.NEVER if self.model.network.kind == FileKind.SAFETENSORS else Compare.ONCE
 
     @property
     def limit_bytes(self) -> int:
@@ -132,7 +154,10 @@ class Setup:
             precision=self.precision,
             batch=self.batch,
             probabilities=self.probabilities,
+            receptive=self.receptive,
             processes=self.site.per_machine,
+            tta=self.tta,
+            uncertainty=self.uncertainty,
         )
 
 
@@ -149,8 +174,8 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
     Raises
     ------
     UsageError
-        If a number is out of range, there is no such cluster, reader, engine or precision, or a file that it names
-        cannot be read.
+        If a number is out of range, there is no such cluster, reader, engine or precision, a file that it names
+        cannot be read, or the model has no probabilities and they are asked for.
     ModelError
         If the model cannot be used.
     MachineError
@@ -163,10 +188,12 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
         check_cluster(config.cluster)
     named(config.reader)
     model = read_model_info(config.model or DEFAULT_MODEL)
-    site = site or site_of_this_process(config.compute)
+    _check_probabilities(config, model)
+    site = site or site_of_this_process(compute_request(config, model))
     return Setup(
         out=config.out,
         model=model,
+        receptive=model.receptive if config.margin is None else model.receptive.narrowed(config.margin),
         slides=SlideOptions(
             config.mpp,
             config.reader,
@@ -185,6 +212,7 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
         ),
         engine=site.engine,
         precision=config.precision,
+        tta=config.tta,
         preferred_sizes=(CORE_PX, CPU_BLOCK_PX if is_cpu(site.devices) else GPU_BLOCK_PX),
         batch=config.batch or 1,
         tissue=config.tissue,
@@ -192,10 +220,27 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
         on_bad_tile=config.on_bad_tile,
         any_stain=config.any_stain,
         probabilities=config.probabilities,
+        uncertainty=config.uncertainty,
         objects=_objects(config),
         overwrite=config.overwrite,
         renew=config.renew,
     )
+
+
+def _check_probabilities(config: RunConfig, model: ModelInfo) -> None:
+    """Raise a UsageError if an option is unknown that needs probabilities, or the model has none."""
+    if config.tta not in SYMMETRIES:
+        raise UsageError(f"--tta {config.tta!r} is unknown; choose {', '.join(SYMMETRIES)}")
+    asked = {
+        "--probabilities": config.probabilities,
+        "--uncertainty": config.uncertainty,
+        f"--tta {config.tta}": config.tta != TTA_OFF,
+    }
+    if model.network.head.kind == LABELS and (options := [option for option, wanted in asked.items() if wanted]):
+        raise UsageError(
+            f"{' and '.join(options)}: model {model.spec.name!r} gives the number of a class, not probabilities; "
+            f"remove the option, or import the network without its argmax, with the head {SOFTMAX} or {SIGMOID}"
+        )
 
 
 def _check_numbers(config: RunConfig) -> None:
@@ -222,6 +267,13 @@ def _objects(config: RunConfig) -> ObjectsRequest | None:
     return ObjectsRequest(config.min_area_um2, split=config.split, instances=config.instances)
 
 
+def compute_request(config: RunConfig, model: ModelInfo) -> ComputeRequest:
+    """What ``config`` asks of each process that computes with ``model``."""
+    return ComputeRequest(
+        config.device, config.engine, config.precision, config.max_memory_bytes, kind=model.network.kind
+    )
+
+
 def site_of_this_process(request: ComputeRequest) -> Site:
     """The `Site` that is this process, for ``request``.
 
@@ -232,4 +284,5 @@ def site_of_this_process(request: ComputeRequest) -> Site:
     """
     devices = resolve_devices(request.device)
     limit = default_limit_bytes() if request.max_memory_bytes is None else request.max_memory_bytes
-    return Site(request.device, devices, resolve_engine(request.engine, devices, request.precision), limit)
+    engine = resolve_engine(request.engine, devices, request.precision, request.kind)
+    return Site(request.device, devices, engine, limit)

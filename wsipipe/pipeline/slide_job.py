@@ -91,7 +91,8 @@ class SlideJob:
             lifecycle.discard_partial(plan.store)
         lifecycle.begin_store(plan.store, plan.damaged)
         grid = plan.grid
-        block = BlockWork(plan.level, grid, run.setup.pool, plan.keep(run.threads), run.setup.fills)
+        setup = run.setup
+        block = BlockWork(plan.level, grid, setup.pool, plan.keep(run.threads), setup.compare, setup.fills)
         self._objects = self._begin_objects()
         unmeasured = None if self._objects is None or self._objects.existing() else self._objects
         self._work = StoreWork(block, plan.store, unmeasured)
@@ -324,6 +325,10 @@ class SlideJob:
             tiles = listed(list(map(str, unread)))
             message = f"could not decode tiles {tiles}; the {dependent:,} px that depend on them are set to label 0"
             self._outcome(Warned(plan.slide.path, message))
+        if self._run.setup.approximate:
+            self._outcome(
+                Warned(plan.slide.path, approximate_text(plan.store.fingerprint.approximate, outcome.compared))
+            )
         share = None if self._tissue is None else self._tissue.share
         self._warn(little_found(plan, self._run.setup.model.sha256, self._labels, share))
         record = {"pixels": dependent, "tiles": [*map(astuple, unread)]}
@@ -394,4 +399,14 @@ def _history(slide: SlideOutcome, run: RunPlan, labels: Counter[int]) -> dict[st
         "spent": asdict(slide.spent),
         "account": None if spent is None else asdict(spent),
         "labels": {str(label): labels[label] for label in sorted(labels)},
+        "compared": {"labels": slide.compared[0], "differing": slide.compared[1]},
     }
+
+
+def approximate_text(tiles: str, compared: tuple[int, int]) -> str:
+    """What a user should know of labels that depend on the ``tiles``, some of which were ``compared``."""
+    labels, differing = compared
+    share = (
+        f"of {labels:,} labels, {differing / labels:.2%} differ in other tiles" if labels else "no tiles were compared"
+    )
+    return f"labels are approximate, by {tiles}: {share}"

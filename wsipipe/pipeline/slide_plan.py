@@ -121,7 +121,7 @@ def level_of(slide: Slide, setup: Setup) -> Level:
 
 def check_channels(slide: Slide, level: Level, model: ModelInfo) -> None:
     """Raise a ChannelError unless the slide has as many channels as the network takes."""
-    wanted = model.architecture["in_channels"]
+    wanted = model.network.in_channels
     if level.channels != wanted:
         count = len(slide.channel_names) or level.channels
         named = f": {listed_channels(slide.channel_names, count)}" if slide.channel_names else ""
@@ -139,7 +139,7 @@ def grid_of(level: Level, setup: Setup, *, block: int | None = None) -> Grid:
 
     The tile of that store may differ from the one asked for now, which only changes the speed.
     """
-    receptive, core = setup.model.receptive, setup.asked.tile
+    receptive, core = setup.receptive, setup.asked.tile
     if core is not None and block is not None and block % core:
         core = None
     core, block = fit_sizes(receptive, core, block or setup.asked.block, preferred=setup.preferred_sizes)
@@ -195,6 +195,7 @@ def _store_spec(
 
     ``seen`` is what an earlier run saw of the same slide.
     """
+    grid = grid_of(level, setup, block=block)
     return StoreSpec(
         path=path,
         slide=slide.path,
@@ -205,13 +206,16 @@ def _store_spec(
             mpp=level.mpp,
             probabilities=setup.probabilities,
             precision=setup.precision,
+            tta=setup.tta,
+            uncertainty=setup.uncertainty,
             on_bad_tile=setup.on_bad_tile,
             shrink=level.shrink,
             tissue=setup.tissue_identity,
             reading=level.reading,
+            approximate=_approximate(grid) if setup.approximate else "",
         ),
         downsample=level.downsample,
-        grid=grid_of(level, setup, block=block),
+        grid=grid,
         classes=tuple((c.name, c.label, c.color) for c in setup.model.spec.classes),
         model=setup.model.spec.name,
         version=VERSION,
@@ -300,14 +304,22 @@ def _usable(slide: Slide, path: str, *, fingerprint: Fingerprint, overwrite: boo
         "probabilities": f"{'' if old.probabilities else 'no '}probabilities",
         "on_bad_tile": f"--on-bad-tile {old.on_bad_tile} (now {new.on_bad_tile})",
         "precision": f"precision {old.precision} (now {new.precision})",
+        "uncertainty": f"{'' if old.uncertainty else 'no '}uncertainty",
+        "tta": f"--tta {old.tta} (now {new.tta})",
         "shrink": f"the level shrunk by {old.shrink:.5g} (now {new.shrink:.5g})",
         "tissue": f"tissue {old.tissue} (now {new.tissue})",
         "reading": f"{old.reading or 'all planes'} (now {new.reading or 'all planes'})",
+        "approximate": f"{old.approximate or 'exact tiles'} (now {new.approximate or 'exact tiles'})",
     }
     raise FingerprintError(
         f"{path} was made with {', '.join(words[name] for name in old.differences(new))}; "
         "--overwrite replaces it once the new one is complete, or use another -o"
     )
+
+
+def _approximate(grid: Grid) -> str:
+    """The tiles of ``grid``, which labels depend on."""
+    return f"a margin of {grid.receptive.margin // 2} px around cores of {grid.core} px"
 
 
 def _are_channels(level: Level) -> bool:

@@ -50,7 +50,7 @@ class SlideOutcome:
     pixels: int = 0
     """Pixels of the blocks computed in this run."""
     computed: int = 0
-    """Pixels that went through the network, margins included."""
+    """Pixels that went through the network, margins included; once for each pass over a tile."""
     skipped: int = 0
     """The `pixels` in tiles that did not go through the network, because they have no tissue."""
     tissue_share: float | None = None
@@ -62,6 +62,8 @@ class SlideOutcome:
     """Sum over all blocks, several of which are in flight at a time, and over all devices."""
     labels: dict[int, int] = field(default_factory=dict)
     """Pixels per label in the blocks computed in this run."""
+    compared: tuple[int, int] = (0, 0)
+    """Labels that were computed twice in this run, from different tiles, and those of them that differ."""
     objects: tuple[ClassCount, ...] = ()
     """Counts of its objects, class by class; empty if they were not asked for, or found in this run."""
     warnings: list[str] = field(default_factory=list)
@@ -172,6 +174,7 @@ class Outcomes:
                 slide.skipped += event.skipped
                 slide.computed += event.computed
                 slide.spent += event.spent
+                slide.compared = slide.compared[0] + event.compared[0], slide.compared[1] + event.compared[1]
                 for label, count in event.labels.items():
                     slide.labels[label] = slide.labels.get(label, 0) + count
             case ObjectsFound():

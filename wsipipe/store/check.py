@@ -23,7 +23,7 @@ from wsipipe.store.image_label import parse_image_label, read_attributes
 from wsipipe.store.instances import RULES, rules_of_instances
 from wsipipe.store.record import parse_record
 from wsipipe.store.shards import damage_of_shard
-from wsipipe.store.spec import INSTANCES, PROBABILITIES, ROOT, STORE, TISSUE, shard_name
+from wsipipe.store.spec import INSTANCES, PROBABILITIES, ROOT, STORE, TISSUE, UNCERTAINTY, shard_name
 
 Shard = tuple[str, zarr.Array[Any], tuple[int, ...]]
 """Name of an array, the array, and (row, column) of one of its shards, after the class where it has classes."""
@@ -152,6 +152,8 @@ def _arrays(store: Location) -> dict[str, zarr.Array[Any]]:
     names = [str(level) for level in range(levels)]
     if record.fingerprint.probabilities:
         names.append(PROBABILITIES)
+    if record.fingerprint.uncertainty:
+        names.append(UNCERTAINTY)
     if record.fingerprint.tissue != "off":
         tissue = parse_image_label(read_attributes(store / TISSUE)).levels
         names += [f"{TISSUE}/{level}" for level in range(max(tissue, 1))]

@@ -24,6 +24,7 @@ from wsipipe.store.shards import damage_of_shard, write_shard
 from wsipipe.store.spec import (
     PROBABILITIES,
     TISSUE,
+    UNCERTAINTY,
     UNREAD,
     StoreSpec,
     arrays,
@@ -35,9 +36,13 @@ from wsipipe.urls import Url
 
 
 def write_block(
-    spec: StoreSpec, index: tuple[int, int], labels: Labels, probabilities: npt.NDArray[np.uint8] | None
+    spec: StoreSpec,
+    index: tuple[int, int],
+    labels: Labels,
+    probabilities: npt.NDArray[np.uint8] | None,
+    uncertainty: npt.NDArray[np.uint8] | None = None,
 ) -> None:
-    """Write the shards of block ``index``: coarser levels and probabilities first, level 0 last.
+    """Write the shards of block ``index``: coarser levels, probabilities and uncertainty first, level 0 last.
 
     Parameters
     ----------
@@ -49,6 +54,8 @@ def write_block(
         The labels of the block, (y, x), uint8.
     probabilities
         The probabilities of the block, (class, y, x), uint8; None if the store has none.
+    uncertainty
+        The uncertainty of the block, (y, x), uint8; None if the store has none.
 
     Raises
     ------
@@ -66,6 +73,8 @@ def write_block(
         _write_shard(spec, str(level), index, levels[level])
     if probabilities is not None:
         _write_shard(spec, PROBABILITIES, (0, *index), probabilities)
+    if uncertainty is not None:
+        _write_shard(spec, UNCERTAINTY, index, uncertainty)
     _write_shard(spec, "0", index, labels)
 
 

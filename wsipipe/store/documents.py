@@ -32,6 +32,8 @@ def documents(spec: StoreSpec, run: dict[str, Any] | None, objects: dict[str, An
     zarr.create_group(memory, attributes=_attributes(spec, run, objects), zarr_format=3)
     if spec.fingerprint.probabilities:
         zarr.create_group(memory, path="probabilities", attributes=_probability_attributes(spec), zarr_format=3)
+    if spec.fingerprint.uncertainty:
+        zarr.create_group(memory, path="uncertainty", attributes=_uncertainty_attributes(spec), zarr_format=3)
     if spec.tissue is not None:
         zarr.create_group(memory, path=TISSUE, attributes={"ome": _tissue_attributes(spec)}, zarr_format=3)
     for name, shape, chunks, shards in arrays(spec):
@@ -91,7 +93,7 @@ def _attributes(spec: StoreSpec, run: dict[str, Any] | None, objects: dict[str, 
             "complete": run is not None,
             "slide": spec.slide,
             "model": spec.model,
-            "fingerprint": asdict(spec.fingerprint),
+            "fingerprint": spec.fingerprint.described(),
             **({} if spec.seen is None else {"slide_seen": asdict(spec.seen)}),
             "mpp_source": spec.mpp_source,
             "block": spec.grid.block,
@@ -126,6 +128,11 @@ def _probability_attributes(spec: StoreSpec) -> dict[str, Any]:
         "ome": {"version": "0.5", "multiscales": [multiscale], "omero": _channels(multiscale["name"], spec.classes)},
         "wsipipe": {"classes": names, "value": "round(255 p)"},
     }
+
+
+def _uncertainty_attributes(spec: StoreSpec) -> dict[str, Any]:
+    multiscale = _multiscale(spec, "uncertainty", levels=1, axes="yx")
+    return {"ome": {"version": "0.5", "multiscales": [multiscale]}, "wsipipe": {"value": "round(255 u)"}}
 
 
 def _channels(name: str, classes: Iterable[tuple[str, int, str]]) -> dict[str, Any]:

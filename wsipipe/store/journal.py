@@ -21,11 +21,19 @@ from wsipipe.files import Location
 from wsipipe.geometry.grid import BlocksLeft
 from wsipipe.store.lifecycle import arrays_fit
 from wsipipe.store.shards import read_index
-from wsipipe.store.spec import PROBABILITIES, StoreSpec, block_shards, chunks_along, shard_name, tissue_shards
+from wsipipe.store.spec import (
+    PROBABILITIES,
+    UNCERTAINTY,
+    StoreSpec,
+    block_shards,
+    chunks_along,
+    shard_name,
+    tissue_shards,
+)
 from wsipipe.urls import Url
 
 MISSING, WHOLE, DAMAGED = "missing", "whole", "damaged"
-SHARD = re.compile(rf"(\d+|{PROBABILITIES})/c/(?:0/)?(\d+)/(\d+)")
+SHARD = re.compile(rf"(\d+|{PROBABILITIES}|{UNCERTAINTY})/c/(?:0/)?(\d+)/(\d+)")
 """Path of a shard within a store: its array, row and column; of probabilities after the first class."""
 
 
@@ -74,7 +82,7 @@ def read_journal(spec: StoreSpec, root: Location) -> Journal:
 
     done, damaged = set(), []
     shards_of, grid = _by_array(there), spec.grid
-    every, by_blocks = grid.every_block, (PROBABILITIES, *map(str, range(grid.block_levels)))
+    every, by_blocks = grid.every_block, (PROBABILITIES, UNCERTAINTY, *map(str, range(grid.block_levels)))
     for index in sorted(index for index in set().union(*map(shards_of.__getitem__, by_blocks)) if index in every):
         states = {name: state_of(name, chunks) for name, chunks in block_shards(spec, index).items()}
         damaged += [name for name, state in states.items() if state == DAMAGED]

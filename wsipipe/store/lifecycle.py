@@ -125,10 +125,14 @@ def arrays_fit(spec: StoreSpec, root: Location) -> bool:
             array = zarr.open_array(zarr_store(root / name), mode="r")
             if (array.shape, array.chunks, array.shards) != (shape, chunks, shards):
                 return False
-        if spec.fingerprint.probabilities:
-            zarr.open_group(zarr_store(root / "probabilities"), mode="r")
-        if spec.tissue is not None:
-            zarr.open_group(zarr_store(root / TISSUE), mode="r")
+        asked = spec.fingerprint
+        groups = {
+            "probabilities": asked.probabilities,
+            "uncertainty": asked.uncertainty,
+            TISSUE: spec.tissue is not None,
+        }
+        for group in filter(groups.get, groups):
+            zarr.open_group(zarr_store(root / group), mode="r")
     except Exception:  # zarr may raise anything on damaged metadata
         return False
     return True

@@ -6,6 +6,7 @@
         zarr.json               multiscales, colours, class names; attributes.wsipipe: fingerprint, complete, run
         0/ 1/ 2/ ...            uint8 (y, x); one shard a block, chunks of at most 512 px
         probabilities/0/        uint8 (class, y, x) = round(255 p), if asked for
+        uncertainty/0/          uint8 (y, x) = round(255 u), 0 certain, 255 undecided, if asked for
         0/unread/3.7.json       of block (3, 7): boxes of tiles that could not be decoded, and have label 0
         tissue/0/ 1/ ...        uint8 (y, x): the tissue mask, if there is one; an image-label, too
         objects/objects.parquet the table of objects, if asked for; beside it what blocks gave, while it is made
@@ -17,16 +18,19 @@ Source: https://ngff.openmicroscopy.org/0.5/
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from math import prod
+from typing import Any
 
 from wsipipe.files import Location, locate
 from wsipipe.geometry.grid import CHUNK_PX, Grid
 from wsipipe.geometry.network import round_up
+from wsipipe.geometry.symmetry import TTA_OFF
 
 STORE, PARTIAL, REPLACED = ".zarr", ".partial", ".replaced"
 ROOT = "zarr.json"
 PROBABILITIES = "probabilities/0"
+UNCERTAINTY = "uncertainty/0"
 TISSUE = "tissue"
 OBJECTS = "objects"
 OBJECTS_TABLE = "objects/objects.parquet"
@@ -62,6 +66,17 @@ class Fingerprint:
     """Whether tiles that cannot be decoded fail the slide, or are filled with label 0."""
     reading: str = ""
     """Reader and planes of the slide; empty for all planes, by the reader of its format."""
+    approximate: str = ""
+    """The tiles, in words, where labels depend on them; empty where tiles give what the whole image would."""
+    tta: str = TTA_OFF
+    """The symmetries over which probabilities were averaged."""
+    uncertainty: bool = False
+    """Whether the uncertainty is written too."""
+
+    def described(self) -> dict[str, Any]:
+        """The fields as the metadata of a store have them: the newest only where they say something."""
+        silent = {("approximate", ""), ("tta", TTA_OFF), ("uncertainty", False)}
+        return {name: value for name, value in asdict(self).items() if (name, value) not in silent}
 
     def differences(self, other: Fingerprint) -> list[str]:
         """Names of the fields in which the two differ."""
@@ -137,6 +152,8 @@ def arrays(spec: StoreSpec) -> Iterator[tuple[str, tuple[int, ...], tuple[int, .
     if spec.fingerprint.probabilities:
         classes = len(spec.classes)
         yield PROBABILITIES, (classes, *grid.shape), (1, chunk, chunk), (classes, grid.block, grid.block)
+    if spec.fingerprint.uncertainty:
+        yield UNCERTAINTY, grid.shape, (chunk, chunk), (grid.block, grid.block)
     for level, shape in enumerate(tissue_shapes(spec)):
         yield f"{TISSUE}/{level}", shape, (CHUNK_PX, CHUNK_PX), (_tissue_side(shape),) * 2
 
@@ -152,9 +169,11 @@ def block_shards(spec: StoreSpec, index: tuple[int, int]) -> dict[str, int]:
         shard_name(str(level), index): (spec.grid.shard(level) // spec.grid.chunk) ** 2
         for level in range(spec.grid.block_levels)
     }
+    per_plane = (spec.grid.block // spec.grid.chunk) ** 2
     if spec.fingerprint.probabilities:
-        per_class = (spec.grid.block // spec.grid.chunk) ** 2
-        shards[shard_name(PROBABILITIES, (0, *index))] = len(spec.classes) * per_class
+        shards[shard_name(PROBABILITIES, (0, *index))] = len(spec.classes) * per_plane
+    if spec.fingerprint.uncertainty:
+        shards[shard_name(UNCERTAINTY, index)] = per_plane
     return shards
 
 

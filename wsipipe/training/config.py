@@ -15,19 +15,20 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from wsipipe.errors import UsageError
-from wsipipe.geometry.network import Receptive
-from wsipipe.model.model_file import SIZES
+from wsipipe.geometry.network import Receptive, UNetSizes
+from wsipipe.model.unet_file import SIZES
 from wsipipe.palette import class_color
 from wsipipe.rasters.label_raster import MAX_LABEL
 from wsipipe.tables import bound_problems, bounded, parse_table, parse_value, read_toml
 from wsipipe.training.augment import Augmentation
 from wsipipe.training.pixel_weights import TOUCHING, reach_of
+from wsipipe.training.pretrained import with_pretrained
 
 LabelsAre = Literal["instances", "components", "classes"]
 Split = float | tuple[str, ...]
@@ -105,7 +106,7 @@ class ClassConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The arguments of `UNet`."""
+    """The arguments of `UNet`, and the weights that it starts from."""
 
     base_channels: int = bounded(32, least=SIZES["base_channels"][0], most=SIZES["base_channels"][1])
     """Channels of the first level (the paper: 64)."""
@@ -118,6 +119,9 @@ class NetworkConfig:
     without its deepest level."""
     sigmoid: bool = False
     """One sigmoid channel and binary cross entropy in place of a softmax; for one class."""
+    pretrained: str | None = None
+    """A model of wsipipe's own U-Net whose weights, mean and standard deviation the training starts from; by default
+    the weights are random. In a file, what is not stated of `mpp`, the classes and the sizes above is the model's."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +240,7 @@ class TrainConfig:
     @property
     def receptive(self) -> Receptive:
         """The sizes of the network."""
-        return Receptive(self.network.depth, self.network.convs_per_level)
+        return UNetSizes(self.network.depth, self.network.convs_per_level).receptive
 
     @property
     def colors(self) -> tuple[str, ...]:
@@ -344,17 +348,28 @@ def _weight_problems(config: TrainConfig) -> Iterator[str]:
         )
 
 
-def load_config(path: Path) -> TrainConfig:
+def load_config(path: Path, roots: Sequence[Path] = (), *, pretrained: str | None = None) -> TrainConfig:
     """The configuration in the TOML file at ``path``.
+
+    Parameters
+    ----------
+    path
+        The file.
+    roots
+        Folders in which the model to start from is looked for; by default that of the file.
+    pretrained
+        That model, in place of the one that the file names.
 
     Raises
     ------
     UsageError
         If it cannot be read, has a key that is not known, or a value that is not allowed.
+    ModelError
+        If the model cannot be read.
     """
     document, _ = read_toml(path)
     try:
-        return config_of(document)
+        return config_of(with_pretrained(document, roots or [path.parent], pretrained))
     except UsageError as err:
         raise UsageError(f"{path}: {err}") from err
 

@@ -7,7 +7,6 @@ A field goes to the processes that make patches by pickling.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from wsipipe.rasters.labels import open_label_raster
 from wsipipe.rasters.pairs import pairs_in
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.slide import choose_level
-from wsipipe.tables import positive, read_csv
+from wsipipe.tables import at, positive, read_csv
 from wsipipe.training.config import SPLITS, TEST, TRAIN, VALIDATION, AnnotatedSlide, Split, TrainConfig
 from wsipipe.training.resize import nearest, resized, scaled_shape
 from wsipipe.training.truth import HeldTruth, RasterTruth, Truth, as_truth, bounding, check_objects
@@ -110,12 +109,6 @@ def read_fields(config: TrainConfig, roots: Sequence[Path]) -> list[Field]:
     _check_alike(fields)
     _check_sizes(fields, config)
     return _split(fields, given, data.validation, data.test)
-
-
-def at(path: str, roots: Sequence[Path]) -> Path:
-    """``path`` in the first of ``roots`` that has it; in the first of all if none has."""
-    places = [root / path for root in roots]
-    return next((place for place in places if os.path.lexists(place)), places[0])
 
 
 @dataclass(frozen=True)

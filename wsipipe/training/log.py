@@ -10,11 +10,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from wsipipe.errors import OutputError
-from wsipipe.events import StepDone, TrainingDone, TrainingEvent, TrainingStarted, Validated
+from wsipipe.events import StepDone, TrainingDone, TrainingEvent, TrainingStarted, TrainingWarned, Validated
 from wsipipe.files import write_whole
 from wsipipe.training.pictures import write_curves
 
-EVENT_KINDS = {TrainingStarted: "start", StepDone: "step", Validated: "validation", TrainingDone: "done"}
+EVENT_KINDS = {
+    TrainingStarted: "start",
+    TrainingWarned: "warning",
+    StepDone: "step",
+    Validated: "validation",
+    TrainingDone: "done",
+}
 
 
 class Log:

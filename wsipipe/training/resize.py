@@ -28,8 +28,8 @@ def scaled_shape(image: Raster, mpp: float | None, wanted: float | None) -> tupl
         return image.shape
     if mpp is None:
         raise ResolutionError(
-            f"{image.path} has no micrometres per pixel; give them in the table's column mpp, or object_um, "
-            "or remove mpp from the configuration to train at the resolution of the images"
+            f"{image.path} has no micrometres per pixel; give them in the table's column mpp, [data] mpp or object_um, "
+            "or leave out mpp (and --from) to train at the resolution of the images"
         )
     if abs(mpp - wanted) <= MPP_TOLERANCE * wanted:
         return image.shape

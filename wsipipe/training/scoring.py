@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from wsipipe.evaluation.metrics import Scores
 from wsipipe.evaluation.tally import Tally
 from wsipipe.model.forward import predict_box
-from wsipipe.model.model_file import ModelSpec
+from wsipipe.model.spec import ModelSpec
 from wsipipe.model.unet import UNet
 from wsipipe.training.pictures import Shown
 from wsipipe.training.setup import View

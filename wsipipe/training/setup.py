@@ -7,16 +7,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from wsipipe.errors import LabelError, OutputError, UsageError
 from wsipipe.geometry.grid import Box
-from wsipipe.model.model_file import BACKGROUND, LabelClass, ModelSpec
+from wsipipe.model.spec import BACKGROUND, LabelClass, ModelSpec
+from wsipipe.tables import at
 from wsipipe.training.config import TEST, TRAIN, VALIDATION, TrainConfig
 from wsipipe.training.fields import HELD_PX, Field, read_fields
 from wsipipe.training.patches import PatchMaker
 from wsipipe.training.pixel_weights import class_weights
+from wsipipe.training.pretrained import SIZES_OF_NETWORK, Pretrained, read_pretrained
 from wsipipe.training.sampling import Places, check_learnable, survey
 
 STATISTICS_PATCHES = 16
@@ -40,6 +43,8 @@ class TrainingSetup:
     """The model to write."""
     architecture: dict[str, int]
     """Arguments of `UNet`."""
+    pretrained: Pretrained | None
+    """The model whose weights it starts from; None if they are random."""
     spec: ModelSpec
     """Header of the model, still without scores."""
     maker: PatchMaker
@@ -78,42 +83,48 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
 
     Raises
     ------
-    UsageError, SlideError
-        If ``out`` exists, or data and settings do not fit each other; the message names the file.
+    UsageError, ModelError, SlideError
+        If ``out`` exists, or data, settings and the model to start from do not fit; the message names the file.
     """
     if out.exists():
         raise UsageError(f"{out} already exists; give another -o, or remove it")
+    given = config.network.pretrained
+    pretrained = read_pretrained(at(given, roots)) if given is not None else None
     fields = read_fields(config, roots)
     _check_colors(fields[0], config)
+    classes = _label_classes(config, pretrained)
+    architecture = {
+        "in_channels": fields[0].channels,
+        "classes": len(classes),
+        **{size: getattr(config.network, size) for size in SIZES_OF_NETWORK},
+    }
+    if pretrained:
+        pretrained.check_sizes(architecture)
     maker = _patch_maker(config, tuple(f for f in fields if f.split == TRAIN))
-    mean, std = channel_statistics(maker)
+    mean, std = (pretrained.spec.mean, pretrained.spec.std) if pretrained else channel_statistics(maker)
     settings = config.as_json()
     for unimportant in ("workers", "checkpoint_every"):
         del settings["loop"][unimportant]
+    del settings["network"]["pretrained"]  # its content counts, not its place
     files = {f.name: {"split": f.split, "sha256": f.sha256} for f in fields}
-    pixels = maker.places.survey.totals.tolist()
+    record: dict[str, Any] = {"settings": settings, "data": files, "pixels": maker.places.survey.totals.tolist()}
+    origin = {"from": pretrained.record} if pretrained else {}
     spec = ModelSpec(
-        classes=_label_classes(config),
+        classes=classes,
         mpp=config.mpp,
         mean=mean,
         std=std,
         name=config.name,
         licence=config.licence,
         min_area_um2=config.min_area_um2,
-        training={"settings": settings, "data": files, "pixels": pixels},
+        training=record | origin,
     )
-    architecture = {
-        "in_channels": fields[0].channels,
-        "classes": len(spec.classes),
-        "base_channels": config.network.base_channels,
-        "depth": config.network.depth,
-        "convs_per_level": config.network.convs_per_level,
-    }
-    fingerprint = hashlib.sha256(json.dumps([settings, files], sort_keys=True).encode()).hexdigest()
+    identity = [settings, files, *([pretrained.info.sha256] if pretrained else [])]
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     validation, test = (
         tuple(view for f in fields if f.split == split for view in views(f, config)) for split in (VALIDATION, TEST)
     )
-    return TrainingSetup(config, out, architecture, spec, maker, validation, test, fingerprint)
+    return TrainingSetup(config, out, architecture, pretrained, spec, maker, validation, test, fingerprint)
 
 
 def _check_colors(field: Field, config: TrainConfig) -> None:
@@ -142,10 +153,14 @@ def _patch_maker(config: TrainConfig, fields: tuple[Field, ...]) -> PatchMaker:
     )
 
 
-def _label_classes(config: TrainConfig) -> tuple[LabelClass, ...]:
-    """The classes of the model: background, unless there is one sigmoid channel, and label i for class i."""
+def _label_classes(config: TrainConfig, pretrained: Pretrained | None) -> tuple[LabelClass, ...]:
+    """The classes of the model: background, unless there is one sigmoid channel, and label i for class i.
+
+    A class without a colour has that of the ``pretrained`` model's class of its name, or else one of the palette.
+    """
+    known = {c.name: c.color for c in pretrained.spec.classes} if pretrained else {}
     pairs = zip(config.classes, config.colors, strict=True)
-    named = [LabelClass(c.name, i, color) for i, (c, color) in enumerate(pairs, 1)]
+    named = [LabelClass(c.name, i, c.color or known.get(c.name, color)) for i, (c, color) in enumerate(pairs, 1)]
     return tuple(named) if config.network.sigmoid else (LabelClass("background", BACKGROUND, "#000000"), *named)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wsipipe.errors import OutputError, UsageError
 from wsipipe.evaluation.metrics import check_metrics
-from wsipipe.events import TrainingEvent, TrainingListener, TrainingStarted, ignore
+from wsipipe.events import TrainingEvent, TrainingListener, TrainingStarted, TrainingWarned, ignore
 from wsipipe.inference.devices import resolve_devices
 from wsipipe.training.checkpoint import check_space
 from wsipipe.training.config import TrainConfig
@@ -54,8 +54,8 @@ def train(
 
     Raises
     ------
-    UsageError, SlideError
-        If settings or data cannot be used; before the first step, as far as can be known then.
+    UsageError, ModelError, SlideError
+        If settings, data or the model to start from cannot be used; before the first step, as far as can be known then.
     MachineError
         If there is no such device, or not enough space.
     TrainingError
@@ -76,7 +76,11 @@ def train(
         sizes = len(setup.maker.fields), len(setup.validation), len(setup.test)
         with Log(setup.log, trainer.progress.step, resume=begun) as log:
             tell = _both(log, listener)
-            tell(TrainingStarted(*sizes, trainer.progress.step, devices))
+            name = setup.pretrained.name if setup.pretrained else None
+            tell(TrainingStarted(*sizes, trainer.progress.step, devices, name))
+            if setup.pretrained and not begun:
+                for message in setup.pretrained.warnings(setup.spec):
+                    tell(TrainingWarned(message))
             trainer.run(tell)
             leave()
             trainer.finish(tell)

@@ -29,7 +29,7 @@ from wsipipe.events import StepDone, TrainingDone, TrainingListener, Validated, 
 from wsipipe.files import write_whole
 from wsipipe.inference.replica import is_out_of_memory
 from wsipipe.model.forward import Normalise, compute_float32, core_of
-from wsipipe.model.model_file import save_model
+from wsipipe.model.model_file import save_unet
 from wsipipe.model.unet import UNet
 from wsipipe.training.checkpoint import Progress, read_checkpoint, write_checkpoint
 from wsipipe.training.optimizer import learning_rate, make_optimizer, mixed_precision, weighted_loss
@@ -66,6 +66,8 @@ class Trainer:
         compute_float32(self.device)
         torch.manual_seed(self.config.loop.seed)
         network = UNet(**setup.architecture, dropout=self.config.network.dropout)
+        if setup.pretrained and not setup.checkpoint.exists():  # a checkpoint has later weights
+            network.load_state_dict({**network.state_dict(), **setup.pretrained.weights(setup.spec)})
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.train()
         self.parallel: nn.Module = self.network
@@ -262,7 +264,7 @@ class Trainer:
             "scores": {"on": split, **{k: round(v, 4) if math.isfinite(v) else None for k, v in scores.items()}},
             "versions": {"wsipipe": VERSION, "torch": torch.__version__},
         }
-        save_model(self.setup.out, self.network, replace(self.setup.spec, training=record))
+        save_unet(self.setup.out, self.network, replace(self.setup.spec, training=record))
         listener(TrainingDone(str(self.setup.out), self.progress.step, self.progress.best_step, split, scores))
 
 

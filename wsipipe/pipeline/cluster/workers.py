@@ -18,7 +18,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from wsipipe.errors import MachineError, ModelError, OutputError, WsipipeError
 from wsipipe.files import locate
-from wsipipe.inference.devices import is_cpu
+from wsipipe.inference.devices import ENGINES_OF, is_cpu
 from wsipipe.inference.pool import PoolSpec, load_pool, release_pool, sent_models
 from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.pipeline.cluster.patience import Patience
@@ -88,11 +88,11 @@ class Workers:
             raise MachineError(f"all workers of {self.address} left while being examined; check their logs")
         hosts = Counter(fact.host for fact in facts)
         first = next((fact for fact in facts if is_cpu(fact.site.devices)), facts[0]).site
-        engines = {fact.site.engine for fact in facts}
+        order = ENGINES_OF[self._request.kind]
         return Site(
             device=self._request.device,
             devices=first.devices,
-            engine=first.engine if len(engines) == 1 else "torch",
+            engine=max((fact.site.engine for fact in facts), key=order.index),  # what all of them have
             limit_bytes=min(f.site.limit_bytes // (1 if f.own_limit else hosts[f.host]) for f in facts),
             remote=True,
             processes=len(facts),
@@ -223,7 +223,7 @@ class SentModel(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         """Write it into the worker's own folder, which is removed with the worker."""
-        path = Path(worker.local_directory) / f"{self._sha256}.safetensors"
+        path = Path(worker.local_directory) / self._sha256
         path.write_bytes(self._blob)
         sent_models[self._sha256] = str(path)
 

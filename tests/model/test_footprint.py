@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from wsipipe.inference.footprint import activation_bytes
+from wsipipe.model.footprint import activation_bytes
 from wsipipe.model.unet import UNet
 
 

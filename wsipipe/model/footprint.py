@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wsipipe.geometry.network import Receptive
+from wsipipe.geometry.network import UNetSizes
 
 FLOAT32_BYTES = 4
 
@@ -10,44 +10,45 @@ FLOAT32_BYTES = 4
 def activation_bytes(architecture: dict[str, int], side: int, batch: int, *, probabilities: bool = False) -> int:
     """The most bytes that the tensors of one forward pass hold at once, for tiles of ``side`` px.
 
-    With ``probabilities``, these are made from the logits at the end, as float32 and as uint8.
+    With ``probabilities``, these are made from the logits at the end: on a CPU in float64, of which three copies are
+    alive (`wsipipe.model.forward.probabilities_of`), then as float32 and as uint8.
 
     Walks the network of `wsipipe.model.unet.UNet` step by step. A step's input and output are alive together,
     and so are the skips that later steps use; ReLUs work in place.
     """
-    receptive = Receptive(architecture["depth"], architecture["convs_per_level"])
-    base, convs = architecture["base_channels"], receptive.convs
+    sizes = UNetSizes(architecture["depth"], architecture["convs_per_level"])
+    base, convs = architecture["base_channels"], sizes.convs
 
     def tensor(channels: int, px: int) -> int:
         return FLOAT32_BYTES * batch * channels * px * px
 
     image = tensor(architecture["in_channels"], side)
-    peak, x, skips, sizes = 0, 0, image, []  # the image is held by the caller throughout
+    peak, x, skips, held = 0, 0, image, []  # the image is held by the caller throughout
 
     def step(out: int) -> int:
         nonlocal peak
         peak = max(peak, skips + x + out)
         return out
 
-    for level in range(receptive.depth + 1):
+    for level in range(sizes.depth + 1):
         for _ in range(convs):
             side -= 2
             x = step(tensor(base << level, side))
-        if level < receptive.depth:
-            sizes.append(x)
+        if level < sizes.depth:
+            held.append(x)
             skips, x = skips + x, 0
             side //= 2
             x = step(tensor(base << level, side))
-    for level in reversed(range(receptive.depth)):
+    for level in reversed(range(sizes.depth)):
         side *= 2
         x = step(tensor(base << level, side))
         x = step(tensor(base << (level + 1), side))
-        skips -= sizes.pop()
+        skips -= held.pop()
         for _ in range(convs):
             side -= 2
             x = step(tensor(base << level, side))
     logits = x = step(tensor(architecture["classes"], side))
     step(2 * tensor(1, side))  # int64: the winning class
     if probabilities:
-        step(logits + logits // FLOAT32_BYTES)
+        step(6 * logits)
     return peak

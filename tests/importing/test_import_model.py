@@ -1,0 +1,302 @@
+"""Networks of other programs: imported, and then segmented without a seam."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+import wsipipe
+from tests.conftest import Call
+from tests.importing.onnx_networks import write_network
+from tests.importing.whole import whole_labels
+from tests.real_data import data, needs_data
+from wsipipe.errors import ChannelError, GeometryError, MachineError, ModelError, NoFiniteReachError, UsageError
+from wsipipe.geometry.network import Receptive
+from wsipipe.importing import import_model
+from wsipipe.importing.import_model import NetworkRequest, import_file, named_classes
+from wsipipe.importing.margins import margin_shares
+from wsipipe.inference import devices
+from wsipipe.model.model_file import Model, load_model, read_model_info, write_description
+from wsipipe.model.network import ForeignNetwork
+from wsipipe.model.spec import ModelSpec
+
+NAMES = ("background", "tumour", "stroma")
+SHAPE = (127, 211)
+
+
+@pytest.fixture(autouse=True)
+def _no_measuring_of_memory(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Memory is measured in processes of their own, which take seconds to start."""
+    if "measures_memory" not in request.keywords:
+        monkeypatch.setattr(import_model, "measure_bytes", lambda _path, engines: dict.fromkeys(engines, 1000.0))
+
+
+def imported(source: Path, names: tuple[str, ...] = NAMES, **request: Any) -> Model:
+    target = source.with_name(f"model{source.suffix}")
+    spec = ModelSpec(named_classes(names), mpp=0.5, mean=(0.5,), std=(0.2,))
+    import_file(source, target, spec, NetworkRequest(**request))
+    return load_model(target)
+
+
+def config_of(model: Model, folder: Path, **changes: Any) -> wsipipe.RunConfig:
+    values: dict[str, Any] = {"tissue": "off", "tile": 32, "block": 128, "device": "cpu"} | changes
+    return wsipipe.RunConfig(out=str(folder / "out"), model=model.info.path, **values)
+
+
+@pytest.fixture
+def slide(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3), np.uint8)
+    path = tmp_path / "slide.tif"
+    tifffile.imwrite(path, pixels, tile=(64, 64), resolution=(20000, 20000), resolutionunit="CENTIMETER")
+    return path
+
+
+NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "softmax": ({}, {}),
+    "channels last": ({"channels_last": True}, {"channels_last": True}),
+    "valid": ({"valid": True}, {}),
+    "quarter": ({"quarter": True}, {}),
+    "probabilities": ({"activation": "Softmax"}, {}),
+    "sigmoids": ({"activation": "Sigmoid"}, {"head": "sigmoid"}),
+    "labels": ({"labels": True}, {}),
+    "two outputs": ({"second": True}, {"output": "classes"}),
+    "one side": ({"side": 96, "batch": 1}, {}),
+}
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_tiles_of_an_imported_network_give_the_labels_of_one_pass(
+    name: str, engine: str, slide: Path, tmp_path: Path
+) -> None:
+    made, request = NETWORKS[name]
+    names = ("gland", "tumour", "stroma") if name == "sigmoids" else NAMES
+    model = imported(write_network(tmp_path / "net.onnx", **made), names, **request)
+    core = model.info.receptive.largest_core or 32
+    labels = wsipipe.segment(slide, model, block=2 * core, tile=core, device="cpu", engine=engine)
+    found = labels.compute(scheduler="synchronous")
+    assert len(np.unique(found)) > 2
+    if name != "one side":  # of which no whole is possible
+        np.testing.assert_array_equal(found, whole_labels(model, slide, engine))
+    else:
+        free = imported(write_network(tmp_path / "free.onnx"))
+        np.testing.assert_array_equal(found, whole_labels(free, slide, engine))
+
+
+def test_what_is_measured_stands_in_the_file(tmp_path: Path) -> None:
+    network = imported(write_network(tmp_path / "net.onnx")).info.network
+    assert isinstance(network, ForeignNetwork)
+    # 3x3 at strides 1, 2, 4, nearest enlargement, 3x3: 1 + 2 + 4 px, and up to 1 px more at each end of a cell
+    assert (network.receptive.stride, network.receptive.scale, network.exact) == (4, 1, True)
+    assert 7 <= network.receptive.halo <= 11
+    assert network.bytes_per_pixel == {"openvino": 1000.0, "onnxruntime": 1000.0}
+    quarter = imported(write_network(tmp_path / "net.onnx", quarter=True)).info.receptive
+    assert (quarter.stride, quarter.scale) == (4, 4)
+    fixed = imported(write_network(tmp_path / "net.onnx", side=96, batch=1)).info
+    assert isinstance(fixed.network, ForeignNetwork)
+    assert fixed.network.single
+    assert fixed.receptive.largest_core == fixed.receptive.stride == 96 - fixed.receptive.margin
+
+
+def test_run_writes_probabilities_of_an_imported_network(slide: Path, tmp_path: Path) -> None:
+    model = imported(write_network(tmp_path / "net.onnx", quarter=True))
+    config = config_of(model, tmp_path, block=64, probabilities=True)
+    (outcome,) = wsipipe.run([slide], config).slides
+    assert (outcome.status, outcome.warnings) == ("done", [])
+    assert outcome.compared[0] > 0, "the first block was not computed again"
+    assert outcome.compared[1] == 0
+    store = tmp_path / "out" / "slide.zarr"
+    assert json.loads((store / "zarr.json").read_text())["attributes"]["wsipipe"]["fingerprint"].get("approximate") is None
+
+
+@pytest.mark.parametrize("operator", ["InstanceNormalization", "GlobalAveragePool"])
+def test_what_looks_at_the_whole_image_is_refused_by_name_or_approximate(
+    operator: str, slide: Path, tmp_path: Path
+) -> None:
+    source = write_network(tmp_path / "net.onnx", operator=operator)
+    with pytest.raises(NoFiniteReachError, match=rf"{operator}.* looks at the whole image.*--approximate --margin"):
+        imported(source)
+    model = imported(source, margin=20)
+    assert not model.info.network.exact
+    config = config_of(model, tmp_path, engine="torch")
+    with pytest.raises(UsageError, match="--engine torch does not compute ONNX models; use openvino or onnxruntime"):
+        wsipipe.run([slide], config)
+    config = config_of(model, tmp_path)
+    (outcome,) = wsipipe.run([slide], config).slides
+    assert outcome.status == "done"
+    assert outcome.warnings[0].startswith("labels are approximate, by a margin of ")
+    assert outcome.compared[0] > 0
+
+
+def test_a_smaller_margin_is_approximate_and_another_result(slide: Path, tmp_path: Path) -> None:
+    model = imported(write_network(tmp_path / "net.onnx"))
+    config = config_of(model, tmp_path, margin=4)
+    (outcome,) = wsipipe.run([slide], config).slides
+    assert "a margin of 6 px around cores of 32 px" in outcome.warnings[0]
+    again = config_of(model, tmp_path)
+    (refused,) = wsipipe.run([slide], again).slides
+    assert "was made with a margin of 6 px around cores of 32 px (now exact tiles)" in refused.message
+    with pytest.raises(GeometryError, match=r"exact tiles have .* px around their cores"):
+        model.info.receptive.narrowed(1000)
+
+
+def test_a_valid_network_keeps_the_margin_that_its_convolutions_need() -> None:
+    valid = Receptive(stride=16, halo=92, margin=188, crop=2)
+    with pytest.raises(GeometryError, match="takes no fewer than 94"):
+        valid.narrowed(50)
+    padded = Receptive(stride=16, halo=92, margin=192, crop=96)
+    assert padded.narrowed(33) == Receptive(stride=16, halo=48, margin=96, crop=48)
+
+
+def test_a_network_that_looks_farther_than_its_file_says_is_found_out(slide: Path, tmp_path: Path) -> None:
+    model = imported(write_network(tmp_path / "net.onnx"))
+    lying = ForeignNetwork(**{**vars(model.info.network), "receptive": Receptive(stride=4, halo=0, margin=0, crop=0)})
+    write_description(Path(model.info.path), tmp_path / "lying.onnx", lying, model.spec)
+    config = config_of(load_model(tmp_path / "lying.onnx"), tmp_path, block=64)
+    with pytest.raises(ModelError, match=r"labels differ in tiles of two sides: the network looks farther"):
+        wsipipe.run([slide], config)
+
+
+@pytest.mark.parametrize(
+    ("made", "names", "request_", "error", "message"),
+    [
+        (
+            {"second": True},
+            NAMES,
+            {},
+            UsageError,
+            "has 2 outputs: classes .*; features .*; say which with --output NAME",
+        ),
+        ({}, NAMES, {"output": "logits"}, UsageError, "--output logits: .* has no such output; it has classes"),
+        ({}, ("a", "b"), {}, ModelError, "output of 3 channels for 2 --classes"),
+        ({"classes": 1}, ("a",), {"head": "softmax"}, UsageError, "one channel; use --head sigmoid"),
+        ({"labels": True}, NAMES, {"head": "softmax"}, UsageError, "has whole numbers; use --head labels"),
+        ({"labels": True}, NAMES[:2], {}, ModelError, "gives class 2 .* for 2 --classes"),
+        ({"batch": 8}, NAMES, {}, ModelError, "8 images at once; export it for one, or for any number"),
+        ({"channels_last": True}, NAMES, {}, ModelError, "add --channels-last"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    made: dict[str, Any], names: tuple[str, ...], request_: dict[str, Any], error: type, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        imported(write_network(tmp_path / "net.onnx", **made), names, **request_)
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_slide_of_other_channels_is_refused(slide: Path, tmp_path: Path) -> None:
+    model = imported(write_network(tmp_path / "net.onnx", channels=2))
+    with pytest.raises(ChannelError, match=r"3 channels \(RGB\), model .* takes 2 channels"):
+        wsipipe.segment(slide, model)
+
+
+def test_an_engine_that_is_not_installed_is_named(slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = imported(write_network(tmp_path / "net.onnx"))
+    gone: Callable[[str], Any] = lambda name: None if name in ("openvino", "onnxruntime") else find_spec(name)  # noqa: E731
+    monkeypatch.setattr(devices, "find_spec", gone)
+    with pytest.raises(MachineError, match=r"ONNX models need openvino or onnxruntime.*pip install 'wsipipe\[onnx\]'"):
+        wsipipe.segment(slide, model, device="cpu")
+    with pytest.raises(MachineError, match=r"--engine onnxruntime is not installed; pip install 'wsipipe\[onnx\]'"):
+        wsipipe.segment(slide, model, device="cpu", engine="onnxruntime")
+
+
+def test_a_file_without_a_description_says_how_to_make_a_model_of_it(slide: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"net\.onnx is an ONNX file, but not a wsipipe model .*wsipipe model import"):
+        wsipipe.segment(slide, write_network(tmp_path / "net.onnx"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"receptive": {"stride": 0}},
+        {"receptive": {"margin": 3}},
+        {"receptive": {"crop": 400}},
+        {"receptive": {"scale": 3}},
+        {"head": {"kind": "other"}},
+        {"in_channels": "3"},
+        {"bytes_per_pixel": {}},
+        {"bytes_per_pixel": {"openvino": -1}},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_a_description_that_cannot_be_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    import onnx
+
+    path = Path(imported(write_network(tmp_path / "net.onnx")).info.path)
+    model = onnx.load(path)
+    (entry,) = model.metadata_props
+    header = json.loads(entry.value)
+    for key, value in change.items():
+        header["network"][key] = header["network"][key] | value if isinstance(value, dict) and value else value
+    entry.value = json.dumps(header)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="has an invalid header"):
+        read_model_info(path)
+
+
+def test_a_network_in_memory_is_saved_and_runs(slide: Path, tmp_path: Path) -> None:
+    from tests.importing.small_networks import PaddedUNet, evaluated
+
+    torch.manual_seed(0)
+    network, spec = evaluated(PaddedUNet(2)), ModelSpec(named_classes(NAMES[:2]), mpp=0.5)
+    path = tmp_path / "net.pt2"
+    wsipipe.save_model(path, network, spec, request=NetworkRequest(step=4))
+    model = load_model(path)
+    labels = wsipipe.segment(slide, path, block=64, tile=32, device="cpu").compute(scheduler="synchronous")
+    np.testing.assert_array_equal(labels, whole_labels(model, slide, "torch"))
+    with pytest.raises(UsageError, match=r"written as \.onnx or \.pt2"):
+        wsipipe.save_model(tmp_path / "net.safetensors", network, spec)
+
+
+def test_the_command_imports_and_shows(call: Call, tmp_path: Path) -> None:
+    source, target = write_network(tmp_path / "net.onnx"), tmp_path / "my.onnx"
+    words = ["model", "import", source, "-o", target, "--mpp", 0.5, "--classes", ",".join(NAMES)]
+    refused = call(*words)
+    assert refused.code == 2
+    assert "say how the input is normalised by one of --imagenet, --mean and --std" in refused.err
+    ended = call(*words, "--imagenet")
+    assert ended.code == 0, ended.err
+    assert "stride 4 px" in ended.out
+    assert "tiles give what the whole image would" in ended.out
+    shown = json.loads(call("model", "show", target).out)
+    assert (shown["kind"], shown["mpp"], shown["core_multiple_px"]) == ("ONNX", 0.5, 4)
+    assert shown["mean"] == [0.485, 0.456, 0.406]
+    assert [(c["name"], c["label"]) for c in shown["classes"]] == [("background", 0), ("tumour", 1), ("stroma", 2)]
+    assert "already exists" in call(*words, "--imagenet").err
+    assert "go together" in call(*words[:4], tmp_path / "x.onnx", *words[5:], "--imagenet", "--approximate").err
+
+
+@pytest.mark.measures_memory
+def test_memory_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_model, "is_installed", lambda engine: engine == "onnxruntime")
+    network = imported(write_network(tmp_path / "net.onnx")).info.network
+    assert isinstance(network, ForeignNetwork)
+    per_pixel = network.bytes_per_pixel["onnxruntime"]
+    assert 6 * 4 <= per_pixel < 6 * 4 * 20, "six channels of float32 at the least"
+    one, two = (network.tensor_bytes(1000, n, engine="onnxruntime", probabilities=False) for n in (1, 2))
+    assert two == pytest.approx(2 * one)
+    assert one >= 1000**2 * per_pixel
+
+
+def test_classes_are_numbered_in_their_order() -> None:
+    found = named_classes(["tumour", "background", "stroma"])
+    assert [(c.name, c.label) for c in found] == [("tumour", 1), ("background", 0), ("stroma", 2)]
+
+
+@needs_data
+def test_what_smaller_margins_change_is_told_of_real_tissue(tmp_path: Path) -> None:
+    model = imported(write_network(tmp_path / "net.onnx"))
+    wide, *_, narrow = margin_shares(model.info.path, str(data("slides/CMU-1-Small-Region.svs")))
+    assert wide.px > narrow.px >= 0
+    assert wide.cost > narrow.cost >= 1
+    assert 0 <= wide.share <= narrow.share < 0.5
+    assert narrow.share > 0

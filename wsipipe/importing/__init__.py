@@ -1,0 +1,1 @@
+"""Networks of other programs: measured, described, and made into models."""

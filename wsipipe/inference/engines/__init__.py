@@ -1,0 +1,1 @@
+"""The programs that compute a network, a file each, behind one protocol."""

@@ -1,0 +1,56 @@
+"""onnxruntime: ONNX files on CPUs, and on NVIDIA GPUs where ``onnxruntime-gpu`` is installed."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+from torch import Tensor
+
+from wsipipe.errors import ModelError
+from wsipipe.inference.engines.onnx import as_named, first_line, foreign
+from wsipipe.model.model_file import Model
+
+FATAL = 4
+"""Severity from which on onnxruntime prints; what it raises is told by whoever asked."""
+
+
+class OnnxRuntimeEngine:
+    """The ONNX file of ``model``, as `Engine`; of several outputs only the one that the model names is computed.
+
+    Parameters
+    ----------
+    model
+        The loaded model.
+    device
+        A CPU, or a GPU that onnxruntime was built for.
+    threads
+        CPU cores that one call uses.
+
+    Raises
+    ------
+    ModelError
+        If onnxruntime lacks an operation of the network.
+    """
+
+    def __init__(self, model: Model, device: torch.device, threads: int) -> None:
+        self._about, self._device = foreign(model), device
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = FATAL
+        cuda = ("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": 0})
+        providers = [cuda] if device.type == "cuda" else ["CPUExecutionProvider"]
+        try:
+            self._session = onnxruntime.InferenceSession(model.network, options, providers=providers)
+        except Exception as err:  # its errors share no class but this one
+            raise ModelError(
+                f"model {model.info.path}: onnxruntime cannot compute it: {first_line(err)}; use --engine openvino"
+            ) from err
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The output (n, class, y, x) for tiles ``x`` (n, channel, y, x), both float32."""
+        return as_named(self._about, x, self._infer).to(self._device)
+
+    def _infer(self, tiles: npt.NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(self._session.run([self._about.output], {self._about.input: tiles})[0])

@@ -1,0 +1,45 @@
+"""Networks in torch: wsipipe's U-Net and ``torch.export`` programs, on any device, eager or compiled."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from wsipipe.inference.engines.engine import Engine
+from wsipipe.model.forward import compute_float32
+from wsipipe.model.model_file import Model
+
+
+def start_torch(model: Model, device: torch.device, *, compiled: bool) -> Engine:
+    """A copy of the network of ``model`` on ``device``, with its weights in channels-last order."""
+    assert isinstance(model.network, nn.Module)
+    compute_float32(device)
+    network = deepcopy(model.network).to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return CompiledNetwork(network) if compiled else network
+
+
+class CompiledNetwork:
+    """``network``, compiled by torch for frequent shapes only, because each shape takes long to compile."""
+
+    OFTEN = 3
+    """Calls with a shape before it is compiled."""
+    LOCK = threading.Lock()
+    """Serialises the compiler, which is not thread-safe; on a GPU, only the start of the computation."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._compiled = torch.compile(network, dynamic=False)
+        self._met: Counter[torch.Size] = Counter()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits (n, class, y, x), as ``network`` computes them."""
+        self._met[x.shape] += 1
+        if self._met[x.shape] <= self.OFTEN:
+            return self._network(x)  # type: ignore[no-any-return]
+        with self.LOCK:
+            return self._compiled(x)  # type: ignore[no-any-return]
