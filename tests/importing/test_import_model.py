@@ -114,7 +114,8 @@ def test_run_writes_probabilities_of_an_imported_network(slide: Path, tmp_path: 
     assert outcome.compared[0] > 0, "the first block was not computed again"
     assert outcome.compared[1] == 0
     store = tmp_path / "out" / "slide.zarr"
-    assert json.loads((store / "zarr.json").read_text())["attributes"]["wsipipe"]["fingerprint"].get("approximate") is None
+    made = json.loads((store / "zarr.json").read_text())["attributes"]["wsipipe"]
+    assert "approximate" not in made["fingerprint"]
 
 
 @pytest.mark.parametrize("operator", ["InstanceNormalization", "GlobalAveragePool"])

@@ -71,8 +71,8 @@ def kind_of(path: Path) -> FileKind:
         if head.startswith(beginning):
             raise ModelError(f"model {path} is {what}")
     raise ModelError(
-        f"model {path} is not a model, or is truncated: its content is none of safetensors, ONNX, .pt2 and TorchScript; "
-        f"copy it again, or in Python: {SAVE_IT}"
+        f"model {path} is not a model, or is truncated: its content is none of safetensors, ONNX, .pt2 and "
+        f"TorchScript; copy it again, or in Python: {SAVE_IT}"
     )
 
 
@@ -133,6 +133,6 @@ def _refused_pickle(path: Path, names: set[str]) -> ModelError:
         )
     what = ", ".join(strangers[:3]) + (", ..." if len(strangers) > 3 else "")
     return ModelError(
-        f"model {path} is a pickle of Python objects ({what or 'no tensors'}), and unpickling executes code of the file; "
-        f"if you trust it, in Python: network = torch.load({path.name!r}, weights_only=False); {SAVE_IT}"
+        f"model {path} is a pickle of Python objects ({what or 'no tensors'}), and unpickling executes code of the "
+        f"file; if you trust it, in Python: network = torch.load({path.name!r}, weights_only=False); {SAVE_IT}"
     )
