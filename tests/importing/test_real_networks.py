@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import wsipipe
-from tests.importing.whole import whole_labels
+from tests.importing.whole import whole
 from tests.networks import CHANNELS, CLASSES, NETWORKS, declare_torchvision, made
 from tests.real_data import data, needs_data
 from wsipipe.errors import NoFiniteReachError
@@ -24,6 +24,8 @@ from wsipipe.slides.pixels.mirrored import read_box
 
 pytestmark = [pytest.mark.soak, needs_data]
 PACKAGE_OF = {"smp": "segmentation_models_pytorch", "monai": "monai", "hover": "torch"}
+ROUNDING = 1e-5
+"""How close two values are that sums in another order may exchange, relative to the largest value."""
 REFUSED = {
     "smp-fpn": "GroupNorm",
     "smp-deeplabv3plus": "ASPPPooling",
@@ -90,9 +92,11 @@ def test_tiles_give_the_labels_of_one_pass(name: str, suffix: str, slide: Path, 
         labels = wsipipe.segment(slide, model, block=512, tile=256, device="cpu", engine=engine)
         found = labels.compute(scheduler="synchronous")
         assert len(np.unique(found)) > 1
-        differing = int(np.count_nonzero(found != whole_labels(model, slide, engine)))
-        print(f"{name}{suffix} {engine}: {model.info.receptive}, {differing} of {found.size} labels differ")  # noqa: T201
-        assert differing == 0
+        expected, gaps = whole(model, slide, engine)
+        differing = gaps[found != expected]
+        print(f"{name}{suffix} {engine}: {model.info.receptive}, {differing.size} of {found.size} labels differ")  # noqa: T201
+        assert (differing < ROUNDING).all(), "not because two classes are even"
+        assert differing.size == 0 or engine == "openvino", "whose sums take another order for tiles of another size"
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])

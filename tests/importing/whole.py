@@ -18,6 +18,11 @@ from wsipipe.model.model_file import Model
 
 def whole_labels(model: Model, slide: Path, engine: str) -> npt.NDArray[np.uint8]:
     """The labels of one pass over the whole slide, mirrored far around."""
+    return whole(model, slide, engine)[0]
+
+
+def whole(model: Model, slide: Path, engine: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """The labels (y, x) of one pass, and how close the two largest values are in each pixel, over the largest of all."""
     pixels, sizes, network = tifffile.imread(slide), model.info.receptive, model.info.network
     height, width = pixels.shape[:2]
     around = round_up(sizes.margin // 2, sizes.stride) + sizes.margin // 2 % sizes.stride
@@ -29,4 +34,9 @@ def whole_labels(model: Model, slide: Path, engine: str) -> npt.NDArray[np.uint8
     labels = label_values(model.spec, network.head, cpu)[winner(output, network.head)][0].numpy()
     labels = labels.repeat(sizes.scale, 0).repeat(sizes.scale, 1)
     start = around - (len(rows) - labels.shape[0]) // 2
-    return labels[start : start + height, start : start + width]
+    here = np.s_[start : start + height, start : start + width]
+    if output.shape[1] == 1:
+        return labels[here], np.abs(labels[here], dtype=np.float32)
+    first, second = output.float().topk(2, dim=1).values[0].numpy()
+    gap = (first - second) / np.abs(output.float().numpy()).max()
+    return labels[here], gap.repeat(sizes.scale, 0).repeat(sizes.scale, 1)[here]
