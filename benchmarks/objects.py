@@ -10,8 +10,9 @@ comparison, dask reads one period of the same labels and pixels, and they go thr
 `skimage.measure.regionprops_table` with the same measures, and `find_contours` for each object, on one core. Exits with
 1 if the ratio of the speeds is less than `PROMISED`.
 
-With ``--flat``, the peak of memory is compared with that of a store of `SMALL_PX` a side; of the large one, a quarter is
-tissue. In a third store, one region covers half of all pixels. Exits with 1 if it is more than `MORE` times as high, or more than `LIMIT_MB` in any.
+With ``--flat``, the peak of memory is compared with that of a store of `SMALL_PX` a side; of the large one, a
+quarter is tissue. In a third store, one region covers half of all pixels. Exits with 1 if the peak is more than `MORE`
+times as high, or more than `LIMIT_MB` in any.
 """
 
 from __future__ import annotations
