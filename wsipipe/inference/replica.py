@@ -201,7 +201,7 @@ class Replica:
         else:
             output, head = self._averaged(pixels), Head(self.head.kind, activated=True)
         labels = self._to_host(self._enlarged(self.label_values[self._winner(output, head)]))
-        undefined = tuple(output.amax((1, 2, 3)).isnan().tolist())  # amax hands NaN on, and takes no memory
+        undefined = output.amax((1, 2, 3)).isnan()  # amax hands NaN on, and takes no memory
         probabilities = uncertainty = None
         if self.probabilities or self.uncertainty:
             shares = probabilities_of(output, head)
@@ -209,7 +209,7 @@ class Replica:
             uncertainty = self._share_to_host(uncertainty_of(shares, head)) if self.uncertainty else None
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
-        return Prediction(labels, probabilities, uncertainty, undefined)
+        return Prediction(labels, probabilities, uncertainty, tuple(undefined.tolist()))
 
     def _output(self, pixels: Tensor) -> Tensor:
         """The network's output (n, class, y, x), float32, for the cores of normalised tiles (n, channel, y, x)."""
