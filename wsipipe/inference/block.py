@@ -215,7 +215,8 @@ def _compute(
         The pixels of the smallest box that holds the cores and half a margin on each side, (y, x, channel); and the
         prediction for the block, whose labels are ``labels``, and all else 0 beyond the cores.
     """
-    margin, around, whole, undefined = work.grid.receptive.margin, _around(cores), None, ()
+    margin, around, whole = work.grid.receptive.margin, _around(cores), None
+    undefined: tuple[bool, ...] = ()
     rows, cols = at[0][around.y0 : around.y1 + margin], at[1][around.x0 : around.x1 + margin]
     count = len(rows) * len(cols) * work.level.channels * np.dtype(work.level.dtype).itemsize
     memory = memory_of_thread("pixels", count)
