@@ -166,7 +166,7 @@ class Replica:
         if self.device.type == "cpu" and isinstance(self.info.network, ForeignNetwork):
             return ModelError(
                 f"model {self.info.path} does not compute tiles of {shape[0]} x {shape[1]} px and {shape[2]} channels: "
-                f"{err}; import it again, or use another --engine"
+                f"{' '.join(str(err).split())}; import it again, or use another --engine"
             )
         return MachineError(f"device {self.device} failed: {err}")
 

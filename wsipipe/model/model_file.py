@@ -247,9 +247,11 @@ def load_foreign(path: Path, network: ForeignNetwork) -> nn.Module | bytes:
             f"the input {image.name!r} and the outputs {', '.join(map(repr, names))}; import it again"
         )
     channels = image.shape[-1 if network.channels_last else 1] if len(image.shape) == 4 else 0
-    if channels not in (None, network.in_channels):
+    if channels not in (None, network.in_channels) or (image.shape[0] == 1 and not network.single):
+        number = "one image" if network.single else "any number of images"
         raise ModelError(
-            f"model {path} is described with {network.in_channels} channels, but takes {image}; import it again"
+            f"model {path} is described as taking {number} of {network.in_channels} channels, but takes {image}; "
+            "import it again"
         )
     if network.kind == FileKind.PT2:
         return OneOutput(load_pt2(path), int(network.output), channels_last=network.channels_last)

@@ -62,5 +62,5 @@ class OnnxRuntimeEngine:
         try:
             (output,) = self._session.run([self._about.output], {self._about.input: tiles})
         except Exception as err:  # its errors share no class but this one
-            raise RuntimeError(" ".join(str(err).split())) from err
+            raise RuntimeError(str(err)) from err
         return torch.from_numpy(output)
