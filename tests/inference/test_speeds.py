@@ -10,7 +10,7 @@ import pytest
 
 from wsipipe.arrays import Pixels
 from wsipipe.errors import MachineError
-from wsipipe.geometry.network import UNetSizes
+from wsipipe.geometry.network import Receptive, UNetSizes
 from wsipipe.inference import speeds as speeds_module
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.inference.replica import Prediction, Replica
@@ -66,6 +66,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_the_fastest_size_is_chosen_and_among_equals_the_smallest(by_size: dict[Size, float], best: Size) -> None:
     sizes = [(256, 1), (256, 8), (512, 1), (1024, 1), (2048, 1), (4096, 1)]
     assert Speeds(by_size, PAPER, 0.0).best(sizes) == best
+
+
+def test_networks_that_look_far_get_larger_tiles_unmeasured() -> None:
+    far = Receptive(stride=32, halo=280, margin=576, crop=288)
+    sizes = [(512, 1), (1024, 1), (2048, 1), (4096, 1)]
+    assert Speeds({PROBE: 1e6}, far, 0.0).best(sizes) == (2048, 1)
 
 
 def test_a_size_that_was_asked_for_is_used_unmeasured() -> None:

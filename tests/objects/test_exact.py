@@ -22,7 +22,7 @@ def close(found: object, right: object) -> bool:
     return bool(np.allclose(np.array(found, float), np.array(right, float), rtol=1e-9, atol=1e-9, equal_nan=True))
 
 
-@settings(max_examples=examples(15))
+@settings(max_examples=examples(10))
 @given(LABELS, SIDES, SIDES, CONNECTIVITIES)
 def test_objects_of_blocks_are_those_of_the_whole(
     labels: np.ndarray, one_px: int, other_px: int, connectivity: int

@@ -14,6 +14,7 @@ import zarr
 
 import wsipipe
 from tests.slides.made import VMS, picture, pyramid, scn, vms
+from tests.soak import in_soak
 from wsipipe.pipeline.summary import DONE, FAILED, SKIPPED
 from wsipipe.slides.planes import Planes
 
@@ -83,7 +84,9 @@ def test_slide_by_openslide_is_segmented_as_its_pixels_in_a_tiff_are(tmp_path: P
     np.testing.assert_array_equal(labels(one.store), labels(other.store))
 
 
-@pytest.mark.parametrize("cluster", [None, wsipipe.ClusterConfig(kind="local", workers=1)], ids=["here", "in a worker"])
+@pytest.mark.parametrize(
+    "cluster", [None, *in_soak(wsipipe.ClusterConfig(kind="local", workers=1))], ids=["here", "in a worker"]
+)
 def test_regions_of_an_scn_each_have_a_store_of_their_own(
     tmp_path: Path, config: Config, cluster: wsipipe.ClusterConfig | None
 ) -> None:

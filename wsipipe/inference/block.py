@@ -16,7 +16,7 @@ from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box, Grid, boxes
 from wsipipe.geometry.mirror import Indices
 from wsipipe.geometry.network import round_up
-from wsipipe.inference.comparison import NOTHING, Compare, Compared, check_exact, compare_tiles, is_compared
+from wsipipe.inference.comparison import CHECKED_PX, NOTHING, Compare, Compared, check_exact, compare_tiles, is_compared
 from wsipipe.inference.devices import FLOAT32
 from wsipipe.inference.pool import PoolSpec, resident_pool
 from wsipipe.inference.replica import Prediction
@@ -169,7 +169,8 @@ def _compare(
     if not is_compared(work.compare, work.pool, work.level.identity, index):
         return NOTHING
     with spent.on("wait"):
-        compared = compare_tiles(resident_pool(work.pool), work.grid, pixels, cores, _around(cores), labels)
+        most = CHECKED_PX if work.compare == Compare.ONCE else None
+        compared = compare_tiles(resident_pool(work.pool), work.grid, pixels, cores, _around(cores), labels, most=most)
     if work.compare == Compare.ONCE:
         check_exact(compared, work.pool.model)
     return compared

@@ -19,6 +19,8 @@ from wsipipe.inference.pool import Pool, PoolSpec
 
 EVERY = 7
 """One of so many blocks is compared where labels are approximate: 4 % more to compute."""
+CHECKED_PX = 256
+"""Side in pixels of what is compared of exact tiles, where they meet: a share of a tile, and once for each slide."""
 ROUNDING_SHARE = 1e-4
 """The largest share of labels that may differ in exact tiles: sums in another order, where two classes are even."""
 
@@ -64,7 +66,9 @@ def is_compared(compare: Compare, pool: PoolSpec, plane: str, index: tuple[int, 
         return True
 
 
-def compare_tiles(pool: Pool, grid: Grid, pixels: Pixels, cores: list[Box], around: Box, labels: Labels) -> Compared:
+def compare_tiles(
+    pool: Pool, grid: Grid, pixels: Pixels, cores: list[Box], around: Box, labels: Labels, *, most: int | None = None
+) -> Compared:
     """Compute the middle of the labels of a block again, and compare.
 
     Parameters
@@ -77,9 +81,11 @@ def compare_tiles(pool: Pool, grid: Grid, pixels: Pixels, cores: list[Box], arou
         What was computed, and the smallest box that holds it, relative to the origin of the block.
     labels
         (y, x), uint8, of the block.
+    most
+        The largest side in pixels of what is computed again; None: half of the block.
     """
     step, margin = grid.receptive.stride, grid.receptive.margin
-    (y0, height), (x0, width) = (_middle(side, step) for side in around.shape)
+    (y0, height), (x0, width) = (_middle(side, step, most or side) for side in around.shape)
     if grid.receptive.largest_core is not None or height < step or width < step:
         return NOTHING  # every other tile has no core in common with the first
     tile = pixels[y0 : y0 + height + margin, x0 : x0 + width + margin]
@@ -90,9 +96,9 @@ def compare_tiles(pool: Pool, grid: Grid, pixels: Pixels, cores: list[Box], arou
     return Compared(sum(part.shape[0] * part.shape[1] for part in met), differing)
 
 
-def _middle(side: int, step: int) -> tuple[int, int]:
-    """Origin and length of the middle half of ``side`` px, both multiples of ``step``."""
-    length = side // 2 // step * step
+def _middle(side: int, step: int, most: int) -> tuple[int, int]:
+    """Origin and length of the middle half of ``side`` px, at ``most`` so long, both multiples of ``step``."""
+    length = min(side // 2, max(most, step)) // step * step
     return (side - length) // 2 // step * step, length
 
 
