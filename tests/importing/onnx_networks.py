@@ -24,6 +24,7 @@ def write_network(
     labels: bool = False,
     second: bool = False,
     operator: str | None = None,
+    faint: bool = False,
 ) -> Path:
     """Write a network of stride 4: convolutions, two poolings and, unless it is a ``quarter``, enlargement.
 
@@ -41,6 +42,8 @@ def write_network(
         Whether the features are an output as well.
     operator
         One that is put before the logits: ``InstanceNormalization`` or ``GlobalAveragePool``.
+    faint
+        Whether its logits are close to 0.5, as those of a network that was hardly trained may be.
     """
     rng, weights = np.random.default_rng(0), []
 
@@ -77,6 +80,8 @@ def write_network(
     head = rng.standard_normal((classes, 6, 3, 3), np.float32)
     head -= head.mean(axis=(2, 3), keepdims=True)  # so that every class wins somewhere
     x = add("Conv", x, constant("head", head), pads=[0 if valid else 1] * 4)
+    if faint:
+        x = add("Add", add("Mul", x, constant("small", np.float32(0.01))), constant("even", np.float32(0.5)))
     if activation:
         x = add(activation, x, **({"axis": 1} if activation == "Softmax" else {}))
     if labels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ from tests.importing.whole import whole_labels
 from tests.real_data import data, needs_data
 from wsipipe.errors import ChannelError, GeometryError, MachineError, ModelError, NoFiniteReachError, UsageError
 from wsipipe.geometry.network import Receptive
-from wsipipe.importing import import_model
+from wsipipe.importing import import_model, memory
 from wsipipe.importing.import_model import NetworkRequest, import_file, named_classes
 from wsipipe.importing.margins import margin_shares
 from wsipipe.inference import devices
 from wsipipe.model.model_file import Model, load_model, read_model_info, write_description
-from wsipipe.model.network import ForeignNetwork
+from wsipipe.model.network import ForeignNetwork, Head
 from wsipipe.model.spec import ModelSpec
 
 NAMES = ("background", "tumour", "stroma")
@@ -159,11 +160,74 @@ def test_a_valid_network_keeps_the_margin_that_its_convolutions_need() -> None:
 
 def test_a_network_that_looks_farther_than_its_file_says_is_found_out(slide: Path, tmp_path: Path) -> None:
     model = imported(write_network(tmp_path / "net.onnx"))
-    lying = ForeignNetwork(**{**vars(model.info.network), "receptive": Receptive(stride=4, halo=0, margin=0, crop=0)})
-    write_description(Path(model.info.path), tmp_path / "lying.onnx", lying, model.spec)
-    config = config_of(load_model(tmp_path / "lying.onnx"), tmp_path, block=64)
+    lying = described_anew(model, receptive=Receptive(stride=4, halo=0, margin=0, crop=0))
+    config = config_of(load_model(lying), tmp_path, block=64)
     with pytest.raises(ModelError, match=r"labels differ in tiles of two sides: the network looks farther"):
         wsipipe.run([slide], config)
+
+
+def described_anew(model: Model, names: tuple[str, ...] = NAMES, **changes: Any) -> Path:
+    """The file of ``model`` with another description of its network."""
+    network, path = model.info.network, Path(model.info.path).with_name("lying.onnx")
+    assert isinstance(network, ForeignNetwork)
+    spec = replace(model.spec, classes=named_classes(names))
+    write_description(Path(model.info.path), path, replace(network, **changes), spec)
+    return path
+
+
+LIES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "channels": ({}, {"in_channels": 1}, r"described as taking .* of 1 channels, but takes image float32"),
+    "input": ({}, {"input": "a"}, r"described with the input 'a' .* has the input 'image'"),
+    "output": ({}, {"output": "a"}, r"the output 'a', but has .* the outputs 'classes'; import it again"),
+    "classes": ({}, {"classes": 2, "names": NAMES[:2]}, r"gives \(\d, 3, \d+, \d+\) .*, not \(\d, 2, "),
+    "labels": ({}, {"head": Head("labels")}, r"gives \(\d, 3, \d+, \d+\) .*, not \(\d, 1, "),
+    "no labels": ({"labels": True}, {"head": Head("softmax")}, r"gives \(\d, 1, \d+, \d+\) .*, not \(\d, 3, "),
+    "few labels": (
+        {"labels": True},
+        {"classes": 2, "names": NAMES[:2]},
+        r"gives classes from 0 to 2, and names 2, from 0 on; import it again",
+    ),
+    "scale": ({}, {"receptive": Receptive(stride=4, halo=12, margin=24, crop=12, scale=4)}, r"for the cores of"),
+    "order of axes": (
+        {},
+        {"channels_last": True},
+        r"does not compute tiles of .* px and 3 channels: .*import it again",
+    ),
+    "batch": ({"batch": 1}, {"single": False}, r"described as taking any number of images .*, but takes image float32"),
+}
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("lie", LIES)
+def test_a_description_that_does_not_fit_the_network_is_an_error(
+    lie: str, engine: str, slide: Path, tmp_path: Path
+) -> None:
+    made, changes, message = LIES[lie]
+    model = described_anew(imported(write_network(tmp_path / "net.onnx", **made)), **changes)
+    config = wsipipe.RunConfig(
+        out=str(tmp_path / "out"), model=str(model), tissue="off", tile=32, block=128, batch=4, engine=engine
+    )
+    with pytest.raises(ModelError, match=message):
+        wsipipe.run([slide], replace(config, model=load_model(model).info.path))  # some are told by loading alone
+
+
+def test_memory_is_never_planned_below_that_of_input_and_output(tmp_path: Path) -> None:
+    model = imported(write_network(tmp_path / "net.onnx"))
+    lying = read_model_info(described_anew(model, bytes_per_pixel={"openvino": 0})).network
+    assert lying.tensor_bytes(100, 2, engine="openvino", probabilities=False) >= 2 * 100**2 * 4 * (3 + 3)
+
+
+def test_faint_logits_are_not_taken_for_probabilities(tmp_path: Path) -> None:
+    for activation in (None, "Sigmoid"):
+        source = write_network(tmp_path / "net.onnx", classes=1, faint=True, activation=activation)
+        head = imported(source, ("tumour",)).info.network.head
+        assert head == Head("sigmoid", activated=activation is not None)
+
+
+def test_memory_that_cannot_be_measured_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.sys, "executable", "/bin/false")
+    with pytest.raises(ModelError, match=r"computed by no engine .*: torch: it ended with code 1, perhaps out of mem"):
+        memory.measure_bytes(tmp_path / "net.pt2", ["torch"])
 
 
 @pytest.mark.parametrize(
@@ -180,7 +244,7 @@ def test_a_network_that_looks_farther_than_its_file_says_is_found_out(slide: Pat
         ({}, ("a", "b"), {}, ModelError, "output of 3 channels for 2 --classes"),
         ({"classes": 1}, ("a",), {"head": "softmax"}, UsageError, "one channel; use --head sigmoid"),
         ({"labels": True}, NAMES, {"head": "softmax"}, UsageError, "has whole numbers; use --head labels"),
-        ({"labels": True}, NAMES[:2], {}, ModelError, "gives class 2 .* for 2 --classes"),
+        ({"labels": True}, NAMES[:2], {}, ModelError, "gives classes from 0 to 2 for 2 --classes"),
         ({"batch": 8}, NAMES, {}, ModelError, "8 images at once; export it for one, or for any number"),
         ({"channels_last": True}, NAMES, {}, ModelError, "add --channels-last"),
     ],
@@ -191,6 +255,17 @@ def test_what_does_not_fit_is_refused(
     with pytest.raises(error, match=message):
         imported(write_network(tmp_path / "net.onnx", **made), names, **request_)
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_nan_fails_the_slide(slide: Path, tmp_path: Path) -> None:
+    network = wsipipe.UNet(3, 2, base_channels=2, depth=1)
+    path = tmp_path / "nan.safetensors"
+    infinite = ModelSpec(named_classes(NAMES[:2]), std=(1e-45,))  # so that the network adds up infinities of both signs
+    wsipipe.save_model(path, network, infinite)
+    config = wsipipe.RunConfig(out=str(tmp_path / "out"), model=str(path), tissue="off", engine="torch")
+    (outcome,) = wsipipe.run([slide], config).slides
+    assert outcome.status == "failed"
+    assert "gives NaN instead of numbers in rows 0 to 128 and columns 0 to 212" in outcome.message
 
 
 def test_a_slide_of_other_channels_is_refused(slide: Path, tmp_path: Path) -> None:
@@ -225,6 +300,12 @@ def test_a_file_without_a_description_says_how_to_make_a_model_of_it(slide: Path
         {"in_channels": "3"},
         {"bytes_per_pixel": {}},
         {"bytes_per_pixel": {"openvino": -1}},
+        {"bytes_per_pixel": {"openvino": float("nan")}},
+        {"in_channels": 3.0},
+        {"classes": 10**400},
+        {"classes": True},
+        {"receptive": {"halo": float("inf")}},
+        {"output": None},
         {"more": 1},
     ],
     ids=str,
@@ -274,6 +355,51 @@ def test_the_command_imports_and_shows(call: Call, tmp_path: Path) -> None:
     assert [(c["name"], c["label"]) for c in shown["classes"]] == [("background", 0), ("tumour", 1), ("stroma", 2)]
     assert "already exists" in call(*words, "--imagenet").err
     assert "go together" in call(*words[:4], tmp_path / "x.onnx", *words[5:], "--imagenet", "--approximate").err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"--classes": "a,,b"}, "--classes must be names, each of them once (got 'a,,b')"),
+        ({"--classes": "a,b,a"}, "--classes must be names, each of them once (got 'a,b,a')"),
+        ({"--classes": ",".join(map(str, range(256)))}, "--classes: 256 names besides background; 255 is the most"),
+        ({"--mpp": "-1"}, "has -1.0 micrometres per pixel, which is not a positive number"),
+        ({"--mpp": "nan"}, "has nan micrometres per pixel, which is not a positive number"),
+        ({"--mean": "0.5,0.5", "--std": "0.1"}, "2 means and 1 standard deviations for a network of"),
+        ({"--scale": "0"}, "--scale must be a positive number, not 0.0"),
+        ({"--scale": "nan"}, "--scale must be a positive number, not nan"),
+        ({"--approximate": None, "--margin": "-5"}, "--margin must be from 0 to 8192 (got -5)"),
+        ({"--approximate": None, "--margin": "9999"}, "--margin must be from 0 to 8192 (got 9999)"),
+        ({"--step": "0"}, "--step must be from 1 to 1024 (got 0)"),
+        ({"--channels": "0"}, "--channels must be from 1 to 65536 (got 0)"),
+        ({"--min-area": "-1"}, "has a smallest object of -1.0 um2"),
+        ({"-o": "net.txt"}, "give a name that ends in .onnx"),
+    ],
+    ids=str,
+)
+def test_nonsense_is_refused(options: dict[str, str | None], message: str, call: Call, tmp_path: Path) -> None:
+    source = write_network(tmp_path / "net.onnx")
+    usual = {"-o": "my.onnx", "--mpp": "0.5", "--classes": ",".join(NAMES)}
+    usual |= {} if {"--scale", "--mean"} & options.keys() else {"--scale": "255"}
+    chosen = usual | options
+    chosen["-o"] = str(tmp_path / str(chosen["-o"]))
+    words = [word for pair in chosen.items() for word in pair if word is not None]
+    ended = call("model", "import", source, *words)
+    assert (ended.code, message in ended.err) == (2, True), ended.err
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_what_is_needed_later_is_looked_at_first(call: Call, tmp_path: Path) -> None:
+    source = write_network(tmp_path / "net.onnx")
+    words = ["--mpp", 0.5, "--classes", ",".join(NAMES), "--scale", 255]
+    ended = call("model", "import", source, "-o", tmp_path / "missing" / "my.onnx", *words)
+    assert ended.code == 3
+    assert "missing is not a folder that can be written to" in ended.err
+    assert "measuring" not in ended.err
+    ended = call("model", "import", source, "-o", tmp_path / "my.onnx", *words, "--on", source)
+    assert ended.code == 1
+    assert "measuring" not in ended.err
+    assert list(tmp_path.iterdir()) == [source]
 
 
 @pytest.mark.measures_memory

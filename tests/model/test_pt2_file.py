@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from wsipipe.errors import GeometryError, ModelError
+from wsipipe.errors import GeometryError, ModelError, OutputError
 from wsipipe.model.port import Port
 from wsipipe.model.pt2_file import export_pt2, load_pt2, ports, read_pt2_metadata, write_pt2_metadata
 
@@ -387,3 +387,9 @@ def test_a_truncated_file_is_refused(sound: Path, tmp_path: Path) -> None:
                 read(path)
     with pytest.raises(ModelError, match="cannot be read"):
         load_pt2(tmp_path / "missing.pt2")
+
+
+def test_a_target_that_cannot_be_written_is_what_the_error_names(sound: Path, tmp_path: Path) -> None:
+    target = tmp_path / "missing" / "net.pt2"
+    with pytest.raises(OutputError, match=r"missing/net\.pt2 cannot be written: No such file"):
+        write_pt2_metadata(sound, target, "{}")

@@ -9,7 +9,8 @@ import click
 
 from wsipipe.cli.model_text import described, facts, margins_text
 from wsipipe.cli.normalisation import normalisation
-from wsipipe.errors import UsageError
+from wsipipe.errors import OutputError, UsageError
+from wsipipe.files import takes_files
 
 HEADS = ("softmax", "sigmoid", "labels")
 """As `wsipipe.model.network` has them, without importing torch."""
@@ -88,9 +89,13 @@ def import_(
         raise UsageError("--approximate and --margin PX go together")
     if Path(target).exists():
         raise UsageError(f"{target} already exists; give another name, or remove it")
+    if not takes_files(Path(target).parent):
+        raise OutputError(f"-o {target}: {Path(target).parent} is not a folder that can be written to; give another")
 
     from wsipipe.importing.import_model import NetworkRequest, import_file, named_classes
     from wsipipe.model.spec import ModelSpec
+    from wsipipe.slides.open import open_slide
+    from wsipipe.slides.slide import choose_level
 
     means, deviations = normalisation(imagenet=imagenet, mean=mean, std=std, scale=scale)
     spec = ModelSpec(
@@ -103,6 +108,8 @@ def import_(
         min_area_um2=min_area,
     )
     request = NetworkRequest(head, input_name, output_name, channels_last, channels, step, margin)
+    if slide is not None:
+        choose_level(open_slide(slide), spec.mpp)
 
     def say(text: str) -> None:
         click.echo(f"{text} ...", err=True)

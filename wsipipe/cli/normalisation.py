@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from wsipipe.errors import UsageError
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -26,7 +28,7 @@ def normalisation(
     if imagenet:
         return IMAGENET
     if scale is not None:
-        if scale <= 0:
+        if not 0 < scale < math.inf:
             raise UsageError(f"--scale must be a positive number, not {scale}")
         return (0.0,), (scale / 255,)
     if mean is None or std is None:

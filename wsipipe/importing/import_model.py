@@ -17,25 +17,31 @@ from wsipipe.importing.inside import foreign_of, global_operation, opaque_comput
 from wsipipe.importing.legal_sides import Compute, Sides, SidesHint, find_sides, noise
 from wsipipe.importing.memory import measure_bytes
 from wsipipe.importing.reach import measure_receptive, shift_test
-from wsipipe.importing.smallest_side import smallest_side
+from wsipipe.importing.smallest_side import MOST_SIDE_PX, smallest_side
 from wsipipe.inference.devices import COMPILE, ENGINES_OF, is_installed
 from wsipipe.inference.engines.start import start_engine
 from wsipipe.model.file_kind import FileKind, kind_of
-from wsipipe.model.model_file import Model, ModelInfo, check_fit, load_foreign, read_model_info, write_description
-from wsipipe.model.network import LABELS, SIGMOID, SOFTMAX, ForeignNetwork, Head
-from wsipipe.model.onnx_file import ports as onnx_ports
+from wsipipe.model.model_file import (
+    PORTS,
+    Model,
+    ModelInfo,
+    check_fit,
+    load_foreign,
+    read_model_info,
+    write_description,
+)
+from wsipipe.model.network import LABELS, MOST_CHANNELS, MOST_PX, SIGMOID, SOFTMAX, ForeignNetwork, Head
 from wsipipe.model.port import Port
-from wsipipe.model.pt2_file import ports as pt2_ports
-from wsipipe.model.spec import BACKGROUND, LabelClass, ModelSpec
+from wsipipe.model.spec import BACKGROUND, MOST_LABEL, LabelClass, ModelSpec
 from wsipipe.model.torchscript_file import convert_torchscript, load_torchscript
 from wsipipe.palette import class_color
 
-PORTS = {FileKind.ONNX: onnx_ports, FileKind.PT2: pt2_ports}
-"""What lists the inputs and outputs in a file of each kind."""
 SUFFIX_OF = {FileKind.ONNX: ".onnx", FileKind.PT2: ".pt2"}
 UNMEASURED = Receptive(stride=1, halo=0, margin=0, crop=0)
 MOST_ROOM_PX = 2048
 """The most that is added to margins for networks that take large tiles only."""
+STRENGTHS = (3, 300)
+"""Factors of the noise that tells logits from probabilities: logits grow with it."""
 APPROXIMATE_STRIDE = 32
 """Grid of cores in pixels for networks that commute with no shift; encoders have it most often."""
 
@@ -59,10 +65,29 @@ class NetworkRequest:
     margin: int | None = None
     """Pixels around each core for a network without a finite reach, whose labels are approximate then."""
 
+    def __post_init__(self) -> None:
+        for option, value, least, most in (
+            ("--channels", self.in_channels, 1, MOST_CHANNELS),
+            ("--step", self.step, 1, MOST_SIDE_PX),
+            ("--margin", self.margin or 0, 0, MOST_PX),
+        ):
+            if not least <= value <= most:
+                raise UsageError(f"{option} must be from {least} to {most} (got {value})")
+
 
 def named_classes(names: Sequence[str]) -> tuple[LabelClass, ...]:
-    """Classes by these names: ``background`` is label 0, and the others are 1, 2 and so on, in their order."""
+    """Classes by these names: ``background`` is label 0, and the others are 1, 2 and so on, in their order.
+
+    Raises
+    ------
+    UsageError
+        If a name is empty or there twice, or there are more than 255 besides background.
+    """
+    if not all(names) or len(set(names)) < len(names):
+        raise UsageError(f"--classes must be names, each of them once (got {','.join(names)!r})")
     others = [name for name in names if name != "background"]
+    if len(others) > MOST_LABEL:
+        raise UsageError(f"--classes: {len(others)} names besides background; {MOST_LABEL} is the most")
     return tuple(
         LabelClass(name, label, class_color(label))
         if (label := others.index(name) + 1 if name in others else BACKGROUND)
@@ -154,7 +179,6 @@ def import_model(
         If the file cannot be written.
     """
     network = measure_network(source, kind, spec, request, say)
-    check_fit(source, network, spec)
     say("measuring its memory")
     engines = [engine for engine in ENGINES_OF[kind] if is_installed(engine)]
     with tempfile.TemporaryDirectory() as folder:
@@ -192,6 +216,7 @@ def measure_network(
         exact=True,
         bytes_per_pixel={"": 0.0},
     )
+    check_fit(path, network, spec)
     model = Model(ModelInfo(str(path), "", network, spec), load_foreign(path, network))
     compute = _compute(model)
     say("looking for the sides of tiles that it takes")
@@ -273,7 +298,7 @@ def _compute(model: Model) -> Compute:
     path, kind = model.info.path, foreign_of(model).kind
     there = [engine for engine in reversed(ENGINES_OF[kind]) if is_installed(engine) and engine != COMPILE]
     if not there:
-        raise ModelError(f"model {path} is {kind}, which nothing here computes; pip install 'wsipipe[onnx]'")
+        raise ModelError(f"model {path} is {kind.value}, which nothing here computes; pip install 'wsipipe[onnx]'")
     engine = start_engine(there[0], model, torch.device("cpu"), threads=torch.get_num_threads())
 
     @torch.inference_mode()
@@ -287,7 +312,8 @@ def _head(
     path: Path, compute: Compute, network: ForeignNetwork, sides: Sides, *, whole: bool, wish: str | None
 ) -> Head:
     """What the output of ``network`` means, as ``wish`` says and noise shows."""
-    output = compute(noise(network.in_channels, sides.legal, sides.width(sides.legal))[None] * np.float32(3))
+    images = noise(network.in_channels, sides.legal, sides.width(sides.legal))[None]
+    output = np.concatenate([compute(images * np.float32(strength)) for strength in STRENGTHS])
     channels = output.shape[1]
     kind = wish or (LABELS if whole else SIGMOID if channels == 1 else SOFTMAX)
     if whole != (kind == LABELS):
@@ -296,9 +322,12 @@ def _head(
             f"use --head {LABELS if whole else f'{SOFTMAX} or {SIGMOID}'}"
         )
     if kind == LABELS:
-        if channels != 1 or output.max() >= network.classes:
+        if channels != 1:
+            raise ModelError(f"model {path} gives classes in {channels} channels, not in one; choose another --output")
+        if output.min() < 0 or output.max() >= network.classes:
             raise ModelError(
-                f"model {path} gives class {int(output.max())} in {channels} channels, for {network.classes} --classes"
+                f"model {path} gives classes from {int(output.min())} to {int(output.max())} for {network.classes} "
+                "--classes; name all, from 0 on"
             )
         return Head(LABELS)
     if channels != network.classes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from dask.system import CPU_COUNT
 
-from wsipipe.errors import GeometryError, SlideFormatError
+from wsipipe.errors import ChannelError, GeometryError, SlideFormatError
 from wsipipe.geometry.grid import Box, boxes
 from wsipipe.geometry.mirror import mirror
 from wsipipe.geometry.network import Receptive, round_up
@@ -52,6 +52,8 @@ def margin_shares(model: str, slide: str) -> list[MarginShare]:
     """
     loaded, opened = load_model(model), open_slide(slide)
     sizes, level = loaded.info.receptive, choose_level(opened, loaded.spec.mpp)
+    if level.channels != (wanted := loaded.info.network.in_channels):
+        raise ChannelError(f"{opened.file} has {level.channels} channels, model {model} takes {wanted}")
     mask, _ = find_tissue(opened, level, halo=0)
     core = sizes.largest_core or round_up(CORE_PX, sizes.stride)
     parts = sorted(boxes(level.shape, core), key=lambda part: -int(np.count_nonzero(mask.over(part))))[:MOST_PARTS]

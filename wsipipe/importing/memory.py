@@ -46,7 +46,8 @@ def measure_bytes(path: Path, engines: Sequence[str]) -> dict[str, float]:
         if ended.returncode == 0:
             found[engine] = float(ended.stdout)
         else:
-            refusals.append(f"{engine}: {ended.stderr.strip().splitlines()[-1]}")
+            killed = f"it ended with code {ended.returncode}, perhaps out of memory"
+            refusals.append(f"{engine}: {[killed, *ended.stderr.strip().splitlines()][-1]}")
     if not found:
         raise ModelError(f"model {path.name} is computed by no engine that is installed: {'; '.join(refusals)}")
     return found

@@ -11,12 +11,13 @@ from math import prod
 import numpy as np
 
 from wsipipe.arrays import Labels, Pixels
-from wsipipe.errors import SlideReadError
+from wsipipe.errors import SlideError, SlideReadError
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box, Grid, boxes
 from wsipipe.geometry.mirror import Indices
 from wsipipe.geometry.network import round_up
 from wsipipe.inference.comparison import CHECKED_PX, NOTHING, Compare, Compared, check_exact, compare_tiles, is_compared
+from wsipipe.inference.devices import FLOAT32
 from wsipipe.inference.pool import PoolSpec, resident_pool
 from wsipipe.inference.replica import Prediction
 from wsipipe.slides.pixels.mirrored import Unread, read_mirrored
@@ -123,8 +124,10 @@ def predict_block(
     ------
     SlideReadError
         If pixels cannot be read, or cannot be decoded and ``work.fill`` is False.
+    SlideError
+        If the network gives NaN.
     ModelError
-        If the model was replaced since the run began.
+        If the model was replaced since the run began, or its network is not what it says.
     MachineError
         If the device fails.
     """
@@ -141,6 +144,8 @@ def predict_block(
     if cores:
         around = _around(cores)
         tiled, found = _compute(work, cores, (rows, cols), labels, spent, unread)
+        if any(found.undefined):
+            raise SlideError(_undefined(work, cores[found.undefined.index(True)].moved(box.y0, box.x0)))
         blank = not (unread or tiled[::SPARSE, ::SPARSE].any() or tiled.any())
         compared = _compare(work, index, tiled, cores, labels, spent)
         half = margin // 2
@@ -212,6 +217,7 @@ def _compute(
         prediction for the block, whose labels are ``labels``, and all else 0 beyond the cores.
     """
     margin, around, whole = work.grid.receptive.margin, _around(cores), None
+    undefined: tuple[bool, ...] = ()
     rows, cols = at[0][around.y0 : around.y1 + margin], at[1][around.x0 : around.x1 + margin]
     count = len(rows) * len(cols) * work.level.channels * np.dtype(work.level.dtype).itemsize
     memory = memory_of_thread("pixels", count)
@@ -235,13 +241,23 @@ def _compute(
         with spent.on("wait"):
             prediction = future.result()
         spent.infer += prediction.seconds
+        undefined += prediction.undefined
         if whole is None:
             zeros = prediction.each(lambda values: np.zeros((*values.shape[:-2], *labels.shape), np.uint8))
             whole = replace(zeros, labels=labels)
         for values, of_core in zip(whole.arrays, prediction.arrays, strict=True):
             values[..., *core.slices] = of_core
     assert whole is not None, "there are cores"
-    return pixels, whole
+    return pixels, replace(whole, undefined=undefined)
+
+
+def _undefined(work: BlockWork, core: Box) -> str:
+    """What is wrong where the network gives NaN in ``core``, in pixels of the plane."""
+    precision = "" if work.pool.precision == FLOAT32 else f"--precision {FLOAT32}, "
+    return (
+        f"{work.level.path}: model {work.pool.model} gives NaN instead of numbers in rows {core.y0} to {core.y1} and "
+        f"columns {core.x0} to {core.x1} of what is segmented; use {precision}another --engine, or another model"
+    )
 
 
 def cores_met(cores: list[Box], grid: Grid, block: Box, mask: TissueMask) -> Iterator[Box]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from wsipipe.arrays import Labels, Pixels
-from wsipipe.errors import MachineError, MemoryLimitError
+from wsipipe.errors import MachineError, MemoryLimitError, ModelError
 from wsipipe.geometry.network import Receptive, round_up
 from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF, Symmetry
 from wsipipe.inference import devices
@@ -29,7 +29,7 @@ from wsipipe.inference.engines.engine import Engine
 from wsipipe.inference.engines.start import start_engine
 from wsipipe.model.forward import Normalise, core_of, label_values, probabilities_of, uncertainty_of, winner
 from wsipipe.model.model_file import Model
-from wsipipe.model.network import Head
+from wsipipe.model.network import LABELS, ForeignNetwork, Head
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,14 @@ class Prediction:
     """(..., class, y, x), uint8 = round(255 p) of softmax or sigmoid; None if not asked for."""
     uncertainty: npt.NDArray[np.uint8] | None = None
     """(..., y, x), uint8 = round(255 u) of `wsipipe.model.forward.uncertainty_of`; None if not asked for."""
+    undefined: tuple[bool, ...] = ()
+    """Of each core, whether the network gave NaN somewhere in it, whose labels mean nothing."""
     seconds: float = 0.0
     """Seconds of the device's time; for one of a batch, its share."""
 
     def __getitem__(self, i: int) -> Prediction:
         """Prediction ``i`` of a batch."""
-        return self.each(lambda values: values[i])
+        return replace(self.each(lambda values: values[i]), undefined=self.undefined[i : i + 1])
 
     @property
     def arrays(self) -> list[npt.NDArray[np.uint8]]:
@@ -107,6 +109,7 @@ class Replica:
         self.probabilities, self.uncertainty = probabilities, uncertainty
         self.receptive = receptive or model.info.receptive
         self.symmetries = SYMMETRIES[tta]
+        self.info = model.info
         self.head = model.info.network.head
         self.in_channels = model.info.network.in_channels
         self.threads = threads
@@ -141,6 +144,8 @@ class Replica:
             If not even the smallest tile fits into the device's memory.
         MachineError
             If the device fails.
+        ModelError
+            If the network is not what the model says of it.
         """
         pixels = len(tiles) * tiles[0].shape[0] * tiles[0].shape[1]
         if pixels < self._too_large:
@@ -148,13 +153,22 @@ class Replica:
                 return self._forward(self._stack(tiles))
             except (RuntimeError, MemoryError) as err:  # it keeps the tensors that did not fit alive: leave this block
                 if not is_out_of_memory(err):
-                    raise MachineError(f"device {self.device} failed: {err}") from err
+                    raise self._failure(err, tiles[0].shape) from err
                 self._reason = str(err).partition("\n")[0]
             self._too_large = min(self._too_large, pixels)
         if len(tiles) > 1:
             half = len(tiles) // 2
             return concatenate([self.predict(tiles[:half]), self.predict(tiles[half:])], axis=0)
         return self._split_tile(tiles[0])
+
+    def _failure(self, err: Exception, shape: tuple[int, ...]) -> MachineError | ModelError:
+        """What ``err`` means, raised for tiles of this ``shape``; on a CPU a network of others refuses what it gets."""
+        if self.device.type == "cpu" and isinstance(self.info.network, ForeignNetwork):
+            return ModelError(
+                f"model {self.info.path} does not compute tiles of {shape[0]} x {shape[1]} px and {shape[2]} channels: "
+                f"{' '.join(str(err).split())}; import it again, or use another --engine"
+            )
+        return MachineError(f"device {self.device} failed: {err}")
 
     def _split_tile(self, tile: Pixels) -> Prediction:
         """The prediction for one tile, cut in two between cores along its longer side."""
@@ -186,7 +200,8 @@ class Replica:
             output, head = self._output(pixels), self.head
         else:
             output, head = self._averaged(pixels), Head(self.head.kind, activated=True)
-        labels = self._to_host(self._enlarged(self.label_values[winner(output, head)]))
+        labels = self._to_host(self._enlarged(self.label_values[self._winner(output, head)]))
+        undefined = output.amax((1, 2, 3)).isnan()  # amax hands NaN on, and takes no memory
         probabilities = uncertainty = None
         if self.probabilities or self.uncertainty:
             shares = probabilities_of(output, head)
@@ -194,12 +209,30 @@ class Replica:
             uncertainty = self._share_to_host(uncertainty_of(shares, head)) if self.uncertainty else None
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
-        return Prediction(labels, probabilities, uncertainty)
+        return Prediction(labels, probabilities, uncertainty, tuple(undefined.tolist()))
 
     def _output(self, pixels: Tensor) -> Tensor:
         """The network's output (n, class, y, x), float32, for the cores of normalised tiles (n, channel, y, x)."""
         with torch.autocast(self.device.type, getattr(torch, self.precision), enabled=self.precision != FLOAT32):
-            return core_of(self.network(pixels), self.receptive).float()
+            output = core_of(self.network(pixels), self.receptive)
+        classes = 1 if self.head.kind == LABELS else self.info.network.classes
+        sides = [(side - self.receptive.margin) // self.receptive.scale for side in pixels.shape[2:]]
+        if output.shape != (len(pixels), classes, *sides):
+            raise ModelError(
+                f"model {self.info.path} gives {tuple(output.shape)} for the cores of {tuple(pixels.shape)}, not "
+                f"{(len(pixels), classes, *sides)}, as its description says; import it again"
+            )
+        return output.float()
+
+    def _winner(self, output: Tensor, head: Head) -> Tensor:
+        """`winner`, once class labels are among those that the model names."""
+        found, count = winner(output, head), len(self.label_values)
+        if head.kind == LABELS and not 0 <= found.amin() <= found.amax() < count:
+            raise ModelError(
+                f"model {self.info.path} gives classes from {int(found.amin())} to {int(found.amax())}, and names "
+                f"{count}, from 0 on; import it again with a name for each"
+            )
+        return found
 
     def _averaged(self, pixels: Tensor) -> Tensor:
         """The mean of the probabilities (n, class, y, x) over the symmetries, one after the other."""
@@ -246,4 +279,10 @@ def concatenate(parts: list[Prediction], axis: int) -> Prediction:
         return np.concatenate(arrays, axis) if arrays else None
 
     labels = np.concatenate([p.labels for p in parts], axis)
-    return Prediction(labels, joined([p.probabilities for p in parts]), joined([p.uncertainty for p in parts]))
+    undefined = tuple(one for p in parts for one in p.undefined)
+    return Prediction(
+        labels,
+        joined([p.probabilities for p in parts]),
+        joined([p.uncertainty for p in parts]),
+        undefined if axis == 0 else (any(undefined),),
+    )

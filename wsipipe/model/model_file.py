@@ -24,8 +24,10 @@ from wsipipe.geometry.network import Receptive
 from wsipipe.model.file_kind import FileKind, kind_of
 from wsipipe.model.min_areas import min_area_of_older
 from wsipipe.model.network import ForeignNetwork, describe_foreign, parse_foreign
-from wsipipe.model.onnx_file import check_onnx, read_onnx_metadata, write_onnx_metadata
+from wsipipe.model.onnx_file import ports as onnx_ports
+from wsipipe.model.onnx_file import read_onnx_metadata, write_onnx_metadata
 from wsipipe.model.pt2_file import load_pt2, read_pt2_metadata, write_pt2_metadata
+from wsipipe.model.pt2_file import ports as pt2_ports
 from wsipipe.model.spec import LabelClass, ModelSpec, default_classes
 from wsipipe.model.unet import UNet
 from wsipipe.model.unet_file import (
@@ -48,6 +50,8 @@ READERS = {
     FileKind.PT2: read_pt2_metadata,
 }
 """What reads the description in a file of each kind; None if there is none."""
+PORTS = {FileKind.ONNX: onnx_ports, FileKind.PT2: pt2_ports}
+"""What lists the inputs and outputs in a file of each kind."""
 FILES = {
     FileKind.SAFETENSORS: "a safetensors file",
     FileKind.ONNX: "an ONNX file",
@@ -233,11 +237,24 @@ def load_foreign(path: Path, network: ForeignNetwork) -> nn.Module | bytes:
     Raises
     ------
     ModelError
-        If it cannot be read, or has what is never loaded.
+        If it cannot be read, has what is never loaded, or does not fit ``network``.
     """
+    (image,), outputs = PORTS[network.kind](path)
+    names = [port.name for port in outputs] if network.kind == FileKind.ONNX else list(map(str, range(len(outputs))))
+    if network.input != image.name or network.output not in names:
+        raise ModelError(
+            f"model {path} is described with the input {network.input!r} and the output {network.output!r}, but has "
+            f"the input {image.name!r} and the outputs {', '.join(map(repr, names))}; import it again"
+        )
+    channels = image.shape[-1 if network.channels_last else 1] if len(image.shape) == 4 else 0
+    if channels not in (None, network.in_channels) or (image.shape[0] == 1 and not network.single):
+        number = "one image" if network.single else "any number of images"
+        raise ModelError(
+            f"model {path} is described as taking {number} of {network.in_channels} channels, but takes {image}; "
+            "import it again"
+        )
     if network.kind == FileKind.PT2:
         return OneOutput(load_pt2(path), int(network.output), channels_last=network.channels_last)
-    check_onnx(path)
     return path.read_bytes()
 
 

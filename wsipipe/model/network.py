@@ -60,7 +60,8 @@ class ForeignNetwork:
     def tensor_bytes(self, side: int, batch: int, *, engine: str, probabilities: bool) -> int:
         """The most bytes that ``engine`` holds at once for tiles of ``side`` px, ``batch`` of them, weights apart."""
         known = self.bytes_per_pixel
-        per_pixel = known.get(engine, max(known.values()))
+        least = 4 * (self.in_channels + (self.classes if self.head.kind != LABELS else 1) / self.receptive.scale**2)
+        per_pixel = max(least, known.get(engine, max(known.values())))
         chosen = 8 + 24 * self.classes * probabilities  # int64: the winning class; three of float64: probabilities
         return int(batch * side * side * (per_pixel + chosen))
 
@@ -104,8 +105,8 @@ def _problems(network: ForeignNetwork) -> Iterator[str]:
     sizes, known = network.receptive, network.bytes_per_pixel
     if not (1 <= network.in_channels <= MOST_CHANNELS and 1 <= network.classes <= MOST_CLASSES):
         yield f"{network.in_channels} channels and {network.classes} classes"
-    if network.head.kind not in HEADS:
-        yield f"the head {network.head.kind!r}"
+    if network.head.kind not in HEADS or (network.head.kind == SOFTMAX and network.classes == 1):
+        yield f"the head {network.head.kind!r} of {network.classes} classes"
     if not (0 < sizes.stride <= MOST_PX and 0 <= sizes.halo <= MOST_PX and 0 <= sizes.margin <= 4 * MOST_PX):
         yield f"a stride of {sizes.stride} px, a halo of {sizes.halo} px and a margin of {sizes.margin} px"
     if (

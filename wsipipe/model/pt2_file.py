@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wsipipe.errors import ModelError
+from wsipipe.errors import ModelError, WsipipeError
 from wsipipe.files import appearing
 from wsipipe.model.exporting import as_model_error, export_free
 from wsipipe.model.file_kind import DAMAGED_ZIP
@@ -219,7 +219,7 @@ def _opened(path: Path) -> Iterator[_Archive]:
     try:
         with zipfile.ZipFile(path) as file:
             yield _Archive(file)
-    except ModelError:
+    except WsipipeError:
         raise
     except OSError as err:
         raise ModelError(f"model {path} cannot be read: {err.strerror or err}") from err

@@ -13,6 +13,8 @@ from wsipipe.palette import class_color
 
 BACKGROUND = 0
 """The label of background, and of pixels that were not segmented."""
+MOST_LABEL = 255
+"""The largest label."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ class ModelSpec:
             yield f"has a training record that is not a table: {self.training!r}"
         if not labels:
             yield "has no classes"
-        if not all(type(label) is int and 0 <= label <= 255 for label in labels):
-            yield f"has labels that are not whole numbers from 0 to 255: {labels}"
+        if not all(type(label) is int and 0 <= label <= MOST_LABEL for label in labels):
+            yield f"has labels that are not whole numbers from 0 to {MOST_LABEL}: {labels}"
         if len(set(labels)) < len(labels):
             yield f"has two classes with the same label: {labels}"
         if labels == [BACKGROUND]:

@@ -56,7 +56,7 @@ def segment(
     Raises
     ------
     SlideError, ModelError, UsageError, MachineError
-        As `run` would report them, at once; computing may raise SlideReadError and MachineError.
+        As `run` would report them, at once; computing may raise SlideError, ModelError and MachineError.
     """
     source = model.info.path if isinstance(model, Model) else os.fspath(model)
     setup = resolve(

@@ -49,8 +49,18 @@ class OnnxRuntimeEngine:
             ) from err
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The output (n, class, y, x) for tiles ``x`` (n, channel, y, x), both float32."""
+        """The output (n, class, y, x) for tiles ``x`` (n, channel, y, x), both float32.
+
+        Raises
+        ------
+        RuntimeError
+            If it does not take them, or memory is short.
+        """
         return as_named(self._about, x, self._infer).to(self._device)
 
     def _infer(self, tiles: npt.NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(self._session.run([self._about.output], {self._about.input: tiles})[0])
+        try:
+            (output,) = self._session.run([self._about.output], {self._about.input: tiles})
+        except Exception as err:  # its errors share no class but this one
+            raise RuntimeError(str(err)) from err
+        return torch.from_numpy(output)
