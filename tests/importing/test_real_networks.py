@@ -49,14 +49,14 @@ class Balanced(nn.Module):
             found = network(image)
         self.names = list(found) if isinstance(found, dict) else []
         for name, output in found.items() if self.names else [("only", found)]:
-            self.register_buffer(name, output.mean((0, 2, 3), keepdim=True).clone())
+            self.register_buffer(f"mean_{name}", output.mean((0, 2, 3), keepdim=True).clone())
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         """As the network."""
         found = self.network(images)
         if not self.names:
-            return found - self.get_buffer("only")
-        return {name: output - self.get_buffer(name) for name, output in found.items()}
+            return found - self.get_buffer("mean_only")
+        return {name: output - self.get_buffer(f"mean_{name}") for name, output in found.items()}
 
 
 def saved(name: str, path: Path) -> None:

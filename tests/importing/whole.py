@@ -22,7 +22,7 @@ def whole_labels(model: Model, slide: Path, engine: str) -> npt.NDArray[np.uint8
 
 
 def whole(model: Model, slide: Path, engine: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """The labels (y, x) of one pass, and how close the two largest values of each pixel are, over the largest of all."""
+    """The labels (y, x) of one pass, and by how much the largest value of each pixel exceeds the next, relatively."""
     pixels, sizes, network = tifffile.imread(slide), model.info.receptive, model.info.network
     height, width = pixels.shape[:2]
     around = round_up(sizes.margin // 2, sizes.stride) + sizes.margin // 2 % sizes.stride

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from wsipipe.errors import ModelError
+from wsipipe.model.exporting import INPUT_NAME, export_free, output_names_of
 from wsipipe.model.onnx_export import export_onnx
 from wsipipe.model.onnx_file import check_onnx, ports, read_onnx_metadata, write_onnx_metadata
 from wsipipe.model.port import Port
@@ -209,3 +210,16 @@ def test_a_mutant_is_read_or_refused(exported: tuple[Small, Path], tmp_path: Pat
         except ModelError:
             refused += 1
     assert 0 < refused < MUTANTS
+
+
+def test_no_output_has_the_name_of_a_weight_or_of_the_input() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classes = nn.Parameter(torch.ones(1))
+
+        def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"classes": images * self.classes, INPUT_NAME: images + 1, "more": images + 2}
+
+    program = export_free(Named().eval(), channels=3, side=8, step=8)
+    assert output_names_of(program) == ["classes_output", f"{INPUT_NAME}_output", "more"]

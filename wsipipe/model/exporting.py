@@ -112,5 +112,7 @@ def _leaves(node: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, 
 
 
 def output_names_of(program: ExportedProgram) -> list[str]:
-    """Names of the outputs of ``program``, in their order; see `output_names`."""
-    return output_names(pytree.treespec_dumps(program.call_spec.out_spec))
+    """Names of the outputs of ``program``, in their order, as `output_names`; none is that of a weight or the input."""
+    taken = {*program.state_dict, *program.constants, INPUT_NAME}
+    names = output_names(pytree.treespec_dumps(program.call_spec.out_spec))
+    return [f"{name}_output" if name in taken else name for name in names]
