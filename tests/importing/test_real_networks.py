@@ -24,6 +24,8 @@ from wsipipe.slides.pixels.mirrored import read_box
 
 pytestmark = [pytest.mark.soak, needs_data]
 PACKAGE_OF = {"smp": "segmentation_models_pytorch", "monai": "monai", "hover": "torch"}
+EVEN = 1e-5
+"""The largest share of labels that may differ because two classes are even; of balanced random weights, many are."""
 ROUNDING = 1e-5
 """How close two values are that sums in another order may exchange, relative to the largest value."""
 REFUSED = {
@@ -96,7 +98,7 @@ def test_tiles_give_the_labels_of_one_pass(name: str, suffix: str, slide: Path, 
         differing = gaps[found != expected]
         print(f"{name}{suffix} {engine}: {model.info.receptive}, {differing.size} of {found.size} labels differ")  # noqa: T201
         assert (differing < ROUNDING).all(), "not because two classes are even"
-        assert differing.size == 0 or engine == "openvino", "whose sums take another order for tiles of another size"
+        assert differing.size <= EVEN * found.size
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
