@@ -11,9 +11,7 @@ from wsipipe.cli.model_text import described, facts, margins_text
 from wsipipe.cli.normalisation import normalisation
 from wsipipe.errors import OutputError, UsageError
 from wsipipe.files import takes_files
-
-HEADS = ("softmax", "sigmoid", "labels")
-"""As `wsipipe.model.network` has them, without importing torch."""
+from wsipipe.model.network import HEADS
 
 
 @click.group()

@@ -20,7 +20,7 @@ from wsipipe.importing.reach import measure_receptive, shift_test
 from wsipipe.importing.smallest_side import MOST_SIDE_PX, smallest_side
 from wsipipe.inference.devices import COMPILE, ENGINES_OF, is_installed
 from wsipipe.inference.engines.start import start_engine
-from wsipipe.model.file_kind import FileKind, kind_of
+from wsipipe.model.file_kind import SUFFIX_OF, FileKind, kind_named, kind_of
 from wsipipe.model.model_file import (
     PORTS,
     Model,
@@ -36,7 +36,6 @@ from wsipipe.model.spec import BACKGROUND, MOST_LABEL, LabelClass, ModelSpec
 from wsipipe.model.torchscript_file import convert_torchscript, load_torchscript
 from wsipipe.palette import class_color
 
-SUFFIX_OF = {FileKind.ONNX: ".onnx", FileKind.PT2: ".pt2"}
 UNMEASURED = Receptive(stride=1, halo=0, margin=0, crop=0)
 MOST_ROOM_PX = 2048
 """The most that is added to margins for networks that take large tiles only."""
@@ -132,9 +131,10 @@ def _import_torchscript(
     say: Callable[[str], None],
 ) -> ModelInfo:
     """As `import_file`, for a TorchScript file: it is converted first, to what the name of ``target`` says."""
-    kind = next((kind for kind, suffix in SUFFIX_OF.items() if target.suffix == suffix), None)
-    if kind is None:
-        raise UsageError(f"-o {target}: {source} becomes ONNX or .pt2; give a name that ends in .onnx or .pt2")
+    if (kind := kind_named(target)) is None:
+        raise UsageError(
+            f"-o {target}: {source} becomes ONNX or .pt2; give a name that ends in {' or '.join(SUFFIX_OF.values())}"
+        )
     network = load_torchscript(source, trust=trust)
     say("converting it")
     with tempfile.TemporaryDirectory() as folder:
@@ -224,7 +224,7 @@ def measure_network(
     network = replace(network, head=_head(path, compute, network, sides, whole=_is_whole(output), wish=request.head))
     say("measuring how far it looks")
     try:
-        receptive = measure_receptive(compute, channels, sides=hint, analysis=opaque_compute(model, sides, _compute))
+        receptive = measure_receptive(compute, channels, sides=sides, analysis=opaque_compute(model, sides, _compute))
         receptive = _with_room(compute, channels, receptive)
         shift_test(compute, channels, receptive)
     except NoFiniteReachError as err:

@@ -62,9 +62,10 @@ def margin_shares(model: str, slide: str) -> list[MarginShare]:
     engine = resolve_engine("auto", ("cpu",), kind=loaded.info.network.kind)
     tiles = [_tile(level, part, core, sizes.margin // 2) for part in parts]
 
+    replica = Replica(loaded, "cpu", engine=engine, threads=CPU_COUNT)
+
     def labels(receptive: Receptive) -> np.ndarray:
-        cut = (sizes.margin - receptive.margin) // 2
-        replica = Replica(loaded, "cpu", engine=engine, threads=CPU_COUNT, receptive=receptive)
+        cut, replica.receptive = (sizes.margin - receptive.margin) // 2, receptive
         with replica.lane():
             inner = [tile[cut : tile.shape[0] - cut, cut : tile.shape[1] - cut] for tile in tiles]
             return np.stack([replica.predict([tile]).labels[0] for tile in inner])

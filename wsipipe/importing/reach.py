@@ -85,7 +85,7 @@ class Dependence:
 
 
 def measure_receptive(
-    compute: Compute, channels: int, *, sides: SidesHint | None = None, analysis: Compute | None = None
+    compute: Compute, channels: int, *, sides: Sides | SidesHint | None = None, analysis: Compute | None = None
 ) -> Receptive:
     """Measure how far a network looks, its stride, the scale of its output, and the margin that its tiles need.
 
@@ -96,7 +96,7 @@ def measure_receptive(
     channels
         Channels of its input.
     sides
-        What its file declares; by default, legal sides are found by trying.
+        The sides that it takes, or what its file declares of them; by default, they are found by trying.
     analysis
         The same network, in which layers that swallow NaN are replaced by some that look as far and do not.
 
@@ -108,7 +108,7 @@ def measure_receptive(
         If no tile is accepted, the output is not a map of the input, or it differs from one time to the next.
     """
     compute, opaque = saying_tile(compute), saying_tile(analysis or compute)
-    found = find_sides(compute, channels, sides or SidesHint())
+    found = sides if isinstance(sides, Sides) else find_sides(compute, channels, sides or SidesHint())
     tile = noise(channels, found.legal, found.legal)[None]
     if difference(compute(tile), compute(tile)):
         raise ModelError(

@@ -11,15 +11,15 @@ from torch import nn
 from wsipipe.errors import UsageError
 from wsipipe.importing.import_model import NetworkRequest, import_model
 from wsipipe.importing.smallest_side import smallest_side
-from wsipipe.model.file_kind import FileKind
+from wsipipe.model.file_kind import SUFFIX_OF, FileKind, kind_named
 from wsipipe.model.model_file import save_unet
 from wsipipe.model.onnx_export import export_onnx
 from wsipipe.model.pt2_file import export_pt2
 from wsipipe.model.spec import ModelSpec
 from wsipipe.model.unet import UNet
 
-SUFFIXES = {".onnx": (FileKind.ONNX, export_onnx), ".pt2": (FileKind.PT2, export_pt2)}
-"""The kind of each file, and what writes it."""
+EXPORT = {FileKind.ONNX: export_onnx, FileKind.PT2: export_pt2}
+"""What writes a network as a file of each kind."""
 
 
 def save_model(
@@ -61,16 +61,15 @@ def save_model(
         If the file cannot be written.
     """
     path = Path(path)
-    if isinstance(network, UNet) and path.suffix not in SUFFIXES:
+    kind, request = kind_named(path), request or NetworkRequest()
+    if kind is None and isinstance(network, UNet):
         save_unet(path, network, spec)
         return
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"{path}: a network that is no wsipipe.UNet is written as {' or '.join(SUFFIXES)}")
-    request = request or NetworkRequest()
-    kind, export = SUFFIXES[path.suffix]
+    if kind is None:
+        raise UsageError(f"{path}: a network that is no wsipipe.UNet is written as {' or '.join(SUFFIX_OF.values())}")
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder) / path.name
         say("exporting it")
         side = smallest_side(network, request.in_channels, request.step, channels_last=request.channels_last)
-        export(network, exported, channels=request.in_channels, side=side, step=request.step)
+        EXPORT[kind](network, exported, channels=request.in_channels, side=side, step=request.step)
         import_model(exported, kind, path, spec, request, say)

@@ -45,9 +45,6 @@ class Compared:
     differing: int = 0
     """Those that differ."""
 
-    def __add__(self, other: Compared) -> Compared:
-        return Compared(self.labels + other.labels, self.differing + other.differing)
-
 
 NOTHING = Compared()
 _known: set[tuple[PoolSpec, str]] = set()

@@ -44,6 +44,15 @@ class FileKind(Enum):
     TORCHSCRIPT = "TorchScript"
 
 
+SUFFIX_OF = {FileKind.ONNX: ".onnx", FileKind.PT2: ".pt2"}
+"""How the names of models end that networks of other programs become."""
+
+
+def kind_named(path: Path) -> FileKind | None:
+    """The kind of model that a file to write at ``path`` is, by its name; None if it is neither ONNX nor ``.pt2``."""
+    return next((kind for kind, suffix in SUFFIX_OF.items() if path.suffix == suffix), None)
+
+
 def kind_of(path: Path) -> FileKind:
     """The kind of the file at ``path``.
 

@@ -32,7 +32,7 @@ class Head:
 
 @dataclass(frozen=True)
 class ForeignNetwork:
-    """A network that was made elsewhere, as `wsipipe.model.import_model` measured it."""
+    """A network that was made elsewhere, as `wsipipe.importing.import_model` measured it."""
 
     kind: FileKind
     """``ONNX`` or ``PT2``."""

@@ -27,12 +27,8 @@ def export_onnx(network: nn.Module, path: Path, *, channels: int, side: int, ste
         Takes images (n, channel, y, x), float32; it is left as it is.
     path
         The file to write; it appears whole.
-    channels
-        Channels of its images.
-    side
-        The smallest side that it shall take, px.
-    step
-        Sides may be any larger multiple of this, px.
+    channels, side, step
+        The images that it shall take, as `export_free`.
 
     Raises
     ------

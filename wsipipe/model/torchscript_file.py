@@ -16,6 +16,7 @@ from torch import nn
 from wsipipe.errors import ModelError
 from wsipipe.files import appearing
 from wsipipe.model.exporting import INPUT_NAME, ONLY_OUTPUT, as_model_error
+from wsipipe.model.file_kind import FileKind, kind_named
 from wsipipe.model.onnx_export import OPSET, export_onnx, require_exporter
 from wsipipe.model.onnx_file import check_onnx
 from wsipipe.model.pt2_file import export_pt2
@@ -62,12 +63,8 @@ def convert_torchscript(network: torch.jit.ScriptModule, path: Path, *, channels
         Takes images (n, channel, y, x), float32.
     path
         The file to write; it appears whole.
-    channels
-        Channels of its images.
-    side
-        The smallest side that it shall take, px.
-    step
-        Sides may be any larger multiple of this, px.
+    channels, side, step
+        The images that it shall take, as `export_free`.
 
     Raises
     ------
@@ -77,7 +74,7 @@ def convert_torchscript(network: torch.jit.ScriptModule, path: Path, *, channels
         If the file cannot be written.
     """
     example = torch.zeros(2, channels, max(side, 2 * step), max(side, 2 * step) + step)
-    onnx = path.suffix == ".onnx"
+    onnx = kind_named(path) == FileKind.ONNX
     if onnx:
         require_exporter(path)
     try:
