@@ -19,7 +19,7 @@ from wsipipe.inference.pool import Pool, PoolSpec
 
 EVERY = 7
 """One of so many blocks is compared where labels are approximate: 4 % more to compute."""
-CHECKED_PX = 256
+CHECKED_PX = 64
 """Side in pixels of what is compared of exact tiles, where they meet: a share of a tile, and once for each slide."""
 ROUNDING_SHARE = 1e-4
 """The largest share of labels that may differ in exact tiles: sums in another order, where two classes are even."""
