@@ -1,0 +1,131 @@
+"""References made from the code: the keys of a TOML file from its dataclasses, and the metrics.
+
+``{toml-keys} wsipipe.training.config.TrainConfig`` has a section for each table, and a row for each key. The meaning is
+the docstring below the field; with ``:options-of: wsipipe.cli.run.run``, a field without one has that option's help.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Iterator
+from importlib import import_module
+from types import NoneType
+from typing import Any
+
+import click
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.docutils import SphinxDirective
+
+from wsipipe.tables import BOUNDS
+
+NAMES = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
+
+
+def named(path: str) -> Any:
+    """The object at a dotted path."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def kind_in_words(kind: Any) -> str:
+    """The type of a field, as people who write TOML call it."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return ", ".join(f'`"{one}"`' for one in arguments)
+    if origin is tuple:
+        return f"list of {NAMES[arguments[0]]}s"
+    if origin is dict:
+        return "table"
+    if arguments:
+        return " or ".join(kind_in_words(one) for one in arguments if one is not NoneType)
+    return NAMES[kind]
+
+
+def default_in_words(field: dataclasses.Field[Any]) -> str:
+    """The default, as TOML has it."""
+    if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        return "required"
+    value = field.default_factory() if field.default is dataclasses.MISSING else field.default
+    if value is None or value == {}:
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return "`[" + ", ".join(repr(one) for one in value if isinstance(one, str)) + "]`"
+    return f'`"{value}"`' if isinstance(value, str) else f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def table_of(kind: Any, place: str = "", *, listed: bool = False, options: click.Command | None = None) -> Iterator[str]:
+    """Markdown of a dataclass, and after it of those that its fields hold."""
+    types = typing.get_type_hints(kind)
+    texts = ModuleAnalyzer.for_module(kind.__module__)
+    texts.analyze()
+    inner = []
+    yield f"## `{'[[' if listed else '['}{place}{']]' if listed else ']'}`" if place else "## Top level"
+    yield inspect.getdoc(kind).partition("\n\n")[0].replace("\n", " ")
+    rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    for field in dataclasses.fields(kind):
+        (element, *_) = typing.get_args(types[field.name]) or (None,)
+        below = f"{place}.{field.name}" if place else field.name
+        if dataclasses.is_dataclass(types[field.name]):
+            inner.append((types[field.name], below, False))
+        elif dataclasses.is_dataclass(element):
+            inner.append((element, below, True))
+        else:
+            said = " ".join(texts.attr_docs.get((kind.__name__, field.name), [])) or help_of(options, field.name)
+            value = kind_in_words(types[field.name])
+            if bounds := field.metadata.get(BOUNDS):
+                value = str(bounds).removeprefix("a ") + " or list of texts" * ("list" in value)
+                said += f" ({bounds.hint})" * bool(bounds.hint)
+            rows.append(
+                f"| `{field.name}` | {value} | {default_in_words(field)} | {said.strip().replace('|', chr(92) + '|')} |"
+            )
+    if len(rows) > 2:
+        yield "\n".join(rows)
+    for one, below, is_listed in inner:
+        yield from table_of(one, below, listed=is_listed, options=options)
+
+
+def help_of(command: click.Command | None, name: str) -> str:
+    """The help of the option of ``command`` that sets ``name``."""
+    wanted = f"--{name.replace('_', '-')}"
+    found = [one.help for one in (command.params if command else []) if wanted in one.opts]  # type: ignore[attr-defined]
+    if not found:
+        raise ValueError(f"the key {name} has neither a docstring nor an option {wanted}")
+    return str(found[0]).partition("  [default")[0]
+
+
+class TomlKeys(SphinxDirective):
+    """The tables and keys of a TOML file, from the dataclass that reads it."""
+
+    required_arguments = 1
+    option_spec: typing.ClassVar = {"options-of": directives.unchanged_required}
+
+    def run(self) -> list[nodes.Node]:
+        """Make the sections."""
+        options = named(self.options["options-of"]) if "options-of" in self.options else None
+        text = "\n\n".join(table_of(named(self.arguments[0]), options=options))
+        return self.parse_text_to_nodes(text, allow_section_headings=True)
+
+
+class Metrics(SphinxDirective):
+    """The metrics of ``wsipipe evaluate``, each with its description."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table."""
+        from wsipipe.evaluation.metrics import METRICS
+
+        rows = [f"| `{name}` | {metric.description} |" for name, metric in METRICS.items()]
+        return self.parse_text_to_nodes("\n".join(["| metric | meaning |", "|---|---|", *rows]))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directives."""
+    app.add_directive("toml-keys", TomlKeys)
+    app.add_directive("metrics", Metrics)
+    return {"parallel_read_safe": True}
