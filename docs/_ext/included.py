@@ -35,10 +35,10 @@ def relinked(text: str, file: str, page: str) -> str:
     return LINK.sub(one, text)
 
 
-def on_include(_app: Sphinx, path: Path, page: str, content: list[str]) -> None:
+def on_include(app: Sphinx, path: Path, _stem: str, content: list[str]) -> None:
     """Mend the links of an included file, in place."""
     file = os.path.relpath(ROOT / "docs" / path, ROOT)
-    content[0] = relinked(content[0], file, f"docs/{page}.md")
+    content[0] = relinked(content[0], file, f"docs/{app.env.docname}.md")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
