@@ -1,6 +1,6 @@
-"""Draw ``slide-and-result.jpg``, the picture of the first page: ``python docs/make_pictures.py CMU-1-Small-Region.svs``.
+"""Draw the picture of the first page, ``slide-and-result.jpg``: ``python docs/make_pictures.py SLIDE``.
 
-The slide is Aperio's CMU-1-Small-Region.svs (CC0), https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/.
+SLIDE is Aperio's CMU-1-Small-Region.svs (CC0), https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/.
 `wsipipe demo` draws the other picture, ``demo.png``.
 """
 

@@ -60,41 +60,45 @@ def default_in_words(field: dataclasses.Field[Any]) -> str:
     return f'`"{value}"`' if isinstance(value, str) else f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
-def table_of(kind: Any, place: str = "", *, listed: bool = False, options: click.Command | None = None) -> Iterator[str]:
+def sections_of(kind: Any, options: click.Command | None, place: str = "", title: str = "Top level") -> Iterator[str]:
     """Markdown of a dataclass, and after it of those that its fields hold."""
     types = typing.get_type_hints(kind)
     texts = ModuleAnalyzer.for_module(kind.__module__)
     texts.analyze()
-    inner = []
-    yield f"## `{'[[' if listed else '['}{place}{']]' if listed else ']'}`" if place else "## Top level"
-    yield inspect.getdoc(kind).partition("\n\n")[0].replace("\n", " ")
-    rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    rows, inner = [], []
     for field in dataclasses.fields(kind):
-        (element, *_) = typing.get_args(types[field.name]) or (None,)
-        below = f"{place}.{field.name}" if place else field.name
-        if dataclasses.is_dataclass(types[field.name]):
-            inner.append((types[field.name], below, False))
+        of_field = types[field.name]
+        (element, *_) = typing.get_args(of_field) or (None,)
+        below = f"{place}.{field.name}".removeprefix(".")
+        if dataclasses.is_dataclass(of_field):
+            inner.append(sections_of(of_field, options, below, f"`[{below}]`"))
         elif dataclasses.is_dataclass(element):
-            inner.append((element, below, True))
+            inner.append(sections_of(element, options, below, f"`[[{below}]]`"))
         else:
-            said = " ".join(texts.attr_docs.get((kind.__name__, field.name), [])) or help_of(options, field.name)
-            value = kind_in_words(types[field.name])
-            if bounds := field.metadata.get(BOUNDS):
-                value = str(bounds).removeprefix("a ") + " or list of texts" * ("list" in value)
-                said += f" ({bounds.hint})" * bool(bounds.hint)
-            rows.append(
-                f"| `{field.name}` | {value} | {default_in_words(field)} | {said.strip().replace('|', chr(92) + '|')} |"
-            )
-    if len(rows) > 2:
-        yield "\n".join(rows)
-    for one, below, is_listed in inner:
-        yield from table_of(one, below, listed=is_listed, options=options)
+            meaning = " ".join(texts.attr_docs.get((kind.__name__, field.name), ())) or help_of(options, field.name)
+            rows.append(row_of(field, of_field, meaning))
+    yield f"## {title}"
+    yield inspect.getdoc(kind).partition("\n\n")[0].replace("\n", " ")
+    if rows:
+        yield "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows])
+    for one in inner:
+        yield from one
+
+
+def row_of(field: dataclasses.Field[Any], kind: Any, meaning: str) -> str:
+    """The row of a field, as Markdown."""
+    value, bounds = kind_in_words(kind), field.metadata.get(BOUNDS)
+    if bounds is not None:
+        value = str(bounds).removeprefix("a ") + " or list of texts" * ("list" in value)
+        meaning = meaning.rstrip() + f" ({bounds.hint})" * bool(bounds.hint)
+    meaning = meaning.strip().replace("|", r"\|")
+    return f"| `{field.name}` | {value} | {default_in_words(field)} | {meaning} |"
 
 
 def help_of(command: click.Command | None, name: str) -> str:
     """The help of the option of ``command`` that sets ``name``."""
     wanted = f"--{name.replace('_', '-')}"
-    found = [one.help for one in (command.params if command else []) if wanted in one.opts]  # type: ignore[attr-defined]
+    found = [one.help for one in (command.params if command else []) if wanted in one.opts]
     if not found:
         raise ValueError(f"the key {name} has neither a docstring nor an option {wanted}")
     return str(found[0]).partition("  [default")[0]
@@ -109,7 +113,7 @@ class TomlKeys(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Make the sections."""
         options = named(self.options["options-of"]) if "options-of" in self.options else None
-        text = "\n\n".join(table_of(named(self.arguments[0]), options=options))
+        text = "\n\n".join(sections_of(named(self.arguments[0]), options))
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 
 

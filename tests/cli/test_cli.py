@@ -31,7 +31,8 @@ from wsipipe.pictures.drawing import OUTLINE
 from wsipipe.pipeline.machine import size_bytes
 from wsipipe.tissue.detect import ALGORITHM
 
-README = Path(wsipipe.__file__).parents[1] / "README.md"
+ROOT = Path(wsipipe.__file__).parents[1]
+REFERENCE = ROOT / "docs" / "operate" / "command-line.md"
 SCRIPT = Path(sys.executable).with_name("wsipipe")
 HEAVY = {"torch", "dask", "distributed", "zarr", "tifffile", "numpy", "rich", "imagecodecs", "safetensors"}
 
@@ -55,21 +56,35 @@ def commands(group: click.Command = cli.cli, name: str = "wsipipe") -> Iterator[
 # what a person reads
 
 
-@pytest.mark.parametrize("name", [name for name, _ in commands()])
-def test_every_command_is_in_the_readme(name: str) -> None:
-    assert re.search(rf"\b{name}\b", README.read_text())
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of the command line, as Sphinx makes it of the commands themselves."""
+    pytest.importorskip("sphinx_click")
+    pytest.importorskip("myst_parser")
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
+    (source / "index.md").write_bytes(REFERENCE.read_bytes())
+    made_of = ["-C", "-q", "-D", "extensions=myst_parser,sphinx_click", "-b", "text"]
+    subprocess.run([sys.executable, "-m", "sphinx", *made_of, source, built], check=True, cwd=ROOT)
+    return (built / "index.txt").read_text()
 
 
 OPTIONS = [(n, o) for n, command in commands() for p in command.params if isinstance(p, click.Option) for o in p.opts]
 
 
-@pytest.mark.parametrize(("name", "option"), OPTIONS)
-def test_every_option_is_in_the_readme_and_says_what_it_does(name: str, option: str) -> None:
-    assert re.search(rf"(?<![\w-]){option}(?![\w-])", README.read_text()), f"{name} {option}"
-    command = dict(commands())[name]
-    (found,) = [p for p in command.params if option in p.opts]
-    assert isinstance(found, click.Option)
-    assert found.help
+def test_every_command_and_option_is_in_the_reference(reference: str) -> None:
+    parts = re.split(r"-\[ Usage \]-\s+", reference)[1:]
+    missing = []
+    for name, option in OPTIONS:
+        part = next((part for part in parts if part.startswith(f"{name} [OPTIONS]")), "")
+        if not re.search(rf"^(?:.*, )?{option}(?![\w-])", part, re.MULTILINE):
+            missing.append((name, option))
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", [name for name, _ in commands()])
+def test_every_option_says_what_it_does(name: str) -> None:
+    options = [param for param in dict(commands())[name].params if isinstance(param, click.Option)]
+    assert [option.opts for option in options if not option.help] == []
 
 
 def test_the_commands_above_were_found() -> None:

@@ -1,4 +1,4 @@
-"""The table of formats in README.md: ``python -m tests.slides.formats`` makes it and writes it there.
+"""The table in docs/slides/formats.md: ``python -m tests.slides.formats`` makes it and writes it there.
 
 A row says which reader opens a file, what it finds, and what its pixels were compared with: the pixels that other
 programs wrote again, else those that pydicom decodes of DICOM, else those that OpenSlide does, else those that tifffile
@@ -26,7 +26,7 @@ from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.planes import Planes
 from wsipipe.slides.slide import Level, Slide
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "slides" / "formats.md"
 BEGIN, END = "<!-- formats -->\n", "<!-- end of formats -->\n"
 HEADER = "| file | read by | opened too by | levels | µm/px | pixels | notes |\n|---|---|---|---|---|---|---|\n"
 FOLDERS = ("slides", "writers", "zarr", "dicom", "variants/imagecodecs-codecs/tiff")
@@ -54,12 +54,12 @@ def table(rows: Iterable[tuple[str, Row]]) -> str:
 
 
 def written() -> str:
-    """The table as README.md has it."""
-    return README.read_text().partition(BEGIN)[2].partition(END)[0]
+    """The table as the page has it."""
+    return PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
 
 
 def written_rows() -> list[tuple[str, Row]]:
-    """The (file name, row) that README.md has."""
+    """The (file name, row) that the page has."""
     rows = []
     for line in written().removeprefix(HEADER).splitlines():
         names, *row = (cell.strip() for cell in line.strip("|").split("|"))
@@ -175,7 +175,7 @@ def _whole(level: Level) -> Pixels:
 
 
 if __name__ == "__main__":
-    text = README.read_text()
-    README.write_text(
+    text = PAGE.read_text()
+    PAGE.write_text(
         text.replace(BEGIN + written() + END, BEGIN + table((path.name, found_row(path)) for path in paths()) + END)
     )

@@ -1,4 +1,4 @@
-"""The table of formats in the README has the rows that are found as each file is read and compared."""
+"""The table of formats in the documentation has the rows that are found as each file is read and compared."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def _paths() -> list[object]:
 
 @needs_data
 @pytest.mark.parametrize("path", _paths() or [Path("none")], ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_row_of_a_file_in_the_readme_is_what_is_found(path: Path) -> None:
+def test_row_of_a_file_in_the_documentation_is_what_is_found(path: Path) -> None:
     for library in ("openslide", "wsidicom"):
         pytest.importorskip(library)
     assert found_row(path) in [row for name, row in written_rows() if name == path.name], ANEW
 
 
 @needs_data
-def test_table_in_the_readme_has_each_file_once_and_rows_that_say_the_same_are_one() -> None:
+def test_table_in_the_documentation_has_each_file_once_and_rows_that_say_the_same_are_one() -> None:
     rows = written_rows()
     assert Counter(name for name, _ in rows) == Counter(path.name for path in paths()), ANEW
     left = list(rows)
