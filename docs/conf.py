@@ -43,5 +43,10 @@ numpydoc_show_class_members = False  # autodoc lists them, each with its own tex
 
 html_theme = "pydata_sphinx_theme"
 html_title = "wsipipe"
-html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"], "footer_end": []}
+html_theme_options = {
+    "show_prev_next": False,
+    "show_toc_level": 3,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_end": [],
+}
 html_show_sourcelink = False

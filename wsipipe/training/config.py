@@ -221,7 +221,7 @@ class TrainConfig:
     licence: str = "not stated"
     """Licence of its weights, an SPDX expression if there is one."""
     mpp: float | None = bounded(None, above=0)
-    """Micrometres per pixel to train at; None: those of the images, and the model runs on any slide's level 0."""
+    """Micrometres per pixel to train at; without it, those of the images, and the model runs on any slide's level 0."""
     min_area_um2: float = bounded(0.0, least=0)
     """Area in square micrometres (pixels without `mpp`) below which what the model finds is not an object."""
     classes: tuple[ClassConfig, ...] = (ClassConfig("object"),)
