@@ -75,8 +75,8 @@ def sections_of(kind: Any, options: click.Command | None, place: str = "", title
         elif dataclasses.is_dataclass(element):
             inner.append(sections_of(element, options, below, f"`[[{below}]]`"))
         else:
-            meaning = " ".join(texts.attr_docs.get((kind.__name__, field.name), ())) or help_of(options, field.name)
-            rows.append(row_of(field, of_field, meaning))
+            meaning = " ".join(texts.attr_docs.get((kind.__name__, field.name), ()))
+            rows.append(row_of(field, of_field, meaning, option_of(options, field.name)))
     yield f"## {title}"
     yield inspect.getdoc(kind).partition("\n\n")[0].replace("\n", " ")
     if rows:
@@ -85,23 +85,29 @@ def sections_of(kind: Any, options: click.Command | None, place: str = "", title
         yield from one
 
 
-def row_of(field: dataclasses.Field[Any], kind: Any, meaning: str) -> str:
-    """The row of a field, as Markdown."""
-    value, bounds = kind_in_words(kind), field.metadata.get(BOUNDS)
+def row_of(field: dataclasses.Field[Any], kind: Any, meaning: str, option: click.Option | None) -> str:
+    """The row of a field, as Markdown; what the field does not say, the ``option`` of the command line does."""
+    value, default, bounds = kind_in_words(kind), default_in_words(field), field.metadata.get(BOUNDS)
+    if not meaning:
+        if option is None or not option.help:
+            raise ValueError(f"the key {field.name} has neither a docstring nor an option")
+        meaning = option.help.partition("  [default")[0]
+        if isinstance(option.type, click.Choice):
+            value = ", ".join(f'`"{one}"`' for one in option.type.choices)
+        if not default and option.default == "auto":
+            default = "auto"
     if bounds is not None:
         value = str(bounds).removeprefix("a ") + " or list of texts" * ("list" in value)
         meaning = meaning.rstrip() + f" ({bounds.hint})" * bool(bounds.hint)
     meaning = meaning.strip().replace("|", r"\|")
-    return f"| `{field.name}` | {value} | {default_in_words(field)} | {meaning} |"
+    return f"| `{field.name}` | {value} | {default} | {meaning} |"
 
 
-def help_of(command: click.Command | None, name: str) -> str:
-    """The help of the option of ``command`` that sets ``name``."""
+def option_of(command: click.Command | None, name: str) -> click.Option | None:
+    """The option of ``command`` that the key ``name`` stands for."""
     wanted = f"--{name.replace('_', '-')}"
-    found = [one.help for one in (command.params if command else []) if wanted in one.opts]
-    if not found:
-        raise ValueError(f"the key {name} has neither a docstring nor an option {wanted}")
-    return str(found[0]).partition("  [default")[0]
+    options = command.params if command else []
+    return next((one for one in options if isinstance(one, click.Option) and wanted in one.opts), None)
 
 
 class TomlKeys(SphinxDirective):
