@@ -10,10 +10,13 @@ import json
 import re
 import shlex
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import click
 import pytest
@@ -23,6 +26,7 @@ from tests.conftest import WriteSlide
 from wsipipe.cli import cli
 from wsipipe.nightly.config import NightConfig
 from wsipipe.tables import parse_table
+from wsipipe.training.config import TrainConfig, config_of
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -134,8 +138,6 @@ def test_a_command_that_does_not_exist_is_found() -> None:
 
 
 def test_tables_and_documents_are_read() -> None:
-    from wsipipe.training.config import config_of
-
     for block in every_block("toml"):
         document = tomllib.loads(block.code)
         if "inbox" in document:
@@ -155,6 +157,26 @@ def test_links_of_the_first_page_lead_somewhere() -> None:
 def test_the_reference_of_python_has_each_public_name_once() -> None:
     listed = re.findall(r"^   ([A-Za-z_]+)$", (DOCS / "api" / "index.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(set(wsipipe.__all__) - {"__version__"})
+
+
+def keys_of(kind: Any) -> Iterator[str]:
+    """The keys of a table and of those in it."""
+    types = get_type_hints(kind)
+    for field in fields(kind):
+        inside = [one for one in (types[field.name], *get_args(types[field.name])) if is_dataclass(one)]
+        yield from keys_of(inside[0]) if inside else [field.name]
+
+
+@pytest.mark.parametrize(("kind", "options"), [(TrainConfig, None), (NightConfig, cli.commands["run"])])
+def test_every_key_of_a_toml_file_is_in_its_reference(
+    kind: Any, options: click.Command | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(DOCS / "_ext")
+    text = "\n".join(import_module("references").sections_of(kind, options))
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| .* \| (.+) \|$", text, re.MULTILINE)
+    assert Counter(key for key, _ in rows) == Counter(keys_of(kind))
+    assert all(meaning.strip() for _, meaning in rows)
 
 
 @cache
