@@ -65,7 +65,7 @@ class Work:
         return min((limit, what) for what, limit in by.items())
 
 
-def work(architecture: dict[str, int], core: int) -> Work:
+def work_of(architecture: dict[str, int], core: int) -> Work:
     """The work of the network of ``architecture`` (`UNet.architecture`) for one pixel of a tile of ``core`` px.
 
     It walks the layers as `UNet.forward` does; the pixels of the margin are computed too, and not counted.
@@ -108,7 +108,7 @@ def main() -> None:
     networks["nuclei (base {base_channels}, depth {depth})".format(**shipped.architecture)] = shipped.architecture
     print(f"{H200.name}, core of {args.core} px")
     for name, architecture in networks.items():
-        one = work(architecture, args.core)
+        one = work_of(architecture, args.core)
         for precision in ("float32", "tf32", "bfloat16"):
             pixels, what = one.limit(H200, precision)
             low, high = (ceil(pixels / 1e6 / speed) for speed in reversed(DECODING_MPS))
