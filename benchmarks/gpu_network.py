@@ -58,7 +58,7 @@ class Scale:
     """That decode, at most."""
 
 
-QUICK = Scale(((64, 1), (32, 2)), 0.0, core=32, shapes=2, megabytes=(1,), steps=4, batch=2, threads=1)
+QUICK = Scale(((32, 2),), 0.0, core=32, shapes=2, megabytes=(1,), steps=2, batch=1, threads=1)
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def speeds(given: Given) -> Iterator[Row]:
                 forget_free_memory()
                 pixels = pixels_per_second(replica, tiles, count, given.scale.seconds)
                 yield {
-                    "what": f"{core} px x {batch}, {precision}, {layout}, {count} lanes",
+                    "what": f"{core} px x {batch}, {precision}, {layout}, lanes: {count}",
                     **speed(given, pixels * (core / (core + margin)) ** 2, core, precision),
                     "labels_differ": float((labels != expected).mean()),
                     "device_held_gb": torch.cuda.memory_reserved(given.device) / 1e9,
