@@ -112,14 +112,14 @@ def tests(given: Given) -> Iterator[Row]:
     if not files:
         yield {"what": "pytest -m gpu", "skipped": f"no tests in {folder}"}
         return
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files]
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", *files]
     seconds = max(1.0, given.deadline - time.monotonic() - 2)
     try:
         done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired as err:
         yield {"what": "pytest -m gpu", "error": f"not done after {seconds:.0f} s: {(err.stdout or b'')[-200:]!r}"}
         return
-    lines = (done.stdout + done.stderr).splitlines()
+    lines = (done.stdout or done.stderr).splitlines()
     counts = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|error|skipped)", lines[-1])}
     row: Row = {"what": "pytest -m gpu", **counts}
     if done.returncode:
@@ -153,7 +153,7 @@ def training(given: Given) -> Iterator[Row]:
             steps=scale.steps,
             validate_every=scale.steps,
             checkpoint_every=scale.steps // 2,
-            workers=0 if scale == QUICK else None,
+            workers=scale.workers,
         ),
     )
     done: list[StepDone] = []
@@ -264,14 +264,15 @@ def main() -> None:
     parser.add_argument("slide")
     parser.add_argument("-m", "--model", default=str(DEFAULT_MODEL), help="a U-Net of wsipipe's")
     parser.add_argument("--mpp", type=float)
-    parser.add_argument("--device", default="cuda:0", help="one GPU, or cpu")
+    parser.add_argument("--device", default="cuda", help="one GPU, or cpu")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("-o", "--out", type=Path, default=Path("gpu.json"))
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     args = parser.parse_args()
+    device = "cuda:0" if args.device == "cuda" else args.device
     scale = QUICK if args.quick else Scale()
     with tempfile.TemporaryDirectory() as folder:
-        given = Given(args.slide, args.model, args.mpp, args.device, scale, Path(folder))
+        given = Given(args.slide, args.model, args.mpp, device, scale, Path(folder))
         sections = {name: partial(with_device, section, given) for name, section in SECTIONS.items()}
         rows = measure(sections, args.minutes, args.out)
     sys.exit(any("error" in row for row in rows))

@@ -54,11 +54,13 @@ class Scale:
     """Of a training; half of them before it is stopped."""
     batch: int = 8
     """Patches of a step."""
+    workers: int | None = None
+    """Processes that make patches; None: as a training chooses."""
     threads: int = 32
     """That decode, at most."""
 
 
-QUICK = Scale(((32, 2),), 0.0, core=32, shapes=2, megabytes=(1,), steps=2, batch=1, threads=1)
+QUICK = Scale(((32, 2),), 0.0, core=32, shapes=2, megabytes=(1,), steps=2, batch=1, workers=0, threads=1)
 
 
 @dataclass(frozen=True)
