@@ -144,7 +144,7 @@ def speeds(given: Given) -> Iterator[Row]:
     margin, pool = model.info.receptive.margin, resolve(given.config("none")).pool
     for core, batch in given.scale.sizes:
         if not fits_device(pool, model.info.network, (core, batch)):
-            yield {"what": f"{core} px x {batch}", "skipped": "the device has too little memory"}
+            yield {"what": f"{core} px x {batch}", "skipped": "it does not fit the device"}
             continue
         tiles, expected = [given.middle(core + margin)] * batch, None
         for precision, (layout, last) in product(PRECISIONS, LAYOUTS.items()):
