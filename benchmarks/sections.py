@@ -6,10 +6,11 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,19 @@ UNNAMED = ("section", "what", "torch", "device")
 
 def measure(sections: Mapping[str, Section], minutes: float, out: Path) -> list[Row]:
     """The rows of all ``sections``, in this order, printed and written to ``out`` as they come."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by way of `finally`, which ends sections
     rows: list[Row] = []
     deadline = time.monotonic() + 60 * minutes
     for name, section in sections.items():
-        for row in rows_of(section, min(deadline, time.monotonic() + 60 * minutes * MOST_SHARE)):
-            rows.append({"section": name, **row})
-            print(line_of(rows[-1]), flush=True)
-            write_whole(out, json.dumps(rows, indent=1).encode())
+        with closing(rows_of(section, min(deadline, time.monotonic() + 60 * minutes * MOST_SHARE))) as found:
+            for row in found:
+                rows.append({"section": name, **row})
+                print(line_of(rows[-1]), flush=True)
+                write_whole(out, json.dumps(rows, indent=1).encode())
     return rows
 
 
-def rows_of(section: Section, deadline: float) -> Iterator[Row]:
+def rows_of(section: Section, deadline: float) -> Generator[Row]:
     """The rows of ``section``, whatever becomes of its process, which ends at ``deadline``."""
     if time.monotonic() >= deadline:
         yield {"what": "not begun", "skipped": "the minutes are used up"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from wsipipe import open_slide
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SECTIONS = """
-import os, time
+import os, signal, time
 from pathlib import Path
 from sections import measure
 
@@ -36,11 +37,16 @@ def hangs(_):
     time.sleep(1000)
     yield
 
+def ended(_):
+    os.kill(os.getppid(), signal.SIGTERM)
+    yield from hangs(_)
+
 def lasts(_):
     yield {"what": "after", "speed": 1.5}
 
 measure({"fails": fails, "dies": dies, "lasts": lasts}, 8, Path("rows.json"))
 measure({"hangs": hangs}, 0.02, Path("hung.json"))
+measure({"ended": ended}, 8, Path("ended.json"))
 """
 
 
@@ -83,7 +89,7 @@ def test_a_section_that_fails_dies_or_hangs_is_a_row_and_the_rest_goes_on(tmp_pa
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [(row["section"], row["what"], row.get("error")) for row in rows] == [
         ("fails", "before", None),
