@@ -43,7 +43,7 @@ def measure(sections: Mapping[str, Section], minutes: float, out: Path) -> list[
     return rows
 
 
-def rows_of(section: Section, deadline: float) -> Generator[Row]:
+def rows_of(section: Section, deadline: float) -> Generator[Row, None, None]:
     """The rows of ``section``, whatever becomes of its process, which ends at ``deadline``."""
     if time.monotonic() >= deadline:
         yield {"what": "not begun", "skipped": "the minutes are used up"}
