@@ -12,14 +12,17 @@ from scipy import ndimage
 
 from tests.objects.made import write_objects
 from wsipipe.errors import DamagedStoreError, LabelError, SlideError, StoreError, UsageError
-from wsipipe.evaluation import sources
-from wsipipe.evaluation.evaluate import evaluate
+from wsipipe.evaluation import bootstrap, classes, resampled
+from wsipipe.evaluation.classes import Classes, stored_classes
+from wsipipe.evaluation.evaluate import Evaluation, Options
+from wsipipe.evaluation.evaluate import evaluate as evaluate_files
+from wsipipe.evaluation.object_rule import ObjectRule
 from wsipipe.evaluation.pairing import pair
-from wsipipe.evaluation.predicted_objects import PredictedObjects
-from wsipipe.evaluation.sources import Classes, stored_classes, stored_downsample
+from wsipipe.evaluation.sources import stored_downsample
 from wsipipe.evaluation.tally import Tally
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.network import UNetSizes
+from wsipipe.objects.components import objects as number_each
 from wsipipe.objects.split import split_objects
 from wsipipe.store import content, lifecycle
 from wsipipe.store.spec import Fingerprint, StoreSpec
@@ -44,6 +47,10 @@ def write_store(
     return path
 
 
+def evaluate(predictions: Path, labels: Path, **options: Any) -> Evaluation:
+    return evaluate_files(predictions, labels, Options(**options))
+
+
 def write_tiff(path: Path, values: np.ndarray) -> Path:
     tiles = {"tile": (32, 32)} if max(values.shape) > 32 else {}
     tifffile.imwrite(path, values, photometric="minisblack", metadata=None, **tiles)
@@ -63,7 +70,9 @@ def ids_of(labels: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "READ_BLOCK_PX", 33)
+    monkeypatch.setattr(classes, "READ_BLOCK_PX", 33)
+    monkeypatch.setattr(resampled, "READ_BLOCK_PX", 33)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 10)
     monkeypatch.setitem(Tally.add_planes.__kwdefaults__, "block_px", 33)
 
 
@@ -71,7 +80,7 @@ def test_scores_of_a_store_and_a_tiff_are_those_of_their_arrays(tmp_path: Path) 
     predicted, truth = labels_of(0), labels_of(1)
     found = evaluate(write_store(tmp_path / "a.zarr", predicted), write_tiff(tmp_path / "b.tif", truth))
     tally = Tally(("gland", "fat"))
-    tally.add(ids_of(predicted), ids_of(truth))
+    tally.add(ids_of(predicted), ids_of(truth), mpp=0.5)
     assert found.scores == tally.scores()
     assert [image.name for image in found.images] == ["a"]
     assert {"dice.gland", "dice.fat"} <= found.scores.keys()
@@ -87,7 +96,7 @@ def test_folders_are_paired_by_name_and_scored_together(tmp_path: Path) -> None:
         write_store(out / f"{name}_image.zarr", predicted)
         write_tiff(data / f"{name}_label.tif", truth)
         write_tiff(data / f"{name}_image.tif", truth)
-        tally.add(ids_of(predicted), ids_of(truth))
+        tally.add(ids_of(predicted), ids_of(truth), mpp=0.5)
     (out / "report.json").write_text("{}")
     found = evaluate(out, data)
     assert [image.name for image in found.images] == ["x.1", "y"]
@@ -140,7 +149,7 @@ def test_objects_are_those_of_the_table_without_small_ones(tmp_path: Path, split
     store = write_tabled(tmp_path / "a.zarr", labels, mpp=0.5, min_area_um2=4.0, split=split)
     other = write_tiff(tmp_path / "b.tif", truth)
     found = evaluate(store, other)
-    assert found.objects == PredictedObjects("table", 8, split, 4.0)
+    assert found.objects == ObjectRule("table", 8, split, 4.0)
 
     ids = np.zeros(labels.shape, np.int32)
     for label in (1, 2):
@@ -152,10 +161,11 @@ def test_objects_are_those_of_the_table_without_small_ones(tmp_path: Path, split
         ids += np.where(numbers > 0, numbers + ids.max(), 0)
     large = np.bincount(ids.ravel()) * 0.25 >= 4
     tally = Tally(("class 1", "class 2"))
-    tally.add(labels, truth, predicted_instances=np.where(large[ids], ids, 0))
+    true_ids = number_each(truth, connectivity=8)  # joined as the predictions' objects
+    tally.add(labels, truth, predicted_instances=np.where(large[ids], ids, 0), truth_instances=true_ids, mpp=0.5)
     assert found.scores == tally.scores()
     of_classes = evaluate(store, other, predictions_are="classes")
-    assert of_classes.objects == PredictedObjects("components", 4)
+    assert of_classes.objects == ObjectRule("components", 4)
     assert {name: score for name, score in of_classes.scores.items() if "dice" in name or name == "pixel_error"} == {
         name: score for name, score in found.scores.items() if "dice" in name or name == "pixel_error"
     }
@@ -279,9 +289,12 @@ def test_sizes_that_differ_are_refused_before_anything_is_compared(
         (tmp_path / folder).mkdir()
         write_store(tmp_path / folder / "a.zarr", labels_of(0))
     write_store(tmp_path / "p/b.zarr", labels_of(0))
-    write_store(tmp_path / "t/b.zarr", labels_of(0)[:, 1:])
+    write_tiff(tmp_path / "t/b.tif", labels_of(0)[:, 5:])
     monkeypatch.setattr(Tally, "add_planes", lambda *_, **__: pytest.fail("compared"))
-    with pytest.raises(UsageError, match=r"b\.zarr is 70 x 90 px, and b\.zarr is 70 x 89 px"):
+    with pytest.raises(
+        UsageError,
+        match=r"b\.zarr is 70 x 90 px at 0\.5 um/px, and b\.tif is 70 x 85 px at no known resolution: .*give labels of",
+    ):
         evaluate(tmp_path / "p", tmp_path / "t")
 
 
@@ -322,5 +335,5 @@ def test_options_that_contradict_are_refused(tmp_path: Path) -> None:
         evaluate(store, store, metrics=("dise",))
     with pytest.raises(UsageError, match="--map is for labels that are classes"):
         evaluate(store, store, labels_are="instances", mapped={1: 7})
-    with pytest.raises(UsageError, match="classes or instances, not pixels"):
-        evaluate(store, store, labels_are="pixels")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="objects or classes or instances, not pixels"):
+        evaluate(store, store, labels_are="pixels")

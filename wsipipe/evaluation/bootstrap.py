@@ -146,5 +146,3 @@ def _interval(values: npt.NDArray[np.float64]) -> Interval:
 def _names(tally: Tally, metric: str) -> list[str]:
     """The names of the scores of a metric."""
     return list(METRICS[metric].score(tally.numbers()[metric][0], tally.classes))
-
-

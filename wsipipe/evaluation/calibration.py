@@ -69,7 +69,8 @@ def reliability(counts: npt.NDArray[Any]) -> Reliability:
     values = np.arange(VALUES)
     bins = np.minimum(values * BINS // (VALUES - 1), BINS - 1)
     total, true, weighed = (
-        np.bincount(bins, weights, BINS) for weights in (counts[0], counts[1], counts[0] * (values / (VALUES - 1)))
+        np.bincount(bins, weights, BINS).astype(np.float64)
+        for weights in (counts[0], counts[1], counts[0] * (values / (VALUES - 1)))
     )
     return Reliability(ratios(weighed, total), ratios(true, total), total)
 

@@ -46,7 +46,7 @@ class Centroids:
         return _grouped(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
     def renamed(self, numbers: Counts) -> Centroids:
-        """With new ``numbers`` (objects,), int64, row by row; equal ones are added, and those that become 0 left out."""
+        """With new ``numbers`` (objects,), int64, row by row; equal ones are added, 0 is left out."""
         kept = numbers > 0
         return _grouped(numbers[kept], self.pixels[kept], self.sums[kept])
 
@@ -56,7 +56,7 @@ class Centroids:
         return Centroids(self.numbers[kept], self.pixels[kept], self.sums[kept])
 
     def points(self, class_id: int) -> Floats:
-        """The centroids (y, x) of the objects of one class, (objects, 2), in pixels; that of pixel (0, 0) is 0.5, 0.5."""
+        """The centroids (y, x) of the objects of one class, (objects, 2), in pixels; pixel (0, 0) has 0.5, 0.5."""
         of_class = class_of(self.numbers) == class_id
         points: Floats = self.sums[of_class] / self.pixels[of_class, np.newaxis] + 0.5
         return points

@@ -85,8 +85,8 @@ def match_points(predicted: Floats, truth: Floats, radius: float) -> tuple[Count
         found.append(_assigned(one[begin:end], other[begin:end], distance[begin:end], radius))
         begin = end
     pairs = [np.concatenate(side).astype(np.int64) for side in zip(*found, strict=True)]
-    order = np.argsort(pairs[0])
-    return pairs[0][order], pairs[1][order]
+    ascending = np.argsort(pairs[0])
+    return pairs[0][ascending], pairs[1][ascending]
 
 
 def _assigned(one: Counts, other: Counts, distance: Floats, radius: float) -> tuple[Counts, Counts]:

@@ -32,7 +32,7 @@ from wsipipe.evaluation.object_metrics import (
 )
 from wsipipe.evaluation.pixel_metrics import adapted_rand_error, dice, iou, pixel_error, variation_of_information
 from wsipipe.evaluation.ratios import Floats, mean, ratio
-from wsipipe.evaluation.sizes import BINS, diameter_quartiles, found_by_size, recall_of_quarters
+from wsipipe.evaluation.sizes import BINS, found_by_size, recall_of_quarters
 from wsipipe.objects.numbers import Counts
 
 Scores = dict[str, float]
@@ -151,14 +151,13 @@ def _by_size(comparison: Comparison) -> Floats:
     if comparison.mpp is None:
         return np.zeros((2, BINS))
     classes, mpp, overlap = range(1, comparison.classes + 1), comparison.mpp, _overlap(comparison)
-    return np.sum([found_by_size(overlap.of_class(class_id), mpp) for class_id in classes], axis=0)
+    histograms: Floats = np.sum([found_by_size(overlap.of_class(class_id), mpp) for class_id in classes], axis=0)
+    return histograms
 
 
 def _size_scores(sums: Floats, _: Sequence[str]) -> Scores:
     recalls = (f"recall_{name}" for name in ("smallest", "small", "large", "largest"))
-    diameters = (f"diameter_{percent}" for percent in (25, 50, 75))
-    quarters, quartiles = recall_of_quarters(sums), diameter_quartiles(sums)
-    return dict(zip(recalls, quarters, strict=True)) | dict(zip(diameters, quartiles, strict=True))
+    return dict(zip(recalls, recall_of_quarters(sums), strict=True))
 
 
 def _probabilities(comparison: Comparison) -> Floats:
@@ -246,7 +245,10 @@ METRICS: Mapping[str, Metric] = {
     ),
     "f1": Metric("objects found at IoU > 0.5: F1, precision, recall", "overlap", _by_object(matches), _f1_scores),
     "f1_50_90": Metric(
-        "mean F1 of objects over IoU > 0.5, 0.55, ... 0.9, and some of them", "overlap", _by_object(found_by_iou), _iou_scores
+        "mean F1 of objects over IoU > 0.5, 0.55, ... 0.9; some of them",
+        "overlap",
+        _by_object(found_by_iou),
+        _iou_scores,
     ),
     "detection_f1": Metric(
         f"objects found by their centroids, within {RADIUS_UM:g} um (--radius): F1, precision, recall",
@@ -255,7 +257,7 @@ METRICS: Mapping[str, Metric] = {
         _detection_scores,
     ),
     "recall_smallest": Metric(
-        "recall of the smallest quarter of the true objects, and of the others; the diameters between, um",
+        "recall of the smallest quarter of the true objects, and of the other three",
         "overlap",
         _by_size,
         _size_scores,
@@ -294,8 +296,10 @@ LOWER_IS_BETTER = (
     "ece",
 )
 """Those of which lower is better; of the others higher."""
-DEFAULT_METRICS = tuple(name for name in METRICS if name != "warping_error")
-"""All metrics but the one that needs whole images, and minutes for a large one."""
+OF_PROBABILITIES = tuple(name for name, metric in METRICS.items() if metric.needs == "probabilities")
+"""Those that have a value only where predictions have probabilities."""
+DEFAULT_METRICS = tuple(name for name in METRICS if name not in ("warping_error", *OF_PROBABILITIES))
+"""The others, but for the one that needs whole images, and minutes for a large one."""
 
 
 def check_metrics(names: Sequence[str]) -> tuple[str, ...]:

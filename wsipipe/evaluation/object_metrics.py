@@ -18,7 +18,6 @@ import numpy as np
 from wsipipe.evaluation.counts import Overlap
 from wsipipe.evaluation.ratios import ratio
 
-
 IOU_PERCENTS = tuple(range(50, 95, 5))
 """The thresholds of IoU, in percent: 0.5 to 0.9 in steps of 0.05, as StarDist has them."""
 

@@ -7,11 +7,13 @@ narrow, 4 % of a diameter, that quarters are cut within a bin as if all its obje
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
 from wsipipe.evaluation.counts import Overlap
 from wsipipe.evaluation.ratios import Floats, ratio
+from wsipipe.objects.numbers import Counts
 
 PER_OCTAVE, LEAST_OCTAVE, OCTAVES = 16, -8, 28
 """Bins for each doubling of the diameter; the smallest, 2**-8 um; and how many doublings up to the largest."""
@@ -36,9 +38,9 @@ def recall_of_quarters(histogram: Floats) -> list[float]:
     """
     total, found = histogram
     ends = np.cumsum(total)
-    quarters = np.linspace(0, ends[-1], 5)
+    quarters = np.linspace(0, ends[-1], 5).tolist()
     recalls = []
-    for begin, end in zip(quarters[:-1], quarters[1:], strict=True):
+    for begin, end in pairwise(quarters):
         inside = np.clip(np.minimum(ends, end) - np.maximum(ends - total, begin), 0, None)
         shares = np.divide(inside, total, out=np.zeros(BINS), where=total > 0)
         recalls.append(ratio(math.fsum(found * shares), math.fsum(total * shares)))
@@ -54,10 +56,11 @@ def diameter_quartiles(histogram: Floats) -> list[float]:
     for rank in ends[-1] * np.array([0.25, 0.5, 0.75]):
         at = int(np.searchsorted(ends, rank))
         within = 1 - (ends[at] - rank) / histogram[0][at]
-        quartiles.append(2.0 ** ((at + within) / PER_OCTAVE + LEAST_OCTAVE))
+        quartiles.append(float(2.0 ** ((at + within) / PER_OCTAVE + LEAST_OCTAVE)))
     return quartiles
 
 
-def _bins(diameter: Floats) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    bins = np.floor((np.log2(diameter) - LEAST_OCTAVE) * PER_OCTAVE).astype(np.int64)
-    return np.clip(bins, 0, BINS - 1)
+def _bins(diameter: Floats) -> Counts:
+    bins: Counts = np.floor((np.log2(diameter) - LEAST_OCTAVE) * PER_OCTAVE).astype(np.int64)
+    clipped: Counts = np.clip(bins, 0, BINS - 1)
+    return clipped

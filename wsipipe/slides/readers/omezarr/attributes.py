@@ -150,6 +150,30 @@ def zarr_resolution(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], l
     return checked(sizes[0], sizes[1], "scale in multiscales")
 
 
+def zarr_corner(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], letters: str) -> tuple[float, float] | None:
+    """(y, x) of the upper left corner of the first dataset in micrometres; None if its axes are not in units of length.
+
+    A translation is that of the centre of the first pixel, 0 if there is none.
+    """
+    corner = []
+    for letter in "yx":
+        index = letters.index(letter)
+        size = micrometres_in(str(axes[index].get("unit")))
+        if size is None:
+            return None
+        place = -0.5  # in pixels of the array
+        for holder in (multiscale["datasets"][0], multiscale):
+            for transform in holder.get("coordinateTransformations") or ():
+                if transform.get("type") in ("scale", "translation") and "output" in transform:
+                    return None
+                if transform.get("type") == "scale":
+                    place *= float(transform["scale"][index])
+                elif transform.get("type") == "translation":
+                    place += float(transform["translation"][index])
+        corner.append(place * size)
+    return corner[0], corner[1]
+
+
 def check_metadata(path: FolderOfZarr, folder: FolderOfZarr) -> None:
     """Refuse metadata documents that would take unbounded memory; behind a URL their sizes are not asked for.
 
