@@ -75,13 +75,13 @@ def match_points(predicted: Floats, truth: Floats, radius: float) -> tuple[Count
     groups, first = np.unique(group[one], return_index=True)
     sizes = np.diff(first, append=len(one))
     alone = first[sizes == 1]
-    found = [(one[alone], other[alone])]
+    found: list[tuple[Counts, Counts]] = [(one[alone], other[alone])]
     begin = 0
     rest = np.isin(group[one], groups[sizes > 1])
     one, other, distance = one[rest], other[rest], distance[rest]
     ends = np.append(np.flatnonzero(np.diff(group[one])) + 1, len(one)) if len(one) else empty
     while begin < len(one):
-        end = int(ends[min(np.searchsorted(ends, begin + BATCH), len(ends) - 1)])
+        end = int(ends[min(int(np.searchsorted(ends, begin + BATCH)), len(ends) - 1)])
         found.append(_assigned(one[begin:end], other[begin:end], distance[begin:end], radius))
         begin = end
     pairs = [np.concatenate(side).astype(np.int64) for side in zip(*found, strict=True)]

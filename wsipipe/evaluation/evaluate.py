@@ -114,7 +114,7 @@ class Evaluation:
 
 
 def evaluate(predictions: Path, labels: Path, options: Options | None = None) -> Evaluation:
-    """Compare predictions with labels, block by block, in memory that does not depend on their size.
+    """Compare predictions with labels as `evaluate_pairs` does, paired by their names.
 
     Parameters
     ----------
@@ -127,14 +127,33 @@ def evaluate(predictions: Path, labels: Path, options: Options | None = None) ->
     Raises
     ------
     UsageError
-        If a metric is unknown, files do not pair or do not fit each other, the classes cannot be told, or only some
+        If files do not pair, or as `evaluate_pairs`.
+    SlideError
+        As `evaluate_pairs`.
+    """
+    return evaluate_pairs(pair(predictions, labels), options)
+
+
+def evaluate_pairs(found: Mapping[str, tuple[Path, Path]], options: Options | None = None) -> Evaluation:
+    """Compare predictions with labels, block by block, in memory that does not depend on their size.
+
+    Parameters
+    ----------
+    found
+        (prediction, labels) by the name of the image.
+    options
+        How.
+
+    Raises
+    ------
+    UsageError
+        If a metric is unknown, files do not fit each other, the classes cannot be told, or only some
         predictions have tables of objects.
     SlideError
         If a file cannot be read, is not a label raster, or has values that stand for nothing.
     """
     options = options or Options()
     _check(options)
-    found = pair(predictions, labels)
     files = [prediction for prediction, _ in found.values()]
     probable = all(is_store(path) and open_finished(path).probable for path in files)
     metrics = _metrics(options, probable)
