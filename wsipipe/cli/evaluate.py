@@ -111,12 +111,6 @@ def evaluate(
     GeoJSON, at any resolution. Files pair by their names without suffix and without _image, _label or _mask at the
     end. Objects are connected components of a class unless values are instances. Where wsipipe objects made tables in
     the stores, their objects are scored instead. Exit code: 0 done, 1 a file cannot be read, 2 usage.
-
-    \b
-        wsipipe evaluate segmentations/ labels/
-        wsipipe evaluate slides/ labels/ -m my.safetensors
-        wsipipe evaluate slides/ labels/ --compare old.safetensors new.safetensors
-        wsipipe evaluate labels/ --compare old/ new/
     """
     from wsipipe.evaluation.evaluate import Options, compare_evaluations
 
@@ -139,7 +133,7 @@ def evaluate(
         if table is not None:
             write_scores(table, scored[0])
         if pictures is not None:
-            from wsipipe.pictures.errors_drawn import draw_evaluation
+            from wsipipe.pictures.scored_images import draw_evaluation
 
             draw_evaluation(pictures, scored[0])
     click.echo(json.dumps(document, indent=2) if as_json else as_text)

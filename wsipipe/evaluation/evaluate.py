@@ -26,6 +26,8 @@ from wsipipe.evaluation.pairing import pair
 from wsipipe.evaluation.sizes import diameter_quartiles
 from wsipipe.evaluation.sources import Meant, OpenedPair, open_pairs
 from wsipipe.evaluation.tally import Tally
+from wsipipe.evaluation.wrong import window_of_errors
+from wsipipe.geometry.grid import Box
 from wsipipe.store.finished import is_store, open_finished
 
 
@@ -88,6 +90,8 @@ class Evaluation:
     """The planes that were compared, in the order of `images`."""
     terms: tuple[Terms, ...]
     """What was taken for an object in each of them."""
+    windows: tuple[Box, ...]
+    """The part of each that is worth a look: where most objects are wrong."""
 
     @property
     def scores(self) -> Scores:
@@ -175,8 +179,8 @@ def evaluate_pairs(found: Mapping[str, tuple[Path, Path]], options: Options | No
         check_sizes(one.prediction, one.labels)
     terms = [_terms(one, rules, options) for one in opened]
     tally = Tally(classes.names, metrics)
-    for one, how in zip(opened, terms, strict=True):
-        tally.add_planes(one.prediction, one.labels, terms=how)
+    compared = (tally.add_planes(one.prediction, one.labels, terms=how) for one, how in zip(opened, terms, strict=True))
+    windows = tuple(window_of_errors(found, one.labels.shape) for found, one in zip(compared, opened, strict=True))
     matches = tally.matches()
     images = (
         ImageScores(name, str(prediction), str(path), scores, _total(matches[index]) if matches else None)
@@ -193,6 +197,7 @@ def evaluate_pairs(found: Mapping[str, tuple[Path, Path]], options: Options | No
         tally=tally,
         pairs=tuple(opened),
         terms=tuple(terms),
+        windows=windows,
     )
 
 
