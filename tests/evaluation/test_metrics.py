@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
@@ -166,6 +167,22 @@ def test_separation_is_as_it_is_defined(predicted: np.ndarray, truth: np.ndarray
 def test_separation_of_one_blob_over_three_cells_and_of_a_cell_in_pieces() -> None:
     truth = np.array([[1, 1, 2, 2, 3, 3, 0, 4, 4, 4, 4]])
     assert object_metrics.separation(Overlap.of(np.array([[5, 5, 5, 5, 5, 5, 5, 6, 6, 7, 7]]), truth)) == (3, 1, 4)
+
+
+@given(IDS, IDS)
+def test_found_by_iou_counts_the_pairs_above_each_threshold(predicted: np.ndarray, truth: np.ndarray) -> None:
+    p, t = objects_of(predicted), objects_of(truth)
+    jaccards = [Fraction(len(a & b), len(a | b)) for a in p.values() for b in t.values()]
+    expected = [sum(one > Fraction(percent, 100) for one in jaccards) for percent in range(50, 91, 5)]
+    assert list(object_metrics.found_by_iou(Overlap.of(predicted, truth))) == [*expected, len(p), len(t)]
+
+
+@given(IDS, IDS, st.integers(0, 6), st.integers(0, 6))
+def test_small_objects_become_background(predicted: np.ndarray, truth: np.ndarray, one: int, other: int) -> None:
+    kept = [np.where(np.bincount(ids.ravel())[ids] >= n, ids, 0) for ids, n in ((predicted, one), (truth, other))]
+    found = Overlap.of(predicted, truth).without_small(predicted_px=one, truth_px=other)
+    for field in ("truth", "predicted", "pixels"):
+        assert np.array_equal(getattr(found, field), getattr(Overlap.of(*kept), field))
 
 
 # ---- nothing there ----

@@ -9,6 +9,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from wsipipe.errors import WsipipeError
 from wsipipe.evaluation.evaluate import Evaluation
@@ -32,10 +33,13 @@ FILLED = 0.45
 """Opacity of the colour that fills a wrong object."""
 DRAWN = 100
 """The most images that are drawn, the worst."""
-SHEET_COLUMNS, SHEET_ROWS, SHEET_PX = 4, 3, 480
-"""Images on the sheet, and their largest side in pixels."""
+SHEET_COLUMNS, SHEET_ROWS, SHEET_PX, GAP_PX = 4, 3, 480, 8
+"""Images on the sheet, their largest side, and the white between them."""
 LEAST_PX = 600
 """Smaller images are enlarged by a whole number, so that outlines do not hide them."""
+
+Captioned = tuple[RgbImage, str, float | None]
+"""A picture, what to write below it, and micrometres per pixel of it, None if unknown."""
 
 
 def draw_evaluation(folder: Path, found: Evaluation) -> None:
@@ -55,18 +59,18 @@ def draw_evaluation(folder: Path, found: Evaluation) -> None:
     make_folder(folder)
     digits, sheet = len(str(min(DRAWN, len(found.images)))), []
     for rank, index in enumerate(found.worst_first[:DRAWN], start=1):
-        picture = _drawn(found, index)
+        drawn = _drawn(found, index)
         name = f"{rank:0{digits}}-{found.images[index].name}.png"
-        write_whole(folder / name, bytes(imagecodecs.png_encode(picture)))
+        write_whole(folder / name, bytes(imagecodecs.png_encode(captioned(*drawn))))
         if rank <= SHEET_COLUMNS * SHEET_ROWS:
-            sheet.append(_fitted(picture))
+            sheet.append(captioned(*_shrunk(*drawn)))
     write_whole(folder / "sheet.png", bytes(imagecodecs.png_encode(_sheet(sheet))))
     counts = found.tally.numbers().get("ece")
     if counts is not None:
         write_reliability(folder / "calibration.png", counts.sum(axis=0), found.tally.classes)
 
 
-def _drawn(found: Evaluation, index: int) -> RgbImage:
+def _drawn(found: Evaluation, index: int) -> Captioned:
     image, pair, window = found.images[index], found.pairs[index], found.windows[index]
     wrong = wrong_objects(pair.prediction, pair.labels, window, found.terms[index])
     photo = _photo(Path(image.prediction), Path(image.labels), pair, window)
@@ -75,7 +79,7 @@ def _drawn(found: Evaluation, index: int) -> RgbImage:
     score = f"{found.headline} {image.scores[found.headline]:.2f}"
     text = f"{image.name}{part} · {score} · {true} true, {missed} missed; {false} false"
     mpp, times = pair.meeting.mpp, -(-LEAST_PX // max(window.shape))
-    return captioned(_marked(photo, wrong, times), text, None if mpp is None else mpp / times)
+    return _marked(photo, wrong, times), text, None if mpp is None else mpp / times
 
 
 def _marked(photo: RgbImage, wrong: Wrong, times: int) -> RgbImage:
@@ -127,17 +131,21 @@ def _image_beside(labels: Path) -> Path | None:
     return None
 
 
-def _fitted(picture: RgbImage) -> RgbImage:
-    """Every n-th pixel of ``picture``, so that it fits the sheet."""
-    step = -(-max(picture.shape[:2]) // SHEET_PX)
-    return picture[::step, ::step]
+def _shrunk(picture: RgbImage, text: str, um_per_px: float | None) -> Captioned:
+    """The same, small enough for the sheet."""
+    small = Image.fromarray(picture)
+    small.thumbnail((SHEET_PX, SHEET_PX))
+    times = picture.shape[1] / small.width
+    return np.array(small), text, None if um_per_px is None else um_per_px * times
 
 
 def _sheet(pictures: list[RgbImage]) -> RgbImage:
     """Pictures in rows, on white."""
-    rows = -(-len(pictures) // SHEET_COLUMNS)
-    sheet = np.full((rows * SHEET_PX, min(len(pictures), SHEET_COLUMNS) * SHEET_PX, 3), 255, np.uint8)
+    height, width = (GAP_PX + max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    rows, columns = -(-len(pictures) // SHEET_COLUMNS), min(len(pictures), SHEET_COLUMNS)
+    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
     for number, picture in enumerate(pictures):
-        y, x = (SHEET_PX * place for place in divmod(number, SHEET_COLUMNS))
+        row, column = divmod(number, SHEET_COLUMNS)
+        y, x = row * height, column * width
         sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
     return sheet
