@@ -97,11 +97,12 @@ class ArrayPlane:
 
     def read(self, box: Box) -> Labelled:
         """See `LabelPlane.read`."""
-        instances, inside = self.labelled.instances, self.labelled.inside
+        whole = self.labelled
         return Labelled(
-            self.labelled.classes[box.slices],
-            None if instances is None else instances[box.slices],
-            None if inside is None else inside[box.slices],
+            whole.classes[box.slices],
+            None if whole.instances is None else whole.instances[box.slices],
+            None if whole.inside is None else whole.inside[box.slices],
+            None if whole.probabilities is None else whole.probabilities[:, *box.slices],
         )
 
 

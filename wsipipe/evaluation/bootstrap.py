@@ -104,7 +104,7 @@ def score_differences(first: Tally, second: Tally) -> list[Difference]:
 
 
 def _count(tally: Tally) -> int:
-    return len(tally.per_image())
+    return len(next(iter(tally.numbers().values())))
 
 
 def _draws(images: int) -> Floats:

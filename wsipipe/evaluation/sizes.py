@@ -39,11 +39,11 @@ def recall_of_quarters(histogram: Floats) -> list[float]:
     total, found = histogram
     ends = np.cumsum(total)
     quarters = np.linspace(0, ends[-1], 5).tolist()
+    of_each = found / np.maximum(total, 1)  # all objects of a bin are alike
     recalls = []
     for begin, end in pairwise(quarters):
         inside = np.clip(np.minimum(ends, end) - np.maximum(ends - total, begin), 0, None)
-        shares = np.divide(inside, total, out=np.zeros(BINS), where=total > 0)
-        recalls.append(ratio(math.fsum(found * shares), math.fsum(total * shares)))
+        recalls.append(ratio(float(inside @ of_each), float(inside.sum())))
     return recalls
 
 

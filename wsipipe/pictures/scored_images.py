@@ -21,7 +21,7 @@ from wsipipe.pictures.caption import captioned
 from wsipipe.pictures.drawing import as_rgb, outlines
 from wsipipe.pictures.reliability import write_reliability
 from wsipipe.rasters.image import open_raster
-from wsipipe.rasters.pairs import IMAGE_FOLDERS, RASTER_SUFFIXES, stem
+from wsipipe.rasters.pairs import IMAGE_FOLDERS, rasters_in, stem
 from wsipipe.rasters.segmented_slide import open_segmented_slide
 from wsipipe.slides.pixels.mirrored import read_mirrored
 from wsipipe.slides.pixels.overview import RgbImage
@@ -122,13 +122,13 @@ def _photo(prediction: Path, labels: Path, pair: OpenedPair, window: Box) -> Rgb
 
 def _image_beside(labels: Path) -> Path | None:
     """The image that the labels are of: ``NAME_image.*`` beside them, or ``NAME.*`` in a folder ``image``; or None."""
-    places = [labels.parent, *(labels.parent.parent / name for name in IMAGE_FOLDERS)]
-    for place in places:
-        for path in sorted(place.glob("*")) if place.is_dir() else ():
-            named = place is not labels.parent or "_im" in path.stem
-            if named and path.suffix.lower() in RASTER_SUFFIXES and stem(path) == stem(labels):
-                return path
-    return None
+    beside = [path for path in _rasters_in(labels.parent) if "_im" in path.stem]
+    apart = [path for name in IMAGE_FOLDERS for path in _rasters_in(labels.parent.parent / name)]
+    return next((path for path in [*beside, *apart] if stem(path) == stem(labels)), None)
+
+
+def _rasters_in(folder: Path) -> list[Path]:
+    return rasters_in(folder) if folder.is_dir() else []
 
 
 def _shrunk(picture: RgbImage, text: str, um_per_px: float | None) -> Captioned:
