@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from wsipipe.errors import UsageError
 from wsipipe.evaluation import resampled as module
 from wsipipe.evaluation.blockwise import ArrayPlane, Labelled
-from wsipipe.evaluation.grids import Pixels, meet
+from wsipipe.evaluation.grids import Extent, meet
 from wsipipe.evaluation.resampled import Lattice, resampled
 from wsipipe.geometry.grid import Box, boxes
 
 
-def steps(prediction: Pixels, labels: Pixels, on: str = "labels") -> tuple[float, float]:
-    """Pixels of the prediction, and of the labels, that one pixel of the grid spans."""
+def steps(prediction: Extent, labels: Extent, on: str = "labels") -> tuple[float, float]:
+    """Extent of the prediction, and of the labels, that one pixel of the grid spans."""
     met = meet(prediction, labels, on)  # type: ignore[arg-type]
     return met.prediction[0].step, met.labels[0].step
 
@@ -22,41 +22,41 @@ def steps(prediction: Pixels, labels: Pixels, on: str = "labels") -> tuple[float
 @pytest.mark.parametrize(
     ("prediction", "labels", "ratio"),
     [
-        (Pixels("s", (100, 50), 0.5), Pixels("l", (200, 100)), 2),
-        (Pixels("s", (100, 50), 0.5), Pixels("l", (200, 100), 0.25), 2),
-        (Pixels("s", (100, 50), 0.5), Pixels("l", (50, 25), 1.0), 0.5),
-        (Pixels("s", (100, 50), 0.5, downsample=2.0024), Pixels("l", (200, 100), 0.2497), 2.0024),  # rounded up
-        (Pixels("s", (1001, 501), 0.5), Pixels("l", (4001, 2002)), 4001 / 1001),
-        (Pixels("s", (100, 50), 0.5, downsample=4), Pixels("l", (200, 100), 0.25), 2),  # of a coarser level
-        (Pixels("s", (100, 50)), Pixels("l", (100, 50)), 1),
+        (Extent("s", (100, 50), 0.5), Extent("l", (200, 100)), 2),
+        (Extent("s", (100, 50), 0.5), Extent("l", (200, 100), 0.25), 2),
+        (Extent("s", (100, 50), 0.5), Extent("l", (50, 25), 1.0), 0.5),
+        (Extent("s", (100, 50), 0.5, downsample=2.0024), Extent("l", (200, 100), 0.2497), 2.0024),  # rounded up
+        (Extent("s", (1001, 501), 0.5), Extent("l", (4001, 2002)), 4001 / 1001),
+        (Extent("s", (100, 50), 0.5, downsample=4), Extent("l", (200, 100), 0.25), 2),  # of a coarser level
+        (Extent("s", (100, 50)), Extent("l", (100, 50)), 1),
     ],
 )
-def test_the_ratio_is_that_of_the_scales_or_else_of_the_sizes(prediction: Pixels, labels: Pixels, ratio: float) -> None:
+def test_the_ratio_is_that_of_the_scales_or_else_of_the_sizes(prediction: Extent, labels: Extent, ratio: float) -> None:
     assert steps(prediction, labels) == (pytest.approx(1 / ratio), 1)
     assert steps(prediction, labels, "store") == (1, pytest.approx(ratio))
 
 
 def test_the_remark_says_whose_pixels_and_the_grid_has_a_resolution() -> None:
-    store, labels = Pixels("s", (100, 50), 0.5), Pixels("l", (200, 100))
+    store, labels = Extent("s", (100, 50), 0.5), Extent("l", (200, 100))
     met = meet(store, labels, "labels")
     assert (met.mpp, met.remark) == (0.25, "compared at 0.25 um/px, the labels' grid; the store has 0.5")
     met = meet(store, labels, "store")
     assert (met.mpp, met.remark) == (0.5, "compared at 0.5 um/px, the store's grid; the labels have 0.25")
-    met = meet(Pixels("s", (100, 50)), labels, "labels")
+    met = meet(Extent("s", (100, 50)), labels, "labels")
     assert (met.mpp, met.remark) == (
         None,
         "compared at the pixels of the labels, 2 times as fine as those of the store",
     )
-    assert meet(store, Pixels("l", (100, 50)), "labels").remark == ""
-    doubtful = meet(store, Pixels("l", (100, 50), 0.25), "labels")
+    assert meet(store, Extent("l", (100, 50)), "labels").remark == ""
+    doubtful = meet(store, Extent("l", (100, 50), 0.25), "labels")
     assert (doubtful.mpp, doubtful.prediction[0].is_whole) == (0.5, True)
     assert doubtful.remark == "compared pixel by pixel, since sizes are the same; but l has 0.25 um/px, and s 0.5"
 
 
 @pytest.mark.parametrize("on", ["labels", "store"])
 def test_labels_of_a_part_lie_where_their_coordinates_say(on: str) -> None:
-    store = Pixels("s", (100, 50), 0.5, (-0.125, -0.125), downsample=2)
-    part = Pixels("l", (40, 20), 0.25, (9.875, 4.875))
+    store = Extent("s", (100, 50), 0.5, (-0.125, -0.125), downsample=2)
+    part = Extent("l", (40, 20), 0.25, (9.875, 4.875))
     met = meet(store, part, on)  # type: ignore[arg-type]
     rows, cols = met.prediction
     whole = Lattice(100)
@@ -75,15 +75,15 @@ def test_labels_of_a_part_lie_where_their_coordinates_say(on: str) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    store = Pixels("s.zarr", (100, 50), 0.5, (0.0, 0.0))
+    store = Extent("s.zarr", (100, 50), 0.5, (0.0, 0.0))
     with pytest.raises(
         UsageError, match=r"s\.zarr is 100 x 50 px at 0\.5 um/px, and l\.tif is 200 x 70 px at no known"
     ):
-        meet(store, Pixels("l.tif", (200, 70)), "labels")
+        meet(store, Extent("l.tif", (200, 70)), "labels")
     with pytest.raises(UsageError, match=r"their sizes are not in one ratio that fits"):
-        meet(store, Pixels("l.tif", (400, 200), 0.25), "labels")
+        meet(store, Extent("l.tif", (400, 200), 0.25), "labels")
     with pytest.raises(UsageError, match=r"have no pixel in common by their coordinates"):
-        meet(store, Pixels("l.zarr", (30, 30), 0.25, (60.0, 0.0)), "labels")
+        meet(store, Extent("l.zarr", (30, 30), 0.25, (60.0, 0.0)), "labels")
 
 
 def plane_of(values: np.ndarray) -> ArrayPlane:

@@ -5,7 +5,7 @@ Memory does not grow with their pixels, only with the pairs of objects that over
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -144,7 +144,8 @@ def compare(
     warping = _warping(predicted, truth, classes) if "warping" in needs else None  # first, since it may be refused
     confusion = Confusion(np.zeros((classes + 1, classes + 1), np.int64))
     probable = None
-    sides = tuple(_Objects(plane, terms.connectivity, centroids="centroids" in needs) for plane in (predicted, truth))
+    centroids = "centroids" in needs
+    sides = _Objects(predicted, terms.connectivity, centroids), _Objects(truth, terms.connectivity, centroids)
     tables = []
     for box in boxes(truth.shape, block_px):
         p, t, counted = _read_both(predicted, truth, box, classes)
@@ -153,18 +154,24 @@ def compare(
             pixels = p.probabilities if counted is None else p.probabilities[:, counted]
             found = count_probabilities(pixels, _only(t.classes, counted))
             probable = found if probable is None else probable + found
-        if "overlap" in needs or "centroids" in needs:
+        if "overlap" in needs or centroids:
             numbers = (side.add(box, labelled) for side, labelled in zip(sides, (p, t), strict=True))
             tables.append(Overlap.of(*(_only(number, counted) for number in numbers)))
-    common = Comparison(classes, confusion, warping=warping, probabilities=probable)
-    common = replace(common, mpp=terms.mpp, radius_um=terms.radius_um)
-    if not tables:
-        return common
+    counted_pixels = Comparison(
+        classes, confusion, warping=warping, probabilities=probable, mpp=terms.mpp, radius_um=terms.radius_um
+    )
+    return _with_objects(counted_pixels, tables, sides, terms) if tables else counted_pixels
+
+
+def _with_objects(
+    pixels: Comparison, tables: Iterable[Overlap], sides: tuple[_Objects, _Objects], terms: Terms
+) -> Comparison:
+    """The counts of pixels, and those of objects, from the overlaps of parts of objects, block by block."""
     parts = Overlap.total(tables)
     whole = parts.renamed(predicted=sides[0].whole(parts.predicted), truth=sides[1].whole(parts.truth))
     centroids = sides[0].centroids(terms.predicted_px), sides[1].centroids(terms.truth_px)
     return replace(
-        common,
+        pixels,
         overlap=whole.without_small(predicted_px=terms.predicted_px, truth_px=terms.truth_px),
         centroids=centroids,
     )
@@ -186,7 +193,7 @@ def check_sizes(predicted: LabelPlane, truth: LabelPlane) -> None:
 class _Objects:
     """The objects of one plane, block by block: given as instances, or found as connected components."""
 
-    def __init__(self, plane: LabelPlane, connectivity: int, *, centroids: bool) -> None:
+    def __init__(self, plane: LabelPlane, connectivity: int, centroids: bool) -> None:
         self._components = Components(plane.shape[1], connectivity=connectivity)
         self._located: list[Centroids] | None = [] if centroids else None
 

@@ -48,7 +48,7 @@ class Curve(NamedTuple):
 
 
 def count_probabilities(probabilities: npt.NDArray[np.uint8], truth: Integers) -> Counts:
-    """How many pixels have each value, and how many of them are of the class, (classes, 2, `VALUES`), int64.
+    """How many pixels have each value, and how many of them are of the class, (classes, 2, values), int64.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def count_probabilities(probabilities: npt.NDArray[np.uint8], truth: Integers) -
 
 
 def reliability(counts: npt.NDArray[Any]) -> Reliability:
-    """The bins of one class, of its counts (2, `VALUES`)."""
+    """The bins of one class, of its counts (2, values), integers or float64."""
     values = np.arange(VALUES)
     bins = np.minimum(values * BINS // (VALUES - 1), BINS - 1)
     total, true, weighed = (
@@ -76,7 +76,7 @@ def reliability(counts: npt.NDArray[Any]) -> Reliability:
 
 
 def calibration_error(counts: npt.NDArray[Any]) -> float:
-    """The expected calibration error of one class, 0 to 1, of its counts (2, `VALUES`); NaN without pixels."""
+    """The expected calibration error of one class, 0 to 1, of its counts (2, values), any dtype; NaN without pixels."""
     bins = reliability(counts)
     there = bins.pixels > 0
     gaps = np.abs(bins.predicted[there] - bins.true[there]) * bins.pixels[there]
@@ -84,7 +84,7 @@ def calibration_error(counts: npt.NDArray[Any]) -> float:
 
 
 def curve(counts: npt.NDArray[Any]) -> Curve:
-    """Precision over recall of one class, of its counts (2, `VALUES`); no thresholds without pixels of that class."""
+    """Precision over recall of one class, of its counts (2, values), any dtype; empty if no pixel is of that class."""
     taken, right = (np.cumsum(side[::-1], dtype=np.float64) for side in counts)
     some = (counts[0][::-1] > 0) & (right[-1] > 0)
     thresholds = np.arange(VALUES)[::-1] / (VALUES - 1)
@@ -92,7 +92,7 @@ def curve(counts: npt.NDArray[Any]) -> Curve:
 
 
 def average_precision(counts: npt.NDArray[Any]) -> float:
-    """The area below precision over recall of one class, of its counts (2, `VALUES`); NaN if no pixel is of it."""
+    """The area below precision over recall of one class, of its counts (2, values), any dtype; NaN without it."""
     found = curve(counts)
     steps = np.diff(found.recall, prepend=0.0)
     return math.fsum(steps * found.precision) if len(found.recall) else math.nan

@@ -56,7 +56,7 @@ class Centroids:
         return Centroids(self.numbers[kept], self.pixels[kept], self.sums[kept])
 
     def points(self, class_id: int) -> Floats:
-        """The centroids (y, x) of the objects of one class, (objects, 2), in pixels; pixel (0, 0) has 0.5, 0.5."""
+        """The centroids (y, x) of the objects of one class, (objects, 2), float64, px; pixel (0, 0) has 0.5, 0.5."""
         of_class = class_of(self.numbers) == class_id
         points: Floats = self.sums[of_class] / self.pixels[of_class, np.newaxis] + 0.5
         return points

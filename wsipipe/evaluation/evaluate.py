@@ -23,6 +23,7 @@ from wsipipe.evaluation.metrics import (
 from wsipipe.evaluation.object_metrics import Matches
 from wsipipe.evaluation.object_rule import FoundObjects, ObjectRule, ValuesAre, find_objects
 from wsipipe.evaluation.pairing import pair
+from wsipipe.evaluation.planes import Are
 from wsipipe.evaluation.sizes import diameter_quartiles
 from wsipipe.evaluation.sources import Meant, OpenedPair, open_pairs
 from wsipipe.evaluation.tally import Tally
@@ -47,7 +48,7 @@ class Options:
     on: On | None = None
     """Whose pixels are the grid where the two differ; None: the labels', but where these are outlines the store's."""
     min_area_um2: float | None = None
-    """Area of the smallest connected component that is an object, in square micrometres; None: as the models say."""
+    """Area of the smallest component or instance that is an object, in square micrometres; None: as the models say."""
     radius_um: float = RADIUS_UM
     """Largest distance of the centroids of two objects that are taken for the same, in micrometres."""
 
@@ -163,18 +164,8 @@ def evaluate_pairs(found: Mapping[str, tuple[Path, Path]], options: Options | No
     metrics = _metrics(options, probable)
     needs = {METRICS[name].needs for name in metrics}
     rules = _rules(files, [path for _, path in found.values()], options) if needs & {"overlap", "centroids"} else None
-    classes, opened = open_pairs(
-        list(found.values()),
-        Meant(
-            "instances" if options.predictions_are == "instances" else "classes",
-            "instances" if options.labels_are == "instances" else "classes",
-            options.mapped,
-            rules[0].tables if rules else (),
-            rules[1].tables if rules else (),
-        ),
-        on=options.on,
-        probabilities="probabilities" in needs,
-    )
+    meant = _meant(options, rules)
+    classes, opened = open_pairs(list(found.values()), meant, on=options.on, probabilities="probabilities" in needs)
     for one in opened:
         check_sizes(one.prediction, one.labels)
     terms = [_terms(one, rules, options) for one in opened]
@@ -265,6 +256,13 @@ def _rules(predictions: Sequence[Path], labels: Sequence[Path], options: Options
         for side in (predicted, true)
     )
     return predicted, true
+
+
+def _meant(options: Options, rules: tuple[FoundObjects, FoundObjects] | None) -> Meant:
+    predictions: Are = "instances" if options.predictions_are == "instances" else "classes"
+    labels: Are = "instances" if options.labels_are == "instances" else "classes"
+    tables = [side.tables for side in rules] if rules else [(), ()]
+    return Meant(predictions, labels, options.mapped, tables[0], tables[1])
 
 
 def _terms(one: OpenedPair, rules: tuple[FoundObjects, FoundObjects] | None, options: Options) -> Terms:

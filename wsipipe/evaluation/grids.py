@@ -26,7 +26,7 @@ On = Literal["labels", "store"]
 
 
 @dataclass(frozen=True)
-class Pixels:
+class Extent:
     """Where the pixels of a plane are."""
 
     name: str
@@ -55,7 +55,7 @@ class Meeting:
     """What to tell the user; empty where each pixel meets one."""
 
 
-def meet(prediction: Pixels, labels: Pixels, on: On) -> Meeting:
+def meet(prediction: Extent, labels: Extent, on: On) -> Meeting:
     """The grid of one of the two, and how to read both there.
 
     By the field of view, if both sides of the sizes are in one ratio to within a pixel, which neither resolutions nor
@@ -101,7 +101,7 @@ def meet(prediction: Pixels, labels: Pixels, on: On) -> Meeting:
     return Meeting((own[0], own[1]), (read[0], read[1]), mpp, remark)
 
 
-def _step(prediction: Pixels, labels: Pixels) -> float | None:
+def _step(prediction: Extent, labels: Extent) -> float | None:
     """Pixels of the labels that one pixel of the prediction spans, if both show the same field; else None.
 
     The ratio that the slide's pyramid, or else the resolutions say, where it fits the sizes; else that of the sizes.
@@ -120,7 +120,7 @@ def _step(prediction: Pixels, labels: Pixels) -> float | None:
     return None if not fitting or _apart(prediction, labels) else fitting[0]
 
 
-def _apart(prediction: Pixels, labels: Pixels) -> bool:
+def _apart(prediction: Extent, labels: Extent) -> bool:
     """Whether coordinates say that the corners are a pixel or more from each other."""
     if not (prediction.corner_um and labels.corner_um and prediction.mpp and labels.mpp):
         return False
@@ -128,7 +128,7 @@ def _apart(prediction: Pixels, labels: Pixels) -> bool:
     return max(off) >= max(prediction.mpp, labels.mpp)
 
 
-def _part(grid: Pixels, other: Pixels, axis: int) -> tuple[Lattice, Lattice]:
+def _part(grid: Extent, other: Extent, axis: int) -> tuple[Lattice, Lattice]:
     """The part of an axis of the grid that the other shows too, by coordinates: on the grid, and of the other."""
     assert grid.mpp
     assert other.mpp
@@ -142,7 +142,7 @@ def _part(grid: Pixels, other: Pixels, axis: int) -> tuple[Lattice, Lattice]:
     return Lattice(count, grid.shape[axis], 1.0, first), Lattice(count, other.shape[axis], step, offset + first * step)
 
 
-def _said(grid: Pixels, other: Pixels, on: On, step: float) -> str:
+def _said(grid: Extent, other: Extent, on: On, step: float) -> str:
     names = ("the labels", "the store") if on == "labels" else ("the store", "the labels")
     mpp = grid.mpp or (other.mpp and other.mpp * step)
     if mpp is None:
@@ -152,10 +152,10 @@ def _said(grid: Pixels, other: Pixels, on: On, step: float) -> str:
     return f"{mpp:.4g} um/px, {names[0]}' grid; {names[1]} {verb} {mpp / step:.4g}".replace("store'", "store's")
 
 
-def _refusal(prediction: Pixels, labels: Pixels) -> str:
-    def described(pixels: Pixels) -> str:
-        scale = "no known resolution" if pixels.mpp is None else f"{pixels.mpp:.4g} um/px"
-        return f"{pixels.name} is {pixels.shape[0]} x {pixels.shape[1]} px at {scale}"
+def _refusal(prediction: Extent, labels: Extent) -> str:
+    def described(extent: Extent) -> str:
+        scale = "no known resolution" if extent.mpp is None else f"{extent.mpp:.4g} um/px"
+        return f"{extent.name} is {extent.shape[0]} x {extent.shape[1]} px at {scale}"
 
     return (
         f"{described(prediction)}, and {described(labels)}: their sizes are not in one ratio that fits, and not both "

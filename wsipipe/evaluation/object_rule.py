@@ -35,21 +35,18 @@ class ObjectRule:
     """Area below which objects were left out, in square micrometres (in pixels where their size is unknown)."""
 
     def __str__(self) -> str:
+        size = f"{self.min_area_um2:g} um2 or more" if self.min_area_um2 else "any size"
         if self.source == "instances":
-            return "instances"
+            return f"instances of {size}"
         rule = f"{self.connectivity}-connected"
         if self.source == "components":
-            size = f"{self.min_area_um2:g} um2 or more" if self.min_area_um2 else "any size"
             return f"connected components of {size}, {rule}"
         parted = ", parted where they are narrow" if self.split else ""
-        return f"those in the tables of the stores, of {self.min_area_um2:g} um2 or more, {rule}{parted}"
+        return f"those in the tables of the stores, of {size}, {rule}{parted}"
 
     def least_px(self, mpp: float | None) -> float:
         """The area in pixels of ``mpp`` micrometres, None if unknown, below which objects are still to be left out."""
         return 0.0 if self.source == "table" else self.min_area_um2 / (mpp or 1.0) ** 2
-
-
-INSTANCES = ObjectRule("instances")
 
 
 class FoundObjects(NamedTuple):
@@ -74,7 +71,7 @@ def find_objects(files: Sequence[Path], are: ValuesAre | None, *, min_area_um2: 
     are
         What they are; None for the objects of the tables where stores have them, otherwise classes.
     min_area_um2
-        Area of the smallest component, instead of the model's; in pixels where their size is unknown.
+        Area of the smallest component or instance, instead of the model's; in pixels where their size is unknown.
 
     Raises
     ------
@@ -86,13 +83,13 @@ def find_objects(files: Sequence[Path], are: ValuesAre | None, *, min_area_um2: 
         If a table cannot be read.
     """
     if are == "instances":
-        return FoundObjects(INSTANCES)
+        return FoundObjects(ObjectRule("instances", min_area_um2=min_area_um2 or 0.0))
     without = [path for path in files if not (path / OBJECTS_TABLE).exists()]
     if are == "classes" or (are is None and len(without) == len(files)):
         return FoundObjects(_components(files, min_area_um2))
     if min_area_um2 is not None:
         raise UsageError(
-            "--min-area is for connected components, and the tables of the stores have the objects; make these "
+            "--min-area is for components and instances, and the tables of the stores have the objects; make these "
             "with another (wsipipe objects --min-area), or score components (--predictions-are classes)"
         )
     from wsipipe.objects.read import open_objects

@@ -29,12 +29,12 @@ class Lattice:
     """Where the grid begins on the axis, in its pixels."""
 
     def positions(self, start: int, stop: int) -> Floats:
-        """Where the middles of pixels ``start`` to ``stop`` of the grid lie on the axis, in its pixels."""
+        """Where the middles of pixels ``start`` to ``stop`` of the grid lie on the axis, (pixels,), float64, px."""
         positions: Floats = (np.arange(start, stop, dtype=np.float64) + 0.5) * self.step + self.offset
         return positions
 
     def indices(self, start: int, stop: int) -> Indices:
-        """The pixels of the axis in which these middles lie; beyond its ends the last ones."""
+        """The pixels of the axis in which these middles lie, (pixels,), int64; beyond its ends the last ones."""
         last = (self.limit or self.count) - 1
         found: Indices = np.clip(np.floor(self.positions(start, stop)), 0, last).astype(np.int64)
         return found

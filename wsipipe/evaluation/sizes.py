@@ -21,7 +21,7 @@ BINS = PER_OCTAVE * OCTAVES
 
 
 def found_by_size(overlap: Overlap, um_per_px: float) -> Floats:
-    """How many true objects there are of each diameter, and how many were found (IoU > 0.5), (2, `BINS`).
+    """How many true objects there are of each diameter, and how many were found (IoU > 0.5), (2, bins), float64.
 
     The diameter is that of a circle of the same area, in micrometres.
     """
@@ -34,7 +34,7 @@ def found_by_size(overlap: Overlap, um_per_px: float) -> Floats:
 def recall_of_quarters(histogram: Floats) -> list[float]:
     """The recall of each quarter of the true objects, the smallest first; NaN without objects.
 
-    Takes what `found_by_size` gives, or a sum of such.
+    Takes what `found_by_size` gives, (2, bins), float64, or a sum of such.
     """
     total, found = histogram
     ends = np.cumsum(total)
@@ -48,7 +48,10 @@ def recall_of_quarters(histogram: Floats) -> list[float]:
 
 
 def diameter_quartiles(histogram: Floats) -> list[float]:
-    """The diameters between the quarters, in micrometres, to about 4 %; NaN without objects."""
+    """The diameters between the quarters, in micrometres, to about 4 %; NaN without objects.
+
+    Takes what `found_by_size` gives, (2, bins), float64, or a sum of such.
+    """
     ends = np.cumsum(histogram[0])
     if not ends[-1]:
         return [math.nan] * 3

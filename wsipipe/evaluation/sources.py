@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from wsipipe.errors import UsageError
 from wsipipe.evaluation.blockwise import LabelPlane
 from wsipipe.evaluation.classes import ONE_CLASS, Classes, common_classes, found_classes, name_classes
-from wsipipe.evaluation.grids import Meeting, On, Pixels, meet
+from wsipipe.evaluation.grids import Extent, Meeting, On, meet
 from wsipipe.evaluation.pairing import ANNOTATIONS
 from wsipipe.evaluation.planes import AnnotationPlane, Are, RasterPlane, TablePlane, with_probabilities
 from wsipipe.evaluation.resampled import Lattice, resampled
@@ -91,13 +91,13 @@ def open_pairs(
             plane = TablePlane(predicted, meant.predicted_tables[index])
         if probabilities:
             plane = with_probabilities(plane, prediction, classes)
-        where = replace(_pixels(raster), downsample=stored_downsample(prediction))
+        where = replace(_extent(raster), downsample=stored_downsample(prediction))
         truth: LabelPlane
         if other is None:
             meeting = _meet_outlines(where, on)
             truth = _outlines(path, meeting, classes, 1.0 if on == "labels" else stored_downsample(prediction))
         else:
-            meeting = meet(where, _pixels(other), on or "labels")
+            meeting = meet(where, _extent(other), on or "labels")
             truth = labels = RasterPlane(other, classes, meant.labels, "--labels-are", mapped)
             if meant.true_tables:
                 truth = TablePlane(labels, meant.true_tables[index])
@@ -116,11 +116,11 @@ def stored_downsample(path: Path) -> float:
     return parse_image_label(read_attributes(path)).downsample
 
 
-def _pixels(raster: LabelRaster) -> Pixels:
-    return Pixels(raster.name, raster.shape, raster.mpp, raster.corner_um)
+def _extent(raster: LabelRaster) -> Extent:
+    return Extent(raster.name, raster.shape, raster.mpp, raster.corner_um)
 
 
-def _meet_outlines(prediction: Pixels, on: On | None) -> Meeting:
+def _meet_outlines(prediction: Extent, on: On | None) -> Meeting:
     """The grid for outlines: the prediction's, or that of their coordinates, which is the slide's finest level."""
     assert prediction.downsample
     own = Lattice(prediction.shape[0]), Lattice(prediction.shape[1])

@@ -20,16 +20,18 @@ from wsipipe.objects.numbers import MAX_CLASSES, Integers
 class Tally:
     """The scores of each image, and of all images.
 
-    Counts of pixels and of objects are pooled over the images: pixel error, Dice, IoU, F1, PQ, AJI, SEG, merged and
-    split. The adapted Rand error, the variation of information and the warping error are the mean over the images
-    that have a value; the program of ISBI 2012 pools the pairs of pixels of all slices for its Rand error. Objects are
-    matched within their class only. Dice, IoU and PQ are the mean over the classes, and are given for each class too,
-    as in ``dice.nucleus``; the other scores of objects are pooled over the classes.
+    Counts of pixels and of objects are pooled over the images: pixel error, Dice, IoU, F1, detection, recall by size,
+    PQ, AJI, SEG, merged and split, average precision and calibration. The adapted Rand error, the variation of
+    information and the warping error are the mean over the images that have a value; the program of ISBI 2012 pools the
+    pairs of pixels of all slices for its Rand error. Objects are matched within their class only. Dice, IoU, PQ,
+    average precision and calibration are the mean over the classes, and are given for each class too, as in
+    ``dice.nucleus``; the other scores of objects are pooled over the classes, and F1 and detection are given for each
+    class too where there are several.
 
     A score without a value is NaN. Where neither prediction nor truth has an object, that is every score but the
-    pixel error, which is 0; where only the prediction has, precision, F1, PQ, RQ, Dice, IoU and AJI are 0, and recall,
-    SQ, SEG, merged, split, Rand error and variation of information NaN; where only the truth has, precision and SQ are
-    NaN and the others 0, or what their definitions give.
+    pixel error, which is 0; where only the prediction has, precision, F1, detection, PQ, RQ, Dice, IoU and AJI are 0,
+    and recall, SQ, SEG, merged, split, Rand error and variation of information NaN; where only the truth has, precision
+    and SQ are NaN and the others 0, or what their definitions give. Detection and recall by size need a resolution.
 
     Parameters
     ----------
@@ -140,7 +142,7 @@ class Tally:
         return [self.score_sums(image) for image in self._images]
 
     def numbers(self) -> dict[str, Floats]:
-        """The numbers of each image that scores follow from, (images, ...), by metric."""
+        """The numbers of each image that scores follow from, (images, ...), float64, by metric."""
         return {name: np.stack([image[name] for image in self._images]) for name in self.metrics}
 
     def matches(self) -> list[list[Matches]]:
@@ -148,7 +150,7 @@ class Tally:
         return [[Matches(*row) for row in image["f1"].tolist()] for image in self._images if "f1" in image]
 
     def score_sums(self, sums: Mapping[str, Floats]) -> Scores:
-        """The scores of sums of such numbers over images, (...), by metric."""
+        """The scores of sums of such numbers over images, (...), float64, by metric."""
         scores: Scores = {}
         for name in self.metrics:
             scores |= METRICS[name].score(sums[name], self.classes)

@@ -32,7 +32,7 @@ class Wrong:
 
 
 def without_partner(overlap: Overlap) -> tuple[Counts, Counts]:
-    """The numbers of the true objects without a partner, and of the predicted ones, each (objects,), ascending."""
+    """The numbers of the true objects without a partner, and of the predicted ones, each (objects,), int64."""
     truth, _ = areas(overlap.truth, overlap.pixels)
     predicted, _ = areas(overlap.predicted, overlap.pixels)
     pairs = overlap.pairs

@@ -12,7 +12,7 @@ from wsipipe.files import write_whole
 
 
 def write_reliability(path: Path, counts: Floats, classes: Sequence[str]) -> None:
-    """Write a PNG of the curves of each class, from the counts (classes, 2, 256) of `count_probabilities`.
+    """Write a PNG of the curves of each class, from the counts (classes, 2, 256), float64, of `count_probabilities`.
 
     Raises
     ------
