@@ -463,6 +463,11 @@ def test_classes_without_names_are_named_by_the_user(tmp_path: Path) -> None:
     assert [found.scores[f"f1.{name}"] for name in ("nucleus", "fat")] == [plain.scores[f"f1.{n}"] for n in (1, 2)]
     store = write_store(tmp_path / "s.zarr", labels_of(0))
     assert evaluate(store, files[1], mapped={100: "gland", 200: "fat"}, metrics=("dice",)).scores["dice.fat"] > 0
+    outlines = tmp_path / "a.geojson"
+    outlines.write_text(json.dumps(square("nucleus", 10, 10, 10)))
+    assert (
+        evaluate(files[0], outlines, mapped={1: "nucleus", 2: "fat"}, metrics=("dice",)).tally.classes[0] == "nucleus"
+    )
     with pytest.raises(UsageError, match=r"--map: no class is called 'bone'; the predictions have gland, fat"):
         evaluate(store, files[1], mapped={100: "bone"})
 

@@ -16,7 +16,7 @@ from tests.soak import in_soak
 from tests.training.discs import QUICK, changed, made_setup
 from wsipipe import load_model
 from wsipipe.errors import MemoryLimitError, TrainingError
-from wsipipe.evaluation.metrics import LOWER_IS_BETTER, METRICS, OF_PROBABILITIES
+from wsipipe.evaluation.metrics import LOWER_IS_BETTER, METRICS, OF_LABELS
 from wsipipe.evaluation.tally import Tally
 from wsipipe.events import StepDone, TrainingEvent, Validated
 from wsipipe.model.unet import UNet
@@ -127,7 +127,7 @@ def test_every_lower_is_better_metric_is_known_and_is_turned() -> None:
     poor[:, 8:12] = poor[18:22, 2:18] = 1  # joins two
     poor[22:38, 28:32] = 0  # splits one
     assert set(LOWER_IS_BETTER) < set(METRICS)
-    for metric in METRICS.keys() - set(OF_PROBABILITIES):
+    for metric in OF_LABELS:
         values = []
         for found in (truth, poor):
             tally = Tally(["disc"], (metric,))

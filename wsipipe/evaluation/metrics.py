@@ -302,18 +302,22 @@ DEFAULT_METRICS = tuple(name for name in METRICS if name not in ("warping_error"
 """The others, but for the one that needs whole images, and minutes for a large one."""
 
 
-def check_metrics(names: Sequence[str]) -> tuple[str, ...]:
-    """``names`` without duplicates, if all are names of metrics.
+OF_LABELS = tuple(name for name in METRICS if name not in OF_PROBABILITIES)
+"""Those that follow from labels alone."""
+
+
+def check_metrics(names: Sequence[str], allowed: Sequence[str] = tuple(METRICS)) -> tuple[str, ...]:
+    """``names`` without duplicates, if all are ``allowed``.
 
     Raises
     ------
     UsageError
-        If one is not, or there are none.
+        If one is not, or there are no names.
     """
-    unknown = sorted(set(names) - set(METRICS))
+    unknown = sorted(set(names) - set(allowed))
     if unknown or not names:
         what = f"unknown metric {', '.join(unknown)}" if unknown else "no metric was requested"
-        raise UsageError(f"{what}; choose from {', '.join(METRICS)} (--metrics)")
+        raise UsageError(f"{what}; choose from {', '.join(allowed)} (--metrics)")
     return tuple(dict.fromkeys(names))
 
 
