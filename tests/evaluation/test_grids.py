@@ -43,10 +43,7 @@ def test_the_remark_says_whose_pixels_and_the_grid_has_a_resolution() -> None:
     met = meet(store, labels, "store")
     assert (met.mpp, met.remark) == (0.5, "compared at 0.5 um/px, the store's grid; the labels have 0.25")
     met = meet(Extent("s", (100, 50)), labels, "labels")
-    assert (met.mpp, met.remark) == (
-        None,
-        "compared at the pixels of the labels, 2 times as fine as those of the store",
-    )
+    assert (met.mpp, met.remark) == (None, "compared on the labels' grid, 2 times as fine as the other")
     assert meet(store, Extent("l", (100, 50)), "labels").remark == ""
     doubtful = meet(store, Extent("l", (100, 50), 0.25), "labels")
     assert (doubtful.mpp, doubtful.prediction[0].is_whole) == (0.5, True)

@@ -71,7 +71,7 @@ def meet(prediction: Extent, labels: Extent, on: On) -> Meeting:
     remark = ""
     if step is not None:
         step = step if on == "store" else 1 / step
-        remark = "" if step == 1 else f"compared at {_said(grid, other, on, step)}"
+        remark = "" if step == 1 else _said(grid, other, on, step)
         axes = [(Lattice(n), Lattice(n, m, step)) for n, m in zip(grid.shape, other.shape, strict=True)]
     elif prediction.corner_um and labels.corner_um and prediction.mpp and labels.mpp:
         assert grid.mpp
@@ -84,7 +84,7 @@ def meet(prediction: Extent, labels: Extent, on: On) -> Meeting:
                 f"{labels.name} and {prediction.name} have no pixel in common by their coordinates; are they of the "
                 "same slide?"
             )
-        remark = f"compared at {_said(grid, other, on, step)}, in the {width} x {height} px that both show"
+        remark = f"{_said(grid, other, on, step)}, in the {width} x {height} px that both show"
     elif prediction.shape == labels.shape:
         step, axes = 1.0, [(Lattice(n), Lattice(n)) for n in grid.shape]
         remark = (
@@ -143,13 +143,13 @@ def _part(grid: Extent, other: Extent, axis: int) -> tuple[Lattice, Lattice]:
 
 
 def _said(grid: Extent, other: Extent, on: On, step: float) -> str:
-    names = ("the labels", "the store") if on == "labels" else ("the store", "the labels")
+    """Whose pixels are compared, for the user; one of them spans ``step`` of the other's."""
+    own, others = ("the labels'", "the store has") if on == "labels" else ("the store's", "the labels have")
     mpp = grid.mpp or (other.mpp and other.mpp * step)
     if mpp is None:
         how = f"{1 / step:.4g} times as fine" if step < 1 else f"{step:.4g} times as coarse"
-        return f"the pixels of {names[0]}, {how} as those of {names[1]}"
-    verb = "have" if names[1].endswith("s") else "has"
-    return f"{mpp:.4g} um/px, {names[0]}' grid; {names[1]} {verb} {mpp / step:.4g}".replace("store'", "store's")
+        return f"compared on {own} grid, {how} as the other"
+    return f"compared at {mpp:.4g} um/px, {own} grid; {others} {mpp / step:.4g}"
 
 
 def _refusal(prediction: Extent, labels: Extent) -> str:

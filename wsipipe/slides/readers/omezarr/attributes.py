@@ -151,7 +151,7 @@ def zarr_resolution(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], l
 
 
 def zarr_corner(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], letters: str) -> tuple[float, float] | None:
-    """(y, x) of the upper left corner of the first dataset in micrometres; None if its axes are not in units of length.
+    """(y, x) of the upper left corner of the first dataset in micrometres; None if that is not said in units of length.
 
     A translation is that of the centre of the first pixel, 0 if there is none.
     """
@@ -164,12 +164,13 @@ def zarr_corner(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], lette
         place = -0.5  # in pixels of the array
         for holder in (multiscale["datasets"][0], multiscale):
             for transform in holder.get("coordinateTransformations") or ():
-                if transform.get("type") in ("scale", "translation") and "output" in transform:
+                kind = transform.get("type")
+                if kind == "identity":
+                    continue
+                if kind not in ("scale", "translation") or kind not in transform or "output" in transform:
                     return None
-                if transform.get("type") == "scale":
-                    place *= float(transform["scale"][index])
-                elif transform.get("type") == "translation":
-                    place += float(transform["translation"][index])
+                number = float(transform[kind][index])
+                place = place * number if kind == "scale" else place + number
         corner.append(place * size)
     return corner[0], corner[1]
 
