@@ -20,7 +20,7 @@ from wsipipe.objects.numbers import Counts
 RADIUS_UM = 3.0
 """Largest distance of the centroids of two nuclei that are taken for the same, in micrometres."""
 BATCH = 1000
-"""Points that are matched at once, unless more hang together: the time grows with the square of their number."""
+"""Pairs of near points that are matched at once, unless more hang together: time grows with the square of them."""
 
 
 class Detection(NamedTuple):
@@ -66,27 +66,21 @@ def match_points(predicted: Floats, truth: Floats, radius: float) -> tuple[Count
     if not len(predicted) or not len(truth):
         return empty, empty
     near = cKDTree(predicted).sparse_distance_matrix(cKDTree(truth), radius, output_type="ndarray")
-    one, other, distance = near["i"], near["j"], near["v"]
-    sides = len(predicted), len(truth)
-    graph = coo_array((np.ones(len(one), bool), (one, len(predicted) + other)), (sum(sides),) * 2)
+    if not len(near):
+        return empty, empty
+    edges = near["i"], len(predicted) + near["j"]
+    graph = coo_array((np.ones(len(near), bool), edges), (len(predicted) + len(truth),) * 2)
     _, group = csgraph.connected_components(graph, directed=False)
-    order = np.argsort(group[one], kind="stable")
-    one, other, distance = one[order], other[order], distance[order]
-    groups, first = np.unique(group[one], return_index=True)
-    sizes = np.diff(first, append=len(one))
-    alone = first[sizes == 1]
-    found: list[tuple[Counts, Counts]] = [(one[alone], other[alone])]
-    begin = 0
-    rest = np.isin(group[one], groups[sizes > 1])
-    one, other, distance = one[rest], other[rest], distance[rest]
-    ends = np.append(np.flatnonzero(np.diff(group[one])) + 1, len(one)) if len(one) else empty
-    while begin < len(one):
+    near = near[np.argsort(group[near["i"]], kind="stable")]
+    ends = np.append(np.flatnonzero(np.diff(group[near["i"]])) + 1, len(near))
+    found, begin = [], 0
+    while begin < len(near):
         end = int(ends[min(int(np.searchsorted(ends, begin + BATCH)), len(ends) - 1)])
-        found.append(_assigned(one[begin:end], other[begin:end], distance[begin:end], radius))
+        found.append(_assigned(near["i"][begin:end], near["j"][begin:end], near["v"][begin:end], radius))
         begin = end
-    pairs = [np.concatenate(side).astype(np.int64) for side in zip(*found, strict=True)]
-    ascending = np.argsort(pairs[0])
-    return pairs[0][ascending], pairs[1][ascending]
+    one, other = (np.concatenate(side).astype(np.int64) for side in zip(*found, strict=True))
+    order = np.argsort(one)
+    return one[order], other[order]
 
 
 def _assigned(one: Counts, other: Counts, distance: Floats, radius: float) -> tuple[Counts, Counts]:
