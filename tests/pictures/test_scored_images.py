@@ -4,16 +4,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from imagecodecs import png_decode
 
+from tests.conftest import WriteSlide
 from tests.evaluation.test_evaluate import write_tiff
 from wsipipe.evaluation import bootstrap, wrong
 from wsipipe.evaluation.blockwise import ArrayPlane, Labelled, Terms, compare
 from wsipipe.evaluation.evaluate import Evaluation, Options, evaluate
+from wsipipe.evaluation.grids import On
 from wsipipe.evaluation.wrong import window_of_errors, wrong_objects
 from wsipipe.geometry.grid import Box
 from wsipipe.pictures import scored_images
-from wsipipe.pictures.scored_images import BOTH, FOUND, TRUE, draw_evaluation
+from wsipipe.pictures.reliability import write_reliability
+from wsipipe.pictures.scored_images import BOTH, FOUND, TRUE, draw_evaluation, image_within
+from wsipipe.pipeline.config import RunConfig
+from wsipipe.pipeline.run import run
 
 TRUTH = np.zeros((60, 80), np.uint8)
 TRUTH[5:15, 5:15] = TRUTH[34:44, 50:60] = TRUTH[46:56, 50:60] = 1
@@ -45,6 +51,25 @@ def scored(folder: Path) -> Evaluation:
             (folder / part).mkdir(exist_ok=True)
             write_tiff(folder / part / f"{name}.tif", values)
     return evaluate(folder / "p", folder / "t", Options(min_area_um2=5))
+
+
+@pytest.mark.parametrize("on", ["labels", "store"])
+def test_the_image_lies_below_its_labels(tmp_path: Path, tiny_model: Path, write_slide: WriteSlide, on: On) -> None:
+    slide = write_slide(tmp_path / "a.tif", (64, 96))
+    run([str(slide)], RunConfig(str(tmp_path / "out"), str(tiny_model), tissue="off", device="cpu"))
+    fine = write_tiff(tmp_path / "b.tif", np.zeros((128, 192), np.uint8))
+    found = evaluate(tmp_path / "out" / "a.zarr", fine, Options(metrics=("dice",), on=on))
+    image, times = found.images[0], 2 if on == "labels" else 1
+    drawn = image_within(
+        Path(image.prediction), fine, found.pairs[0], Box(8 * times, 24 * times, 40 * times, 80 * times)
+    )
+    assert np.array_equal(drawn, tifffile.imread(slide)[8:24, 40:80].repeat(times, 0).repeat(times, 1))
+
+
+def test_probabilities_are_plotted(tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).integers(0, 9, (2, 2, 256)).cumsum(axis=1)[:, ::-1].astype(float)
+    write_reliability(tmp_path / "calibration.png", counts, ("nucleus", "nothing"))
+    assert len(np.unique(png_decode((tmp_path / "calibration.png").read_bytes()).reshape(-1, 4), axis=0)) > 20
 
 
 def test_pictures_show_errors_filled_and_the_worst_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def draw_evaluation(folder: Path, found: Evaluation) -> None:
 def _drawn(found: Evaluation, index: int) -> Captioned:
     image, pair, window = found.images[index], found.pairs[index], found.windows[index]
     wrong = wrong_objects(pair.prediction, pair.labels, window, found.terms[index])
-    photo = _photo(Path(image.prediction), Path(image.labels), pair, window)
+    photo = image_within(Path(image.prediction), Path(image.labels), pair, window)
     missed, false, true = (len(np.unique(side[side > 0])) for side in (wrong.missed, wrong.false, wrong.true))
     part = "" if window.shape == pair.labels.shape else f", part at y = {window.y0}, x = {window.x0}"
     score = f"{found.headline} {image.scores[found.headline]:.2f}"
@@ -98,8 +98,20 @@ def _marked(photo: RgbImage, wrong: Wrong, times: int) -> RgbImage:
     return marked
 
 
-def _photo(prediction: Path, labels: Path, pair: OpenedPair, window: Box) -> RgbImage:
-    """The image itself within a window of the grid: of the slide of a store, or beside the labels; else white."""
+def image_within(prediction: Path, labels: Path, pair: OpenedPair, window: Box) -> RgbImage:
+    """The image itself within a window of the grid, (y, x, 3), uint8: of the store's slide, or beside the labels.
+
+    It is white where there is none.
+
+    Parameters
+    ----------
+    prediction, labels
+        The files.
+    pair
+        The planes on the grid.
+    window
+        Which pixels of the grid.
+    """
     with suppress(WsipipeError, OSError):
         if is_store(prediction):
             store = open_finished(prediction)
