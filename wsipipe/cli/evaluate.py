@@ -43,9 +43,13 @@ class ListsMetrics(click.Command):
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PREDICTIONS LABELS")
 @click.option("-m", "--model", metavar="MODEL", help="PREDICTIONS are slides: segment them with MODEL first.")
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), metavar="DIR", help="With -m: keep the results there, and resume."
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="With a model: where its results stay.  [default: removed]",
 )
-@click.option("--mpp", type=float, metavar="F", help="With -m: micrometres per pixel of the slides' finest level.")
+@click.option("--mpp", type=float, metavar="F", help="With a model: micrometres per pixel of level 0.")
 @click.option(
     "--compare",
     nargs=2,
@@ -83,7 +87,11 @@ class ListsMetrics(click.Command):
     help="Area of the smallest component that is an object, um2; 0: any.  [default: the model's]",
 )
 @click.option(
-    "--radius", "radius_um", type=float, default=3.0, show_default=True, metavar="UM", help="Of detection_f1, um."
+    "--radius",
+    "radius_um",
+    type=float,
+    metavar="UM",
+    help="How far apart centroids of the same object may be, for detection_f1.  [default: 3, for nuclei]",
 )
 @click.option(
     "--pictures", type=click.Path(path_type=Path), metavar="DIR", help="Draw the images there, the worst ones first."
@@ -115,7 +123,8 @@ def evaluate(
     from wsipipe.evaluation.evaluate import Options, compare_evaluations
 
     names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
-    options = Options(metrics=names, mapped=parse_maps(maps), **terms)
+    given = {name: value for name, value in terms.items() if value is not None}
+    options = Options(metrics=names, mapped=parse_maps(maps), **given)
     _check_words(paths, model, out, mpp, compare)
     if compare is not None and (table is not None or pictures is not None):
         raise UsageError("--csv and --pictures are of one set of predictions; leave --compare out")
