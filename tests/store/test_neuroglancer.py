@@ -1,4 +1,4 @@
-"""neuroglancer shows a store as docs/other-viewers.md says, in a real browser. Skipped where it is not installed."""
+"""neuroglancer shows a store as docs/start/other-viewers.md says, in a real browser. Skipped where it is not installed."""
 
 from __future__ import annotations
 
