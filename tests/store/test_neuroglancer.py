@@ -1,4 +1,4 @@
-"""neuroglancer shows a store as docs/start/other-viewers.md says, in a real browser. Skipped where it is not installed."""
+"""neuroglancer shows a store as other-viewers.md in docs/ says, in a real browser. Skipped where it is not there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # those of other libraries are not ours
     pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed: apt-get install chromium"),
 ]
-PAGE = Path(__file__).parents[2] / "docs" / "other-viewers.md"
+PAGE = Path(__file__).parents[2] / "docs" / "start" / "other-viewers.md"
 ADDRESS = "http://127.0.0.1:8000"
 """Where the page's example has its store."""
 WIDE, HIGH, ENLARGED = 500, 400, 10
