@@ -113,7 +113,7 @@ def test_what_looks_at_the_whole_image_is_refused_by_name(name: str, suffix: str
 def test_the_ten_lines_of_the_documentation_work(slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     declare_torchvision()
     pytest.importorskip("segmentation_models_pytorch")
-    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "models" / "networks.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "slides").mkdir()
     (tmp_path / "slides" / "part.tif").write_bytes(slide.read_bytes())

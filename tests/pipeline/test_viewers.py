@@ -63,7 +63,7 @@ def test_a_store_that_says_less_is_complete_and_an_unfinished_one_is_resumed(
 def test_addresses_on_the_page_of_other_viewers_are_images_of_a_store(tmp_path: Path) -> None:
     store = made_result(tmp_path).store
     make_ids(store)
-    page = (Path(__file__).parents[2] / "docs" / "other-viewers.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "start" / "other-viewers.md").read_text()
     (state,) = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
     address = "http://127.0.0.1:8000/case-17.zarr"
     named = {layer["source"].removeprefix(f"zarr://{address}") for layer in state["layers"]}

@@ -105,7 +105,6 @@ class Replica:
         tta: str = TTA_OFF,
     ) -> None:
         self.device = torch.device(device)
-        self.precision = precision
         self.probabilities, self.uncertainty = probabilities, uncertainty
         self.receptive = receptive or model.info.receptive
         self.symmetries = SYMMETRIES[tta]
@@ -114,7 +113,7 @@ class Replica:
         self.in_channels = model.info.network.in_channels
         self.threads = threads
         self.lanes = devices.lanes(device)
-        self.network = start_engine(engine, model, self.device, threads=threads)
+        self.network = start_engine(engine, model, self.device, threads=threads, precision=precision)
         self.normalise = Normalise(model.spec, self.device)
         self.label_values = label_values(model.spec, self.head, self.device)
         self._too_large: float = inf  # pixels of the smallest batch that did not fit into memory
@@ -213,8 +212,7 @@ class Replica:
 
     def _output(self, pixels: Tensor) -> Tensor:
         """The network's output (n, class, y, x), float32, for the cores of normalised tiles (n, channel, y, x)."""
-        with torch.autocast(self.device.type, getattr(torch, self.precision), enabled=self.precision != FLOAT32):
-            output = core_of(self.network(pixels), self.receptive)
+        output = core_of(self.network(pixels), self.receptive)
         classes = 1 if self.head.kind == LABELS else self.info.network.classes
         sides = [(side - self.receptive.margin) // self.receptive.scale for side in pixels.shape[2:]]
         if output.shape != (len(pixels), classes, *sides):

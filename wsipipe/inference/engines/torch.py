@@ -9,18 +9,35 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from wsipipe.inference.devices import FLOAT32
 from wsipipe.inference.engines.engine import Engine
 from wsipipe.model.forward import compute_float32
 from wsipipe.model.model_file import Model
 
 
-def start_torch(model: Model, device: torch.device, *, compiled: bool) -> Engine:
-    """A copy of the network of ``model`` on ``device``, with its weights in channels-last order."""
+def start_torch(model: Model, device: torch.device, precision: str, *, compiled: bool) -> Engine:
+    """A copy of the network of ``model`` on ``device``, with its weights in channels-last order.
+
+    ``precision`` is that of its convolutions.
+    """
     assert isinstance(model.network, nn.Module)
     compute_float32(device)
     network = deepcopy(model.network).to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return CompiledNetwork(network) if compiled else network
+    engine: Engine = CompiledNetwork(network) if compiled else network
+    return engine if precision == FLOAT32 else LowerPrecision(engine, device.type, getattr(torch, precision))
+
+
+class LowerPrecision:
+    """``engine``, whose convolutions compute in ``dtype`` on devices of this ``kind``."""
+
+    def __init__(self, engine: Engine, kind: str, dtype: torch.dtype) -> None:
+        self._engine, self._kind, self._dtype = engine, kind, dtype
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits (n, class, y, x), of the dtype that torch gives them."""
+        with torch.autocast(self._kind, self._dtype):
+            return self._engine(x)
 
 
 class CompiledNetwork:
