@@ -214,7 +214,7 @@ def test_a_description_that_does_not_fit_the_network_is_an_error(
 def test_memory_is_never_planned_below_that_of_input_and_output(tmp_path: Path) -> None:
     model = imported(write_network(tmp_path / "net.onnx"))
     lying = read_model_info(described_anew(model, bytes_per_pixel={"openvino": 0})).network
-    assert lying.tensor_bytes(100, 2, engine="openvino", probabilities=False) >= 2 * 100**2 * 4 * (3 + 3)
+    assert lying.tensor_bytes(100, 2, engine="openvino", value_bytes=4, probabilities=False) >= 2 * 100**2 * 4 * (3 + 3)
 
 
 def test_faint_logits_are_not_taken_for_probabilities(tmp_path: Path) -> None:
@@ -426,7 +426,7 @@ def test_memory_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(network, ForeignNetwork)
     per_pixel = network.bytes_per_pixel["onnxruntime"]
     assert 6 * 4 <= per_pixel < 6 * 4 * 20, "six channels of float32 at the least"
-    one, two = (network.tensor_bytes(1000, n, engine="onnxruntime", probabilities=False) for n in (1, 2))
+    one, two = (network.tensor_bytes(1000, n, engine="onnxruntime", value_bytes=4, probabilities=False) for n in (1, 2))
     assert two == pytest.approx(2 * one)
     assert one >= 1000**2 * per_pixel
 

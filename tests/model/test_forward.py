@@ -118,9 +118,12 @@ def test_pixels_are_normalised_as_shares_of_full_scale(dtype: str) -> None:
 
 
 def test_one_mean_serves_all_channels() -> None:
-    shares = torch.rand(1, 3, 4, 4)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), np.uint8)
+    shares = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
     wanted = (shares - 0.25) / 0.5
-    assert torch.equal(Normalise(ModelSpec(default_classes(2), mean=(0.25,), std=(0.5,)), CPU)(shares.clone()), wanted)
+    normalise = Normalise(ModelSpec(default_classes(2), mean=(0.25,), std=(0.5,)), CPU)
+    assert torch.equal(normalise.pixels(pixels), wanted)
+    assert torch.equal(normalise(shares.clone()), wanted)
 
 
 def test_labels_are_those_of_the_classes() -> None:
@@ -130,6 +133,11 @@ def test_labels_are_those_of_the_classes() -> None:
     one = ModelSpec((LabelClass("a", 9, "#000000"),))
     three = torch.tensor([-1.0, 0.0, 1e-6]).view(1, 1, 1, 3)
     assert label_values(one, SIGMOID, CPU)[winner(three, SIGMOID)].tolist() == [[[0, 0, 9]]]
+
+
+def test_in_a_tie_the_first_class_wins() -> None:
+    logits = torch.randint(0, 3, (2, 4, 100, 101), generator=torch.Generator().manual_seed(0)).float()
+    assert np.array_equal(winner(logits, SOFTMAX).numpy(), logits.numpy().argmax(1))
 
 
 def test_probabilities_sum_to_1_and_agree_with_the_winner() -> None:

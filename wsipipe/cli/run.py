@@ -76,7 +76,7 @@ COMPUTE_OPTIONS: tuple[Option, ...] = (
         type=click.Choice(["float32", "tf32", "bfloat16", "float16"]),
         default="float32",
         show_default=True,
-        help="Precision of convolutions; less than float32 is faster on GPUs, and changes some labels.",
+        help="Precision of convolutions; less than float32 is faster on GPUs and new CPUs, and changes some labels.",
     ),
     click.option(
         "--margin",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from importlib.util import find_spec
 from math import inf
 
@@ -24,6 +25,13 @@ EXTRA_OF = {OPENVINO: "wsipipe[openvino]", ONNXRUNTIME: "wsipipe[onnx]"}
 """What to install for the engines that do not come with wsipipe."""
 FLOAT32, TF32, BFLOAT16, FLOAT16 = "float32", "tf32", "bfloat16", "float16"
 PRECISIONS = (FLOAT32, TF32, BFLOAT16, FLOAT16)
+PRECISIONS_OF = {
+    TORCH: PRECISIONS,
+    COMPILE: PRECISIONS,
+    OPENVINO: (FLOAT32, BFLOAT16),
+    ONNXRUNTIME: (FLOAT32,),
+}
+"""The precisions in which each engine computes; OpenVINO in bfloat16 only where `multiplies_bfloat16`."""
 MOST_VALUES = {"cuda": 2**31 - 1, "mps": 2**30 - 1}
 """Values that a tensor may have: kernels of CUDA count them in 32 bits; Metal ends a process whose tensor has 4 GiB."""
 
@@ -69,9 +77,10 @@ def resolve_engine(
 ) -> str:
     """The engine for ``devices`` and a network of this ``kind``.
 
-    ``auto`` is the first of its engines that is installed and supports the devices and the precision. ``compile`` is
-    torch with its compiler. ``auto`` never chooses it: on a CPU it gains 5 %, and takes 10 to 70 s for each shape of
-    a tile.
+    ``auto`` is the first of its engines that is installed and supports the devices and the precision. In less than
+    float32, labels depend on the engine, so there it is the first that supports them, installed or not: what is
+    installed shall not decide about labels. ``compile`` is torch with its compiler. ``auto`` never chooses it: on a CPU
+    it gains 5 %, and takes 10 to 70 s for each shape of a tile.
 
     Raises
     ------
@@ -79,7 +88,7 @@ def resolve_engine(
         If the engine or the precision is unknown, or the engine does not support the network, the precision or the
         devices.
     MachineError
-        If the engine is not installed.
+        If the engine is not installed, or the CPU does not multiply in the precision.
     """
     if wish not in ENGINES:
         raise UsageError(f"--engine {wish} is not an engine; allowed: {', '.join(ENGINES)}")
@@ -92,18 +101,41 @@ def resolve_engine(
             raise UsageError(f"--engine {wish} {problem}")
         if not is_installed(wish):
             raise MachineError(f"--engine {wish} is not installed; pip install '{EXTRA_OF[wish]}'{_others(wish, kind)}")
-        return wish
+        return _able(wish, precision)
     fitting = [engine for engine in ENGINES_OF[kind] if not _unfit(engine, devices, precision, kind)]
     if not fitting:
         raise UsageError(
             f"no engine computes {kind.value} models on {', '.join(devices)} in {precision}; use {FLOAT32}"
         )
+    if precision != FLOAT32:
+        fitting = fitting[:1]
     if not (there := list(filter(is_installed, fitting))):
+        what = f"{kind.value} models" + f" in {precision}" * (precision != FLOAT32)
+        neither = "neither is" if len(fitting) > 1 else "it is not"
         raise MachineError(
-            f"{kind.value} models need {' or '.join(fitting)}, and neither is installed; "
-            f"pip install '{EXTRA_OF[fitting[-1]]}'"
+            f"{what} need {' or '.join(fitting)}, and {neither} installed; pip install '{EXTRA_OF[fitting[-1]]}'"
         )
-    return there[0]
+    return _able(there[0], precision)
+
+
+def _able(engine: str, precision: str) -> str:
+    """``engine``. Raise a MachineError if it would compute in ``precision`` on a CPU that does not multiply in it."""
+    if engine == OPENVINO and precision == BFLOAT16 and not multiplies_bfloat16():
+        raise MachineError(
+            f"--precision {BFLOAT16}: this CPU does not multiply in {BFLOAT16} (it has neither AVX512_BF16 nor AMX); "
+            f"use --precision {FLOAT32}, or a newer CPU"
+        )
+    return engine
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether OpenVINO is installed, and finds that this CPU multiplies in bfloat16 (AVX512_BF16 or AMX)."""
+    if not is_installed(OPENVINO):
+        return False
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def check_native(precision: str, devices: tuple[str, ...]) -> None:
@@ -130,7 +162,12 @@ def layouts(engine: str, devices: tuple[str, ...], precision: str) -> tuple[bool
 
 
 def alternatives(engine: str, devices: tuple[str, ...], precision: str, kind: FileKind) -> tuple[str, ...]:
-    """``engine``, which ``auto`` chose, and those after it that might be faster with a network of this ``kind``."""
+    """``engine``, which ``auto`` chose, and those after it that might be faster with a network of this ``kind``.
+
+    None in less than float32, where each engine has its own labels.
+    """
+    if precision != FLOAT32:
+        return (engine,)
     others = ENGINES_OF[kind][ENGINES_OF[kind].index(engine) + 1 :]
     fit = [e for e in others if e != COMPILE and is_installed(e) and not _unfit(e, devices, precision, kind)]
     return engine, *fit
@@ -145,9 +182,10 @@ def _unfit(engine: str, devices: tuple[str, ...], precision: str, kind: FileKind
         return f"computes on CPUs only, not on {', '.join(devices)}; add --device cpu"
     if engine == ONNXRUNTIME and "mps" in devices:
         return "does not compute on mps; add --device cpu"
-    if precision != FLOAT32 and engine not in (TORCH, COMPILE):
-        way_out = f"needs --engine {TORCH}" if TORCH in possible else "is for other models"
-        return f"computes in {FLOAT32} only; --precision {precision} {way_out}"
+    if precision not in PRECISIONS_OF[engine]:
+        able = [other for other in possible if precision in PRECISIONS_OF[other] and other != COMPILE]
+        way_out = f"needs --engine {' or '.join(able)}" if able else "is for other models"
+        return f"computes in {' and '.join(PRECISIONS_OF[engine])} only; --precision {precision} {way_out}"
     return ""
 
 
@@ -187,6 +225,11 @@ def identities(devices: tuple[str, ...]) -> frozenset[str]:
 def count_in_machine(devices: tuple[str, ...]) -> int:
     """The number of ``devices`` whose memory is the machine's: the CPU, and Apple's GPU."""
     return sum(not device.startswith("cuda") for device in devices)
+
+
+def value_bytes(engine: str, precision: str) -> int:
+    """Bytes of a value in the tensors of a network; torch is counted as if all of them were float32."""
+    return 2 if engine == OPENVINO and precision == BFLOAT16 else 4
 
 
 def lanes(device: str) -> int:

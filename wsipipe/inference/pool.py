@@ -24,7 +24,14 @@ from wsipipe.errors import MachineError, ModelError
 from wsipipe.geometry.network import Receptive
 from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
 from wsipipe.inference import allocator
-from wsipipe.inference.devices import TF32, forget_free_memory, is_cpu, resolve_devices, threads_per_replica
+from wsipipe.inference.devices import (
+    TF32,
+    forget_free_memory,
+    is_cpu,
+    resolve_devices,
+    threads_per_replica,
+    value_bytes,
+)
 from wsipipe.inference.replica import Prediction, Replica
 from wsipipe.model.footprint import FLOAT32_BYTES
 from wsipipe.model.model_file import NetworkInfo, load_model
@@ -83,7 +90,13 @@ class PoolSpec:
         """
         averages = self.passes > 1
         shares = self.probabilities or self.uncertainty or averages
-        tensors = network.tensor_bytes(side, batch, engine=self.engine, probabilities=shares)
+        tensors = network.tensor_bytes(
+            side,
+            batch,
+            engine=self.engine,
+            value_bytes=value_bytes(self.engine, self.precision),
+            probabilities=shares,
+        )
         return tensors + averages * FLOAT32_BYTES * batch * side * side * (network.in_channels + network.classes)
 
 

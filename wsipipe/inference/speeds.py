@@ -10,11 +10,12 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import platformdirs
@@ -30,6 +31,7 @@ from wsipipe.inference.replica import Replica
 from wsipipe.model.model_file import NetworkInfo
 
 LOGGER = logging.getLogger(__name__)
+T = TypeVar("T")
 
 Size = tuple[int, int]
 """Side of a tile's core in pixels, and tiles in a batch."""
@@ -102,8 +104,7 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
         if not known:
             return True
         speed = known[max(known)]
-        seconds = spent + REPEATS * pixels_of(size, receptive) / speed
-        return seconds <= min(MOST_SECONDS, MOST_SHARE * spec.passes * pixels / speed)
+        return is_worth(pixels_of(size, receptive) / speed, spec.passes * pixels / speed, spent=spent)
 
     def measure_left() -> None:
         (replica,) = load_replicas(replace(spec, tta=TTA_OFF), spec.devices[:1])
@@ -150,12 +151,24 @@ def speed_of(replica: Replica, size: Size, dtype: str) -> float:
     core, batch = size
     side = core + replica.receptive.margin
     noise = np.random.default_rng(0).integers(0, 256, (side, side, replica.in_channels), np.uint8)
-    tiles, seconds = [noise.astype(dtype)] * batch, []
+    tiles = [noise.astype(dtype)] * batch
+    _, seconds = fastest(lambda: replica.predict(tiles))
+    return pixels_of(size, replica.receptive) / seconds
+
+
+def fastest(compute: Callable[[], T]) -> tuple[T, float]:
+    """What ``compute`` returns, and the fewest seconds that it takes once it is warm."""
+    seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        replica.predict(tiles)
+        found = compute()
         seconds.append(time.perf_counter() - started)
-    return pixels_of(size, replica.receptive) / min(seconds[1:])
+    return found, min(seconds[1:])
+
+
+def is_worth(seconds: float, run_seconds: float, *, spent: float = 0.0) -> bool:
+    """Whether to measure what takes ``seconds`` each time, ``spent`` of them already, for a run of ``run_seconds``."""
+    return spent + REPEATS * seconds <= min(MOST_SECONDS, MOST_SHARE * run_seconds)
 
 
 def pixels_of(size: Size, receptive: Receptive) -> int:
@@ -167,14 +180,27 @@ def pixels_of(size: Size, receptive: Receptive) -> int:
 def recall(spec: PoolSpec) -> dict[Size, float]:
     """The speeds remembered for the first device of ``spec`` and its model; empty if they cannot be read."""
     try:
-        rows = json.loads(speeds_file().read_bytes())[key(spec)]
-        return {(int(core), int(batch)): float(speed) for core, batch, speed in rows}
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError):  # RuntimeError: without a home
+        return {(int(core), int(batch)): float(speed) for core, batch, speed in recall_rows(key(spec))}
+    except (ValueError, TypeError):
         return {}
 
 
 def remember(spec: PoolSpec, speeds: dict[Size, float]) -> None:
-    """Save ``speeds`` for the next run; if they cannot be written, it measures again."""
+    """Save ``speeds`` for the next run."""
+    remember_rows(key(spec), [[core, batch, round(speed)] for (core, batch), speed in sorted(speeds.items())])
+
+
+def recall_rows(name: str) -> list[Any]:
+    """What was remembered under ``name``; empty if it cannot be read."""
+    try:
+        rows = json.loads(speeds_file().read_bytes())[name]
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):  # RuntimeError: without a home
+        return []
+    return rows if isinstance(rows, list) else []
+
+
+def remember_rows(name: str, rows: list[list[float]]) -> None:
+    """Save ``rows`` under ``name`` for the next run; if they cannot be written, it measures again."""
     try:
         path = speeds_file()
     except RuntimeError:  # without a home
@@ -183,7 +209,7 @@ def remember(spec: PoolSpec, speeds: dict[Size, float]) -> None:
         table = json.loads(path.read_bytes())
     except (OSError, ValueError):
         table = {}
-    table[key(spec)] = [[core, batch, round(speed)] for (core, batch), speed in sorted(speeds.items())]
+    table[name] = rows
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(table, indent=1).encode(), shared=True)

@@ -111,8 +111,8 @@ class RunConfig:
     engine: str = "auto"
     """Inference engine: ``auto``, ``torch``, ``compile``, ``onnxruntime``, or on CPUs ``openvino``."""
     precision: str = "float32"
-    """Precision of convolutions: ``bfloat16`` and ``float16`` are faster on GPUs, and change some labels; ``tf32``, on
-    NVIDIA's, changes fewer."""
+    """Precision of convolutions: ``bfloat16`` and ``float16`` are faster on GPUs, and change some labels; ``bfloat16``
+    on CPUs that multiply in it, too; ``tf32``, on NVIDIA's GPUs, changes fewer."""
     margin: int | None = None
     """Pixels around a tile's core, fewer than the network looks at, for approximate labels; None: as many."""
     tta: str = TTA_OFF

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from wsipipe.events import SizesChosen
+from wsipipe.events import PrecisionGain, SizesChosen
 from wsipipe.inference.devices import AUTO, alternatives, is_cpu, layouts
+from wsipipe.inference.gains import measure_gain
 from wsipipe.inference.speeds import Size, Speeds, fits_device, measure
 from wsipipe.pipeline.fitted_sizes import CORES
 from wsipipe.pipeline.run_plan import RunPlan
@@ -71,6 +72,25 @@ def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
     setup = replace(setup, engine=chosen.engine, channels_last=pools[fastest].channels_last)
     run = replace(run, setup=setup, bare=chosen.bare)
     return _tiled(run, (core, batch)), chosen
+
+
+def gain(run: RunPlan, chosen: SizesChosen, ask: Ask = ask_here) -> PrecisionGain | None:
+    """What a lower precision would gain for ``run``; None if sizes are the user's, or it would not be worth measuring.
+
+    Raises
+    ------
+    ModelError, MachineError
+        As loading the network.
+    """
+    asked = run.setup.asked
+    if any(size is not None for size in (asked.tile, asked.block, asked.batch)):
+        return None
+    largest = max(run.to_do, key=lambda p: p.pixels)
+    pixels = sum(p.pixels for p in run.to_do)
+    found: PrecisionGain | None = ask(
+        measure_gain, run.setup.pool, largest.level, chosen.tile, pixels=pixels, bare=chosen.bare
+    )
+    return found
 
 
 def _tiled(run: RunPlan, size: Size) -> RunPlan:

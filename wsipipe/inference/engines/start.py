@@ -20,8 +20,8 @@ def start_engine(
 ) -> Engine:
     """The network of ``model`` on ``device``, computed by the engine of this ``name`` with ``threads`` CPU cores.
 
-    ``precision`` is one that the engine computes in. ``channels_last`` is for torch: whether the channels of a pixel
-    lie together in memory.
+    ``precision`` is one that the engine computes in (`wsipipe.inference.devices.PRECISIONS_OF`). ``channels_last`` is
+    for torch: whether the channels of a pixel lie together in memory.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def start_engine(
     if name == OPENVINO:
         from wsipipe.inference.engines.openvino import start_openvino
 
-        return start_openvino(model, threads)
+        return start_openvino(model, threads, precision)
     if name == ONNXRUNTIME:
         from wsipipe.inference.engines.onnxruntime import OnnxRuntimeEngine
 
