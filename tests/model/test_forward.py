@@ -117,11 +117,12 @@ def test_pixels_are_normalised_as_shares_of_full_scale(dtype: str) -> None:
     assert on_gpus.stride() == plain.stride(), "channels last, as they came"
 
 
-def test_one_mean_serves_all_channels() -> None:
+@pytest.mark.parametrize(("mean", "std"), [((0.25,), (0.5,)), ((0.25,), (0.5, 0.25, 1.0)), ((0.5, 0.25, 1.0), (0.5,))])
+def test_one_value_serves_all_channels(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), np.uint8)
     shares = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
-    wanted = (shares - 0.25) / 0.5
-    normalise = Normalise(ModelSpec(default_classes(2), mean=(0.25,), std=(0.5,)), CPU)
+    wanted = (shares - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    normalise = Normalise(ModelSpec(default_classes(2), mean=mean, std=std), CPU)
     assert torch.equal(normalise.pixels(pixels), wanted)
     assert torch.equal(normalise(shares.clone()), wanted)
 

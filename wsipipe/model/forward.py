@@ -79,7 +79,8 @@ class Normalise:
         if dtype not in self._known:
             full_scale = np.iinfo(dtype).max
             values = torch.arange(full_scale + 1, dtype=torch.float32).div_(float(full_scale))
-            self._known[dtype] = self(values.repeat(1, self.mean.shape[1], 1, 1))[0, :, 0].numpy()
+            channels = max(self.mean.shape[1], self.std.shape[1])
+            self._known[dtype] = self(values.repeat(1, channels, 1, 1))[0, :, 0].numpy()
         return self._known[dtype]
 
 

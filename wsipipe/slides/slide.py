@@ -127,7 +127,8 @@ class Level:
         Returns
         -------
         numpy.ndarray
-            (height, width, `channels`), in `dtype`, whatever the order of axes in the file; new memory.
+            (y, x, channel), (height, width, `channels`), in `dtype`, whatever the order of axes in the file; new
+            memory.
 
         Raises
         ------

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wsipipe.errors import MemoryLimitError, TrainingError, WsipipeError
-from wsipipe.evaluation.metrics import METRICS, Scores, check_metrics
+from wsipipe.evaluation.metrics import OF_LABELS, Scores, check_metrics
 from wsipipe.events import StepDone, TrainingDone, TrainingListener, Validated, ignore
 from wsipipe.files import write_whole
 from wsipipe.inference.replica import is_out_of_memory
@@ -262,7 +262,7 @@ class Trainer:
         self.network.load_state_dict(self.best)
         moved = self.calibrate() if self.config.loop.calibrate and self.setup.validation else 0.0
         views, split = (self.setup.test, "test") if self.setup.test else (self.setup.validation, "validation")
-        scores = score(self.network, self.setup.spec, views, tuple(METRICS))[0] if views else {}
+        scores = score(self.network, self.setup.spec, views, OF_LABELS)[0] if views else {}
         record: dict[str, Any] = {
             **without_places(self.setup.spec.training),
             "steps": self.progress.step,
