@@ -13,6 +13,8 @@ from wsipipe.palette import class_color
 
 BACKGROUND = 0
 """The label of background, and of pixels that were not segmented."""
+INT8_RECORD = "int8"
+"""Key in the training record of a model in int8: what it was calibrated on, and how it agrees with float32."""
 MOST_LABEL = 255
 """The largest label."""
 

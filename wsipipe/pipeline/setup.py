@@ -12,10 +12,11 @@ from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
 from wsipipe.inference.comparison import Compare
 from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine
 from wsipipe.inference.pool import PoolSpec
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.file_kind import FileKind
 from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.model.network import LABELS, SIGMOID, SOFTMAX
-from wsipipe.pipeline.config import DEFAULT_MODEL, FAIL, FILL, ComputeRequest, RunConfig, check_cluster
+from wsipipe.pipeline.config import FAIL, FILL, ComputeRequest, RunConfig, check_cluster
 from wsipipe.pipeline.machine import default_limit_bytes
 from wsipipe.pipeline.objects_plan import ObjectsRequest
 from wsipipe.slides.planes import Planes
