@@ -107,14 +107,9 @@ def speed(given: Given, pixels_per_second: float, core: int, precision: str) -> 
 
 
 def replica_of(model: Model, device: str, precision: str = "float32", *, channels_last: bool = True) -> Replica:
-    """A replica as that of a run, or in the other layout, or with TF32."""
+    """A replica as that of a run."""
     resolve_devices(device)  # settles torch's allocator, or says that there is no such device
-    replica = Replica(model, device, precision="float32" if precision == "tf32" else precision)
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    if not channels_last:
-        network = replica.network.to(memory_format=torch.contiguous_format)
-        replica.network = lambda x: network(x.contiguous())
-    return replica
+    return Replica(model, device, precision=precision, channels_last=channels_last)
 
 
 def accuracy(given: Given) -> Iterator[Row]:
@@ -126,8 +121,7 @@ def accuracy(given: Given) -> Iterator[Row]:
         exact = deepcopy(model.network).double()(x.double())
         for precision, (layout, last) in product(PRECISIONS, LAYOUTS.items()):
             replica = replica_of(model, given.device, precision, channels_last=last)
-            with torch.autocast(replica.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                logits = replica.network(x.to(given.device)).double().cpu()
+            logits = replica.network(x.to(given.device)).double().cpu()
             off = (logits - exact).abs() / exact.std()
             differing = winner(logits, replica.head) != winner(exact, replica.head)
             yield {

@@ -111,6 +111,10 @@ def test_pixels_are_normalised_as_shares_of_full_scale(dtype: str) -> None:
     np.testing.assert_allclose(seen.numpy(), wanted.transpose(0, 3, 1, 2), atol=1e-5)
     shares = torch.from_numpy((tiles / np.float32(top)).astype(np.float32)).permute(0, 3, 1, 2)
     assert torch.equal(Normalise(spec, CPU)(shares.clone()), seen), "training and inference, to the last bit"
+    plain = torch.from_numpy(tiles).permute(0, 3, 1, 2)
+    on_gpus = Normalise(spec, CPU).in_one_pass(plain, np.iinfo(tiles.dtype).max)
+    torch.testing.assert_close(on_gpus, seen, rtol=0, atol=1e-6)
+    assert on_gpus.stride() == plain.stride(), "channels last, as they came"
 
 
 @pytest.mark.parametrize(("mean", "std"), [((0.25,), (0.5,)), ((0.25,), (0.5, 0.25, 1.0)), ((0.5, 0.25, 1.0), (0.5,))])

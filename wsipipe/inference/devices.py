@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib.util import find_spec
+from math import inf
 
 from dask.system import CPU_COUNT  # knows affinity and cgroups; OMP_NUM_THREADS, which dask sets to 1, does not
 
 from wsipipe.errors import MachineError, UsageError
+from wsipipe.inference.allocator import expand_segments
 from wsipipe.model.file_kind import FileKind
 
 AUTO, TORCH, COMPILE, OPENVINO, ONNXRUNTIME = "auto", "torch", "compile", "openvino", "onnxruntime"
@@ -21,8 +23,8 @@ ENGINES_OF = {
 """The engines that compute each kind of model, the one that ``auto`` prefers first."""
 EXTRA_OF = {OPENVINO: "wsipipe[openvino]", ONNXRUNTIME: "wsipipe[onnx]"}
 """What to install for the engines that do not come with wsipipe."""
-FLOAT32, BFLOAT16, FLOAT16 = "float32", "bfloat16", "float16"
-PRECISIONS = (FLOAT32, BFLOAT16, FLOAT16)
+FLOAT32, TF32, BFLOAT16, FLOAT16 = "float32", "tf32", "bfloat16", "float16"
+PRECISIONS = (FLOAT32, TF32, BFLOAT16, FLOAT16)
 PRECISIONS_OF = {
     TORCH: PRECISIONS,
     COMPILE: PRECISIONS,
@@ -30,13 +32,15 @@ PRECISIONS_OF = {
     ONNXRUNTIME: (FLOAT32,),
 }
 """The precisions in which each engine computes; OpenVINO in bfloat16 only where `multiplies_bfloat16`."""
+MOST_VALUES = {"cuda": 2**31 - 1, "mps": 2**30 - 1}
+"""Values that a tensor may have: kernels of CUDA count them in 32 bits; Metal ends a process whose tensor has 4 GiB."""
 
 
 def resolve_devices(wish: str) -> tuple[str, ...]:
     """The devices that ``wish`` stands for, one replica of the network each.
 
-    ``auto`` is every CUDA device, else Apple's ``mps``, else the CPU. ``cuda`` is every CUDA device. Anything else is
-    a comma-separated list, in which a device named twice holds two replicas.
+    ``auto`` is every CUDA device, else Apple's ``mps``, else the CPU. Anything else is a comma-separated list, in which
+    ``cuda`` is every CUDA device, and a device named twice holds two replicas.
 
     Raises
     ------
@@ -48,12 +52,13 @@ def resolve_devices(wish: str) -> tuple[str, ...]:
     import torch  # here, as whoever asks for names and numbers alone does without
 
     cuda = tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
+    if cuda:
+        expand_segments()  # here, as nobody starts CUDA without a device
     mps = ("mps",) if torch.backends.mps.is_available() else ()
     if wish == "auto":
         return cuda or mps or ("cpu",)
-    if wish == "cuda" and cuda:
-        return cuda
-    devices = tuple(name.strip() for name in wish.split(","))
+    names = [name.strip() for name in wish.split(",")]
+    devices = tuple(device for name in names for device in (cuda if name == "cuda" and cuda else (name,)))
     for name in devices:
         if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
             raise UsageError(f"--device {wish}: {name!r} is not a device; allowed: auto, cpu, mps, cuda, cuda:0,cuda:1")
@@ -89,6 +94,8 @@ def resolve_engine(
         raise UsageError(f"--engine {wish} is not an engine; allowed: {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision} is not a precision; allowed: {', '.join(PRECISIONS)}")
+    if precision == TF32 and (others := [device for device in devices if not device.startswith("cuda")]):
+        raise UsageError(f"--precision {TF32} is for NVIDIA GPUs, not for {others[0]}; use --precision {FLOAT32}")
     if wish != AUTO:
         if problem := _unfit(wish, devices, precision, kind):
             raise UsageError(f"--engine {wish} {problem}")
@@ -131,6 +138,29 @@ def multiplies_bfloat16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+def check_native(precision: str, devices: tuple[str, ...]) -> None:
+    """Raise a MachineError if one of ``devices`` is a GPU without tensor cores for ``precision``, which emulates it."""
+    import torch
+
+    for device in devices if precision in (TF32, BFLOAT16) else ():
+        if device.startswith("cuda"):
+            with torch.cuda.device(device):
+                native = torch.cuda.is_bf16_supported(including_emulation=False)  # GPUs have either both or none
+            if not native:
+                raise MachineError(
+                    f"--precision {precision}: {device} has no tensor cores for it; use --precision {FLOAT16} or "
+                    f"{FLOAT32}"
+                )
+
+
+def layouts(engine: str, devices: tuple[str, ...], precision: str) -> tuple[bool, ...]:
+    """Whether channels may be the last axis in memory: True and False where both are worth measuring.
+
+    That is in float32 on GPUs: their tensor cores, which compute in less, take channels last.
+    """
+    return (True, False) if engine == TORCH and precision == FLOAT32 and not is_cpu(devices) else (True,)
+
+
 def alternatives(engine: str, devices: tuple[str, ...], precision: str, kind: FileKind) -> tuple[str, ...]:
     """``engine``, which ``auto`` chose, and those after it that might be faster with a network of this ``kind``.
 
@@ -170,6 +200,33 @@ def _others(wish: str, kind: FileKind) -> str:
     return f", or use --engine {others[0]}" if others else ""
 
 
+def most_values(device: str) -> float:
+    """The most values that a tensor on ``device`` may have."""
+    return MOST_VALUES.get(device.partition(":")[0], inf)
+
+
+def free_bytes(device: str) -> int:
+    """The memory of a GPU, ``device``, that is free now; Apple's is a part of the machine's."""
+    import torch
+
+    if device == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def identities(devices: tuple[str, ...]) -> frozenset[str]:
+    """The GPUs among ``devices``, by names that all processes on this machine share, whatever numbers each has."""
+    import torch
+
+    cuda = {device for device in devices if device.startswith("cuda")}
+    return frozenset({str(torch.cuda.get_device_properties(device).uuid) for device in cuda} | {"mps"} & set(devices))
+
+
+def count_in_machine(devices: tuple[str, ...]) -> int:
+    """The number of ``devices`` whose memory is the machine's: the CPU, and Apple's GPU."""
+    return sum(not device.startswith("cuda") for device in devices)
+
+
 def value_bytes(engine: str, precision: str) -> int:
     """Bytes of a value in the tensors of a network; torch is counted as if all of them were float32."""
     return 2 if engine == OPENVINO and precision == BFLOAT16 else 4
@@ -205,15 +262,17 @@ def warm_up(devices: tuple[str, ...]) -> None:
 
 
 def forget_free_memory() -> None:
-    """Return to the device the GPU memory that torch holds but nobody uses.
+    """Return to the device the GPU memory that torch holds but nobody uses, and pinned memory to the machine.
 
     torch keeps it for the stream that first used it, and each lane has its own stream. Without this, no lane could use
-    the memory that measuring took, and it would not count as free.
+    the memory that measuring took, and it would not count as free. Pinned memory it keeps for arrays of the same size.
     """
     import torch
 
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
+        if hasattr(torch.accelerator, "empty_host_cache"):  # not in torch 2.11
+            torch.accelerator.empty_host_cache()
 
 
 def is_cpu(devices: tuple[str, ...]) -> bool:

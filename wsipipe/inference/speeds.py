@@ -25,7 +25,7 @@ from wsipipe.errors import MachineError, OutputError
 from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive, round_up
 from wsipipe.geometry.symmetry import TTA_OFF
-from wsipipe.inference.devices import COMPILE, TORCH, forget_free_memory, lanes
+from wsipipe.inference.devices import COMPILE, TORCH, forget_free_memory, free_bytes, lanes, most_values
 from wsipipe.inference.pool import PoolSpec, load_replicas
 from wsipipe.inference.replica import Replica
 from wsipipe.model.model_file import NetworkInfo
@@ -42,7 +42,8 @@ REPEATS = 3
 MOST_SECONDS, MOST_SHARE = 5.0, 0.05
 """Limits of measuring: seconds, and a share of the time that the run will take."""
 DEVICE_SHARE = 0.8
-"""Share of a GPU's free memory that may be used: the allocator's blocks leave gaps, and cuDNN takes its own."""
+"""Share of a GPU's free memory that may be used, by all processes: the allocator's blocks leave gaps, and cuDNN takes
+its own."""
 PLAIN_PX, PLAIN_MARGINS = 1024, 4
 """The largest core that may be chosen without a measurement: so many pixels, or so many margins."""
 WORTH = 1.03
@@ -131,14 +132,17 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
 
 
 def fits_device(spec: PoolSpec, network: NetworkInfo, size: Size) -> bool:
-    """Whether batches of ``size`` fit into each GPU's memory; CPUs and mps share the machine's, and always pass."""
+    """Whether each GPU takes batches of ``size``: a tensor that many values, and its memory those of all processes.
+
+    A CPU's memory is the machine's, which is planned elsewhere.
+    """
     core, batch = size
     side = core + network.receptive.margin
-    need = spec.tensor_bytes(network, side, batch)
-    cuda = [device for device in spec.devices if device.startswith("cuda")]
+    need, values = spec.tensor_bytes(network, side, batch), network.values_per_pixel * batch * side * side
     return all(
-        lanes(device) * need * spec.devices.count(device) <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
-        for device in cuda
+        values <= most_values(gpu)
+        and lanes(gpu) * need * spec.devices.count(gpu) * spec.per_gpu <= DEVICE_SHARE * free_bytes(gpu)
+        for gpu in set(spec.devices) - {"cpu"}
     )
 
 
@@ -239,6 +243,7 @@ def key(spec: PoolSpec) -> str:
     engine = f"{spec.engine} {version(library)} {spec.precision}"
     shared = f"{spec.threads} of {spec.devices.count(spec.devices[0])}"
     more = ["probabilities"] * spec.probabilities + ["uncertainty"] * spec.uncertainty
+    more += ["channels first"] * (not spec.channels_last)
     return ", ".join([name, shared, engine, *more, spec.sha256])
 
 

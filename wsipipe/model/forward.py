@@ -22,13 +22,14 @@ from wsipipe.model.unet_file import UNetInfo
 ReadPixels = Callable[[Indices, Indices], npt.NDArray[Any]]
 
 
-def compute_float32(device: torch.device) -> None:
+def compute_float32(device: torch.device, *, tf32: bool = False) -> None:
     """Have convolutions on ``device`` keep all 24 bits of float32, and add up in the same order each time.
 
-    TF32 has 11, and then labels differ by GPU. cuDNN still takes another order for tiles of another size.
+    With ``tf32`` they keep 11, which tensor cores multiply, and labels differ by GPU. cuDNN still takes another order
+    for tiles of another size. The setting is that of the whole process.
     """
     if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = tf32
         torch.backends.cudnn.deterministic = True
 
 
@@ -52,7 +53,17 @@ class Normalise:
         full_scale = float(np.iinfo(tiles.dtype).max)
         on_device = torch.from_numpy(tiles).to(device, non_blocking=device.type == "cuda")  # mps may read it too late
         on_device = on_device.permute(0, 3, 1, 2)  # channels last, without a copy
+        if device.type == "cuda":
+            return self.in_one_pass(on_device, full_scale)
         return self(on_device.to(torch.float32).div_(full_scale))
+
+    def in_one_pass(self, pixels: Tensor, full_scale: float) -> Tensor:
+        """``pixels`` (n, channel, y, x), uint8 or uint16, normalised; the last bit may differ from `__call__`.
+
+        A GPU reads and writes memory once instead of four times: 15 bytes a pixel of three channels, not 87, where a
+        network of 16 channels moves some 1,000 in bfloat16. Its convolutions have last bits of their own anyhow.
+        """
+        return torch.addcmul(-self.mean / self.std, pixels, 1 / (self.std * full_scale))
 
     def _looked_up(self, tiles: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """As `pixels`, each value from a table of what it becomes: a tenth of the time of computing it anew."""

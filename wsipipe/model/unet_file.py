@@ -63,6 +63,12 @@ class UNetInfo:
         """How far it looks, and the tiles that it takes."""
         return UNetSizes(self.architecture["depth"], self.architecture["convs_per_level"]).receptive
 
+    @property
+    def values_per_pixel(self) -> float:
+        """The most values of one tensor for each pixel of a tile: of skip and decoder joined, in the first level."""
+        sizes = self.architecture
+        return max(self.in_channels, self.classes, sizes["base_channels"] << (sizes["depth"] > 0))
+
     def tensor_bytes(self, side: int, batch: int, *, engine: str, value_bytes: int, probabilities: bool) -> int:
         """The most bytes that ``engine`` holds at once for tiles of ``side`` px, ``batch`` of them, weights apart.
 

@@ -41,6 +41,8 @@ from wsipipe.version import VERSION
 
 VALIDATED_METRICS = ("pixel_error", "dice", "iou", "f1", "adapted_rand_error", "merged_per_100", "split_per_100")
 """Measured in every validation, beside the metric that the best weights are chosen by."""
+MOST_LEFT_OUT = 30
+"""Steps in a row that a scaler of float16 may leave out; at each it halves its scale, which begins at 2^16."""
 PATIENCE = timedelta(days=7)
 """Time for which processes wait for one another."""
 
@@ -82,6 +84,7 @@ class Trainer:
         self.normalise = Normalise(setup.spec, self.device)
         self.precision = mixed_precision(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        self.left_out = 0  # steps in a row
         self.metrics = check_metrics((*VALIDATED_METRICS, self.config.loop.select))
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
@@ -162,12 +165,11 @@ class Trainer:
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         value = self._mean(loss.detach())
-        if not math.isfinite(value):
-            self._stop(batch, "loss", value)
+        self._check(batch, "loss", value)
         self.scaler.unscale_(self.optimizer)
         length = float(nn.utils.clip_grad_norm_(self.network.parameters(), wish.clip))
-        if not math.isfinite(length) and not self.scaler.is_enabled():  # a scaler leaves the step out
-            self._stop(batch, "gradient's length", length)
+        self._check(batch, "gradient's length", length)
+        self.left_out = 0 if math.isfinite(value) and math.isfinite(length) else self.left_out + 1
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.average.update_parameters(self.network)
@@ -187,6 +189,11 @@ class Trainer:
         """Wait until every process of the training is here."""
         if self.together:
             torch.distributed.barrier(self.together)
+
+    def _check(self, batch: Patch, what: str, value: float) -> None:
+        """End the training if ``value`` is not finite, unless a scaler leaves the step out, and not one too many."""
+        if not math.isfinite(value) and (not self.scaler.is_enabled() or self.left_out >= MOST_LEFT_OUT):
+            self._stop(batch, what, value)
 
     def _stop(self, batch: Patch, what: str, value: float) -> None:
         """Save the batch whose loss or gradient is not finite, each process its part; raise a TrainingError."""

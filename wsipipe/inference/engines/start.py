@@ -9,10 +9,19 @@ from wsipipe.inference.engines.engine import Engine
 from wsipipe.model.model_file import Model
 
 
-def start_engine(name: str, model: Model, device: torch.device, *, threads: int, precision: str = FLOAT32) -> Engine:
+def start_engine(
+    name: str,
+    model: Model,
+    device: torch.device,
+    *,
+    threads: int,
+    precision: str = FLOAT32,
+    channels_last: bool = True,
+) -> Engine:
     """The network of ``model`` on ``device``, computed by the engine of this ``name`` with ``threads`` CPU cores.
 
-    ``precision`` is one that the engine computes in (`wsipipe.inference.devices.PRECISIONS_OF`).
+    ``precision`` is one that the engine computes in (`wsipipe.inference.devices.PRECISIONS_OF`). ``channels_last`` is
+    for torch: whether the channels of a pixel lie together in memory.
 
     Raises
     ------
@@ -32,4 +41,4 @@ def start_engine(name: str, model: Model, device: torch.device, *, threads: int,
         return OnnxRuntimeEngine(model, device, threads)
     from wsipipe.inference.engines.torch import start_torch
 
-    return start_torch(model, device, precision, compiled=name == COMPILE)
+    return start_torch(model, device, precision, compiled=name == COMPILE, channels_last=channels_last)
