@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -48,6 +49,15 @@ def test_names_work_wherever_a_model_is_named(write_slide: WriteSlide, call: Cal
     assert read_night(tmp_path / "night.toml").run_config().model == "nuclei-int8"
     assert pretrained_path(DEFAULT_MODEL, [tmp_path]) == BUILT_IN[DEFAULT_MODEL]
     assert pretrained_path("mine.safetensors", [tmp_path]) == tmp_path / "mine.safetensors"
+
+
+def test_results_in_int8_name_their_engine_for_each_has_its_own(write_slide: WriteSlide, tmp_path: Path) -> None:
+    slide = write_slide(tmp_path / "slide.tif")
+    config = wsipipe.RunConfig(str(tmp_path / "out"), "nuclei-int8", device="cpu", tissue="off")
+    (done,) = wsipipe.run([slide], config).slides
+    assert done.status == "done", done.message
+    (refused,) = wsipipe.run([slide], replace(config, engine="onnxruntime")).slides
+    assert "precision float32 by openvino (now float32 by onnxruntime)" in refused.message
 
 
 def logits(engine: str, x: torch.Tensor, threads: int = 1) -> np.ndarray:

@@ -10,7 +10,7 @@ from wsipipe.files import locate
 from wsipipe.geometry.network import Receptive
 from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
 from wsipipe.inference.comparison import Compare
-from wsipipe.inference.devices import check_native, is_cpu, resolve_devices, resolve_engine
+from wsipipe.inference.devices import FLOAT32, check_native, is_cpu, resolve_devices, resolve_engine
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.file_kind import FileKind
@@ -130,6 +130,11 @@ class Setup:
     def approximate(self) -> bool:
         """Whether labels depend on the tiles, because these are smaller than the network looks."""
         return not self.model.network.exact or self.receptive != self.model.receptive
+
+    @property
+    def labels_by_engine(self) -> bool:
+        """Whether each engine has its own labels: in less than float32, where each rounds in other places."""
+        return self.precision != FLOAT32 or self.model.spec.quantized
 
     @property
     def compare(self) -> Compare:
