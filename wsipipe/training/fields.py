@@ -22,10 +22,10 @@ from wsipipe.arrays import Pixels
 from wsipipe.errors import ChannelError, LabelError, ResolutionError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
-from wsipipe.rasters.annotations import Annotated, open_annotations
+from wsipipe.rasters.annotations import Annotated, Annotations, open_annotations
 from wsipipe.rasters.image import Raster, open_raster, raster_of
 from wsipipe.rasters.labels import open_label_raster
-from wsipipe.rasters.pairs import pairs_in
+from wsipipe.rasters.pairs import ANNOTATION_SUFFIXES, pairs_in
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.slide import choose_level
 from wsipipe.tables import at, positive, read_csv
@@ -140,28 +140,44 @@ def _pairs_of_table(table: Path) -> Iterator[Pair]:
 
 
 def _pair_field(pair: Pair, config: TrainConfig) -> Field:
-    """The field of an image and a raster of labels."""
-    image, labels = open_raster(pair.image, mpp=pair.mpp or config.data.mpp), open_label_raster(pair.labels)
+    """The field of an image, and its annotations or a raster of labels."""
+    image = open_raster(pair.image, mpp=pair.mpp or config.data.mpp)
+    sha256 = _digest(pair.image, pair.labels)
+    truth = _truth_of(pair, image, config)
+    if image.shape[0] * image.shape[1] > HELD_PX:
+        return _lazy_field(pair.name, image, truth, sha256, config)
+    whole = Box(0, image.shape[0], 0, image.shape[1])
+    known = _held(truth, whole, config)
+    shape = scaled_shape(image, _mpp_of(image, known.instances, config), config.mpp)
+    planes = (nearest(plane, shape) for plane in (known.classes, known.instances, known.inside))
+    held = HeldImage(resized(image.read(whole), shape))
+    return Field(pair.name, TRAIN, shape, image.channels, image.dtype, held, HeldTruth(*planes), sha256)
+
+
+def _truth_of(pair: Pair, image: Raster, config: TrainConfig) -> Annotations | RasterTruth:
+    """The labels of ``image``, in its pixels."""
+    if pair.labels.suffix.lower() in ANNOTATION_SUFFIXES:
+        names, background = tuple(c.name for c in config.classes), config.data.background
+        return open_annotations(pair.labels, image.shape, names, background=background, image=pair.image.name)
+    labels = open_label_raster(pair.labels)
     if image.shape != labels.shape:
         raise LabelError(
             f"{pair.image} has {image.shape[0]} x {image.shape[1]} px, its labels {labels.name} "
             f"{labels.shape[0]} x {labels.shape[1]}; both must have the same size"
         )
-    values = config.values if config.data.labels_are == "classes" else None
-    sha256 = _digest(pair.image, pair.labels)
-    if image.shape[0] * image.shape[1] > HELD_PX:
-        return _lazy_field(pair.name, image, RasterTruth(labels, image.shape, values), sha256, config)
-    whole = Box(0, image.shape[0], 0, image.shape[1])
-    ids = labels.read(whole)
+    return RasterTruth(labels, image.shape, config.values if config.data.labels_are == "classes" else None)
+
+
+def _held(truth: Annotations | RasterTruth, whole: Box, config: TrainConfig) -> Annotated:
+    """All of ``truth``; the numbers of a raster are checked to be objects, or made so, as the configuration says."""
+    if not isinstance(truth, RasterTruth) or config.data.labels_are == "classes":
+        return truth.read(whole)
+    ids = truth.raster.read(whole)
     if config.data.labels_are == "components":
         ids = ndimage.label(ids > 0)[0].astype(np.int32)
-    elif values is None:
-        check_objects(ids, labels.name)
-    truth = as_truth(ids, values, labels.name)
-    shape = scaled_shape(image, _mpp_of(image, ids, config), config.mpp)
-    held = HeldImage(resized(image.read(whole), shape))
-    known = HeldTruth(nearest(truth.classes, shape), nearest(truth.instances, shape))
-    return Field(pair.name, TRAIN, shape, image.channels, image.dtype, held, known, sha256)
+    else:
+        check_objects(ids, truth.raster.name)
+    return as_truth(ids, None, truth.raster.name)
 
 
 def _slide_field(slide: AnnotatedSlide, config: TrainConfig, roots: Sequence[Path]) -> Field:
@@ -177,7 +193,12 @@ def _slide_field(slide: AnnotatedSlide, config: TrainConfig, roots: Sequence[Pat
         source = at(slide.annotations, roots)
         names = tuple(c.name for c in config.classes)
         truth = open_annotations(
-            source, level.shape, names, background=config.data.background, downsample=level.downsample
+            source,
+            level.shape,
+            names,
+            background=config.data.background,
+            downsample=level.downsample,
+            image=Path(slide.image).name,
         )
     else:
         source = at(str(slide.labels), roots)
