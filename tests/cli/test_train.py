@@ -29,7 +29,8 @@ from wsipipe.model.model_file import save_untrained
 from wsipipe.training import log
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.checkpoint import CHECKPOINT_KEY
-from wsipipe.training.config import ClassConfig, DataConfig, TrainConfig
+from wsipipe.training.config import ClassConfig, TrainConfig
+from wsipipe.training.data_config import DataConfig
 from wsipipe.training.log import read_log
 
 STEPS = 60

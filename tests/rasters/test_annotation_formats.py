@@ -219,7 +219,8 @@ def test_coco_of_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["xml", "json"])
 def test_training_takes_either_format_for_a_pair_and_for_a_slide(tmp_path: Path, kind: str) -> None:
-    from wsipipe.training.config import AnnotatedSlide, ClassConfig
+    from wsipipe.training.config import ClassConfig
+    from wsipipe.training.data_config import AnnotatedSlide
 
     png(tmp_path / "images" / "a.png", pixels((*SHAPE, 3)))
     labels = tmp_path / "annotations" / f"a.{kind}"

@@ -24,7 +24,8 @@ from wsipipe.cli import main
 from wsipipe.errors import LabelError, UsageError
 from wsipipe.rasters.opened import RASTERS
 from wsipipe.training import checkpoint, setup
-from wsipipe.training.config import AnnotatedSlide, ClassConfig, DataConfig, TrainConfig, WeightConfig, load_config
+from wsipipe.training.config import ClassConfig, TrainConfig, WeightConfig, load_config
+from wsipipe.training.data_config import AnnotatedSlide, DataConfig
 from wsipipe.training.train import train
 
 SMALL = """

@@ -14,9 +14,7 @@ from wsipipe.errors import UsageError
 from wsipipe.model.model_file import save_untrained
 from wsipipe.training.augment import Augmentation
 from wsipipe.training.config import (
-    AnnotatedSlide,
     ClassConfig,
-    DataConfig,
     LoopConfig,
     NetworkConfig,
     OptimizerConfig,
@@ -27,6 +25,7 @@ from wsipipe.training.config import (
     load_config,
     parse_labels_are,
 )
+from wsipipe.training.data_config import AnnotatedSlide, DataConfig
 
 WORKFLOWS = sorted(
     path for path in (Path(__file__).parents[2] / "workflows").rglob("*.toml") if path.name != "night.toml"
@@ -43,6 +42,10 @@ mpp = 0.5
 background = ["Ignore*"]
 validation = ["a*", "b"]
 test = 0.25
+name = "clinic"
+share = 2
+licence = "CC-BY-4.0"
+attribution = "the clinic"
 [[data.slides]]
 image = "a.svs"
 annotations = "a.geojson"
@@ -120,6 +123,10 @@ READ = TrainConfig(
         background=("Ignore*",),
         validation=("a*", "b"),
         test=0.25,
+        name="clinic",
+        share=2.0,
+        licence="CC-BY-4.0",
+        attribution="the clinic",
     ),
     classes=(ClassConfig("gland", "#00ff7f", 7), ClassConfig("fat")),
     network=NetworkConfig(8, 3, 1, 0.25, pretrained="base.safetensors"),

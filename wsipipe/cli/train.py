@@ -118,7 +118,10 @@ def configured(
         config = config_of(with_pretrained(document, roots, pretrained))
     else:
         config = load_config(source, roots, pretrained=pretrained)
-        config = replace(config, data=replace(config.data, labels_are=are or config.data.labels_are))
+        if are and isinstance(config.data, tuple):
+            raise UsageError("--labels-are is for one data set; give each [[data]] its own labels_are")
+        if are and not isinstance(config.data, tuple):
+            config = replace(config, data=replace(config.data, labels_are=are))
     given = {"steps": steps, "minutes": minutes, "seed": seed}
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if steps is not None:

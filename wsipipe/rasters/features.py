@@ -41,7 +41,7 @@ class Features:
     def add(
         self, number: int, name: str, parts: list[list[Points]], *, hole: bool = False, unknown: bool = False
     ) -> None:
-        """Add an object of at least one polygon."""
+        """Add an object of one or more polygons, each a list of rings, (n, 2), float64."""
         self.numbers.append(number)
         self.names.append(name)
         self.parts.append(parts)

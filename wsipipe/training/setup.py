@@ -15,7 +15,8 @@ from wsipipe.errors import LabelError, OutputError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.model.spec import BACKGROUND, LabelClass, ModelSpec
 from wsipipe.tables import at
-from wsipipe.training.config import TEST, TRAIN, VALIDATION, TrainConfig
+from wsipipe.training.config import TrainConfig
+from wsipipe.training.data_config import TEST, TRAIN, VALIDATION
 from wsipipe.training.fields import HELD_PX, Field, read_fields
 from wsipipe.training.patches import PatchMaker
 from wsipipe.training.pixel_weights import class_weights
@@ -109,13 +110,15 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
     files = {f.name: {"split": f.split, "sha256": f.sha256} for f in fields}
     record: dict[str, Any] = {"settings": settings, "data": files, "pixels": maker.places.survey.totals.tolist()}
     origin = {"from": pretrained.record} if pretrained else {}
+    if sources := _sources(config, fields):
+        origin["sources"] = sources
     spec = ModelSpec(
         classes=classes,
         mpp=config.mpp,
         mean=mean,
         std=std,
         name=config.name,
-        licence=config.licence,
+        licence=config.licence_of_weights,
         min_area_um2=config.min_area_um2,
         training=record | origin,
     )
@@ -125,6 +128,21 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
         tuple(view for f in fields if f.split == split for view in views(f, config)) for split in (VALIDATION, TEST)
     )
     return TrainingSetup(config, out, architecture, pretrained, spec, maker, validation, test, fingerprint)
+
+
+def _sources(config: TrainConfig, fields: Sequence[Field]) -> list[dict[str, Any]]:
+    """Name, licence, attribution and number of images of each data set; none if there is one and it states neither."""
+    if len(config.data_sets) == 1 and not (config.data_sets[0].licence or config.data_sets[0].attribution):
+        return []
+    return [
+        {
+            "name": data.title,
+            "licence": data.licence,
+            "attribution": data.attribution,
+            "images": sum(f.data_set == number for f in fields),
+        }
+        for number, data in enumerate(config.data_sets)
+    ]
 
 
 def _check_colors(field: Field, config: TrainConfig) -> None:
@@ -141,15 +159,17 @@ def _patch_maker(config: TrainConfig, fields: tuple[Field, ...]) -> PatchMaker:
     classes, core = len(config.classes), config.patches.core
     found = survey(fields, classes, max(core // 2, 1))
     check_learnable(found, fields, [c.name for c in config.classes])
+    shares = [data.share for data in config.data_sets]
+    places = Places(found, config.patches.balance, data_sets=[f.data_set for f in fields], shares=shares)
     return PatchMaker(
         fields=fields,
-        places=Places(found, config.patches.balance),
+        places=places,
         seed=config.loop.seed,
         tile=core + config.receptive.margin,
         margin=config.receptive.margin,
         augmentation=config.augmentation,
         weights=config.weights,
-        class_weights=class_weights(found.totals) if config.weights.balance else np.ones(classes + 1),
+        class_weights=class_weights(places.frequencies) if config.weights.balance else np.ones(classes + 1),
     )
 
 
@@ -180,7 +200,7 @@ def views(field: Field, config: TrainConfig) -> list[View]:
         If the field has no labelled pixels.
     """
     height, width = field.shape
-    if height * width <= HELD_PX and config.data.slides == ():
+    if height * width <= HELD_PX and not config.data_sets[field.data_set].slides:
         return [View(field, Box(0, height, 0, width))]
     core, step = config.patches.core, config.receptive.stride
     found = survey([field], len(config.classes), core)
