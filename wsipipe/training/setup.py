@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from wsipipe.errors import LabelError, OutputError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.model.spec import BACKGROUND, LabelClass, ModelSpec
 from wsipipe.tables import at
+from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.config import TrainConfig
 from wsipipe.training.data_config import TEST, TRAIN, VALIDATION
 from wsipipe.training.fields import HELD_PX, Field, read_fields
@@ -22,9 +23,13 @@ from wsipipe.training.patches import PatchMaker
 from wsipipe.training.pixel_weights import class_weights
 from wsipipe.training.pretrained import SIZES_OF_NETWORK, Pretrained, read_pretrained
 from wsipipe.training.sampling import Places, check_learnable, survey
+from wsipipe.training.styles import Styles, look_of
 
 STATISTICS_PATCHES = 16
 """Number of patches from which mean and standard deviation are taken, and of draws for the views of a slide."""
+
+STYLE_PATCHES = 128
+"""Number of patches whose looks others are drawn from."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
     given = config.network.pretrained
     pretrained = read_pretrained(at(given, roots)) if given is not None else None
     fields = read_fields(config, roots)
-    _check_colors(fields[0], config)
+    _check_kind(fields[0], config)
     classes = _label_classes(config, pretrained)
     architecture = {
         "in_channels": fields[0].channels,
@@ -145,13 +150,11 @@ def _sources(config: TrainConfig, fields: Sequence[Field]) -> list[dict[str, Any
     ]
 
 
-def _check_colors(field: Field, config: TrainConfig) -> None:
-    """Raise a UsageError if the augmentation varies stains, and images are not RGB."""
-    if config.augmentation.colors and field.channels != 3:
-        raise UsageError(
-            f"[augmentation] stain and restain are for RGB images, and {field.name} has {field.channels} "
-            f"channel{'s'[: field.channels > 1]}; set both to 0"
-        )
+def _check_kind(field: Field, config: TrainConfig) -> None:
+    """Raise a UsageError if the augmentation is not for images of this kind."""
+    if problem := config.augmentation.unfit(field.channels, field.dtype):
+        count = field.channels
+        raise UsageError(f"{field.name} has {count} channel{'s'[: count > 1]} of {field.dtype}, but {problem}")
 
 
 def _patch_maker(config: TrainConfig, fields: tuple[Field, ...]) -> PatchMaker:
@@ -161,7 +164,7 @@ def _patch_maker(config: TrainConfig, fields: tuple[Field, ...]) -> PatchMaker:
     check_learnable(found, fields, [c.name for c in config.classes])
     shares = [data.share for data in config.data_sets]
     places = Places(found, config.patches.balance, data_sets=[f.data_set for f in fields], shares=shares)
-    return PatchMaker(
+    maker = PatchMaker(
         fields=fields,
         places=places,
         seed=config.loop.seed,
@@ -171,6 +174,7 @@ def _patch_maker(config: TrainConfig, fields: tuple[Field, ...]) -> PatchMaker:
         weights=config.weights,
         class_weights=class_weights(places.frequencies) if config.weights.balance else np.ones(classes + 1),
     )
+    return replace(maker, styles=styles_of(maker)) if config.augmentation.restyle else maker
 
 
 def _label_classes(config: TrainConfig, pretrained: Pretrained | None) -> tuple[LabelClass, ...]:
@@ -189,6 +193,13 @@ def channel_statistics(maker: PatchMaker) -> tuple[tuple[float, ...], tuple[floa
     seen = np.stack([maker.patch(k).image for k in range(STATISTICS_PATCHES)]).astype(np.float64)
     mean, std = seen.mean((0, 2, 3)), np.maximum(seen.std((0, 2, 3)), 1e-3)
     return tuple(round(float(v), 4) for v in mean), tuple(round(float(v), 4) for v in std)
+
+
+def styles_of(maker: PatchMaker) -> Styles:
+    """The looks of `STYLE_PATCHES` patches as they are."""
+    still = replace(maker, augmentation=NO_AUGMENTATION, weights=replace(maker.weights, w0=0.0))
+    patches = (still.patch(k).image.transpose(1, 2, 0) for k in range(STYLE_PATCHES))
+    return Styles(np.stack([look_of(image) for image in patches]))
 
 
 def views(field: Field, config: TrainConfig) -> list[View]:
