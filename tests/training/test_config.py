@@ -16,6 +16,7 @@ from wsipipe.training.augment import Augmentation
 from wsipipe.training.config import (
     ClassConfig,
     LoopConfig,
+    LossConfig,
     NetworkConfig,
     OptimizerConfig,
     PatchConfig,
@@ -76,6 +77,8 @@ balance = false
 w0 = 2
 sigma_px = 1.5
 ridge_px = 2.0
+[loss]
+steadiness = 0.5
 [augmentation]
 elastic_px = 1
 elastic_grid = 4
@@ -140,6 +143,7 @@ READ = TrainConfig(
     network=NetworkConfig(8, 3, 1, 0.25, pretrained="base.safetensors"),
     patches=PatchConfig(64, 0.25, "mirror"),
     weights=WeightConfig(False, 2.0, 1.5, 2.0),
+    loss=LossConfig(0.5),
     augmentation=Augmentation(
         1.0, 4, False, False, 1.5, 0.2, 0.01, 0.25, 0.125, 0.5, 0.1, 0.5, 0.25, 14.0, 0.3, 0.05, 3.0, 40
     ),

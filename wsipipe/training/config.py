@@ -5,7 +5,7 @@
     name = "nuclei"                       mpp = 0.5                licence = "CC0-1.0"
     [data]                                folder = "fields"        labels_are = "instances"    several: [[data]]
     [[classes]]                           name = "nucleus"         color = "#ffe119"
-    [network]   [patches]   [weights]   [augmentation]   [optimizer]   [loop]
+    [network]   [patches]   [weights]   [loss]   [augmentation]   [optimizer]   [loop]
 
 The bounds of a value stand beside its field; the functions below `TrainConfig` check how several values fit each other.
 """
@@ -97,6 +97,15 @@ class WeightConfig:
 
 
 @dataclass(frozen=True)
+class LossConfig:
+    """What is added to the cross entropy."""
+
+    steadiness: float = bounded(0.0, least=0)
+    """Weight of the disagreement of two crops of each patch, shifted by less than the network's stride: the mean of the
+    symmetric Kullback-Leibler divergence (`wsipipe.training.steadiness`). A step then takes twice as long; 0: none."""
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """Update of the weights."""
 
@@ -173,6 +182,7 @@ class TrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     patches: PatchConfig = field(default_factory=PatchConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -264,7 +274,9 @@ def _class_problems(config: TrainConfig) -> Iterator[str]:
 
 
 def _weight_problems(config: TrainConfig) -> Iterator[str]:
-    """Why the border weights cannot be computed, on these labels or within the context that a patch has."""
+    """Why the loss cannot be computed, on these labels or within the context that a patch has."""
+    if config.loss.steadiness and not config.network.depth:
+        yield "[loss] steadiness needs poolings, and [network] depth 0 has none: its labels move with the tissue"
     weights, context = config.weights, config.receptive.margin // 2
     if weights.w0 and all(data.labels_are == "classes" and not data.has_annotations for data in config.data_sets):
         yield "[weights] w0 needs objects, and labels_are 'classes' has none; set w0 = 0"

@@ -13,6 +13,7 @@ import numpy as np
 
 from wsipipe.errors import LabelError, OutputError, UsageError
 from wsipipe.geometry.grid import Box
+from wsipipe.model.forward import ReadPixels
 from wsipipe.model.spec import BACKGROUND, LabelClass, ModelSpec
 from wsipipe.tables import at
 from wsipipe.training.augment import NO_AUGMENTATION
@@ -38,6 +39,11 @@ class View:
 
     field: Field
     box: Box
+
+    @property
+    def place(self) -> tuple[ReadPixels, Box, tuple[int, int]]:
+        """Its pixels, its box, and the shape of the field, for `predict_box`."""
+        return self.field.pixels_at, self.box, self.field.shape
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ def _patch_maker(config: TrainConfig, fields: tuple[Field, ...]) -> PatchMaker:
         fields=fields,
         places=places,
         seed=config.loop.seed,
-        tile=core + config.receptive.margin,
+        tile=core + config.receptive.margin + (config.receptive.stride - 1 if config.loss.steadiness else 0),
         margin=config.receptive.margin,
         augmentation=config.augmentation,
         weights=config.weights,
