@@ -30,8 +30,11 @@ def dulled(image: FloatImage, rng: np.random.Generator, most: float, balance: fl
         Standard deviation of that logarithm; the channels' gains have a geometric mean of 1.
     """
     white = 1 - rng.uniform(0, most) if most else 1.0
-    gains = rng.normal(0, balance, image.shape[-1]) if balance else np.zeros(image.shape[-1])
-    return image * (white * np.exp(gains - gains.mean())).astype(np.float32)
+    gains = np.zeros(image.shape[-1])
+    if balance:
+        gains += rng.normal(0, balance, len(gains))
+    dull: FloatImage = image * (white * np.exp(gains - gains.mean())).astype(np.float32)
+    return dull
 
 
 def out_of_focus(image: FloatImage, rng: np.random.Generator, most_px: float) -> FloatImage:
@@ -59,5 +62,5 @@ def compressed(image: FloatImage, rng: np.random.Generator, least: int) -> Float
     """``image``, float32 (y, x, 1 or 3), after JPEG of a quality from ``least`` to `BEST_JPEG`, drawn evenly."""
     quality = int(rng.integers(min(least, BEST_JPEG), BEST_JPEG + 1))
     levels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
-    decoded = imagecodecs.jpeg8_decode(imagecodecs.jpeg8_encode(levels, level=quality))
-    return decoded.reshape(image.shape).astype(np.float32) / np.float32(255)
+    decoded: npt.NDArray[np.uint8] = imagecodecs.jpeg8_decode(imagecodecs.jpeg8_encode(levels, level=quality))
+    return np.asarray(decoded.reshape(image.shape), np.float32) / np.float32(255)

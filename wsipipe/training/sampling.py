@@ -127,7 +127,7 @@ class Places:
         if len(self.shares) == 1:
             return self.survey.totals
         per_set = self.shares[:, None] * self.totals / np.maximum(self.totals.sum(1, keepdims=True), 1)
-        return np.rint(per_set.sum(0) * self.survey.totals.sum()).astype(np.int64)
+        return np.asarray(np.rint(per_set.sum(0) * self.survey.totals.sum()), np.int64)
 
     def draw(self, rng: np.random.Generator) -> PatchPlace:
         """Draw a cell, in proportion to its labelled pixels or to those of a class, and a place anywhere within it."""

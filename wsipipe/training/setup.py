@@ -41,6 +41,12 @@ class View:
     box: Box
 
     @property
+    def title(self) -> str:
+        """Its name in pictures."""
+        whole = self.box.shape == self.field.shape
+        return self.field.name + ("" if whole else f", y {self.box.y0}, x {self.box.x0}")
+
+    @property
     def place(self) -> tuple[ReadPixels, Box, tuple[int, int]]:
         """Its pixels, its box, and the shape of the field, for `predict_box`."""
         return self.field.pixels_at, self.box, self.field.shape
@@ -120,7 +126,7 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
     del settings["network"]["pretrained"]  # its content counts, not its place
     files = {f.name: {"split": f.split, "sha256": f.sha256} for f in fields}
     record: dict[str, Any] = {"settings": settings, "data": files, "pixels": maker.places.survey.totals.tolist()}
-    origin = {"from": pretrained.record} if pretrained else {}
+    origin: dict[str, Any] = {"from": pretrained.record} if pretrained else {}
     if sources := _sources(config, fields):
         origin["sources"] = sources
     spec = ModelSpec(

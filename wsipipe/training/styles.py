@@ -30,7 +30,7 @@ def lab_of(image: FloatImage) -> FloatImage:
     xyz = np.einsum("yxc,kc->yxk", linear, XYZ_OF_RGB) / WHITE
     f = np.where(xyz > KINK**3, np.cbrt(xyz), xyz / (3 * KINK**2) + 4 / 29)
     lab = np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
-    return lab.astype(np.float32)
+    return np.asarray(lab, np.float32)
 
 
 def rgb_of(lab: FloatImage) -> FloatImage:
@@ -40,7 +40,7 @@ def rgb_of(lab: FloatImage) -> FloatImage:
     xyz = np.where(f > KINK, f**3, 3 * KINK**2 * (f - 4 / 29)) * WHITE
     linear = np.einsum("yxk,ck->yxc", xyz, RGB_OF_XYZ).clip(0, 1)
     image = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
-    return image.astype(np.float32)
+    return np.asarray(image, np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -173,7 +173,8 @@ class Trainer:
         self.progress.step += 1
         self.progress.seconds = time.monotonic() - started
         if self.rank == 0:
-            listener(StepDone(self.progress.step, value, rate, self.progress.seconds, share))
+            steps = self.config.loop.steps if self.config.loop.minutes is None else None
+            listener(StepDone(self.progress.step, value, rate, self.progress.seconds, share, steps))
 
     def _loss(self, batch: Patch) -> Tensor:
         """The loss of ``batch``; for steadiness that of two crops of each patch, and what they disagree in."""
