@@ -1,12 +1,13 @@
 """The usual alternatives to wsipipe, with the same weights on the same slide: throughput and peak memory.
 
     pip install monai
-    python benchmarks/alternatives.py SLIDE [-m MODEL] [--mpp F] [--tile N] [--rounds N]
+    python benchmarks/alternatives.py SLIDE [-m MODEL] [--mpp F] [--tile N] [--rounds N] [--int8 FILE]
 
 `monai` is MONAI's `sliding_window_inference` over the slide read whole; `dask` is a plain `map_overlap` over the pixels
 of tifffile's Zarr store. Both get the overlap-tile geometry for free: windows at whole cores, margins of the right
 width, mirrored borders, weights in channels_last; without that they are slower, or have seams. Each way runs in its own
-process, in turn; only the ratios matter. Labels are compared with those of wsipipe with torch.
+process, in turn; only the ratios matter. Labels are compared with those of wsipipe with torch. wsipipe also runs in
+bfloat16, where the CPU multiplies in it, and with ``--int8``, a quantised model.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from torch.nn import functional
 
 import wsipipe
 from wsipipe.geometry.network import round_up
-from wsipipe.inference.devices import threads_per_replica
+from wsipipe.inference.devices import BFLOAT16, FLOAT32, multiplies_bfloat16, threads_per_replica
 from wsipipe.model.forward import Normalise, core_of, label_values, winner
 from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.pipeline.machine import peak_bytes
@@ -43,17 +44,20 @@ Labels = npt.NDArray[np.uint8]
 CHUNK = 512
 
 
-def wsipipe_by(engine: str) -> Callable[[argparse.Namespace, Path], None]:
-    """`wsipipe run` with ``engine``."""
+def wsipipe_by(
+    engine: str, precision: str = FLOAT32, *, quantised: bool = False
+) -> Callable[[argparse.Namespace, Path], None]:
+    """`wsipipe run` with ``engine`` in ``precision``, with the model or the quantised one."""
 
     def way(args: argparse.Namespace, out: Path) -> None:
         config = wsipipe.RunConfig(
             str(out),
-            args.model,
+            args.int8 if quantised else args.model,
             mpp=args.mpp,
             tile=args.tile,
             device="cpu",
             engine=engine,
+            precision=precision,
             threads=2,
             tissue="off",
         )
@@ -143,7 +147,14 @@ def by_dask(args: argparse.Namespace, out: Path) -> None:
         labels[:height, :width].rechunk(args.tile).to_zarr(out / "labels")
 
 
-WAYS = {"wsipipe, torch": wsipipe_by("torch"), "wsipipe": wsipipe_by("auto"), "monai": by_monai, "dask": by_dask}
+WAYS = {
+    "wsipipe, torch": wsipipe_by("torch"),
+    "wsipipe": wsipipe_by("auto"),
+    "wsipipe, bfloat16": wsipipe_by("auto", BFLOAT16),
+    "wsipipe, int8": wsipipe_by("auto", quantised=True),
+    "monai": by_monai,
+    "dask": by_dask,
+}
 IMPORTED = {"monai": ["monai.inferers"], "dask": ["dask.array", "tifffile"]}
 
 
@@ -185,24 +196,27 @@ def main() -> None:
     parser.add_argument("--mpp", type=float)
     parser.add_argument("--tile", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--int8", metavar="FILE", help="the same network, quantised")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.way:
         one_way(args.way, args)
         return
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
+    left_out = ["wsipipe, bfloat16"] * (not multiplies_bfloat16()) + ["wsipipe, int8"] * (not args.int8)
+    ways = [name for name in WAYS if name not in left_out]
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     expected: Labels | None = None
-    differing = dict.fromkeys(WAYS, 0)
+    differing = dict.fromkeys(ways, 0)
     for _ in range(args.rounds):
-        for name in WAYS:
+        for name in ways:
             with tempfile.TemporaryDirectory() as folder:
                 row, labels = measured(name, Path(folder))
             expected = labels if expected is None else expected
             differing[name] = max(differing[name], int((labels != expected).sum()))
             rows[name].append(row)
     assert expected is not None
-    first = next(iter(WAYS))
+    first = ways[0]
     for name, ours in rows.items():
         seconds, peak = (statistics.median(row[what] for row in ours) for what in ("seconds", "peak"))
         speed, memory = (
@@ -210,7 +224,7 @@ def main() -> None:
             for what, f in (("seconds", lambda a, b: b / a), ("peak", lambda a, b: a / b))
         )
         print(
-            f"{name:16}{expected.size / 1e6 / seconds:7.2f} MP/s ({speed:.2f})   peak {peak / 1e6:6,.0f} MB "
+            f"{name:18}{expected.size / 1e6 / seconds:7.2f} MP/s ({speed:.2f})   peak {peak / 1e6:6,.0f} MB "
             f"({memory:.2f})   {differing[name]:,} of {expected.size:,} labels differ"
         )
 

@@ -23,6 +23,7 @@ from openvino import opset13 as ops
 from torch import nn
 
 from wsipipe.geometry.network import UNetSizes
+from wsipipe.inference.devices import FLOAT32
 from wsipipe.inference.engines.openvino import TO_THE_END, Node, biased, compiled, graph
 from wsipipe.model.model_file import load_model
 from wsipipe.model.unet import UNet
@@ -73,7 +74,7 @@ class Band:
             x, lag = self._layers(x, network.merge[level].children(), lag)
         x, self.lag = self._layers(x, [network.head], lag)
         whole = openvino.Model([x, *self._kept], self._inputs, "band")
-        self._request = compiled(whole, os.cpu_count() or 1)
+        self._request = compiled(whole, os.cpu_count() or 1, FLOAT32)
 
     def _after(self, x: Node, columns: int) -> Node:
         """``x`` after the last ``columns`` of the tile before."""
@@ -144,7 +145,7 @@ def main() -> None:
     network = load_model(args.model).network
     assert isinstance(network, UNet)
     margin, random = network.sizes.receptive.margin, np.random.default_rng(0)
-    whole, band = compiled(graph(network), os.cpu_count() or 1), Band(network)
+    whole, band = compiled(graph(network), os.cpu_count() or 1, FLOAT32), Band(network)
 
     def image(height: int, width: int) -> Tensor:
         return random.random((1, network.in_channels, height, width), np.float32)

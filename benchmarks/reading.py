@@ -3,8 +3,9 @@
     python benchmarks/reading.py SLIDE [--block N] [--threads 1 2] [--rounds N]
 
 SLIDE is a TIFF of JPEG tiles. The bare decoder gets the bytes of each tile by `os.pread`, hands them to imagecodecs and
-drops the pixels; reading also checks that the tiles are whole, and assembles them into blocks with their margins. Both
-take the same blocks, in turn, in this process; only the median ratio matters.
+drops the pixels; reading also checks that the tiles are whole, and assembles them into blocks with their margins: as a
+run does, into memory that is used again; by `Level.read`; by `Level.array`; and by that array as zarr itself reads it,
+through its event loop. All take the same blocks, in turn, in this process; only the median ratios matter.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from itertools import product
 
 import imagecodecs
 import numpy as np
+import zarr
 
 import wsipipe
 from wsipipe.geometry.grid import Box
@@ -52,6 +54,25 @@ def read(level: Level, box: Box) -> None:
     read_box(level, box, into=memory.reshape(height, width, level.channels))
 
 
+def read_level(level: Level, box: Box) -> None:
+    """Read ``box`` as users do."""
+    level.read(box.y0, box.x0, *box.shape)
+
+
+def read_array(level: Level, box: Box) -> None:
+    """Read ``box`` as dask does."""
+    level.array[box.slices]
+
+
+def read_by_zarr(level: Level, box: Box) -> None:
+    """Read ``box`` through zarr's event loop."""
+    zarr.Array(level.array.async_array)[box.slices]
+
+
+WAYS = {"a run": read, "level.read": read_level, "level.array": read_array, "zarr's loop": read_by_zarr}
+"""Ways to read, by name; the first is what `WANTED` is asked of."""
+
+
 def seconds(work: Callable[[Level, Box], None], level: Level, boxes: list[Box], pool: ThreadPoolExecutor) -> float:
     """Seconds that ``work`` takes for all ``boxes``, shared among the threads of ``pool``."""
     started = time.perf_counter()
@@ -77,21 +98,22 @@ def main() -> None:
     np.random.default_rng(0).shuffle(boxes)  # type: ignore[arg-type]
     medians = []
     for threads in args.threads:
-        ratios, speeds = [], []
+        speeds: dict[str, list[float]] = {name: [] for name in ("imagecodecs", *WAYS)}
         with ThreadPoolExecutor(threads) as pool:
             for round_ in range(-1, args.rounds):  # the first is a warm-up
                 some = [boxes[(round_ * threads + k) % len(boxes)] for k in range(threads)]
-                bare, ours = (seconds(work, level, some, pool) for work in (decode_bare, read))
-                if round_ >= 0:
-                    ratios.append(bare / ours)
-                    speeds.append((side**2 * threads / 1e6 / bare, side**2 * threads / 1e6 / ours))
-        medians.append(statistics.median(ratios))
-        low, _, high = statistics.quantiles(ratios, n=4)
-        bare, ours = (statistics.median(of) for of in zip(*speeds, strict=True))
-        print(
-            f"{threads} threads: imagecodecs {bare:.0f} MP/s, reading {ours:.0f} MP/s, "
-            f"median ratio of {args.rounds} {medians[-1]:.3f} (quartiles {low:.3f} and {high:.3f})"
-        )
+                for name, work in {"imagecodecs": decode_bare, **WAYS}.items():
+                    took = seconds(work, level, some, pool)
+                    if round_ >= 0:
+                        speeds[name].append(side**2 * threads / 1e6 / took)
+        for name, of_way in speeds.items():
+            ratios = [ours / bare for ours, bare in zip(of_way, speeds["imagecodecs"], strict=True)]
+            low, median, high = statistics.quantiles(ratios, n=4)
+            medians += [median] * (name == next(iter(WAYS)))
+            print(
+                f"{threads} threads: {name:11} {statistics.median(of_way):4.0f} MP/s, median ratio of {args.rounds} "
+                f"{median:.3f} (quartiles {low:.3f} and {high:.3f})"
+            )
     sys.exit(0 if min(medians) >= WANTED else 1)
 
 

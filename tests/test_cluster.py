@@ -39,10 +39,12 @@ from tests.soak import rounds
 from tests.warm import First, Warm
 from wsipipe.errors import UsageError
 from wsipipe.model.file_kind import FileKind
+from wsipipe.pipeline import machine
 from wsipipe.pipeline.cluster import connect, local
+from wsipipe.pipeline.cluster.workers import WorkerFacts, Workers
 from wsipipe.pipeline.config import ClusterConfig, ComputeRequest, RunConfig, parse_cluster
 from wsipipe.pipeline.run import run as run_slides
-from wsipipe.pipeline.setup import resolve
+from wsipipe.pipeline.setup import Site, resolve
 
 SMALL = ("--block", 128, "--tile", 128, "--device", "cpu", "--engine", "torch")
 
@@ -387,6 +389,50 @@ def test_workers_here_share_the_gpus_out(
         assert sorted(map(str, client.run(of_worker).values())) == sorted(map(str, seen))
         ((_, spec),) = workers.new_worker_spec().items()
         assert spec["options"]["env"].get("CUDA_VISIBLE_DEVICES") == later
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "shares", "asked", "threads"),
+    [
+        ("cuda:1,cpu", None, ["5"], "cuda,cpu", 4),
+        ("cpu,cuda:2,cuda:0", 2, ["6", "4"], "cuda,cpu", 4),
+        ("cpu,cuda:2,cuda:0", 1, ["6,4"], "cuda,cpu", 6),
+        ("cpu,cpu", 2, [], "cpu,cpu", 2),
+    ],
+)
+def test_workers_that_compute_on_other_devices_too_number_their_gpus_from_0(
+    monkeypatch: pytest.MonkeyPatch, device: str, count: int | None, shares: list[str], asked: str, threads: int
+) -> None:
+    started: list[tuple[int, int, list[str]]] = []
+    monkeypatch.setattr(local, "resolve_devices", lambda wish: tuple(wish.split(",")))
+    monkeypatch.setattr(local, "LocalWorkers", lambda *given: started.append(given))
+    monkeypatch.setattr(machine, "CPU_COUNT", 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    cluster = ClusterConfig(kind="local", workers=count)
+    _, request = local.local_cluster(
+        cluster, ComputeRequest(device, "auto", "float32", None, FileKind.SAFETENSORS), None
+    )
+    assert request.device == asked
+    assert started == [(count or 1, threads, shares)]
+
+
+def test_processes_that_share_a_gpu_are_counted_and_the_largest_of_them_is_planned_for() -> None:
+    """Four workers on two hosts: of the first, two see GPU a, one of these b as well; numbers tell nothing."""
+    seen = [("one", "a"), ("one", "ab"), ("one", ""), ("two", "a")]
+    workers = object.__new__(Workers)
+    workers._request = ComputeRequest("cuda", "auto", "float32", None, FileKind.SAFETENSORS)
+    workers._facts = {
+        str(i): WorkerFacts(
+            host, 2, Site("cuda", ("cuda:0",), "torch", 10**9, loaded_bytes=i), frozenset(gpus), True, sees_model=True
+        )
+        for i, (host, gpus) in enumerate(seen)
+    }
+    workers._addresses = list  # type: ignore[method-assign]
+    workers._examine = lambda _: None  # type: ignore[method-assign]
+    site = workers.site()
+    assert (site.processes, site.per_machine, site.per_gpu, site.loaded_bytes) == (4, 3, 2, 3)
+    workers._facts = {"0": workers._facts["2"]}
+    assert workers.site().per_gpu == 1
 
 
 @pytest.mark.parametrize(

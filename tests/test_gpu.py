@@ -13,8 +13,8 @@ import torch
 import zarr
 
 import wsipipe
-from tests.faults import assert_same_bytes, picture, write_slide
-from wsipipe.arrays import Pixels
+from tests.faults import picture, write_slide
+from wsipipe.arrays import Labels, Pixels
 from wsipipe.inference.pool import close_resident_pools
 from wsipipe.inference.replica import Replica
 from wsipipe.model.model_file import Model
@@ -24,7 +24,10 @@ CUDA = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
 MPS = ["mps"] if torch.backends.mps.is_available() else []
 GPUS = CUDA[:1] + MPS
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # cuDNN and the compiler warn of what they try
+ROUNDED = 1e-6
+"""Share of labels that may differ in float32. Another device adds up in another order, and so does one for tiles of
+another size; the last bit decides about one label in 10^7, and a small slide may have a few more."""
 needs_gpu = pytest.mark.skipif(not GPUS, reason="needs a GPU")
 needs_cuda = pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
 
@@ -57,6 +60,13 @@ def segment(slide: Path, tmp_path: Path) -> Callable[..., tuple[np.ndarray, wsip
     return segment
 
 
+def assert_rounded(labels: Labels, expected: Labels, what: str) -> None:
+    """Assert that no more labels differ than `ROUNDED`, or one; say how many do."""
+    differing = int((labels != expected).sum())
+    print(f"{what}: {differing} of {labels.size} labels differ")
+    assert differing <= max(1, ROUNDED * labels.size)
+
+
 def tiles_of(model: Model, count: int, core: int = 512) -> list[Pixels]:
     side = core + model.info.receptive.margin
     return [picture((side, side), seed=seed) for seed in range(count)]
@@ -64,24 +74,21 @@ def tiles_of(model: Model, count: int, core: int = 512) -> list[Pixels]:
 
 @needs_gpu
 def test_labels_do_not_depend_on_sizes_lanes_or_the_device(segment: Callable[..., Any], gpu: str) -> None:
-    """Promise 1 on a GPU: tiles of every size, in batches, by two lanes, give one map; and float32 gives the CPU's.
-
-    But for labels that rounding decides: cuDNN adds up in another order for another size, and so do CPUs.
-    """
+    """Promise 1 on a GPU: tiles of every size, in batches, by two lanes, give one map; and float32 gives the CPU's."""
     expected, _ = segment("cpu", device="cpu", engine="torch", tile=1024)
     assert 0.001 < (expected > 0).mean() < 0.9
     for i, sizes in enumerate([{}, {"tile": 512, "batch": 3, "block": 1024}, {"tile": 2048, "batch": 1}]):
         labels, _ = segment(str(i), device=gpu, **sizes)
-        differing = int((labels != expected).sum())
-        print(f"{gpu}, {sizes}: {differing} of {labels.size} labels differ from the CPU's")
-        assert differing <= 1e-6 * labels.size
+        assert_rounded(labels, expected, f"{gpu}, {sizes}, and the CPU")
 
 
 @needs_gpu
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", [*["tf32"] * bool(CUDA), "bfloat16", "float16"])
 def test_lower_precisions_change_few_labels_and_how_many_is_printed(
     segment: Callable[..., Any], gpu: str, precision: str
 ) -> None:
+    if precision == "tf32" and gpu == "mps":
+        pytest.skip("tf32 is for NVIDIA GPUs")
     exact, _ = segment("exact", device=gpu)
     lower, _ = segment("lower", device=gpu, precision=precision)
     print(f"{gpu}, {precision}: {int((lower != exact).sum())} of {exact.size} labels differ")
@@ -89,11 +96,17 @@ def test_lower_precisions_change_few_labels_and_how_many_is_printed(
 
 
 @needs_gpu
-@pytest.mark.filterwarnings("ignore")
 def test_the_compiled_network_gives_the_same_labels(model: Model, gpu: str) -> None:
     eager, compiled = Replica(model, gpu), Replica(model, gpu, engine="compile")
     for tile in tiles_of(model, 5):
-        np.testing.assert_array_equal(compiled.predict([tile]).labels, eager.predict([tile]).labels)
+        assert_rounded(compiled.predict([tile]).labels, eager.predict([tile]).labels, f"{gpu}, compiled")
+
+
+@needs_gpu
+def test_both_layouts_in_memory_give_the_same_labels(model: Model, gpu: str) -> None:
+    last, first = Replica(model, gpu), Replica(model, gpu, channels_last=False)
+    for tile in tiles_of(model, 3):
+        assert_rounded(first.predict([tile]).labels, last.predict([tile]).labels, f"{gpu}, channels first")
 
 
 @needs_cuda
@@ -102,6 +115,7 @@ def test_tiles_travel_from_pinned_memory_on_streams_of_their_own(model: Model) -
     stacked = replica._stack([tile])
     assert torch.from_numpy(stacked).is_pinned()
     np.testing.assert_array_equal(stacked[0], tile)
+    assert not torch.from_numpy(replica.predict([tile]).labels).is_pinned(), "a lane has the pinned memory of one batch"
     streams = []
     for _ in range(2):
         with replica.lane():
@@ -123,15 +137,15 @@ def little_memory() -> Iterator[None]:
 
 
 @needs_cuda
-def test_a_device_that_runs_out_of_memory_gives_the_same_bytes(
-    segment: Callable[..., Any], tmp_path: Path, request: pytest.FixtureRequest
+def test_a_device_that_runs_out_of_memory_gives_the_same_labels(
+    segment: Callable[..., Any], request: pytest.FixtureRequest
 ) -> None:
     sizes = {"device": CUDA[0], "tile": 1024, "batch": 8, "block": 2048}
-    segment("roomy", **sizes)
+    roomy, _ = segment("roomy", **sizes)
     close_resident_pools()
     request.getfixturevalue("little_memory")
-    segment("tight", **sizes)
-    assert_same_bytes(tmp_path / "tight" / "s.zarr", tmp_path / "roomy" / "s.zarr")
+    tight, _ = segment("tight", **sizes)
+    assert_rounded(tight, roomy, f"{CUDA[0]}, in little memory")
 
 
 @needs_cuda
@@ -161,4 +175,4 @@ def test_every_device_computes(segment: Callable[..., Any]) -> None:
     one, _ = segment("one", device=CUDA[0])
     all_, summary = segment("all", device="cuda")
     assert summary.devices == len(CUDA)
-    np.testing.assert_array_equal(all_, one)
+    assert_rounded(all_, one, f"{CUDA[0]}, and all of {len(CUDA)}")

@@ -40,8 +40,8 @@ HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 # The same within slides/, file by file or folder by folder.
 LAYERS_OF_SLIDES = [
     {"planes", "resolution", "identity", "byte_source", "opened", "address"},
-    {"slide"},
     {"pixels"},
+    {"slide"},
     {"readers"},
     {"open", "discover", "table", "compare"},
 ]

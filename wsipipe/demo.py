@@ -103,7 +103,7 @@ def write_picture(path: Path, slide: Slide, store: Path, *, side: int = 720) -> 
     level = slide.levels[0]
     (y0, height), (x0, width) = (((size - min(side, size)) // 2, min(side, size)) for size in level.shape)
     here = np.s_[y0 : y0 + height, x0 : x0 + width]
-    image = np.asarray(level.array[here])
+    image = level.read(y0, x0, height, width)
     labels = np.asarray(zarr.open_array(store / "0", mode="r")[here])
     gap = np.full((height, 8, 3), 255, np.uint8)
     finished = open_finished(str(store))

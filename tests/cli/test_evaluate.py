@@ -2,21 +2,30 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tests.conftest import Call, WriteSlide
 from tests.evaluation.test_evaluate import write_tiff
 from wsipipe.cli.evaluate import evaluate, parse_maps
 from wsipipe.errors import OutputError, UsageError
+from wsipipe.evaluation import bootstrap
 from wsipipe.evaluation.metrics import METRICS
 
 TRUTH = np.zeros((40, 40), np.uint8)
 TRUTH[5:15, 5:15] = TRUTH[20:30, 20:30] = 1
 PREDICTED = TRUTH * (np.arange(40) < 16)
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 20)
 
 
 @pytest.fixture
@@ -38,23 +47,95 @@ def called(*words: object) -> str:
     return result.stdout
 
 
-def test_evaluate_prints_a_table(folders: tuple[Path, Path]) -> None:
-    *lines, objects = called(*folders, "--metrics", "dice, f1").splitlines()
-    assert objects == "objects of the predictions: connected components of any size, 4-connected"
-    assert [line.split() for line in lines] == [
+def test_evaluate_prints_a_table_and_the_worst_images(folders: tuple[Path, Path]) -> None:
+    lines = called(*folders, "--metrics", "dice, f1").splitlines()
+    assert [line.split()[:2] for line in lines[1:5]] == [
         ["dice", "0.6667"],
-        ["dice.1", "0.6667"],
         ["f1", "0.6667"],
         ["precision", "1.0000"],
         ["recall", "0.5000"],
-        ["2", "images"],
     ]
+    assert lines[6:] == [
+        "2 images, the worst first:",
+        "         f1  true  found  matched",
+        "  a  0.6667     2      1        1",
+        "  b       -     0      0        0",
+        "",
+        "1: 2 true, 1 found, 1 matched at IoU > 0.5",
+        "objects of the predictions: connected components of any size, 4-connected",
+        "intervals: 95 %, bootstrap over images, 20 resamples",
+    ]
+
+
+def test_a_single_image_has_neither_means_nor_intervals(folders: tuple[Path, Path]) -> None:
+    words = folders[0] / "a.tif", folders[1] / "a.tif", "--metrics", "dice"
+    assert called(*words).splitlines() == ["dice  0.6667", "", "1 image"]
+
+
+def test_compare_says_which_of_two_predictions_is_better(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    new.mkdir()
+    for name, truth in (("a", TRUTH), ("b", TRUTH * 0)):
+        write_tiff(new / f"{name}.tif", truth)
+    words = folders[1], "--compare", folders[0], new, "--metrics", "f1,dice"
+    *_, last = called(*words).splitlines()
+    assert last == "new is better than out: f1 1.0000 against 0.6667, difference +0.3333 (0.3333 to 0.3333)"
+    document = json.loads(called(*words, "--json"))
+    assert document["verdict"] == last
+    assert document["differences"]["dice"]["better"] == "second"
+    assert (document["first"]["name"], document["second"]["scores"]["f1"]) == ("out", 1)
+    *_, same = called(folders[1], "--compare", new, new, "--metrics", "f1").splitlines()
+    assert same.startswith("these 2 images do not tell which of 1 new and 2 new is better: f1 1.0000 against 1.0000")
+
+
+def test_models_are_run_and_scored_and_compared_in_one_go(
+    tmp_path: Path, tiny_model: Path, write_slide: WriteSlide, call: Call
+) -> None:
+    for name in ("a", "b"):
+        write_slide(tmp_path / "slides" / f"{name}_image.tif", (64, 64))
+        write_tiff(tmp_path / "slides" / f"{name}_label.tif", np.arange(64**2, dtype=np.uint8).reshape(64, 64) % 2)
+    words = "evaluate", tmp_path / "slides", tmp_path / "slides", "--map", "1=class 1", "--metrics", "dice"
+    kept = call(*words, "-m", tiny_model, "-o", tmp_path / "out", "--json")
+    assert kept.code == 0, kept.err
+    stores = {path.name for path in (tmp_path / "out").glob("*.zarr")}
+    assert stores == {"a_image.zarr", "b_image.zarr"}
+    again = call("evaluate", tmp_path / "out", tmp_path / "slides", *words[3:], "--json")
+    assert json.loads(again.out)["scores"] == json.loads(kept.out)["scores"]
+    other = tmp_path / "other.safetensors"
+    shutil.copy(tiny_model, other)
+    compared = call(*words, "--compare", tiny_model, other)
+    assert compared.code == 0, compared.err
+    assert "do not tell which of tiny.safetensors and other.safetensors is better" in compared.out
+    (tmp_path / "slides" / "b_image.tif").write_bytes(b"II*\0 no slide")
+    assert call(*words, "-m", tiny_model).code == 1
+
+
+def test_words_that_do_not_go_together_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    for words, message in (
+        (folders[:1], "1 paths are given; give PREDICTIONS and LABELS"),
+        ((*folders, folders[0], "--compare", "a", "b"), "3 paths are given; give LABELS, or SLIDES and LABELS"),
+        ((*folders, "-m", "m", "--compare", "a", "b"), "-m is one model, and --compare names two"),
+        ((*folders, "-o", tmp_path), "-o and --mpp are for slides that are segmented first"),
+        ((*folders, "--radius", "-1"), "--radius must be 0 or more, not -1"),
+        ((*folders, "--pictures", folders[0] / "a.tif"), "is an input, or lies in one"),
+        ((folders[1], "--compare", *folders, "--csv", "x.csv"), "leave --compare out"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            called(*words)
+
+
+def first_counts(document: dict[str, Any]) -> Any:
+    return document["images"][0]["counts"]
 
 
 def test_json_is_one_document_with_null_where_there_is_no_value(folders: tuple[Path, Path]) -> None:
     document = json.loads(called(*folders, "--json"), parse_constant=lambda word: pytest.fail(word))
     assert document["scores"]["f1"] == pytest.approx(2 / 3)
     assert document["objects"] == {"source": "components", "connectivity": 4, "split": False, "min_area_um2": 0.0}
+    assert document["counts"] == {"1": {"true": 2, "found": 1, "matched": 1}} == {"1": first_counts(document)}
+    assert document["mean"]["f1"] == pytest.approx(2 / 3)
+    assert document["intervals"]["f1"] == pytest.approx([2 / 3, 2 / 3])
+    assert document["intervals"].keys() == document["scores"].keys()
     first, second = document["images"]
     assert (first["name"], second["name"]) == ("a", "b")
     assert second["scores"]["f1"] is None
@@ -105,7 +186,7 @@ def test_options_reach_the_comparison(folders: tuple[Path, Path]) -> None:
 
 def test_an_unknown_metric_is_refused_with_the_list_of_metrics(folders: tuple[Path, Path]) -> None:
     with pytest.raises(
-        UsageError, match=r"unknown metric dise; choose from pixel_error, .*split_per_100 \(--metrics\)"
+        UsageError, match=r"unknown metric dise; choose from pixel_error, .*split_per_100, .* \(--metrics\)"
     ):
         called(*folders, "--metrics", "dice,dise")
 
@@ -116,13 +197,13 @@ def test_help_lists_every_metric() -> None:
     assert all(parameter.help for parameter in evaluate.params if isinstance(parameter, click.Option))
 
 
-@pytest.mark.parametrize("text", ["255", "255=", "=1", "a=1", "1=-1", "1=2=3"])
+@pytest.mark.parametrize("text", ["255", "255=", "=1", "a=1", "1=-1", "1=2=3", "nucleus=1"])
 def test_a_map_that_is_not_two_numbers_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="two numbers such as 255=1"):
         parse_maps((text,))
 
 
 def test_maps_are_read_and_contradictions_refused() -> None:
-    assert parse_maps(("255=1", "0128=2", "255=1")) == {255: 1, 128: 2}
+    assert parse_maps(("255=1", "0128=2", "255=1", "3 = fat tissue")) == {255: 1, 128: 2, 3: "fat tissue"}
     with pytest.raises(UsageError, match="given twice, for 1 and 2"):
         parse_maps(("255=1", "255=2"))

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from wsipipe.errors import UsageError
 from wsipipe.evaluation import blockwise
-from wsipipe.evaluation.blockwise import ArrayPlane, Labelled, compare
+from wsipipe.evaluation.blockwise import ArrayPlane, Labelled, Terms, compare
 from wsipipe.evaluation.tally import Tally
 from wsipipe.geometry.grid import Box
 
@@ -35,7 +35,8 @@ def images(draw: st.DrawFn) -> tuple[Labelled, Labelled]:
 
 def tallied(predicted: Labelled, truth: Labelled, block_px: int) -> Tally:
     tally = Tally(("nucleus", "border"))
-    tally.add_planes(ArrayPlane("p", predicted), ArrayPlane("t", truth), block_px=block_px)
+    terms = Terms(0.5, connectivity=8, predicted_px=3, truth_px=2, radius_um=1.0)
+    tally.add_planes(ArrayPlane("p", predicted), ArrayPlane("t", truth), terms=terms, block_px=block_px)
     return tally
 
 

@@ -8,18 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from scipy import ndimage
 
 from tests.objects.made import write_objects
 from wsipipe.errors import DamagedStoreError, LabelError, SlideError, StoreError, UsageError
-from wsipipe.evaluation import sources
-from wsipipe.evaluation.evaluate import evaluate
+from wsipipe.evaluation import bootstrap, classes, resampled
+from wsipipe.evaluation.calibration import average_precision, calibration_error, count_probabilities
+from wsipipe.evaluation.classes import Classes, stored_classes
+from wsipipe.evaluation.evaluate import Evaluation, Options, compare_evaluations
+from wsipipe.evaluation.evaluate import evaluate as evaluate_files
+from wsipipe.evaluation.object_rule import ObjectRule
 from wsipipe.evaluation.pairing import pair
-from wsipipe.evaluation.predicted_objects import PredictedObjects
-from wsipipe.evaluation.sources import Classes, stored_classes, stored_downsample
+from wsipipe.evaluation.sources import stored_downsample
 from wsipipe.evaluation.tally import Tally
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.network import UNetSizes
+from wsipipe.objects.components import objects as number_each
 from wsipipe.objects.split import split_objects
 from wsipipe.store import content, lifecycle
 from wsipipe.store.spec import Fingerprint, StoreSpec
@@ -29,19 +34,33 @@ SHAPE = (70, 90)
 
 
 def write_store(
-    path: Path, labels: np.ndarray, *, classes: Any = CLASSES, downsample: float = 1.0, finished: bool = True
+    path: Path,
+    labels: np.ndarray,
+    *,
+    classes: Any = CLASSES,
+    downsample: float = 1.0,
+    finished: bool = True,
+    min_area_um2: float = 0.0,
+    probabilities: np.ndarray | None = None,
 ) -> Path:
     """A store such as ``wsipipe run`` writes, in blocks of 32 px."""
-    fingerprint = Fingerprint("a" * 64, "b" * 64, 0, 0.5, False)
+    fingerprint = Fingerprint("a" * 64, "b" * 64, 0, 0.5, probabilities is not None)
     height, width = labels.shape
     grid = Grid((height, width), UNetSizes(2, 1).receptive, 4, 32)
-    spec = StoreSpec(str(path), "/s.svs", fingerprint, downsample, grid, classes, "glands", "0.1.0")
+    spec = StoreSpec(
+        str(path), "/s.svs", fingerprint, downsample, grid, classes, "glands", "0.1.0", min_area_um2=min_area_um2
+    )
     lifecycle.begin_store(spec)
     for index in grid.indices():
-        content.write_block(spec, index, labels[grid.block_box(index).slices], None)
+        part = grid.block_box(index).slices
+        content.write_block(spec, index, labels[part], None if probabilities is None else probabilities[:, *part])
     if finished:
         lifecycle.publish(spec, {})
     return path
+
+
+def evaluate(predictions: Path, labels: Path, **options: Any) -> Evaluation:
+    return evaluate_files(predictions, labels, Options(**options))
 
 
 def write_tiff(path: Path, values: np.ndarray) -> Path:
@@ -63,7 +82,9 @@ def ids_of(labels: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "READ_BLOCK_PX", 33)
+    monkeypatch.setattr(classes, "READ_BLOCK_PX", 33)
+    monkeypatch.setattr(resampled, "READ_BLOCK_PX", 33)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 10)
     monkeypatch.setitem(Tally.add_planes.__kwdefaults__, "block_px", 33)
 
 
@@ -71,7 +92,7 @@ def test_scores_of_a_store_and_a_tiff_are_those_of_their_arrays(tmp_path: Path) 
     predicted, truth = labels_of(0), labels_of(1)
     found = evaluate(write_store(tmp_path / "a.zarr", predicted), write_tiff(tmp_path / "b.tif", truth))
     tally = Tally(("gland", "fat"))
-    tally.add(ids_of(predicted), ids_of(truth))
+    tally.add(ids_of(predicted), ids_of(truth), mpp=0.5)
     assert found.scores == tally.scores()
     assert [image.name for image in found.images] == ["a"]
     assert {"dice.gland", "dice.fat"} <= found.scores.keys()
@@ -87,7 +108,7 @@ def test_folders_are_paired_by_name_and_scored_together(tmp_path: Path) -> None:
         write_store(out / f"{name}_image.zarr", predicted)
         write_tiff(data / f"{name}_label.tif", truth)
         write_tiff(data / f"{name}_image.tif", truth)
-        tally.add(ids_of(predicted), ids_of(truth))
+        tally.add(ids_of(predicted), ids_of(truth), mpp=0.5)
     (out / "report.json").write_text("{}")
     found = evaluate(out, data)
     assert [image.name for image in found.images] == ["x.1", "y"]
@@ -140,7 +161,7 @@ def test_objects_are_those_of_the_table_without_small_ones(tmp_path: Path, split
     store = write_tabled(tmp_path / "a.zarr", labels, mpp=0.5, min_area_um2=4.0, split=split)
     other = write_tiff(tmp_path / "b.tif", truth)
     found = evaluate(store, other)
-    assert found.objects == PredictedObjects("table", 8, split, 4.0)
+    assert found.objects == ObjectRule("table", 8, split, 4.0)
 
     ids = np.zeros(labels.shape, np.int32)
     for label in (1, 2):
@@ -152,10 +173,11 @@ def test_objects_are_those_of_the_table_without_small_ones(tmp_path: Path, split
         ids += np.where(numbers > 0, numbers + ids.max(), 0)
     large = np.bincount(ids.ravel()) * 0.25 >= 4
     tally = Tally(("class 1", "class 2"))
-    tally.add(labels, truth, predicted_instances=np.where(large[ids], ids, 0))
+    true_ids = number_each(truth, connectivity=8)  # joined as the predictions' objects
+    tally.add(labels, truth, predicted_instances=np.where(large[ids], ids, 0), truth_instances=true_ids, mpp=0.5)
     assert found.scores == tally.scores()
     of_classes = evaluate(store, other, predictions_are="classes")
-    assert of_classes.objects == PredictedObjects("components", 4)
+    assert of_classes.objects == ObjectRule("components", 4)
     assert {name: score for name, score in of_classes.scores.items() if "dice" in name or name == "pixel_error"} == {
         name: score for name, score in found.scores.items() if "dice" in name or name == "pixel_error"
     }
@@ -279,9 +301,12 @@ def test_sizes_that_differ_are_refused_before_anything_is_compared(
         (tmp_path / folder).mkdir()
         write_store(tmp_path / folder / "a.zarr", labels_of(0))
     write_store(tmp_path / "p/b.zarr", labels_of(0))
-    write_store(tmp_path / "t/b.zarr", labels_of(0)[:, 1:])
+    write_tiff(tmp_path / "t/b.tif", labels_of(0)[:, 5:])
     monkeypatch.setattr(Tally, "add_planes", lambda *_, **__: pytest.fail("compared"))
-    with pytest.raises(UsageError, match=r"b\.zarr is 70 x 90 px, and b\.zarr is 70 x 89 px"):
+    with pytest.raises(
+        UsageError,
+        match=r"b\.zarr is 70 x 90 px at 0\.5 um/px, and b\.tif is 70 x 85 px at no known resolution: .*give labels of",
+    ):
         evaluate(tmp_path / "p", tmp_path / "t")
 
 
@@ -322,5 +347,173 @@ def test_options_that_contradict_are_refused(tmp_path: Path) -> None:
         evaluate(store, store, metrics=("dise",))
     with pytest.raises(UsageError, match="--map is for labels that are classes"):
         evaluate(store, store, labels_are="instances", mapped={1: 7})
-    with pytest.raises(UsageError, match="classes or instances, not pixels"):
-        evaluate(store, store, labels_are="pixels")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="objects or classes or instances, not pixels"):
+        evaluate(store, store, labels_are="pixels")
+
+
+# ---- grids ----
+
+
+def write_coordinates(path: Path, labels: np.ndarray, mpp: float, corner_um: tuple[float, float]) -> Path:
+    """Labels as OME-Zarr, of a part of a slide whose first pixel has its centre at the origin."""
+    root = zarr.open_group(path, mode="w")
+    root.create_array("0", data=labels, chunks=(32, 32))
+    places = [
+        {"type": "scale", "scale": [mpp, mpp]},
+        {"type": "translation", "translation": [um + mpp / 2 for um in corner_um]},
+    ]
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
+    multiscale = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": places}]}
+    root.attrs["ome"] = {"version": "0.5", "multiscales": [multiscale], "image-label": {}}
+    return path
+
+
+@pytest.mark.parametrize("on", ["labels", "store", None])
+def test_labels_at_twice_the_resolution_are_compared_on_either_grid(tmp_path: Path, on: Any) -> None:
+    predicted, fine = labels_of(0), labels_of(1).repeat(2, 0).repeat(2, 1)
+    fine[::7, ::3] = 7
+    found = evaluate(
+        write_store(tmp_path / "a.zarr", predicted, downsample=2.0), write_tiff(tmp_path / "b.tif", fine), on=on
+    )
+    tally = Tally(("gland", "fat"))
+    if on == "store":
+        tally.add(ids_of(predicted), ids_of(fine[1::2, 1::2]), mpp=0.5)
+    else:
+        tally.add(ids_of(predicted.repeat(2, 0).repeat(2, 1)), ids_of(fine), mpp=0.25)
+    assert found.scores == tally.scores()
+    assert len(found.remarks) == 1
+
+
+def test_labels_of_a_part_are_compared_where_their_coordinates_say(tmp_path: Path) -> None:
+    predicted = labels_of(0)
+    store = write_store(tmp_path / "a.zarr", predicted, downsample=2.0)  # its corner is at -0.125 um
+    part = predicted[20:50, 10:60].repeat(2, 0).repeat(2, 1)
+    labels = write_coordinates(tmp_path / "b.zarr", part, 0.25, (20 * 0.5 - 0.125, 10 * 0.5 - 0.125))
+    found = evaluate(store, labels)
+    assert {found.scores[name] for name in ("dice", "f1", "pq", "detection_f1")} == {1}
+    assert found.remarks[0].endswith("in the 100 x 60 px that both show")
+
+
+def test_objects_of_a_table_are_compared_on_the_grid_of_finer_labels(tmp_path: Path) -> None:
+    labels = labels_of(0, (0, 0, 1, 2))
+    store = write_tabled(tmp_path / "a.zarr", labels, mpp=0.5)
+    ids = number_each(labels, connectivity=8)
+    fine = write_tiff(tmp_path / "b.tif", ids.repeat(2, 0).repeat(2, 1))
+    found = evaluate(store, fine, labels_are="instances", mapped={}, metrics=("f1",))
+    one_class = (labels > 0).any() and found.tally.classes == ("class 1", "class 2")
+    assert one_class
+    assert found.matches["class 1"].predicted == 0
+
+
+def test_outlines_are_drawn_on_their_own_grid_if_asked(tmp_path: Path) -> None:
+    outlines = tmp_path / "case.geojson"
+    outlines.write_text(json.dumps({"type": "FeatureCollection", "features": [square("gland", 41, 41, 38)]}))
+    predicted = np.zeros(SHAPE, np.uint8)
+    predicted[10:20, 10:20] = 7  # 40 to 80
+    store = write_store(tmp_path / "case.zarr", predicted, downsample=4.0)
+    assert evaluate(store, outlines, metrics=("dice",)).scores["dice.gland"] == 1
+    fine = evaluate(store, outlines, metrics=("dice",), on="labels")
+    assert fine.scores["dice.gland"] == pytest.approx(2 * 38**2 / (38**2 + 40**2))
+    assert fine.remarks == ("compared at 0.125 um/px, the labels' grid; the store has 0.5",)
+
+
+# ---- a thing against itself, and small objects ----
+
+
+@pytest.mark.parametrize("with_table", [False, True])
+def test_a_store_against_itself_scores_1(tmp_path: Path, with_table: bool) -> None:
+    noise = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
+    write = write_tabled if with_table else write_store
+    store = write(tmp_path / "a.zarr", noise, **({} if with_table else {"classes": TABLED, "min_area_um2": 1.0}))
+    found = evaluate(store, store)
+    assert {found.scores[name] for name in ("pq", "f1", "f1_50_90", "detection_f1", "aji", "dice")} == {1}
+    rule = ObjectRule("table", 8) if with_table else ObjectRule("components", 4, min_area_um2=1.0)
+    assert found.objects == found.true_objects == rule
+    copy = write_tiff(tmp_path / "a.tif", noise)  # its objects are those of the same rule
+    assert evaluate(store, copy, min_area_um2=None if with_table else 0.0).scores["pq"] == 1
+
+
+def test_components_smaller_than_the_objects_of_the_model_are_left_out(tmp_path: Path) -> None:
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[10:20, 10:20] = 1
+    specks = truth.copy()
+    specks[40:42, 40:44] = 1  # 2 um2
+    store = write_store(tmp_path / "a.zarr", specks, classes=TABLED, min_area_um2=2.1)
+    labels = write_tiff(tmp_path / "a.tif", truth)
+    found = evaluate(store, labels, metrics=("f1", "detection_f1", "pixel_error"))
+    assert str(found.objects) == "connected components of 2.1 um2 or more, 4-connected"
+    assert (found.scores["precision"], found.scores["detection_precision"]) == (1, 1)
+    assert found.scores["pixel_error"] > 0
+    assert evaluate(store, labels, min_area_um2=2.0, metrics=("f1",)).scores["precision"] == 0.5
+    for name, least in (("a.zarr", 2.1), ("b.zarr", 0.0)):
+        write_store(tmp_path / "p" / name, specks, classes=TABLED, min_area_um2=least)
+    with pytest.raises(UsageError, match=r"the smallest objects have 2\.1 um2 in .*a\.zarr, but 0 um2 .*--min-area"):
+        evaluate(tmp_path / "p", tmp_path / "p")
+
+
+# ---- names, counts, probabilities, rank ----
+
+
+def test_classes_without_names_are_named_by_the_user(tmp_path: Path) -> None:
+    predicted, truth = labels_of(0, (0, 1, 2)), labels_of(1, (0, 1, 2))
+    files = write_tiff(tmp_path / "a.tif", predicted), write_tiff(tmp_path / "b.tif", truth * 100)
+    found = evaluate(*files, mapped={1: "nucleus", 2: "fat", 100: "nucleus", 200: "fat"})
+    plain = evaluate(*files, mapped={100: 1, 200: 2})
+    assert found.tally.classes == ("nucleus", "fat")
+    assert [found.scores[f"f1.{name}"] for name in ("nucleus", "fat")] == [plain.scores[f"f1.{n}"] for n in (1, 2)]
+    store = write_store(tmp_path / "s.zarr", labels_of(0))
+    assert evaluate(store, files[1], mapped={100: "gland", 200: "fat"}, metrics=("dice",)).scores["dice.fat"] > 0
+    outlines = tmp_path / "a.geojson"
+    outlines.write_text(json.dumps(square("nucleus", 10, 10, 10)))
+    assert (
+        evaluate(files[0], outlines, mapped={1: "nucleus", 2: "fat"}, metrics=("dice",)).tally.classes[0] == "nucleus"
+    )
+    with pytest.raises(UsageError, match=r"--map: no class is called 'bone'; the predictions have gland, fat"):
+        evaluate(store, files[1], mapped={100: "bone"})
+
+
+def test_images_are_ranked_and_their_objects_counted(tmp_path: Path) -> None:
+    truth = np.zeros((40, 40), np.uint8)
+    truth[5:15, 5:15] = truth[20:30, 20:30] = 1
+    for folder in ("p", "t"):
+        (tmp_path / folder).mkdir()
+    for name, found in (("empty", truth * 0), ("half", truth * (np.arange(40) < 16)), ("whole", truth)):
+        write_tiff(tmp_path / "p" / f"{name}.tif", found)
+        write_tiff(tmp_path / "t" / f"{name}.tif", truth * (name != "empty"))
+    result = evaluate(tmp_path / "p", tmp_path / "t")
+    assert [result.images[index].name for index in result.worst_first] == ["half", "whole", "empty"]
+    both, predicted, missed = result.matches["1"][:3]
+    assert (both + missed, both + predicted, both) == (4, 3, 3)
+
+
+def test_probabilities_of_stores_are_scored_on_the_grid_of_the_labels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 256, (3, *SHAPE)).astype(np.uint8)
+    fine = labels_of(1).repeat(2, 0).repeat(2, 1)
+    store = write_store(tmp_path / "a.zarr", labels_of(0), probabilities=values)
+    found = evaluate(store, write_tiff(tmp_path / "b.tif", fine))
+    counts = count_probabilities(values[1:].repeat(2, 1).repeat(2, 2), ids_of(fine))
+    assert found.scores["ece.fat"] == pytest.approx(calibration_error(counts[1]))
+    assert found.scores["average_precision.gland"] == pytest.approx(average_precision(counts[0]))
+    without = write_store(tmp_path / "b.zarr", labels_of(0))
+    assert "ece" not in evaluate(without, tmp_path / "b.tif").scores
+    with pytest.raises(StoreError, match=r"ece: not all predictions are stores with probabilities; .*--probabilities"):
+        evaluate(without, tmp_path / "b.tif", metrics=("ece",))
+
+
+def test_two_predictions_are_compared_image_by_image(tmp_path: Path) -> None:
+    for folder in ("old", "new", "t"):
+        (tmp_path / folder).mkdir()
+    for seed in range(5):
+        truth = labels_of(seed, (0, 0, 1))
+        write_tiff(tmp_path / "t" / f"{seed}.tif", truth)
+        write_tiff(tmp_path / "old" / f"{seed}.tif", np.roll(truth, 2, axis=0))
+        write_tiff(tmp_path / "new" / f"{seed}.tif", np.roll(truth, 1, axis=0))
+    old, new = (evaluate(tmp_path / name, tmp_path / "t") for name in ("old", "new"))
+    verdicts = {one.name: one.verdict for one in compare_evaluations(old, new)}
+    assert (verdicts["dice"], verdicts["pixel_error"]) == (1, 1)
+    assert {one.verdict for one in compare_evaluations(old, old)} == {0}
+    (tmp_path / "new" / "4.tif").unlink()
+    (tmp_path / "t" / "4.tif").unlink()
+    with pytest.raises(UsageError, match=r"4 is in only one of the two"):
+        compare_evaluations(old, evaluate(tmp_path / "new", tmp_path / "t"))

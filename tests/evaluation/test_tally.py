@@ -20,7 +20,7 @@ def blobs(seed: int, shape: tuple[int, int] = (96, 80)) -> np.ndarray:
 
 def test_scores_of_a_perfect_prediction_are_perfect() -> None:
     tally = Tally(("nucleus",))
-    tally.add(blobs(0), blobs(0))
+    tally.add(blobs(0), blobs(0), mpp=0.5)
     scores = tally.scores()
     errors = ("pixel_error", "adapted_rand_error", "merged_per_100", "split_per_100")
     bits = ("variation_of_information", "vi_split", "vi_merge")
@@ -100,7 +100,7 @@ def test_a_class_that_is_nowhere_is_left_out_of_the_mean() -> None:
 def documented(predicted: bool, truth: bool) -> dict[str, float]:
     shape = (6, 6)
     tally = Tally(("nucleus",))
-    tally.add(np.full(shape, predicted), np.full(shape, truth))
+    tally.add(np.full(shape, predicted), np.full(shape, truth), mpp=0.5)
     return tally.scores()
 
 
@@ -113,19 +113,22 @@ def test_scores_of_nothing_have_no_value_but_the_pixel_error() -> None:
 def test_scores_where_only_the_prediction_has_an_object_are_as_documented() -> None:
     scores = documented(True, False)
     zero = {name for name, value in scores.items() if value == 0}
-    assert zero == {"dice", "dice.nucleus", "iou", "iou.nucleus", "f1", "precision", "pq", "pq.nucleus", "rq", "aji"}
+    assert zero == {
+        *("dice", "dice.nucleus", "iou", "iou.nucleus", "f1", "precision", "pq", "pq.nucleus", "rq", "aji"),
+        *("detection_f1", "detection_precision", "f1_50_90", "f1@0.6", "f1@0.7", "f1@0.8", "f1@0.9"),
+    }
     assert scores.pop("pixel_error") == 1
     assert all(math.isnan(value) for name, value in scores.items() if name not in zero)
 
 
 def test_scores_where_only_the_truth_has_an_object_are_as_documented() -> None:
     scores = documented(False, True)
-    assert {name for name, value in scores.items() if math.isnan(value)} == {"precision", "sq"}
+    assert {name for name, value in scores.items() if math.isnan(value)} == {"precision", "sq", "detection_precision"}
     assert {scores[name] for name in ("dice", "f1", "recall", "pq", "aji", "seg", "split_per_100")} == {0}
 
 
-def test_default_metrics_are_all_but_the_slow_one() -> None:
-    assert set(METRICS) - set(DEFAULT_METRICS) == {"warping_error"}
+def test_default_metrics_are_all_but_the_slow_one_and_those_of_probabilities() -> None:
+    assert set(METRICS) - set(DEFAULT_METRICS) == {"warping_error", "average_precision", "ece"}
 
 
 def test_bad_input_is_refused_with_what_is_allowed() -> None:

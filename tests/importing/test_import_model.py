@@ -214,7 +214,7 @@ def test_a_description_that_does_not_fit_the_network_is_an_error(
 def test_memory_is_never_planned_below_that_of_input_and_output(tmp_path: Path) -> None:
     model = imported(write_network(tmp_path / "net.onnx"))
     lying = read_model_info(described_anew(model, bytes_per_pixel={"openvino": 0})).network
-    assert lying.tensor_bytes(100, 2, engine="openvino", probabilities=False) >= 2 * 100**2 * 4 * (3 + 3)
+    assert lying.tensor_bytes(100, 2, engine="openvino", value_bytes=4, probabilities=False) >= 2 * 100**2 * 4 * (3 + 3)
 
 
 def test_faint_logits_are_not_taken_for_probabilities(tmp_path: Path) -> None:
@@ -257,6 +257,22 @@ def test_what_does_not_fit_is_refused(
     assert not (tmp_path / "model.onnx").exists()
 
 
+def test_a_gpu_that_onnxruntime_does_not_compute_on_is_refused_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would compute on the CPU instead, with a warning."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the package onnxruntime, in the extra onnx")
+    from wsipipe.inference.engines.onnxruntime import CPU, CUDA, OnnxRuntimeEngine
+
+    model = imported(write_network(tmp_path / "net.onnx"))
+    gpu = torch.device("cuda:0")
+    with pytest.raises(RuntimeError, match="computes on CPUs only; pip install onnxruntime-gpu in its place"):
+        OnnxRuntimeEngine(model, gpu, 1)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    with pytest.warns(UserWarning, match="not in available"), pytest.raises(RuntimeError, match="CUDA's libraries"):
+        OnnxRuntimeEngine(model, gpu, 1)
+
+
 def test_nan_fails_the_slide(slide: Path, tmp_path: Path) -> None:
     network = wsipipe.UNet(3, 2, base_channels=2, depth=1)
     path = tmp_path / "nan.safetensors"
@@ -265,7 +281,8 @@ def test_nan_fails_the_slide(slide: Path, tmp_path: Path) -> None:
     config = wsipipe.RunConfig(out=str(tmp_path / "out"), model=str(path), tissue="off", engine="torch")
     (outcome,) = wsipipe.run([slide], config).slides
     assert outcome.status == "failed"
-    assert "gives NaN instead of numbers in rows 0 to 128 and columns 0 to 212" in outcome.message
+    assert "gives values that are not finite in rows 0 to 128 and columns 0 to 212" in outcome.message
+    assert "segmented; use another --engine, or another model" in outcome.message
 
 
 def test_a_slide_of_other_channels_is_refused(slide: Path, tmp_path: Path) -> None:
@@ -409,7 +426,7 @@ def test_memory_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(network, ForeignNetwork)
     per_pixel = network.bytes_per_pixel["onnxruntime"]
     assert 6 * 4 <= per_pixel < 6 * 4 * 20, "six channels of float32 at the least"
-    one, two = (network.tensor_bytes(1000, n, engine="onnxruntime", probabilities=False) for n in (1, 2))
+    one, two = (network.tensor_bytes(1000, n, engine="onnxruntime", value_bytes=4, probabilities=False) for n in (1, 2))
     assert two == pytest.approx(2 * one)
     assert one >= 1000**2 * per_pixel
 

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from wsipipe.errors import MachineError, UsageError
-from wsipipe.inference import devices
+from wsipipe.inference import allocator, devices
 from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine, threads_per_replica
+from wsipipe.model.file_kind import FileKind
+from wsipipe.model.forward import compute_float32
+from wsipipe.pipeline.config import ComputeRequest
+from wsipipe.pipeline.setup import site_of_this_process
 
 
 @pytest.fixture
@@ -50,6 +57,7 @@ def test_apples_gpu_is_used_if_there_is_no_other(machine: pytest.MonkeyPatch) ->
         ("cuda:1,cuda:0", ("cuda:1", "cuda:0")),
         ("cpu,cpu,cpu", ("cpu", "cpu", "cpu")),
         ("cpu, cuda:0", ("cpu", "cuda:0")),
+        ("cuda,cpu", ("cuda:0", "cuda:1", "cpu")),
     ],
 )
 def test_a_list_is_one_replica_each_in_its_order(
@@ -110,8 +118,92 @@ def test_an_unknown_or_unfit_engine_is_refused() -> None:
         resolve_engine("openvino", ("cuda:0",))
 
 
+def test_layouts_are_measured_for_float32_on_gpus() -> None:
+    measured = [(e, d, p) for e in ("torch", "compile") for d in ("cpu", "cuda:0") for p in ("float32", "bfloat16")]
+    assert [devices.layouts(e, (d,), p) for e, d, p in measured] == [
+        (True, False) if given == ("torch", "cuda:0", "float32") else (True,) for given in measured
+    ]
+
+
 def test_replicas_on_the_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "CPU_COUNT", 8)
     assert threads_per_replica(("cpu",)) == 8
     assert threads_per_replica(("cpu", "cpu", "cpu")) == 2
     assert threads_per_replica(("cpu",) * 20) == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_tf32_is_refused_elsewhere(device: str) -> None:
+    with pytest.raises(
+        UsageError, match=f"--precision tf32 is for NVIDIA GPUs, not for {device}; use --precision float32"
+    ):
+        resolve_engine("auto", (device,), "tf32")
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_tf32_is_what_convolutions_are_set_to(tf32: bool) -> None:
+    """The settings can be read without a GPU, and agree with each other."""
+    cudnn, before = torch.backends.cudnn, torch.backends.cudnn.deterministic
+    try:
+        compute_float32(torch.device("cuda"), tf32=tf32)
+        assert (cudnn.allow_tf32, cudnn.conv.fp32_precision == "tf32", cudnn.deterministic) == (tf32, tf32, True)
+    finally:
+        cudnn.allow_tf32, cudnn.deterministic = True, before  # as torch has them
+
+
+def test_lower_precisions_are_refused_where_a_gpu_is_older_than_they_are(machine: pytest.MonkeyPatch) -> None:
+    native: dict[str, bool] = {"cuda:0": True, "cuda:1": False}
+    asked: list[str] = []
+    machine.setattr(torch.cuda, "device", lambda device: nullcontext(asked.append(device)))
+    machine.setattr(
+        torch.cuda, "is_bf16_supported", lambda *, including_emulation: native[asked[-1]] or including_emulation
+    )
+    give_gpus(machine, 2)
+
+    def engine_for(device: str, precision: str) -> str:
+        return site_of_this_process(ComputeRequest(device, "auto", precision, None, FileKind.SAFETENSORS)).engine
+
+    for precision in ("bfloat16", "tf32"):
+        assert engine_for("cuda:0", precision) == "torch"
+        with pytest.raises(
+            MachineError, match=rf"{precision}: cuda:1 has no tensor cores.* use --precision float16 or"
+        ):
+            engine_for("cuda", precision)
+    assert engine_for("cuda:1", "float16") == engine_for("cuda:1", "float32") == "torch"
+
+
+@pytest.mark.parametrize("given", [None, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_gpu_memory_grows_in_segments_unless_the_user_configured_it(
+    machine: pytest.MonkeyPatch, given: str | None
+) -> None:
+    for name in allocator.GPU_SETTINGS:
+        machine.delenv(name, raising=False)
+    resolve_devices("cpu")
+    assert not os.environ.keys() & allocator.GPU_SETTINGS, "nothing is set where there is no GPU"
+    if given is not None:
+        machine.setenv(given, "max_split_size_mb:64")
+    machine.setattr(allocator.sys, "platform", "linux")
+    give_gpus(machine, 1)
+    machine.setattr(os, "environ", dict(os.environ))
+    resolve_devices("auto")
+    found = {name: value for name, value in os.environ.items() if name in allocator.GPU_SETTINGS}
+    assert found == ({given: "max_split_size_mb:64"} if given else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"})
+
+
+def test_gpus_have_one_name_in_all_processes_and_the_cpu_has_none(machine: pytest.MonkeyPatch) -> None:
+    uuids = {"cuda:0": "a-1", "cuda:1": "b-2"}
+    machine.setattr(torch.cuda, "get_device_properties", lambda device: type("Properties", (), {"uuid": uuids[device]}))
+    assert devices.identities(("cuda:1", "cuda:0", "cuda:1", "cpu")) == {"a-1", "b-2"}
+    assert devices.identities(("mps",)) == {"mps"}
+    assert devices.identities(("cpu",)) == set()
+
+
+def test_memory_that_is_kept_for_the_next_array_is_given_back(machine: pytest.MonkeyPatch) -> None:
+    released: list[str] = []
+    machine.setattr(torch.cuda, "empty_cache", lambda: released.append("device"))
+    machine.setattr(torch.accelerator, "empty_host_cache", lambda: released.append("pinned"))
+    devices.forget_free_memory()
+    assert released == []
+    machine.setattr(torch.cuda, "is_initialized", lambda: True)
+    devices.forget_free_memory()
+    assert released == ["device", "pinned"]

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+import wsipipe
 from tests.soak import rounds
 from wsipipe.arrays import Pixels
 from wsipipe.errors import MachineError, MemoryLimitError, ModelError
 from wsipipe.inference import devices
 from wsipipe.inference import pool as pools
+from wsipipe.inference.engines.torch import CompiledNetwork
 from wsipipe.inference.pool import Pool, PoolSpec, close_resident_pools, resident_pool
 from wsipipe.inference.replica import Prediction, Replica
 from wsipipe.model.model_file import Model, load_model, save_unet
@@ -126,6 +128,41 @@ def test_pool_takes_as_many_channels_as_the_network(make_model: MakeModel, chann
     with Pool([Replica(model, "cpu")]) as pool:
         for tile in tiles_of(model, 3):
             assert_is(pool.submit(tile).result(PATIENCE), direct(model, tile))
+
+
+@pytest.mark.parametrize("tta", ["off", "flips"])
+@pytest.mark.parametrize("classes", [THREE, ONE], ids=["softmax", "sigmoid"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
+def test_values_that_are_not_finite_are_noticed_even_where_a_class_wins(
+    make_model: MakeModel, value: float, classes: tuple[LabelClass, ...], tta: str
+) -> None:
+    model = make_model(classes)
+    bias = model.network.head.bias.data
+    sound = Replica(model, "cpu", tta=tta)
+    bias[-1] = value  # as if the sums of this class had overflowed
+    overflown = Replica(model, "cpu", tta=tta)
+    (tile,) = tiles_of(model, 1)
+    assert sound.predict([tile, tile]).undefined == (False, False)
+    assert overflown.predict([tile, tile]).undefined == (True, True)
+
+
+@pytest.mark.parametrize(("precision", "way_out"), [("float16", "bfloat16 or float32"), ("bfloat16", "float32")])
+def test_overflow_is_said_with_the_precisions_that_reach_farther(
+    tmp_path: Path, write_slide: Callable[..., None], make_model: MakeModel, precision: str, way_out: str
+) -> None:
+    """A number that float32 has and float16 does not: 1e38 at the end of the network is beyond both."""
+    model = make_model()
+    model.network.head.weight.data.mul_(1e38)
+    path = tmp_path / "large.safetensors"
+    save_unet(path, model.network, model.spec)
+    write_slide(tmp_path / "s.tif", (100, 100))
+    asked = {"out": str(tmp_path / "out"), "model": str(path), "tissue": "off", "engine": "torch", "device": "cpu"}
+    (outcome,) = wsipipe.run([tmp_path / "s.tif"], wsipipe.RunConfig(precision=precision, **asked)).slides
+    assert outcome.status == "failed"
+    assert (
+        f"not finite in rows 0 to 100 and columns 0 to 100 of what is segmented; use --precision {way_out}, another"
+        in (outcome.message)
+    )
 
 
 def test_pool_does_not_change_the_tiles_it_is_given(make_model: MakeModel) -> None:
@@ -245,6 +282,19 @@ def test_batches_hold_one_shape_and_no_tile_is_left_behind(make_model: MakeModel
         [(tall.shape, np.uint8)] * 2,
         [(wide.shape, np.uint16)],
     ]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "taken"), [(1, [1]), (3, [2, 1]), (5, [4, 1]), (6, [6]), (7, [6, 1]), (12, [6, 6])]
+)
+def test_batches_are_full_or_a_power_of_two(waiting: int, taken: list[int]) -> None:
+    queue, tile = pools._Queue(waiting), np.zeros((26, 26, 3), np.uint8)
+    requests = [pools._Request(tile, Future()) for _ in range(waiting)]
+    for request in requests:
+        queue.put(request)
+    batches = [queue.take(6) for _ in taken]
+    assert [len(batch) for batch in batches] == taken
+    assert [request for batch in batches for request in batch] == requests, "the oldest first"
 
 
 class Failing(Gated):
@@ -438,6 +488,21 @@ def test_a_size_that_did_not_fit_is_not_tried_again(make_model: MakeModel) -> No
     assert [n for n, _, _ in small.fitted] == [2] * 6
 
 
+def test_a_batch_whose_tensors_would_have_too_many_values_is_halved_before_it_is_tried(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    tiles = [np.random.default_rng(i).integers(0, 256, (62, 62, 3), np.uint8) for i in range(4)]
+    whole = Replica(model, "cpu", probabilities=True).predict(tiles)
+    per_pixel = 2 * 4  # of skip and decoder, joined in the first level
+    monkeypatch.setattr(devices, "MOST_VALUES", {"cpu": 2 * 62 * 62 * per_pixel + 1})
+    small = Small(model)
+    small.room = 4 * 62 * 62
+    parts = small.predict(tiles)
+    assert np.array_equal(parts.labels, whole.labels)
+    assert (small.refused, [shape[0] for shape in small.fitted]) == ([], [2, 2])
+
+
 def test_too_little_memory_for_any_tile_is_an_error_that_says_what_to_do(make_model: MakeModel) -> None:
     model = make_model()
     small = Small(model)
@@ -511,6 +576,39 @@ def test_only_shapes_that_come_often_are_compiled(make_model: MakeModel, monkeyp
     assert compiled == [(1, 3, 42, 42)] * 2
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's compiler has deprecations of its own
+def test_more_than_eight_shapes_are_compiled(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its code generator, which takes seconds for each."""
+    compile_, compiled = torch.compile, list[torch.Size]()
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        compiled.append(next(x.shape for x in inputs if x.ndim == 4 and x.shape[1] == 3 and x.shape[2] > 3))
+        return graph.forward
+
+    monkeypatch.setattr(
+        torch, "compile", lambda network, *, dynamic: compile_(network, dynamic=dynamic, backend=backend)
+    )
+    replica = Replica(make_model(), "cpu", engine="compile")
+    shapes = [(26 + 4 * i, 26) for i in range(11)]
+    for shape in shapes:
+        for _ in range(CompiledNetwork.OFTEN + 1):
+            replica.predict([np.zeros((*shape, 3), np.uint8)])
+    assert compiled == [(1, 3, *shape) for shape in shapes]
+
+
+def test_the_layout_in_memory_is_that_which_is_asked_for_and_changes_no_label(make_model: MakeModel) -> None:
+    model = make_model()
+    model.network.down[0][0].register_forward_hook(
+        lambda layer, _, output: laid_out.append((layer.weight.stride(1) == 1, output.stride(1) == 1))
+    )
+    for last in (True, False):
+        laid_out: list[tuple[bool, bool]] = []
+        replica = Replica(model, "cpu", channels_last=last)
+        for tile in tiles_of(model, 2):
+            assert_is(replica.predict([tile])[0], direct(model, tile))
+        assert laid_out[::2] == [(last, last)] * 2
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's compiler has deprecations of its own
 @pytest.mark.parametrize("depth", rounds(0, 2))  # g++ takes seconds for each kernel; 1 is in tests/test_exactness.py
@@ -563,6 +661,35 @@ def test_weights_are_loaded_once_per_process_however_many_threads_ask(make_model
     assert loads == [model.info.path]
     (tile,) = tiles_of(model, 1)
     assert_is(found[0].submit(tile).result(PATIENCE), direct(model, tile))
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "refused"),
+    [
+        (("cuda:0", "float32"), ("cuda:1", "tf32"), True),
+        (("cuda:0", "tf32"), ("cuda:0", "bfloat16"), True),
+        (("cuda:0", "tf32"), ("cuda:0", "tf32"), False),
+        (("cuda:0", "tf32"), ("cpu", "float32"), False),
+        (("cpu", "float32"), ("cuda:0", "tf32"), False),
+    ],
+)
+def test_pools_that_round_differently_are_not_open_together(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, there: Any, asked: Any, refused: bool
+) -> None:
+    model = make_model()
+    monkeypatch.setattr(pools, "resolve_devices", lambda device: (device,))
+    monkeypatch.setattr(pools, "Replica", lambda model, device, **_: device)  # noqa: ARG005
+    open_, wanted = (spec_of(model, device=device, precision=precision) for device, precision in (there, asked))
+    with Pool([]) as pool:
+        monkeypatch.setattr(pools, "_resident", {open_: pool})
+        if refused:
+            with pytest.raises(
+                MachineError, match=f"{asked[1]} and {there[1]} cannot be used in one process at the same"
+            ):
+                pools.load_replicas(wanted, wanted.devices)
+        else:
+            assert pools.load_replicas(wanted, wanted.devices) == [asked[0]]
+    assert pools.load_replicas(wanted, wanted.devices) == [asked[0]], "the other pool is closed"
 
 
 def test_another_spec_has_another_pool(make_model: MakeModel, loads: list[str]) -> None:

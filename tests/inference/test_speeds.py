@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from wsipipe.arrays import Pixels
 from wsipipe.errors import MachineError
@@ -14,7 +15,7 @@ from wsipipe.geometry.network import Receptive, UNetSizes
 from wsipipe.inference import speeds as speeds_module
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.inference.replica import Prediction, Replica
-from wsipipe.inference.speeds import REPEATS, Size, Speeds, correct, measure, recall, remember, speeds_file
+from wsipipe.inference.speeds import REPEATS, Size, Speeds, correct, fits_device, measure, recall, remember, speeds_file
 from wsipipe.model.model_file import read_model_info
 
 PAPER = UNetSizes(4, 2).receptive
@@ -159,9 +160,38 @@ def test_speeds_of_one_device_or_network_are_not_used_for_another(spec: PoolSpec
         replace(spec, precision="bfloat16"),
         replace(spec, probabilities=True),
         replace(spec, uncertainty=True),
+        replace(spec, channels_last=False),
     ]
     assert len({speeds_module.key(one) for one in (spec, *others)}) == 1 + len(others)
     assert speeds_module.key(spec) == speeds_module.key(replace(spec, batch=7, model="elsewhere", tta="all"))
+
+
+def test_sizes_fit_a_gpu_by_its_memory_which_processes_share_and_by_the_values_of_a_tensor(
+    spec: PoolSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, free = read_model_info(spec.model).network, dict[str, int]()
+    monkeypatch.setattr(PoolSpec, "devices", property(lambda spec: tuple(spec.device.split(","))))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device], 10**12))
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: free["mps"] + 1000)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 1000)
+
+    def fits(device: str, share: float, size: Size = (1024, 4), **changes: int) -> bool:
+        """Whether it fits, with so much of the memory that one replica and lane takes."""
+        need = spec.tensor_bytes(network, size[0] + SMALL.margin, size[1])
+        free.update(dict.fromkeys(["cuda:0", "cuda:1", "mps"], int(share * need / speeds_module.DEVICE_SHARE) + 1))
+        return fits_device(replace(spec, device=device, **changes), network, size)
+
+    assert fits("cpu", 0.0)
+    assert [fits("cuda:0", share) for share in (1.9, 2.0)] == [False, True], "two lanes"
+    assert [fits("cuda:0,cuda:1", share) for share in (1.9, 2.0)] == [False, True]
+    assert [fits("cuda:0,cuda:0", share) for share in (3.9, 4.0)] == [False, True]
+    assert [fits("cuda:0", share, per_gpu=3) for share in (5.9, 6.0)] == [False, True]
+    assert [fits("mps", share) for share in (0.9, 1.0)] == [False, True]
+    most = (2**31 - 1) / (2 * 2)  # the joined tensor of the first level has twice the base's channels
+    side = int(most**0.5) - SMALL.margin - 4
+    assert [fits("cuda:0", 1e3, (size, 1)) for size in (side, side + 8)] == [True, False]
+    assert [fits("mps", 1e3, (size, 1)) for size in (side // 2, side)] == [True, False]
+    assert [fits("cuda:0", 1e3, (1024, batch)) for batch in (256, 512)] == [True, False]
 
 
 def test_one_pass_is_measured_and_all_of_them_are_worth_measuring_for(spec: PoolSpec, clock: Clock) -> None:

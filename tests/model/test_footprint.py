@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from wsipipe.model.footprint import activation_bytes
 from wsipipe.model.unet import UNet
+from wsipipe.model.unet_file import UNetInfo
 
 
 class Live(TorchDispatchMode):
@@ -18,7 +19,7 @@ class Live(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.holders: dict[int, int] = {}
-        self.live = self.peak = 0
+        self.live = self.peak = self.largest = 0
 
     def hold(self, tensor: torch.Tensor) -> None:
         """Count ``tensor``'s storage as alive until its last view is gone."""
@@ -27,7 +28,7 @@ class Live(TorchDispatchMode):
         if key not in self.holders:
             self.holders[key] = 0
             self.live += size
-            self.peak = max(self.peak, self.live)
+            self.peak, self.largest = max(self.peak, self.live), max(self.largest, tensor.numel())
         self.holders[key] += 1
         weakref.finalize(tensor, self.drop, key, size)
 
@@ -99,3 +100,13 @@ def test_the_papers_network_by_hand() -> None:
 def test_twice_the_batch_takes_twice_the_memory() -> None:
     architecture = network_of(3, 2, 8, 2, 2).architecture
     assert activation_bytes(architecture, 84, 6) == 6 * activation_bytes(architecture, 84, 1)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_no_tensor_has_more_values_than_said(sizes: tuple[int, ...]) -> None:
+    network = network_of(*sizes)
+    side = 2048 + network.receptive.margin
+    with torch.inference_mode(), Live() as live:
+        network(torch.empty((2, sizes[0], side, side), device="meta"))
+    said = UNetInfo(network.architecture).values_per_pixel * 2 * side * side
+    assert live.largest <= said <= 1.3 * live.largest

@@ -111,12 +111,20 @@ def test_pixels_are_normalised_as_shares_of_full_scale(dtype: str) -> None:
     np.testing.assert_allclose(seen.numpy(), wanted.transpose(0, 3, 1, 2), atol=1e-5)
     shares = torch.from_numpy((tiles / np.float32(top)).astype(np.float32)).permute(0, 3, 1, 2)
     assert torch.equal(Normalise(spec, CPU)(shares.clone()), seen), "training and inference, to the last bit"
+    plain = torch.from_numpy(tiles).permute(0, 3, 1, 2)
+    on_gpus = Normalise(spec, CPU).in_one_pass(plain, np.iinfo(tiles.dtype).max)
+    torch.testing.assert_close(on_gpus, seen, rtol=0, atol=1e-6)
+    assert on_gpus.stride() == plain.stride(), "channels last, as they came"
 
 
-def test_one_mean_serves_all_channels() -> None:
-    shares = torch.rand(1, 3, 4, 4)
-    wanted = (shares - 0.25) / 0.5
-    assert torch.equal(Normalise(ModelSpec(default_classes(2), mean=(0.25,), std=(0.5,)), CPU)(shares.clone()), wanted)
+@pytest.mark.parametrize(("mean", "std"), [((0.25,), (0.5,)), ((0.25,), (0.5, 0.25, 1.0)), ((0.5, 0.25, 1.0), (0.5,))])
+def test_one_value_serves_all_channels(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), np.uint8)
+    shares = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    wanted = (shares - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    normalise = Normalise(ModelSpec(default_classes(2), mean=mean, std=std), CPU)
+    assert torch.equal(normalise.pixels(pixels), wanted)
+    assert torch.equal(normalise(shares.clone()), wanted)
 
 
 def test_labels_are_those_of_the_classes() -> None:
@@ -126,6 +134,11 @@ def test_labels_are_those_of_the_classes() -> None:
     one = ModelSpec((LabelClass("a", 9, "#000000"),))
     three = torch.tensor([-1.0, 0.0, 1e-6]).view(1, 1, 1, 3)
     assert label_values(one, SIGMOID, CPU)[winner(three, SIGMOID)].tolist() == [[[0, 0, 9]]]
+
+
+def test_in_a_tie_the_first_class_wins() -> None:
+    logits = torch.randint(0, 3, (2, 4, 100, 101), generator=torch.Generator().manual_seed(0)).float()
+    assert np.array_equal(winner(logits, SOFTMAX).numpy(), logits.numpy().argmax(1))
 
 
 def test_probabilities_sum_to_1_and_agree_with_the_winner() -> None:

@@ -11,6 +11,7 @@ from wsipipe.objects.components import Components, objects
 from wsipipe.objects.numbers import class_of, number_objects
 
 CLASSES = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 2))
+CONNECTIVITIES = st.sampled_from([4, 8])
 
 
 def same_partition(one: np.ndarray, other: np.ndarray) -> bool:
@@ -31,21 +32,22 @@ def test_objects_of_different_classes_never_join() -> None:
     assert found.tolist() == [[1, 3, 3], [1, 0, 2]]
 
 
-@given(CLASSES)
-def test_objects_are_those_of_scikit_image(classes: np.ndarray) -> None:
-    assert same_partition(objects(classes), label(classes, connectivity=1, background=0))
+@given(CLASSES, CONNECTIVITIES)
+def test_objects_are_those_of_scikit_image(classes: np.ndarray, connectivity: int) -> None:
+    found = objects(classes, connectivity=connectivity)
+    assert same_partition(found, label(classes, connectivity=connectivity // 4, background=0))
 
 
-@given(CLASSES, st.integers(1, 13))
-def test_components_of_blocks_are_those_of_the_whole(classes: np.ndarray, block_px: int) -> None:
-    components, parts = Components(classes.shape[1]), np.zeros(classes.shape, np.int64)
+@given(CLASSES, st.integers(1, 13), CONNECTIVITIES)
+def test_components_of_blocks_are_those_of_the_whole(classes: np.ndarray, block_px: int, connectivity: int) -> None:
+    components, parts = Components(classes.shape[1], connectivity=connectivity), np.zeros(classes.shape, np.int64)
     for box in boxes(classes.shape, block_px):
         parts[box.slices] = components.add(box, classes[box.slices])
     whole = components.whole(parts.ravel()).reshape(parts.shape)
-    at_once = Components(classes.shape[1])
+    at_once = Components(classes.shape[1], connectivity=connectivity)
     (box,) = boxes(classes.shape, 20)
     assert np.array_equal(whole, at_once.add(box, classes))
-    assert same_partition(whole, label(classes, connectivity=1, background=0))
+    assert same_partition(whole, label(classes, connectivity=connectivity // 4, background=0))
     assert np.array_equal(class_of(whole), classes)
 
 

@@ -23,7 +23,7 @@ from wsipipe.pipeline import measured_sizes as tune
 from wsipipe.pipeline import run_plan
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.machine import RUNTIME_BYTES
-from wsipipe.pipeline.memory_need import MOST_KEPT_BYTES, kept_bytes
+from wsipipe.pipeline.memory_need import MOST_KEPT_BYTES, kept_bytes, network_bytes
 from wsipipe.pipeline.run_plan import RunPlan, plan_run
 from wsipipe.pipeline.setup import resolve
 from wsipipe.slides.open import open_slide
@@ -156,6 +156,37 @@ def test_batches_are_tried_on_gpus_only(
     assert (run.setup.pool.batch, chosen.batch, chosen.tile) == (4, 4, 1024)
     run, _ = tune.tune(plan(10**12, batch=2))
     assert run.setup.pool.batch == 2
+
+
+def test_the_faster_layout_is_taken(plan: Callable[..., RunPlan], monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = {True: 1.0}
+
+    def measure(spec: PoolSpec, receptive: Any, _sizes: object, _dtype: str, *, pixels: int) -> Speeds:
+        return Speeds({(256, 1): speed[spec.channels_last] * pixels}, receptive, 0.0)
+
+    monkeypatch.setattr(tune, "measure", measure)
+    for speed[False], layouts, last in [(0.5, (True, False), True), (2.0, (True, False), False), (2.0, (True,), True)]:
+        monkeypatch.setattr(tune, "layouts", lambda *_, found=layouts: found)
+        run, chosen = tune.tune(plan(10**12))
+        assert (run.setup.pool.channels_last, chosen.engine) == (last, "torch")
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_pinned_memory_is_counted_as_torch_allocates_it(plan: Callable[..., RunPlan], probabilities: bool) -> None:
+    """Powers of two, by two lanes, of which smaller ones take as much again; on a CPU there is none."""
+    setup = plan(10**12, batch=3, probabilities=probabilities).setup
+    network, core, side = setup.model.network, 1024, 1024 + setup.receptive.margin
+    assert 2 * 3 * 3 * side**2 == 26_440_992
+    rounded = 2**25 + 2**22 + probabilities * 2**23  # pixels, labels, probabilities of two classes
+    assert 3 * core**2 == 3 * 2**20
+    assert network_bytes(network, side, setup.pool, ("cuda:0",)) == 2 * 2 * rounded
+    assert network_bytes(network, side, setup.pool, ("cuda:0", "cuda:1")) == 4 * 2 * rounded
+    cpu = network_bytes(network, side, setup.pool, ("cpu",))
+    assert (
+        cpu
+        == 26_440_992 + setup.pool.tensor_bytes(network, side, 3)
+        == network_bytes(network, side, setup.pool, ("mps",))
+    )
 
 
 @pytest.mark.parametrize(

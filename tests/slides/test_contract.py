@@ -5,20 +5,25 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
 import pytest
+import zarr
 
 from tests.real_data import data, real
 from tests.slides.made import APERIO, VMS, ome_zarr, picture, pyramid, vms, zipped
+from wsipipe.errors import UsageError
 from wsipipe.events import Spent
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import mirror
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box, read_mirrored
-from wsipipe.slides.slide import Slide
+from wsipipe.slides.slide import Level, Slide
 
 REAL = real(
     "slides/CMU-1-Small-Region.svs",
@@ -135,27 +140,74 @@ def test_slide_survives_pickling_and_reads_the_same(slide: Slide) -> None:
     np.testing.assert_array_equal(read_box(again.levels[0], box), read_box(slide.levels[0], box))
 
 
-def test_boxes_equal_the_array_indexed_by_zarr(slide: Slide) -> None:
+def index_of(level: Level, box: Box) -> tuple[int | slice, ...]:
+    """What `Level.array` is indexed with for ``box``."""
+    where = {"y": box.slices[0], "x": box.slices[1], "c": slice(None)}
+    return tuple(where.get(axis, 0) for axis in level.stored_axes)
+
+
+def channels_last(level: Level, pixels: np.ndarray) -> np.ndarray:
+    """``pixels``, with the axes of ``level``, as (y, x, channel)."""
+    pixels = np.moveaxis(pixels, 0, -1) if level.axes == "cyx" else pixels
+    return pixels.reshape(*pixels.shape[:2], level.channels)
+
+
+def test_pixels_are_those_that_zarr_reads_whichever_way_and_from_several_threads(slide: Slide) -> None:
     for level in slide.levels:
-        for box in corners(level.shape):
-            where = {"y": box.slices[0], "x": box.slices[1], "c": slice(None)}
-            expected = np.asarray(level.array[tuple(where.get(axis, 0) for axis in level.stored_axes)])
-            if level.axes == "cyx":
-                expected = np.moveaxis(expected, 0, -1)
-            got = read_box(level, box)
-            assert got.shape == (*box.shape, level.channels)
-            assert got.dtype == level.dtype
-            np.testing.assert_array_equal(got, expected.reshape(got.shape))
+        boxes = corners(level.shape)
+        by_zarr = zarr.Array(level.array.async_array)
+        expected = [channels_last(level, np.asarray(by_zarr[index_of(level, box)])) for box in boxes]
+        ways = (
+            partial(read_box, level),
+            lambda box, level=level: level.read(box.y0, box.x0, *box.shape),
+            lambda box, level=level: channels_last(level, level.array[index_of(level, box)]),
+        )
+        with ThreadPoolExecutor(4) as threads:
+            for way in ways:
+                for pixels, wanted in zip(threads.map(way, boxes), expected, strict=True):
+                    assert pixels.dtype == level.dtype
+                    np.testing.assert_array_equal(pixels, wanted)
 
 
-def test_mirrored_pixels_equal_a_padded_corner(slide: Slide) -> None:
+def test_an_array_takes_any_index_as_zarr_does(slide: Slide) -> None:
+    level = slide.levels[-1]
+    by_zarr = zarr.Array(level.array.async_array)
+    random = np.random.default_rng(3)
+    for _ in range(20):
+        index: list[Any] = []
+        for size in by_zarr.shape:
+            start, stop = (int(at) for at in sorted(random.integers(-2, min(size, 200) + 2, 2)))
+            at = int(random.integers(-size, size))
+            choices = [at, np.int64(at), slice(start, stop), slice(at, None), slice(start, stop, 3)]
+            index.append(choices[random.integers(len(choices))])
+        cut = int(random.integers(len(index) + 1))
+        for each in (tuple(index), (*index[:cut], ...), (..., *index[cut:]), tuple(index[:cut])):
+            found, wanted = level.array[each], by_zarr[each]
+            assert np.shape(found) == np.shape(wanted)
+            np.testing.assert_array_equal(found, wanted)
+    for wrong in ((0,) * (by_zarr.ndim + 1), by_zarr.shape[0], (..., ...), 0.5):
+        with pytest.raises(IndexError):
+            level.array[wrong]
+    assert level.array[np.s_[:0]].size == 0
+
+
+def test_a_level_goes_on_as_its_mirror_image(slide: Slide) -> None:
     level = [level for level in slide.levels if min(level.shape) > 15][-1]
     height, width = (min(60, size) for size in level.shape)
     corner = read_box(level, Box(0, height, 0, width))
-    rows = mirror(np.arange(-17, height - 20), level.shape[0])
-    cols = mirror(np.arange(-9, width - 20), level.shape[1])
-    expected = np.pad(corner, ((17, 0), (9, 0), (0, 0)), mode="symmetric")[: len(rows), : len(cols)]
-    np.testing.assert_array_equal(read_mirrored(level, rows, cols), expected)
+    expected = np.pad(corner, ((17, 0), (9, 0), (0, 0)), mode="symmetric")[: height - 3, : width - 11]
+    np.testing.assert_array_equal(level.read(-17, -9, height - 3, width - 11, mirror=True), expected)
+
+
+@pytest.mark.parametrize(
+    "place", [(-1, 0, 5, 5), (0, -1, 5, 5), (196, 0, 5, 5), (0, 296, 5, 5), (0, 0, 0, 5), (9, 9, 5, -1)]
+)
+def test_pixels_beyond_a_level_are_refused(tmp_path: Path, place: tuple[int, int, int, int]) -> None:
+    pyramid(tmp_path / "a.tif", picture((200, 300)))
+    level = open_slide(tmp_path / "a.tif").levels[0]
+    with pytest.raises(UsageError, match=r"^a.tif level 0.*(mirror=True|1 x 1 px or more)$"):
+        level.read(*place)
+    assert level.read(195, 295, 5, 5).shape == (5, 5, 1)
 
 
 def test_mirrored_pixels_equal_numpy_indexing_in_any_order(slide: Slide) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from tests.faults import files_up_to
 from tests.soak import in_soak, rounds
@@ -21,6 +22,8 @@ from wsipipe.files import write_whole
 from wsipipe.model.unet import UNet
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.checkpoint import Progress, check_space, read_checkpoint, write_checkpoint
+from wsipipe.training.config import OptimizerConfig
+from wsipipe.training.optimizer import make_optimizer
 from wsipipe.training.trainer import Trainer
 
 SIZES = {"in_channels": 1, "classes": 2, "base_channels": 1, "depth": 1, "convs_per_level": 1}
@@ -63,6 +66,29 @@ def written(tmp_path: Path) -> Path:
     path = tmp_path / "checkpoint.safetensors"
     write_checkpoint(path, "abc", PROGRESS, network, network.state_dict(), optimizer, None)
     return path
+
+
+def test_the_optimizer_is_kept_by_the_numbers_of_parameters_whatever_its_groups(tmp_path: Path) -> None:
+    path, optimizers = tmp_path / "checkpoint.safetensors", []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        network = UNet(3, 2, base_channels=16, depth=1)
+        optimizer = make_optimizer(network, OptimizerConfig())
+        network(torch.randn(1, 3, 46, 46)).square().mean().backward()
+        optimizer.step()
+        optimizers.append((network, optimizer))
+    (network, optimizer), (other, others) = optimizers
+    grouped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert list(map(id, grouped)) != list(map(id, network.parameters())), "else this test shows nothing"
+    write_checkpoint(
+        path, "abc", PROGRESS, nn.ModuleDict({"trained": network, "average": network}), {}, optimizer, None
+    )
+    written = load_file(path)
+    read_checkpoint(path, "abc", nn.ModuleDict({"trained": other, "average": other}), others)
+    for number, (one, same_one) in enumerate(zip(network.parameters(), other.parameters(), strict=True)):
+        for name, tensor in optimizer.state[one].items():
+            assert torch.equal(tensor, written[f"optimizer.{number}.{name}"])
+            assert torch.equal(tensor, others.state[same_one][name])
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +17,15 @@ from tests.soak import in_soak
 from tests.training.discs import QUICK, changed, made_setup
 from wsipipe import load_model
 from wsipipe.errors import MemoryLimitError, TrainingError
-from wsipipe.evaluation.metrics import METRICS
+from wsipipe.evaluation.metrics import LOWER_IS_BETTER, METRICS, OF_LABELS
 from wsipipe.evaluation.tally import Tally
 from wsipipe.events import StepDone, TrainingEvent, Validated
 from wsipipe.model.unet import UNet
 from wsipipe.training import trainer as trainer_module
 from wsipipe.training.config import OptimizerConfig
-from wsipipe.training.optimizer import learning_rate, make_optimizer, weighted_loss
+from wsipipe.training.optimizer import learning_rate, make_optimizer, shares_under_adam, weighted_loss
 from wsipipe.training.patches import Patch, PatchMaker
-from wsipipe.training.scoring import LOWER_IS_BETTER, better, score
+from wsipipe.training.scoring import better, score
 from wsipipe.training.trainer import Trainer, without_places
 
 
@@ -94,6 +95,28 @@ def test_adam_moves_no_output_farther_than_144_weights_do() -> None:
     assert [group["share"] for group in sgd.param_groups] == [1]
 
 
+def test_parameters_of_one_share_are_one_group_and_move_as_if_each_were_alone() -> None:
+    networks, optimizers = [], []
+    for alone in (True, False):
+        torch.manual_seed(0)
+        network = UNet(3, 2, base_channels=16, depth=2)
+        optimizer = make_optimizer(network, OptimizerConfig(learning_rate=0.01))
+        if alone:
+            groups = [{"params": [p], "share": share} for p, share in shares_under_adam(network)]
+            optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=OptimizerConfig().weight_decay)
+        for step in range(3):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 * group["share"]
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            network(torch.randn(1, 3, 60, 60)).square().mean().backward()
+            optimizer.step()
+        networks.append(network)
+        optimizers.append(optimizer)
+    assert [len(optimizer.param_groups) for optimizer in optimizers] == [26, 3]
+    assert all(map(torch.equal, networks[0].parameters(), networks[1].parameters()))
+
+
 @pytest.mark.parametrize("sigmoid", [True, *in_soak(False)])
 @pytest.mark.parametrize(
     "optimizer",
@@ -127,11 +150,11 @@ def test_every_lower_is_better_metric_is_known_and_is_turned() -> None:
     poor[:, 8:12] = poor[18:22, 2:18] = 1  # joins two
     poor[22:38, 28:32] = 0  # splits one
     assert set(LOWER_IS_BETTER) < set(METRICS)
-    for metric in METRICS:
+    for metric in OF_LABELS:
         values = []
         for found in (truth, poor):
             tally = Tally(["disc"], (metric,))
-            tally.add(found, truth)
+            tally.add(found, truth, mpp=0.5)
             values.append(better(tally.scores(), metric))
         assert values[0] > values[1], metric
 
@@ -257,6 +280,33 @@ def test_loss_that_is_no_number_stops_the_training_and_its_batch_is_saved(
     for name, plane in zip(Patch._fields, made[0], strict=True):
         np.testing.assert_array_equal(planes[name][1].numpy(), plane)
     assert all(tensor.isfinite().all() for tensor in trainer.network.state_dict().values())
+
+
+def test_float16_leaves_out_a_step_whose_loss_is_no_number_and_many_of_them_end_the_training(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = made_setup(folder, changed(QUICK, loop={"steps": 9, "checkpoint_every": 99}), tmp_path)
+    made = poisoned(monkeypatch, 3, math.inf)
+    trainer = Trainer(setup, "cpu")
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    losses, heads = [], [trainer.network.head.weight.detach().clone()]
+
+    def listener(event: TrainingEvent) -> None:
+        if isinstance(event, StepDone):
+            losses.append(event.loss)
+            heads.append(trainer.network.head.weight.detach().clone())
+
+    trainer.run(listener)
+    assert made
+    assert [math.isfinite(loss) for loss in losses] == [step != 3 for step in range(9)]
+    assert [torch.equal(*pair) for pair in itertools.pairwise(heads)] == [step == 3 for step in range(9)]
+    assert (trainer.scaler.get_scale(), trainer.left_out) == (512.0, 0)
+    monkeypatch.setattr(trainer_module, "weighted_loss", lambda logits, *_: (logits * math.nan).mean())
+    monkeypatch.setattr(trainer_module, "MOST_LEFT_OUT", 4)
+    trainer = Trainer(setup, "cpu")
+    trainer.scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(TrainingError, match="the loss of step 5 is nan"):
+        trainer.run()
 
 
 def test_learning_rate_that_is_far_too_large_stops_the_training(folder: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from wsipipe.events import (
     Listener,
     ObjectsFound,
     OfSlide,
+    PrecisionGain,
     RunStarted,
     SizesChosen,
     SlideDone,
@@ -128,6 +129,11 @@ def run_line(event: Event) -> str | None:
             return (
                 f"{event.engine}, tile {event.tile}, batch {event.batch}, block {event.block}, {event.threads} blocks "
                 f"in flight; bare network {event.bare / 1e6:.2f} MP/s with margins, {how}"
+            )
+        case PrecisionGain():
+            return (
+                f"{event.precision} would be {event.speed:.1f} times as fast here; {event.differing:.2%} of the labels "
+                f"of a tile differ (--precision {event.precision})"
             )
         case SlideStarted():
             size = f"{event.pixels_to_do / 1e6:.1f} MP"

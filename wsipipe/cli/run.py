@@ -73,10 +73,10 @@ COMPUTE_OPTIONS: tuple[Option, ...] = (
     ),
     click.option(
         "--precision",
-        type=click.Choice(["float32", "bfloat16", "float16"]),
+        type=click.Choice(["float32", "tf32", "bfloat16", "float16"]),
         default="float32",
         show_default=True,
-        help="Precision of convolutions; less than float32 is faster on GPUs, and changes some labels.",
+        help="Precision of convolutions; less than float32 is faster on GPUs and new CPUs, and changes some labels.",
     ),
     click.option(
         "--margin",

@@ -5,15 +5,19 @@ Memory does not grow with their pixels, only with the pairs of objects that over
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from wsipipe.arrays import Mask
 from wsipipe.errors import UsageError
+from wsipipe.evaluation.calibration import count_probabilities
+from wsipipe.evaluation.centroids import Centroids
 from wsipipe.evaluation.counts import Confusion, Overlap
+from wsipipe.evaluation.detection import RADIUS_UM
 from wsipipe.evaluation.metrics import Comparison, Need
 from wsipipe.geometry.grid import Box, boxes
 from wsipipe.objects.components import Components
@@ -35,6 +39,27 @@ class Labelled:
     """(y, x): ids of instances, 0 for none; None if an instance is a connected component of the classes."""
     inside: Mask | None = None
     """(y, x): the pixels to count; None for all."""
+    probabilities: npt.NDArray[np.uint8] | None = None
+    """(class, y, x): round(255 p) of each class but the background; None if there are none."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is taken for an object in a comparison, and for the same object."""
+
+    mpp: float | None = None
+    """Micrometres per pixel; None if unknown."""
+    connectivity: int = 4
+    """Whether connected components join pixels that touch at a corner (8) or not (4)."""
+    predicted_px: float = 0.0
+    """Least area of a predicted object, in pixels; smaller ones are left out."""
+    truth_px: float = 0.0
+    """Least area of a true object, in pixels."""
+    radius_um: float = RADIUS_UM
+    """Largest distance of the centroids of two objects that are taken for the same, in micrometres."""
+
+
+NO_TERMS = Terms()
 
 
 class LabelPlane(Protocol):
@@ -72,16 +97,23 @@ class ArrayPlane:
 
     def read(self, box: Box) -> Labelled:
         """See `LabelPlane.read`."""
-        instances, inside = self.labelled.instances, self.labelled.inside
+        whole = self.labelled
         return Labelled(
-            self.labelled.classes[box.slices],
-            None if instances is None else instances[box.slices],
-            None if inside is None else inside[box.slices],
+            whole.classes[box.slices],
+            None if whole.instances is None else whole.instances[box.slices],
+            None if whole.inside is None else whole.inside[box.slices],
+            None if whole.probabilities is None else whole.probabilities[:, *box.slices],
         )
 
 
 def compare(
-    predicted: LabelPlane, truth: LabelPlane, classes: int, *, needs: Collection[Need], block_px: int = READ_BLOCK_PX
+    predicted: LabelPlane,
+    truth: LabelPlane,
+    classes: int,
+    *,
+    needs: Collection[Need],
+    terms: Terms = NO_TERMS,
+    block_px: int = READ_BLOCK_PX,
 ) -> Comparison:
     """Count what two planes have in common; the counts do not depend on the size of the blocks.
 
@@ -96,6 +128,8 @@ def compare(
         Number of classes besides the background.
     needs
         What to count besides the classes of pixels.
+    terms
+        What an object is.
     block_px
         Side in pixels of the blocks that are read at once.
 
@@ -109,18 +143,38 @@ def compare(
     check_sizes(predicted, truth)
     warping = _warping(predicted, truth, classes) if "warping" in needs else None  # first, since it may be refused
     confusion = Confusion(np.zeros((classes + 1, classes + 1), np.int64))
-    tables, sides = [], (_Objects(predicted), _Objects(truth))
+    probable = None
+    centroids = "centroids" in needs
+    sides = _Objects(predicted, terms.connectivity, centroids), _Objects(truth, terms.connectivity, centroids)
+    tables = []
     for box in boxes(truth.shape, block_px):
         p, t, counted = _read_both(predicted, truth, box, classes)
         confusion += Confusion.of(_only(p.classes, counted), _only(t.classes, counted), classes)
-        if "overlap" in needs:
+        if "probabilities" in needs and p.probabilities is not None:
+            pixels = p.probabilities if counted is None else p.probabilities[:, counted]
+            found = count_probabilities(pixels, _only(t.classes, counted))
+            probable = found if probable is None else probable + found
+        if "overlap" in needs or centroids:
             numbers = (side.add(box, labelled) for side, labelled in zip(sides, (p, t), strict=True))
             tables.append(Overlap.of(*(_only(number, counted) for number in numbers)))
-    if "overlap" not in needs:
-        return Comparison(classes, confusion, None, warping)
+    counted_pixels = Comparison(
+        classes, confusion, warping=warping, probabilities=probable, mpp=terms.mpp, radius_um=terms.radius_um
+    )
+    return _with_objects(counted_pixels, tables, sides, terms) if tables else counted_pixels
+
+
+def _with_objects(
+    pixels: Comparison, tables: Iterable[Overlap], sides: tuple[_Objects, _Objects], terms: Terms
+) -> Comparison:
+    """The counts of pixels, and those of objects, from the overlaps of parts of objects, block by block."""
     parts = Overlap.total(tables)
     whole = parts.renamed(predicted=sides[0].whole(parts.predicted), truth=sides[1].whole(parts.truth))
-    return Comparison(classes, confusion, whole, warping)
+    centroids = sides[0].centroids(terms.predicted_px), sides[1].centroids(terms.truth_px)
+    return replace(
+        pixels,
+        overlap=whole.without_small(predicted_px=terms.predicted_px, truth_px=terms.truth_px),
+        centroids=centroids,
+    )
 
 
 def check_sizes(predicted: LabelPlane, truth: LabelPlane) -> None:
@@ -139,16 +193,25 @@ def check_sizes(predicted: LabelPlane, truth: LabelPlane) -> None:
 class _Objects:
     """The objects of one plane, block by block: given as instances, or found as connected components."""
 
-    def __init__(self, plane: LabelPlane) -> None:
-        self._components = Components(plane.shape[1])
+    def __init__(self, plane: LabelPlane, connectivity: int, centroids: bool) -> None:
+        self._components = Components(plane.shape[1], connectivity=connectivity)
+        self._located: list[Centroids] | None = [] if centroids else None
 
     def add(self, box: Box, labelled: Labelled) -> Counts:
         if labelled.instances is not None:
-            return number_objects(labelled.classes, labelled.instances)
-        return self._components.add(box, labelled.classes)
+            numbers = number_objects(labelled.classes, labelled.instances)
+        else:
+            numbers = self._components.add(box, labelled.classes)
+        if self._located is not None:
+            self._located.append(Centroids.of(numbers, box))
+        return numbers
 
     def whole(self, parts: Counts) -> Counts:
         return self._components.whole(parts)
+
+    def centroids(self, least_px: float) -> Centroids:
+        parts = Centroids.total(self._located or ())
+        return parts.renamed(self.whole(parts.numbers)).without_small(least_px)
 
 
 def _read_both(
@@ -160,7 +223,7 @@ def _read_both(
     counted = np.logical_and.reduce(masks) if masks else None
     for plane, side in zip((predicted, truth), sides, strict=True):
         _check_classes(plane, _only(side.classes, counted), classes)
-    p, t = (Labelled(_masked(side.classes, counted), side.instances) for side in sides)
+    p, t = (replace(side, classes=_masked(side.classes, counted)) for side in sides)
     return p, t, counted
 
 

@@ -97,6 +97,16 @@ class Overlap:
         """The table with new object numbers, (rows,), int64, row by row; rows that become the same pair are added."""
         return _grouped(truth, predicted, self.pixels)
 
+    def without_small(self, *, predicted_px: float, truth_px: float) -> Overlap:
+        """The table without objects of fewer pixels than these; theirs become those of no object."""
+        if predicted_px <= 1 and truth_px <= 1:
+            return self
+        sides = []
+        for objects, least in ((self.predicted, predicted_px), (self.truth, truth_px)):
+            found, area = areas(objects, self.pixels)
+            sides.append(np.where(np.isin(objects, found[area < least]), 0, objects))
+        return self.renamed(predicted=sides[0], truth=sides[1])
+
     def of_class(self, class_id: int) -> Overlap:
         """The table of the objects of one class; those of other classes become 0, no object."""
         truth = np.where(class_of(self.truth) == class_id, self.truth, 0)

@@ -1,15 +1,7 @@
-"""Metrics of a segmentation, from the counts of `wsipipe.evaluation.counts`, and the table of all of them.
+"""The table of all metrics: the numbers that each takes from an image, and the scores of their sum.
 
-Sums of floats use `math.fsum`, which does not depend on the order: an image has the same scores to the last bit
-however it is cut into blocks. A score without a value, such as recall without truth objects, is NaN.
-
-Sources
--------
-- Arganda-Carreras et al. 2015, doi:10.3389/fnana.2015.00142 (ISBI 2012: pixel, adapted Rand and warping error)
-- Meila 2007, doi:10.1016/j.jmva.2006.11.013 (variation of information)
-- Kirillov et al. 2019, arXiv:1801.00868 (panoptic quality)
-- Kumar et al. 2017, doi:10.1109/TMI.2017.2677499 (aggregated Jaccard index)
-- Maska et al. 2014, doi:10.1093/bioinformatics/btu080 (SEG of the Cell Tracking Challenge)
+Such numbers add up over images, so that the scores of any set of images, each counted as often as one likes, follow
+from them. A score without a value, such as recall without truth objects, is NaN.
 """
 
 from __future__ import annotations
@@ -17,215 +9,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from wsipipe.errors import UsageError
-from wsipipe.evaluation.counts import Confusion, Overlap, areas
+from wsipipe.evaluation.calibration import average_precision, calibration_error
+from wsipipe.evaluation.centroids import Centroids
+from wsipipe.evaluation.counts import Confusion, Overlap
+from wsipipe.evaluation.detection import RADIUS_UM, Detection, match_points
+from wsipipe.evaluation.object_metrics import (
+    IOU_PERCENTS,
+    Aggregated,
+    Matches,
+    Seg,
+    Separation,
+    aggregated_jaccard,
+    found_by_iou,
+    matches,
+    seg,
+    separation,
+)
+from wsipipe.evaluation.pixel_metrics import adapted_rand_error, dice, iou, pixel_error, variation_of_information
+from wsipipe.evaluation.ratios import Floats, mean, ratio
+from wsipipe.evaluation.sizes import BINS, found_by_size, recall_of_quarters
+from wsipipe.objects.numbers import Counts
 
-Floats = npt.NDArray[np.float64]
 Scores = dict[str, float]
-
-
-# ---- pixels ----
-
-
-def pixel_error(confusion: Confusion) -> float:
-    """The share of pixels whose class is wrong, 0 to 1; NaN without pixels.
-
-    The ISBI 2012 challenge uses this name for 1 - F of the pixels of cells, which is 1 - `dice`.
-    """
-    total = int(confusion.pixels.sum())
-    return _ratio(total - int(confusion.pixels.trace()), total)
-
-
-def dice(confusion: Confusion) -> Floats:
-    """2 TP / (2 TP + FP + FN) of each class but 0, (classes,), float64; NaN where neither side has it (Dice 1945)."""
-    right, predicted, truth = _by_class(confusion)
-    return _ratios(2 * right, predicted + truth)
-
-
-def iou(confusion: Confusion) -> Floats:
-    """TP / (TP + FP + FN) of each class but 0, (classes,), float64; NaN where neither side has it (Jaccard 1912)."""
-    right, predicted, truth = _by_class(confusion)
-    return _ratios(right, predicted + truth - right)
-
-
-def _by_class(confusion: Confusion) -> tuple[Floats, Floats, Floats]:
-    """Pixels that are right, predicted, and true, of each class but the background, each (classes,)."""
-    pixels = confusion.pixels.astype(np.float64)
-    return pixels.diagonal()[1:], pixels.sum(axis=0)[1:], pixels.sum(axis=1)[1:]
-
-
-# ---- the partition ----
-
-
-def adapted_rand_error(overlap: Overlap) -> float:
-    """1 - F score of precision and recall over pairs of pixels in one segment; pixels of no truth object are ignored.
-
-    A pixel of a truth object that is predicted as no object is a segment of its own, as in the program of the ISBI 2012
-    challenge (Arganda-Carreras et al. 2015; ``adaptedRandIndexStats3DN2`` of fiji/Trainable_Segmentation): a membrane
-    drawn too wide does not join the cells on its sides. `skimage.metrics.adapted_rand_error` takes all such pixels as
-    one segment; it agrees if each is given a number of its own. NaN if no two pixels are in one segment.
-    """
-    inside = overlap.truth > 0
-    found = inside & (overlap.predicted > 0)
-    _, truth = areas(overlap.truth[inside], overlap.pixels[inside])
-    _, predicted = areas(overlap.predicted[found], overlap.pixels[found])
-    both, one, other = (math.fsum(n * (n - 1.0)) for n in (overlap.pixels[found], truth, predicted))
-    return 1 - both / ((one + other) / 2) if one + other else math.nan
-
-
-def variation_of_information(overlap: Overlap) -> tuple[float, float]:
-    """(split, merge) in bits: H(predicted | truth) and H(truth | predicted); pixels of no truth object are ignored.
-
-    Their sum is the variation of information (Meila 2007). NaN without truth objects. The same as
-    `skimage.metrics.variation_of_information` with ``ignore_labels=[0]``.
-    """
-    inside = overlap.truth > 0
-    pixels = overlap.pixels[inside]
-    total = int(pixels.sum())
-    if not total:
-        return math.nan, math.nan
-    bits = []
-    for segment in (overlap.truth[inside], overlap.predicted[inside]):
-        found, size = areas(segment, pixels, least=0)
-        bits.append(math.fsum(pixels * np.log2(size[np.searchsorted(found, segment)] / pixels)) / total)
-    return bits[0], bits[1]
-
-
-# ---- objects ----
-
-
-class Matches(NamedTuple):
-    """Objects with and without a partner of intersection over union above 0.5; none has more than one."""
-
-    both: float
-    """Pairs of partners: true positives."""
-    predicted: float
-    """Predicted objects without one: false positives."""
-    truth: float
-    """Truth objects without one: false negatives."""
-    iou: float
-    """Sum of the intersections over union of the pairs."""
-
-    @property
-    def precision(self) -> float:
-        """TP / (TP + FP); NaN if nothing is predicted."""
-        return _ratio(self.both, self.both + self.predicted)
-
-    @property
-    def recall(self) -> float:
-        """TP / (TP + FN); NaN without truth objects."""
-        return _ratio(self.both, self.both + self.truth)
-
-    @property
-    def f1(self) -> float:
-        """2 TP / (2 TP + FP + FN), also the recognition quality RQ; NaN if neither side has an object."""
-        return _ratio(2 * self.both, 2 * self.both + self.predicted + self.truth)
-
-    @property
-    def sq(self) -> float:
-        """Segmentation quality: the mean intersection over union of the pairs; NaN without pairs."""
-        return _ratio(self.iou, self.both)
-
-    @property
-    def pq(self) -> float:
-        """Panoptic quality, SQ times RQ: 0 if there are objects but no pairs, NaN if neither side has an object."""
-        return _ratio(2 * self.iou, 2 * self.both + self.predicted + self.truth)
-
-
-class Aggregated(NamedTuple):
-    """The aggregated Jaccard index as a fraction, which adds up over images."""
-
-    intersection: float
-    """Pixels that truth objects share with their partners."""
-    union: float
-    """Pixels of both, and of all objects without a partner."""
-
-    @property
-    def aji(self) -> float:
-        """The index, 0 to 1; NaN if neither side has an object."""
-        return _ratio(self.intersection, self.union)
-
-
-class Seg(NamedTuple):
-    """SEG as a sum over truth objects, which adds up over images."""
-
-    jaccard: float
-    """Sum of the Jaccard indices of the truth objects, 0 for one without a match."""
-    truth: float
-    """Truth objects."""
-
-    @property
-    def mean(self) -> float:
-        """SEG, 0 to 1; NaN without truth objects."""
-        return _ratio(self.jaccard, self.truth)
-
-
-class Separation(NamedTuple):
-    """Number of truth objects that are merged with others, or split."""
-
-    merged: float
-    """Truth objects more than half covered by a predicted object that also covers more than half of another."""
-    split: float
-    """Truth objects that no predicted object covers by more than half, but that hold more than half of two or more."""
-    truth: float
-    """Truth objects."""
-
-
-def matches(overlap: Overlap) -> Matches:
-    """Objects matched by an intersection over union above 0.5: one partner at most (Kirillov et al. 2019)."""
-    pairs = overlap.pairs
-    found = 2 * pairs.shared > pairs.union
-    both = int(found.sum())
-    jaccard = math.fsum(pairs.shared[found] / pairs.union[found])
-    return Matches(both, len(pairs.predicted_area) - both, len(pairs.truth_area) - both, jaccard)
-
-
-def aggregated_jaccard(overlap: Overlap) -> Aggregated:
-    """The aggregated Jaccard index (Kumar et al. 2017).
-
-    The partner of a truth object is the predicted one of highest IoU, even if another's too; of equals the first by
-    number. Predicted objects that are nobody's partner, and truth objects that overlap none, count in the union.
-    """
-    pairs = overlap.pairs
-    order = np.lexsort((pairs.predicted, -(pairs.shared / pairs.union), pairs.truth))
-    truth, first = np.unique(pairs.truth[order], return_index=True)
-    best = order[first]
-    alone, unused = np.ones(len(pairs.truth_area), bool), np.ones(len(pairs.predicted_area), bool)
-    alone[truth] = unused[pairs.predicted[best]] = False
-    union = pairs.union[best].sum() + pairs.truth_area[alone].sum() + pairs.predicted_area[unused].sum()
-    return Aggregated(int(pairs.shared[best].sum()), int(union))
-
-
-def seg(overlap: Overlap) -> Seg:
-    """Jaccard index of each truth object and the predicted one that covers more than half of it (Maska et al. 2014)."""
-    pairs = overlap.pairs
-    covered = 2 * pairs.shared > pairs.truth_area[pairs.truth]
-    return Seg(math.fsum(pairs.shared[covered] / pairs.union[covered]), len(pairs.truth_area))
-
-
-def separation(overlap: Overlap) -> Separation:
-    """Truth objects that were merged, and that were split.
-
-    **Merged**: a predicted object covers more than half of it, and more than half of at least one other truth
-    object; all of these count. **Split**: no predicted object covers more than half of it, and at least two have
-    more than half of their own pixels in it. No object is both.
-    """
-    pairs = overlap.pairs
-    covering = 2 * pairs.shared > pairs.truth_area[pairs.truth]
-    covers = np.bincount(pairs.predicted[covering], minlength=len(pairs.predicted_area))
-    covered = np.zeros(len(pairs.truth_area), bool)
-    covered[pairs.truth[covering]] = True
-    within = 2 * pairs.shared > pairs.predicted_area[pairs.predicted]
-    pieces = np.bincount(pairs.truth[within], minlength=len(pairs.truth_area))
-    return Separation(int(covers[covers > 1].sum()), int((~covered & (pieces > 1)).sum()), len(pairs.truth_area))
-
-
-# ---- the table of metrics ----
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,9 +50,17 @@ class Comparison:
     """Pixels by object."""
     warping: float | None = None
     """The warping error, which does not follow from counts."""
+    centroids: tuple[Centroids, Centroids] | None = None
+    """Centroids of the objects, predicted and true."""
+    probabilities: Counts | None = None
+    """(classes, 2, 256): pixels by stored probability, as `count_probabilities` counts them; None if there are none."""
+    mpp: float | None = None
+    """Micrometres per pixel; None if unknown."""
+    radius_um: float = RADIUS_UM
+    """Largest distance of the centroids of two objects that are taken for the same, in micrometres."""
 
 
-Need = Literal["confusion", "overlap", "warping"]
+Need = Literal["confusion", "overlap", "warping", "centroids", "probabilities"]
 
 
 @dataclass(frozen=True)
@@ -291,14 +109,71 @@ def _by_object(of: Callable[[Overlap], tuple[float, ...]]) -> Callable[[Comparis
     return measure
 
 
-def _f1_scores(sums: Floats, _: Sequence[str]) -> Scores:
-    pooled = Matches(*sums.sum(axis=0).tolist())
-    return {"f1": pooled.f1, "precision": pooled.precision, "recall": pooled.recall}
+def _f1_scores(sums: Floats, classes: Sequence[str]) -> Scores:
+    return _found("", [Matches(*row) for row in [sums.sum(axis=0).tolist(), *sums.tolist()]], classes)
+
+
+def _found(prefix: str, rows: Sequence[Matches | Detection], classes: Sequence[str]) -> Scores:
+    """F1, precision and recall of the first of ``rows``, all classes, and of each class if there are several."""
+    each = rows if len(classes) > 1 else rows[:1]
+    return {
+        f"{prefix}{name}{end}": getattr(row, name)
+        for row, end in zip(each, ["", *(f".{one}" for one in classes)], strict=False)
+        for name in ("f1", "precision", "recall")
+    }
+
+
+def _iou_scores(sums: Floats, _: Sequence[str]) -> Scores:
+    *both, predicted, truth = sums.sum(axis=0).tolist()
+    f1 = {percent: ratio(2 * n, predicted + truth) for percent, n in zip(IOU_PERCENTS, both, strict=True)}
+    return {"f1_50_90": mean(f1.values())} | {f"f1@{p / 100:g}": f1[p] for p in (60, 70, 80, 90)}
+
+
+def _detected(comparison: Comparison) -> Floats:
+    """A row of counts per class, (classes, 3), as `Detection` has them; 0 where no distance is known."""
+    counts = np.zeros((comparison.classes, 3))
+    assert comparison.centroids is not None
+    if comparison.mpp is None:
+        return counts
+    for row, class_id in enumerate(range(1, comparison.classes + 1)):
+        predicted, truth = (side.points(class_id) for side in comparison.centroids)
+        both = match_points(predicted, truth, comparison.radius_um / comparison.mpp)[0]
+        counts[row] = len(both), len(predicted), len(truth)
+    return counts
+
+
+def _detection_scores(sums: Floats, classes: Sequence[str]) -> Scores:
+    return _found("detection_", [Detection(*row) for row in [sums.sum(axis=0).tolist(), *sums.tolist()]], classes)
+
+
+def _by_size(comparison: Comparison) -> Floats:
+    """Histograms as `found_by_size` gives them; 0 where sizes are unknown."""
+    if comparison.mpp is None:
+        return np.zeros((2, BINS))
+    classes, mpp, overlap = range(1, comparison.classes + 1), comparison.mpp, _overlap(comparison)
+    histograms: Floats = np.sum([found_by_size(overlap.of_class(class_id), mpp) for class_id in classes], axis=0)
+    return histograms
+
+
+def _size_scores(sums: Floats, _: Sequence[str]) -> Scores:
+    recalls = (f"recall_{name}" for name in ("smallest", "small", "large", "largest"))
+    return dict(zip(recalls, recall_of_quarters(sums), strict=True))
+
+
+def _probabilities(comparison: Comparison) -> Floats:
+    if comparison.probabilities is None:
+        return np.zeros((comparison.classes, 2, 256))
+    return comparison.probabilities.astype(np.float64)
+
+
+def _each_class(name: str, of: Callable[[Floats], float]) -> Callable[[Floats, Sequence[str]], Scores]:
+    """The mean over the classes that have a value, and the value of each, of counts (classes, ...)."""
+    return lambda sums, classes: _mean_and_each(name, [of(one) for one in sums], classes)
 
 
 def _pq_scores(sums: Floats, classes: Sequence[str]) -> Scores:
     rows = [Matches(*row) for row in sums.tolist()]
-    means = {"sq": _mean([row.sq for row in rows]), "rq": _mean([row.f1 for row in rows])}
+    means = {"sq": mean([row.sq for row in rows]), "rq": mean([row.f1 for row in rows])}
     return _mean_and_each("pq", [row.pq for row in rows], classes) | means
 
 
@@ -312,12 +187,12 @@ def _seg_scores(sums: Floats, _: Sequence[str]) -> Scores:
 
 def _merged_scores(sums: Floats, _: Sequence[str]) -> Scores:
     pooled = Separation(*sums.sum(axis=0).tolist())
-    return {"merged_per_100": 100 * _ratio(pooled.merged, pooled.truth)}
+    return {"merged_per_100": 100 * ratio(pooled.merged, pooled.truth)}
 
 
 def _split_scores(sums: Floats, _: Sequence[str]) -> Scores:
     pooled = Separation(*sums.sum(axis=0).tolist())
-    return {"split_per_100": 100 * _ratio(pooled.split, pooled.truth)}
+    return {"split_per_100": 100 * ratio(pooled.split, pooled.truth)}
 
 
 def _averaged(
@@ -331,7 +206,7 @@ def _averaged(
 
     def score(sums: Floats, _: Sequence[str]) -> Scores:
         *values, images = sums.tolist()
-        return {name: _ratio(value, images) for name, value in zip(names, values, strict=True)}
+        return {name: ratio(value, images) for name, value in zip(names, values, strict=True)}
 
     return Metric(description, needs, measure, score)
 
@@ -369,6 +244,24 @@ METRICS: Mapping[str, Metric] = {
         _warping,
     ),
     "f1": Metric("objects found at IoU > 0.5: F1, precision, recall", "overlap", _by_object(matches), _f1_scores),
+    "f1_50_90": Metric(
+        "mean F1 of objects over IoU > 0.5, 0.55, ... 0.9; some of them",
+        "overlap",
+        _by_object(found_by_iou),
+        _iou_scores,
+    ),
+    "detection_f1": Metric(
+        f"objects found by their centroids, within {RADIUS_UM:g} um (--radius): F1, precision, recall",
+        "centroids",
+        _detected,
+        _detection_scores,
+    ),
+    "recall_smallest": Metric(
+        "recall of the smallest quarter of the true objects, and of the other three",
+        "overlap",
+        _by_size,
+        _size_scores,
+    ),
     "pq": Metric("panoptic quality of each class, and its mean; SQ, RQ", "overlap", _by_object(matches), _pq_scores),
     "aji": Metric("aggregated Jaccard index", "overlap", _by_object(aggregated_jaccard), _aji_scores),
     "seg": Metric("SEG of the Cell Tracking Challenge", "overlap", _by_object(seg), _seg_scores),
@@ -378,43 +271,56 @@ METRICS: Mapping[str, Metric] = {
     "split_per_100": Metric(
         "of 100 truth objects, how many are split", "overlap", _by_object(separation), _split_scores
     ),
+    "average_precision": Metric(
+        "area below precision over recall of pixels, by their probability, of each class; and the mean",
+        "probabilities",
+        _probabilities,
+        _each_class("average_precision", average_precision),
+    ),
+    "ece": Metric(
+        "expected calibration error of pixels, of each class, and their mean",
+        "probabilities",
+        _probabilities,
+        _each_class("ece", calibration_error),
+    ),
 }
-"""Every metric by its name. Lower is better for errors, variation of information, merged and split; else higher."""
+"""Every metric by its name, which is that of its first score, too."""
 
-DEFAULT_METRICS = tuple(name for name in METRICS if name != "warping_error")
-"""All metrics but the one that needs whole images, and minutes for a large one."""
+LOWER_IS_BETTER = (
+    "pixel_error",
+    "adapted_rand_error",
+    "variation_of_information",
+    "warping_error",
+    "merged_per_100",
+    "split_per_100",
+    "ece",
+)
+"""Those of which lower is better; of the others higher."""
+OF_PROBABILITIES = tuple(name for name, metric in METRICS.items() if metric.needs == "probabilities")
+"""Those that have a value only where predictions have probabilities."""
+DEFAULT_METRICS = tuple(name for name in METRICS if name not in ("warping_error", *OF_PROBABILITIES))
+"""The others, but for the one that needs whole images, and minutes for a large one."""
 
 
-def check_metrics(names: Sequence[str]) -> tuple[str, ...]:
-    """``names`` without duplicates, if all are names of metrics.
+OF_LABELS = tuple(name for name in METRICS if name not in OF_PROBABILITIES)
+"""Those that follow from labels alone."""
+
+
+def check_metrics(names: Sequence[str], allowed: Sequence[str] = tuple(METRICS)) -> tuple[str, ...]:
+    """``names`` without duplicates, if all are ``allowed``.
 
     Raises
     ------
     UsageError
-        If one is not, or there are none.
+        If one is not, or there are no names.
     """
-    unknown = sorted(set(names) - set(METRICS))
+    unknown = sorted(set(names) - set(allowed))
     if unknown or not names:
         what = f"unknown metric {', '.join(unknown)}" if unknown else "no metric was requested"
-        raise UsageError(f"{what}; choose from {', '.join(METRICS)} (--metrics)")
+        raise UsageError(f"{what}; choose from {', '.join(allowed)} (--metrics)")
     return tuple(dict.fromkeys(names))
 
 
 def _mean_and_each(name: str, values: Sequence[float], classes: Sequence[str]) -> Scores:
     each = {f"{name}.{class_name}": value for class_name, value in zip(classes, values, strict=True)}
-    return {name: _mean(values)} | each
-
-
-def _mean(values: Sequence[float]) -> float:
-    """The mean of the values that are not NaN; NaN if there are none."""
-    known = [value for value in values if not math.isnan(value)]
-    return _ratio(math.fsum(known), len(known))
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan
-
-
-def _ratios(part: Floats, whole: Floats) -> Floats:
-    shares: Floats = np.divide(part, whole, out=np.full(whole.shape, math.nan), where=whole > 0)
-    return shares
+    return {name: mean(values)} | each

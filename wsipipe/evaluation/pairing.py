@@ -17,6 +17,9 @@ ANNOTATIONS = ANNOTATION_SUFFIXES
 IMAGE = re.compile(r"_(image|img)\.")
 """Part of an image's name that tells it from the labels beside it."""
 
+LABEL = re.compile(r"_(label|mask)s?\.", re.IGNORECASE)
+"""Part of the name of labels that tells them from the image beside them."""
+
 
 def pair(predictions: Path, labels: Path) -> dict[str, tuple[Path, Path]]:
     """(prediction, labels) by the name that they share; two single files are a pair whatever their names.
@@ -32,6 +35,21 @@ def pair(predictions: Path, labels: Path) -> dict[str, tuple[Path, Path]]:
     if predictions in found[0] and labels in found[1]:
         return {stem(predictions): (predictions, labels)}
     return matched(by_stem(found[0]), by_stem(found[1]), predictions)
+
+
+def pair_slides(slides: Path, labels: Path) -> dict[str, tuple[Path, Path]]:
+    """(slide, labels) by name, as `pair`; a folder may hold both, as ``NAME_image.*`` and ``NAME_label.*``.
+
+    Raises
+    ------
+    UsageError
+        If there are no files, one has no partner, or two have the same name.
+    """
+    images = [path for path in _files(slides, ()) if not LABEL.search(path.name)]
+    truths = [path for path in _files(labels, ANNOTATIONS) if path not in images]
+    if slides in images and labels in truths:
+        return {stem(slides): (slides, labels)}
+    return matched(by_stem(images), by_stem(truths), slides)
 
 
 def _files(path: Path, more: Sequence[str]) -> list[Path]:

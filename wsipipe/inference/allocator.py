@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+GPU_SETTINGS = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"}
+"""The environment variables that configure torch's allocator of GPU memory."""
 LARGE_BYTES = 2**20
 TRIM_THRESHOLD_BYTES = 2**24
 LARGEST_KEPT_BYTES = 2**25
@@ -30,6 +33,17 @@ def settle() -> None:
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     _set(LARGE_BYTES, TRIM_THRESHOLD_BYTES)
+
+
+def expand_segments() -> None:
+    """Let torch's segments of GPU memory grow, unless the user configured its allocator. Call it before CUDA starts.
+
+    torch keeps freed memory for the stream that used it, and each lane has one of its own. A segment of fixed size that
+    is too small for the next batch stays as a gap: see ``expandable_segments`` in
+    https://docs.pytorch.org/docs/stable/notes/cuda.html.
+    """
+    if sys.platform == "linux" and not os.environ.keys() & GPU_SETTINGS:  # elsewhere torch warns that it cannot
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def reuse() -> None:

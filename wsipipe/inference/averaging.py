@@ -9,7 +9,7 @@ from wsipipe.geometry.symmetry import Symmetry
 
 
 def moved(tiles: Tensor, symmetry: Symmetry) -> Tensor:
-    """``tiles`` (n, channel, y, x), float32, moved by ``symmetry``; in channels-last order, as they come."""
+    """``tiles`` (n, channel, y, x), float32, moved by ``symmetry``; if they are turned, in channels-last order."""
     if symmetry == Symmetry():
         return tiles
     turned = tiles.transpose(-2, -1) if symmetry.transposed else tiles

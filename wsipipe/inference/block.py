@@ -17,7 +17,7 @@ from wsipipe.geometry.grid import Box, Grid, boxes
 from wsipipe.geometry.mirror import Indices
 from wsipipe.geometry.network import round_up
 from wsipipe.inference.comparison import CHECKED_PX, NOTHING, Compare, Compared, check_exact, compare_tiles, is_compared
-from wsipipe.inference.devices import FLOAT32
+from wsipipe.inference.devices import BFLOAT16, FLOAT16, FLOAT32
 from wsipipe.inference.pool import PoolSpec, resident_pool
 from wsipipe.inference.replica import Prediction
 from wsipipe.slides.pixels.mirrored import Unread, read_mirrored
@@ -125,7 +125,7 @@ def predict_block(
     SlideReadError
         If pixels cannot be read, or cannot be decoded and ``work.fill`` is False.
     SlideError
-        If the network gives NaN.
+        If the network gives NaN or an infinity.
     ModelError
         If the model was replaced since the run began, or its network is not what it says.
     MachineError
@@ -252,11 +252,12 @@ def _compute(
 
 
 def _undefined(work: BlockWork, core: Box) -> str:
-    """What is wrong where the network gives NaN in ``core``, in pixels of the plane."""
-    precision = "" if work.pool.precision == FLOAT32 else f"--precision {FLOAT32}, "
+    """What is wrong where the network gives NaN or an infinity in ``core``, in pixels of the plane."""
+    wider = {FLOAT16: f"--precision {BFLOAT16} or {FLOAT32}, ", BFLOAT16: f"--precision {FLOAT32}, "}
     return (
-        f"{work.level.path}: model {work.pool.model} gives NaN instead of numbers in rows {core.y0} to {core.y1} and "
-        f"columns {core.x0} to {core.x1} of what is segmented; use {precision}another --engine, or another model"
+        f"{work.level.path}: model {work.pool.model} gives values that are not finite in rows {core.y0} to {core.y1} "
+        f"and columns {core.x0} to {core.x1} of what is segmented; use {wider.get(work.pool.precision, '')}another "
+        "--engine, or another model"
     )
 
 

@@ -24,7 +24,14 @@ from wsipipe.errors import MachineError, ModelError
 from wsipipe.geometry.network import Receptive
 from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
 from wsipipe.inference import allocator
-from wsipipe.inference.devices import forget_free_memory, resolve_devices, threads_per_replica
+from wsipipe.inference.devices import (
+    TF32,
+    forget_free_memory,
+    is_cpu,
+    resolve_devices,
+    threads_per_replica,
+    value_bytes,
+)
 from wsipipe.inference.replica import Prediction, Replica
 from wsipipe.model.footprint import FLOAT32_BYTES
 from wsipipe.model.model_file import NetworkInfo, load_model
@@ -43,7 +50,7 @@ class PoolSpec:
     engine: str
     """The engine that computes on them, as `wsipipe.inference.devices.resolve_engine` returns it."""
     precision: str
-    """The precision of convolutions: ``float32``, ``bfloat16`` or ``float16``."""
+    """The precision of convolutions: ``float32``, ``tf32``, ``bfloat16`` or ``float16``."""
     batch: int
     """Tiles that go through the network at once, 1 or more."""
     probabilities: bool
@@ -52,10 +59,14 @@ class PoolSpec:
     """The sizes of its tiles."""
     processes: int = 1
     """Processes that share the cores of one machine."""
+    per_gpu: int = 1
+    """Processes that share one GPU."""
     tta: str = TTA_OFF
     """The symmetries over which probabilities are averaged: ``off``, ``flips`` or ``all``."""
     uncertainty: bool = False
     """Whether predictions carry the uncertainty."""
+    channels_last: bool = True
+    """Whether the channels of a pixel lie together in memory, within the network."""
 
     @property
     def passes(self) -> int:
@@ -79,7 +90,13 @@ class PoolSpec:
         """
         averages = self.passes > 1
         shares = self.probabilities or self.uncertainty or averages
-        tensors = network.tensor_bytes(side, batch, engine=self.engine, probabilities=shares)
+        tensors = network.tensor_bytes(
+            side,
+            batch,
+            engine=self.engine,
+            value_bytes=value_bytes(self.engine, self.precision),
+            probabilities=shares,
+        )
         return tensors + averages * FLOAT32_BYTES * batch * side * side * (network.in_channels + network.classes)
 
 
@@ -115,13 +132,17 @@ class _Queue:
             self._changed.notify_all()
 
     def take(self, most: int) -> list[_Request]:
-        """The oldest request, and up to ``most`` - 1 others of its kind, wherever they stand; none once closed."""
+        """The oldest request, and others of its kind, wherever they stand; none once closed.
+
+        They are ``most`` in all, or else a power of two: a GPU plans its convolutions for every number anew, 23 ms.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._closed_by or self._requests)
             if not self._requests:
                 return []
             oldest = self._requests[0]
-            batch = [request for request in self._requests if request.kind == oldest.kind][:most]
+            alike = [request for request in self._requests if request.kind == oldest.kind]
+            batch = alike[: most if len(alike) >= most else 1 << len(alike).bit_length() - 1]
             for request in batch:
                 self._requests.remove(request)
             self._changed.notify_all()
@@ -256,8 +277,9 @@ def load_replicas(spec: PoolSpec, devices: Sequence[str]) -> list[Replica]:
     ModelError
         If the model cannot be read, or was replaced since the run began.
     MachineError
-        If a device cannot hold the network.
+        If a device cannot hold the network, or another pool of this process is open and rounds otherwise.
     """
+    _check_rounding(spec)
     allocator.settle()
     model = load_model(sent_models.get(spec.sha256, spec.model))
     if model.info.sha256 != spec.sha256:
@@ -274,6 +296,7 @@ def load_replicas(spec: PoolSpec, devices: Sequence[str]) -> list[Replica]:
                 receptive=spec.receptive,
                 uncertainty=spec.uncertainty,
                 tta=spec.tta,
+                channels_last=spec.channels_last,
             )
             for device in devices
         ]
@@ -282,6 +305,20 @@ def load_replicas(spec: PoolSpec, devices: Sequence[str]) -> list[Replica]:
         raise MachineError(
             f"cannot load the network onto {', '.join(devices)}: {reason}; use another --device"
         ) from err
+
+
+def _check_rounding(spec: PoolSpec) -> None:
+    """Raise a MachineError if a pool is open that computes in TF32 and ``spec`` does not, or the other way round.
+
+    Whether a GPU's convolutions round to TF32 is one setting of the whole process.
+    """
+    on_gpus = [other for other, pool in list(_resident.items()) if not pool.closed and not is_cpu(other.devices)]
+    for other in on_gpus if not is_cpu(spec.devices) else ():
+        if (other.precision == TF32) != (spec.precision == TF32):
+            raise MachineError(
+                f"--precision {spec.precision} and {other.precision} cannot be used in one process at the same time; "
+                "use another process"
+            )
 
 
 sent_models: dict[str, str] = {}

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ class Prediction:
     uncertainty: npt.NDArray[np.uint8] | None = None
     """(..., y, x), uint8 = round(255 u) of `wsipipe.model.forward.uncertainty_of`; None if not asked for."""
     undefined: tuple[bool, ...] = ()
-    """Of each core, whether the network gave NaN somewhere in it, whose labels mean nothing."""
+    """Of each core, whether the network gave NaN or an infinity somewhere in it, whose labels mean nothing."""
     seconds: float = 0.0
     """Seconds of the device's time; for one of a batch, its share."""
 
@@ -75,7 +74,7 @@ class Replica:
     engine
         ``"torch"``, ``"compile"``, or on a CPU ``"openvino"``.
     precision
-        ``"float32"``, or what convolutions compute in: ``"bfloat16"``, ``"float16"``.
+        ``"float32"``, or what convolutions compute in: ``"tf32"``, ``"bfloat16"``, ``"float16"``.
     threads
         Cores that it uses, on a CPU.
     probabilities
@@ -86,6 +85,8 @@ class Replica:
         Whether predictions carry the uncertainty.
     tta
         The symmetries over which it averages probabilities: ``"off"``, ``"flips"`` or ``"all"``.
+    channels_last
+        Whether the channels of a pixel lie together in memory, within a network of torch.
     """
 
     network: Engine
@@ -103,9 +104,9 @@ class Replica:
         receptive: Receptive | None = None,
         uncertainty: bool = False,
         tta: str = TTA_OFF,
+        channels_last: bool = True,
     ) -> None:
         self.device = torch.device(device)
-        self.precision = precision
         self.probabilities, self.uncertainty = probabilities, uncertainty
         self.receptive = receptive or model.info.receptive
         self.symmetries = SYMMETRIES[tta]
@@ -114,11 +115,14 @@ class Replica:
         self.in_channels = model.info.network.in_channels
         self.threads = threads
         self.lanes = devices.lanes(device)
-        self.network = start_engine(engine, model, self.device, threads=threads)
+        self.network = start_engine(
+            engine, model, self.device, threads=threads, precision=precision, channels_last=channels_last
+        )
         self.normalise = Normalise(model.spec, self.device)
         self.label_values = label_values(model.spec, self.head, self.device)
-        self._too_large: float = inf  # pixels of the smallest batch that did not fit into memory
-        self._reason = ""
+        # Pixels of the smallest batch that did not fit, or of which a tensor would have too many values.
+        self._too_large = devices.most_values(device) / model.info.network.values_per_pixel
+        self._reason = "a tensor would have too many values"
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # so that every stream sees what was copied
 
@@ -135,8 +139,9 @@ class Replica:
     def predict(self, tiles: list[Pixels]) -> Prediction:
         """The prediction for ``tiles``, uint8 or uint16, all of one shape (core + margin, core + margin, channel).
 
-        If they do not fit into the device's memory together, they are predicted in halves, then each tile in halves
-        on the pooling grid: slower, with the same labels. A size that did not fit is not tried again.
+        If they do not fit together, into the device's memory or into one tensor, they are predicted in halves, then
+        each tile in halves on the pooling grid: slower, with the same labels. A size that did not fit is not tried
+        again.
 
         Raises
         ------
@@ -198,23 +203,25 @@ class Replica:
         pixels = self.normalise.pixels(tiles)
         if len(self.symmetries) == 1:
             output, head = self._output(pixels), self.head
+            finite = all_finite(output)
         else:
-            output, head = self._averaged(pixels), Head(self.head.kind, activated=True)
+            output, finite = self._averaged(pixels)
+            head = Head(self.head.kind, activated=True)
         labels = self._to_host(self._enlarged(self.label_values[self._winner(output, head)]))
-        undefined = output.amax((1, 2, 3)).isnan()  # amax hands NaN on, and takes no memory
         probabilities = uncertainty = None
         if self.probabilities or self.uncertainty:
             shares = probabilities_of(output, head)
             probabilities = self._share_to_host(shares) if self.probabilities else None
             uncertainty = self._share_to_host(uncertainty_of(shares, head)) if self.uncertainty else None
+        prediction = Prediction(labels, probabilities, uncertainty)
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
-        return Prediction(labels, probabilities, uncertainty, tuple(undefined.tolist()))
+            prediction = prediction.each(np.copy)  # out of pinned memory, so that each lane takes that of one batch
+        return replace(prediction, undefined=tuple((~finite).tolist()))
 
     def _output(self, pixels: Tensor) -> Tensor:
         """The network's output (n, class, y, x), float32, for the cores of normalised tiles (n, channel, y, x)."""
-        with torch.autocast(self.device.type, getattr(torch, self.precision), enabled=self.precision != FLOAT32):
-            output = core_of(self.network(pixels), self.receptive)
+        output = core_of(self.network(pixels), self.receptive)
         classes = 1 if self.head.kind == LABELS else self.info.network.classes
         sides = [(side - self.receptive.margin) // self.receptive.scale for side in pixels.shape[2:]]
         if output.shape != (len(pixels), classes, *sides):
@@ -234,17 +241,20 @@ class Replica:
             )
         return found
 
-    def _averaged(self, pixels: Tensor) -> Tensor:
-        """The mean of the probabilities (n, class, y, x) over the symmetries, one after the other."""
+    def _averaged(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of the probabilities (n, class, y, x) over the symmetries, one after the other; and `all_finite`."""
         first, *others = self.symmetries
-        total = self._probabilities(pixels, first)
+        total, finite = self._probabilities(pixels, first)
         for symmetry in others:
-            total.add_(self._probabilities(pixels, symmetry))
-        return total.div_(len(self.symmetries))
+            shares, also = self._probabilities(pixels, symmetry)
+            total.add_(shares)
+            finite &= also
+        return total.div_(len(self.symmetries)), finite
 
-    def _probabilities(self, pixels: Tensor, symmetry: Symmetry) -> Tensor:
-        """Probabilities (n, class, y, x) of the cores of tiles (n, channel, y, x) that the network sees moved."""
-        return moved_back(probabilities_of(self._output(moved(pixels, symmetry)), self.head), symmetry)
+    def _probabilities(self, pixels: Tensor, symmetry: Symmetry) -> tuple[Tensor, Tensor]:
+        """Probabilities (n, class, y, x) of tiles (n, channel, y, x) that the network sees moved; and `all_finite`."""
+        output = self._output(moved(pixels, symmetry))
+        return moved_back(probabilities_of(output, self.head), symmetry), all_finite(output)
 
     def _enlarged(self, found: Tensor) -> Tensor:
         """``found`` (..., y, x) of a network whose output is coarser than its input, at the size of the input."""
@@ -260,6 +270,15 @@ class Replica:
         if self.device.type != "cuda":
             return found.cpu().numpy()
         return torch.empty(found.shape, dtype=found.dtype, pin_memory=True).copy_(found, non_blocking=True).numpy()
+
+
+def all_finite(output: Tensor) -> Tensor:
+    """Whether ``output`` (n, class, y, x) has neither NaN nor infinities, (n,), bool.
+
+    Where float16 overflows, a network gives either; its sigmoid or softmax may then be a number that looks right. A sum
+    hands them on, and takes no memory; of finite values it would overflow if they were beyond 1e30, which mean nothing.
+    """
+    return output.sum((1, 2, 3)).isfinite()
 
 
 def is_out_of_memory(err: Exception) -> bool:

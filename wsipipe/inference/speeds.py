@@ -10,11 +10,12 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import platformdirs
@@ -24,12 +25,13 @@ from wsipipe.errors import MachineError, OutputError
 from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive, round_up
 from wsipipe.geometry.symmetry import TTA_OFF
-from wsipipe.inference.devices import COMPILE, TORCH, forget_free_memory, lanes
+from wsipipe.inference.devices import COMPILE, TORCH, forget_free_memory, free_bytes, lanes, most_values
 from wsipipe.inference.pool import PoolSpec, load_replicas
 from wsipipe.inference.replica import Replica
 from wsipipe.model.model_file import NetworkInfo
 
 LOGGER = logging.getLogger(__name__)
+T = TypeVar("T")
 
 Size = tuple[int, int]
 """Side of a tile's core in pixels, and tiles in a batch."""
@@ -40,7 +42,8 @@ REPEATS = 3
 MOST_SECONDS, MOST_SHARE = 5.0, 0.05
 """Limits of measuring: seconds, and a share of the time that the run will take."""
 DEVICE_SHARE = 0.8
-"""Share of a GPU's free memory that may be used: the allocator's blocks leave gaps, and cuDNN takes its own."""
+"""Share of a GPU's free memory that may be used, by all processes: the allocator's blocks leave gaps, and cuDNN takes
+its own."""
 PLAIN_PX, PLAIN_MARGINS = 1024, 4
 """The largest core that may be chosen without a measurement: so many pixels, or so many margins."""
 WORTH = 1.03
@@ -101,8 +104,7 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
         if not known:
             return True
         speed = known[max(known)]
-        seconds = spent + REPEATS * pixels_of(size, receptive) / speed
-        return seconds <= min(MOST_SECONDS, MOST_SHARE * spec.passes * pixels / speed)
+        return is_worth(pixels_of(size, receptive) / speed, spec.passes * pixels / speed, spent=spent)
 
     def measure_left() -> None:
         (replica,) = load_replicas(replace(spec, tta=TTA_OFF), spec.devices[:1])
@@ -130,14 +132,17 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
 
 
 def fits_device(spec: PoolSpec, network: NetworkInfo, size: Size) -> bool:
-    """Whether batches of ``size`` fit into each GPU's memory; CPUs and mps share the machine's, and always pass."""
+    """Whether each GPU takes batches of ``size``: a tensor that many values, and its memory those of all processes.
+
+    A CPU's memory is the machine's, which is planned elsewhere.
+    """
     core, batch = size
     side = core + network.receptive.margin
-    need = spec.tensor_bytes(network, side, batch)
-    cuda = [device for device in spec.devices if device.startswith("cuda")]
+    need, values = spec.tensor_bytes(network, side, batch), network.values_per_pixel * batch * side * side
     return all(
-        lanes(device) * need * spec.devices.count(device) <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
-        for device in cuda
+        values <= most_values(gpu)
+        and lanes(gpu) * need * spec.devices.count(gpu) * spec.per_gpu <= DEVICE_SHARE * free_bytes(gpu)
+        for gpu in set(spec.devices) - {"cpu"}
     )
 
 
@@ -146,12 +151,24 @@ def speed_of(replica: Replica, size: Size, dtype: str) -> float:
     core, batch = size
     side = core + replica.receptive.margin
     noise = np.random.default_rng(0).integers(0, 256, (side, side, replica.in_channels), np.uint8)
-    tiles, seconds = [noise.astype(dtype)] * batch, []
+    tiles = [noise.astype(dtype)] * batch
+    _, seconds = fastest(lambda: replica.predict(tiles))
+    return pixels_of(size, replica.receptive) / seconds
+
+
+def fastest(compute: Callable[[], T]) -> tuple[T, float]:
+    """What ``compute`` returns, and the fewest seconds that it takes once it is warm."""
+    seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        replica.predict(tiles)
+        found = compute()
         seconds.append(time.perf_counter() - started)
-    return pixels_of(size, replica.receptive) / min(seconds[1:])
+    return found, min(seconds[1:])
+
+
+def is_worth(seconds: float, run_seconds: float, *, spent: float = 0.0) -> bool:
+    """Whether to measure what takes ``seconds`` each time, ``spent`` of them already, for a run of ``run_seconds``."""
+    return spent + REPEATS * seconds <= min(MOST_SECONDS, MOST_SHARE * run_seconds)
 
 
 def pixels_of(size: Size, receptive: Receptive) -> int:
@@ -163,14 +180,27 @@ def pixels_of(size: Size, receptive: Receptive) -> int:
 def recall(spec: PoolSpec) -> dict[Size, float]:
     """The speeds remembered for the first device of ``spec`` and its model; empty if they cannot be read."""
     try:
-        rows = json.loads(speeds_file().read_bytes())[key(spec)]
-        return {(int(core), int(batch)): float(speed) for core, batch, speed in rows}
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError):  # RuntimeError: without a home
+        return {(int(core), int(batch)): float(speed) for core, batch, speed in recall_rows(key(spec))}
+    except (ValueError, TypeError):
         return {}
 
 
 def remember(spec: PoolSpec, speeds: dict[Size, float]) -> None:
-    """Save ``speeds`` for the next run; if they cannot be written, it measures again."""
+    """Save ``speeds`` for the next run."""
+    remember_rows(key(spec), [[core, batch, round(speed)] for (core, batch), speed in sorted(speeds.items())])
+
+
+def recall_rows(name: str) -> list[Any]:
+    """What was remembered under ``name``; empty if it cannot be read."""
+    try:
+        rows = json.loads(speeds_file().read_bytes())[name]
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):  # RuntimeError: without a home
+        return []
+    return rows if isinstance(rows, list) else []
+
+
+def remember_rows(name: str, rows: list[list[float]]) -> None:
+    """Save ``rows`` under ``name`` for the next run; if they cannot be written, it measures again."""
     try:
         path = speeds_file()
     except RuntimeError:  # without a home
@@ -179,7 +209,7 @@ def remember(spec: PoolSpec, speeds: dict[Size, float]) -> None:
         table = json.loads(path.read_bytes())
     except (OSError, ValueError):
         table = {}
-    table[key(spec)] = [[core, batch, round(speed)] for (core, batch), speed in sorted(speeds.items())]
+    table[name] = rows
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(table, indent=1).encode(), shared=True)
@@ -213,6 +243,7 @@ def key(spec: PoolSpec) -> str:
     engine = f"{spec.engine} {version(library)} {spec.precision}"
     shared = f"{spec.threads} of {spec.devices.count(spec.devices[0])}"
     more = ["probabilities"] * spec.probabilities + ["uncertainty"] * spec.uncertainty
+    more += ["channels first"] * (not spec.channels_last)
     return ", ".join([name, shared, engine, *more, spec.sha256])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from wsipipe.geometry.network import Receptive
 from wsipipe.model.file_kind import FileKind
+from wsipipe.model.footprint import FLOAT32_BYTES
 
 SOFTMAX, SIGMOID, LABELS = "softmax", "sigmoid", "labels"
 HEADS = (SOFTMAX, SIGMOID, LABELS)
@@ -57,12 +58,24 @@ class ForeignNetwork:
     bytes_per_pixel: Mapping[str, float]
     """Memory of each engine that was measured, in bytes per pixel of a tile, weights apart."""
 
-    def tensor_bytes(self, side: int, batch: int, *, engine: str, probabilities: bool) -> int:
-        """The most bytes that ``engine`` holds at once for tiles of ``side`` px, ``batch`` of them, weights apart."""
+    @property
+    def values_per_pixel(self) -> float:
+        """The most values of one tensor for each pixel of a tile; no tensor has more than all of them together."""
+        return max(self.in_channels, self.classes, max(self.bytes_per_pixel.values()) / FLOAT32_BYTES)
+
+    def tensor_bytes(self, side: int, batch: int, *, engine: str, value_bytes: int, probabilities: bool) -> int:
+        """The most bytes that ``engine`` holds at once for tiles of ``side`` px, ``batch`` of them, weights apart.
+
+        A value of a tensor within the network takes ``value_bytes``; those of input and output are float32.
+        """
         known = self.bytes_per_pixel
-        least = 4 * (self.in_channels + (self.classes if self.head.kind != LABELS else 1) / self.receptive.scale**2)
+        least = FLOAT32_BYTES * (
+            self.in_channels + (self.classes if self.head.kind != LABELS else 1) / self.receptive.scale**2
+        )
         per_pixel = max(least, known.get(engine, max(known.values())))
-        chosen = 8 + 24 * self.classes * probabilities  # int64: the winning class; three of float64: probabilities
+        if value_bytes < FLOAT32_BYTES:
+            per_pixel = least + per_pixel * value_bytes / FLOAT32_BYTES
+        chosen = 12 + 24 * self.classes * probabilities  # int64 and float32: the winner; three of float64
         return int(batch * side * side * (per_pixel + chosen))
 
 

@@ -30,7 +30,7 @@ SIZES = {
 }
 """The arguments of `UNet`, and the lowest and highest value of each."""
 OPENVINO_SHARE = 1.5
-"""Memory of OpenVINO over image and tensors alive at once: 1.3 to 1.47 for bases of 2 to 64, depths of 1 to 4."""
+"""Memory of OpenVINO over image and tensors alive at once: 1.0 to 1.47 for bases of 2 to 64, depths of 1 to 4."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,18 @@ class UNetInfo:
         """How far it looks, and the tiles that it takes."""
         return UNetSizes(self.architecture["depth"], self.architecture["convs_per_level"]).receptive
 
-    def tensor_bytes(self, side: int, batch: int, *, engine: str, probabilities: bool) -> int:
-        """The most bytes that ``engine`` holds at once for tiles of ``side`` px, ``batch`` of them, weights apart."""
-        tensors = activation_bytes(self.architecture, side, batch, probabilities=probabilities)
+    @property
+    def values_per_pixel(self) -> float:
+        """The most values of one tensor for each pixel of a tile: of skip and decoder joined, in the first level."""
+        sizes = self.architecture
+        return max(self.in_channels, self.classes, sizes["base_channels"] << (sizes["depth"] > 0))
+
+    def tensor_bytes(self, side: int, batch: int, *, engine: str, value_bytes: int, probabilities: bool) -> int:
+        """The most bytes that ``engine`` holds at once for tiles of ``side`` px, ``batch`` of them, weights apart.
+
+        A value of a tensor within the network takes ``value_bytes``.
+        """
+        tensors = activation_bytes(self.architecture, side, batch, probabilities=probabilities, value_bytes=value_bytes)
         if engine != "openvino":
             return tensors
         return int(OPENVINO_SHARE * (tensors + FLOAT32_BYTES * batch * side * side * self.in_channels))

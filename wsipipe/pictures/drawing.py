@@ -15,12 +15,17 @@ OUTLINE = (40, 255, 80)
 
 def outlined(image: RgbImage, labels: npt.NDArray[Any], color: tuple[int, int, int]) -> RgbImage:
     """``image`` (y, x, 3), uint8, with the pixels coloured at which ``labels`` (y, x), of any dtype, change."""
+    result = image.copy()
+    result[outlines(labels)] = color
+    return result
+
+
+def outlines(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """The pixels (y, x) at which ``labels`` (y, x), of any dtype, change from the one above or to the left."""
     edge = np.zeros(labels.shape, bool)
     edge[1:] |= labels[1:] != labels[:-1]
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    result = image.copy()
-    result[edge] = color
-    return result
+    return edge
 
 
 def nearest_cells(cells: npt.NDArray[Any], shape: tuple[int, int]) -> npt.NDArray[Any]:

@@ -75,7 +75,7 @@ class ComputeRequest:
     engine: str
     """``auto``, ``torch``, ``compile``, ``openvino`` or ``onnxruntime``."""
     precision: str
-    """``float32``, ``bfloat16`` or ``float16``."""
+    """``float32``, ``tf32``, ``bfloat16`` or ``float16``."""
     max_memory_bytes: int | None
     """The most memory that it may take; None: what the cgroup or the machine has, less a reserve."""
     kind: FileKind
@@ -111,7 +111,8 @@ class RunConfig:
     engine: str = "auto"
     """Inference engine: ``auto``, ``torch``, ``compile``, ``onnxruntime``, or on CPUs ``openvino``."""
     precision: str = "float32"
-    """Precision of convolutions: ``bfloat16`` and ``float16`` are faster on GPUs, and change some labels."""
+    """Precision of convolutions: ``bfloat16`` and ``float16`` are faster on GPUs, and change some labels; ``bfloat16``
+    on CPUs that multiply in it, too; ``tf32``, on NVIDIA's GPUs, changes fewer."""
     margin: int | None = None
     """Pixels around a tile's core, fewer than the network looks at, for approximate labels; None: as many."""
     tta: str = TTA_OFF

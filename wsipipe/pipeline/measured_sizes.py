@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from wsipipe.events import SizesChosen
-from wsipipe.inference.devices import AUTO, alternatives, is_cpu
+from wsipipe.events import PrecisionGain, SizesChosen
+from wsipipe.inference.devices import AUTO, alternatives, is_cpu, layouts
+from wsipipe.inference.gains import measure_gain
 from wsipipe.inference.speeds import Size, Speeds, fits_device, measure
 from wsipipe.pipeline.fitted_sizes import CORES
 from wsipipe.pipeline.run_plan import RunPlan
@@ -24,7 +25,7 @@ def ask_here(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 
 def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
-    """``run`` with the fastest engine, tile and batch, unless the user fixed them; returns the choice, too.
+    """``run`` with the fastest engine, layout, tile and batch, unless the user fixed them; returns the choice, too.
 
     There must be slides to compute. Which engine is faster on a CPU depends on the network: OpenVINO takes 0.8 of
     torch's time for the nuclei model, and 1.8 times as long for one of 2 channels.
@@ -50,13 +51,17 @@ def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
     engines: tuple[str, ...] = (setup.engine,)
     if asked.engine == AUTO:
         engines = alternatives(setup.engine, setup.devices, setup.precision, setup.model.network.kind)
-    pools = [replace(setup.pool, engine=engine) for engine in engines]
+    pools = [
+        replace(setup.pool, engine=engine, channels_last=last)
+        for engine in engines
+        for last in layouts(engine, setup.devices, setup.precision)
+    ]
     probes: list[Speeds] = [ask(measure, pool, receptive, [], dtype, pixels=pixels) for pool in pools]
     fastest = max(range(len(pools)), key=lambda i: max(probes[i].by_size.values()))
     speeds: Speeds = ask(measure, pools[fastest], receptive, sizes, dtype, pixels=pixels)
     core, batch = speeds.best(sizes)
     chosen = SizesChosen(
-        engine=engines[fastest],
+        engine=pools[fastest].engine,
         tile=core,
         batch=batch,
         block=planned.block,
@@ -64,8 +69,28 @@ def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
         bare=speeds.of((core, batch)),
         seconds=speeds.seconds + sum(probe.seconds for probe in probes),
     )
-    run = replace(run, setup=replace(setup, engine=chosen.engine), bare=chosen.bare)
+    setup = replace(setup, engine=chosen.engine, channels_last=pools[fastest].channels_last)
+    run = replace(run, setup=setup, bare=chosen.bare)
     return _tiled(run, (core, batch)), chosen
+
+
+def gain(run: RunPlan, chosen: SizesChosen, ask: Ask = ask_here) -> PrecisionGain | None:
+    """What a lower precision would gain for ``run``; None if sizes are the user's, or it would not be worth measuring.
+
+    Raises
+    ------
+    ModelError, MachineError
+        As loading the network.
+    """
+    asked = run.setup.asked
+    if any(size is not None for size in (asked.tile, asked.block, asked.batch)):
+        return None
+    largest = max(run.to_do, key=lambda p: p.pixels)
+    pixels = sum(p.pixels for p in run.to_do)
+    found: PrecisionGain | None = ask(
+        measure_gain, run.setup.pool, largest.level, chosen.tile, pixels=pixels, bare=chosen.bare
+    )
+    return found
 
 
 def _tiled(run: RunPlan, size: Size) -> RunPlan:

@@ -9,7 +9,7 @@ import numpy as np
 
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.scale import stored_side
-from wsipipe.inference.devices import OPENVINO, lanes
+from wsipipe.inference.devices import OPENVINO, count_in_machine, lanes
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.model.model_file import NetworkInfo
 from wsipipe.pipeline.objects_plan import (
@@ -96,15 +96,29 @@ def decoded_bytes(level: Level) -> int:
 
 
 def weight_bytes(model: str, devices: tuple[str, ...], engine: str) -> int:
-    """The memory of the weights: once as loaded, and once more for each replica on the CPU; twice that for OpenVINO."""
+    """The memory of the weights: as loaded, and again for each replica in the machine's; twice that for OpenVINO."""
     copies = 2 if engine == OPENVINO else 1
-    return Path(model).stat().st_size * copies * (1 + devices.count("cpu"))
+    return Path(model).stat().st_size * copies * (1 + count_in_machine(devices))
 
 
 def network_bytes(network: NetworkInfo, side: int, pool: PoolSpec, devices: tuple[str, ...]) -> int:
     """The machine's memory (not a GPU's) that replicas of ``pool`` on ``devices`` take for tiles of ``side`` px."""
     pixels = UINT16 * pool.batch * side * side * network.in_channels  # the stacked batch
-    return sum(map(lanes, devices)) * pixels + devices.count("cpu") * pool.tensor_bytes(network, side, pool.batch)
+    here = count_in_machine(devices)
+    cuda = sum(lanes(device) for device in devices) - here
+    return here * (pixels + pool.tensor_bytes(network, side, pool.batch)) + cuda * pinned_bytes(network, side, pool)
+
+
+def pinned_bytes(network: NetworkInfo, side: int, pool: PoolSpec) -> int:
+    """The pinned memory of one lane of a GPU, for batches of tiles of ``side`` px.
+
+    torch rounds each array up to a power of two, and keeps it for the next of that size (``CachingHostAllocator.h``).
+    Smaller batches, and the smaller tiles at the edges of slides, take at most as much again.
+    """
+    cores = pool.batch * (side - pool.receptive.margin) ** 2
+    pixels = UINT16 * pool.batch * side * side * network.in_channels
+    arrays = [pixels, cores, cores * network.classes * pool.probabilities, cores * pool.uncertainty]
+    return 2 * sum(1 << (count - 1).bit_length() for count in arrays if count)
 
 
 def tissue_need(level: Level, setup: Setup) -> int:

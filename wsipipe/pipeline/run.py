@@ -24,7 +24,7 @@ from wsipipe.pipeline.cluster.workers import Workers
 from wsipipe.pipeline.config import DEFAULT_MODEL, KUBERNETES, SLURM, RunConfig
 from wsipipe.pipeline.dispatcher import NO_LIMITS, Dispatcher, Limits
 from wsipipe.pipeline.machine import peak_bytes
-from wsipipe.pipeline.measured_sizes import ask_here, tune
+from wsipipe.pipeline.measured_sizes import ask_here, gain, tune
 from wsipipe.pipeline.run_plan import Refused, RunPlan, plan_run
 from wsipipe.pipeline.setup import Setup, compute_request, resolve
 from wsipipe.pipeline.slide_plan import SKIP
@@ -104,7 +104,7 @@ def _run(
     """As `run`, by ``workers``, or in this process."""
     plan = plan_run(slides, setup)
     _tell_plan(plan, outcomes)
-    stopped, ended, computing_seconds, sizes = "", "", 0.0, None
+    stopped, ended, computing_seconds, sizes, lower = "", "", 0.0, None, None
     try:
         if plan.to_do:
             make_folder(locate(setup.out))
@@ -112,8 +112,11 @@ def _run(
                 masks = [str(absolute(setup.tissue))] if is_file(setup.tissue) else []
                 workers.check_paths([*(p.slide.levels[0].path for p in plan.to_do), *masks], setup.out)
         if any(p.blocks for p in plan.to_do):
-            plan, sizes = tune(plan, ask_here if workers is None else workers.ask)
+            ask = ask_here if workers is None else workers.ask
+            plan, sizes = tune(plan, ask)
             outcomes(sizes)
+            if (lower := gain(plan, sizes, ask)) is not None:
+                outcomes(lower)
         if plan.to_do:
             with _at_work(plan, workers) as (client, count_threads):
                 computing = time.perf_counter()
@@ -135,6 +138,7 @@ def _run(
         bare=plan.bare,
         projected_bytes=max(map(plan.memory_bytes, plan.to_do), default=plan.base_bytes),
         peak_bytes=peak_bytes(),
+        lower_precision=lower,
         stopped=stopped,
         ended=ended,
     )

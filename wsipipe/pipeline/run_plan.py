@@ -100,8 +100,12 @@ def plan_run(slides: Sequence[Named], setup: Setup) -> RunPlan:
         raise UsageError(f"--tissue {setup.tissue} is the mask of one slide, but {len(paths)} slides are given")
     listed = [_open_listed(path, setup.slides) for path in paths]
     opened = [s for s in listed if isinstance(s, Slide)]
-    loaded = loaded_bytes(setup.engine, () if setup.site.remote else setup.devices)
-    base = loaded + RUNTIME_BYTES + weight_bytes(setup.model.path, setup.devices, setup.engine)
+    loaded = setup.site.loaded_bytes
+    base = (
+        (loaded_bytes(setup.engine, setup.devices) if loaded is None else loaded)
+        + RUNTIME_BYTES
+        + weight_bytes(setup.model.path, setup.devices, setup.engine)
+    )
     setup = fit_memory(setup, [level for s in opened if (level := _level(s, setup))], base)
     stores = name_stores(opened, locate(setup.out))
     plans = [_plan(s, stores[s.path], setup) if isinstance(s, Slide) else s for s in listed]

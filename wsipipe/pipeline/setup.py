@@ -10,7 +10,7 @@ from wsipipe.files import locate
 from wsipipe.geometry.network import Receptive
 from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
 from wsipipe.inference.comparison import Compare
-from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine
+from wsipipe.inference.devices import check_native, is_cpu, resolve_devices, resolve_engine
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.model.file_kind import FileKind
 from wsipipe.model.model_file import ModelInfo, read_model_info
@@ -40,12 +40,14 @@ class Site:
     """Inference engine."""
     limit_bytes: int
     """The most memory that one process may take."""
-    remote: bool = False
-    """Whether they are other processes than this one."""
     processes: int = 1
     """Number of processes."""
     per_machine: int = 1
     """Number of processes that share a machine."""
+    per_gpu: int = 1
+    """Number of processes that share a GPU."""
+    loaded_bytes: int | None = None
+    """The memory of one process with all libraries, before it loads a model; None: not measured yet."""
     threads: int | None = None
     """Blocks in flight in one process, where it was started with a number of threads."""
 
@@ -115,6 +117,8 @@ class Setup:
     """What is asked for of objects; None: nothing."""
     overwrite: bool
     renew: bool
+    channels_last: bool = True
+    """Whether the channels of a pixel lie together in memory, within the network."""
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -156,8 +160,10 @@ class Setup:
             probabilities=self.probabilities,
             receptive=self.receptive,
             processes=self.site.per_machine,
+            per_gpu=self.site.per_gpu,
             tta=self.tta,
             uncertainty=self.uncertainty,
+            channels_last=self.channels_last,
         )
 
 
@@ -280,9 +286,10 @@ def site_of_this_process(request: ComputeRequest) -> Site:
     Raises
     ------
     UsageError, MachineError
-        If there is no such device or engine here.
+        If there is no such device or engine here, or the device does not multiply in the precision.
     """
     devices = resolve_devices(request.device)
     limit = default_limit_bytes() if request.max_memory_bytes is None else request.max_memory_bytes
     engine = resolve_engine(request.engine, devices, request.precision, request.kind)
+    check_native(request.precision, devices)
     return Site(request.device, devices, engine, limit)

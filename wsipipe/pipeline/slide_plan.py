@@ -10,6 +10,7 @@ from pathlib import Path
 from wsipipe.errors import ChannelError, DamagedStoreError, FingerprintError, GeometryError
 from wsipipe.files import locate
 from wsipipe.geometry.grid import BlocksLeft, Grid, fit_sizes
+from wsipipe.inference.devices import FLOAT32, TORCH
 from wsipipe.model.model_file import ModelInfo
 from wsipipe.objects.block import STRIP_PX
 from wsipipe.pipeline.instances import rules_of
@@ -205,7 +206,7 @@ def _store_spec(
             level=level.index,
             mpp=level.mpp,
             probabilities=setup.probabilities,
-            precision=setup.precision,
+            precision=_precision(setup),
             tta=setup.tta,
             uncertainty=setup.uncertainty,
             on_bad_tile=setup.on_bad_tile,
@@ -315,6 +316,12 @@ def _usable(slide: Slide, path: str, *, fingerprint: Fingerprint, overwrite: boo
         f"{path} was made with {', '.join(words[name] for name in old.differences(new))}; "
         "--overwrite replaces it once the new one is complete, or use another -o"
     )
+
+
+def _precision(setup: Setup) -> str:
+    """The precision, with the engine where each has its own labels; torch was the first, and is not named."""
+    by = "" if setup.precision == FLOAT32 or setup.engine == TORCH else f" by {setup.engine}"
+    return setup.precision + by
 
 
 def _approximate(grid: Grid) -> str:

@@ -12,6 +12,7 @@ from wsipipe.events import (
     Listener,
     ObjectsFound,
     OfSlide,
+    PrecisionGain,
     SlideDone,
     SlideEmpty,
     SlideFailed,
@@ -124,6 +125,8 @@ class RunSummary:
     """The peak memory that was projected."""
     peak_bytes: int
     """The peak memory of the process."""
+    lower_precision: PrecisionGain | None = None
+    """What a lower precision would have gained; None if that was not measured."""
     stopped: str = ""
     """The error of the machine that ended the run early; empty if there was none."""
     ended: str = ""

@@ -33,6 +33,8 @@ class LabelRaster:
     """Micrometres per pixel, or None if the file does not say."""
     source: RasterSource
     """Place of the labels."""
+    corner_um: tuple[float, float] | None = None
+    """(y, x) of its upper left corner in micrometres, where the file has such coordinates."""
 
     def read(self, box: Box) -> RasterLabels:
         """The labels of ``box``, (y, x), int32, as a copy that the caller may change.

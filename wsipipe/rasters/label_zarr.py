@@ -15,7 +15,7 @@ from wsipipe.errors import LabelError, SlideReadError
 from wsipipe.geometry.grid import Box
 from wsipipe.rasters.label_raster import LabelRaster, refuse_dtype
 from wsipipe.rasters.opened import Opened, damage_of, reading
-from wsipipe.slides.readers.omezarr.attributes import zarr_resolution
+from wsipipe.slides.readers.omezarr.attributes import zarr_corner, zarr_resolution
 from wsipipe.slides.readers.omezarr.chunks import count_pieces, open_dataset
 from wsipipe.slides.readers.omezarr.identity import zarr_identity
 from wsipipe.slides.readers.omezarr.zipped import UNZIP, is_zip
@@ -48,6 +48,7 @@ def zarr_labels(path: Path) -> LabelRaster:
         dataset = multiscale["datasets"][0]["path"]
         array = open_dataset(path, dataset)
         mpp = zarr_resolution(multiscale, multiscale["axes"], axes).mpp
+        corner = None if mpp is None else zarr_corner(multiscale, multiscale["axes"], axes)
     sizes = dict(zip(axes, array.shape, strict=True)) if len(axes) == array.ndim else {}
     if not {"y", "x"} <= set(sizes) or any(sizes[axis] != 1 for axis in set(sizes) - {"y", "x"}):
         raise LabelError(
@@ -58,7 +59,7 @@ def zarr_labels(path: Path) -> LabelRaster:
     if "wsipipe" in attributes:
         _check_finished(path, dataset, array)
     source = LabelZarr(str(path), dataset, axes, zarr_identity(path, (dataset,)))
-    return LabelRaster(path.name, str(path), (sizes["y"], sizes["x"]), mpp, source)
+    return LabelRaster(path.name, str(path), (sizes["y"], sizes["x"]), mpp, source, corner)
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,24 @@
 """What a slide is: its levels from fine to coarse, its micrometres per pixel, and where that was read.
 
 Every value here can be pickled. Pixels stay in the file: each process opens it again from its path,
-at the first use of `Level.array`.
+at the first use of `Level.read` or `Level.array`.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsipipe.errors import ResolutionError, SlideError, SlideFormatError, SlideReadError
+import numpy as np
+
+from wsipipe.arrays import Pixels
+from wsipipe.errors import ResolutionError, SlideError, SlideFormatError, SlideReadError, UsageError
 from wsipipe.files import Location, locate
+from wsipipe.geometry.mirror import mirror as mirrored_at
 from wsipipe.geometry.scale import shrunk_side
 from wsipipe.slides.identity import files_sha256, files_state
 from wsipipe.slides.opened import LEVELS, Source
@@ -104,9 +109,57 @@ class Level:
         """Its name in messages: the file's name and the number of the level."""
         return f"{Path(self.path).name} level {self.index}"
 
+    def read(self, y: int, x: int, height: int, width: int, *, mirror: bool = False) -> Pixels:
+        """The pixels of a rectangle, decoded by the calling thread; any number of threads may read at once.
+
+        Pixels of a level that is `shrunk` are averaged, and are the same, to the last bit, in every rectangle.
+
+        Parameters
+        ----------
+        y, x
+            The first row and column, in pixels of this level.
+        height, width
+            The size in pixels, at least 1.
+        mirror
+            Beyond its borders the level continues as its mirror image, as it does for the network, however far:
+            the edge pixel is repeated, as by ``numpy.pad`` in mode ``symmetric``. By default that is an error.
+
+        Returns
+        -------
+        numpy.ndarray
+            (y, x, channel), (height, width, `channels`), in `dtype`, whatever the order of axes in the file; new
+            memory.
+
+        Raises
+        ------
+        UsageError
+            If the rectangle is empty, or reaches beyond the level without ``mirror``.
+        SlideReadError
+            If a tile cannot be read or decoded; the message names file, level and region.
+        SlideError
+            If the file is gone, cannot be opened, or has changed since it was opened.
+        """
+        # Imported here, because it brings zarr, and `wsipipe --help` needs no pixels.
+        from wsipipe.slides.pixels.mirrored import read_mirrored
+
+        y, x, height, width = map(operator.index, (y, x, height, width))
+        if min(height, width) < 1:
+            raise UsageError(f"{self.name}: a rectangle of {height} x {width} px is empty; read 1 x 1 px or more")
+        rows, cols = np.arange(y, y + height), np.arange(x, x + width)
+        if mirror:
+            rows, cols = mirrored_at(rows, self.shape[0]), mirrored_at(cols, self.shape[1])
+        elif min(y, x) < 0 or y + height > self.shape[0] or x + width > self.shape[1]:
+            raise UsageError(
+                f"{self.name} has {self.shape[0]} x {self.shape[1]} px; rows {y} to {y + height} and columns {x} to "
+                f"{x + width} reach beyond it; read less, or with mirror=True"
+            )
+        return read_mirrored(self, rows, cols)
+
     @property
     def array(self) -> zarr.Array[Any]:
         """The pixels, read-only, with the axes `stored_axes`; opened once per process.
+
+        It is for dask and whoever else takes Zarr arrays; `read` has one order of axes, mirrors, and averages.
 
         Raises
         ------

@@ -57,7 +57,8 @@ class Fingerprint:
     probabilities: bool
     """Whether probabilities are written too."""
     precision: str = "float32"
-    """Number format of the convolutions. Stores older than the choice do not name it."""
+    """Number format of the convolutions, and what computed them where labels depend on it: ``bfloat16 by openvino``.
+    Stores older than the choice do not name it."""
     shrink: float = 1.0
     """Pixels of the segmented level that one pixel of the store spans, along a side. Older stores do not name it."""
     tissue: str = "off"

@@ -56,7 +56,7 @@ def write_checkpoint(
     progress
         How far the training has come.
     network, optimizer
-        Their present state is written.
+        Their present state is written; that of the optimizer by the numbers of the network's parameters.
     best
         The best weights so far, by name, each of the shape and dtype of the network's, any axes (...).
     scale
@@ -69,8 +69,9 @@ def write_checkpoint(
     """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
-    for number, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": v for name, v in values.items() if v is not None}
+    for number, parameter in enumerate(network.parameters()):
+        state = optimizer.state.get(parameter, {})
+        tensors |= {f"optimizer.{number}.{name}": v for name, v in state.items() if v is not None}
     header = json.dumps({"fingerprint": fingerprint, "progress": asdict(progress), "scale": scale})
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_whole(path, save(plain, metadata={CHECKPOINT_KEY: header, CHECKSUM_KEY: checksum(header, plain)}))
@@ -106,7 +107,7 @@ def read_checkpoint(
             f"or remove {path.parent} to start over"
         )
     network.load_state_dict(_under(tensors, "network."))
-    _restore(optimizer, _under(tensors, "optimizer."))
+    _restore(optimizer, list(network.parameters()), _under(tensors, "optimizer."))
     return progress, _under(tensors, "best."), scale
 
 
@@ -129,13 +130,18 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _restore(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give ``optimizer`` its state back, laid out in memory as it was: other strides may round otherwise."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+def _restore(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], tensors: dict[str, Tensor]) -> None:
+    """Give ``optimizer`` its state back, laid out in memory as it was: other strides may round otherwise.
+
+    The number of steps stays on the CPU, unless one kernel does the whole step and reads it.
+    """
     for key, tensor in tensors.items():
         number, name = key.split(".")
         parameter = parameters[int(number)]
-        like = torch.empty_like(parameter) if tensor.shape == parameter.shape else torch.empty_like(tensor)
+        device = parameter.device if optimizer.defaults.get("fused") else tensor.device
+        like = (
+            torch.empty_like(parameter) if tensor.shape == parameter.shape else torch.empty_like(tensor, device=device)
+        )
         optimizer.state[parameter][name] = like.copy_(tensor)
 
 

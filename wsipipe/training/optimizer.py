@@ -17,12 +17,19 @@ FULL_RATE = 9 * 16
 
 
 def make_optimizer(network: UNet, wish: OptimizerConfig) -> torch.optim.Optimizer:
-    """SGD with momentum, as in the paper, or AdamW; each group has its ``share`` of the learning rate."""
+    """SGD with momentum, as in the paper, or AdamW; each group has its ``share`` of the learning rate.
+
+    On a GPU, AdamW is one kernel for all parameters of a group.
+    """
     if wish.name == "sgd":
         groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "share": 1.0}]
         return torch.optim.SGD(groups, lr=wish.learning_rate, momentum=wish.momentum)
-    groups = [{"params": [p], "share": share} for p, share in shares_under_adam(network)]
-    return torch.optim.AdamW(groups, lr=wish.learning_rate, weight_decay=wish.weight_decay)
+    by_share: dict[float, list[Tensor]] = {}
+    for parameter, share in shares_under_adam(network):
+        by_share.setdefault(share, []).append(parameter)
+    groups = [{"params": parameters, "share": share} for share, parameters in by_share.items()]
+    cuda = next(network.parameters()).device.type == "cuda"
+    return torch.optim.AdamW(groups, lr=wish.learning_rate, weight_decay=wish.weight_decay, fused=cuda)
 
 
 def shares_under_adam(network: UNet) -> list[tuple[Tensor, float]]:

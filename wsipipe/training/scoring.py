@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from wsipipe.evaluation.metrics import Scores
+from wsipipe.evaluation.metrics import LOWER_IS_BETTER, Scores
 from wsipipe.evaluation.tally import Tally
 from wsipipe.model.forward import predict_box
 from wsipipe.model.spec import ModelSpec
@@ -13,14 +13,6 @@ from wsipipe.model.unet import UNet
 from wsipipe.training.pictures import Shown
 from wsipipe.training.setup import View
 
-LOWER_IS_BETTER = (
-    "pixel_error",
-    "adapted_rand_error",
-    "variation_of_information",
-    "warping_error",
-    "merged_per_100",
-    "split_per_100",
-)
 SHOWN = 8
 """Rows of the sheet of validation images."""
 OFFSETS = tuple(step / 4 for step in range(-12, 13))
@@ -38,7 +30,7 @@ def score(
         found = predict_box(network, spec, view.field.pixels_at, view.box, shape=view.field.shape)
         truth = view.field.truth.read(view.box)
         objects = truth.instances if truth.instances.any() else None
-        tally.add(found, truth.classes, truth_instances=objects, inside=truth.inside)
+        tally.add(found, truth.classes, truth_instances=objects, inside=truth.inside, mpp=spec.mpp or None)
         if len(shown) < SHOWN:
             true = truth.classes if objects is None else objects
             shown.append(Shown(view.field.image.read(view.box), found, true, view.title))

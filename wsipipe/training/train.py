@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from wsipipe.errors import OutputError, UsageError
-from wsipipe.evaluation.metrics import check_metrics
+from wsipipe.evaluation.metrics import OF_LABELS, check_metrics
 from wsipipe.events import TrainingEvent, TrainingListener, TrainingStarted, TrainingWarned, ignore
 from wsipipe.inference.devices import resolve_devices
 from wsipipe.training.checkpoint import check_space
@@ -63,7 +63,7 @@ def train(
     """
     out = Path(out)
     devices = _devices_of(config, device)
-    check_metrics((config.loop.select,))
+    check_metrics((config.loop.select,), OF_LABELS)
     setup = prepare_training(config, out, [Path(root) for root in roots])
     begun = check_place(setup, resume=resume)
     workers = config.loop.workers if config.loop.workers is not None else spare_processes(devices)

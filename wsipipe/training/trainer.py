@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wsipipe.errors import MemoryLimitError, TrainingError, WsipipeError
-from wsipipe.evaluation.metrics import METRICS, Scores, check_metrics
+from wsipipe.evaluation.metrics import OF_LABELS, Scores, check_metrics
 from wsipipe.events import StepDone, TrainingDone, TrainingListener, Validated, ignore
 from wsipipe.files import write_whole
 from wsipipe.inference.replica import is_out_of_memory
@@ -44,6 +44,8 @@ VALIDATED_METRICS = ("pixel_error", "dice", "iou", "f1", "adapted_rand_error", "
 """Measured in every validation, beside the metric that the best weights are chosen by."""
 MOVED_VIEWS = 16
 """The most views on which steadiness is measured: it predicts each five times."""
+MOST_LEFT_OUT = 30
+"""Steps in a row that a scaler of float16 may leave out; at each it halves its scale, which begins at 2^16."""
 PATIENCE = timedelta(days=7)
 """Time for which processes wait for one another."""
 
@@ -85,6 +87,7 @@ class Trainer:
         self.normalise = Normalise(setup.spec, self.device)
         self.precision = mixed_precision(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        self.left_out = 0  # steps in a row
         self.metrics = check_metrics((*VALIDATED_METRICS, self.config.loop.select))
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
@@ -161,12 +164,11 @@ class Trainer:
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         value = self._mean(loss.detach())
-        if not math.isfinite(value):
-            self._stop(batch, "loss", value)
+        self._check(batch, "loss", value)
         self.scaler.unscale_(self.optimizer)
         length = float(nn.utils.clip_grad_norm_(self.network.parameters(), wish.clip))
-        if not math.isfinite(length) and not self.scaler.is_enabled():  # a scaler leaves the step out
-            self._stop(batch, "gradient's length", length)
+        self._check(batch, "gradient's length", length)
+        self.left_out = 0 if math.isfinite(value) and math.isfinite(length) else self.left_out + 1
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.average.update_parameters(self.network)
@@ -202,6 +204,11 @@ class Trainer:
         """Wait until every process of the training is here."""
         if self.together:
             torch.distributed.barrier(self.together)
+
+    def _check(self, batch: Patch, what: str, value: float) -> None:
+        """End the training if ``value`` is not finite, unless a scaler leaves the step out, and not one too many."""
+        if not math.isfinite(value) and (not self.scaler.is_enabled() or self.left_out >= MOST_LEFT_OUT):
+            self._stop(batch, what, value)
 
     def _stop(self, batch: Patch, what: str, value: float) -> None:
         """Save the batch whose loss or gradient is not finite, each process its part; raise a TrainingError."""
@@ -270,7 +277,7 @@ class Trainer:
         self.network.load_state_dict(self.best)
         moved = self.calibrate() if self.config.loop.calibrate and self.setup.validation else 0.0
         views, split = (self.setup.test, "test") if self.setup.test else (self.setup.validation, "validation")
-        scores = score(self.network, self.setup.spec, views, tuple(METRICS))[0] if views else {}
+        scores = score(self.network, self.setup.spec, views, OF_LABELS)[0] if views else {}
         record: dict[str, Any] = {
             **without_places(self.setup.spec.training),
             "steps": self.progress.step,

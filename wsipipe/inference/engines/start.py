@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import torch
 
-from wsipipe.inference.devices import COMPILE, ONNXRUNTIME, OPENVINO
+from wsipipe.inference.devices import COMPILE, FLOAT32, ONNXRUNTIME, OPENVINO
 from wsipipe.inference.engines.engine import Engine
 from wsipipe.model.model_file import Model
 
 
-def start_engine(name: str, model: Model, device: torch.device, *, threads: int) -> Engine:
+def start_engine(
+    name: str,
+    model: Model,
+    device: torch.device,
+    *,
+    threads: int,
+    precision: str = FLOAT32,
+    channels_last: bool = True,
+) -> Engine:
     """The network of ``model`` on ``device``, computed by the engine of this ``name`` with ``threads`` CPU cores.
+
+    ``precision`` is one that the engine computes in (`wsipipe.inference.devices.PRECISIONS_OF`). ``channels_last`` is
+    for torch: whether the channels of a pixel lie together in memory.
 
     Raises
     ------
@@ -23,11 +34,11 @@ def start_engine(name: str, model: Model, device: torch.device, *, threads: int)
     if name == OPENVINO:
         from wsipipe.inference.engines.openvino import start_openvino
 
-        return start_openvino(model, threads)
+        return start_openvino(model, threads, precision)
     if name == ONNXRUNTIME:
         from wsipipe.inference.engines.onnxruntime import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(model, device, threads)
     from wsipipe.inference.engines.torch import start_torch
 
-    return start_torch(model, device, compiled=name == COMPILE)
+    return start_torch(model, device, precision, compiled=name == COMPILE, channels_last=channels_last)

@@ -73,7 +73,8 @@ def local_cluster(
 ) -> tuple[LocalWorkers, ComputeRequest]:
     """Worker processes on this machine, which share its GPUs, and what is asked of each of them.
 
-    By default there is one for each GPU, or one. A worker that has GPUs sees no others, and numbers its own from 0.
+    By default there is one for each GPU, or one. A worker that has GPUs sees no others, and numbers its own from 0;
+    devices that are not GPUs are for each worker.
 
     Raises
     ------
@@ -82,13 +83,13 @@ def local_cluster(
     """
     check_main_script()
     devices = resolve_devices(request.device)
-    cuda = [int(device.partition(":")[2] or 0) for device in devices if device.startswith("cuda")]
+    cuda = [int(device.partition(":")[2]) for device in devices if device.startswith("cuda")]
+    others = [device for device in devices if not device.startswith("cuda")]
     names = dict(enumerate(filter(None, os.environ.get(VISIBLE, "").split(","))))
     gpus = [names.get(i, str(i)) for i in dict.fromkeys(cuda)]
     number = cluster.workers or len(cuda) or 1
     most = max(number, *(cluster.adapt or (0,)))
     shares = [",".join(gpus[i::most]) for i in range(min(most, len(gpus)))]
-    threads = threads or default_threads(devices[: -(-len(gpus) // most) or 1], most)
-    return LocalWorkers(number, threads, shares), replace(request, device="cuda") if len(cuda) == len(
-        devices
-    ) else request
+    of_each = ["cuda"] * -(-len(gpus) // most) + others
+    workers = LocalWorkers(number, threads or default_threads(tuple(of_each), most), shares)
+    return workers, replace(request, device=",".join(["cuda", *others])) if cuda else request

@@ -18,12 +18,12 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from wsipipe.errors import MachineError, ModelError, OutputError, WsipipeError
 from wsipipe.files import locate
-from wsipipe.inference.devices import ENGINES_OF, is_cpu
+from wsipipe.inference.devices import ENGINES_OF, identities, is_cpu
 from wsipipe.inference.pool import PoolSpec, load_pool, release_pool, sent_models
 from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.pipeline.cluster.patience import Patience
 from wsipipe.pipeline.config import ComputeRequest
-from wsipipe.pipeline.machine import RESERVE
+from wsipipe.pipeline.machine import RESERVE, loaded_bytes
 from wsipipe.pipeline.setup import Site, site_of_this_process
 from wsipipe.store.zarr_settings import own_zarr_settings
 from wsipipe.urls import signatures
@@ -43,6 +43,8 @@ class WorkerFacts:
     host: str
     threads: int
     site: Site
+    gpus: frozenset[str]
+    """The GPUs that it computes on, by names that it shares with the other workers on its host."""
     own_limit: bool
     """Whether the limit is its own, not one that it shares with the other workers on its host."""
     sees_model: bool
@@ -87,6 +89,7 @@ class Workers:
         if not facts:
             raise MachineError(f"all workers of {self.address} left while being examined; check their logs")
         hosts = Counter(fact.host for fact in facts)
+        gpus = Counter((fact.host, gpu) for fact in facts for gpu in fact.gpus)
         first = next((fact for fact in facts if is_cpu(fact.site.devices)), facts[0]).site
         order = ENGINES_OF[self._request.kind]
         return Site(
@@ -94,9 +97,10 @@ class Workers:
             devices=first.devices,
             engine=max((fact.site.engine for fact in facts), key=order.index),  # what all of them have
             limit_bytes=min(f.site.limit_bytes // (1 if f.own_limit else hosts[f.host]) for f in facts),
-            remote=True,
             processes=len(facts),
             per_machine=max(hosts.values()),
+            per_gpu=max(gpus.values(), default=1),
+            loaded_bytes=max(fact.site.loaded_bytes or 0 for fact in facts),
             threads=max(fact.threads for fact in facts),
         )
 
@@ -265,8 +269,9 @@ def worker_facts(request: ComputeRequest, model: ModelInfo, dask_worker: Worker)
         sees_model = read_model_info(model.path).sha256 == model.sha256
     except ModelError:
         sees_model = False
-    own = request.max_memory_bytes is not None or bool(limit)
-    return WorkerFacts(platform.node(), dask_worker.state.nthreads, site, own, sees_model)
+    site = replace(site, loaded_bytes=loaded_bytes(site.engine, site.devices))
+    own, gpus = request.max_memory_bytes is not None or bool(limit), identities(site.devices)
+    return WorkerFacts(platform.node(), dask_worker.state.nthreads, site, gpus, own, sees_model)
 
 
 def paths_not_seen(paths: Sequence[str]) -> list[str]:

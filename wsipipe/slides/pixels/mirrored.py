@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from zarr.buffer.cpu import NDBuffer
 
 from wsipipe.arrays import Pixels
 from wsipipe.errors import SlideReadError, TruncatedError
@@ -17,7 +18,9 @@ from wsipipe.geometry.scale import stored_side
 from wsipipe.slides.pixels.averaging import Averaging, Means, means, strip_rows, strips, taps
 from wsipipe.slides.pixels.tile_cache import NONE_KEPT, Keep
 from wsipipe.slides.pixels.tile_store import Memory, TileStore, array_in
-from wsipipe.slides.slide import Level
+
+if TYPE_CHECKING:
+    from wsipipe.slides.slide import Level
 
 Unread = dict[Box, str]
 """Tiles that cannot be decoded, with a message for each."""
@@ -105,7 +108,7 @@ def read_box(
 def averaging_bytes(level: Level, shape: tuple[int, int]) -> int:
     """Most bytes that `read_box` holds besides a box of ``shape``: 0 unless ``level`` is shrunk.
 
-    A strip counts twice, because zarr gives what it reads of it as an array of its own.
+    A strip counts twice, because that of an image which is turned upright is read into an array of its own.
     """
     if level.shrunk_from is None:
         return 0
@@ -129,7 +132,8 @@ def _read_stored(
         else:
             where |= {"z": level.planes.z or 0, "t": level.planes.t or 0, "c": level.planes.indices or where["c"]}
             with spent.on("read"):
-                as_stored[...] = array.oindex[tuple(where.get(axis, 0) for axis in level.stored_axes)]
+                selection = tuple(where.get(axis, 0) for axis in level.stored_axes)
+                array.get_orthogonal_selection(selection, out=NDBuffer.from_numpy_array(as_stored))
     except MemoryError:
         raise  # the machine is at fault, not the slide
     except Exception as err:  # whatever zarr, a codec or the file system raises

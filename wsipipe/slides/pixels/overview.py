@@ -10,6 +10,7 @@ Levels have pyramids of their own, so each plane is made from the level that fit
 from __future__ import annotations
 
 from math import ceil, prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,9 @@ import numpy.typing as npt
 from wsipipe.errors import SlideFormatError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.pixels.mirrored import read_box
-from wsipipe.slides.slide import Level, Slide
+
+if TYPE_CHECKING:
+    from wsipipe.slides.slide import Level, Slide
 
 BAND_BYTES = 2**20
 """Bytes of a level that are read at once, unless a tile has more."""

@@ -15,12 +15,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import zarr
-
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.events import Spent
 from wsipipe.files import Location
 from wsipipe.slides.identity import file_identity, folder_identity
+from wsipipe.slides.pixels.tiled_array import TiledArray, tiled_array
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.readers.colour import RGB, believed, contradictions
 from wsipipe.slides.readers.dicom_checks import check_levels, missing_frames, pixels_of
@@ -119,13 +118,13 @@ class DicomLevel:
     dtype: str
     planes: Planes
 
-    def open(self) -> zarr.Array[Any]:
+    def open(self) -> TiledArray:
         """See `Source.open`; raises a SlideError as it says there."""
         path = Path(self.path)
         pyramid = _open(path, self.planes.series)
         if _identity(pyramid.files) != self.identity:
             raise SlideReadError(f"{path.name} has changed since it was opened; start again")
-        return zarr.open_array(FrameStore(pyramid.levels[self.index], self), mode="r", zarr_format=3)
+        return tiled_array(FrameStore(pyramid.levels[self.index], self))
 
 
 def _open(path: Path, wanted: int | None) -> Pyramid:

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from wsipipe.errors import PlaneError, SlideFormatError, SlideReadError
 from wsipipe.events import Spent
@@ -31,6 +30,7 @@ from wsipipe.files import Location
 from wsipipe.slides.identity import file_identity, folder_identity
 from wsipipe.slides.pixels.tile_cache import Tile
 from wsipipe.slides.pixels.tile_store import Tiles, TileStore
+from wsipipe.slides.pixels.tiled_array import TiledArray, tiled_array
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.readers.dicom_series import series_of
 from wsipipe.slides.resolution import Resolution, checked
@@ -130,14 +130,14 @@ class OpenSlideLevel:
         """Number of channels, of red, green and blue."""
         return 3 if self.planes.channels is None else len(self.planes.channels)
 
-    def open(self) -> zarr.Array[Any]:
+    def open(self) -> TiledArray:
         """See `Source.open`; raises a SlideError as it says there."""
         path = Path(self.path)
         if openslide_identity(path) != self.identity:
             raise SlideReadError(f"{path.name} has changed since it was opened; start again")
         handle = Handle(path)
         number = _exact_levels(handle.slide)[self.index]
-        return zarr.open_array(RegionStore(handle, number, self), mode="r", zarr_format=3)
+        return tiled_array(RegionStore(handle, number, self))
 
 
 def _level(source: OpenSlideLevel, vendor: str, mpp: float | None) -> Level:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from wsipipe.errors import SlideError, SlideReadError, TruncatedError
 from wsipipe.events import Spent
@@ -21,6 +20,7 @@ from wsipipe.slides.identity import file_identity
 from wsipipe.slides.opened import OpenedSources
 from wsipipe.slides.pixels.tile_cache import Tile
 from wsipipe.slides.pixels.tile_store import Tiles, TileStore
+from wsipipe.slides.pixels.tiled_array import TiledArray, tiled_array
 from wsipipe.slides.planes import ALL, Planes, choose_channels, choose_one
 from wsipipe.slides.readers.openslide import OPENSLIDE_SUFFIXES
 from wsipipe.slides.readers.picture_file import (
@@ -147,12 +147,12 @@ class PictureLevel:
     picture: PictureFile
     planes: Planes
 
-    def open(self) -> zarr.Array[Any]:
+    def open(self) -> TiledArray:
         """See `Source.open`; raises a SlideError as it says there."""
         path = locate(self.picture.path)
         if file_identity(path) != self.picture.identity:
             raise SlideReadError(f"{path.name} has changed since it was opened; start again")
-        return zarr.open_array(PictureStore(self), mode="r", zarr_format=3)
+        return tiled_array(PictureStore(self))
 
 
 class PictureStore(TileStore):

@@ -150,6 +150,31 @@ def zarr_resolution(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], l
     return checked(sizes[0], sizes[1], "scale in multiscales")
 
 
+def zarr_corner(multiscale: Mapping[str, Any], axes: list[dict[str, Any]], letters: str) -> tuple[float, float] | None:
+    """(y, x) of the upper left corner of the first dataset in micrometres; None if that is not said in units of length.
+
+    A translation is that of the centre of the first pixel, 0 if there is none.
+    """
+    corner = []
+    for letter in "yx":
+        index = letters.index(letter)
+        size = micrometres_in(str(axes[index].get("unit")))
+        if size is None:
+            return None
+        place = -0.5  # in pixels of the array
+        for holder in (multiscale["datasets"][0], multiscale):
+            for transform in holder.get("coordinateTransformations") or ():
+                kind = transform.get("type")
+                if kind == "identity":
+                    continue
+                if kind not in ("scale", "translation") or kind not in transform or "output" in transform:
+                    return None
+                number = float(transform[kind][index])
+                place = place * number if kind == "scale" else place + number
+        corner.append(place * size)
+    return corner[0], corner[1]
+
+
 def check_metadata(path: FolderOfZarr, folder: FolderOfZarr) -> None:
     """Refuse metadata documents that would take unbounded memory; behind a URL their sizes are not asked for.
 

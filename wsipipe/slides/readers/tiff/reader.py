@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import zarr
 from tifffile import TiffFile
 
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.files import Location, locate
 from wsipipe.slides.byte_source import FETCHED_BYTES, RemoteFile, as_file, open_source
 from wsipipe.slides.identity import file_identity
+from wsipipe.slides.pixels.tiled_array import TiledArray, tiled_array
 from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.readers.dicom_series import is_dicom
 from wsipipe.slides.readers.sparse import MAX_TILES, check_share
@@ -124,7 +123,7 @@ class TiffLevel:
     axes: str
     planes: Planes
 
-    def open(self) -> zarr.Array[Any]:
+    def open(self) -> TiledArray:
         """See `Source.open`; raises a SlideError as it says there."""
         path = locate(self.path)
         if file_identity(path) != self.identity:
@@ -133,7 +132,7 @@ class TiffLevel:
             image = _find(path, tiff, self.planes).levels[self.index]
         stored, orientation = tiff_store(open_source(path), image), orientation_of(image.pages[0])
         store = stored if orientation == 1 else UprightStore(stored, self.axes, orientation)
-        return zarr.open_array(store, mode="r", zarr_format=3)
+        return tiled_array(store)
 
 
 def count_regions(path: Location) -> int:

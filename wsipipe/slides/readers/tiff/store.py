@@ -140,7 +140,7 @@ class StripStore(TiffStore):
     ) -> None:
         image, page = self.image, self.image.pages[0]
         several = len(image.pages) > 1
-        ys, xs = where[several : several + 2]
+        ys, xs, *samples = where[several:]
         most = 1
         if (xs.stop - xs.start) * NARROW >= page.imagewidth:
             most = max(1, ONE_READ_BYTES // (page.imagewidth * page.samplesperpixel * image.dtype.itemsize))
@@ -150,7 +150,8 @@ class StripStore(TiffStore):
                 stop = min(ys.stop, y + most, (y // page.rowsperstrip + 1) * page.rowsperstrip)
                 here = pixels[y - ys.start : stop - ys.start]
                 rows = self.read_rows(plane, slice(y, stop), xs, spent)
-                here[...] = image.fill if rows is None else rows.reshape(here.shape)
+                every = (stop - y, xs.stop - xs.start, *page.shape[2:])
+                here[...] = image.fill if rows is None else rows.reshape(every)[:, :, *samples]
                 y = stop
 
 
@@ -186,7 +187,7 @@ class UprightStore(TileStore):
             there[axis] = slice(side - part.stop, side - part.start)
         if transposed:
             there[self.y], there[self.x] = there[self.x], there[self.y]
-            across = {self.x: self.y, self.y: self.x}[across]
+            across = {self.x: self.y, self.y: self.x}.get(across, across)
         pixels = self.stored.read(there, spent, across=across, keep=keep)
         if transposed:
             pixels = pixels.swapaxes(self.y, self.x)
