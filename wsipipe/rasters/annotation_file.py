@@ -10,7 +10,7 @@ from wsipipe.rasters import coco, geojson, imagescope
 from wsipipe.rasters.features import Features, bytes_of
 
 
-def read_features(path: Path, image: str, size: tuple[float, float] | None = None, within: float = 0) -> Features:
+def read_features(path: Path, image: str, size: tuple[float, float] | None = None) -> Features:
     """The polygons that a file has for one image.
 
     Parameters
@@ -19,8 +19,8 @@ def read_features(path: Path, image: str, size: tuple[float, float] | None = Non
         The file; its content says which format it has.
     image
         File name of the image, for COCO, where a file may have several.
-    size, within
-        (height, width) of the image, px of level 0, and by how much the file's may differ; None: it may have any.
+    size
+        (height, width) of the image, px of level 0, as far as a level tells; None: it may have any.
 
     Raises
     ------
@@ -37,5 +37,5 @@ def read_features(path: Path, image: str, size: tuple[float, float] | None = Non
     except (ValueError, RecursionError) as err:
         raise LabelError(f"{name} is not JSON ({err}); export it again as GeoJSON") from err
     if coco.is_coco(document):
-        return coco.features_of(document, name, image, size, within)
+        return coco.features_of(document, name, image, size)
     return geojson.features_of(document, name)

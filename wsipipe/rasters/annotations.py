@@ -146,7 +146,7 @@ def open_annotations(
     classes, background, regions = (tuple(map(tidy_name, names)) for names in (classes, background, regions))
     _check_options(classes, background, downsample)
     both = downsample, downsample
-    features = read_features(path, image or path.name, _full_size(shape, both), 2 * downsample)
+    features = read_features(path, image or path.name, _full_size(shape, both))
     outlines = set(regions) - set(classes) - set(background)
     names = _named(features.names, classes, background, outlines)
     _check_names(path.name, names, classes, background, outlines)
@@ -194,7 +194,7 @@ def open_outlines(path: str | os.PathLike[str], shape: tuple[int, int], *, downs
         If it cannot be opened.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - as open_slide
-    polygons = read_features(path, path.name, _full_size(shape, downsample), 2 * max(downsample)).polygons(downsample)
+    polygons = read_features(path, path.name, _full_size(shape, downsample)).polygons(downsample)
     _check_outside(path.name, polygons, shape, downsample)
     return shapes_of(polygons)
 

@@ -20,6 +20,8 @@ from wsipipe.errors import LabelError
 from wsipipe.rasters.features import Features, Points, ring_of, tidy_name
 from wsipipe.rasters.pairs import stem
 
+OTHER_SIZE = 1.05
+"""An image larger or smaller by this factor is another one: sizes are rounded to whole pixels of a level."""
 Counts = npt.NDArray[np.int64]
 
 
@@ -29,9 +31,7 @@ def is_coco(document: Any) -> bool:
     return isinstance(document, dict) and all(isinstance(document.get(name), list) for name in lists)
 
 
-def features_of(
-    document: dict[str, Any], file: str, image: str, size: tuple[float, float] | None, within: float
-) -> Features:
+def features_of(document: dict[str, Any], file: str, image: str, size: tuple[float, float] | None) -> Features:
     """The objects that ``document`` has on one of its images, of which there may be none.
 
     Parameters
@@ -42,8 +42,8 @@ def features_of(
         Name for messages.
     image
         File name of the image, or its stem; if there is a single image, any.
-    size, within
-        (height, width) that the image should have, px, and by how much it may differ; None: any.
+    size
+        (height, width) that the image should have, px, to a factor of `OTHER_SIZE`; None: any.
 
     Raises
     ------
@@ -57,7 +57,9 @@ def features_of(
     except (KeyError, TypeError, AttributeError) as err:
         raise LabelError(f"{file} is not sound COCO ({type(err).__name__}: {err}); export it again") from err
     stated = chosen.get("height"), chosen.get("width")
-    if size and any(type(n) is int and abs(n - side) > within for n, side in zip(stated, size, strict=True)):
+    pairs = zip(stated, size or stated, strict=True)
+    if any(type(n) is int and n and not 1 / OTHER_SIZE < side / n < OTHER_SIZE for n, side in pairs):
+        assert size
         raise LabelError(
             f"{file}: its image {chosen.get('file_name')} has {stated[0]} x {stated[1]} px, but the slide has "
             f"{size[0]:.0f} x {size[1]:.0f} px at level 0; coordinates must be in pixels of level 0"
