@@ -68,12 +68,12 @@ def sections_of(kind: Any, options: click.Command | None, place: str = "", title
     rows, inner = [], []
     for field in dataclasses.fields(kind):
         of_field = types[field.name]
-        (element, *_) = typing.get_args(of_field) or (None,)
         below = f"{place}.{field.name}".removeprefix(".")
         if dataclasses.is_dataclass(of_field):
             inner.append(sections_of(of_field, options, below, f"`[{below}]`"))
-        elif dataclasses.is_dataclass(element):
-            inner.append(sections_of(element, options, below, f"`[[{below}]]`"))
+        elif (element := next(filter(dataclasses.is_dataclass, typing.get_args(of_field)), None)) is not None:
+            one = "" if typing.get_origin(of_field) is tuple else f"`[{below}]`, or several: "
+            inner.append(sections_of(element, options, below, f"{one}`[[{below}]]`"))
         else:
             meaning = " ".join(texts.attr_docs.get((kind.__name__, field.name), ()))
             rows.append(row_of(field, of_field, meaning, option_of(options, field.name)))
