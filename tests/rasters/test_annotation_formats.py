@@ -241,7 +241,7 @@ def test_training_takes_either_format_for_a_pair_and_for_a_slide(tmp_path: Path,
 @pytest.mark.parametrize("kind", ["xml", "json"])
 def test_evaluate_takes_either_format(tmp_path: Path, kind: str) -> None:
     from tests.evaluation.test_evaluate import write_store
-    from wsipipe.evaluation.evaluate import evaluate
+    from wsipipe.evaluation.evaluate import Options, evaluate
 
     predicted = np.zeros(SHAPE, np.uint8)
     predicted[6:16, 4:14] = 7
@@ -251,4 +251,5 @@ def test_evaluate_takes_either_format(tmp_path: Path, kind: str) -> None:
     else:
         labels.write_text(coco(labels, {"segmentation": [flat(SQUARE)]}).read_text().replace("Tumor", name))
     store = write_store(tmp_path / "case.zarr", predicted)
-    assert evaluate(store, labels, metrics=("pixel_error",)).scores["pixel_error"] == 0
+    options = Options(metrics=("pixel_error",))
+    assert evaluate(store, labels, options).scores["pixel_error"] == 0
