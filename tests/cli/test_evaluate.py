@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.conftest import Call, WriteSlide
-from tests.evaluation.test_evaluate import write_tiff
+from tests.evaluation.test_evaluate import write_store, write_tiff
 from wsipipe.cli.evaluate import evaluate, parse_maps
 from wsipipe.errors import OutputError, UsageError
 from wsipipe.evaluation import bootstrap
@@ -21,6 +21,8 @@ from wsipipe.evaluation.metrics import METRICS
 TRUTH = np.zeros((40, 40), np.uint8)
 TRUTH[5:15, 5:15] = TRUTH[20:30, 20:30] = 1
 PREDICTED = TRUTH * (np.arange(40) < 16)
+STORED = (("background", 0, "#000000"), ("nucleus", 1, "#ff8000"))
+"""Classes of a store."""
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +74,13 @@ def test_a_single_image_has_neither_means_nor_intervals(folders: tuple[Path, Pat
     assert called(*words).splitlines() == ["dice  0.6667", "", "1 image"]
 
 
+def test_a_class_named_7_does_not_hide_the_threshold_of_7(tmp_path: Path) -> None:
+    labels = write_tiff(tmp_path / "a.tif", TRUTH * 7)
+    names = [line.split()[0] for line in called(labels, labels).splitlines() if " 1.0000" in line]
+    assert {"dice", "f1", "f1@0.6", "f1@0.7", "f1@0.9"} <= set(names)
+    assert "dice.7" not in names
+
+
 def test_compare_says_which_of_two_predictions_is_better(folders: tuple[Path, Path], tmp_path: Path) -> None:
     new = tmp_path / "new"
     new.mkdir()
@@ -84,8 +93,31 @@ def test_compare_says_which_of_two_predictions_is_better(folders: tuple[Path, Pa
     assert document["verdict"] == last
     assert document["differences"]["dice"]["better"] == "second"
     assert (document["first"]["name"], document["second"]["scores"]["f1"]) == ("out", 1)
+    titles = called(*words).splitlines()[:4]
+    assert titles == ["first: out", "second: new", "", "           first   second  difference"]
     *_, same = called(folders[1], "--compare", new, new, "--metrics", "f1").splitlines()
     assert same.startswith("these 2 images do not tell which of 1 new and 2 new is better: f1 1.0000 against 1.0000")
+
+
+def test_tables_fit_into_80_columns(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    long = tmp_path / ("results-of-a-model-with-a-long-name" * 2)
+    shutil.copytree(folders[0], long)
+    for words in (folders, (folders[1], "--compare", folders[0], long)):
+        text = called(*words)
+        table = [line for line in text.splitlines() if not line.startswith(("second: ", "these "))]
+        assert "variation_of_information" in text
+        assert max(map(len, table)) <= 80
+
+
+def test_a_comparison_says_where_the_two_sides_differ(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.zarr", PREDICTED, classes=STORED, min_area_um2=2.0)
+    other = write_store(tmp_path / "b.zarr", PREDICTED, classes=STORED, probabilities=np.stack([PREDICTED] * 2))
+    lines = called(folders[1] / "a.tif", "--compare", store, other).splitlines()
+    assert "first: objects of the predictions: connected components of 2 um2 or more, 4-connected" in lines
+    assert "second: objects of the predictions: connected components of any size, 4-connected" in lines
+    nothing = write_tiff(tmp_path / "nothing.tif", TRUTH * 0)
+    *_, last = called(nothing, "--compare", nothing, nothing).splitlines()
+    assert last == "2 nothing.tif against 1 nothing.tif: f1 has no value for one of them"
 
 
 def test_models_are_run_and_scored_and_compared_in_one_go(
@@ -94,7 +126,7 @@ def test_models_are_run_and_scored_and_compared_in_one_go(
     for name in ("a", "b"):
         write_slide(tmp_path / "slides" / f"{name}_image.tif", (64, 64))
         write_tiff(tmp_path / "slides" / f"{name}_label.tif", np.arange(64**2, dtype=np.uint8).reshape(64, 64) % 2)
-    words = "evaluate", tmp_path / "slides", tmp_path / "slides", "--map", "1=class 1", "--metrics", "dice"
+    words = "evaluate", tmp_path / "slides", tmp_path / "slides", "--map", "1=class 1", "--metrics", "dice,ece"
     kept = call(*words, "-m", tiny_model, "-o", tmp_path / "out", "--json")
     assert kept.code == 0, kept.err
     stores = {path.name for path in (tmp_path / "out").glob("*.zarr")}
@@ -106,6 +138,10 @@ def test_models_are_run_and_scored_and_compared_in_one_go(
     compared = call(*words, "--compare", tiny_model, other)
     assert compared.code == 0, compared.err
     assert "do not tell which of tiny.safetensors and other.safetensors is better" in compared.out
+    with pytest.raises(UsageError, match="unknown metric dise"):  # before anything is segmented
+        called(*words[1:5], "--metrics", "dise", "-m", tmp_path / "gone.safetensors")
+    with pytest.raises(UsageError, match=r"slides holds an input \(a_image\.tif\); give another folder"):
+        called(*words[1:5], "--pictures", tmp_path / "slides", "-m", tmp_path / "gone.safetensors")
     (tmp_path / "slides" / "b_image.tif").write_bytes(b"II*\0 no slide")
     assert call(*words, "-m", tiny_model).code == 1
 
@@ -205,5 +241,8 @@ def test_a_map_that_is_not_two_numbers_is_refused(text: str) -> None:
 
 def test_maps_are_read_and_contradictions_refused() -> None:
     assert parse_maps(("255=1", "0128=2", "255=1", "3 = fat tissue")) == {255: 1, 128: 2, 3: "fat tissue"}
+    for text in ("1=99999999999", "99999999999=1", "99999999999=fat"):
+        with pytest.raises(UsageError, match="the largest value of a label is 2147483647"):
+            parse_maps((text,))
     with pytest.raises(UsageError, match="given twice, for 1 and 2"):
         parse_maps(("255=1", "255=2"))

@@ -56,6 +56,15 @@ def test_a_single_image_has_no_interval_and_settles_nothing() -> None:
     assert {one.verdict for one in score_differences(tallied([2], [0]), tallied([0], [0]))} == {0}
 
 
+def test_only_scores_that_both_have_differ() -> None:
+    first, second = (Tally(("nucleus",), metrics) for metrics in (METRICS, ("f1", "pixel_error", "seg")))
+    for image in (0, 1):
+        for tally in (first, second):
+            tally.add(np.roll(blobs(image), 1, axis=0), blobs(image), mpp=0.5)
+    shared = {"f1", "precision", "recall", "pixel_error"}
+    assert {one.name: one.value for one in score_differences(first, second)} == dict.fromkeys(shared, 0)
+
+
 @pytest.mark.parametrize(
     ("interval", "lower", "verdict"),
     [((0.1, 0.2), False, 1), ((0.1, 0.2), True, -1), ((-0.2, -0.1), True, 1), ((-0.1, 0.1), False, 0)],

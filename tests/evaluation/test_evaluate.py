@@ -347,6 +347,9 @@ def test_options_that_contradict_are_refused(tmp_path: Path) -> None:
         evaluate(store, store, metrics=("dise",))
     with pytest.raises(UsageError, match="--map is for labels that are classes"):
         evaluate(store, store, labels_are="instances", mapped={1: 7})
+    for meant in ({1: 7}, {1: "cell", 2: 7}):
+        with pytest.raises(UsageError, match="--map is for labels that are classes"):
+            evaluate(store, store, predictions_are="instances", labels_are="instances", mapped=meant)
     with pytest.raises(UsageError, match="objects or classes or instances, not pixels"):
         evaluate(store, store, labels_are="pixels")
 
@@ -391,7 +394,7 @@ def test_labels_of_a_part_are_compared_where_their_coordinates_say(tmp_path: Pat
     labels = write_coordinates(tmp_path / "b.zarr", part, 0.25, (20 * 0.5 - 0.125, 10 * 0.5 - 0.125))
     found = evaluate(store, labels)
     assert {found.scores[name] for name in ("dice", "f1", "pq", "detection_f1")} == {1}
-    assert found.remarks[0].endswith("in the 100 x 60 px that both show")
+    assert found.remarks[0].endswith("in the 60 x 100 px that both show")
 
 
 def test_objects_of_a_table_are_compared_on_the_grid_of_finer_labels(tmp_path: Path) -> None:
@@ -470,6 +473,34 @@ def test_classes_without_names_are_named_by_the_user(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match=r"--map: no class is called 'bone'; the predictions have gland, fat"):
         evaluate(store, files[1], mapped={100: "bone"})
+    with pytest.raises(UsageError, match=r"--map: no class has the value 9; allowed: 0 and 7 \(gland\), 200 \(fat\)"):
+        evaluate(store, files[1], mapped={100: 9})
+
+
+def test_naming_the_class_of_instances_leaves_their_ids(tmp_path: Path) -> None:
+    ids = np.zeros((20, 20), np.uint8)
+    ids[2:6, 2:6], ids[10:16, 10:16] = 1, 5
+    file = write_tiff(tmp_path / "a.tif", ids)
+    found = evaluate(file, file, predictions_are="instances", labels_are="instances", mapped={5: "nucleus"})
+    assert found.matches["nucleus"].both == 2
+
+
+def test_what_needs_a_resolution_is_said_where_there_is_none(tmp_path: Path) -> None:
+    file = write_tiff(tmp_path / "a.tif", labels_of(0))
+    assert evaluate(file, file, min_area_um2=30.0).remarks == (
+        "1 of 1 images have no resolution, so detection and recall by size leave them out",
+        "1 of 1 images have no resolution; their smallest objects have 30 px",
+    )
+    assert evaluate(file, file, metrics=("f1",)).remarks == ()
+
+
+def test_the_part_to_look_at_is_where_objects_are_wrong_whatever_is_scored(tmp_path: Path) -> None:
+    truth = np.zeros((1030, 1100), np.uint8)
+    truth[1026:1029, 1090:1095] = 1
+    files = write_tiff(tmp_path / "a.tif", truth * 0), write_tiff(tmp_path / "b.tif", truth)
+    window = evaluate(*files, metrics=("f1",)).windows[0]
+    assert window.shape == (1024, 1024)
+    assert truth[window.slices].any()
 
 
 def test_images_are_ranked_and_their_objects_counted(tmp_path: Path) -> None:

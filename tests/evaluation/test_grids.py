@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -45,6 +48,9 @@ def test_the_remark_says_whose_pixels_and_the_grid_has_a_resolution() -> None:
     met = meet(Extent("s", (100, 50)), labels, "labels")
     assert (met.mpp, met.remark) == (None, "compared on the labels' grid, 2 times as fine as the other")
     assert meet(store, Extent("l", (100, 50)), "labels").remark == ""
+    cut = meet(store, Extent("l", (101, 50)), "labels")
+    assert (cut.prediction[0].step, cut.prediction[0].indices(99, 101).tolist()) == (1, [99, 99])
+    assert cut.remark == "compared from the upper left corner: l is 101 x 50 px, s is 100 x 50 px"
     doubtful = meet(store, Extent("l", (100, 50), 0.25), "labels")
     assert (doubtful.mpp, doubtful.prediction[0].is_whole) == (0.5, True)
     assert doubtful.remark == "compared pixel by pixel, since sizes are the same; but l has 0.25 um/px, and s 0.5"
@@ -67,20 +73,28 @@ def test_labels_of_a_part_lie_where_their_coordinates_say(on: str) -> None:
         assert rows.indices(0, rows.count).tolist() == whole.indices(20, 40).tolist()
         assert met.labels[0].indices(0, 3).tolist() == [1, 3, 5]
     assert met.remark.endswith(
-        "in the 20 x 40 px that both show" if on == "labels" else "in the 10 x 20 px that both show"
+        "in the 40 x 20 px that both show" if on == "labels" else "in the 20 x 10 px that both show"
     )
 
 
 def test_what_does_not_fit_is_refused() -> None:
     store = Extent("s.zarr", (100, 50), 0.5, (0.0, 0.0))
     with pytest.raises(
-        UsageError, match=r"s\.zarr is 100 x 50 px at 0\.5 um/px, and l\.tif is 200 x 70 px at no known"
+        UsageError, match=r"s\.zarr is 100 x 50 px at 0\.5 um/px, and l\.tif is 200 x 70 px at no known .* in one ratio"
     ):
         meet(store, Extent("l.tif", (200, 70)), "labels")
-    with pytest.raises(UsageError, match=r"their sizes are not in one ratio that fits"):
+    with pytest.raises(UsageError, match=r"the ratio of their sizes is not that of their resolutions, and not"):
         meet(store, Extent("l.tif", (400, 200), 0.25), "labels")
     with pytest.raises(UsageError, match=r"have no pixel in common by their coordinates"):
         meet(store, Extent("l.zarr", (30, 30), 0.25, (60.0, 0.0)), "labels")
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 10**6))
+def test_middles_between_two_pixels_lie_in_the_second_however_ratios_are_rounded(m: int, n: int, first: int) -> None:
+    """Against fractions: a ratio of m to n as floating point has it, and with a rounding error of its own."""
+    expected = [math.floor(Fraction(2 * i + 1, 2) * Fraction(m, n)) for i in range(first, first + 50)]
+    for step in (m / n, 1 / (n / m), m / n * (1 - 1e-15)):
+        assert Lattice(10**7, 10**9, step).indices(first, first + 50).tolist() == expected
 
 
 def plane_of(values: np.ndarray) -> ArrayPlane:

@@ -9,6 +9,7 @@ from imagecodecs import png_decode
 
 from tests.conftest import WriteSlide
 from tests.evaluation.test_evaluate import write_tiff
+from wsipipe.arrays import Pixels
 from wsipipe.evaluation import bootstrap, wrong
 from wsipipe.evaluation.blockwise import ArrayPlane, Labelled, Terms, compare
 from wsipipe.evaluation.evaluate import Evaluation, Options, evaluate
@@ -20,6 +21,7 @@ from wsipipe.pictures.reliability import write_reliability
 from wsipipe.pictures.scored_images import BOTH, FOUND, TRUE, draw_evaluation, image_within
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.run import run
+from wsipipe.slides.slide import Level
 
 TRUTH = np.zeros((60, 80), np.uint8)
 TRUTH[5:15, 5:15] = TRUTH[34:44, 50:60] = TRUTH[46:56, 50:60] = 1
@@ -64,6 +66,27 @@ def test_the_image_lies_below_its_labels(tmp_path: Path, tiny_model: Path, write
         Path(image.prediction), fine, found.pairs[0], Box(8 * times, 24 * times, 40 * times, 80 * times)
     )
     assert np.array_equal(drawn, tifffile.imread(slide)[8:24, 40:80].repeat(times, 0).repeat(times, 1))
+
+
+def test_pixels_that_lie_far_apart_are_read_in_strips(
+    tmp_path: Path, tiny_model: Path, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = write_slide(tmp_path / "a.tif", (64, 96))
+    run([str(slide)], RunConfig(str(tmp_path / "out"), str(tiny_model), tissue="off", device="cpu"))
+    coarse = write_tiff(tmp_path / "b.tif", np.zeros((8, 12), np.uint8))
+    found = evaluate(tmp_path / "out" / "a.zarr", coarse, Options(metrics=("dice",)))
+    monkeypatch.setattr(scored_images, "STRIP_PX", 96 * 16)
+    read, sizes = Level.read, list[int]()
+
+    def watched(level: Level, *where: int) -> Pixels:
+        sizes.append(where[2] * where[3])
+        return read(level, *where)
+
+    monkeypatch.setattr(Level, "read", watched)
+    drawn = image_within(Path(found.images[0].prediction), coarse, found.pairs[0], Box(0, 8, 0, 12))
+    assert np.array_equal(drawn, tifffile.imread(slide)[4::8, 4::8])
+    assert len(sizes) > 1
+    assert max(sizes) <= 96 * 16
 
 
 def test_probabilities_are_plotted(tmp_path: Path) -> None:

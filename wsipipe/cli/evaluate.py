@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from wsipipe.cli.evaluate_text import (
 from wsipipe.errors import UsageError
 
 if TYPE_CHECKING:
-    from wsipipe.evaluation.evaluate import Evaluation, Options
+    from wsipipe.pipeline.config import RunConfig
 
 Pairs = dict[str, tuple[Path, Path]]
 """(prediction, or slide, and its labels) by name."""
@@ -120,18 +120,23 @@ def evaluate(
     end. Objects are connected components of a class unless values are instances. Where wsipipe objects made tables in
     the stores, their objects are scored instead. Exit code: 0 done, 1 a file cannot be read, 2 usage.
     """
-    from wsipipe.evaluation.evaluate import Options, compare_evaluations
+    from wsipipe.evaluation.evaluate import Options, check_options, compare_evaluations, evaluate_pairs
+    from wsipipe.evaluation.metrics import OF_PROBABILITIES
 
     names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
-    given = {name: value for name, value in terms.items() if value is not None}
-    options = Options(metrics=names, mapped=parse_maps(maps), **given)
+    options = Options(
+        metrics=names, mapped=parse_maps(maps), **{name: value for name, value in terms.items() if value is not None}
+    )
     _check_words(paths, model, out, mpp, compare)
     if compare is not None and (table is not None or pictures is not None):
         raise UsageError("--csv and --pictures are of one set of predictions; leave --compare out")
-    with _pairs(paths, model or "", out, mpp, compare) as found:
-        for path in (path for path in (table, pictures) if path is not None):
-            check_output(path, (one for pairs in found for pair in pairs.values() for one in pair))
-        scored = [_scored(pairs, options) for pairs in found]
+    check_options(options)
+    models = [model] if model is not None else list(compare or ()) * (len(paths) == 2)
+    given = _given(paths, models, compare)
+    for path in (path for path in (table, pictures) if path is not None):
+        check_output(path, (one for pairs in given for pair in pairs.values() for one in pair))
+    with _segmented(given, models, out, mpp, probable=bool(set(names or ()) & set(OF_PROBABILITIES))) as found:
+        scored = [evaluate_pairs(pairs, options) for pairs in found]
         if compare is not None:
             both, titles = (scored[0], scored[1]), _titles(*compare)
             differences = compare_evaluations(*both)
@@ -168,59 +173,61 @@ def _check_words(
         raise UsageError("-o and --mpp are for slides that are segmented first (-m, or --compare with SLIDES LABELS)")
 
 
-@contextmanager
-def _pairs(
-    paths: tuple[Path, ...], model: str, out: Path | None, mpp: float | None, compare: tuple[str, str] | None
-) -> Iterator[list[Pairs]]:
-    """The predictions, one set or two, with their labels; segmented first where there are models."""
+def _given(paths: tuple[Path, ...], models: Sequence[str], compare: tuple[str, str] | None) -> list[Pairs]:
+    """The predictions with their labels, one set or two; where there are models, the slides, once for each."""
     from wsipipe.evaluation.pairing import pair, pair_slides
 
-    if compare is None and not model:
-        yield [pair(*paths)]
-    elif compare is not None and len(paths) == 1:
-        yield [pair(Path(one), paths[0]) for one in compare]
-    else:
-        slides = pair_slides(*paths)
-        with tempfile.TemporaryDirectory(prefix="wsipipe-") as temporary:
-            folder = Path(temporary) if out is None else out
-            if compare is None:
-                yield [_segmented(slides, model, folder, mpp)]
-            else:
-                places = zip(compare, _titles(*compare), strict=True)
-                yield [_segmented(slides, one, folder / Path(title).stem, mpp) for one, title in places]
+    if models:
+        return [pair_slides(*paths)] * len(models)
+    return [pair(*paths)] if compare is None else [pair(Path(one), paths[0]) for one in compare]
 
 
 def _titles(first: str, second: str) -> tuple[str, str]:
-    """What to call two files or folders: by their names, or by their paths if these are the same."""
-    names = Path(first).name, Path(second).name
+    """What to call two files or folders: by their names, with a number if these are the same."""
+    names = Path(first).absolute().name, Path(second).absolute().name
     if Path(names[0]).stem != Path(names[1]).stem:
         return names
     return (f"1 {names[0]}", f"2 {names[1]}")
 
 
-def _segmented(slides: Pairs, model: str, out: Path, mpp: float | None) -> Pairs:
-    """The stores of slides, as ``wsipipe run`` makes them in ``out``, with their labels.
+@contextmanager
+def _segmented(
+    given: list[Pairs], models: Sequence[str], out: Path | None, mpp: float | None, *, probable: bool
+) -> Iterator[list[Pairs]]:
+    """The predictions with their labels: those ``given``, or made of slides by each of the ``models``.
+
+    The stores are in ``out``, those of two models in a folder each; without it they last as long as the context.
+    """
+    from wsipipe.pipeline.config import RunConfig
+
+    if not models:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="wsipipe-") as temporary:
+        folder = Path(temporary) if out is None else out
+        folders = [folder] if len(models) == 1 else [folder / Path(title).stem for title in _titles(*models)]
+        yield [
+            _stores(slides, RunConfig(str(where), model, mpp, probabilities=probable))
+            for slides, model, where in zip(given, models, folders, strict=True)
+        ]
+
+
+def _stores(slides: Pairs, config: RunConfig) -> Pairs:
+    """The stores of slides, as ``wsipipe run`` makes them, with their labels.
 
     Ends the command as that would if a slide fails.
     """
     from wsipipe.cli.progress import show_run
     from wsipipe.cli.run_text import summary_as_text
-    from wsipipe.pipeline.config import RunConfig
     from wsipipe.pipeline.run import run
 
     with show_run() as listener:
-        summary = run([str(slide) for slide, _ in slides.values()], RunConfig(str(out), model, mpp), listener)
+        summary = run([str(slide) for slide, _ in slides.values()], config, listener)
     if summary.exit_code:
         click.echo(summary_as_text(summary), err=True)
         click.get_current_context().exit(summary.exit_code)
     stores = {os.path.realpath(one.slide): Path(one.store) for one in summary.slides if one.store}
     return {name: (stores[os.path.realpath(slide)], labels) for name, (slide, labels) in slides.items()}
-
-
-def _scored(pairs: Pairs, options: Options) -> Evaluation:
-    from wsipipe.evaluation.evaluate import evaluate_pairs
-
-    return evaluate_pairs(pairs, options)
 
 
 def parse_maps(texts: tuple[str, ...]) -> dict[int, int | str]:
@@ -229,8 +236,11 @@ def parse_maps(texts: tuple[str, ...]) -> dict[int, int | str]:
     Raises
     ------
     UsageError
-        If a text is not VALUE=CLASS, or maps a value that another text maps to another class.
+        If a text is not VALUE=CLASS, has a number that no label can have, or maps a value that another text maps to
+        another class.
     """
+    from wsipipe.rasters.label_raster import MAX_LABEL  # it brings numpy
+
     mapped: dict[int, int | str] = {}
     for text in texts:
         value, _, meant = (part.strip() for part in text.partition("="))
@@ -238,19 +248,23 @@ def parse_maps(texts: tuple[str, ...]) -> dict[int, int | str]:
         if not value.isdecimal() or not meant or "=" in meant or meant.startswith("-"):
             raise UsageError(f"--map {text} is not VALUE=CLASS, two numbers such as 255=1, or a name: 255=nucleus")
         named = int(meant) if number else meant
+        if max(int(value), int(meant) if number else 0) > MAX_LABEL:
+            raise UsageError(f"--map {text}: the largest value of a label is {MAX_LABEL}")
         if mapped.setdefault(int(value), named) != named:
             raise UsageError(f"--map {value} is given twice, for {mapped[int(value)]} and {named}")
     return mapped
 
 
 def check_output(path: Path, inputs: Iterable[Path]) -> None:
-    """Make sure that no input is overwritten.
+    """Make sure that no input is overwritten, and no output taken for an input.
 
     Raises
     ------
     UsageError
-        If ``path`` is an input, or lies in a folder that is one.
+        If ``path`` is an input, lies in a folder that is one, or is the folder that holds one.
     """
     for one in inputs:
         if path.resolve().is_relative_to(one.resolve()):
             raise UsageError(f"{path} is an input, or lies in one ({one}); give another place")
+        if one.absolute().parent.resolve() == path.resolve():
+            raise UsageError(f"{path} holds an input ({one.name}); give another folder, such as {path / 'errors'}")

@@ -84,15 +84,14 @@ def score_with_intervals(tally: Tally) -> Scored:
 
 
 def score_differences(first: Tally, second: Tally) -> list[Difference]:
-    """How the pooled scores of two predictions of the same images differ; both are drawn alike (paired bootstrap).
+    """How the pooled scores that two predictions of the same images have differ, drawn alike (paired bootstrap).
 
     Parameters
     ----------
     first, second
-        The same images in the same order, with the same classes and metrics.
+        The same images in the same order, with the same classes.
     """
     assert _count(first) == _count(second)
-    assert first.metrics == second.metrics
     draws, scores = _draws(_count(first)), (first.scores(), second.scores())
     drawn = _pooled(first, draws), _pooled(second, draws)
     lower = {name for metric in LOWER_IS_BETTER if metric in first.metrics for name in _names(first, metric)}
@@ -115,8 +114,8 @@ def _draws(images: int) -> Floats:
 
 def _pooled(tally: Tally, draws: Floats) -> dict[str, Floats]:
     """The scores of each draw of images, (draws,), by name."""
-    sums = {name: np.tensordot(draws, numbers, 1) for name, numbers in tally.numbers().items()}
-    scores = [tally.score_sums({name: one[draw] for name, one in sums.items()}) for draw in range(len(draws))]
+    numbers = tally.numbers()
+    scores = [tally.score_sums({name: np.tensordot(draw, one, 1) for name, one in numbers.items()}) for draw in draws]
     return {name: np.array([one[name] for one in scores]) for name in tally.scores()}
 
 

@@ -80,10 +80,13 @@ def name_classes(classes: Classes | None, meant: Mapping[int, int | str]) -> tup
     Raises
     ------
     UsageError
-        If there is no class of such a name.
+        If there is no class of such a name or value.
     """
     names = {value: name for value, name in meant.items() if isinstance(name, str)}
     mapped = {value: other for value, other in meant.items() if isinstance(other, int)}
+    if classes is not None and (foreign := set(mapped.values()) - {0, *classes.values}):
+        allowed = ", ".join(f"{value} ({name})" for value, name in zip(classes.values, classes.names, strict=True))
+        raise UsageError(f"--map: no class has the value {min(foreign)}; allowed: 0 and {allowed}")
     if not names:
         return classes, mapped
     if classes is ONE_CLASS and len(set(names.values())) == 1:

@@ -17,6 +17,7 @@ from wsipipe.evaluation.metrics import (
     LOWER_IS_BETTER,
     METRICS,
     OF_PROBABILITIES,
+    Need,
     Scores,
     check_metrics,
 )
@@ -84,7 +85,7 @@ class Evaluation:
     matches: Mapping[str, Matches]
     """How many objects of each class there are, and were found, by its name; empty if that was not counted."""
     remarks: tuple[str, ...]
-    """On which grids images were compared, where their pixels differed; each once."""
+    """On which grids images were compared, where their pixels differed, and what lacks a resolution; each once."""
     tally: Tally
     """What the scores follow from."""
     pairs: tuple[OpenedPair, ...]
@@ -92,7 +93,7 @@ class Evaluation:
     terms: tuple[Terms, ...]
     """What was taken for an object in each of them."""
     windows: tuple[Box, ...]
-    """The part of each that is worth a look: where most objects are wrong."""
+    """The part of each that is worth a look: where most objects are wrong; the first if no score is about objects."""
 
     @property
     def scores(self) -> Scores:
@@ -104,6 +105,11 @@ class Evaluation:
         """The diameters between the quarters of the true objects; NaN where unknown, none if that was not counted."""
         numbers = self.tally.numbers().get("recall_smallest")
         return [] if numbers is None else diameter_quartiles(numbers.sum(axis=0))
+
+    @property
+    def radius_um(self) -> float:
+        """Largest distance of the centroids of two objects that are taken for the same, in micrometres."""
+        return self.terms[0].radius_um
 
     @property
     def headline(self) -> str:
@@ -158,7 +164,7 @@ def evaluate_pairs(found: Mapping[str, tuple[Path, Path]], options: Options | No
         If a file cannot be read, is not a label raster, or has values that stand for nothing.
     """
     options = options or Options()
-    _check(options)
+    check_options(options)
     files = [prediction for prediction, _ in found.values()]
     probable = all(is_store(path) and open_finished(path).probable for path in files)
     metrics = _metrics(options, probable)
@@ -170,6 +176,8 @@ def evaluate_pairs(found: Mapping[str, tuple[Path, Path]], options: Options | No
         check_sizes(one.prediction, one.labels)
     terms = [_terms(one, rules, options) for one in opened]
     tally = Tally(classes.names, metrics)
+    if "overlap" in tally.needs:
+        tally.needs = frozenset[Need]((*tally.needs, "centroids"))  # by which `windows` are found
     compared = (tally.add_planes(one.prediction, one.labels, terms=how) for one, how in zip(opened, terms, strict=True))
     windows = tuple(window_of_errors(found, one.labels.shape) for found, one in zip(compared, opened, strict=True))
     matches = tally.matches()
@@ -184,7 +192,9 @@ def evaluate_pairs(found: Mapping[str, tuple[Path, Path]], options: Options | No
         objects=rules and rules[0].rule,
         true_objects=rules and rules[1].rule,
         matches=dict(zip(classes.names, by_class, strict=False)),
-        remarks=tuple(dict.fromkeys(one.meeting.remark for one in opened if one.meeting.remark)),
+        remarks=tuple(
+            dict.fromkeys([one.meeting.remark for one in opened if one.meeting.remark] + _unsized(terms, metrics))
+        ),
         tally=tally,
         pairs=tuple(opened),
         terms=tuple(terms),
@@ -201,7 +211,8 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> list[Differenc
         If their images or classes are not the same.
     """
     names = [[image.name for image in one.images] for one in (first, second)]
-    if names[0] != names[1]:
+    labels = [[image.labels for image in one.images] for one in (first, second)]
+    if names[0] != names[1] and labels[0] != labels[1]:
         alone = sorted(set(names[0]) ^ set(names[1]))[0]
         raise UsageError(f"{alone} is in only one of the two folders of predictions; both must have the same images")
     if first.tally.classes != second.tally.classes:
@@ -210,11 +221,21 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> list[Differenc
     return score_differences(first.tally, second.tally)
 
 
-def _check(options: Options) -> None:
+def check_options(options: Options) -> None:
+    """Refuse options that cannot be used, whatever the files.
+
+    Raises
+    ------
+    UsageError
+        If a metric is unknown, a number is out of its range, or options contradict each other.
+    """
+    if options.metrics is not None:
+        check_metrics(options.metrics)
     for are in (options.predictions_are, options.labels_are):
         if are not in (None, *get_args(ValuesAre)):
             raise UsageError(f"values must be {' or '.join(get_args(ValuesAre))}, not {are}")
-    if options.mapped and options.labels_are == "instances" and options.predictions_are != "instances":
+    named = options.predictions_are == "instances" and all(isinstance(name, str) for name in options.mapped.values())
+    if options.mapped and options.labels_are == "instances" and not named:
         raise UsageError("--map is for labels that are classes; with --labels-are instances leave it out")
     for value, option in ((options.min_area_um2, "--min-area"), (options.radius_um, "--radius")):
         if value is not None and not 0 <= value < float("inf"):
@@ -272,6 +293,20 @@ def _terms(one: OpenedPair, rules: tuple[FoundObjects, FoundObjects] | None, opt
     predicted, true = (side.rule for side in rules)
     joined = max(rule.connectivity or 4 for rule in (predicted, true))
     return Terms(mpp, joined, predicted.least_px(mpp), true.least_px(mpp), options.radius_um)
+
+
+def _unsized(terms: Sequence[Terms], metrics: Sequence[str]) -> list[str]:
+    """What follows from unknown resolutions, for the user; empty if that is nothing."""
+    lacking = [one for one in terms if one.mpp is None]
+    if not lacking:
+        return []
+    said = f"{len(lacking)} of {len(terms)} images have no resolution"
+    remarks = []
+    if {"detection_f1", "recall_smallest"} & set(metrics):
+        remarks.append(f"{said}, so detection and recall by size leave them out")
+    if least := max(max(one.predicted_px, one.truth_px) for one in lacking):
+        remarks.append(f"{said}; their smallest objects have {least:g} px")
+    return remarks
 
 
 def _total(matches: Sequence[Matches]) -> Matches:

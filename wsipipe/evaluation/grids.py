@@ -71,7 +71,7 @@ def meet(prediction: Extent, labels: Extent, on: On) -> Meeting:
     remark = ""
     if step is not None:
         step = step if on == "store" else 1 / step
-        remark = "" if step == 1 else _said(grid, other, on, step)
+        remark = _said(grid, other, on, step) if step != 1 else _said_of_sizes(prediction, labels)
         axes = [(Lattice(n), Lattice(n, m, step)) for n, m in zip(grid.shape, other.shape, strict=True)]
     elif prediction.corner_um and labels.corner_um and prediction.mpp and labels.mpp:
         assert grid.mpp
@@ -84,7 +84,7 @@ def meet(prediction: Extent, labels: Extent, on: On) -> Meeting:
                 f"{labels.name} and {prediction.name} have no pixel in common by their coordinates; are they of the "
                 "same slide?"
             )
-        remark = f"{_said(grid, other, on, step)}, in the {width} x {height} px that both show"
+        remark = f"{_said(grid, other, on, step)}, in the {height} x {width} px that both show"
     elif prediction.shape == labels.shape:
         step, axes = 1.0, [(Lattice(n), Lattice(n)) for n in grid.shape]
         remark = (
@@ -104,7 +104,8 @@ def meet(prediction: Extent, labels: Extent, on: On) -> Meeting:
 def _step(prediction: Extent, labels: Extent) -> float | None:
     """Pixels of the labels that one pixel of the prediction spans, if both show the same field; else None.
 
-    The ratio that the slide's pyramid, or else the resolutions say, where it fits the sizes; else that of the sizes.
+    The ratio that the slide's pyramid, or else the resolutions say, where it fits the sizes; else 1, or that of the
+    sizes.
     """
     sides = list(zip(prediction.shape, labels.shape, strict=True))
     least = max((m - 1) / n if m < n else m / (n + 1) for n, m in sides)
@@ -115,7 +116,7 @@ def _step(prediction: Extent, labels: Extent) -> float | None:
     if prediction.shape == labels.shape:
         return None if _apart(prediction, labels) else 1.0
     longest = max(sides, key=max)
-    known = (prediction.downsample, stated, longest[1] / longest[0])
+    known = (prediction.downsample, stated, 1.0, longest[1] / longest[0])
     fitting = [ratio for ratio in known if ratio and least <= ratio <= most]
     return None if not fitting or _apart(prediction, labels) else fitting[0]
 
@@ -152,13 +153,23 @@ def _said(grid: Extent, other: Extent, on: On, step: float) -> str:
     return f"compared at {mpp:.4g} um/px, {own} grid; {others} {mpp / step:.4g}"
 
 
+def _said_of_sizes(prediction: Extent, labels: Extent) -> str:
+    """That sizes differ, by a pixel at most, where pixels do not; empty if they are the same."""
+    if prediction.shape == labels.shape:
+        return ""
+    sizes = (f"{one.name} is {one.shape[0]} x {one.shape[1]} px" for one in (labels, prediction))
+    return f"compared from the upper left corner: {', '.join(sizes)}"
+
+
 def _refusal(prediction: Extent, labels: Extent) -> str:
     def described(extent: Extent) -> str:
         scale = "no known resolution" if extent.mpp is None else f"{extent.mpp:.4g} um/px"
         return f"{extent.name} is {extent.shape[0]} x {extent.shape[1]} px at {scale}"
 
+    both = prediction.mpp and labels.mpp
+    why = "the ratio of their sizes is not that of their resolutions" if both else "their sizes are not in one ratio"
     return (
-        f"{described(prediction)}, and {described(labels)}: their sizes are not in one ratio that fits, and not both "
-        "have coordinates, so where the labels lie is unknown; give labels of the whole field, or OME-Zarr with scale "
-        "and translation in micrometres"
+        f"{described(prediction)}, and {described(labels)}: {why}, and not both have "
+        "coordinates, so where the labels lie is unknown; give labels of the whole field, at the resolution that they "
+        "say, or OME-Zarr with scale and translation in micrometres"
     )

@@ -4,7 +4,8 @@ Sources
 -------
 - Kirillov et al. 2019, arXiv:1801.00868 (panoptic quality)
 - Kumar et al. 2017, doi:10.1109/TMI.2017.2677499 (aggregated Jaccard index)
-- Schmidt et al. 2018 (StarDist), doi:10.1007/978-3-030-00934-2_30 (F1 over thresholds of IoU)
+- Caicedo et al. 2019, doi:10.1002/cyto.a.23863 (F1 over thresholds of IoU)
+- Schmidt et al. 2018 (StarDist), doi:10.1007/978-3-030-00934-2_30 (the thresholds, of TP / (TP + FP + FN))
 - Maska et al. 2014, doi:10.1093/bioinformatics/btu080 (SEG of the Cell Tracking Challenge)
 """
 

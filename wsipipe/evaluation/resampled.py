@@ -14,6 +14,9 @@ from wsipipe.evaluation.ratios import Floats
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
 
+ROUNDING_PX = 1e-6
+"""A middle that lies this near to the border of two pixels lies in the second, however its position was rounded."""
+
 
 @dataclass(frozen=True)
 class Lattice:
@@ -36,7 +39,7 @@ class Lattice:
     def indices(self, start: int, stop: int) -> Indices:
         """The pixels of the axis in which these middles lie, (pixels,), int64; beyond its ends the last ones."""
         last = (self.limit or self.count) - 1
-        found: Indices = np.clip(np.floor(self.positions(start, stop)), 0, last).astype(np.int64)
+        found: Indices = np.clip(np.floor(self.positions(start, stop) + ROUNDING_PX), 0, last).astype(np.int64)
         return found
 
     @property

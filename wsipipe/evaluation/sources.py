@@ -99,7 +99,8 @@ def open_pairs(
             truth = _outlines(path, meeting, classes, downsample, prediction.name)
         else:
             meeting = meet(where, _extent(other), on or "labels")
-            truth = labels = RasterPlane(other, classes, meant.labels, "--labels-are", mapped)
+            values = mapped if meant.labels == "classes" else {}  # ids of instances stand for themselves
+            truth = labels = RasterPlane(other, classes, meant.labels, "--labels-are", values)
             if meant.true_tables:
                 truth = TablePlane(labels, meant.true_tables[index])
         opened.append(OpenedPair(resampled(plane, meeting.prediction), resampled(truth, meeting.labels), meeting))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,24 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from wsipipe.arrays import Pixels
 from wsipipe.errors import WsipipeError
 from wsipipe.evaluation.evaluate import Evaluation
+from wsipipe.evaluation.metrics import OF_PROBABILITIES
 from wsipipe.evaluation.sources import OpenedPair
 from wsipipe.evaluation.wrong import Wrong, wrong_objects
 from wsipipe.files import make_folder, write_whole
 from wsipipe.geometry.grid import Box
+from wsipipe.geometry.mirror import Indices
 from wsipipe.pictures.caption import captioned
 from wsipipe.pictures.drawing import as_rgb, outlines
 from wsipipe.pictures.reliability import write_reliability
 from wsipipe.rasters.image import open_raster
 from wsipipe.rasters.pairs import IMAGE_FOLDERS, rasters_in, stem
 from wsipipe.rasters.segmented_slide import open_segmented_slide
-from wsipipe.slides.pixels.mirrored import read_mirrored
 from wsipipe.slides.pixels.overview import RgbImage
-from wsipipe.store.finished import is_store, open_finished
+from wsipipe.slides.slide import Level
+from wsipipe.store.finished import FinishedStore, is_store, open_finished
 
 TRUE, FOUND, BOTH = (40, 220, 80), (255, 40, 40), (255, 215, 0)
 """Outlines of what is true, of what was found, and where both run along the same pixels."""
@@ -35,6 +39,8 @@ DRAWN = 100
 """The most images that are drawn, the worst."""
 SHEET_COLUMNS, SHEET_ROWS, SHEET_PX, GAP_PX = 4, 3, 480, 8
 """Images on the sheet, their largest side, and the white between them."""
+STRIP_PX = 2**24
+"""Pixels of a slide that are read at once, where those that are drawn lie far apart."""
 LEAST_PX = 600
 """Smaller images are enlarged by a whole number, so that outlines do not hide them."""
 
@@ -65,9 +71,9 @@ def draw_evaluation(folder: Path, found: Evaluation) -> None:
         if rank <= SHEET_COLUMNS * SHEET_ROWS:
             sheet.append(captioned(*_shrunk(*drawn)))
     write_whole(folder / "sheet.png", bytes(imagecodecs.png_encode(_sheet(sheet))))
-    counts = found.tally.numbers().get("ece")
-    if counts is not None:
-        write_reliability(folder / "calibration.png", counts.sum(axis=0), found.tally.classes)
+    numbers = found.tally.numbers()
+    if probable := [numbers[name] for name in OF_PROBABILITIES if name in numbers]:  # each has the same counts
+        write_reliability(folder / "calibration.png", probable[0].sum(axis=0), found.tally.classes)
 
 
 def _drawn(found: Evaluation, index: int) -> Captioned:
@@ -115,21 +121,43 @@ def image_within(prediction: Path, labels: Path, pair: OpenedPair, window: Box) 
     with suppress(WsipipeError, OSError):
         if is_store(prediction):
             store = open_finished(prediction)
-            level = open_segmented_slide(store).levels[store.level]
+            lattices = pair.meeting.prediction
+            level, step = _level_for(open_segmented_slide(store).levels, store, lattices[0].step)
             rows, cols = (
-                np.clip(np.floor(lattice.positions(start, stop) * store.shrink).astype(np.int64), 0, side - 1)
+                np.clip(np.floor(lattice.positions(start, stop) * step).astype(np.int64), 0, side - 1)
                 for lattice, start, stop, side in zip(
-                    pair.meeting.prediction, (window.y0, window.x0), (window.y1, window.x1), level.shape, strict=True
+                    lattices, (window.y0, window.x0), (window.y1, window.x1), level.shape, strict=True
                 )
             )
-            first = Box(int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1)
-            pixels = read_mirrored(level, np.arange(first.y0, first.y1), np.arange(first.x0, first.x1))
-            return as_rgb(pixels[rows - first.y0][:, cols - first.x0].astype(np.float32), level.dtype)
+            return as_rgb(_pixels_at(level, rows, cols).astype(np.float32), level.dtype)
         if (path := _image_beside(labels)) is not None:
             raster = open_raster(path)
             if raster.shape == pair.labels.shape:
                 return as_rgb(raster.read(window).astype(np.float32), raster.dtype)
     return np.full((*window.shape, 3), 255, np.uint8)
+
+
+def _level_for(levels: Sequence[Level], store: FinishedStore, step: float) -> tuple[Level, float]:
+    """The coarsest level that shows each ``step`` of the store's pixels, and its pixels that one of the store spans.
+
+    It is the one that was segmented where a step is a pixel of that, or less.
+    """
+    own = levels[store.level]
+    spans = [store.shrink * own.downsample / level.downsample for level in levels]
+    fitting = [index for index in range(store.level, len(levels)) if step * spans[index] >= 1]
+    index = max(fitting, default=store.level)
+    return levels[index], spans[index]
+
+
+def _pixels_at(level: Level, rows: Indices, cols: Indices) -> Pixels:
+    """The pixels at ``rows`` x ``cols``, both ascending, (y, x, channel), read in strips of about `STRIP_PX`."""
+    x0, width = int(cols[0]), int(cols[-1] - cols[0]) + 1
+    count = -(-int(rows[-1] - rows[0] + 1) * width // STRIP_PX)
+    strips = [
+        level.read(int(some[0]), x0, int(some[-1] - some[0]) + 1, width)[some - some[0]][:, cols - x0]
+        for some in np.array_split(rows, min(count, len(rows)))
+    ]
+    return np.concatenate(strips)
 
 
 def _image_beside(labels: Path) -> Path | None:
