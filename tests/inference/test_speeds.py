@@ -130,11 +130,11 @@ def test_a_size_that_the_device_cannot_compute_is_not_chosen(
 def test_remembered_speeds_that_cannot_be_read_or_written_are_measured_again(spec: PoolSpec) -> None:
     path = speeds_file()
     path.parent.mkdir(parents=True)
-    for torn in (b"", b"{", b"[]", b'{"a": 1}'):
+    for torn in (b"", b"{", b"[1]", b"null", b'{"a": 1}'):
         path.write_bytes(torn)
         assert recall(spec) == {}
-    measure(spec, SMALL, [], "uint8", pixels=10)
-    assert set(recall(spec)) == {PROBE}
+        measure(spec, SMALL, [], "uint8", pixels=10)
+        assert set(recall(spec)) == {PROBE}
     path.unlink()
     path.mkdir()  # so that nothing can be renamed to it
     assert measure(spec, SMALL, [], "uint8", pixels=10).of(PROBE) == pytest.approx(1e6)

@@ -206,8 +206,8 @@ def remember_rows(name: str, rows: list[list[float]]) -> None:
     except RuntimeError:  # without a home
         return
     try:
-        table = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        table = dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
         table = {}
     table[name] = rows
     try:
