@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,19 @@ def test_remembered_speeds_that_cannot_be_read_or_written_are_measured_again(spe
     path.unlink()
     path.mkdir()  # so that nothing can be renamed to it
     assert measure(spec, SMALL, [], "uint8", pixels=10).of(PROBE) == pytest.approx(1e6)
+
+
+def test_speeds_name_the_engine_whatever_package_it_is_from(spec: PoolSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    def missing(name: str) -> str:  # as where onnxruntime-gpu is installed
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(Distribution, "from_name", missing)
+    on_onnxruntime = replace(spec, engine="onnxruntime")
+    remember(on_onnxruntime, {PROBE: 100.0})
+    assert recall(on_onnxruntime) == {PROBE: 100.0}
+    assert onnxruntime.__version__ in speeds_module.key(on_onnxruntime)
 
 
 @pytest.mark.parametrize(("reached", "remembered"), [(150.0, 150.0), (50.0, 100.0)])

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -239,8 +239,8 @@ def key(spec: PoolSpec) -> str:
     """Everything that speeds depend on: device, cores, engine, precision, what is asked for, model."""
     device = torch.device(spec.devices[0])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {processor()}"
-    library = TORCH if spec.engine == COMPILE else spec.engine
-    engine = f"{spec.engine} {version(library)} {spec.precision}"
+    library = import_module(TORCH if spec.engine == COMPILE else spec.engine)  # onnxruntime is in several packages
+    engine = f"{spec.engine} {library.__version__} {spec.precision}"
     shared = f"{spec.threads} of {spec.devices.count(spec.devices[0])}"
     more = ["probabilities"] * spec.probabilities + ["uncertainty"] * spec.uncertainty
     more += ["channels first"] * (not spec.channels_last)
