@@ -25,8 +25,8 @@ from wsipipe.geometry.grid import Box
 from wsipipe.geometry.network import round_up
 from wsipipe.inference import replica
 from wsipipe.inference.pool import close_resident_pools
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.spec import default_classes
-from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import choose_level
 

@@ -17,8 +17,8 @@ from tests.faults import picture, write_slide
 from wsipipe.arrays import Labels, Pixels
 from wsipipe.inference.pool import close_resident_pools
 from wsipipe.inference.replica import Replica
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.model_file import Model
-from wsipipe.pipeline.config import DEFAULT_MODEL
 
 CUDA = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
 MPS = ["mps"] if torch.backends.mps.is_available() else []

@@ -28,6 +28,7 @@ LAYERS = [
     {"evaluation"},
     {"pictures", "inference"},
     {"importing"},
+    {"quantization"},
     {"report", "training", "napari_plugin"},
     {"viewer"},
     {"pipeline", "demo"},
@@ -49,7 +50,7 @@ HEIGHT_IN_SLIDES = {name: height for height, names in enumerate(LAYERS_OF_SLIDES
 
 # library: the folders, or files at the top, that may import it
 HOMES = {
-    "torch": {"model", "inference", "importing", "training"},
+    "torch": {"model", "inference", "importing", "quantization", "training"},
     "safetensors": {"model", "training"},
     "dask": {"pipeline", "napari_plugin"},
     "distributed": {"pipeline"},
@@ -59,7 +60,8 @@ HOMES = {
     "imagecodecs": {"viewer", "slides", "rasters", "pictures", "demo"},
     "click": {"cli"},
     "openvino": {"inference"},
-    "onnx": {"model"},
+    "onnx": {"model", "quantization"},
+    "nncf": {"quantization"},
     "onnxruntime": {"inference", "model"},
     "rich": {"cli"},
     "scipy": {"objects", "tissue", "evaluation", "training"},
@@ -75,7 +77,7 @@ HOMES = {
     "tornado": {"viewer"},
     "napari": {"napari_plugin"},
 }
-EXTRAS = ["openvino", "onnx", "slurm", "kubernetes", "spatialdata", "napari"]
+EXTRAS = ["openvino", "onnx", "quantize", "slurm", "kubernetes", "spatialdata", "napari"]
 EVERYWHERE = {"dask.system"}  # how many cores are ours
 
 

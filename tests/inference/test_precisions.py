@@ -37,7 +37,6 @@ def test_bfloat16_on_a_cpu_is_openvinos_whatever_is_installed(monkeypatch: pytes
     monkeypatch.setattr(devices, "multiplies_bfloat16", lambda: True)
     for kind in (FileKind.SAFETENSORS, FileKind.ONNX):
         assert resolve_engine("auto", ("cpu",), "bfloat16", kind) == "openvino"
-        assert devices.alternatives("openvino", ("cpu",), "bfloat16", kind) == ("openvino",)
     assert resolve_engine("auto", ("cpu",), "bfloat16", FileKind.PT2) == "torch"
     assert resolve_engine("auto", ("cuda:0",), "bfloat16") == "torch"
     assert resolve_engine("torch", ("cpu",), "bfloat16") == "torch"

@@ -25,12 +25,12 @@ from wsipipe.errors import (
     UsageError,
     WsipipeError,
 )
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.min_areas import MIN_AREAS_UM2
 from wsipipe.model.model_file import read_model_info
 from wsipipe.objects import block_file
 from wsipipe.objects.read import damages_of_objects
 from wsipipe.pipeline import objects_store
-from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.pipeline.objects_plan import ObjectsRequest, block_side, fitted_blocks, plan_objects
 from wsipipe.pipeline.objects_store import StoreObjects, make_objects
 from wsipipe.store.finished import open_finished

@@ -17,10 +17,10 @@ from wsipipe import RunConfig, run
 from wsipipe.demo import draw_tissue
 from wsipipe.errors import SlideError
 from wsipipe.events import ClassCount
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.model.usual_objects import USUAL, Usual, usual_of
 from wsipipe.pipeline import plausible
-from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.pipeline.plausible import light_of, odd_sizes, stain_conflict
 from wsipipe.slides.discover import expand
 from wsipipe.slides.open import open_slide

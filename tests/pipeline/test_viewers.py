@@ -16,8 +16,8 @@ from tests.faults import files
 from tests.napari_plugin.made import made_result
 from tests.pipeline.test_instances import make_ids
 from tests.slides.made import ome_zarr, picture
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.model_file import read_model_info
-from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.pipeline.summary import DONE, SKIPPED
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from wsipipe.geometry.network import Receptive, round_up
@@ -11,6 +12,7 @@ from wsipipe.geometry.network import Receptive, round_up
 if TYPE_CHECKING:
     from wsipipe.importing.margins import MarginShare
     from wsipipe.model.model_file import ModelInfo
+    from wsipipe.quantization.agreement import Agreement
 
 CORES_PX = (256, 512, 1024, 2048, 4096)
 """Cores that are shown, px, rounded up to the stride."""
@@ -51,6 +53,20 @@ def margins_text(margins: list[MarginShare]) -> str:
         return "no smaller margin is possible: its convolutions need what is around each core"
     rows = (f"{one.px:9}   {one.cost:.2f}                    {one.share:.4%}" for one in margins)
     return "\n".join(["margin px   computed for one kept   labels that differ", *rows])
+
+
+def agreement_text(agreed: Agreement) -> str:
+    """How far a model in int8 agrees with float32."""
+    dice = ", ".join(f"{name} {value:.4f}" for name, value in agreed.dice.items() if not isnan(value))
+    return "\n".join(
+        [
+            f"on {agreed.tiles} other tiles of the same slides, int8 against float32:",
+            f"labels that differ   {agreed.differing / agreed.labels:.3%} of {agreed.labels:,}",
+            f"Dice coefficient     {dice}",
+            f"objects              {agreed.lost:,} of {agreed.objects:,} lost, {agreed.appeared:,} appeared",
+            f"speed                {agreed.speedup:.2f} times that of float32",
+        ]
+    )
 
 
 def tiles(sizes: Receptive) -> Iterator[tuple[int, int, float]]:

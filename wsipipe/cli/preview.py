@@ -17,9 +17,9 @@ def preview(slide: str, out: str | None, model: str | None, mpp: float | None, t
     """Draw SLIDE small, with the outline of what `run` would segment, its share, which is printed, and a scale bar."""
     from wsipipe.errors import UsageError
     from wsipipe.files import write_whole
+    from wsipipe.model.built_in import DEFAULT_MODEL
     from wsipipe.model.model_file import read_model_info
     from wsipipe.pictures.preview import tissue_png
-    from wsipipe.pipeline.config import DEFAULT_MODEL
     from wsipipe.slides.open import open_slide
     from wsipipe.slides.slide import choose_level
     from wsipipe.tissue.detect import find_tissue

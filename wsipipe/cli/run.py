@@ -37,7 +37,13 @@ INPUT_OPTIONS: tuple[Option, ...] = (
     click.option(
         "-o", "--out", default="segmentations", show_default=True, metavar="DIR", help="Folder of the results."
     ),
-    click.option("-m", "--model", "model", metavar="MODEL", help="Model file.  [default: nuclei in H&E, 0.5 um/px]"),
+    click.option(
+        "-m",
+        "--model",
+        "model",
+        metavar="MODEL",
+        help="Model file, nuclei (H&E, 0.5 um/px) or nuclei-int8.  [default: nuclei]",
+    ),
     click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0; overrides the file."),
     click.option(
         "--slides-table", metavar="FILE", help="CSV of options per slide: slide, mpp, reader, channels, z, t, series."

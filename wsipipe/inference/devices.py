@@ -161,15 +161,10 @@ def layouts(engine: str, devices: tuple[str, ...], precision: str) -> tuple[bool
     return (True, False) if engine == TORCH and precision == FLOAT32 and not is_cpu(devices) else (True,)
 
 
-def alternatives(engine: str, devices: tuple[str, ...], precision: str, kind: FileKind) -> tuple[str, ...]:
-    """``engine``, which ``auto`` chose, and those after it that might be faster with a network of this ``kind``.
-
-    None in less than float32, where each engine has its own labels.
-    """
-    if precision != FLOAT32:
-        return (engine,)
+def alternatives(engine: str, devices: tuple[str, ...], kind: FileKind) -> tuple[str, ...]:
+    """``engine``, which ``auto`` chose in float32, and those after it that might be faster with this ``kind``."""
     others = ENGINES_OF[kind][ENGINES_OF[kind].index(engine) + 1 :]
-    fit = [e for e in others if e != COMPILE and is_installed(e) and not _unfit(e, devices, precision, kind)]
+    fit = [e for e in others if e != COMPILE and is_installed(e) and not _unfit(e, devices, FLOAT32, kind)]
     return engine, *fit
 
 

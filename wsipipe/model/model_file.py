@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from wsipipe.errors import ModelError
 from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive
+from wsipipe.model.built_in import model_path
 from wsipipe.model.file_kind import FileKind, kind_of
 from wsipipe.model.min_areas import min_area_of_older
 from wsipipe.model.network import ForeignNetwork, describe_foreign, parse_foreign
@@ -158,14 +159,14 @@ def check_fit(path: str | Path, network: NetworkInfo, spec: ModelSpec) -> None:
 
 
 def read_model_info(path: str | Path) -> ModelInfo:
-    """What the model file at ``path`` says of itself, and its digest.
+    """What the model file at ``path``, or the one of that name in `BUILT_IN`, says of itself, and its digest.
 
     Raises
     ------
     ModelError
         If there is no such file, or it is truncated, foreign, newer than this wsipipe, or inconsistent.
     """
-    path = Path(path)
+    path = model_path(path)
     try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -218,14 +219,15 @@ def _parse_spec(header: Mapping[str, Any], min_area_um2: float) -> ModelSpec:
 
 
 def load_model(path: str | Path) -> Model:
-    """The model in a file: its network, on the CPU and in evaluation mode, and what the file says of it.
+    """The model at ``path``, or of that name in `BUILT_IN`: its network, on the CPU, and what the file says of it.
 
     Raises
     ------
     ModelError
         As `read_model_info`, or if the weights are not those of the architecture, or not finite float32.
     """
-    info, path = read_model_info(path), Path(path)
+    info = read_model_info(path)
+    path = Path(info.path)
     if isinstance(info.network, UNetInfo):
         return Model(info, load_unet(path, info.network))
     return Model(info, load_foreign(path, info.network))

@@ -13,6 +13,8 @@ from wsipipe.palette import class_color
 
 BACKGROUND = 0
 """The label of background, and of pixels that were not segmented."""
+INT8_RECORD = "int8"
+"""Key in the training record of a model in int8: what it was calibrated on, and how it agrees with float32."""
 MOST_LABEL = 255
 """The largest label."""
 
@@ -55,6 +57,11 @@ class ModelSpec:
     """Record of its training: data, settings, scores. Plain JSON."""
     min_area_um2: float = 0.0
     """Area in square micrometres below which what it finds is not an object."""
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the network computes in int8."""
+        return INT8_RECORD in self.training
 
     def __post_init__(self) -> None:
         for problem in self._problems():

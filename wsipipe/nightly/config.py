@@ -25,8 +25,9 @@ from wsipipe.files import Location, locate
 from wsipipe.geometry.grid import Grid, fit_sizes
 from wsipipe.geometry.symmetry import TTA_OFF
 from wsipipe.inference.devices import TORCH
+from wsipipe.model.built_in import BUILT_IN, DEFAULT_MODEL
 from wsipipe.model.model_file import read_model_info
-from wsipipe.pipeline.config import DEFAULT_MODEL, FAIL, ClusterConfig, RunConfig
+from wsipipe.pipeline.config import FAIL, ClusterConfig, RunConfig
 from wsipipe.pipeline.machine import size_bytes
 from wsipipe.pipeline.setup import CORE_PX, GPU_BLOCK_PX, Site, resolve
 from wsipipe.slides.address import file_of
@@ -104,7 +105,7 @@ class NightConfig:
     report: str | None = None
     """Folder of ``report.html``, ``report.json`` and ``history.jsonl``; by default ``reports`` in ``out``."""
     model: str | None = None
-    """Path of the model; by default the nuclei model."""
+    """Path of the model, or the name of one that comes with wsipipe; by default ``nuclei``."""
     until: str | None = None
     """Time of day when it ends, ``06:30``: it begins no block that would not be done by then."""
     duration: str | None = None
@@ -142,6 +143,10 @@ class Night:
         """A path in the configuration as an absolute path, or a URL."""
         return text if is_url(text) else str(self.path.parent / text)
 
+    def model(self, text: str) -> str:
+        """A model in the configuration: one that comes with wsipipe by its name, any other as `place` says."""
+        return text if text in BUILT_IN else self.place(text)
+
     @property
     def report(self) -> Location:
         """Folder of the reports."""
@@ -175,7 +180,7 @@ class Night:
         return RunConfig(
             out=self.place(self.config.out),
             renew=True,
-            model=None if model is None else self.place(model),
+            model=None if model is None else self.model(model),
             mpp=slides.mpp if slides else None,
             planes=planes,
             max_memory_bytes=None if limit is None else size_bytes(limit, "max_memory"),
@@ -217,9 +222,9 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
         (("run", "max_memory"), lambda: run.max_memory is None or size_bytes(run.max_memory, "max_memory")),
         (("run", "channels"), lambda: run.channels is None or parse_channels(run.channels)),
         (("run", "tissue"), lambda: _check_tissue(config.run.tissue)),
-        (("model",), lambda: config.model is None or read_model_info(night.place(config.model))),
+        (("model",), lambda: config.model is None or read_model_info(night.model(config.model))),
         *(
-            (("slides", i, "model"), partial(read_model_info, night.place(one.model)))
+            (("slides", i, "model"), partial(read_model_info, night.model(one.model)))
             for i, one in enumerate(config.slides)
             if one.model is not None
         ),

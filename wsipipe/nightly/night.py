@@ -13,11 +13,12 @@ from wsipipe.errors import MachineError, ModelError, NothingFoundError, OutputEr
 from wsipipe.events import Listener, Warned, ignore
 from wsipipe.files import Location, locate
 from wsipipe.inference.speeds import recall
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.nightly.config import Night
 from wsipipe.nightly.failures import Failures, size_and_change, stats_of
 from wsipipe.nightly.remedies import InNight, in_night
-from wsipipe.pipeline.config import DEFAULT_MODEL, RunConfig
+from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.dispatcher import Limits
 from wsipipe.pipeline.run import run
 from wsipipe.pipeline.run_plan import RunPlan, plan_run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from wsipipe.errors import UsageError
@@ -26,7 +25,6 @@ OPTION_OF_FIELD = {
     "options": "--cluster-config",
 }
 """The fields of `ClusterConfig`, and the options of `run` that set them."""
-DEFAULT_MODEL = Path(__file__).parent.parent / "model" / "nuclei.safetensors"
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class RunConfig:
     out: str = "segmentations"
     """Folder of the stores; created if it does not exist."""
     model: str | None = None
-    """Path of the model; None: the nuclei model that comes with wsipipe."""
+    """Path of the model, or the name of one that comes with wsipipe; None: ``nuclei``."""
     mpp: float | None = None
     """Micrometres per pixel of the slides' finest level, instead of those in the files."""
     slides_table: str | None = None

@@ -49,8 +49,8 @@ def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
     sizes = [size for size in wishes if _fits(run, size, ask)] or [(planned.core, setup.batch)]
     dtype, pixels = to_do[0].level.dtype, sum(p.pixels for p in to_do)
     engines: tuple[str, ...] = (setup.engine,)
-    if asked.engine == AUTO:
-        engines = alternatives(setup.engine, setup.devices, setup.precision, setup.model.network.kind)
+    if asked.engine == AUTO and not setup.labels_by_engine:
+        engines = alternatives(setup.engine, setup.devices, setup.model.network.kind)
     pools = [
         replace(setup.pool, engine=engine, channels_last=last)
         for engine in engines

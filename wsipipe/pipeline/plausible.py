@@ -8,7 +8,7 @@ from math import prod
 
 from wsipipe.events import ClassCount
 from wsipipe.model.model_file import ModelInfo
-from wsipipe.model.spec import BACKGROUND
+from wsipipe.model.spec import BACKGROUND, INT8_RECORD
 from wsipipe.model.usual_objects import usual_of
 from wsipipe.pipeline.slide_plan import SlidePlan
 from wsipipe.slides.slide import Level, Slide
@@ -31,7 +31,7 @@ def light_of(model: ModelInfo) -> str | None:
     By the means that normalise its input, which a training measures on these images.
     """
     spec = model.spec
-    if not spec.training or len(spec.mean) != model.network.in_channels:
+    if not spec.training.keys() - {INT8_RECORD} or len(spec.mean) != model.network.in_channels:
         return None
     return BRIGHTFIELD if min(spec.mean) >= BRIGHT else FLUORESCENCE if max(spec.mean) <= DARK else None
 

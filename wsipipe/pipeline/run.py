@@ -16,12 +16,13 @@ from wsipipe.inference.pool import load_pool, release_pool
 from wsipipe.inference.speeds import correct
 from wsipipe.leases.lease import LEASE
 from wsipipe.leases.leases import remove_if_dead
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.model_file import read_model_info
 from wsipipe.pipeline.cluster.connect import connect_cluster
 from wsipipe.pipeline.cluster.in_process import local_client
 from wsipipe.pipeline.cluster.patience import QUEUE_SECONDS, Patience
 from wsipipe.pipeline.cluster.workers import Workers
-from wsipipe.pipeline.config import DEFAULT_MODEL, KUBERNETES, SLURM, RunConfig
+from wsipipe.pipeline.config import KUBERNETES, SLURM, RunConfig
 from wsipipe.pipeline.dispatcher import NO_LIMITS, Dispatcher, Limits
 from wsipipe.pipeline.machine import peak_bytes
 from wsipipe.pipeline.measured_sizes import ask_here, gain, tune

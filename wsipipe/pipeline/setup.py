@@ -10,12 +10,13 @@ from wsipipe.files import locate
 from wsipipe.geometry.network import Receptive
 from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
 from wsipipe.inference.comparison import Compare
-from wsipipe.inference.devices import check_native, is_cpu, resolve_devices, resolve_engine
+from wsipipe.inference.devices import FLOAT32, check_native, is_cpu, resolve_devices, resolve_engine
 from wsipipe.inference.pool import PoolSpec
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.file_kind import FileKind
 from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.model.network import LABELS, SIGMOID, SOFTMAX
-from wsipipe.pipeline.config import DEFAULT_MODEL, FAIL, FILL, ComputeRequest, RunConfig, check_cluster
+from wsipipe.pipeline.config import FAIL, FILL, ComputeRequest, RunConfig, check_cluster
 from wsipipe.pipeline.machine import default_limit_bytes
 from wsipipe.pipeline.objects_plan import ObjectsRequest
 from wsipipe.slides.planes import Planes
@@ -129,6 +130,11 @@ class Setup:
     def approximate(self) -> bool:
         """Whether labels depend on the tiles, because these are smaller than the network looks."""
         return not self.model.network.exact or self.receptive != self.model.receptive
+
+    @property
+    def labels_by_engine(self) -> bool:
+        """Whether each engine has its own labels: in less than float32, where each rounds in other places."""
+        return self.precision != FLOAT32 or self.model.spec.quantized
 
     @property
     def compare(self) -> Compare:

@@ -10,7 +10,7 @@ from pathlib import Path
 from wsipipe.errors import ChannelError, DamagedStoreError, FingerprintError, GeometryError
 from wsipipe.files import locate
 from wsipipe.geometry.grid import BlocksLeft, Grid, fit_sizes
-from wsipipe.inference.devices import FLOAT32, TORCH
+from wsipipe.inference.devices import TORCH
 from wsipipe.model.model_file import ModelInfo
 from wsipipe.objects.block import STRIP_PX
 from wsipipe.pipeline.instances import rules_of
@@ -320,7 +320,7 @@ def _usable(slide: Slide, path: str, *, fingerprint: Fingerprint, overwrite: boo
 
 def _precision(setup: Setup) -> str:
     """The precision, with the engine where each has its own labels; torch was the first, and is not named."""
-    by = "" if setup.precision == FLOAT32 or setup.engine == TORCH else f" by {setup.engine}"
+    by = f" by {setup.engine}" if setup.labels_by_engine and setup.engine != TORCH else ""
     return setup.precision + by
 
 

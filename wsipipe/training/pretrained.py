@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from wsipipe.errors import UsageError
+from wsipipe.model.built_in import BUILT_IN
 from wsipipe.model.file_kind import FileKind, kind_of
 from wsipipe.model.model_file import FILES, ModelInfo, read_model_info
 from wsipipe.model.spec import BACKGROUND, ModelSpec
@@ -105,6 +106,11 @@ class Pretrained:
         return {name: tensor for name, tensor in weights.items() if keeps_head or not name.startswith("head.")}
 
 
+def pretrained_path(name: str, roots: Sequence[Path]) -> Path:
+    """The file of the model ``name``: of one that comes with wsipipe, else a file in one of ``roots``."""
+    return BUILT_IN[name] if name in BUILT_IN else at(name, roots)
+
+
 def read_pretrained(path: Path) -> Pretrained:
     """The model at ``path``, without its weights.
 
@@ -150,7 +156,7 @@ def with_pretrained(document: dict[str, Any], roots: Sequence[Path], pretrained:
         document = {**document, "network": {**network, "pretrained": pretrained}}
     elif not isinstance(pretrained := network.get("pretrained"), str):
         return document
-    return read_pretrained(at(pretrained, roots)).complete(document)
+    return read_pretrained(pretrained_path(pretrained, roots)).complete(document)
 
 
 def _meanings(spec: ModelSpec) -> list[str | None]:

@@ -14,12 +14,11 @@ import numpy as np
 from wsipipe.errors import LabelError, OutputError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.model.spec import BACKGROUND, LabelClass, ModelSpec
-from wsipipe.tables import at
 from wsipipe.training.config import TEST, TRAIN, VALIDATION, TrainConfig
 from wsipipe.training.fields import HELD_PX, Field, read_fields
 from wsipipe.training.patches import PatchMaker
 from wsipipe.training.pixel_weights import class_weights
-from wsipipe.training.pretrained import SIZES_OF_NETWORK, Pretrained, read_pretrained
+from wsipipe.training.pretrained import SIZES_OF_NETWORK, Pretrained, pretrained_path, read_pretrained
 from wsipipe.training.sampling import Places, check_learnable, survey
 
 STATISTICS_PATCHES = 16
@@ -89,7 +88,7 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
     if out.exists():
         raise UsageError(f"{out} already exists; give another -o, or remove it")
     given = config.network.pretrained
-    pretrained = read_pretrained(at(given, roots)) if given is not None else None
+    pretrained = read_pretrained(pretrained_path(given, roots)) if given is not None else None
     fields = read_fields(config, roots)
     _check_colors(fields[0], config)
     classes = _label_classes(config, pretrained)
