@@ -118,6 +118,8 @@ class SizesChosen:
     """Side of a block of the largest slide, px."""
     threads: int
     """Blocks in flight."""
+    devices: int
+    """Devices of a process; on a CPU replicas, which share its cores."""
     bare: float
     """Speed of the bare network on one device, pixels per second, margins included."""
     seconds: float

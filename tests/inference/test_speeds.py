@@ -14,9 +14,21 @@ from wsipipe.arrays import Pixels
 from wsipipe.errors import MachineError
 from wsipipe.geometry.network import Receptive, UNetSizes
 from wsipipe.inference import speeds as speeds_module
-from wsipipe.inference.pool import PoolSpec
+from wsipipe.inference.pool import PoolSpec, load_replicas
 from wsipipe.inference.replica import Prediction, Replica
-from wsipipe.inference.speeds import REPEATS, Size, Speeds, correct, fits_device, measure, recall, remember, speeds_file
+from wsipipe.inference.speeds import (
+    REPEATS,
+    Size,
+    Speeds,
+    best_replicas,
+    correct,
+    fits_device,
+    measure,
+    recall,
+    remember,
+    speed_together,
+    speeds_file,
+)
 from wsipipe.model.model_file import read_model_info
 
 PAPER = UNetSizes(4, 2).receptive
@@ -224,3 +236,49 @@ def test_a_real_device_is_measured(spec: PoolSpec) -> None:
     speeds = measure(spec, SMALL, [(32, 2)], "uint16", pixels=10**9)
     assert (32, 2) in speeds.by_size
     assert all(speed > 0 for speed in speeds.by_size.values())
+
+
+@pytest.mark.parametrize(
+    ("cores", "most", "together", "chosen"),
+    [
+        (32, 64, {2: 1.5, 4: 2.0, 8: 2.02}, (4, 0.5)),  # eight are hardly faster, and not worth their memory
+        (32, 2, {2: 1.5}, (2, 0.75)),
+        (32, 64, {2: 1.0}, (1, 1.0)),
+        (15, 64, {2: 1.5}, (2, 0.75)),  # four would have three cores each
+        (7, 64, {}, (1, 1.0)),
+    ],
+)
+def test_replicas_share_many_cores_where_that_is_faster(
+    spec: PoolSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    most: int,
+    together: dict[int, float],
+    chosen: tuple[int, float],
+) -> None:
+    measured = list[int]()
+
+    def speed_together(replicas: list[str], _size: Size, _dtype: str) -> float:
+        measured.append(len(replicas))
+        return together[len(replicas)] * 1e7
+
+    monkeypatch.setattr(speeds_module, "CPU_COUNT", cores)
+    monkeypatch.setattr(speeds_module, "load_replicas", lambda _, devices: devices)
+    monkeypatch.setattr(speeds_module, "speed_together", speed_together)
+    for _ in range(2):  # the second time they are remembered
+        count, speed = best_replicas(spec, (1024, 1), "uint8", pixels=10**10, alone=1e7, most=most)
+        assert (count, speed / 1e7) == chosen
+    assert measured == list(together)
+
+
+def test_replicas_that_would_take_long_to_measure_are_not_tried(
+    spec: PoolSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speeds_module, "CPU_COUNT", 32)
+    monkeypatch.setattr(speeds_module, "load_replicas", lambda *_: pytest.fail("measured"))
+    assert best_replicas(spec, (1024, 1), "uint8", pixels=10**7, alone=1e6, most=64) == (1, 1e6)
+
+
+def test_real_replicas_are_measured_together(spec: PoolSpec) -> None:
+    pool = replace(spec, device="cpu,cpu")
+    assert speed_together(load_replicas(pool, pool.devices), (32, 2), "uint16") > 0

@@ -171,6 +171,31 @@ def test_the_faster_layout_is_taken(plan: Callable[..., RunPlan], monkeypatch: p
         assert (run.setup.pool.channels_last, chosen.engine) == (last, "torch")
 
 
+def test_replicas_on_many_cores_are_planned_for(
+    plan: Callable[..., RunPlan], measured: dict[Size, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured[1024, 1] = 8.0
+    asked = list[int]()
+
+    def best_replicas(_pool: PoolSpec, _size: Size, _dtype: str, *, pixels: int, alone: float, most: int) -> Any:
+        assert pixels > 0
+        asked.append(most)
+        return min(most, 4), alone / 2
+
+    monkeypatch.setattr(tune, "best_replicas", best_replicas)
+    before = plan(10**12, device="auto")
+    run, chosen = tune.tune(before)
+    assert (chosen.devices, run.setup.devices, chosen.bare, run.bare) == (4, ("cpu",) * 4, 4.0, 4.0)
+    assert run.setup.pool.device == "cpu,cpu,cpu,cpu"
+    assert run.to_do[0].network_bytes == 4 * before.to_do[0].network_bytes
+    assert run.base_bytes > before.base_bytes
+    tight = plan(2000 * MB, device="auto")
+    run, chosen = tune.tune(tight)
+    assert run.memory_bytes(run.to_do[0]) <= 2000 * MB
+    assert asked == [tune.MOST_REPLICAS, chosen.devices]
+    assert tune.tune(plan(10**12, device="cpu"))[1].devices == 1, "as the user says"
+
+
 @pytest.mark.parametrize("probabilities", [False, True])
 def test_pinned_memory_is_counted_as_torch_allocates_it(plan: Callable[..., RunPlan], probabilities: bool) -> None:
     """Powers of two, by two lanes, of which smaller ones take as much again; on a CPU there is none."""

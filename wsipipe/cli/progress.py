@@ -126,9 +126,10 @@ def run_line(event: Event) -> str | None:
             )
         case SizesChosen():
             how = f"measured in {event.seconds:.1f} s" if event.seconds else "as measured before"
+            replicas = f"{event.devices} replicas, " if event.devices > 1 else ""
             return (
-                f"{event.engine}, tile {event.tile}, batch {event.batch}, block {event.block}, {event.threads} blocks "
-                f"in flight; bare network {event.bare / 1e6:.2f} MP/s with margins, {how}"
+                f"{event.engine}, {replicas}tile {event.tile}, batch {event.batch}, block {event.block}, "
+                f"{event.threads} blocks in flight; bare network {event.bare / 1e6:.2f} MP/s with margins, {how}"
             )
         case PrecisionGain():
             return (

@@ -15,11 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from threading import Barrier
 from typing import Any, TypeVar
 
 import numpy as np
 import platformdirs
 import torch
+from dask.system import CPU_COUNT
 
 from wsipipe.errors import MachineError, OutputError
 from wsipipe.files import write_whole
@@ -47,7 +49,9 @@ its own."""
 PLAIN_PX, PLAIN_MARGINS = 1024, 4
 """The largest core that may be chosen without a measurement: so many pixels, or so many margins."""
 WORTH = 1.03
-"""A size is chosen over a smaller one if it is faster by more than this factor."""
+"""A size, or a number of replicas, is chosen over a smaller one if it is faster by more than this factor."""
+LEAST_CORES = 4
+"""The fewest cores of a CPU that a replica gets where several share them."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,56 @@ def measure(spec: PoolSpec, receptive: Receptive, sizes: Sequence[Size], dtype: 
     return Speeds(known, receptive, time.perf_counter() - started)
 
 
+def best_replicas(spec: PoolSpec, size: Size, dtype: str, *, pixels: int, alone: float, most: int) -> tuple[int, float]:
+    """How many replicas, 1, 2, 4 and so on, share the cores of a CPU best, and pixels a second of each of them.
+
+    Parameters
+    ----------
+    spec
+        The pool, with one replica on the CPU.
+    size, dtype
+        The tiles that they will compute, and the dtype of the slide's pixels.
+    pixels
+        Pixels that the run will compute, without margins.
+    alone
+        Pixels a second of that one replica, which has all cores.
+    most
+        The most replicas that there is memory for. Each has `LEAST_CORES` at least.
+
+    Raises
+    ------
+    ModelError, MachineError
+        As `load_replicas`.
+    """
+    count, speed = 1, alone
+    while 2 * count <= min(most, CPU_COUNT // LEAST_CORES):
+        pool = replace(spec, device=",".join(["cpu"] * 2 * count), tta=TTA_OFF)
+        name = f"{key(pool)}, together"
+        together = next(iter(recall_rows(name)), None)
+        if not isinstance(together, int | float):
+            if not is_worth(2 * pixels_of(size, spec.receptive) / speed, spec.passes * pixels / (speed * count)):
+                break
+            together = speed_together(load_replicas(pool, pool.devices), size, dtype)
+            remember_rows(name, [round(together)])
+        if together < WORTH * speed * count:
+            break
+        count, speed = 2 * count, together / (2 * count)
+    return count, speed
+
+
+def speed_together(replicas: Sequence[Replica], size: Size, dtype: str) -> float:
+    """Pixels a second of all ``replicas`` together, each of which predicts tiles of ``size`` in a thread of its own."""
+    with ThreadPoolExecutor(len(replicas), "wsipipe-measure") as threads:
+        started = Barrier(len(replicas))
+
+        def alongside(replica: Replica) -> float:
+            with replica.lane():
+                started.wait()
+                return speed_of(replica, size, dtype)
+
+        return sum(threads.map(alongside, replicas))
+
+
 def fits_device(spec: PoolSpec, network: NetworkInfo, size: Size) -> bool:
     """Whether each GPU takes batches of ``size``: a tensor that many values, and its memory those of all processes.
 
@@ -199,7 +253,7 @@ def recall_rows(name: str) -> list[Any]:
     return rows if isinstance(rows, list) else []
 
 
-def remember_rows(name: str, rows: list[list[float]]) -> None:
+def remember_rows(name: str, rows: list[Any]) -> None:
     """Save ``rows`` under ``name`` for the next run; if they cannot be written, it measures again."""
     try:
         path = speeds_file()

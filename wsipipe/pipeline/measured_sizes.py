@@ -9,12 +9,15 @@ from typing import Any
 from wsipipe.events import PrecisionGain, SizesChosen
 from wsipipe.inference.devices import AUTO, alternatives, is_cpu, layouts
 from wsipipe.inference.gains import measure_gain
-from wsipipe.inference.speeds import Size, Speeds, fits_device, measure
+from wsipipe.inference.speeds import Size, Speeds, best_replicas, fits_device, measure
 from wsipipe.pipeline.fitted_sizes import CORES
+from wsipipe.pipeline.memory_need import weight_bytes
 from wsipipe.pipeline.run_plan import RunPlan
 
 BATCHES = (1, 2, 4, 8, 16)
 """Batches to choose from on GPUs; one tile is enough to keep a CPU busy."""
+MOST_REPLICAS = 64
+"""The most replicas to choose on a CPU."""
 Ask = Callable[..., Any]
 """Calls a function where the blocks are computed, and returns its result."""
 
@@ -66,12 +69,35 @@ def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
         batch=batch,
         block=planned.block,
         threads=run.threads,
+        devices=len(setup.devices),
         bare=speeds.of((core, batch)),
         seconds=speeds.seconds + sum(probe.seconds for probe in probes),
     )
     setup = replace(setup, engine=chosen.engine, channels_last=pools[fastest].channels_last)
-    run = replace(run, setup=setup, bare=chosen.bare)
-    return _tiled(run, (core, batch)), chosen
+    return _with_replicas(_tiled(replace(run, setup=setup), (core, batch)), chosen, dtype, pixels, ask)
+
+
+def _with_replicas(run: RunPlan, chosen: SizesChosen, dtype: str, pixels: int, ask: Ask) -> tuple[RunPlan, SizesChosen]:
+    """``run`` with as many replicas on a CPU of many cores as are fastest, unless the user named devices."""
+    site, size, most = run.setup.site, (chosen.tile, chosen.batch), 1
+    if site.device != AUTO or not is_cpu(site.devices) or site.per_machine > 1:
+        return replace(run, bare=chosen.bare), chosen
+    while _fits(_on_cpus(run, 2 * most), size, ask) and most < MOST_REPLICAS:
+        most *= 2
+    count, each = ask(best_replicas, run.setup.pool, size, dtype, pixels=pixels, alone=chosen.bare, most=most)
+    chosen = replace(chosen, devices=count, bare=each)
+    return replace(_tiled(_on_cpus(run, count), size), bare=each), chosen
+
+
+def _on_cpus(run: RunPlan, count: int) -> RunPlan:
+    """``run``, whose one replica is on the CPU, with ``count`` of them."""
+    if count == 1:
+        return run
+    setup, devices = run.setup, ("cpu",) * count
+    model, engine = setup.model.path, setup.engine
+    more = weight_bytes(model, devices, engine) - weight_bytes(model, setup.devices, engine)
+    site = replace(setup.site, device=",".join(devices), devices=devices)
+    return replace(run, setup=replace(setup, site=site), base_bytes=run.base_bytes + more)
 
 
 def gain(run: RunPlan, chosen: SizesChosen, ask: Ask = ask_here) -> PrecisionGain | None:
