@@ -279,6 +279,15 @@ def test_replicas_that_would_take_long_to_measure_are_not_tried(
     assert best_replicas(spec, (1024, 1), "uint8", pixels=10**7, alone=1e6, most=64) == (1, 1e6)
 
 
+def test_replicas_that_cannot_compute_together_are_not_chosen(spec: PoolSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MachineError("out of memory")
+
+    monkeypatch.setattr(speeds_module, "CPU_COUNT", 32)
+    monkeypatch.setattr(speeds_module, "load_replicas", fail)
+    assert best_replicas(spec, (1024, 1), "uint8", pixels=10**10, alone=1e7, most=64) == (1, 1e7)
+
+
 def test_real_replicas_are_measured_together(spec: PoolSpec) -> None:
     pool = replace(spec, device="cpu,cpu")
     assert speed_together(load_replicas(pool, pool.devices), (32, 2), "uint16") > 0

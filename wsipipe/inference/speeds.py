@@ -153,7 +153,7 @@ def best_replicas(spec: PoolSpec, size: Size, dtype: str, *, pixels: int, alone:
 
     Raises
     ------
-    ModelError, MachineError
+    ModelError
         As `load_replicas`.
     """
     count, speed = 1, alone
@@ -164,7 +164,11 @@ def best_replicas(spec: PoolSpec, size: Size, dtype: str, *, pixels: int, alone:
         if not isinstance(together, int | float):
             if not is_worth(2 * pixels_of(size, spec.receptive) / speed, spec.passes * pixels / (speed * count)):
                 break
-            together = speed_together(load_replicas(pool, pool.devices), size, dtype)
+            try:
+                together = speed_together(load_replicas(pool, pool.devices), size, dtype)
+            except MachineError as err:  # as with sizes: fewer compute
+                LOGGER.debug("cannot compute with %s replicas: %s", 2 * count, err)
+                break
             remember_rows(name, [round(together)])
         if together < WORTH * speed * count:
             break
