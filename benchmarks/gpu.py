@@ -46,15 +46,8 @@ from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.pipeline.run import run
 from wsipipe.pipeline.setup import resolve
 from wsipipe.slides.pixels.tile_store import TileStore
-from wsipipe.training.config import (
-    DataConfig,
-    LoopConfig,
-    NetworkConfig,
-    OptimizerConfig,
-    PatchConfig,
-    TrainConfig,
-    WeightConfig,
-)
+from wsipipe.training.config import LoopConfig, NetworkConfig, OptimizerConfig, PatchConfig, TrainConfig, WeightConfig
+from wsipipe.training.data_config import DataConfig
 from wsipipe.training.train import train
 
 

@@ -57,7 +57,7 @@ HOMES = {
     "zarr": {"files", "slides", "rasters", "store", "napari_plugin", "demo"},
     "obstore": {"urls"},
     "tifffile": {"slides", "rasters", "demo"},
-    "imagecodecs": {"viewer", "slides", "rasters", "pictures", "demo"},
+    "imagecodecs": {"viewer", "slides", "rasters", "pictures", "training", "demo"},
     "click": {"cli"},
     "openvino": {"inference"},
     "onnx": {"model", "quantization"},

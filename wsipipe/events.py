@@ -308,6 +308,14 @@ class StepDone:
     """Seconds since the training began."""
     share: float
     """Share of the training that was done when the step began, 0 to 1."""
+    steps: int | None = None
+    """Steps of the whole training; None if it ends by the clock."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the end of the training, at its speed so far; None where nothing can be said yet."""
+        share = self.step / self.steps if self.steps else self.share
+        return self.seconds * (1 / share - 1) if share > 0 else None
 
 
 @dataclass(frozen=True)

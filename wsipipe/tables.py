@@ -210,8 +210,10 @@ def parse_table(kind: Any, value: Any, place: Place = (), *, listed: bool = Fals
 
 
 def _parse_key(kind: Any, value: Any, place: Place, where: str) -> Any:
-    """``value`` of the key at ``place``: a table, a list of tables, or a value for `parse_value`."""
+    """``value`` of the key at ``place``: a table, a list of tables, either of them, or a value for `parse_value`."""
     (element, *_) = typing.get_args(kind) or (None,)
+    if is_dataclass(element) and typing.get_origin(kind) is UnionType and not isinstance(value, list):
+        kind = element
     if is_dataclass(kind):
         return parse_table(kind, value, place)
     if is_dataclass(element):

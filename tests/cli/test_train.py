@@ -29,7 +29,8 @@ from wsipipe.model.model_file import save_untrained
 from wsipipe.training import log
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.checkpoint import CHECKPOINT_KEY
-from wsipipe.training.config import ClassConfig, DataConfig, TrainConfig
+from wsipipe.training.config import ClassConfig, TrainConfig
+from wsipipe.training.data_config import DataConfig
 from wsipipe.training.log import read_log
 
 STEPS = 60
@@ -322,7 +323,9 @@ EVENTS = {
         1, 1, 0, 0, ("cpu",), "a.safetensors"
     ),
     "warning: the head starts anew": TrainingWarned("the head starts anew"),
-    "step 50: loss 0.1235, 12 s, 25% done": StepDone(50, 0.12345, 1e-3, 12.3, 0.25),
+    "step 50 of 2000: loss 0.1235, 12.3 s, 2% done, 8 min 0 s left": StepDone(50, 0.12345, 1e-3, 12.3, 0.0245, 2000),
+    "step 25: loss 0.1235, 12.3 s, 0% done": StepDone(25, 0.12345, 1e-3, 12.3, 0.0),
+    "step 50: loss 0.1235, 12.3 s, 25% done, 36.9 s left": StepDone(50, 0.12345, 1e-3, 12.3, 0.25),
     "step 60: validation dice 0.5, f1 0.25; best so far: step 20": Validated(
         60, {"dice": 0.5, "dice.disc": 0.5, "f1": 0.25, "pq": math.nan}, 20, 1.0
     ),

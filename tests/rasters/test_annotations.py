@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from wsipipe.errors import LabelError, SlideReadError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.rasters.annotations import Annotations, open_annotations
-from wsipipe.rasters.geojson import REGIONS
+from wsipipe.rasters.features import REGIONS
 from wsipipe.rasters.polygons import OFF_CENTRE
 
 SHAPE = (40, 50)

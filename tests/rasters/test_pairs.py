@@ -28,6 +28,7 @@ def touch(folder: Path, *names: str) -> Path:
         ("a_masks.ome.tiff", "a"),
         ("a_label.ome.zarr", "a"),
         ("a.geojson", "a"),
+        ("a_label.xml", "a"),
         ("case 1.2_image.png", "case 1.2"),
         ("a_image_label.png", "a_image"),
         ("image.png", "image"),

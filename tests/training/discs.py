@@ -16,7 +16,6 @@ from wsipipe.events import StepDone, TrainingEvent
 from wsipipe.training.augment import NO_AUGMENTATION
 from wsipipe.training.config import (
     ClassConfig,
-    DataConfig,
     LoopConfig,
     NetworkConfig,
     OptimizerConfig,
@@ -24,6 +23,7 @@ from wsipipe.training.config import (
     TrainConfig,
     WeightConfig,
 )
+from wsipipe.training.data_config import DataConfig
 from wsipipe.training.setup import TrainingSetup, prepare_training
 from wsipipe.training.train import train
 

@@ -13,7 +13,8 @@ import numpy as np
 from tests.training.discs import changed
 from wsipipe.geometry.grid import Box
 from wsipipe.training.augment import NO_AUGMENTATION
-from wsipipe.training.config import DataConfig, NetworkConfig, PatchConfig, TrainConfig, WeightConfig
+from wsipipe.training.config import NetworkConfig, PatchConfig, TrainConfig, WeightConfig
+from wsipipe.training.data_config import DataConfig
 from wsipipe.training.fields import Field, HeldImage, read_fields
 from wsipipe.training.truth import HeldTruth
 

@@ -278,12 +278,35 @@ def test_a_share_of_patches_is_restained_and_some_lose_their_objects() -> None:
     assert 20 < sum(not keep for _, keep in results) < 65  # a fifth of half
 
 
-@pytest.mark.parametrize("kinds", [{"stain": 0.1}, {"restain": 0.1}])
+@pytest.mark.parametrize("kind", ["stain", "restain", "hed", "restyle", "erythrocytes"])
 @pytest.mark.parametrize("channels", [1, 4])
-def test_stains_of_other_than_rgb_are_refused(kinds: dict[str, float], channels: int) -> None:
-    image = random_image(8, 8, channels)
-    with pytest.raises(UsageError, match=rf"got {channels} channels.*set both to 0"):
-        jitter(image, image[..., 0] > 2, np.random.default_rng(0), only(**kinds))
+def test_stains_of_other_than_rgb_do_not_fit(kind: str, channels: int) -> None:
+    assert only(**{kind: 0.1}).unfit(channels, "uint8") == f"[augmentation] {kind} is for RGB images; set it to 0"
+    assert only(**{kind: 0.1}).unfit(3, "uint16") == ""
+    assert "jpeg is for images of 8 bits" in only(jpeg=50).unfit(channels, "uint16")
+
+
+OTHER_LOOKS = {"hed": 0.2, "dull": 0.3, "white_balance": 0.1, "defocus_px": 4.0, "jpeg": 40, "erythrocytes": 1.0}
+
+
+@pytest.mark.parametrize("kind", OTHER_LOOKS)
+def test_each_look_varies_a_patch_by_its_seed_and_draws_nothing_when_off(kind: str) -> None:
+    image = np.repeat(np.repeat(random_image(8, 8, 3), 6, axis=0), 6, axis=1)
+    foreground = np.zeros(image.shape[:2], bool)
+    looks = []
+    for seed in (0, 1, 2, 2):
+        rng = np.random.default_rng(seed)
+        got, keep = jitter(image, foreground, rng, only(**{kind: OTHER_LOOKS[kind]}))
+        assert (got.dtype, got.shape, keep) == (np.float32, image.shape, True)
+        assert got.min() >= 0
+        assert got.max() <= 1
+        looks.append(got)
+    np.testing.assert_array_equal(looks[2], looks[3])
+    assert any((one != image).any() for one in looks)
+    assert (looks[0] != looks[1]).any() or (looks[1] != looks[2]).any()
+    quiet, untouched = np.random.default_rng(0), np.random.default_rng(0)
+    jitter(image, foreground, quiet, NO_AUGMENTATION)
+    assert quiet.bit_generator.state == untouched.bit_generator.state
 
 
 @pytest.mark.parametrize(
@@ -299,6 +322,11 @@ def test_stains_of_other_than_rgb_are_refused(kinds: dict[str, float], channels:
         ("blur_px", -2.0),
         ("stain", -1.0),
         ("restain", 1.5),
+        ("hed", 1.0),
+        ("restyle", 1.5),
+        ("dull", 1.0),
+        ("defocus_px", -1.0),
+        ("jpeg", 101),
     ],
 )
 def test_values_that_make_no_sense_are_refused_by_name(name: str, value: float) -> None:

@@ -24,7 +24,8 @@ from wsipipe.cli import main
 from wsipipe.errors import LabelError, UsageError
 from wsipipe.rasters.opened import RASTERS
 from wsipipe.training import checkpoint, setup
-from wsipipe.training.config import AnnotatedSlide, ClassConfig, DataConfig, TrainConfig, WeightConfig, load_config
+from wsipipe.training.config import ClassConfig, TrainConfig, WeightConfig, load_config
+from wsipipe.training.data_config import AnnotatedSlide, DataConfig
 from wsipipe.training.train import train
 
 SMALL = """
@@ -227,7 +228,7 @@ def test_image_that_is_partly_transparent_is_named(data: Path, refused: Refused)
 @pytest.mark.parametrize("kind", ["stain = 0.1", "restain = 0.1"])
 def test_stains_of_grey_images_are_refused(tmp_path: Path, refused: Refused, kind: str) -> None:
     pair(tmp_path / "set", "a", pixels(SHAPE), LABELS)
-    message = r"\[augmentation\] stain and restain are for RGB images, and a has 1 channel; set both to 0"
+    message = rf"a has 1 channel of uint8, but \[augmentation\] {kind.split()[0]} is for RGB images; set it to 0"
     check(refused(FOLDER + SMALL + NO_BORDERS + f"[augmentation]\n{kind}\n"), 2, message)
 
 

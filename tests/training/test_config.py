@@ -14,10 +14,9 @@ from wsipipe.errors import UsageError
 from wsipipe.model.model_file import save_untrained
 from wsipipe.training.augment import Augmentation
 from wsipipe.training.config import (
-    AnnotatedSlide,
     ClassConfig,
-    DataConfig,
     LoopConfig,
+    LossConfig,
     NetworkConfig,
     OptimizerConfig,
     PatchConfig,
@@ -27,6 +26,7 @@ from wsipipe.training.config import (
     load_config,
     parse_labels_are,
 )
+from wsipipe.training.data_config import AnnotatedSlide, DataConfig
 
 WORKFLOWS = sorted(
     path for path in (Path(__file__).parents[2] / "workflows").rglob("*.toml") if path.name != "night.toml"
@@ -43,6 +43,10 @@ mpp = 0.5
 background = ["Ignore*"]
 validation = ["a*", "b"]
 test = 0.25
+name = "clinic"
+share = 2
+licence = "CC-BY-4.0"
+attribution = "the clinic"
 [[data.slides]]
 image = "a.svs"
 annotations = "a.geojson"
@@ -73,6 +77,8 @@ balance = false
 w0 = 2
 sigma_px = 1.5
 ridge_px = 2.0
+[loss]
+steadiness = 0.5
 [augmentation]
 elastic_px = 1
 elastic_grid = 4
@@ -84,6 +90,14 @@ noise = 0.01
 blur_px = 0.25
 stain = 0.125
 restain = 0.5
+hed = 0.1
+restyle = 0.5
+erythrocytes = 0.25
+erythrocyte_px = 14
+dull = 0.3
+white_balance = 0.05
+defocus_px = 3
+jpeg = 40
 [optimizer]
 name = "sgd"
 learning_rate = 0.5
@@ -120,12 +134,19 @@ READ = TrainConfig(
         background=("Ignore*",),
         validation=("a*", "b"),
         test=0.25,
+        name="clinic",
+        share=2.0,
+        licence="CC-BY-4.0",
+        attribution="the clinic",
     ),
     classes=(ClassConfig("gland", "#00ff7f", 7), ClassConfig("fat")),
     network=NetworkConfig(8, 3, 1, 0.25, pretrained="base.safetensors"),
     patches=PatchConfig(64, 0.25, "mirror"),
     weights=WeightConfig(False, 2.0, 1.5, 2.0),
-    augmentation=Augmentation(1.0, 4, False, False, 1.5, 0.2, 0.01, 0.25, 0.125, 0.5),
+    loss=LossConfig(0.5),
+    augmentation=Augmentation(
+        1.0, 4, False, False, 1.5, 0.2, 0.01, 0.25, 0.125, 0.5, 0.1, 0.5, 0.25, 14.0, 0.3, 0.05, 3.0, 40
+    ),
     optimizer=OptimizerConfig("sgd", 0.5, 0.9, 0.25, 7, 2.0, 4, 0.99),
     loop=LoopConfig(
         steps=10,
@@ -196,7 +217,7 @@ def test_defaults_are_those_that_the_docstrings_name() -> None:
     assert (config.weights.w0, config.weights.sigma_px) == (10.0, 5.0)
     assert config.weights.ridge_px == 1.5
     assert config.patches.small_images == "refuse"
-    assert config.augmentation.colors is False
+    assert config.augmentation.unfit(1, "uint16") == ""
 
 
 def test_values_are_the_numbers_of_the_classes_unless_given() -> None:

@@ -34,7 +34,8 @@ from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import choose_level
 from wsipipe.training import fields
-from wsipipe.training.config import AnnotatedSlide, ClassConfig, DataConfig
+from wsipipe.training.config import ClassConfig
+from wsipipe.training.data_config import AnnotatedSlide, DataConfig
 from wsipipe.training.fields import Field, HeldImage, one_image, read_fields
 
 SHAPE = (40, 48)

@@ -39,7 +39,7 @@ def test_every_event_is_a_line(tmp_path: Path) -> None:
     assert lines == [
         {"train": 4, "validation": 1, "test": 0, "first_step": 0, "devices": ["cpu"], "pretrained": None},
         {"message": "a"},
-        {"step": 1, "loss": None, "learning_rate": 0.1, "seconds": 0.5, "share": 0.0},
+        {"step": 1, "loss": None, "learning_rate": 0.1, "seconds": 0.5, "share": 0.0, "steps": None},
         {"step": 1, "scores": {"dice": 0.5, "f1": None}, "best_step": 1, "seconds": 0.6},
         {"model": "b.safetensors", "steps": 1, "best_step": 1, "split": "test", "scores": {"dice": None}},
     ]

@@ -12,12 +12,15 @@ from matplotlib.image import imread
 from tests.faults import files_up_to
 from tests.training.discs import discs
 from wsipipe.errors import OutputError
+from wsipipe.pictures.caption import TITLE_PX
 from wsipipe.training.pictures import (
     FOUND,
     GAP_PX,
     SHEET_IMAGE_PX,
+    SMOOTH,
     TRUE,
     Shown,
+    mean_of_last,
     patch_as_rgb,
     write_curves,
     write_sheet,
@@ -65,6 +68,13 @@ def test_curves_show_losses_and_scores(tmp_path: Path) -> None:
     assert scores[330:, 80:].any()
 
 
+def test_smoothed_loss_begins_at_the_first_step_and_leaves_out_what_is_no_number() -> None:
+    losses = np.array([4.0, 2.0, np.nan, 3.0, 1.0])
+    np.testing.assert_allclose(mean_of_last(losses, 2), [4, 3, 2, 3, 2])
+    assert np.isfinite(mean_of_last(losses, SMOOTH)).all()
+    assert len(mean_of_last(losses[:1], SMOOTH)) == 1
+
+
 def test_sheet_has_image_found_and_true_side_by_side(tmp_path: Path) -> None:
     image, objects = discs((60, 80))
     found = np.zeros_like(objects)
@@ -72,10 +82,13 @@ def test_sheet_has_image_found_and_true_side_by_side(tmp_path: Path) -> None:
     small, few = discs((33, 40), channels=1, dtype="uint16", seed=1)
     large = np.zeros((SHEET_IMAGE_PX + 50, SHEET_IMAGE_PX + 9, 3), np.uint8)
     nothing = np.zeros(large.shape[:2], np.uint8)
-    rows = [Shown(image, found, objects), Shown(small[..., None], few, few), Shown(large, nothing, nothing)]
+    rows = [Shown(image, found, objects, "case 17"), Shown(small[..., None], few, few), Shown(large, nothing, nothing)]
     write_sheet(tmp_path / "validation.png", rows)
     sheet = picture(tmp_path / "validation.png")
-    assert sheet.shape == (60 + 33 + SHEET_IMAGE_PX + 3 * GAP_PX, 3 * (SHEET_IMAGE_PX + GAP_PX), 3)
+    assert sheet.shape == (60 + 33 + SHEET_IMAGE_PX + 3 * (GAP_PX + TITLE_PX), 3 * (SHEET_IMAGE_PX + GAP_PX), 3)
+    titles, sheet = sheet[:TITLE_PX], sheet[TITLE_PX:]
+    for left, text in ((0, True), (86, True), (172, True), (258, False)):
+        assert (titles[:, left : left + 80] < 100).any() == text
     np.testing.assert_array_equal(sheet[:60, :80], image)
     middle, right = sheet[:60, 86:166], sheet[:60, 172:252]
     for strip, color, labels in ((middle, FOUND, found), (right, TRUE, objects)):
@@ -87,7 +100,7 @@ def test_sheet_has_image_found_and_true_side_by_side(tmp_path: Path) -> None:
             near[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3] = True
         assert not (drawn & ~near).any(), "only about objects"
     np.testing.assert_array_equal(sheet[:60, 252 : 252 + 100], 255)
-    below = sheet[66 : 66 + 33, :40]
+    below = sheet[66 + TITLE_PX : 66 + TITLE_PX + 33, :40]
     assert (below[..., 0] == below[..., 1]).all()
     assert below.min() == 0
     assert below.max() == 255

@@ -292,6 +292,10 @@ def test_minutes_end_a_training(folder: Path, tmp_path: Path) -> None:
     assert len(steps) >= 1
     assert all(0 <= a.share <= b.share < 1 for a, b in pairwise(steps))
     assert load_model(out).spec.training["steps"] == len(steps)
+    last = [event for event in events if isinstance(event, StepDone | Validated)][-1]
+    assert isinstance(last, Validated), "it ends with a validation"
+    assert last.step == len(steps)
+    assert "dice" in last.scores
 
 
 def test_batch_that_devices_cannot_share_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -42,9 +42,18 @@ def described(info: ModelInfo) -> str:
     lines = [
         f"{info.path}: {network.kind.value}, {network.in_channels} channels, {network.classes} classes, {network.head}",
         f"it looks {sizes.reach} px far; stride {sizes.stride} px, margin {sizes.margin} px; {exact}",
+        f"licence: {info.spec.licence}",
+        *sources_text(info.spec.training),
         "core px   tile px   computed for one kept",
     ]
     return "\n".join([*lines, *(f"{core:7}   {tile:7}   {cost:.2f}" for core, tile, cost in tiles(sizes))])
+
+
+def sources_text(training: dict[str, Any]) -> Iterator[str]:
+    """A line for each data set that the record of a ``training`` names, with whom its licence asks to name."""
+    for one in training.get("sources", []):
+        by = f": {one['attribution']}" if one.get("attribution") else ""
+        yield f"trained on {one.get('name')} ({one.get('licence') or 'licence not stated'}){by}"
 
 
 def margins_text(margins: list[MarginShare]) -> str:

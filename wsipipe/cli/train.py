@@ -21,6 +21,7 @@ from wsipipe.events import (
     TrainingWarned,
     Validated,
 )
+from wsipipe.report.words import duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -118,7 +119,10 @@ def configured(
         config = config_of(with_pretrained(document, roots, pretrained))
     else:
         config = load_config(source, roots, pretrained=pretrained)
-        config = replace(config, data=replace(config.data, labels_are=are or config.data.labels_are))
+        if are and isinstance(config.data, tuple):
+            raise UsageError("--labels-are is for one data set; give each [[data]] its own labels_are")
+        if are and not isinstance(config.data, tuple):
+            config = replace(config, data=replace(config.data, labels_are=are))
     given = {"steps": steps, "minutes": minutes, "seed": seed}
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if steps is not None:
@@ -157,7 +161,13 @@ def step_line(event: TrainingEvent) -> str | None:
     """The line of every `STEPS_PER_LINE`-th step, where there is no bar; None for any other event."""
     if not isinstance(event, StepDone) or event.step % STEPS_PER_LINE:
         return None
-    return f"step {event.step}: loss {event.loss:.4f}, {event.seconds:.0f} s, {event.share:.0%} done"
+    left = "" if event.seconds_left is None else f", {duration(event.seconds_left)} left"
+    return f"{step_of(event)}: loss {event.loss:.4f}, {duration(event.seconds)}, {event.share:.0%} done{left}"
+
+
+def step_of(event: StepDone) -> str:
+    """Number of a step, and of all steps if that is known, such as ``step 50 of 200``."""
+    return f"step {event.step}" + (f" of {event.steps}" if event.steps else "")
 
 
 def training_bar(display: Progress) -> TrainingListener:
@@ -166,7 +176,7 @@ def training_bar(display: Progress) -> TrainingListener:
 
     def move(event: TrainingEvent) -> None:
         if isinstance(event, StepDone):
-            display.update(bar, completed=event.share, description=f"step {event.step}, loss {event.loss:.4f}")
+            display.update(bar, completed=event.share, description=f"{step_of(event)}, loss {event.loss:.4f}")
 
     return move
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsipipe.errors import StoreError, UsageError
-from wsipipe.rasters.pairs import by_stem, matched, rasters_in, stem
+from wsipipe.rasters.pairs import ANNOTATION_SUFFIXES, by_stem, matched, rasters_in, stem
 from wsipipe.slides.readers.omezarr.attributes import is_zarr
 from wsipipe.store.spec import PARTIAL
 
-ANNOTATIONS = (".geojson", ".json")
+ANNOTATIONS = ANNOTATION_SUFFIXES
 """Suffixes of annotation files, in lower case."""
 IMAGE = re.compile(r"_(image|img)\.")
 """Part of an image's name that tells it from the labels beside it."""

@@ -95,7 +95,8 @@ def open_pairs(
         truth: LabelPlane
         if other is None:
             meeting = _meet_outlines(where, on)
-            truth = _outlines(path, meeting, classes, 1.0 if on == "labels" else stored_downsample(prediction))
+            downsample = 1.0 if on == "labels" else stored_downsample(prediction)
+            truth = _outlines(path, meeting, classes, downsample, prediction.name)
         else:
             meeting = meet(where, _extent(other), on or "labels")
             truth = labels = RasterPlane(other, classes, meant.labels, "--labels-are", mapped)
@@ -135,9 +136,10 @@ def _meet_outlines(prediction: Extent, on: On | None) -> Meeting:
     return Meeting((read[0], read[1]), (drawn[0], drawn[1]), mpp, remark)
 
 
-def _outlines(path: Path, meeting: Meeting, classes: Classes, downsample: float) -> LabelPlane:
-    """Outlines, drawn in the pixels of the grid."""
+def _outlines(path: Path, meeting: Meeting, classes: Classes, downsample: float, image: str) -> LabelPlane:
+    """Outlines of an image, drawn in the pixels of the grid."""
     from wsipipe.rasters.annotations import open_annotations  # imports shapely, for outlines only
 
     rows, cols = meeting.labels
-    return AnnotationPlane(open_annotations(path, (rows.count, cols.count), classes.names, downsample=downsample))
+    shape = rows.count, cols.count
+    return AnnotationPlane(open_annotations(path, shape, classes.names, downsample=downsample, image=image))

@@ -16,6 +16,8 @@ CAPTION_PX = 44
 """Height of the strip below a picture that `captioned` adds."""
 LEAST_CAPTION_PX = 360
 """Least width of that strip: a narrower picture gets white at its right."""
+TITLE_PX = 18
+"""Height of the strip above a picture that `titled` adds."""
 TEXT_PX, LEAST_TEXT_PX = 16, 11
 """Sizes of the font, on large and on small pictures."""
 BAR_SHARE = 0.25
@@ -76,6 +78,16 @@ def captioned(image: RgbImage, text: str, um_per_px: float | None) -> RgbImage:
         draw.text((right, middle + 2), name, INK, font, anchor="rs")
         right -= round(max(bar, font.getlength(name))) + MARGIN_PX
     draw.text((MARGIN_PX, middle), _fitting(text, font, right - MARGIN_PX), INK, font, anchor="lm")
+    return np.array(drawn)
+
+
+def titled(image: RgbImage, text: str) -> RgbImage:
+    """``image`` (y, x, 3), uint8, below a strip of `TITLE_PX` with ``text``, without its middle if it is too long."""
+    height, width = image.shape[:2]
+    drawn = Image.new("RGB", (width, height + TITLE_PX), PAPER)
+    drawn.paste(Image.fromarray(image), (0, TITLE_PX))
+    font = _font(LEAST_TEXT_PX)
+    ImageDraw.Draw(drawn).text((2, TITLE_PX // 2), _fitting(text, font, width - 4), INK, font, anchor="lm")
     return np.array(drawn)
 
 

@@ -1,4 +1,4 @@
-"""Annotations that QuPath exported as GeoJSON, drawn into pixels box by box.
+"""Annotations of a slide, as QuPath, ImageScope or COCO's tools write them, drawn into pixels box by box.
 
 A pixel belongs to a polygon if its centre is inside. Coordinates are (x, y) in pixels of level 0, where pixel (i, j)
 covers [j, j + 1) x [i, i + 1)::
@@ -13,9 +13,6 @@ neither a gap nor an overlap. Centres lie on edges where QuPath's whole coordina
 
 Where annotations overlap, the one of smaller area is on top, and of equal areas the later one: an annotation within
 an annotation stays visible, as in QuPath.
-
-Source: https://qupath.readthedocs.io/en/stable/docs/advanced/exporting_annotations.html, and QuPath's
-QuPathTypeAdapters.java and GsonTools.java.
 """
 
 from __future__ import annotations
@@ -32,7 +29,8 @@ import shapely
 
 from wsipipe.errors import LabelError, UsageError
 from wsipipe.geometry.grid import Box
-from wsipipe.rasters.geojson import REGIONS, UNCLASSIFIED, Features, Names, tidy_name
+from wsipipe.rasters.annotation_file import read_features
+from wsipipe.rasters.features import REGIONS, UNCLASSIFIED, Names, tidy_name
 from wsipipe.rasters.polygons import Shapes, shapes_of
 
 MAX_DRAWN_CLASSES = 255
@@ -48,7 +46,8 @@ class Annotated:
     instances: npt.NDArray[np.int32]
     """1 + index of the object in the file, the same in every box; 0 where `classes` is 0."""
     inside: npt.NDArray[np.bool_]
-    """Whether the pixel was examined: the union of the regions, or everywhere if there are no regions."""
+    """Whether the pixel was examined: the union of the regions, or everywhere if there are no regions; never where
+    objects were marked as a crowd."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +70,8 @@ class Annotations:
     """Instance id of each of `objects`."""
     regions: Shapes
     """The examined regions; none if the whole slide was examined."""
+    crowds: Shapes
+    """Places with objects that were not drawn one by one."""
 
     def read(self, box: Box) -> Annotated:
         """The annotations within ``box``; a pixel has the same values in whichever box it is read.
@@ -90,6 +91,8 @@ class Annotations:
             drawn.instances[where][mask] = self.instance_ids[index]
         for _, where, mask in self.regions.over(box):
             drawn.inside[where] |= mask
+        for _, where, mask in self.crowds.over(box):
+            drawn.inside[where] &= ~mask | (drawn.instances[where] > 0)
         return drawn
 
 
@@ -101,35 +104,39 @@ def open_annotations(
     background: Names = (),
     regions: Names = REGIONS,
     downsample: float = 1.0,
+    image: str | None = None,
 ) -> Annotations:
-    """Read the annotations of a slide from GeoJSON, as QuPath writes it.
+    """Read the annotations of a slide: GeoJSON of QuPath, XML of ImageScope, or COCO's JSON.
 
-    The polygons, with their holes, of annotations, detections, tiles and cells are read (for cells the outline of the
-    cell, not of the nucleus), and those of the objects within objects. Points, lines and the cores of a tissue
-    microarray are skipped. Polygons that cross themselves, which QuPath exports, are repaired: they cover what any
-    part of them surrounds (`shapely.make_valid`, ``structure``).
+    Of GeoJSON the polygons, with their holes, of annotations, detections, tiles and cells are read (for cells the
+    outline of the cell, not of the nucleus), and those of the objects within objects. Points, lines and the cores of a
+    tissue microarray are skipped. Polygons that cross themselves, which QuPath exports, are repaired: they cover what
+    any part of them surrounds (`shapely.make_valid`, ``structure``).
 
     Parameters
     ----------
     path
-        A FeatureCollection, a list of Features, or a single Feature.
+        The file; its content says which format it has.
     shape
         (height, width) in pixels of the level to draw.
     classes
         Names of the classes, as QuPath shows them; they get the ids 1, 2, ... A derived class is named with all its
-        parts: ``Tumor: Positive``. An object without a class is called ``Unclassified``.
+        parts: ``Tumor: Positive``. An object without a class is called ``Unclassified``, but if no object has one, and
+        a single class is asked for, all are of that class.
     background
         Names of classes that become 0, and cover what is below them.
     regions
         Names of classes that mark examined regions, unless they are in ``classes`` or ``background``.
     downsample
         Pixels of level 0 that one pixel of the level spans; at least 1.
+    image
+        File name of the slide, by which COCO tells its images; by default that of ``path``, but for the suffixes.
 
     Raises
     ------
     LabelError
-        If it is not GeoJSON, holds no polygons, an invalid polygon or a class that was not asked for, or if most of
-        its polygons are outside the slide.
+        If it has none of these formats, no polygons, an invalid polygon or a class that was not asked for, or if most
+        of its polygons are outside the slide.
     SlideReadError
         If it cannot be opened.
     UsageError
@@ -138,18 +145,20 @@ def open_annotations(
     path = Path(os.path.abspath(path))  # noqa: PTH100 - as open_slide
     classes, background, regions = (tuple(map(tidy_name, names)) for names in (classes, background, regions))
     _check_options(classes, background, downsample)
-    features = Features.read(path)
-    outlines = set(regions) - set(classes) - set(background)
-    _check_names(path.name, features.names, classes, background, outlines)
     both = downsample, downsample
+    features = read_features(path, image or path.name, _full_size(shape, both))
+    outlines = set(regions) - set(classes) - set(background)
+    names = _named(features.names, classes, background, outlines)
+    _check_names(path.name, names, classes, background, outlines)
     polygons = features.polygons(both)
     _check_outside(path.name, polygons, shape, both)
-    is_region = np.array([name in outlines for name in features.names])
+    is_region = np.array([name in outlines for name in names], bool)
+    is_crowd = np.array(features.unknown, bool)
     # A stable sort of the negative area, so that of the same area the later one is on top.
     order = np.argsort(-shapely.area(polygons), kind="stable")
-    drawn, looked_at = order[~is_region[order]], order[is_region[order]]
+    drawn, looked_at = order[~(is_region | is_crowd)[order]], order[is_region[order]]
     ids = dict.fromkeys(background, 0) | {name: index for index, name in enumerate(classes, start=1)}
-    class_ids = np.array([ids[features.names[index]] for index in drawn], np.uint8)
+    class_ids = np.array([ids[names[index]] for index in drawn], np.uint8)
     instance_ids = np.where(class_ids > 0, np.array(features.numbers, np.int32)[drawn] + 1, 0).astype(np.int32)
     return Annotations(
         name=path.name,
@@ -160,16 +169,17 @@ def open_annotations(
         class_ids=class_ids,
         instance_ids=instance_ids,
         regions=shapes_of(polygons[looked_at]),
+        crowds=shapes_of(polygons[is_crowd]),
     )
 
 
 def open_outlines(path: str | os.PathLike[str], shape: tuple[int, int], *, downsample: tuple[float, float]) -> Shapes:
-    """Read the polygons of a GeoJSON file like `open_annotations`, whatever their classes.
+    """Read the polygons of a file like `open_annotations`, whatever their classes.
 
     Parameters
     ----------
     path
-        A FeatureCollection, a list of Features, or a single Feature.
+        The file; its content says which format it has.
     shape
         (height, width) of the mask that they will be drawn into.
     downsample
@@ -178,14 +188,26 @@ def open_outlines(path: str | os.PathLike[str], shape: tuple[int, int], *, downs
     Raises
     ------
     LabelError
-        If it is not GeoJSON, holds no polygons or an invalid one, or if most of its polygons are outside the slide.
+        If it has none of these formats, no polygons or an invalid one, or if most of its polygons are outside the
+        slide.
     SlideReadError
         If it cannot be opened.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 - as open_slide
-    polygons = Features.read(path).polygons(downsample)
+    polygons = read_features(path, path.name, _full_size(shape, downsample)).polygons(downsample)
     _check_outside(path.name, polygons, shape, downsample)
     return shapes_of(polygons)
+
+
+def _named(names: list[str], classes: Names, background: Names, regions: set[str]) -> list[str]:
+    """``names``, with the only one of ``classes`` for objects without a class if none of them has one."""
+    nameless = set(names) - regions == {UNCLASSIFIED} and UNCLASSIFIED not in (*classes, *background)
+    return [classes[0] if name == UNCLASSIFIED else name for name in names] if nameless and len(classes) == 1 else names
+
+
+def _full_size(shape: tuple[int, int], downsample: tuple[float, float]) -> tuple[float, float]:
+    """(height, width) in px of level 0 of a level of ``shape``."""
+    return shape[0] * downsample[0], shape[1] * downsample[1]
 
 
 def _check_options(classes: Names, background: Names, downsample: float) -> None:
@@ -240,7 +262,7 @@ def _check_outside(
     outside = (bounds[:, :2] >= shape[::-1]).any(axis=1) | (bounds[:, 2:] <= 0).any(axis=1)
     if 2 * outside.sum() > len(polygons):
         reach = np.nanmax(bounds[:, 2:], axis=0) * downsample[::-1]
-        height, width = (side * by for side, by in zip(shape, downsample, strict=True))
+        height, width = _full_size(shape, downsample)
         raise LabelError(
             f"{file}: {outside.sum()} of {len(polygons)} annotations are outside the slide: they reach y = "
             f"{reach[1]:.0f}, x = {reach[0]:.0f}, but the slide has {height:.0f} x {width:.0f} px at level 0; "

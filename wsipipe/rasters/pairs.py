@@ -11,7 +11,9 @@ from wsipipe.slides.discover import PICTURE_SUFFIXES, SLIDE_SUFFIXES
 
 RASTER_SUFFIXES = (*PICTURE_SUFFIXES, *SLIDE_SUFFIXES)
 """Suffixes of files of pixels, in lower case."""
-IMAGE_FOLDERS, LABEL_FOLDERS = ("image", "images"), ("label", "labels", "mask", "masks")
+ANNOTATION_SUFFIXES = (".geojson", ".json", ".xml")
+"""Suffixes of files of annotations, in lower case."""
+IMAGE_FOLDERS, LABEL_FOLDERS = ("image", "images"), ("label", "labels", "mask", "masks", "annotations")
 ROLE = re.compile(r"_(image|img|label|labels|mask|masks)$", re.IGNORECASE)
 IMAGE_ROLES = ("image", "img")
 NOT_READ = (".bmp", ".gif", ".webp", ".jp2", ".npy", ".npz", ".mat", ".h5", ".dcm", ".czi", ".vsi")
@@ -22,7 +24,7 @@ def pairs_in(folder: Path) -> dict[str, tuple[Path, Path]]:
     """(image, labels) by name, in the order of the names.
 
     A folder holds ``NAME_image.*`` and ``NAME_label.*``, or the folders ``image`` and ``label`` with one ``NAME.*``
-    each.
+    each. Labels are rasters or annotations.
 
     Raises
     ------
@@ -30,11 +32,11 @@ def pairs_in(folder: Path) -> dict[str, tuple[Path, Path]]:
         If there are no pairs, a file has no partner, or two have the same name.
     """
     images, labels = (
-        [path for name in names if (folder / name).is_dir() for path in rasters_in(folder / name)]
-        for names in (IMAGE_FOLDERS, LABEL_FOLDERS)
+        [path for name in names if (folder / name).is_dir() for path in rasters_in(folder / name, more)]
+        for names, more in ((IMAGE_FOLDERS, ()), (LABEL_FOLDERS, ANNOTATION_SUFFIXES))
     )
     if not images and not labels:
-        marked = [(path, ROLE.search(_bare(path))) for path in rasters_in(folder)]
+        marked = [(path, ROLE.search(_bare(path))) for path in rasters_in(folder, ANNOTATION_SUFFIXES)]
         images = [path for path, role in marked if role and role[1].lower() in IMAGE_ROLES]
         labels = [path for path, role in marked if role and role[1].lower() not in IMAGE_ROLES]
     if not images and not labels:
@@ -48,13 +50,13 @@ def pairs_in(folder: Path) -> dict[str, tuple[Path, Path]]:
 def stem(path: Path) -> str:
     """The name that an image and its labels share: without suffixes, and without ``_image`` or ``_label``."""
     name = path.name
-    while Path(name).suffix.lower() in (*RASTER_SUFFIXES, ".ome", ".geojson", ".json", ".partial"):
+    while Path(name).suffix.lower() in (*RASTER_SUFFIXES, *ANNOTATION_SUFFIXES, ".ome", ".partial"):
         name = Path(name).stem
     return ROLE.sub("", name)
 
 
-def rasters_in(folder: Path) -> list[Path]:
-    """The files in ``folder`` that hold pixels, judging by their names, sorted.
+def rasters_in(folder: Path, more: tuple[str, ...] = ()) -> list[Path]:
+    """The files in ``folder`` that hold pixels, judging by their names, or have one of the suffixes ``more``, sorted.
 
     Raises
     ------
@@ -62,7 +64,8 @@ def rasters_in(folder: Path) -> list[Path]:
         If the folder cannot be listed.
     """
     try:
-        return sorted(p for p in folder.iterdir() if p.suffix.lower() in RASTER_SUFFIXES and not p.name.startswith("."))
+        known = (*RASTER_SUFFIXES, *more)
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in known and not p.name.startswith("."))
     except OSError as err:
         raise UsageError(f"folder {folder} cannot be listed: {err.strerror or err}") from err
 
@@ -103,7 +106,7 @@ def matched(first: dict[str, Path], second: dict[str, Path], folder: Path) -> di
 def _bare(path: Path) -> str:
     """The file's name without suffixes."""
     name = path.name
-    while Path(name).suffix.lower() in (*RASTER_SUFFIXES, ".ome"):
+    while Path(name).suffix.lower() in (*RASTER_SUFFIXES, *ANNOTATION_SUFFIXES, ".ome"):
         name = Path(name).stem
     return name
 

@@ -17,12 +17,13 @@ from wsipipe.geometry.grid import Box
 from wsipipe.rasters.annotations import open_outlines
 from wsipipe.rasters.label_raster import LabelRaster
 from wsipipe.rasters.labels import open_label_raster
+from wsipipe.rasters.pairs import ANNOTATION_SUFFIXES
 from wsipipe.slides.slide import Level
 from wsipipe.tissue.detect import ALGORITHM
 from wsipipe.tissue.mask import MOST_CELLS, TissueMask, mask_shape
 
 TISSUE_OFF, TISSUE_AUTO = "off", "auto"
-POLYGONS = (".geojson", ".json")
+POLYGONS = ANNOTATION_SUFFIXES
 """Suffixes of files of polygons; all others are rasters."""
 SAME_FORM = 0.02
 """Share, beside one pixel, by which a raster's proportions may differ from those of the slide."""

@@ -27,7 +27,9 @@ from scipy.interpolate import CubicSpline
 from wsipipe.arrays import Mask
 from wsipipe.errors import UsageError
 from wsipipe.tables import bound_problems, bounded
-from wsipipe.training.stain import jitter_stain, restain
+from wsipipe.training.cameras import compressed, dulled, out_of_focus
+from wsipipe.training.stain import jitter_hed, jitter_stain, restain, with_erythrocytes
+from wsipipe.training.styles import Styles, restyled
 
 FloatImage = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.float64]
@@ -63,23 +65,46 @@ class Augmentation:
     noise: float = bounded(0.02, least=0)
     """Largest standard deviation of the noise that is added to every pixel, full scale being 1; 0: none."""
     blur_px: float = bounded(0.5, least=0)
-    """Other optics: detail finer than a Gaussian of this standard deviation loses up to 0.7 of its contrast, or gains
-    up to 1.2; 0: neither."""
+    """Other optics, and sharpened scans: detail finer than a Gaussian of this standard deviation loses up to 0.7 of its
+    contrast, or gains up to 1.2; 0: neither."""
     stain: float = bounded(0.0, least=0)
     """RGB only: standard deviation of the logarithm of each channel's optical density, with some offset and mixing of
     channels (`jitter_stain`); 0: none."""
     restain: float = bounded(0.0, least=0, most=1)
     """RGB images with haematoxylin only: share of the patches that are drawn in other colours over drawn eosin, a
     fifth of them without nuclei (`wsipipe.training.stain.restain`); 0: none."""
+    hed: float = bounded(0.0, least=0, below=1)
+    """RGB only: the amounts of haematoxylin, eosin and DAB are multiplied by 1 - this to 1 + this, and moved
+    (`wsipipe.training.stain.jitter_hed`); 0: none."""
+    restyle: float = bounded(0.0, least=0, most=1)
+    """RGB only: share of the patches that get the mean and the spread of lightness and colour of another look, drawn
+    from the statistics of all training images (`wsipipe.training.styles`); 0: none."""
+    erythrocytes: float = bounded(0.0, least=0, most=1)
+    """RGB only: share of the patches with drawn red cells, which are background; 0: none."""
+    erythrocyte_px: float = bounded(15.0, above=0)
+    """Mean diameter of these, px: 7.5 um at 0.5 um per pixel."""
+    dull: float = bounded(0.0, least=0, below=1)
+    """Dull cameras: white becomes 1 - this at the darkest, full scale being 1; 0: none."""
+    white_balance: float = bounded(0.0, least=0)
+    """Standard deviation of the logarithm of each channel's brightness, relative to the others; 0: none."""
+    defocus_px: float = bounded(0.0, least=0)
+    """Half of the patches are blurred by a disc of up to this radius, as by a lens out of focus; 0: none."""
+    jpeg: int = bounded(0, least=0, most=100)
+    """Images of 8 bits only: lowest quality of JPEG that patches are compressed with, the highest being 95; 0: none."""
 
     def __post_init__(self) -> None:
         for _, problem in bound_problems(self, ("augmentation",)):
             raise UsageError(problem)
 
-    @property
-    def colors(self) -> bool:
-        """Whether it is for RGB images only."""
-        return self.stain > 0 or self.restain > 0
+    def unfit(self, channels: int, dtype: str) -> str:
+        """Why images of so many channels of ``dtype`` cannot be varied like this; empty if they can."""
+        names = [name for name in ("stain", "restain", "hed", "restyle", "erythrocytes") if getattr(self, name) > 0]
+        if names and channels != 3:
+            number = ("is", "it") if len(names) == 1 else ("are", "them")
+            return f"[augmentation] {' and '.join(names)} {number[0]} for RGB images; set {number[1]} to 0"
+        if self.jpeg and (channels not in (1, 3) or dtype != "uint8"):
+            return "[augmentation] jpeg is for images of 8 bits with 1 or 3 channels; set it to 0"
+        return ""
 
 
 NO_AUGMENTATION = Augmentation(
@@ -151,20 +176,26 @@ def sample_labels(labels: npt.NDArray[Label], positions: Positions) -> npt.NDArr
 
 
 def jitter(
-    image: FloatImage, foreground: Mask, rng: np.random.Generator, augmentation: Augmentation
+    image: FloatImage,
+    foreground: Mask,
+    rng: np.random.Generator,
+    augmentation: Augmentation,
+    styles: Styles | None = None,
 ) -> tuple[FloatImage, bool]:
     """``image`` as another laboratory and scanner would show it, in 0 .. 1; and whether its objects are still there.
 
     Parameters
     ----------
     image
-        Share of full scale, float32 (s, s, c).
+        Share of full scale, float32 (s, s, c), of a kind that `Augmentation.unfit` finds fit.
     foreground
         Where objects are, bool (s, s).
     rng
-        Draws everything.
+        Draws everything. What is off draws nothing, so that the patches of a seed stay the same.
     augmentation
         How far to vary it.
+    styles
+        The looks for its ``restyle``.
 
     Returns
     -------
@@ -172,28 +203,45 @@ def jitter(
         float32 (s, s, c), another array.
     keep_objects
         False if the patch was redrawn without its objects: its labels are then background.
-
-    Raises
-    ------
-    UsageError
-        If it varies stains, and the image is not RGB.
     """
-    if augmentation.colors and image.shape[-1] != 3:
-        raise UsageError(
-            f"[augmentation] stain and restain are for RGB images: got {image.shape[-1]} channels; set both to 0"
-        )
-    keep_objects = True
-    if augmentation.restain and rng.random() < augmentation.restain:
-        image, keep_objects = restain(image, foreground, rng)
-    elif augmentation.stain:
-        image = jitter_stain(image, rng, augmentation.stain)
+    image, keep_objects = restained(image, foreground, rng, augmentation, styles)
     image = exposed(image, rng, augmentation.intensity)
+    if augmentation.dull or augmentation.white_balance:
+        image = dulled(image, rng, augmentation.dull, augmentation.white_balance)
+    if augmentation.defocus_px:
+        image = out_of_focus(image, rng, augmentation.defocus_px)
     if augmentation.blur_px:
         image = defocused(image, rng, augmentation.blur_px)
     if augmentation.noise:
         sigma = np.float32(rng.uniform(0, augmentation.noise))
         image = image + sigma * rng.standard_normal(image.shape, np.float32)
+    if augmentation.jpeg:
+        image = compressed(image, rng, augmentation.jpeg)
     return image.clip(0, 1), keep_objects
+
+
+def restained(
+    image: FloatImage,
+    foreground: Mask,
+    rng: np.random.Generator,
+    augmentation: Augmentation,
+    styles: Styles | None = None,
+) -> tuple[FloatImage, bool]:
+    """The part of `jitter` about stains: float32 (s, s, c), not clipped, and whether its objects are still there."""
+    keep_objects = True
+    if augmentation.restain and rng.random() < augmentation.restain:
+        image, keep_objects = restain(image, foreground, rng)
+    elif augmentation.stain:
+        image = jitter_stain(image, rng, augmentation.stain)
+    if augmentation.hed:
+        image = jitter_hed(image.clip(0, 1), rng, augmentation.hed)
+    if styles is not None and rng.random() < augmentation.restyle:
+        image = restyled(image.clip(0, 1), styles, rng)
+    if augmentation.erythrocytes and rng.random() < augmentation.erythrocytes:
+        image = with_erythrocytes(
+            image.clip(0, 1), foreground & keep_objects, rng, diameter_px=augmentation.erythrocyte_px
+        )
+    return image, keep_objects
 
 
 def exposed(image: FloatImage, rng: np.random.Generator, sigma: float) -> FloatImage:

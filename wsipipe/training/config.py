@@ -3,9 +3,9 @@
 ::
 
     name = "nuclei"                       mpp = 0.5                licence = "CC0-1.0"
-    [data]                                folder = "fields"        labels_are = "instances"
+    [data]                                folder = "fields"        labels_are = "instances"    several: [[data]]
     [[classes]]                           name = "nucleus"         color = "#ffe119"
-    [network]   [patches]   [weights]   [augmentation]   [optimizer]   [loop]
+    [network]   [patches]   [weights]   [loss]   [augmentation]   [optimizer]   [loop]
 
 The bounds of a value stand beside its field; the functions below `TrainConfig` check how several values fit each other.
 """
@@ -27,69 +27,12 @@ from wsipipe.palette import class_color
 from wsipipe.rasters.label_raster import MAX_LABEL
 from wsipipe.tables import bound_problems, bounded, parse_table, parse_value, read_toml
 from wsipipe.training.augment import Augmentation
+from wsipipe.training.data_config import DataConfig, LabelsAre, data_problems
 from wsipipe.training.pixel_weights import TOUCHING, reach_of
 from wsipipe.training.pretrained import with_pretrained
 
-LabelsAre = Literal["instances", "components", "classes"]
-Split = float | tuple[str, ...]
-TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class AnnotatedSlide:
-    """A slide and its labels: either annotations or a raster of labels."""
-
-    image: str
-    """The slide."""
-    annotations: str | None = None
-    """GeoJSON as QuPath writes it; polygons named after the classes, and regions outside which nothing is learnt."""
-    labels: str | None = None
-    """A raster of labels, at any level of the slide."""
-    mpp: float | None = bounded(None, above=0)
-    """Micrometres per pixel of the slide's finest level, in place of what its file says."""
-    split: str | None = None
-    """``train``, ``validation`` or ``test``; without it `DataConfig.validation` and `DataConfig.test` decide."""
-
-    @property
-    def name(self) -> str:
-        """Its name in messages."""
-        return f"[[data.slides]] {self.image}"
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Source of the images and their labels: one of a folder, a table, or slides."""
-
-    folder: str | None = None
-    """Pairs of ``NAME_image.*`` and ``NAME_label.*``, or of ``image/NAME.*`` and ``label/NAME.*``."""
-    table: str | None = None
-    """CSV with the columns image and label, and optionally mpp and split; paths are relative to the table."""
-    slides: tuple[AnnotatedSlide, ...] = ()
-    """Annotated slides, ``[[data.slides]]``."""
-    labels_are: LabelsAre = "instances"
-    """The meaning of the numbers in a raster of labels: ``instances``, one number per object; ``components``, where
-    each connected component of what is not 0 is an object; or ``classes``, without objects."""
-    mpp: float | None = bounded(None, above=0)
-    """Micrometres per pixel of the images, in place of what they say; a table's column mpp takes precedence."""
-    background: tuple[str, ...] = ()
-    """Names of annotations that count as background, and cover what is below them."""
-    object_um: float | None = bounded(None, above=0)
-    """Median diameter of the objects, micrometres, for images that do not say their resolution: an image is taken to
-    have the mpp at which its median object is a disc this wide."""
-    validation: float | tuple[str, ...] = bounded(0.1, least=0, below=1, hint="a list of names is allowed, too")
-    """The images that the best weights are chosen on: a share, the last in order of names, or patterns of names."""
-    test: float | tuple[str, ...] = bounded(0.0, least=0, below=1, hint="a list of names is allowed, too")
-    """The images that are used only at the end, for the scores: a share, after that of `validation`, or patterns."""
-
-    @property
-    def has_annotations(self) -> bool:
-        """Whether any slide has annotations."""
-        return any(slide.annotations for slide in self.slides)
-
-    @property
-    def is_annotated(self) -> bool:
-        """Whether all images are slides with annotations, which go by the names of the classes."""
-        return bool(self.slides) and all(slide.annotations for slide in self.slides)
+NOT_STATED = "not stated"
+"""The licence of a model that states none."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +97,15 @@ class WeightConfig:
 
 
 @dataclass(frozen=True)
+class LossConfig:
+    """What is added to the cross entropy."""
+
+    steadiness: float = bounded(0.0, least=0)
+    """Weight of the disagreement of two crops of each patch, shifted by less than the network's stride: the mean of the
+    symmetric Kullback-Leibler divergence (`wsipipe.training.steadiness`). A step then takes twice as long; 0: none."""
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """Update of the weights."""
 
@@ -215,11 +167,12 @@ class TrainConfig:
         If a value is out of its bounds, or values do not fit each other.
     """
 
-    data: DataConfig
+    data: DataConfig | tuple[DataConfig, ...]
     name: str = "unnamed"
     """Name of the model."""
-    licence: str = "not stated"
-    """Licence of its weights, an SPDX expression if there is one."""
+    licence: str = NOT_STATED
+    """Licence of its weights, an SPDX expression if there is one; by default those of the data sets, if all state
+    one."""
     mpp: float | None = bounded(None, above=0)
     """Micrometres per pixel to train at; None: those of the images, and the model runs on any slide's level 0."""
     min_area_um2: float = bounded(0.0, least=0)
@@ -229,6 +182,7 @@ class TrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     patches: PatchConfig = field(default_factory=PatchConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -236,6 +190,24 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for problem in self._problems():
             raise UsageError(f"training {self.name!r}: {problem}")
+
+    @property
+    def data_sets(self) -> tuple[DataConfig, ...]:
+        """The data sets, of which there may be a single one."""
+        return self.data if isinstance(self.data, tuple) else (self.data,)
+
+    def table_of(self, data: DataConfig) -> str:
+        """The table of one of `data_sets`, for messages."""
+        return f"[[data]] {data.title}:" if len(self.data_sets) > 1 else "[data]"
+
+    @property
+    def licence_of_weights(self) -> str:
+        """`licence`, or else what the licences of the data sets ask for together; CC0 asks for nothing."""
+        theirs = [data.licence for data in self.data_sets]
+        if self.licence != NOT_STATED or None in theirs:
+            return self.licence
+        asking = dict.fromkeys(str(one) for one in theirs if one != "CC0-1.0")
+        return " AND ".join(asking) or "CC0-1.0"
 
     @property
     def receptive(self) -> Receptive:
@@ -260,52 +232,39 @@ class TrainConfig:
     def _problems(self) -> Iterator[str]:
         """Its problems; later checks rely on earlier ones."""
         yield from (message for _, message in bound_problems(self))
-        yield from _data_problems(self.data)
+        if not self.data_sets:
+            yield "[[data]] is an empty list; give at least one data set"
+        for data in self.data_sets:
+            yield from data_problems(data, self.table_of(data), self.mpp)
+        if len(set(titles := [data.title for data in self.data_sets])) < len(titles):
+            yield f"[[data]] has sets called {', '.join(titles)}; give each a name of its own"
         yield from _class_problems(self)
-        yield from _resolution_problems(self)
         self.receptive.check_core(self.patches.core, "[patches] core")
         yield from _weight_problems(self)
 
 
-def _data_problems(data: DataConfig) -> Iterator[str]:
-    """Problems with the images that the configuration names."""
-    given = [key for key in ("folder", "table", "slides") if getattr(data, key)]
-    if len(given) != 1:
-        yield f"[data] has {' and '.join(given) or 'no images'}; give one of folder, table and slides"
-    for slide in data.slides:
-        if (slide.annotations is None) == (slide.labels is None):
-            yield f"{slide.name} needs one of annotations and labels"
-        if slide.split not in (None, *SPLITS):
-            yield f"{slide.name} has the split {slide.split!r}; allowed: {', '.join(SPLITS)}"
-    if data.background and not data.has_annotations:
-        yield f"[data] background {list(data.background)} names annotations, but no slide has any; remove it"
-
-
 def _class_problems(config: TrainConfig) -> Iterator[str]:
     """Problems with the classes by themselves, or with labels that cannot distinguish them."""
-    data, names = config.data, [c.name for c in config.classes]
+    names = [c.name for c in config.classes]
     if not 1 <= len(names) <= 255 or len(set(names)) < len(names):
         yield f"[[classes]] has {len(names)} entries, {sorted(names)}; 1 to 255 with different names are allowed"
     if "background" in map(str.lower, names):
         yield "[[classes]] has a background, which needs no entry: it is 0, and what is not annotated; remove it"
-    if data.labels_are != "classes" and not data.is_annotated and len(names) > 1:
-        yield (
-            f"[data] labels_are {data.labels_are!r} tells objects, not which of the {len(names)} classes they are; "
-            "give one class, or labels_are = 'classes'"
-        )
+    for data in config.data_sets:
+        if data.labels_are != "classes" and not data.is_annotated and len(names) > 1:
+            yield (
+                f"{config.table_of(data)} labels_are {data.labels_are!r} tells objects, not which of the {len(names)} "
+                "classes they are; give one class, or labels_are = 'classes'"
+            )
     if colors := [c.color for c in config.classes if c.color and not re.fullmatch("#[0-9a-fA-F]{6}", c.color)]:
         yield f"[[classes]] has the color {colors[0]!r}; allowed: '#rrggbb', such as '#ffe119'"
     given = {c.name: c.value for c in config.classes if c.value is not None}
-    if given and (data.is_annotated or data.labels_are != "classes"):
+    annotated = all(data.is_annotated for data in config.data_sets)
+    if given and all(data.is_annotated or data.labels_are != "classes" for data in config.data_sets):
         name, value = next(iter(given.items()))
-        yield (
-            f"[[classes]] {name} has the value {value}, but only rasters of classes have values; "
-            + (
-                "annotations have names: remove it"
-                if data.is_annotated
-                else "set [data] labels_are = 'classes', or remove it"
-            )
-        )
+        names_them = "annotations have names: remove it"
+        way_out = names_them if annotated else "set [data] labels_are = 'classes', or remove it"
+        yield f"[[classes]] {name} has the value {value}, but only rasters of classes have values; {way_out}"
     if any(not 0 < value <= MAX_LABEL for value in given.values()):
         yield f"[[classes]] has the values {given}; from 1 to {MAX_LABEL} are allowed, 0 is background"
     if len(config.values) <= len(names):
@@ -314,26 +273,12 @@ def _class_problems(config: TrainConfig) -> Iterator[str]:
         yield f"[network] sigmoid is for one class; there are {len(names)}: {', '.join(names)}"
 
 
-def _resolution_problems(config: TrainConfig) -> Iterator[str]:
-    """Why the images cannot be scaled by the size of their objects, if that is wanted."""
-    data = config.data
-    if data.object_um is None:
-        return
-    if config.mpp is None:
-        yield "[data] object_um scales the images to an mpp; give mpp"
-    if data.mpp is not None:
-        yield "[data] object_um is for images of unknown resolution; give one of mpp and object_um"
-    if data.slides or data.labels_are == "classes":
-        yield (
-            "[data] object_um is for images of a folder or table, with objects; "
-            + ("give the mpp of each of [[data.slides]]" if data.slides else "give [data] mpp")
-        )
-
-
 def _weight_problems(config: TrainConfig) -> Iterator[str]:
-    """Why the border weights cannot be computed, on these labels or within the context that a patch has."""
+    """Why the loss cannot be computed, on these labels or within the context that a patch has."""
+    if config.loss.steadiness and not config.network.depth:
+        yield "[loss] steadiness needs poolings, and [network] depth 0 has none: its labels move with the tissue"
     weights, context = config.weights, config.receptive.margin // 2
-    if weights.w0 and config.data.labels_are == "classes" and not config.data.has_annotations:
+    if weights.w0 and all(data.labels_are == "classes" and not data.has_annotations for data in config.data_sets):
         yield "[weights] w0 needs objects, and labels_are 'classes' has none; set w0 = 0"
     ridge = weights.ridge_px
     if not TOUCHING <= ridge < context + 1:

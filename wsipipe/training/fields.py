@@ -22,14 +22,15 @@ from wsipipe.arrays import Pixels
 from wsipipe.errors import ChannelError, LabelError, ResolutionError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
-from wsipipe.rasters.annotations import Annotated, open_annotations
+from wsipipe.rasters.annotations import Annotated, Annotations, open_annotations
 from wsipipe.rasters.image import Raster, open_raster, raster_of
 from wsipipe.rasters.labels import open_label_raster
-from wsipipe.rasters.pairs import pairs_in
+from wsipipe.rasters.pairs import ANNOTATION_SUFFIXES, pairs_in
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.slide import choose_level
 from wsipipe.tables import at, positive, read_csv
-from wsipipe.training.config import SPLITS, TEST, TRAIN, VALIDATION, AnnotatedSlide, Split, TrainConfig
+from wsipipe.training.config import TrainConfig
+from wsipipe.training.data_config import SPLITS, TEST, TRAIN, VALIDATION, AnnotatedSlide, DataConfig, LabelsAre
 from wsipipe.training.resize import nearest, resized, scaled_shape
 from wsipipe.training.truth import HeldTruth, RasterTruth, Truth, as_truth, bounding, check_objects
 
@@ -61,6 +62,8 @@ class Field:
     truth: Truth
     sha256: str
     """Digest of its sources: the files of image and labels, or a slide's identity and the file of its labels."""
+    data_set: int = 0
+    """Its place in `TrainConfig.data_sets`."""
 
     def pixels_at(self, rows: Indices, cols: Indices) -> Pixels:
         """The pixels at ``rows`` x ``cols``, (y, x, channel), uint8 or uint16; the indices are int64, in any order."""
@@ -96,19 +99,31 @@ def read_fields(config: TrainConfig, roots: Sequence[Path]) -> list[Field]:
     SlideError
         If an image or its labels cannot be used; the message names the file.
     """
-    data = config.data
+    fields: list[Field] = []
+    for number, data in enumerate(config.data_sets):
+        mine = _fields_of(data, config, roots)
+        if len(config.data_sets) > 1:
+            mine = [replace(f, name=f"{data.title}/{f.name}", data_set=number) for f in mine]
+        fields += mine
+    if not any(f.split == TRAIN for f in fields):
+        raise UsageError(f"none of the {len(fields)} images is left to train on; there are {_some(fields)}")
+    _check_alike(fields)
+    _check_sizes(fields, config)
+    return sorted(fields, key=lambda f: f.name)
+
+
+def _fields_of(data: DataConfig, config: TrainConfig, roots: Sequence[Path]) -> list[Field]:
+    """The fields of a data set, with their splits."""
     if data.slides:
-        fields = [_slide_field(slide, config, roots) for slide in data.slides]
+        fields = [_slide_field(slide, data, config, roots) for slide in data.slides]
         given = [slide.split for slide in data.slides]
     else:
         place = at(str(data.table or data.folder), roots)
         pairs = list(_pairs_of_table(place) if data.table else _pairs_of_folder(place))
-        fields = [_pair_field(pair, config) for pair in pairs]
+        fields = [_pair_field(pair, data, config) for pair in pairs]
         given = [pair.split for pair in pairs]
     _check_names(fields)
-    _check_alike(fields)
-    _check_sizes(fields, config)
-    return _split(fields, given, data.validation, data.test)
+    return _split(fields, given, data, config.table_of(data))
 
 
 @dataclass(frozen=True)
@@ -139,34 +154,50 @@ def _pairs_of_table(table: Path) -> Iterator[Pair]:
         yield Pair(name, table.parent / row["image"], table.parent / row["label"], mpp, row.get("split") or None)
 
 
-def _pair_field(pair: Pair, config: TrainConfig) -> Field:
-    """The field of an image and a raster of labels."""
-    image, labels = open_raster(pair.image, mpp=pair.mpp or config.data.mpp), open_label_raster(pair.labels)
+def _pair_field(pair: Pair, data: DataConfig, config: TrainConfig) -> Field:
+    """The field of an image, and its annotations or a raster of labels."""
+    image = open_raster(pair.image, mpp=pair.mpp or data.mpp)
+    sha256 = _digest(pair.image, pair.labels)
+    truth = _truth_of(pair, image, data, config)
+    if image.shape[0] * image.shape[1] > HELD_PX:
+        return _lazy_field(pair.name, image, truth, sha256, data, config.mpp)
+    whole = Box(0, image.shape[0], 0, image.shape[1])
+    known = _held(truth, whole, data.labels_are)
+    shape = scaled_shape(image, _mpp_of(image, known.instances, data, config.mpp), config.mpp)
+    planes = (nearest(plane, shape) for plane in (known.classes, known.instances, known.inside))
+    held = HeldImage(resized(image.read(whole), shape))
+    return Field(pair.name, TRAIN, shape, image.channels, image.dtype, held, HeldTruth(*planes), sha256)
+
+
+def _truth_of(pair: Pair, image: Raster, data: DataConfig, config: TrainConfig) -> Annotations | RasterTruth:
+    """The labels of ``image``, in its pixels."""
+    if pair.labels.suffix.lower() in ANNOTATION_SUFFIXES:
+        names, background = tuple(c.name for c in config.classes), data.background
+        return open_annotations(pair.labels, image.shape, names, background=background, image=pair.image.name)
+    labels = open_label_raster(pair.labels)
     if image.shape != labels.shape:
         raise LabelError(
             f"{pair.image} has {image.shape[0]} x {image.shape[1]} px, its labels {labels.name} "
             f"{labels.shape[0]} x {labels.shape[1]}; both must have the same size"
         )
-    values = config.values if config.data.labels_are == "classes" else None
-    sha256 = _digest(pair.image, pair.labels)
-    if image.shape[0] * image.shape[1] > HELD_PX:
-        return _lazy_field(pair.name, image, RasterTruth(labels, image.shape, values), sha256, config)
-    whole = Box(0, image.shape[0], 0, image.shape[1])
-    ids = labels.read(whole)
-    if config.data.labels_are == "components":
+    return RasterTruth(labels, image.shape, config.values if data.labels_are == "classes" else None)
+
+
+def _held(truth: Annotations | RasterTruth, whole: Box, labels_are: LabelsAre) -> Annotated:
+    """All of ``truth``; the numbers of a raster are checked to be objects, or made so, as the configuration says."""
+    if not isinstance(truth, RasterTruth) or labels_are == "classes":
+        return truth.read(whole)
+    ids = truth.raster.read(whole)
+    if labels_are == "components":
         ids = ndimage.label(ids > 0)[0].astype(np.int32)
-    elif values is None:
-        check_objects(ids, labels.name)
-    truth = as_truth(ids, values, labels.name)
-    shape = scaled_shape(image, _mpp_of(image, ids, config), config.mpp)
-    held = HeldImage(resized(image.read(whole), shape))
-    known = HeldTruth(nearest(truth.classes, shape), nearest(truth.instances, shape))
-    return Field(pair.name, TRAIN, shape, image.channels, image.dtype, held, known, sha256)
+    else:
+        check_objects(ids, truth.raster.name)
+    return as_truth(ids, None, truth.raster.name)
 
 
-def _slide_field(slide: AnnotatedSlide, config: TrainConfig, roots: Sequence[Path]) -> Field:
+def _slide_field(slide: AnnotatedSlide, data: DataConfig, config: TrainConfig, roots: Sequence[Path]) -> Field:
     """The field of a slide, on the level that a run would read."""
-    opened = open_slide(at(slide.image, roots), mpp=slide.mpp or config.data.mpp)
+    opened = open_slide(at(slide.image, roots), mpp=slide.mpp or data.mpp)
     if opened.mpp is None and config.mpp is not None:
         raise ResolutionError(
             f"{opened.file} has no micrometres per pixel ({opened.mpp_source}); give it an mpp under [[data.slides]]"
@@ -177,7 +208,12 @@ def _slide_field(slide: AnnotatedSlide, config: TrainConfig, roots: Sequence[Pat
         source = at(slide.annotations, roots)
         names = tuple(c.name for c in config.classes)
         truth = open_annotations(
-            source, level.shape, names, background=config.data.background, downsample=level.downsample
+            source,
+            level.shape,
+            names,
+            background=data.background,
+            downsample=level.downsample,
+            image=Path(slide.image).name,
         )
     else:
         source = at(str(slide.labels), roots)
@@ -187,9 +223,9 @@ def _slide_field(slide: AnnotatedSlide, config: TrainConfig, roots: Sequence[Pat
                 f"{source.name} of {raster.shape[0]} x {raster.shape[1]} px is not a level of {opened.file}, whose "
                 f"level {level.index} has {level.shape[0]} x {level.shape[1]}; labels must cover the whole slide"
             )
-        truth = RasterTruth(raster, level.shape, config.values if config.data.labels_are == "classes" else None)
+        truth = RasterTruth(raster, level.shape, config.values if data.labels_are == "classes" else None)
     digest = hashlib.sha256((opened.identity + _digest(source)).encode()).hexdigest()
-    return _lazy_field(opened.name, raster_of(level), truth, digest, replace(config, mpp=None))
+    return _lazy_field(opened.name, raster_of(level), truth, digest, data, None)
 
 
 def one_image(some: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -199,21 +235,21 @@ def one_image(some: tuple[int, int], other: tuple[int, int]) -> bool:
     return max(low for low, _ in scales) < min(high for _, high in scales)
 
 
-def _lazy_field(name: str, image: Raster, truth: Truth, sha256: str, config: TrainConfig) -> Field:
+def _lazy_field(name: str, image: Raster, truth: Truth, sha256: str, data: DataConfig, mpp: float | None) -> Field:
     """A field that stays in its files."""
-    if config.data.labels_are == "components" and isinstance(truth, RasterTruth):
+    if data.labels_are == "components" and isinstance(truth, RasterTruth):
         raise UsageError(f"{name} is too large for labels_are = 'components'; number its objects instead")
-    if config.mpp is not None and scaled_shape(image, _mpp_of(image, None, config), config.mpp) != image.shape:
+    if mpp is not None and scaled_shape(image, _mpp_of(image, None, data, mpp), mpp) != image.shape:
         raise ResolutionError(
-            f"{name} is too large to be scaled to {config.mpp:g} micrometres per pixel in memory; give it under "
+            f"{name} is too large to be scaled to {mpp:g} micrometres per pixel in memory; give it under "
             "[[data.slides]], with a level of that resolution"
         )
     return Field(name, TRAIN, image.shape, image.channels, image.dtype, image, truth, sha256)
 
 
-def _mpp_of(image: Raster, ids: npt.NDArray[np.int32] | None, config: TrainConfig) -> float | None:
+def _mpp_of(image: Raster, ids: npt.NDArray[np.int32] | None, data: DataConfig, mpp: float | None) -> float | None:
     """Micrometres per pixel of ``image``: its own, or by the size of its objects if the configuration says so."""
-    if image.mpp is not None or config.data.object_um is None or config.mpp is None:
+    if image.mpp is not None or data.object_um is None or mpp is None:
         return image.mpp
     if ids is None:
         raise ResolutionError(
@@ -225,7 +261,7 @@ def _mpp_of(image: Raster, ids: npt.NDArray[np.int32] | None, config: TrainConfi
         raise ResolutionError(
             f"{image.name} has no objects, so object_um cannot tell its resolution; give it in a table's column mpp"
         )
-    return config.data.object_um / float(np.median(2 * np.sqrt(areas / np.pi)))
+    return data.object_um / float(np.median(2 * np.sqrt(areas / np.pi)))
 
 
 def _check_names(fields: Sequence[Field]) -> None:
@@ -259,29 +295,26 @@ def _check_sizes(fields: Sequence[Field], config: TrainConfig) -> None:
     )
 
 
-def _split(fields: list[Field], given: list[str | None], validation: Split, test: Split) -> list[Field]:
+def _split(fields: list[Field], given: list[str | None], data: DataConfig, where: str) -> list[Field]:
     """``fields`` with their splits: as given, or by pattern, or the last ones in order of names by share."""
     by_name = {f.name: f for f in fields}
     splits = dict(zip(by_name, given, strict=True))
-    for split, wish in ((TEST, test), (VALIDATION, validation)):
+    for split, wish in ((TEST, data.test), (VALIDATION, data.validation)):
         if isinstance(wish, tuple):
             for pattern in wish:
                 hits = [n for n in by_name if n == pattern or fnmatch(n, pattern) or fnmatch(Path(n).stem, pattern)]
                 if not hits:
-                    raise UsageError(f"[data] {split}: no image matches {pattern!r}; there are {_some(by_name)}")
+                    raise UsageError(f"{where} {split}: no image matches {pattern!r}; there are {_some(fields)}")
                 splits.update({name: split for name in hits if splits[name] is None})
         elif not any(given):
             free = [name for name in sorted(by_name) if splits[name] is None]
             count = max(1, round(wish * len(by_name))) if wish and len(by_name) > 1 else 0
             splits.update(dict.fromkeys(free[len(free) - count :], split))
-    placed = [replace(f, split=splits[f.name] or TRAIN) for f in fields]
-    if not any(f.split == TRAIN for f in placed):
-        raise UsageError(f"none of the {len(placed)} images is left to train on; there are {_some(by_name)}")
-    return sorted(placed, key=lambda f: f.name)
+    return [replace(f, split=splits[f.name] or TRAIN) for f in fields]
 
 
-def _some(names: dict[str, Field]) -> str:
-    shown = sorted(names)
+def _some(fields: Sequence[Field]) -> str:
+    shown = sorted(f.name for f in fields)
     return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
 
 

@@ -14,6 +14,8 @@ from wsipipe.events import StepDone, TrainingDone, TrainingEvent, TrainingStarte
 from wsipipe.files import write_whole
 from wsipipe.training.pictures import write_curves
 
+CURVES_EVERY = 100
+"""Steps after which the curves are drawn anew, beside those of a validation: half a second, of a minute or more."""
 EVENT_KINDS = {
     TrainingStarted: "start",
     TrainingWarned: "warning",
@@ -58,7 +60,7 @@ class Log:
             self.file.write((json.dumps(line) + "\n").encode())
         except OSError as err:
             raise OutputError(f"{self.path} cannot be written: {err.strerror or err}; --resume continues") from err
-        if isinstance(event, Validated):
+        if isinstance(event, Validated) or (isinstance(event, StepDone) and event.step % CURVES_EVERY == 0):
             write_curves(self.path.with_name("curves.png"), self.lines)
 
     def __enter__(self) -> Self:

@@ -32,6 +32,7 @@ from wsipipe.training.config import WeightConfig
 from wsipipe.training.fields import Field
 from wsipipe.training.pixel_weights import border_weight, separated
 from wsipipe.training.sampling import PatchPlace, Places
+from wsipipe.training.styles import Styles
 
 SPARE_PX = 3
 """Pixels that are read beyond the outermost positions, for interpolation."""
@@ -63,6 +64,8 @@ class PatchMaker:
     weights: WeightConfig
     class_weights: npt.NDArray[np.float64]
     """(class,): weight of background, and of each class."""
+    styles: Styles | None = None
+    """The looks of the training images; None if no patch gets another one."""
 
     def patch(self, k: int) -> Patch:
         """Patch number ``k``."""
@@ -84,7 +87,7 @@ class PatchMaker:
         image = sample_image(shares, positions).clip(0, 1)  # cubic interpolation overshoots
         truth = field.truth_at(rows, cols)
         classes, instances = sample_labels(truth.classes, positions), sample_labels(truth.instances, positions)
-        image, objects_stay = jitter(image, classes > 0, rng, self.augmentation)
+        image, objects_stay = jitter(image, classes > 0, rng, self.augmentation, self.styles)
         if not objects_stay:
             classes, instances = np.zeros_like(classes), np.zeros_like(instances)
         target, weight = self._target(classes, instances, sample_labels(truth.inside, positions))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsipipe.files import write_whole
+from wsipipe.pictures.caption import titled
 from wsipipe.pictures.drawing import outlined
 from wsipipe.slides.pixels.overview import RgbImage
 
@@ -29,10 +30,12 @@ class Shown(NamedTuple):
     """(y, x): the labels that were found."""
     true: npt.NDArray[Any]
     """(y, x): the true objects, or classes."""
+    title: str = ""
+    """What stands above the image."""
 
 
 def write_sheet(path: Path, rows: Sequence[Shown]) -> None:
-    """Write a PNG with a row for each of ``rows``: the image, found outlines in red, true outlines in green."""
+    """Write a PNG with a titled row for each of ``rows``: the image, found outlines in red, true ones in green."""
     from matplotlib.image import imsave
 
     strips = []
@@ -40,7 +43,11 @@ def write_sheet(path: Path, rows: Sequence[Shown]) -> None:
         image, found, true = (
             plane[:SHEET_IMAGE_PX, :SHEET_IMAGE_PX] for plane in (patch_as_rgb(row.image), row.found, row.true)
         )
-        strip = [image, outlined(image, found, FOUND), outlined(image, true, TRUE)]
+        strip = [
+            titled(image, row.title),
+            titled(outlined(image, found, FOUND), "found"),
+            titled(outlined(image, true, TRUE), "true"),
+        ]
         strips.append(np.concatenate([_padded(one, one.shape[0], one.shape[1] + GAP_PX) for one in strip], axis=1))
     width = max(strip.shape[1] for strip in strips)
     sheet = np.concatenate([_padded(strip, strip.shape[0] + GAP_PX, width) for strip in strips])
@@ -65,6 +72,16 @@ def patch_as_rgb(pixels: npt.NDArray[Any]) -> RgbImage:
     return np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=2)
 
 
+def mean_of_last(losses: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:
+    """At each step the mean of the last ``count`` losses, or of all so far, (steps,), float64, of those finite."""
+    known = np.isfinite(losses)
+    sums = np.concatenate([[0], np.cumsum(np.where(known, losses, 0))])
+    counts = np.concatenate([[0], np.cumsum(known)])
+    first = np.maximum(np.arange(1, len(losses) + 1) - count, 0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray((sums[1:] - sums[first]) / (counts[1:] - counts[first]))
+
+
 def write_curves(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     """Write a PNG of loss and scores over the steps, from the lines of a log."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display, no global state
@@ -78,8 +95,7 @@ def write_curves(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     if len(losses):
         at = np.array([line["step"] for line in steps])
         above.plot(at, losses, color="0.8", linewidth=0.7)
-        window = min(SMOOTH, len(losses))
-        above.plot(at[window - 1 :], np.convolve(losses, np.ones(window) / window, "valid"), color="C0")
+        above.plot(at, mean_of_last(losses, SMOOTH), color="C0", marker="o" if len(losses) == 1 else "")
         if (losses > 0).any():
             above.set_yscale("log")
     above.set_ylabel(f"loss, and mean of {SMOOTH}")
@@ -87,7 +103,8 @@ def write_curves(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     for name in dict.fromkeys(name for line in validations for name in line["scores"]):
         if "." not in name and not name.endswith("per_100"):
             points = [(line["step"], line["scores"][name]) for line in validations]
-            below.plot(*zip(*points, strict=True), marker=".", label=name)
+            last = "" if points[-1][1] is None else f" {points[-1][1]:.3f}"
+            below.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name + last)
     if validations and validations[-1]["scores"]:
         below.legend(fontsize="small", ncols=3)
         below.axvline(validations[-1]["best_step"], color="0.6", linestyle=":")

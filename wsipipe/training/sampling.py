@@ -103,17 +103,37 @@ class Places:
         The survey.
     balance
         Share of the draws in which a class is drawn first, each class that occurs equally often.
+    data_sets
+        The data set of each field, from 0; by default there is one.
+    shares
+        Share of the draws from each data set, relative to those of the others; one without labelled pixels has none.
     """
 
-    def __init__(self, found: Survey, balance: float) -> None:
+    def __init__(
+        self, found: Survey, balance: float, *, data_sets: Sequence[int] = (), shares: Sequence[float] = (1.0,)
+    ) -> None:
         self.survey, self.balance = found, balance
-        self.classes = np.flatnonzero(found.totals)
-        self.up_to = np.cumsum(np.column_stack([found.counts.sum(1), found.counts]), axis=0)
+        of_cell = np.array(data_sets or [0] * (1 + int(found.fields.max(initial=0))), np.int64)[found.fields]
+        mine = [found.counts * (of_cell == number)[:, None] for number in range(len(shares))]
+        self.totals = np.array([counts.sum(0) for counts in mine])
+        known = np.array(shares) * self.totals.any(1)
+        self.shares = known / known.sum()
+        self.classes = [np.flatnonzero(totals) for totals in self.totals]
+        self.up_to = [np.cumsum(np.column_stack([counts.sum(1), counts]), axis=0) for counts in mine]
+
+    @property
+    def frequencies(self) -> npt.NDArray[np.int64]:
+        """Pixels of each class, (class,), int64, if each data set had as many labelled pixels as its share of all."""
+        if len(self.shares) == 1:
+            return self.survey.totals
+        per_set = self.shares[:, None] * self.totals / np.maximum(self.totals.sum(1, keepdims=True), 1)
+        return np.asarray(np.rint(per_set.sum(0) * self.survey.totals.sum()), np.int64)
 
     def draw(self, rng: np.random.Generator) -> PatchPlace:
         """Draw a cell, in proportion to its labelled pixels or to those of a class, and a place anywhere within it."""
-        column = 1 + int(rng.choice(self.classes)) if rng.random() < self.balance else 0
-        up_to = self.up_to[:, column]
+        one = 0 if len(self.shares) == 1 else int(rng.choice(len(self.shares), p=self.shares))
+        column = 1 + int(rng.choice(self.classes[one])) if rng.random() < self.balance else 0
+        up_to = self.up_to[one][:, column]
         cell = int(np.searchsorted(up_to, rng.random() * up_to[-1], side="right"))
         y, x = self.survey.origins[cell] + rng.random(2) * self.survey.sides[cell]
         return PatchPlace(int(self.survey.fields[cell]), (float(y), float(x)))

@@ -33,7 +33,7 @@ def score(
         tally.add(found, truth.classes, truth_instances=objects, inside=truth.inside, mpp=spec.mpp or None)
         if len(shown) < SHOWN:
             true = truth.classes if objects is None else objects
-            shown.append(Shown(view.field.image.read(view.box), found, true))
+            shown.append(Shown(view.field.image.read(view.box), found, true, view.title))
     return tally.scores(), shown
 
 

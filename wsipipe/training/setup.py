@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,23 @@ import numpy as np
 
 from wsipipe.errors import LabelError, OutputError, UsageError
 from wsipipe.geometry.grid import Box
+from wsipipe.model.forward import ReadPixels
 from wsipipe.model.spec import BACKGROUND, LabelClass, ModelSpec
-from wsipipe.training.config import TEST, TRAIN, VALIDATION, TrainConfig
+from wsipipe.training.augment import NO_AUGMENTATION
+from wsipipe.training.config import TrainConfig
+from wsipipe.training.data_config import TEST, TRAIN, VALIDATION
 from wsipipe.training.fields import HELD_PX, Field, read_fields
 from wsipipe.training.patches import PatchMaker
 from wsipipe.training.pixel_weights import class_weights
 from wsipipe.training.pretrained import SIZES_OF_NETWORK, Pretrained, pretrained_path, read_pretrained
 from wsipipe.training.sampling import Places, check_learnable, survey
+from wsipipe.training.styles import Styles, look_of
 
 STATISTICS_PATCHES = 16
 """Number of patches from which mean and standard deviation are taken, and of draws for the views of a slide."""
+
+STYLE_PATCHES = 128
+"""Number of patches whose looks others are drawn from."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,17 @@ class View:
 
     field: Field
     box: Box
+
+    @property
+    def title(self) -> str:
+        """Its name in pictures."""
+        whole = self.box.shape == self.field.shape
+        return self.field.name + ("" if whole else f", y {self.box.y0}, x {self.box.x0}")
+
+    @property
+    def place(self) -> tuple[ReadPixels, Box, tuple[int, int]]:
+        """Its pixels, its box, and the shape of the field, for `predict_box`."""
+        return self.field.pixels_at, self.box, self.field.shape
 
 
 @dataclass(frozen=True)
@@ -90,7 +108,7 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
     given = config.network.pretrained
     pretrained = read_pretrained(pretrained_path(given, roots)) if given is not None else None
     fields = read_fields(config, roots)
-    _check_colors(fields[0], config)
+    _check_kind(fields[0], config)
     classes = _label_classes(config, pretrained)
     architecture = {
         "in_channels": fields[0].channels,
@@ -107,14 +125,16 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
     del settings["network"]["pretrained"]  # its content counts, not its place
     files = {f.name: {"split": f.split, "sha256": f.sha256} for f in fields}
     record: dict[str, Any] = {"settings": settings, "data": files, "pixels": maker.places.survey.totals.tolist()}
-    origin = {"from": pretrained.record} if pretrained else {}
+    origin: dict[str, Any] = {"from": pretrained.record} if pretrained else {}
+    if sources := _sources(config, fields):
+        origin["sources"] = sources
     spec = ModelSpec(
         classes=classes,
         mpp=config.mpp,
         mean=mean,
         std=std,
         name=config.name,
-        licence=config.licence,
+        licence=config.licence_of_weights,
         min_area_um2=config.min_area_um2,
         training=record | origin,
     )
@@ -126,13 +146,26 @@ def prepare_training(config: TrainConfig, out: Path, roots: Sequence[Path]) -> T
     return TrainingSetup(config, out, architecture, pretrained, spec, maker, validation, test, fingerprint)
 
 
-def _check_colors(field: Field, config: TrainConfig) -> None:
-    """Raise a UsageError if the augmentation varies stains, and images are not RGB."""
-    if config.augmentation.colors and field.channels != 3:
-        raise UsageError(
-            f"[augmentation] stain and restain are for RGB images, and {field.name} has {field.channels} "
-            f"channel{'s'[: field.channels > 1]}; set both to 0"
-        )
+def _sources(config: TrainConfig, fields: Sequence[Field]) -> list[dict[str, Any]]:
+    """Name, licence, attribution and number of images of each data set; none if there is one and it states neither."""
+    if len(config.data_sets) == 1 and not (config.data_sets[0].licence or config.data_sets[0].attribution):
+        return []
+    return [
+        {
+            "name": data.title,
+            "licence": data.licence,
+            "attribution": data.attribution,
+            "images": sum(f.data_set == number for f in fields),
+        }
+        for number, data in enumerate(config.data_sets)
+    ]
+
+
+def _check_kind(field: Field, config: TrainConfig) -> None:
+    """Raise a UsageError if the augmentation is not for images of this kind."""
+    if problem := config.augmentation.unfit(field.channels, field.dtype):
+        count = field.channels
+        raise UsageError(f"{field.name} has {count} channel{'s'[: count > 1]} of {field.dtype}, but {problem}")
 
 
 def _patch_maker(config: TrainConfig, fields: tuple[Field, ...]) -> PatchMaker:
@@ -140,16 +173,19 @@ def _patch_maker(config: TrainConfig, fields: tuple[Field, ...]) -> PatchMaker:
     classes, core = len(config.classes), config.patches.core
     found = survey(fields, classes, max(core // 2, 1))
     check_learnable(found, fields, [c.name for c in config.classes])
-    return PatchMaker(
+    shares = [data.share for data in config.data_sets]
+    places = Places(found, config.patches.balance, data_sets=[f.data_set for f in fields], shares=shares)
+    maker = PatchMaker(
         fields=fields,
-        places=Places(found, config.patches.balance),
+        places=places,
         seed=config.loop.seed,
-        tile=core + config.receptive.margin,
+        tile=core + config.receptive.margin + (config.receptive.stride - 1 if config.loss.steadiness else 0),
         margin=config.receptive.margin,
         augmentation=config.augmentation,
         weights=config.weights,
-        class_weights=class_weights(found.totals) if config.weights.balance else np.ones(classes + 1),
+        class_weights=class_weights(places.frequencies) if config.weights.balance else np.ones(classes + 1),
     )
+    return replace(maker, styles=styles_of(maker)) if config.augmentation.restyle else maker
 
 
 def _label_classes(config: TrainConfig, pretrained: Pretrained | None) -> tuple[LabelClass, ...]:
@@ -170,6 +206,13 @@ def channel_statistics(maker: PatchMaker) -> tuple[tuple[float, ...], tuple[floa
     return tuple(round(float(v), 4) for v in mean), tuple(round(float(v), 4) for v in std)
 
 
+def styles_of(maker: PatchMaker) -> Styles:
+    """The looks of `STYLE_PATCHES` patches as they are."""
+    still = replace(maker, augmentation=NO_AUGMENTATION, weights=replace(maker.weights, w0=0.0))
+    patches = (still.patch(k).image.transpose(1, 2, 0) for k in range(STYLE_PATCHES))
+    return Styles(np.stack([look_of(image) for image in patches]))
+
+
 def views(field: Field, config: TrainConfig) -> list[View]:
     """The parts of a field that are validated: a whole image, or boxes of a slide, drawn like patches.
 
@@ -179,7 +222,7 @@ def views(field: Field, config: TrainConfig) -> list[View]:
         If the field has no labelled pixels.
     """
     height, width = field.shape
-    if height * width <= HELD_PX and config.data.slides == ():
+    if height * width <= HELD_PX and not config.data_sets[field.data_set].slides:
         return [View(field, Box(0, height, 0, width))]
     core, step = config.patches.core, config.receptive.stride
     found = survey([field], len(config.classes), core)

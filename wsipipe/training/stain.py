@@ -24,6 +24,9 @@ NO_NUCLEI = 0.2
 """Share of the restained patches drawn without nuclei, so that the network sees eosin and debris alone."""
 DARK_MATTER = 0.3
 """Share of the restained patches drawn with keratin, ink or folds."""
+DENSITY_OF_HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], np.float32)
+"""(stain, channel): optical density of one unit of haematoxylin, of eosin, and of DAB."""
+HED_OF_DENSITY = np.linalg.inv(DENSITY_OF_HED.astype(np.float64)).astype(np.float32)
 COARSEST_PX = 25.0
 """The largest standard deviation that a texture is smoothed with, in px."""
 
@@ -59,6 +62,71 @@ def jitter_stain(image: FloatImage, rng: np.random.Generator, strength: float) -
     # einsum, not @: BLAS may add up in another order on other numbers of threads
     mixed = np.einsum("yxa,ab->yxb", density_of(image), mixing.astype(np.float32))
     return image_of(mixed + offset.astype(np.float32))
+
+
+def jitter_hed(image: FloatImage, rng: np.random.Generator, strength: float) -> FloatImage:
+    """``image`` with other amounts of haematoxylin, eosin and DAB, float32 (y, x, 3), not clipped.
+
+    Parameters
+    ----------
+    image
+        RGB, float32 (y, x, 3), in 0 .. 1.
+    rng
+        Draws, for each stain, a gain of its amount, evenly from 1 - ``strength`` to 1 + ``strength``, and what is
+        added to it, evenly up to 0.3 * ``strength`` either way.
+    strength
+        See ``rng``; 0.2 is strong.
+
+    Sources: Ruifrok and Johnston 2001 (the three colours); Tellez et al. 2018, doi:10.1109/TMI.2018.2820199 (jitter).
+    """
+    gain, offset = rng.uniform(1 - strength, 1 + strength, 3), 0.3 * rng.uniform(-strength, strength, 3)
+    amounts = np.einsum("yxc,cs->yxs", density_of(image), HED_OF_DENSITY)
+    moved = amounts * gain.astype(np.float32) + offset.astype(np.float32)
+    return image_of(np.einsum("yxs,sc->yxc", moved, DENSITY_OF_HED))
+
+
+def with_erythrocytes(image: FloatImage, foreground: Mask, rng: np.random.Generator, diameter_px: float) -> FloatImage:
+    """``image`` with red cells in a vessel or loose, away from nuclei, float32 (y, x, 3), not clipped.
+
+    Parameters
+    ----------
+    image
+        RGB of stained tissue, float32 (y, x, 3), in 0 .. 1.
+    foreground
+        Where nuclei are, bool (y, x).
+    rng
+        Draws their number, places, shapes and colour.
+    diameter_px
+        Their mean diameter.
+    """
+    side = np.array(image.shape[:2])
+    centre, spread = rng.uniform(0, 1, 2) * side, math.exp(rng.uniform(math.log(diameter_px), math.log(side.max())))
+    cells = np.zeros(image.shape[:2], np.float32)
+    for _ in range(rng.integers(3, 40)):
+        y, x = centre + spread * rng.standard_normal(2)
+        radius, flat, turn = diameter_px / 2 * rng.uniform(0.85, 1.1), rng.uniform(0.7, 1), rng.uniform(0, math.pi)
+        _draw_cell(cells, y, x, radius, flat, turn)
+    color = np.array([rng.uniform(0.02, 0.2), rng.uniform(0.5, 1.2), rng.uniform(0.4, 1.0)], np.float32)
+    away = 1 - ndimage.gaussian_filter(foreground.astype(np.float32), 1)
+    away[foreground] = 0
+    return image_of(density_of(image) + (cells * away)[..., None] * color)
+
+
+def _draw_cell(cells: Channel, y: float, x: float, radius_px: float, flat: float, turn: float) -> None:
+    """Draw a cell into ``cells``, (y, x): 1 at its rim, paler in the middle, unless there is more already."""
+    reach = math.ceil(radius_px) + 1
+    rows, cols = (
+        np.arange(max(0, round(c) - reach), min(n, round(c) + reach + 1))
+        for c, n in zip((y, x), cells.shape, strict=True)
+    )
+    if not len(rows) or not len(cols):
+        return
+    dy, dx = rows[:, None] - y, cols - x
+    along, across = dy * math.sin(turn) + dx * math.cos(turn), dy * math.cos(turn) - dx * math.sin(turn)
+    r = np.hypot(along, across / flat) / radius_px
+    shade = ((1 - r) * radius_px + 0.5).clip(0, 1) * (0.7 + 0.3 * np.minimum(r, 1) ** 2)
+    here = np.ix_(rows, cols)
+    cells[here] = np.maximum(cells[here], shade.astype(np.float32))
 
 
 def restain(image: FloatImage, foreground: Mask, rng: np.random.Generator) -> tuple[FloatImage, bool]:

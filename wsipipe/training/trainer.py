@@ -37,10 +37,13 @@ from wsipipe.training.patches import Patch, batches
 from wsipipe.training.pictures import write_sheet
 from wsipipe.training.scoring import OFFSETS, better, score
 from wsipipe.training.setup import TrainingSetup
+from wsipipe.training.steadiness import both_crops, disagreement, draw_shift, steadiness
 from wsipipe.version import VERSION
 
 VALIDATED_METRICS = ("pixel_error", "dice", "iou", "f1", "adapted_rand_error", "merged_per_100", "split_per_100")
 """Measured in every validation, beside the metric that the best weights are chosen by."""
+MOVED_VIEWS = 16
+"""The most views on which steadiness is measured: it predicts each five times."""
 MOST_LEFT_OUT = 30
 """Steps in a row that a scaler of float16 may leave out; at each it halves its scale, which begins at 2^16."""
 PATIENCE = timedelta(days=7)
@@ -157,11 +160,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
         torch.manual_seed(np.random.SeedSequence([self.config.loop.seed, step, self.rank]).generate_state(1)[0])
-        image, target, weight = (torch.from_numpy(plane).to(self.device) for plane in batch)
-        tiles = self.normalise(image.clone()).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self.precision) if self.precision else nullcontext():
-            logits = self.parallel(tiles)
-        loss = weighted_loss(core_of(logits, self.network.receptive).float(), target, weight)
+        loss = self._loss(batch)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         value = self._mean(loss.detach())
@@ -176,7 +175,23 @@ class Trainer:
         self.progress.step += 1
         self.progress.seconds = time.monotonic() - started
         if self.rank == 0:
-            listener(StepDone(self.progress.step, value, rate, self.progress.seconds, share))
+            steps = self.config.loop.steps if self.config.loop.minutes is None else None
+            listener(StepDone(self.progress.step, value, rate, self.progress.seconds, share, steps))
+
+    def _loss(self, batch: Patch) -> Tensor:
+        """The loss of ``batch``; for steadiness that of two crops of each patch, and what they disagree in."""
+        steady, core, receptive = self.config.loss.steadiness, self.config.patches.core, self.network.receptive
+        image, target, weight = (torch.from_numpy(plane).to(self.device) for plane in batch)
+        shift = draw_shift(receptive.stride) if steady else None
+        if shift:
+            image = both_crops(image, core + receptive.margin, shift)
+            target, weight = (both_crops(plane, core, shift) for plane in (target, weight))
+        tiles = self.normalise(image.clone()).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self.precision) if self.precision else nullcontext():
+            output = self.parallel(tiles)
+        logits = core_of(output, receptive).float()
+        loss = weighted_loss(logits, target, weight)
+        return loss + steady * disagreement(logits, shift) if shift else loss
 
     def _mean(self, loss: Tensor) -> float:
         """Mean loss of the whole batch, from the ``loss`` of this process's part of it."""
@@ -269,6 +284,7 @@ class Trainer:
             "best_step": self.progress.best_step,
             "background_moved_by": moved,
             "scores": {"on": split, **{k: round(v, 4) if math.isfinite(v) else None for k, v in scores.items()}},
+            "steadiness": steadiness(self.network, self.setup.spec, [view.place for view in views[:MOVED_VIEWS]]),
             "versions": {"wsipipe": VERSION, "torch": torch.__version__},
         }
         save_unet(self.setup.out, self.network, replace(self.setup.spec, training=record))

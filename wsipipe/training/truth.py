@@ -29,16 +29,19 @@ class Truth(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class HeldTruth:
-    """Labels in memory, known everywhere."""
+    """Labels in memory."""
 
     classes: npt.NDArray[np.uint8]
     """(y, x); 0 is background."""
     instances: npt.NDArray[np.int32]
     """(y, x): the number of the object; 0 is background."""
+    inside: npt.NDArray[np.bool_] | None = None
+    """(y, x): where both are known; None: everywhere."""
 
     def read(self, box: Box) -> Annotated:
         """See `Truth.read`."""
-        return Annotated(self.classes[box.slices], self.instances[box.slices], np.ones(box.shape, bool))
+        inside = np.ones(box.shape, bool) if self.inside is None else self.inside[box.slices]
+        return Annotated(self.classes[box.slices], self.instances[box.slices], inside)
 
 
 @dataclass(frozen=True)
