@@ -35,8 +35,8 @@ from torch.nn import functional
 import wsipipe
 from wsipipe.geometry.network import round_up
 from wsipipe.inference.devices import BFLOAT16, FLOAT32, multiplies_bfloat16, threads_per_replica
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.forward import Normalise, core_of, label_values, winner
-from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.pipeline.machine import peak_bytes
 from wsipipe.slides.slide import Level, choose_level
 

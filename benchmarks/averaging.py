@@ -19,8 +19,8 @@ import numpy as np
 import wsipipe
 from wsipipe.geometry.grid import Box
 from wsipipe.inference.replica import Replica
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.model_file import load_model
-from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import choose_level
 

@@ -25,9 +25,9 @@ from torch import nn
 from wsipipe.geometry.network import UNetSizes
 from wsipipe.inference.devices import FLOAT32
 from wsipipe.inference.engines.openvino import TO_THE_END, Node, biased, compiled, graph
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.model_file import load_model
 from wsipipe.model.unet import UNet
-from wsipipe.pipeline.config import DEFAULT_MODEL
 
 Tensor = npt.NDArray[np.float32]
 TILES = (

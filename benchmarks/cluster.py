@@ -36,9 +36,9 @@ import wsipipe
 from wsipipe.events import Spent
 from wsipipe.inference.block import PredictedBlock
 from wsipipe.inference.replica import Prediction
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.pipeline import block_tasks, slide_job
 from wsipipe.pipeline.cluster.settings import OTHER_PROCESSES, QUIET, own_settings
-from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.pipeline.dispatcher import Dispatcher
 from wsipipe.pipeline.run_plan import plan_run
 from wsipipe.pipeline.setup import resolve

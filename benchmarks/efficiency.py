@@ -28,7 +28,8 @@ from wsipipe.arrays import Pixels
 from wsipipe.geometry.mirror import mirror
 from wsipipe.inference.pool import load_replicas
 from wsipipe.inference.replica import Replica
-from wsipipe.pipeline.config import DEFAULT_MODEL, RunConfig
+from wsipipe.model.built_in import DEFAULT_MODEL
+from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.setup import resolve
 from wsipipe.pipeline.slide_plan import grid_of
 from wsipipe.slides.pixels.mirrored import read_mirrored

@@ -42,7 +42,7 @@ from wsipipe.geometry.grid import Box
 from wsipipe.inference import allocator
 from wsipipe.inference.devices import lanes
 from wsipipe.inference.speeds import processor
-from wsipipe.pipeline.config import DEFAULT_MODEL
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.pipeline.run import run
 from wsipipe.pipeline.setup import resolve
 from wsipipe.slides.pixels.tile_store import TileStore

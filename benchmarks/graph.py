@@ -14,7 +14,7 @@ import dask.array as da
 import numpy as np
 
 import wsipipe
-from wsipipe.pipeline.config import DEFAULT_MODEL
+from wsipipe.model.built_in import DEFAULT_MODEL
 
 
 def main() -> None:

@@ -28,8 +28,8 @@ import numpy.typing as npt
 import zarr
 
 from wsipipe.evaluation.blockwise import ArrayPlane, Labelled, compare
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.model_file import read_model_info
-from wsipipe.pipeline.config import DEFAULT_MODEL
 
 PROMISED = {"bfloat16": (1.8, 1e-3, 5e-3)}
 """By precision: the least speed over float32, and the largest shares of labels and of objects that may differ."""

@@ -20,8 +20,8 @@ from math import ceil
 
 import wsipipe
 from wsipipe.geometry.network import UNetSizes
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.unet_file import UNetInfo
-from wsipipe.pipeline.config import DEFAULT_MODEL
 
 BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a value between two layers, by precision."""

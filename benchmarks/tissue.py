@@ -21,8 +21,8 @@ import zarr
 import wsipipe
 from wsipipe.geometry.grid import Box, Grid
 from wsipipe.inference.block import cores_met
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.model_file import ModelInfo, read_model_info
-from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.slides.readers.tiff.store import TiffStore
 from wsipipe.slides.slide import Level, choose_level
 from wsipipe.tissue.detect import find_tissue

@@ -21,8 +21,8 @@ from tests.tissue.drawn import disc, glass, on_glass
 from wsipipe.errors import UsageError
 from wsipipe.events import BlockDone, Event, TissueFound, ignore
 from wsipipe.geometry.grid import Box
+from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.model_file import read_model_info
-from wsipipe.pipeline.config import DEFAULT_MODEL
 from wsipipe.pipeline.run_plan import plan_run
 from wsipipe.pipeline.setup import resolve
 from wsipipe.pipeline.summary import DONE, FAILED, NO_TISSUE, SKIPPED, RunSummary

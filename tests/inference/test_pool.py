@@ -133,17 +133,23 @@ def test_pool_takes_as_many_channels_as_the_network(make_model: MakeModel, chann
 @pytest.mark.parametrize("tta", ["off", "flips"])
 @pytest.mark.parametrize("classes", [THREE, ONE], ids=["softmax", "sigmoid"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
-def test_values_that_are_not_finite_are_noticed_even_where_a_class_wins(
+def test_values_that_mean_nothing_are_noticed_even_where_a_class_wins(
     make_model: MakeModel, value: float, classes: tuple[LabelClass, ...], tta: str
 ) -> None:
+    """Infinities do where they overflow; in float32 only those of which a softmax makes no probabilities."""
     model = make_model(classes)
     bias = model.network.head.bias.data
     sound = Replica(model, "cpu", tta=tta)
-    bias[-1] = value  # as if the sums of this class had overflowed
-    overflown = Replica(model, "cpu", tta=tta)
+    bias[-1] = value
+    overflown, in_float32 = Replica(model, "cpu", tta=tta, precision="float16"), Replica(model, "cpu", tta=tta)
     (tile,) = tiles_of(model, 1)
     assert sound.predict([tile, tile]).undefined == (False, False)
     assert overflown.predict([tile, tile]).undefined == (True, True)
+    found = in_float32.predict([tile, tile])
+    numbers = classes is ONE if value > 0 else value < 0
+    assert found.undefined == (not numbers,) * 2
+    if numbers and tta == "off":
+        assert_is(found[0], direct(model, tile))
 
 
 @pytest.mark.parametrize(("precision", "way_out"), [("float16", "bfloat16 or float32"), ("bfloat16", "float32")])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import wsipipe
 from tests.importing.onnx_networks import write_network
-from wsipipe.errors import MachineError, UsageError
+from wsipipe.errors import MachineError, MemoryLimitError, ModelError, UsageError
 from wsipipe.events import Event, PrecisionGain
 from wsipipe.importing import import_model
 from wsipipe.importing.import_model import NetworkRequest, import_file
@@ -181,6 +181,23 @@ def test_a_run_in_float32_says_once_what_bfloat16_would_gain(
         gain = [event for event in events if isinstance(event, PrecisionGain)]
         assert gain == [summary.lower_precision] * said, changes
         assert (summary.lower_precision is not None) == bool(said)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("err", [MemoryLimitError("no room"), MemoryError(), ModelError("no such operation")], ids=repr)
+def test_a_run_goes_on_where_the_gain_cannot_be_measured(
+    tmp_path: Path, write_slide: Any, monkeypatch: pytest.MonkeyPatch, err: Exception
+) -> None:
+    def fail(*_: Any) -> None:
+        raise err
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(gains, "is_worth", lambda *_: True)
+    monkeypatch.setattr(gains, "load_replicas", fail)
+    model = unet(tmp_path, base_channels=4, depth=1).info.path
+    config = wsipipe.RunConfig(str(tmp_path / "out"), model, device="cpu", engine="openvino", tissue="off")
+    summary = wsipipe.run([write_slide(tmp_path / "s.tif", (50, 60))], config)
+    assert (summary.exit_code, summary.lower_precision) == (0, None)
 
 
 def test_tissue_is_found_where_pixels_vary_most(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -142,14 +143,27 @@ def test_a_size_that_the_device_cannot_compute_is_not_chosen(
 def test_remembered_speeds_that_cannot_be_read_or_written_are_measured_again(spec: PoolSpec) -> None:
     path = speeds_file()
     path.parent.mkdir(parents=True)
-    for torn in (b"", b"{", b"[]", b'{"a": 1}'):
+    for torn in (b"", b"{", b"[1]", b"null", b'{"a": 1}'):
         path.write_bytes(torn)
         assert recall(spec) == {}
-    measure(spec, SMALL, [], "uint8", pixels=10)
-    assert set(recall(spec)) == {PROBE}
+        measure(spec, SMALL, [], "uint8", pixels=10)
+        assert set(recall(spec)) == {PROBE}
     path.unlink()
     path.mkdir()  # so that nothing can be renamed to it
     assert measure(spec, SMALL, [], "uint8", pixels=10).of(PROBE) == pytest.approx(1e6)
+
+
+def test_speeds_name_the_engine_whatever_package_it_is_from(spec: PoolSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    def missing(name: str) -> str:  # as where onnxruntime-gpu is installed
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(Distribution, "from_name", missing)
+    on_onnxruntime = replace(spec, engine="onnxruntime")
+    remember(on_onnxruntime, {PROBE: 100.0})
+    assert recall(on_onnxruntime) == {PROBE: 100.0}
+    assert onnxruntime.__version__ in speeds_module.key(on_onnxruntime)
 
 
 @pytest.mark.parametrize(("reached", "remembered"), [(150.0, 150.0), (50.0, 100.0)])
@@ -263,6 +277,15 @@ def test_replicas_that_would_take_long_to_measure_are_not_tried(
     monkeypatch.setattr(speeds_module, "CPU_COUNT", 32)
     monkeypatch.setattr(speeds_module, "load_replicas", lambda *_: pytest.fail("measured"))
     assert best_replicas(spec, (1024, 1), "uint8", pixels=10**7, alone=1e6, most=64) == (1, 1e6)
+
+
+def test_replicas_that_cannot_compute_together_are_not_chosen(spec: PoolSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MachineError("out of memory")
+
+    monkeypatch.setattr(speeds_module, "CPU_COUNT", 32)
+    monkeypatch.setattr(speeds_module, "load_replicas", fail)
+    assert best_replicas(spec, (1024, 1), "uint8", pixels=10**10, alone=1e7, most=64) == (1, 1e7)
 
 
 def test_real_replicas_are_measured_together(spec: PoolSpec) -> None:

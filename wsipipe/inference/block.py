@@ -125,7 +125,7 @@ def predict_block(
     SlideReadError
         If pixels cannot be read, or cannot be decoded and ``work.fill`` is False.
     SlideError
-        If the network gives NaN or an infinity.
+        If the network gives values whose labels mean nothing.
     ModelError
         If the model was replaced since the run began, or its network is not what it says.
     MachineError
@@ -252,7 +252,7 @@ def _compute(
 
 
 def _undefined(work: BlockWork, core: Box) -> str:
-    """What is wrong where the network gives NaN or an infinity in ``core``, in pixels of the plane."""
+    """What is wrong where the network gives values whose labels mean nothing in ``core``, in pixels of the plane."""
     wider = {FLOAT16: f"--precision {BFLOAT16} or {FLOAT32}, ", BFLOAT16: f"--precision {FLOAT32}, "}
     return (
         f"{work.level.path}: model {work.pool.model} gives values that are not finite in rows {core.y0} to {core.y1} "

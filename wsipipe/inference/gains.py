@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from wsipipe.arrays import Labels, Pixels
-from wsipipe.errors import SlideError
+from wsipipe.errors import WsipipeError
 from wsipipe.events import PrecisionGain
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import mirror
@@ -31,7 +31,7 @@ LEAST_GAIN = 1.1
 
 
 def measure_gain(spec: PoolSpec, level: Level, core: int, *, pixels: int, bare: float) -> PrecisionGain | None:
-    """The `PrecisionGain` of bfloat16 over ``spec``; None if there is none here, or measuring it would not pay.
+    """The `PrecisionGain` of bfloat16 over ``spec``; None if there is none, or measuring it fails, or would not pay.
 
     Parameters
     ----------
@@ -45,11 +45,6 @@ def measure_gain(spec: PoolSpec, level: Level, core: int, *, pixels: int, bare: 
         Pixels that the run will compute, without margins.
     bare
         Pixels a second through the network, margins included.
-
-    Raises
-    ------
-    ModelError, MachineError
-        As `load_replicas`.
     """
     if spec.precision != FLOAT32 or spec.engine != OPENVINO or not multiplies_bfloat16():
         return None
@@ -61,16 +56,10 @@ def measure_gain(spec: PoolSpec, level: Level, core: int, *, pixels: int, bare: 
     name = f"{key(lower)}, gain"
     if (found := _recalled(name)) is None:
         try:
-            tile = busiest_tile(level, spec.receptive, core)
-        except SlideError as err:  # the run will say so
-            LOGGER.debug("no tile to measure %s with: %s", BFLOAT16, err)
+            found = _measured(lower, busiest_tile(level, spec.receptive, core))
+        except (WsipipeError, MemoryError) as err:  # what is wrong in float32, the run will say
+            LOGGER.debug("the gain of %s cannot be measured: %s", BFLOAT16, err)
             return None
-        with ThreadPoolExecutor(1, "wsipipe-measure") as thread:  # a lane changes settings of its thread
-            (plain, seconds), (labels, less) = (
-                thread.submit(_timed, replace(lower, precision=precision), tile).result()
-                for precision in (FLOAT32, BFLOAT16)
-            )
-        found = PrecisionGain(BFLOAT16, seconds / less, float(np.mean(plain != labels)))
         remember_rows(name, [[found.speed, found.differing]])
     return found if found.speed >= LEAST_GAIN else None
 
@@ -82,6 +71,16 @@ def _recalled(name: str) -> PrecisionGain | None:
         return PrecisionGain(BFLOAT16, float(speed), float(differing))
     except (ValueError, TypeError):
         return None
+
+
+def _measured(lower: PoolSpec, tile: Pixels) -> PrecisionGain:
+    """The gain of ``lower`` on ``tile`` over the same in float32."""
+    with ThreadPoolExecutor(1, "wsipipe-measure") as thread:  # a lane changes settings of its thread
+        (plain, seconds), (labels, less) = (
+            thread.submit(_timed, replace(lower, precision=precision), tile).result()
+            for precision in (FLOAT32, BFLOAT16)
+        )
+    return PrecisionGain(BFLOAT16, seconds / less, float(np.mean(plain != labels)))
 
 
 def _timed(spec: PoolSpec, tile: Pixels) -> tuple[Labels, float]:

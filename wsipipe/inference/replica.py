@@ -23,12 +23,12 @@ from wsipipe.geometry.network import Receptive, round_up
 from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF, Symmetry
 from wsipipe.inference import devices
 from wsipipe.inference.averaging import moved, moved_back
-from wsipipe.inference.devices import FLOAT32, TORCH
+from wsipipe.inference.devices import FLOAT16, FLOAT32, TORCH
 from wsipipe.inference.engines.engine import Engine
 from wsipipe.inference.engines.start import start_engine
 from wsipipe.model.forward import Normalise, core_of, label_values, probabilities_of, uncertainty_of, winner
 from wsipipe.model.model_file import Model
-from wsipipe.model.network import LABELS, ForeignNetwork, Head
+from wsipipe.model.network import LABELS, SIGMOID, ForeignNetwork, Head
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Prediction:
     uncertainty: npt.NDArray[np.uint8] | None = None
     """(..., y, x), uint8 = round(255 u) of `wsipipe.model.forward.uncertainty_of`; None if not asked for."""
     undefined: tuple[bool, ...] = ()
-    """Of each core, whether the network gave NaN or an infinity somewhere in it, whose labels mean nothing."""
+    """Of each core, whether the network gave values somewhere in it whose labels mean nothing: NaN, or an overflow."""
     seconds: float = 0.0
     """Seconds of the device's time; for one of a batch, its share."""
 
@@ -114,6 +114,7 @@ class Replica:
         self.head = model.info.network.head
         self.in_channels = model.info.network.in_channels
         self.threads = threads
+        self.overflows = precision == FLOAT16
         self.lanes = devices.lanes(device)
         self.network = start_engine(
             engine, model, self.device, threads=threads, precision=precision, channels_last=channels_last
@@ -214,6 +215,8 @@ class Replica:
             probabilities = self._share_to_host(shares) if self.probabilities else None
             uncertainty = self._share_to_host(uncertainty_of(shares, head)) if self.uncertainty else None
         prediction = Prediction(labels, probabilities, uncertainty)
+        if not self.overflows and not finite.all():
+            finite = have_winner(output, head)
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
             prediction = prediction.each(np.copy)  # out of pinned memory, so that each lane takes that of one batch
@@ -279,6 +282,15 @@ def all_finite(output: Tensor) -> Tensor:
     hands them on, and takes no memory; of finite values it would overflow if they were beyond 1e30, which mean nothing.
     """
     return output.sum((1, 2, 3)).isfinite()
+
+
+def have_winner(output: Tensor, head: Head) -> Tensor:
+    """Whether the probabilities of ``output`` (n, class, y, x) are numbers everywhere, (n,), bool.
+
+    Unless it overflowed, an infinity is a value like others: the logit of a class that a network rules out is -inf.
+    """
+    most = output.amax(1)
+    return ~most.amax((1, 2)).isnan() if head.kind == SIGMOID else most.sum((1, 2)).isfinite()
 
 
 def is_out_of_memory(err: Exception) -> bool:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from threading import Barrier
 from typing import Any, TypeVar
@@ -153,7 +153,7 @@ def best_replicas(spec: PoolSpec, size: Size, dtype: str, *, pixels: int, alone:
 
     Raises
     ------
-    ModelError, MachineError
+    ModelError
         As `load_replicas`.
     """
     count, speed = 1, alone
@@ -164,7 +164,11 @@ def best_replicas(spec: PoolSpec, size: Size, dtype: str, *, pixels: int, alone:
         if not isinstance(together, int | float):
             if not is_worth(2 * pixels_of(size, spec.receptive) / speed, spec.passes * pixels / (speed * count)):
                 break
-            together = speed_together(load_replicas(pool, pool.devices), size, dtype)
+            try:
+                together = speed_together(load_replicas(pool, pool.devices), size, dtype)
+            except MachineError as err:  # as with sizes: fewer compute
+                LOGGER.debug("cannot compute with %s replicas: %s", 2 * count, err)
+                break
             remember_rows(name, [round(together)])
         if together < WORTH * speed * count:
             break
@@ -260,8 +264,8 @@ def remember_rows(name: str, rows: list[Any]) -> None:
     except RuntimeError:  # without a home
         return
     try:
-        table = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        table = dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
         table = {}
     table[name] = rows
     try:
@@ -293,8 +297,8 @@ def key(spec: PoolSpec) -> str:
     """Everything that speeds depend on: device, cores, engine, precision, what is asked for, model."""
     device = torch.device(spec.devices[0])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {processor()}"
-    library = TORCH if spec.engine == COMPILE else spec.engine
-    engine = f"{spec.engine} {version(library)} {spec.precision}"
+    library = import_module(TORCH if spec.engine == COMPILE else spec.engine)  # onnxruntime is in several packages
+    engine = f"{spec.engine} {library.__version__} {spec.precision}"
     shared = f"{spec.threads} of {spec.devices.count(spec.devices[0])}"
     more = ["probabilities"] * spec.probabilities + ["uncertainty"] * spec.uncertainty
     more += ["channels first"] * (not spec.channels_last)

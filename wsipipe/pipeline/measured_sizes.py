@@ -101,13 +101,7 @@ def _on_cpus(run: RunPlan, count: int) -> RunPlan:
 
 
 def gain(run: RunPlan, chosen: SizesChosen, ask: Ask = ask_here) -> PrecisionGain | None:
-    """What a lower precision would gain for ``run``; None if sizes are the user's, or it would not be worth measuring.
-
-    Raises
-    ------
-    ModelError, MachineError
-        As loading the network.
-    """
+    """What a lower precision would gain for ``run``; None if sizes are the user's, or it is not measured."""
     asked = run.setup.asked
     if any(size is not None for size in (asked.tile, asked.block, asked.batch)):
         return None

@@ -73,7 +73,7 @@ def quantized(
 
     nncf.set_log_level(logging.ERROR)
     named = with_names(graph)
-    calibrated_on = nncf.Dataset([{network.input: _as_input(network, tile, spec)} for tile in tiles])
+    calibrated_on = nncf.Dataset(tiles, lambda tile: {network.input: _as_input(network, tile, spec)})
     try:
         with redirect_stdout(StringIO()):  # it draws bars
             found: onnx.ModelProto = nncf.quantize(
