@@ -240,8 +240,7 @@ def test_training_takes_either_format_for_a_pair_and_for_a_slide(tmp_path: Path,
 
 @pytest.mark.parametrize("kind", ["xml", "json"])
 def test_evaluate_takes_either_format(tmp_path: Path, kind: str) -> None:
-    from tests.evaluation.test_evaluate import write_store
-    from wsipipe.evaluation.evaluate import evaluate
+    from tests.evaluation.test_evaluate import evaluate, write_store
 
     predicted = np.zeros(SHAPE, np.uint8)
     predicted[6:16, 4:14] = 7

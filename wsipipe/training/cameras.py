@@ -63,4 +63,5 @@ def compressed(image: FloatImage, rng: np.random.Generator, least: int) -> Float
     quality = int(rng.integers(min(least, BEST_JPEG), BEST_JPEG + 1))
     levels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
     decoded: npt.NDArray[np.uint8] = imagecodecs.jpeg8_decode(imagecodecs.jpeg8_encode(levels, level=quality))
-    return np.asarray(decoded.reshape(image.shape), np.float32) / np.float32(255)
+    lossy: FloatImage = decoded.reshape(image.shape).astype(np.float32) / np.float32(255)
+    return lossy
