@@ -55,7 +55,7 @@ def disc(radius_px: float) -> npt.NDArray[np.float32]:
     reach = int(np.ceil(radius_px))
     y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
     kernel = (radius_px + 0.5 - np.hypot(y, x)).clip(0, 1)
-    return (kernel / kernel.sum()).astype(np.float32)
+    return np.asarray(kernel / kernel.sum(), np.float32)
 
 
 def compressed(image: FloatImage, rng: np.random.Generator, least: int) -> FloatImage:
