@@ -55,7 +55,8 @@ def disc(radius_px: float) -> npt.NDArray[np.float32]:
     reach = int(np.ceil(radius_px))
     y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
     kernel = (radius_px + 0.5 - np.hypot(y, x)).clip(0, 1)
-    return np.asarray(kernel / kernel.sum(), np.float32)
+    soft: npt.NDArray[np.float32] = (kernel / kernel.sum()).astype(np.float32)
+    return soft
 
 
 def compressed(image: FloatImage, rng: np.random.Generator, least: int) -> FloatImage:
@@ -63,5 +64,4 @@ def compressed(image: FloatImage, rng: np.random.Generator, least: int) -> Float
     quality = int(rng.integers(min(least, BEST_JPEG), BEST_JPEG + 1))
     levels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
     decoded: npt.NDArray[np.uint8] = imagecodecs.jpeg8_decode(imagecodecs.jpeg8_encode(levels, level=quality))
-    lossy: FloatImage = decoded.reshape(image.shape).astype(np.float32) / np.float32(255)
-    return lossy
+    return np.asarray(decoded.reshape(image.shape), np.float32) / np.float32(255)
