@@ -57,12 +57,8 @@ def features_of(document: dict[str, Any], file: str, image: str, size: tuple[flo
     except (KeyError, TypeError, AttributeError) as err:
         raise LabelError(f"{file} is not sound COCO ({type(err).__name__}: {err}); export it again") from err
     stated = chosen.get("height"), chosen.get("width")
-<<<<<<< HEAD
-    if size and any(map(_differ, stated, size)):
-=======
     pairs = zip(stated, size, strict=True) if size else ()
     if size and any(type(n) is int and n and not 1 / OTHER_SIZE < side / n < OTHER_SIZE for n, side in pairs):
->>>>>>> main
         raise LabelError(
             f"{file}: its image {chosen.get('file_name')} has {stated[0]} x {stated[1]} px, but the slide has "
             f"{size[0]:.0f} x {size[1]:.0f} px at level 0; coordinates must be in pixels of level 0"
@@ -78,11 +74,6 @@ def features_of(document: dict[str, Any], file: str, image: str, size: tuple[flo
                 f"({type(err).__name__}: {err}); correct it, or delete it"
             ) from err
     return found
-
-
-def _differ(stated: Any, side: float) -> bool:
-    """Whether a side that the file states is that of another image; one that it does not state is not."""
-    return type(stated) is int and not side / OTHER_SIZE < stated < side * OTHER_SIZE
 
 
 def _image_of(images: list[dict[str, Any]], file: str, image: str) -> dict[str, Any]:
