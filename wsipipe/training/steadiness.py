@@ -52,7 +52,7 @@ def both_crops(plane: Tensor, side: int, shift: Shift) -> Tensor:
 
 
 def disagreement(logits: Tensor, shift: Shift) -> Tensor:
-    """Mean over the overlap of the symmetric Kullback-Leibler divergence of both crops, a scalar, float32.
+    """Mean over the overlap of the symmetric Kullback-Leibler divergence of both crops, float32 ().
 
     Parameters
     ----------
