@@ -50,9 +50,12 @@ def rows_of(section: Section, deadline: float) -> Generator[Row, None, None]:
         return
     receiver, sender = FORK.Pipe(duplex=False)
     process = FORK.Process(target=_compute, args=(section, deadline, sender))
+    # Not while it forks: what a handler raises within the callbacks of a fork is lost.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     process.start()
-    sender.close()
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        sender.close()
         while receiver.poll(max(0.0, deadline - time.monotonic())):
             try:
                 yield receiver.recv()
@@ -73,6 +76,7 @@ def rows_of(section: Section, deadline: float) -> Generator[Row, None, None]:
 def _compute(section: Section, deadline: float, sender: Connection) -> None:
     """Send the rows of ``section``, with the seconds that each took."""
     os.setsid()  # so that whatever it starts ends with it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     started = time.perf_counter()
     try:
         for row in section(deadline):

@@ -173,7 +173,7 @@ def test_an_array_takes_any_index_as_zarr_does(slide: Slide) -> None:
     level = slide.levels[-1]
     by_zarr = zarr.Array(level.array.async_array)
     random = np.random.default_rng(3)
-    for _ in range(20):
+    for _ in range(20 if by_zarr.size < 2**20 else 3):
         index: list[Any] = []
         for size in by_zarr.shape:
             start, stop = (int(at) for at in sorted(random.integers(-2, min(size, 200) + 2, 2)))
