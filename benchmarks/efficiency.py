@@ -21,18 +21,14 @@ from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-import numpy as np
-
 import wsipipe
 from wsipipe.arrays import Pixels
-from wsipipe.geometry.mirror import mirror
 from wsipipe.inference.pool import load_replicas
 from wsipipe.inference.replica import Replica
 from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.setup import resolve
 from wsipipe.pipeline.slide_plan import grid_of
-from wsipipe.slides.pixels.mirrored import read_mirrored
 from wsipipe.slides.slide import choose_level
 
 WANTED, WITH_OBJECTS = 0.97, 1.02
@@ -48,9 +44,8 @@ def cut_tiles(slide: str, config: RunConfig) -> tuple[list[Pixels], int]:
     def cut(index: tuple[int, int]) -> list[Pixels]:
         box, tiles = grid.block_box(index), []
         for core in grid.cores((grid.computed_sides(0)[index[0]], grid.computed_sides(1)[index[1]])):
-            rows = mirror(np.arange(box.y0 + core.y0 - half, box.y0 + core.y1 + half), level.shape[0])
-            cols = mirror(np.arange(box.x0 + core.x0 - half, box.x0 + core.x1 + half), level.shape[1])
-            tiles.append(read_mirrored(level, rows, cols))
+            (height, width), (y, x) = core.shape, (box.y0 + core.y0 - half, box.x0 + core.x0 - half)
+            tiles.append(level.read(y, x, height + 2 * half, width + 2 * half, mirror=True))
         return tiles
 
     with ThreadPoolExecutor() as threads:

@@ -13,7 +13,6 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any
 
-import numpy as np
 import torch
 import zarr
 from roofline import H200, work_of
@@ -21,7 +20,6 @@ from sections import Row
 
 import wsipipe
 from wsipipe.arrays import Pixels
-from wsipipe.geometry.mirror import mirror
 from wsipipe.inference.devices import forget_free_memory, resolve_devices
 from wsipipe.inference.replica import Replica
 from wsipipe.inference.speeds import fits_device
@@ -29,7 +27,6 @@ from wsipipe.model.forward import Normalise, winner
 from wsipipe.model.model_file import Model
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.setup import resolve
-from wsipipe.slides.pixels.mirrored import read_mirrored
 from wsipipe.slides.slide import choose_level
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -96,8 +93,8 @@ class Given:
     def middle(self, side: int) -> Pixels:
         """The ``side`` px in the middle of what is segmented of the slide, (y, x, channel)."""
         level = choose_level(wsipipe.open_slide(self.slide, mpp=self.mpp), self.load().spec.mpp)
-        rows, cols = (mirror(np.arange(side) + (length - side) // 2, length) for length in level.shape)
-        return read_mirrored(level, rows, cols)
+        y, x = ((length - side) // 2 for length in level.shape)
+        return level.read(y, x, side, side, mirror=True)
 
 
 def speed(given: Given, pixels_per_second: float, core: int, precision: str) -> Row:

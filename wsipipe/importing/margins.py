@@ -9,13 +9,11 @@ from dask.system import CPU_COUNT
 
 from wsipipe.errors import ChannelError, GeometryError, SlideFormatError
 from wsipipe.geometry.grid import Box, boxes
-from wsipipe.geometry.mirror import mirror
 from wsipipe.geometry.network import Receptive, round_up
 from wsipipe.inference.devices import resolve_engine
 from wsipipe.inference.replica import Replica
 from wsipipe.model.model_file import load_model
 from wsipipe.slides.open import open_slide
-from wsipipe.slides.pixels.mirrored import read_mirrored
 from wsipipe.slides.slide import Level, choose_level
 from wsipipe.tissue.detect import find_tissue
 
@@ -84,8 +82,5 @@ def margin_shares(model: str, slide: str) -> list[MarginShare]:
 
 def _tile(level: Level, part: Box, core: int, half: int) -> np.ndarray:
     """The pixels of a core at the origin of ``part`` and ``half`` px around it, mirrored beyond the level."""
-    rows, cols = (
-        mirror(np.arange(start - half, start + core + half), side)
-        for start, side in ((part.y0, level.shape[0]), (part.x0, level.shape[1]))
-    )
-    return read_mirrored(level, rows, cols)
+    side = core + 2 * half
+    return level.read(part.y0 - half, part.x0 - half, side, side, mirror=True)

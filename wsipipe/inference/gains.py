@@ -12,13 +12,12 @@ from wsipipe.arrays import Labels, Pixels
 from wsipipe.errors import WsipipeError
 from wsipipe.events import PrecisionGain
 from wsipipe.geometry.grid import Box
-from wsipipe.geometry.mirror import mirror
 from wsipipe.geometry.network import Receptive, round_up
 from wsipipe.geometry.symmetry import TTA_OFF
 from wsipipe.inference.devices import BFLOAT16, FLOAT32, OPENVINO, multiplies_bfloat16
 from wsipipe.inference.pool import PoolSpec, load_replicas
 from wsipipe.inference.speeds import fastest, is_worth, key, recall_rows, remember_rows
-from wsipipe.slides.pixels.mirrored import read_box, read_mirrored
+from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import Level
 
 LOGGER = logging.getLogger(__name__)
@@ -106,9 +105,5 @@ def busiest_tile(level: Level, receptive: Receptive, core: int) -> Pixels:
         there = near.overlap(Box(0, level.shape[0], 0, level.shape[1]))
         return 0.0 if there is None else float(read_box(level, there).std(axis=(0, 1)).sum())
 
-    busiest, side = max(centres, key=variety), core + receptive.margin
-    rows, cols = (
-        mirror(np.arange(centre - side // 2, centre - side // 2 + side), length)
-        for centre, length in zip(busiest, level.shape, strict=True)
-    )
-    return read_mirrored(level, rows, cols)
+    (y, x), side = max(centres, key=variety), core + receptive.margin
+    return level.read(y - side // 2, x - side // 2, side, side, mirror=True)

@@ -12,11 +12,9 @@ from wsipipe.arrays import Pixels
 from wsipipe.errors import ChannelError, SlideFormatError
 from wsipipe.files import Location
 from wsipipe.geometry.grid import Box, boxes
-from wsipipe.geometry.mirror import mirror
 from wsipipe.geometry.network import Receptive, round_up
 from wsipipe.model.model_file import ModelInfo
 from wsipipe.slides.open import open_slide
-from wsipipe.slides.pixels.mirrored import read_mirrored
 from wsipipe.slides.slide import Level, choose_level
 from wsipipe.tissue.detect import find_tissue
 
@@ -48,13 +46,8 @@ class TissueTile:
             If they cannot be read.
         """
         half = receptive.margin // 2
-        rows, cols = (
-            mirror(np.arange(start - half, start + round_up(side, receptive.stride) + half), of_level)
-            for start, side, of_level in zip(
-                (self.core.y0, self.core.x0), self.core.shape, self.level.shape, strict=True
-            )
-        )
-        return read_mirrored(self.level, rows, cols)
+        height, width = (round_up(side, receptive.stride) + receptive.margin for side in self.core.shape)
+        return self.level.read(self.core.y0 - half, self.core.x0 - half, height, width, mirror=True)
 
 
 def tissue_tiles(
