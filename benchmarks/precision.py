@@ -30,6 +30,7 @@ import zarr
 from wsipipe.evaluation.blockwise import ArrayPlane, Labelled, compare
 from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.model_file import read_model_info
+from wsipipe.quantization.agreement import count_alone
 
 PROMISED = {"bfloat16": (1.8, 1e-3, 5e-3)}
 """By precision: the least speed over float32, and the largest shares of labels and of objects that may differ."""
@@ -71,12 +72,9 @@ def objects_that_differ(labels: Labels, expected: Labels, classes: int, least_px
     assert overlap is not None
     for class_ in range(1, classes + 1):
         pairs = overlap.of_class(class_).pairs
-        partners = 2 * pairs.shared > pairs.union
-        for area, partnered in ((pairs.predicted_area, pairs.predicted), (pairs.truth_area, pairs.truth)):
-            large = area >= least_px
-            count += int(large.sum())
-            large[partnered[partners]] = False
-            lone += int(large.sum())
+        for areas, objects in ((pairs.predicted_area, pairs.predicted), (pairs.truth_area, pairs.truth)):
+            count += int((areas >= least_px).sum())
+            lone += count_alone(areas, objects[pairs.partners], least_px)
     return 2 * lone / max(count, 1)
 
 

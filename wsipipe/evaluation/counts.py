@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
+from wsipipe.arrays import Mask
 from wsipipe.objects.numbers import Counts, Integers, class_of
 
 
@@ -57,6 +58,11 @@ class Pairs:
     def union(self) -> Counts:
         """(pairs,), int64: pixels that are in either of the two."""
         return self.truth_area[self.truth] + self.predicted_area[self.predicted] - self.shared
+
+    @property
+    def partners(self) -> Mask:
+        """(pairs,), bool: whether their intersection over union is above 0.5, so that neither has another partner."""
+        return 2 * self.shared > self.union
 
 
 @dataclass(frozen=True, eq=False)

@@ -103,7 +103,7 @@ class Separation(NamedTuple):
 def matches(overlap: Overlap) -> Matches:
     """Objects matched by an intersection over union above 0.5: one partner at most (Kirillov et al. 2019)."""
     pairs = overlap.pairs
-    found = 2 * pairs.shared > pairs.union
+    found = pairs.partners
     both = int(found.sum())
     jaccard = math.fsum(pairs.shared[found] / pairs.union[found])
     return Matches(both, len(pairs.predicted_area) - both, len(pairs.truth_area) - both, jaccard)

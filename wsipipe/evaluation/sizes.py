@@ -27,7 +27,7 @@ def found_by_size(overlap: Overlap, um_per_px: float) -> Floats:
     """
     pairs = overlap.pairs
     bins = _bins(np.sqrt(pairs.truth_area * (4 / math.pi)) * um_per_px)
-    found = pairs.truth[2 * pairs.shared > pairs.union]
+    found = pairs.truth[pairs.partners]
     return np.stack([np.bincount(which, minlength=BINS) for which in (bins, bins[found])]).astype(np.float64)
 
 

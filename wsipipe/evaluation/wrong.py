@@ -37,7 +37,7 @@ def without_partner(overlap: Overlap) -> tuple[Counts, Counts]:
     predicted, _ = areas(overlap.predicted, overlap.pixels)
     pairs = overlap.pairs
     same = class_of(truth[pairs.truth]) == class_of(predicted[pairs.predicted])
-    partners = same & (2 * pairs.shared > pairs.union)
+    partners = same & pairs.partners
     return np.delete(truth, pairs.truth[partners]), np.delete(predicted, pairs.predicted[partners])
 
 

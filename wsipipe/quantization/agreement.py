@@ -59,14 +59,14 @@ class _Counts:
         self.confusion += counts.confusion
         for number in range(1, len(self.named) + 1):
             pairs = counts.overlap.of_class(number).pairs
-            found = 2 * pairs.shared > pairs.union
+            found = pairs.partners
             self.objects += int((pairs.truth_area >= least_px).sum())
-            self.lost += _alone(pairs.truth_area, pairs.truth[found], least_px)
-            self.appeared += _alone(pairs.predicted_area, pairs.predicted[found], least_px)
+            self.lost += count_alone(pairs.truth_area, pairs.truth[found], least_px)
+            self.appeared += count_alone(pairs.predicted_area, pairs.predicted[found], least_px)
 
 
-def _alone(areas: Counts, partnered: Counts, least_px: float) -> int:
-    """The number of objects of ``least_px`` or more, by their ``areas`` (objects,), that are not ``partnered``."""
+def count_alone(areas: Counts, partnered: Counts, least_px: float) -> int:
+    """The number of objects of ``least_px`` or more, by their ``areas`` (n,), int64, that are not ``partnered``."""
     large = areas >= least_px
     large[partnered] = False
     return int(large.sum())

@@ -17,7 +17,7 @@ from wsipipe.importing.memory import measure_bytes
 from wsipipe.inference.devices import ENGINES_OF, is_installed, resolve_engine
 from wsipipe.inference.replica import Replica
 from wsipipe.model.file_kind import SUFFIX_OF, FileKind, kind_named
-from wsipipe.model.model_file import ModelInfo, load_model, read_model_info, write_description
+from wsipipe.model.model_file import Model, ModelInfo, load_model, read_model_info, write_description
 from wsipipe.model.spec import INT8_RECORD
 from wsipipe.quantization.agreement import Agreement, agreement
 from wsipipe.quantization.graph import float_network
@@ -91,7 +91,7 @@ def quantize_model(
         bare.write_bytes(graph.SerializeToString(deterministic=True))
         write_description(bare, made, network, info.spec)
         say(f"comparing on {len(others)} others")
-        agreed = agreement(_replica(model), _replica(made), others)
+        agreed = agreement(_replica(original), _replica(load_model(made)), others)
         _check(agreed, request.least_dice, info)
         say("measuring its memory")
         network = replace(network, bytes_per_pixel=_bytes_per_pixel(made))
@@ -101,11 +101,10 @@ def quantize_model(
     return read_model_info(target), agreed
 
 
-def _replica(model: str | Path) -> Replica:
+def _replica(model: Model) -> Replica:
     """The model on the CPU, by the first of its engines that is installed."""
-    loaded = load_model(model)
-    engine = resolve_engine("auto", ("cpu",), kind=loaded.info.network.kind)
-    return Replica(loaded, "cpu", engine=engine, threads=CPU_COUNT)
+    engine = resolve_engine("auto", ("cpu",), kind=model.info.network.kind)
+    return Replica(model, "cpu", engine=engine, threads=CPU_COUNT)
 
 
 def _bytes_per_pixel(model: Path) -> dict[str, float]:
