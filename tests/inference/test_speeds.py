@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 
+from tests.conftest import WriteSlide
+from wsipipe import RunConfig, run
 from wsipipe.arrays import Pixels
 from wsipipe.errors import MachineError
+from wsipipe.events import Event, SizesChosen
 from wsipipe.geometry.network import Receptive, UNetSizes
 from wsipipe.inference import speeds as speeds_module
 from wsipipe.inference.pool import PoolSpec, load_replicas
@@ -291,3 +295,20 @@ def test_replicas_that_cannot_compute_together_are_not_chosen(spec: PoolSpec, mo
 def test_real_replicas_are_measured_together(spec: PoolSpec) -> None:
     pool = replace(spec, device="cpu,cpu")
     assert speed_together(load_replicas(pool, pool.devices), (32, 2), "uint16") > 0
+
+
+def test_a_run_with_the_replicas_that_it_chose_gives_the_labels_of_one(
+    tiny_model: Path, tmp_path: Path, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(speeds_module, "CPU_COUNT", 2 * speeds_module.LEAST_CORES)
+    monkeypatch.setattr(speeds_module, "is_worth", lambda *_, **__: True)
+    monkeypatch.setattr(speeds_module, "speed_together", lambda replicas, *_: 1e12 * len(replicas))
+    slide, events, labels = write_slide(tmp_path / "s.tif"), list[Event](), []
+    for device in ("auto", "cpu"):
+        config = RunConfig(str(tmp_path / device), str(tiny_model), device=device, tile=32, block=64, tissue="off")
+        (done,) = run([slide], config, events.append).slides
+        assert done.status == "done", done.message
+        labels.append(zarr.open_array(f"{done.store}/0", mode="r")[:])
+    assert [event.devices for event in events if isinstance(event, SizesChosen)] == [2, 1]
+    np.testing.assert_array_equal(*labels)
