@@ -52,7 +52,7 @@ def main() -> None:
             first = first or speed
             print(
                 f"{precision}: {speed:.2f} patches/s in a training, {statistics.median(alone):.2f} of the network "
-                f"alone: {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}); {speed / first:.2f} times",
+                f"alone: {statistics.median(ratios):.3f}, from {ratios[0]:.3f}; {speed / first:.2f} times",
                 flush=True,
             )
 
