@@ -152,7 +152,9 @@ class Trial:
         for more in (lcm(step, span) for span in SPANS):
             large = self.output(legal + more, legal + more if square else legal)
             grown = large[0] - small[0] if large and small else 0
-            if grown > 0 and more % grown == 0:
+            if grown <= 0:
+                break
+            if more % grown == 0:
                 return more // grown
         raise ModelError(
             f"the network's output is {small and small[0]} px high for a tile of {legal} px, and "
