@@ -150,6 +150,8 @@ class SlideStarted:
     """Blocks to compute in this run."""
     pixels_to_do: int
     """Pixels of `blocks_to_do`."""
+    region_share: float | None = None
+    """Share of the slide that lies in the region that was asked for, 0 to 1; None: all of it."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class TissueFound:
     how: str
     """Source of the tissue mask: ``brightfield``, ``fluorescence``, ``blank``, ``given`` or ``found before``."""
     share: float
-    """Share of the slide inside the mask, 0 to 1."""
+    """Share of the slide, or of its region, inside the mask, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class BlockDone:
     computed: int
     """Pixels that went through the network, margins included; once for each pass over a tile."""
     skipped: int
-    """The `pixels` in tiles outside the tissue mask, which did not go through the network."""
+    """The `pixels` of the region in tiles outside the tissue mask, which did not go through the network."""
     labels: dict[int, int]
     """Pixels per label."""
     blank: bool
@@ -182,6 +184,8 @@ class BlockDone:
     spent: Spent
     compared: tuple[int, int] = (0, 0)
     """Labels that were computed twice, from different tiles, and those of them that differ."""
+    outside: int = 0
+    """The `pixels` outside the region that was asked for."""
 
 
 @dataclass(frozen=True)

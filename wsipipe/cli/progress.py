@@ -138,7 +138,8 @@ def run_line(event: Event) -> str | None:
             )
         case SlideStarted():
             size = f"{event.pixels_to_do / 1e6:.1f} MP"
-            return f"{_name(event)}: {event.blocks_to_do} of {event.blocks} blocks to do, {size}"
+            region = "" if event.region_share is None else f"; region on {event.region_share:.1%} of the slide"
+            return f"{_name(event)}: {event.blocks_to_do} of {event.blocks} blocks to do, {size}{region}"
         case TissueFound(how="not readable"):
             return f"{_name(event)}: tissue cannot be found (not readable), so the whole slide is segmented"
         case TissueFound():

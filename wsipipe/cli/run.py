@@ -111,6 +111,11 @@ RESULT_OPTIONS: tuple[Option, ...] = (
         help="auto: segment tissue only; off: everything; FILE: what a mask covers.",
     ),
     click.option(
+        "--roi",
+        metavar="X,Y,W,H|FILE",
+        help="Segment only this region: px of level 0, or with units (250um,500um,1mm,1mm), or FILE of annotations.",
+    ),
+    click.option(
         "--on-bad-tile",
         type=click.Choice(["fail", "fill"]),
         default="fail",

@@ -13,12 +13,14 @@ from wsipipe.errors import SlideReadError
 from wsipipe.files import absolute
 from wsipipe.pipeline.setup import Setup
 from wsipipe.pipeline.slide_plan import SlidePlan
+from wsipipe.rasters.region import Region, read_region
 from wsipipe.slides.slide import Level, Slide
 from wsipipe.store import content
-from wsipipe.store.spec import StoreSpec
+from wsipipe.store.spec import REGION, StoreSpec
 from wsipipe.tissue.detect import BLANK, Plane, mask_of, parts, see
 from wsipipe.tissue.mask import TissueMask, mask_shape
 from wsipipe.tissue.mask_file import given_mask, is_file
+from wsipipe.tissue.searched import tissue_share_in
 
 MASKS_KEPT = 8
 """Masks kept per process, one for each slide that is computed at the same time; at most 2 MB each."""
@@ -34,7 +36,7 @@ class TissueFinding:
     how: str
     """``brightfield``, ``fluorescence``, ``blank``, ``given``, ``found before``, or ``not readable`` (everywhere)."""
     share: float
-    """Share of the slide, 0 to 1."""
+    """Share of the slide, or of its region, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def submit_tissue(plan: SlidePlan, setup: Setup, client: Client) -> Future[Any]:
 
 
 def _recall(store: StoreSpec) -> TissueFinding:
-    return TissueFinding(STORED, resident_mask(store).share)
+    return TissueFinding(STORED, tissue_share_in(resident_mask(store), resident_region(store)))
 
 
 def _take(work: _Work, path: str) -> TissueFinding:
@@ -90,7 +92,7 @@ def _find(work: _Work, seen: list[Plane | None]) -> TissueFinding:
 
 def _keep(store: StoreSpec, mask: TissueMask, how: str) -> TissueFinding:
     content.write_tissue(store, mask.cells)
-    return TissueFinding(how, mask.share)
+    return TissueFinding(how, tissue_share_in(mask, resident_region(store)))
 
 
 @lru_cache(MASKS_KEPT)
@@ -103,3 +105,17 @@ def resident_mask(store: StoreSpec) -> TissueMask:
         If it cannot be read.
     """
     return TissueMask(np.asarray(content.read_tissue(store)), store.grid.shape)
+
+
+@lru_cache(MASKS_KEPT)
+def resident_region(store: StoreSpec) -> Region | None:
+    """The region of ``store``, read once per process; None if it is the whole slide.
+
+    Raises
+    ------
+    WsipipeError
+        If it cannot be read.
+    """
+    if not store.fingerprint.region:
+        return None
+    return read_region(content.read_region(store), REGION, store.grid.shape, store.downsample)
