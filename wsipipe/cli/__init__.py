@@ -18,6 +18,7 @@ import click
 from wsipipe.cli.check import check
 from wsipipe.cli.demo import demo
 from wsipipe.cli.evaluate import evaluate
+from wsipipe.cli.examples import examples
 from wsipipe.cli.exit_codes import EXIT_ENVIRONMENT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from wsipipe.cli.export import export
 from wsipipe.cli.info import info
@@ -40,7 +41,7 @@ def cli() -> None:
     """Segment gigapixel whole-slide images with a U-Net: exact at tile borders, resumable, in flat memory."""
 
 
-for command in (run, nightly, view, objects, export, train, evaluate, check, info, preview, model, demo):
+for command in (run, nightly, view, objects, export, train, evaluate, check, info, preview, model, examples, demo):
     cli.add_command(command)
 
 
