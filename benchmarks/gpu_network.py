@@ -10,7 +10,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from threading import Barrier
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ import wsipipe
 from wsipipe.arrays import Pixels
 from wsipipe.inference.devices import forget_free_memory, resolve_devices
 from wsipipe.inference.replica import Replica
-from wsipipe.inference.speeds import fits_device
+from wsipipe.inference.speeds import fits_device, speed_together
 from wsipipe.model.forward import Normalise, winner
 from wsipipe.model.model_file import Model
 from wsipipe.pipeline.config import RunConfig
@@ -144,35 +143,13 @@ def speeds(given: Given) -> Iterator[Row]:
             expected = labels if expected is None else expected
             for count in (1, 2):
                 forget_free_memory()
-                pixels = pixels_per_second(replica, tiles, count, given.scale.seconds)
+                pixels = speed_together([replica] * count, tiles, seconds=given.scale.seconds)
                 yield {
                     "what": f"{core} px x {batch}, {precision}, {layout}, lanes: {count}",
                     **speed(given, pixels * (core / (core + margin)) ** 2, core, precision),
                     "labels_differ": float((labels != expected).mean()),
                     "device_held_gb": torch.cuda.memory_reserved(given.device) / 1e9,
                 }
-
-
-def pixels_per_second(replica: Replica, tiles: list[Pixels], count: int, least: float) -> float:
-    """Pixels a second, margins included, that ``count`` lanes of ``replica`` compute for ``least`` seconds or more."""
-    barrier = Barrier(count)
-
-    def compute(_: int) -> tuple[int, float, float]:
-        with replica.lane():
-            try:
-                for _ in range(2):
-                    replica.predict(tiles)
-            finally:
-                barrier.wait()
-            batches, started = 0, time.perf_counter()
-            while batches < 2 or time.perf_counter() - started < least:
-                replica.predict(tiles)
-                batches += 1
-            return batches, started, time.perf_counter()
-
-    with ThreadPoolExecutor(count) as threads:
-        batches, started, ended = zip(*threads.map(compute, range(count)), strict=True)
-    return sum(batches) * len(tiles) * tiles[0].shape[0] * tiles[0].shape[1] / (max(ended) - min(started))
 
 
 def shapes(given: Given) -> Iterator[Row]:
