@@ -337,6 +337,29 @@ def test_an_error_of_a_replica_ends_the_others_and_is_the_one_that_is_seen(
         speed_together(replicas, noise(replicas[0], (32, 1), "uint8"), seconds=3600)
 
 
+def test_replicas_all_get_work_at_once_however_few_tiles_a_block_has(
+    tiny_model: Path, tmp_path: Path, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each replica waits within its first tile until all of them have one."""
+    predict, count = Replica.predict, 4
+    all_at_work, waited = threading.Barrier(count), set[str]()
+
+    def wait_for_the_others(replica: Replica, tiles: list[Pixels]) -> Prediction:
+        name = threading.current_thread().name
+        if name.startswith("wsipipe-cpu") and name not in waited:
+            waited.add(name)
+            all_at_work.wait(30)
+        return predict(replica, tiles)
+
+    monkeypatch.setattr(Replica, "predict", wait_for_the_others)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = RunConfig(
+        str(tmp_path / "out"), str(tiny_model), device=",".join(["cpu"] * count), tile=32, block=32, tissue="off"
+    )
+    (done,) = run([write_slide(tmp_path / "s.tif")], config).slides
+    assert (done.status, len(waited)) == ("done", count), done.message
+
+
 def test_a_run_with_the_replicas_that_it_chose_gives_the_labels_of_one(
     tiny_model: Path, tmp_path: Path, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
