@@ -28,6 +28,8 @@ from wsipipe.inference import devices
 from wsipipe.model.model_file import Model, load_model, read_model_info, write_description
 from wsipipe.model.network import ForeignNetwork, Head
 from wsipipe.model.spec import ModelSpec
+from wsipipe.pipeline.setup import resolve
+from wsipipe.quantization.graph import float_network
 
 NAMES = ("background", "tumour", "stroma")
 SHAPE = (127, 211)
@@ -70,6 +72,8 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "labels": ({"labels": True}, {}),
     "two outputs": ({"second": True}, {"output": "classes"}),
     "one side": ({"side": 96, "batch": 1}, {}),
+    "quantised": ({"quantised": True}, {}),
+    "alias": ({"domain": "ai.onnx"}, {}),
 }
 
 
@@ -340,6 +344,32 @@ def test_a_description_that_cannot_be_is_refused(change: dict[str, Any], tmp_pat
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match="has an invalid header"):
         read_model_info(path)
+
+
+def test_a_network_that_others_quantised_is_known_by_its_operators(tmp_path: Path) -> None:
+    for name, made in {
+        "float": {},
+        "int8": {"quantised": True},
+        "alias": {"quantised": True, "domain": "ai.onnx"},
+    }.items():
+        (tmp_path / name).mkdir()
+        model = imported(write_network(tmp_path / name / "net.onnx", **made))
+        config = config_of(model, tmp_path)
+        assert (model.info.quantized, resolve(config).labels_by_engine) == (bool(made), bool(made)), name
+    for precision in ("bfloat16", "float16"):
+        with pytest.raises(
+            UsageError, match=f"--precision {precision}: model 'unnamed' is quantised, .* leave --precis"
+        ):
+            resolve(replace(config, precision=precision))
+
+
+def test_the_other_name_of_the_standard_is_the_same(tmp_path: Path) -> None:
+    for name, domain in {"plain": "", "alias": "ai.onnx"}.items():
+        (tmp_path / name).mkdir()
+        imported(write_network(tmp_path / name / "net.onnx", domain=domain))
+    plain, alias = (load_model(tmp_path / name / "model.onnx") for name in ("plain", "alias"))
+    assert alias.info.network == plain.info.network
+    assert float_network(alias)[0].graph.node == float_network(plain)[0].graph.node
 
 
 def test_a_network_in_memory_is_saved_and_runs(slide: Path, tmp_path: Path) -> None:

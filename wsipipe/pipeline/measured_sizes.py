@@ -112,7 +112,7 @@ def _on_cpus(run: RunPlan, count: int) -> RunPlan:
 def gain(run: RunPlan, chosen: SizesChosen, ask: Ask = ask_here) -> PrecisionGain | None:
     """What a lower precision would gain for ``run``; None if sizes are the user's, or it is not measured."""
     asked = run.setup.asked
-    if run.setup.model.spec.quantized or any(size is not None for size in (asked.tile, asked.block, asked.batch)):
+    if run.setup.model.quantized or any(size is not None for size in (asked.tile, asked.block, asked.batch)):
         return None
     largest = max(run.to_do, key=lambda p: p.pixels)
     pixels = sum(p.pixels for p in run.to_do)
