@@ -65,8 +65,7 @@ def write_network(
 
     def add(operation: str, *inputs: str, **attributes: Any) -> str:
         output = f"value_{len(nodes)}"
-        node = helper.make_node(operation, inputs, [output], f"node_{len(nodes)}", domain=domain, **attributes)
-        nodes.append(node)
+        nodes.append(helper.make_node(operation, inputs, [output], name=f"node_{len(nodes)}", **attributes))
         return output
 
     x = add("Transpose", "image", perm=[0, 3, 1, 2]) if channels_last else "image"
@@ -111,7 +110,10 @@ def write_network(
     shape = [batch or "n", *free, channels] if channels_last else [batch or "n", channels, *free]
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)
     graph = helper.make_graph(nodes, "network", [image], outputs, weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(domain, 20)], ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)
-    path.write_bytes(onnx.shape_inference.infer_shapes(model).SerializeToString())
+    model = onnx.shape_inference.infer_shapes(model)
+    for one in (*model.graph.node, *model.opset_import):
+        one.domain = domain
+    path.write_bytes(model.SerializeToString())
     return path
