@@ -347,19 +347,15 @@ def test_a_description_that_cannot_be_is_refused(change: dict[str, Any], tmp_pat
 
 
 def test_a_network_that_others_quantised_is_known_by_its_operators(tmp_path: Path) -> None:
-    for name, made in {
-        "float": {},
-        "int8": {"quantised": True},
-        "alias": {"quantised": True, "domain": "ai.onnx"},
-    }.items():
+    kinds: dict[str, dict[str, Any]] = {"float": {}, "int8": {"quantised": True}}
+    kinds["alias"] = kinds["int8"] | {"domain": "ai.onnx"}
+    for name, made in kinds.items():
         (tmp_path / name).mkdir()
         model = imported(write_network(tmp_path / name / "net.onnx", **made))
         config = config_of(model, tmp_path)
         assert (model.info.quantized, resolve(config).labels_by_engine) == (bool(made), bool(made)), name
     for precision in ("bfloat16", "float16"):
-        with pytest.raises(
-            UsageError, match=f"--precision {precision}: model 'unnamed' is quantised, .* leave --precis"
-        ):
+        with pytest.raises(UsageError, match=f"{precision}: model 'unnamed' is quantised, .* leave --precision out"):
             resolve(replace(config, precision=precision))
 
 
