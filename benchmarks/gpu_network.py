@@ -19,7 +19,8 @@ from sections import Row
 
 import wsipipe
 from wsipipe.arrays import Pixels
-from wsipipe.inference.devices import forget_free_memory, resolve_devices
+from wsipipe.inference.devices import COMPILE, TORCH, forget_free_memory, lanes, resolve_devices
+from wsipipe.inference.engines.torch import CompiledNetwork
 from wsipipe.inference.replica import Replica
 from wsipipe.inference.speeds import fits_device, speed_together
 from wsipipe.model.forward import Normalise, winner
@@ -42,6 +43,8 @@ class Scale:
     """That each speed is measured for."""
     core: int = 256
     """Side in pixels of what is compared with float64, and of patches to train with."""
+    compiled: tuple[int, int] = (1024, 4)
+    """Core and batch of what is compiled."""
     shapes: int = 8
     """Shapes that a lane has not met before."""
     megabytes: tuple[int, ...] = (4, 64)
@@ -56,7 +59,9 @@ class Scale:
     """That decode, at most."""
 
 
-QUICK = Scale(((32, 2),), 0.0, core=32, shapes=2, megabytes=(1,), steps=2, batch=1, workers=0, threads=1)
+QUICK = Scale(
+    ((32, 2),), 0.0, core=32, compiled=(32, 2), shapes=2, megabytes=(1,), steps=2, batch=1, workers=0, threads=1
+)
 
 
 @dataclass(frozen=True)
@@ -102,10 +107,10 @@ def speed(given: Given, pixels_per_second: float, core: int, precision: str) -> 
     return {"mps": pixels_per_second / 1e6, "h200_mps": limit / 1e6}
 
 
-def replica_of(model: Model, device: str, precision: str = "float32", *, channels_last: bool = True) -> Replica:
+def replica_of(model: Model, device: str, precision: str = "float32", **options: Any) -> Replica:
     """A replica as that of a run."""
     resolve_devices(device)  # settles torch's allocator, or says that there is no such device
-    return Replica(model, device, precision=precision, channels_last=channels_last)
+    return Replica(model, device, precision=precision, **options)
 
 
 def accuracy(given: Given) -> Iterator[Row]:
@@ -150,6 +155,27 @@ def speeds(given: Given) -> Iterator[Row]:
                     "labels_differ": float((labels != expected).mean()),
                     "device_held_gb": torch.cuda.memory_reserved(given.device) / 1e9,
                 }
+
+
+def compiled(given: Given) -> Iterator[Row]:
+    """The network compiled by torch, against torch as it is, with as many lanes as in a run."""
+    model, (core, batch) = given.load(), given.scale.compiled
+    margin, count = model.info.receptive.margin, lanes(given.device)
+    tiles = [given.middle(core + margin)] * batch
+    for precision in ("float32", "bfloat16"):
+        eager, replica = (replica_of(model, given.device, precision, engine=engine) for engine in (TORCH, COMPILE))
+        for _ in range(CompiledNetwork.OFTEN + 1):  # the last of them compiles
+            started = time.perf_counter()
+            labels = replica.predict(tiles).labels
+        seconds, expected = time.perf_counter() - started, eager.predict(tiles).labels
+        plain, pixels = (speed_together([one] * count, tiles, seconds=given.scale.seconds) for one in (eager, replica))
+        yield {
+            "what": f"{core} px x {batch}, {precision}, compiled",
+            **speed(given, pixels * (core / (core + margin)) ** 2, core, precision),
+            "of_eager": pixels / plain,
+            "labels_differ": float((labels != expected).mean()),
+            "compile_seconds": seconds,
+        }
 
 
 def shapes(given: Given) -> Iterator[Row]:
