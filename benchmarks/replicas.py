@@ -34,10 +34,10 @@ def main() -> None:
         device = ",".join(["cpu"] * count)
         pool = resolve(wsipipe.RunConfig("unused", args.model, device=device, engine=args.engine)).pool
         pools[count] = load_replicas(pool, pool.devices)
+    tiles = noise(next(iter(pools.values()))[0], (args.tile, 1), "uint8")
     speeds: dict[int, list[float]] = {count: [] for count in pools}
     for round_ in range(-1, args.rounds):  # the first is a warm-up
         for count, replicas in pools.items():
-            tiles = noise(replicas[0], (args.tile, 1), "uint8")
             speed = speed_together(replicas, tiles, seconds=2.0) / 1e6
             if round_ >= 0:
                 speeds[count].append(speed)

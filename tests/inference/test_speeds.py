@@ -334,7 +334,7 @@ def test_an_error_of_a_replica_ends_the_others_and_is_the_one_that_is_seen(
 
     monkeypatch.setattr(Replica, "predict", fail)
     with pytest.raises(MachineError, match="out of memory"):
-        speed_together(replicas, noise(replicas[0], (32, 1), "uint8"), seconds=3600)
+        speed_together(replicas, noise(replicas[0], (32, 1), "uint8"), seconds=60)
 
 
 def test_replicas_all_get_work_at_once_however_few_tiles_a_block_has(
