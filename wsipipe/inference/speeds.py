@@ -51,8 +51,6 @@ PLAIN_PX, PLAIN_MARGINS = 1024, 4
 """The largest core that may be chosen without a measurement: so many pixels, or so many margins."""
 WORTH = 1.03
 """A size, or a number of replicas, is chosen over a smaller one if it is faster by more than this factor."""
-LEAST_CORES = 4
-"""The fewest cores of a CPU that a replica gets where several share them."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ def best_replicas(spec: PoolSpec, size: Size, dtype: str, *, pixels: int, alone:
     alone
         Pixels a second of that one replica, which has all cores.
     most
-        The most replicas that there is memory for. Each has `LEAST_CORES` at least.
+        The most replicas that there is memory for. Each has a core at least.
 
     Raises
     ------
@@ -158,7 +156,7 @@ def best_replicas(spec: PoolSpec, size: Size, dtype: str, *, pixels: int, alone:
         As `load_replicas`.
     """
     count, speed = 1, alone
-    while 2 * count <= min(most, CPU_COUNT // LEAST_CORES):
+    while 2 * count <= min(most, CPU_COUNT):
         pool = replace(spec, device=",".join(["cpu"] * 2 * count), tta=TTA_OFF)
         name = f"{key(pool)}, together"
         together = next(iter(recall_rows(name)), None)
