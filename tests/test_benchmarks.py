@@ -128,7 +128,7 @@ def benchmarks_beside_one_test(folder: Path) -> Path:
 
 
 def find_benchmarks(folder: Path) -> None:
-    """Have this process find the modules of ``folder``, and draw no curves of trainings, which take as long as all else."""
+    """Have this process find the modules of ``folder``, and draw no curves of trainings, which take longest."""
     sys.path.insert(0, str(folder))
     training_log.write_curves = lambda *_: None
 

@@ -31,7 +31,7 @@ from tests.faults import (
     write_slide,
     wsipipe,
 )
-from tests.soak import rounds
+from tests.soak import each_value_once, rounds
 from wsipipe import RunConfig, load_model, run
 from wsipipe.pipeline.run_plan import plan_run
 from wsipipe.pipeline.setup import resolve
@@ -108,7 +108,10 @@ def unfinish(store: Path) -> Path:
     return store.rename(store.with_name(store.name + ".partial"))
 
 
-@pytest.fixture(params=["finished", "unfinished"])
+KINDS = ["finished", "unfinished"]
+
+
+@pytest.fixture(params=KINDS)
 def damaged_store(request: pytest.FixtureRequest, few: Case, tmp_path: Path) -> Path:
     """A copy of the store of ``few`` to damage, under its own name or as a run that was killed left it."""
     store = tmp_path / "out" / "slide.zarr"
@@ -343,17 +346,19 @@ def torn_files(store: Path) -> None:
     (store / "0/c/1/1").unlink()
 
 
+MISSING = [
+    pytest.param(torn_files, 1, id="torn temporary files"),
+    pytest.param(lambda store: (store / "0/c/1/1").unlink(), 1, id="no shard of level 0"),
+    pytest.param(lambda store: (store / "1/c/2/0").unlink(), 1, id="no shard of a level that blocks write"),
+    pytest.param(lambda store: (store / "2/c/0/1").unlink(), 0, id="no shard of a level made at the end"),
+    pytest.param(lambda store: (store / "3/c/0/0").unlink(), 0, id="no shard of the last level"),
+    pytest.param(lambda store: shutil.rmtree(store / "1"), 9, id="no level 1"),
+    pytest.param(lambda store: shutil.rmtree(store / "2"), 0, id="no level 2"),
+]
+
+
 @pytest.mark.parametrize(
-    ("damage", "computed"),
-    [
-        pytest.param(torn_files, 1, id="torn temporary files"),
-        pytest.param(lambda store: (store / "0/c/1/1").unlink(), 1, id="no shard of level 0"),
-        pytest.param(lambda store: (store / "1/c/2/0").unlink(), 1, id="no shard of a level that blocks write"),
-        pytest.param(lambda store: (store / "2/c/0/1").unlink(), 0, id="no shard of a level made at the end"),
-        pytest.param(lambda store: (store / "3/c/0/0").unlink(), 0, id="no shard of the last level"),
-        pytest.param(lambda store: shutil.rmtree(store / "1"), 9, id="no level 1"),
-        pytest.param(lambda store: shutil.rmtree(store / "2"), 0, id="no level 2"),
-    ],
+    ("damage", "computed", "damaged_store"), each_value_once(MISSING, KINDS), indirect=["damaged_store"]
 )
 def test_what_is_missing_is_made_again(
     few: Case, damaged_store: Path, damage: Callable[[Path], None], computed: int
@@ -376,7 +381,7 @@ SHARD_DAMAGES: list[Callable[[Path], None]] = [
 """One for each of the 9 blocks. The index of one chunk is 16 bytes, and its checksum 4."""
 
 
-@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize(("level", "damaged_store"), each_value_once([0, 1], KINDS), indirect=["damaged_store"])
 def test_damaged_shards_of_levels_that_blocks_write_are_made_again(few: Case, damaged_store: Path, level: int) -> None:
     damaged = sorted(damaged_store.glob(f"{level}/c/*/*"))
     for damage, shard in zip(SHARD_DAMAGES, damaged, strict=True):
@@ -387,7 +392,9 @@ def test_damaged_shards_of_levels_that_blocks_write_are_made_again(few: Case, da
     assert_same_bytes(damaged_store.with_name("slide.zarr"), few.store)
 
 
-@pytest.mark.parametrize("damage", [*SHARD_DAMAGES[::2], grow])
+@pytest.mark.parametrize(
+    ("damage", "damaged_store"), each_value_once([*SHARD_DAMAGES[::2], grow], KINDS), indirect=["damaged_store"]
+)
 def test_damaged_shards_of_levels_made_at_the_end_are_made_again(
     few: Case, damaged_store: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -406,8 +413,7 @@ DOCUMENTS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("level", range(4))
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "missing"])
+@pytest.mark.parametrize(("level", "damage"), each_value_once(range(4), ["truncated", "empty", "garbage", "missing"]))
 def test_damaged_metadata_of_a_level_of_a_finished_store_are_found(
     few: Case, tmp_path: Path, level: int, damage: str
 ) -> None:
@@ -498,7 +504,11 @@ def test_something_else_in_the_way_is_refused_and_left_alone(few: Case, tmp_path
 # --- other inputs ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", ["weights", "mpp", "slide", "probabilities"])
+@pytest.mark.parametrize(
+    ("change", "damaged_store"),
+    each_value_once(["weights", "mpp", "slide", "probabilities"], KINDS),
+    indirect=["damaged_store"],
+)
 def test_store_of_something_else_is_refused_and_left_alone(damaged_store: Path, few: Case, change: str) -> None:
     out = damaged_store.parent
     before = files(damaged_store), shards(damaged_store)
