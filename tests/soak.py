@@ -30,7 +30,7 @@ def in_soak(*values: object) -> list[object]:
 def each_value_once(*values: Sequence[object]) -> list[object]:
     """Combinations of values of several parameters: few in which each value is, and all others only with ``-m soak``.
 
-    Each value of the longest list is in one of the few, and each of the others in one or more. A value that is `in_soak`
+    Each value of the longest list is in one of the few, and each other in one or more. A value that is `in_soak`
     is in none of them.
     """
     one = type(pytest.param())

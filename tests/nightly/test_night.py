@@ -43,7 +43,6 @@ from wsipipe.nightly.failures import size_and_change
 from wsipipe.nightly.night import project, run_night, seconds_left_alone, slides_in
 from wsipipe.pipeline import dispatcher
 from wsipipe.pipeline.summary import RunSummary
-from wsipipe.report import write
 from wsipipe.report.record import NightReport, moment, read_history, read_report
 
 
@@ -123,9 +122,8 @@ MINUTE = 60
 @pytest.mark.slow
 @pytest.mark.parametrize("good", rounds(3, 27))
 def test_nights_over_many_slides_report_the_truth_and_do_the_rest(
-    tmp_path: Path, model: Path, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch, good: int
+    tmp_path: Path, model: Path, write_slide: WriteSlide, good: int
 ) -> None:
-    monkeypatch.setattr(write, "MAX_PICTURES", 1)  # they take longer than these slides
     inbox, out = tmp_path / "in", tmp_path / "out"
     fill(inbox, write_slide, good)
     tables = SMALL + "[[slides]]\nmatch = '*_20x*'\nmpp = 0.5\n"
