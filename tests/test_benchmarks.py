@@ -142,19 +142,23 @@ def test_every_section_of_the_gpu_benchmark_works_with_a_cpu_in_its_place(
     monkeypatch.setattr(sys, "argv", ["mosaic.py", *map(str, (small, slide)), "--side", "300", "--tile", "64"])
     write_mosaic()
     command = [str(slide), "-m", str(tiny_model), "--device", "cpu", "--quick", "-o", str(out)]
-    process = Warm("gpu", command, log, first=partial(find_benchmarks, benchmarks_beside_one_test(tmp_path)))
+    beside_one_test = partial(find_benchmarks, benchmarks_beside_one_test(tmp_path))
+    fast = {"TORCH_COMPILE_DISABLE": "1"}  # compiling takes half a minute, and has a test of its own
+    process = Warm("gpu", command, log, first=beside_one_test, environment=fast)
     said, _ = process.communicate(timeout=PATIENCE_SECONDS)
     rows = json.loads(out.read_text())
     assert process.returncode == 0, said + log.read_text()
     assert len(said.splitlines()) == len(rows)
     assert {"skipped", "error"} & {name for row in rows if row["section"] != "tests" for name in row} == set()
     of = {name: [row for row in rows if row["section"] == name] for name in dict.fromkeys(r["section"] for r in rows)}
-    assert list(map(len, of.values())) == [1, 1, 1, 6, 12, 8, 4 + 1, 1, 1, 1, 1], list(of)
+    assert list(map(len, of.values())) == [1, 1, 1, 6, 12, 8, 4 + 1, 1, 1, 2, 1, 1], list(of)
     for name in ("run in float32", "run in bfloat16"):
         assert of[name][0]["of_projected"] < 1
     assert of["accuracy"][0]["largest_error"] < 1e-4 < of["accuracy"][-1]["largest_error"]
     assert of["tests"][0]["skipped"] == 1
     assert of["training"][0]["equal"]
+    assert [0 <= row["labels_differ"] < 0.01 for row in of["compile"]] == [True, True]
+    assert all(row["compile_seconds"] > 0 for row in of["compile"])
     assert 0 < of["run in bfloat16"][0]["labels_differ"] < 0.01
     assert of["two processes"][0]["labels_differ"] == 0
     assert all(row["torch"] and row["device"] and row["seconds"] >= 0 for row in rows)
