@@ -158,7 +158,7 @@ def test_killed_again_and_again_ends_in_the_same_bytes_and_computes_no_block_twi
     rng = np.random.default_rng(20)
     out, log = tmp_path / "out", tmp_path / "log"
     store, begun = out / "slide.zarr", out / "slide.zarr.partial"
-    moments = [("shards", count) for count in sorted(rng.choice(np.arange(1, 21), at_blocks, replace=False))]
+    moments = [("shards", count) for count in sorted(rng.choice(np.arange(1, 17), at_blocks, replace=False))]
     for seconds in rng.uniform(0.02, 0.6, at_start):  # of processor time, once all is imported
         moments.insert(rng.integers(len(moments)), ("start", seconds))
     moments += [("coarse", count) for count in (1, int(rng.integers(2, 5)), 5)[:at_the_end]] + [("complete", 0)]
