@@ -465,7 +465,10 @@ def test_a_slide_that_was_overwritten_in_its_bucket_is_another_by_its_etag(
     assert "another slide file" in slide["message"]
 
 
-@pytest.mark.parametrize("kind", ["folder", "images of SpatialData", "zip"])
+@pytest.mark.parametrize(
+    "kind",
+    ["folder", "zip", *in_soak("images of SpatialData")],  # tests/slides/readers/test_omezarr.py: on a disk
+)
 def test_an_ome_zarr_in_a_bucket_is_the_same_as_on_a_disk(tmp_path: Path, kind: str) -> None:
     image = np.moveaxis(picture((300, 200)), -1, 0)
     here = tmp_path / "a.zarr"
