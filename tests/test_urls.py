@@ -164,7 +164,7 @@ def impatient(port: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kills", "every"), rounds((1, 15), (20, 15)))
+@pytest.mark.parametrize(("kills", "every"), rounds((1, 20), (20, 20)))
 def test_a_bucket_that_fails_and_stalls_changes_nothing_nor_do_kills(
     made: Path, slides: str, port: int, tmp_path: Path, kills: int, every: int
 ) -> None:
