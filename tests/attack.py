@@ -54,7 +54,7 @@ class Target:
 def target(folder: Path) -> Iterator[Target]:
     """A run with two worker processes, in the midst of a slide; it ends with the context."""
     (folder / "in").mkdir()
-    slide = write_big_slide(folder / "in" / f"{SECRET}.zarr", 4500)
+    slide = write_big_slide(folder / "in" / f"{SECRET}.zarr", 9000)
     write_model(folder / "b.safetensors")
     out = folder / "out"
     given = ["-m", folder / "b.safetensors", "-o", out, "--block", 128, "--tile", 128, "--device", "cpu"]

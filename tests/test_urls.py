@@ -164,7 +164,7 @@ def impatient(port: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kills", "every"), rounds((1, 15), (20, 15)))
+@pytest.mark.parametrize(("kills", "every"), rounds((1, 20), (20, 20)))
 def test_a_bucket_that_fails_and_stalls_changes_nothing_nor_do_kills(
     made: Path, slides: str, port: int, tmp_path: Path, kills: int, every: int
 ) -> None:
@@ -465,7 +465,10 @@ def test_a_slide_that_was_overwritten_in_its_bucket_is_another_by_its_etag(
     assert "another slide file" in slide["message"]
 
 
-@pytest.mark.parametrize("kind", ["folder", "images of SpatialData", "zip"])
+@pytest.mark.parametrize(
+    "kind",
+    ["folder", "zip", *in_soak("images of SpatialData")],  # tests/slides/readers/test_omezarr.py: on a disk
+)
 def test_an_ome_zarr_in_a_bucket_is_the_same_as_on_a_disk(tmp_path: Path, kind: str) -> None:
     image = np.moveaxis(picture((300, 200)), -1, 0)
     here = tmp_path / "a.zarr"

@@ -30,15 +30,15 @@ from wsipipe.pipeline.setup import resolve
 from wsipipe.pipeline.summary import SlideOutcome
 from wsipipe.store.check import check_store
 
-SHAPE = (120, 190)
-BLOCKS = 6
+SHAPE = (120, 250)
+BLOCKS = 8
 
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """2 x 3 blocks of 64 px; the right third is glass."""
+    """2 x 4 blocks of 64 px; the right part is glass."""
     image = picture(SHAPE)
-    image[:, 130:] = 240
+    image[:, 150:] = 240
     return write_slide(tmp_path_factory.mktemp("slide") / "slide.tif", image)
 
 
@@ -241,7 +241,7 @@ def test_without_room_for_ids_the_same_run_goes_on_with_them(
     left = -1
     outcome = again(slide, config, tmp_path)
     assert (outcome.status, outcome.blocks_computed) == ("done", 0), outcome.message
-    assert sorted(written) == [(row, col) for row in range(2) for col in range(3)]
+    assert sorted(written) == [(row, col) for row in range(2) for col in range(4)]
     assert_same_bytes(store, with_ids)
 
 
