@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wsipipe.cli.command import PATH
 from wsipipe.cli.exit_codes import EXIT_FAILED
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("out", nargs=-1, required=True, metavar="OUT...")
+@click.argument("out", nargs=-1, required=True, type=PATH, metavar="OUT...")
 @click.option("--threads", type=click.IntRange(min=1), help="Shards that are read at a time; as many as cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def check(out: tuple[str, ...], threads: int | None, as_json: bool) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from wsipipe.cli.command import PATH
+
 
 @click.command()
-@click.argument("folder", default="wsipipe-demo", metavar="[DIR]")
+@click.argument("folder", default="wsipipe-demo", type=PATH, metavar="[DIR]")
 def demo(folder: str) -> None:
     """Draw a slide into DIR, segment it, and write a picture of both, side by side.
 

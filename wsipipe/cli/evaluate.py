@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsipipe.cli.command import PATH, Command, in_section
 from wsipipe.cli.evaluate_text import (
     as_document,
     comparison_as_document,
@@ -28,78 +29,87 @@ Pairs = dict[str, tuple[Path, Path]]
 """(prediction, or slide, and its labels) by name."""
 
 
-class ListsMetrics(click.Command):
+class ListsMetrics(Command):
     """A command whose help lists the metrics; it imports them, and with them numpy, only for that."""
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the metrics, each with its description, below the options."""
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the metrics, each with its description, below the options, and then the examples."""
         from wsipipe.evaluation.metrics import METRICS
 
         with formatter.section("Metrics"):
             formatter.write_dl([(name, metric.description) for name, metric in METRICS.items()])
+        super().format_epilog(ctx, formatter)
 
 
-@click.command(cls=ListsMetrics)
+_models, _scores = in_section("Models and comparisons"), in_section("Scores")
+_meaning, _files = in_section("Meaning of the values"), in_section("Output")
+
+
+@click.command(
+    cls=ListsMetrics,
+    examples=(
+        ("wsipipe evaluate out/ truth/", "results and labels, paired by name"),
+        ("wsipipe evaluate -m my.safetensors slides/ truth/", "segment the slides first"),
+        ("wsipipe evaluate --compare a/ b/ truth/", "which of two results is better"),
+        ("wsipipe evaluate out/ truth/ --pictures errors/", "the worst images first"),
+    ),
+)
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PREDICTIONS LABELS")
-@click.option("-m", "--model", metavar="MODEL", help="PREDICTIONS are slides: segment them with MODEL first.")
-@click.option(
+@_models("-m", "--model", type=PATH, metavar="MODEL", help="PREDICTIONS are slides: segment them with MODEL first.")
+@_models(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="With a model: where its results stay.  [default: removed]",
 )
-@click.option("--mpp", type=float, metavar="F", help="With a model: micrometres per pixel of level 0.")
-@click.option(
+@_models("--mpp", type=float, metavar="F", help="With a model: micrometres per pixel of level 0.")
+@_models(
     "--compare",
     nargs=2,
     metavar="A B",
     help="Which of two is better: predictions, with LABELS alone; or models, with SLIDES LABELS.",
 )
-@click.option(
+@_scores("--metrics", metavar="A,B", help="Metrics, listed below.  [default: all but warping_error]")
+@_scores(
     "--on",
     type=click.Choice(["labels", "store"]),
     help="Whose pixels to compare on where they differ.  [default: labels; outlines: store]",
 )
-@click.option("--metrics", metavar="A,B", help="Metrics, listed below.  [default: all but warping_error]")
-@click.option(
-    "--predictions-are",
-    type=click.Choice(["objects", "classes", "instances"]),
-    help="Meaning of their values.  [default: objects if the stores have tables of them, else classes]",
-)
-@click.option(
-    "--labels-are",
-    type=click.Choice(["classes", "instances", "objects"]),
-    help="Meaning of their values.  [default: classes; objects if both sides have tables of them]",
-)
-@click.option(
-    "--map",
-    "maps",
-    multiple=True,
-    metavar="V=C",
-    help="Value V of the labels means class C, a value of the predictions or a name; repeatable.",
-)
-@click.option(
+@_scores(
     "--min-area",
     "min_area_um2",
     type=float,
     metavar="UM2",
     help="Area of the smallest component that is an object, um2; 0: any.  [default: the model's]",
 )
-@click.option(
+@_scores(
     "--radius",
     "radius_um",
     type=float,
     metavar="UM",
     help="How far apart centroids of the same object may be, for detection_f1.  [default: 3, for nuclei]",
 )
-@click.option(
-    "--pictures", type=click.Path(path_type=Path), metavar="DIR", help="Draw the images there, the worst ones first."
+@_meaning(
+    "--predictions-are",
+    type=click.Choice(["objects", "classes", "instances"]),
+    help="Meaning of their values.  [default: objects if the stores have tables of them, else classes]",
 )
-@click.option(
-    "--csv", "table", type=click.Path(path_type=Path), metavar="FILE", help="Also write one row per image, as CSV."
+@_meaning(
+    "--labels-are",
+    type=click.Choice(["classes", "instances", "objects"]),
+    help="Meaning of their values.  [default: classes; objects if both sides have tables of them]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+@_meaning(
+    "--map",
+    "maps",
+    multiple=True,
+    metavar="V=C",
+    help="Value V of the labels means class C, a value of the predictions or a name; repeatable.",
+)
+@_files("--pictures", type=click.Path(path_type=Path), metavar="DIR", help="Draw the images there, the worst first.")
+@_files("--csv", "table", type=click.Path(path_type=Path), metavar="FILE", help="Also write one row per image, as CSV.")
+@_files("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 def evaluate(
     paths: tuple[Path, ...],
     model: str | None,

@@ -8,12 +8,19 @@ from typing import Any
 
 import click
 
+from wsipipe.cli.command import PATH, Command
 from wsipipe.cli.exit_codes import EXIT_FAILED
 from wsipipe.cli.slide_options import READER_OPTIONS, with_options
 
 
-@click.command()
-@click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
+@click.command(
+    cls=Command,
+    examples=(
+        ("wsipipe info case-17.svs", "levels, format, resolution"),
+        ("wsipipe info slides/ --json", "for other programs"),
+    ),
+)
+@click.argument("slides", nargs=-1, required=True, type=PATH, metavar="SLIDE...")
 @with_options(READER_OPTIONS)
 @click.option("--pixels", is_flag=True, help="Compare the pixels that all readers of the slide return.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

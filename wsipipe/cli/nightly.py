@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wsipipe.cli.command import PATH
+
 if TYPE_CHECKING:
     from wsipipe.nightly.night import InboxContent, Projection
     from wsipipe.report.record import NightReport
 
 
 @click.command()
-@click.argument("config", metavar="CONFIG.toml")
+@click.argument("config", type=PATH, metavar="CONFIG.toml")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, with projected hours, space and memory.")
-@click.option("--metrics", metavar="FILE", help="File for node-exporter's textfile collector; overrides CONFIG.")
+@click.option(
+    "--metrics", type=PATH, metavar="FILE", help="File for node-exporter's textfile collector; overrides CONFIG."
+)
 def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
     """Segment everything new in the inboxes of CONFIG.toml, write a report, and exit; made for a timer.
 

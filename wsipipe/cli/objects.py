@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wsipipe.cli.command import PATH, Command
 from wsipipe.cli.exit_codes import EXIT_FAILED
 from wsipipe.cli.run_text import class_count_as_text
 from wsipipe.cli.slide_options import OBJECT_OPTIONS, Option, with_options
@@ -42,13 +43,20 @@ class Measured:
     blocks: int
 
 
-@click.command()
-@click.argument("out", nargs=-1, required=True, metavar="OUT|STORE...")
+@click.command(
+    cls=Command,
+    examples=(
+        ("wsipipe objects segmentations/", "all results of a folder"),
+        ("wsipipe objects out/a.zarr --split --instances", "nuclei that touch are parted; ids as well"),
+    ),
+)
+@click.argument("out", nargs=-1, required=True, type=PATH, metavar="OUT|STORE...")
 @with_options(MEASURE_OPTIONS)
 @click.option(
     "--slide",
     default="auto",
     show_default=True,
+    type=PATH,
     metavar="auto|off|FILE",
     help="Where to measure intensities; auto: the slide that the store names; off: shapes only.",
 )

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsipipe.cli.command import PATH, Command, in_section
 from wsipipe.cli.exit_codes import EXIT_INTERRUPTED
+from wsipipe.cli.slide_options import DEVICES
 from wsipipe.events import (
     StepDone,
     TrainingDone,
@@ -32,21 +34,34 @@ STEPS_PER_LINE = 25
 """Steps between two lines, if there is no bar."""
 
 
-@click.command()
-@click.argument("source", metavar="CONFIG.toml|FOLDER")
-@click.option("-o", "--out", required=True, metavar="MODEL", help="The model to write, .safetensors.")
-@click.option("--data", metavar="DIR", help="Folder of the data that CONFIG.toml names.  [default: next to it]")
-@click.option(
-    "--from", "pretrained", metavar="MODEL", help="Start from the weights of MODEL, one of wsipipe's own U-Nets."
+_files, _loop, _data = in_section("Input and output"), in_section("Training"), in_section("Data")
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        ("wsipipe train pairs/ -o my.safetensors", "a folder of images and labels"),
+        ("wsipipe train my.toml -o my.safetensors", "with settings of your own"),
+        ("wsipipe train my.toml -o a.safetensors --resume", "go on after an interruption"),
+        ("wsipipe train pairs/ -o a.safetensors --from nuclei", "begin with the nuclei model"),
+    ),
 )
-@click.option("--labels-are", metavar="instances|components|classes", help="Meaning of the labels' values.")
-@click.option("--steps", type=int, metavar="N", help="Batches to train for; overrides the configuration.")
-@click.option("--minutes", type=float, metavar="M", help="Minutes to train for, instead of steps.")
-@click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:0,cuda:1", help="Devices that compute."
+@click.argument("source", type=PATH, metavar="CONFIG.toml|FOLDER")
+@_files("-o", "--out", required=True, type=PATH, metavar="MODEL", help="The model to write, .safetensors.")
+@_files(
+    "--from",
+    "pretrained",
+    type=PATH,
+    metavar="MODEL",
+    help="Start from the weights of MODEL, one of wsipipe's own U-Nets.",
 )
-@click.option("--seed", type=int, metavar="N", help="Seed of weights, patches and dropout.")
-@click.option("--resume", is_flag=True, help="Continue an interrupted training.")
+@_files("--resume", is_flag=True, help="Continue an interrupted training.")
+@_data("--data", type=PATH, metavar="DIR", help="Folder of the data that CONFIG.toml names.  [default: next to it]")
+@_data("--labels-are", metavar="instances|components|classes", help="Meaning of the labels' values.")
+@_loop("--steps", type=int, metavar="N", help="Batches to train for; overrides the configuration.")
+@_loop("--minutes", type=float, metavar="M", help="Minutes to train for, instead of steps.")
+@_loop("--device", default="auto", show_default=True, metavar=DEVICES, help="Devices that compute.")
+@_loop("--seed", type=int, metavar="N", help="Seed of weights, patches and dropout.")
 def train(
     source: str,
     out: str,
