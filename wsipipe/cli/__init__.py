@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 
 from wsipipe.cli.check import check
-from wsipipe.cli.completion import VARIABLE, completion
+from wsipipe.cli.completion import completion
 from wsipipe.cli.demo import demo
 from wsipipe.cli.evaluate import evaluate
 from wsipipe.cli.exit_codes import EXIT_ENVIRONMENT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
@@ -61,9 +61,7 @@ def main() -> NoReturn:
 
 def _run() -> int:
     try:
-        code: int = (
-            cli(prog_name="wsipipe", standalone_mode=False, complete_var=VARIABLE) or 0
-        )  # given to Context.exit by a command
+        code: int = cli(prog_name="wsipipe", standalone_mode=False) or 0  # given to Context.exit by a command
     except click.ClickException as err:
         err.show()
         code = err.exit_code

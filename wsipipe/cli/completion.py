@@ -7,7 +7,7 @@ import click
 from wsipipe.cli.command import Command
 
 VARIABLE = "_WSIPIPE_COMPLETE"
-"""The variable by which the script below asks wsipipe what could come next."""
+"""The variable by which the script asks wsipipe what could come next; click derives it from the program's name."""
 
 
 @click.command(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -81,6 +81,7 @@ class PredictedBlock:
         return found
 
 
+OnTile = Callable[[int], None]
 SPARSE = 64
 """Step, in pixels, of a first search for one that is not zero; the others are searched only if it finds none."""
 LEAST_PART_PX = 256
@@ -102,7 +103,12 @@ def memory_of_thread(use: str, count: int) -> Memory:
 
 
 def predict_block(
-    work: BlockWork, index: tuple[int, int], rows: Indices, cols: Indices, mask: TissueMask | None = None
+    work: BlockWork,
+    index: tuple[int, int],
+    rows: Indices,
+    cols: Indices,
+    mask: TissueMask | None = None,
+    on_tile: OnTile | None = None,
 ) -> PredictedBlock:
     """Predict block ``index`` of the slide, from the pixel indices of its mirror-padded tile.
 
@@ -119,6 +125,8 @@ def predict_block(
         a margin beyond the part of it that is computed.
     mask
         Where to predict, in pixels of the grid; None: everywhere.
+    on_tile
+        Called after each tile with the pixels that went through the network for it.
 
     Raises
     ------
@@ -143,7 +151,7 @@ def predict_block(
     unread: Unread = {}
     if cores:
         around = _around(cores)
-        tiled, found = _compute(work, cores, (rows, cols), labels, spent, unread)
+        tiled, found = _compute(work, cores, (rows, cols), labels, spent, unread, on_tile)
         if any(found.undefined):
             raise SlideError(_undefined(work, cores[found.undefined.index(True)].moved(box.y0, box.x0)))
         blank = not (unread or tiled[::SPARSE, ::SPARSE].any() or tiled.any())
@@ -207,6 +215,7 @@ def _compute(
     labels: Labels,
     spent: Spent,
     unread: Unread,
+    on_tile: OnTile | None,
 ) -> tuple[Pixels, Prediction]:
     """Predict ``cores`` of a block into its ``labels``; ``at`` are the indices (rows, columns) of its tile's pixels.
 
@@ -247,6 +256,8 @@ def _compute(
             whole = replace(zeros, labels=labels)
         for values, of_core in zip(whole.arrays, prediction.arrays, strict=True):
             values[..., *core.slices] = of_core
+        if on_tile is not None:
+            on_tile(work.pool.passes * prod(side + margin for side in core.shape))
     assert whole is not None, "there are cores"
     return pixels, replace(whole, undefined=undefined)
 

@@ -47,9 +47,16 @@ class RunPlan:
     base_bytes: int
     """Memory of a process before its first block."""
     bare: float = 0.0
-    """Pixels a second, margins included, of the bare network on one device; 0 until it is measured."""
+    """Pixels a second, margins included, of the bare network on one device; 0 until something is measured."""
+    measured: bool = False
+    """Whether `bare` is that of the tiles of this run, not of smaller ones, because a short run measures no more."""
     unmatched: tuple[str, ...] = ()
     """Slides of the table of slides, as it has them, that are none of this run's."""
+
+    @property
+    def measured_bare(self) -> float:
+        """The speed `bare` for accounts, which no estimate may enter; 0 if it was not measured."""
+        return self.bare if self.measured else 0.0
 
     @property
     def table_warning(self) -> str:
