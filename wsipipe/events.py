@@ -110,8 +110,14 @@ class RunStarted:
     """The devices of one process, with their names: ``cuda:0 (NVIDIA H200)``."""
     processes: int = 1
     """Processes that compute."""
-    fallback: str = ""
-    """Why the CPU computes on a machine that has a GPU, and what to do; empty if it has none, or if it computes."""
+
+
+@dataclass(frozen=True)
+class GpuUnused:
+    """The CPU computes on a machine that has a GPU, though nobody chose that."""
+
+    reason: str
+    """Why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -383,7 +389,7 @@ OfSlide = (
     | SlideFailed
     | Warned
 )
-Event = ClusterReady | RunStarted | SizesChosen | PrecisionGain | OfSlide
+Event = ClusterReady | RunStarted | GpuUnused | SizesChosen | PrecisionGain | OfSlide
 TrainingEvent = TrainingStarted | TrainingWarned | StepDone | Validated | TrainingDone
 Listener = Callable[[Event], None]
 TrainingListener = Callable[[TrainingEvent], None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import click
 
 from wsipipe.cli.command import PATH
 from wsipipe.cli.exit_codes import EXIT_FAILED
+from wsipipe.cli.json_text import echo_json
 
 if TYPE_CHECKING:
     from wsipipe.store.check import StoreCheck
@@ -44,7 +44,7 @@ def check(out: tuple[str, ...], threads: int | None, as_json: bool) -> None:
             click.echo("\n".join([*found.damages] or [f"{found.store}: sound, {found.shards} shards"]))
     damaged = sum(bool(found.damages) for found in checks)
     if as_json:
-        click.echo(json.dumps({"stores": [asdict(found) for found in checks], "damaged": damaged}, indent=2))
+        echo_json({"stores": [asdict(found) for found in checks], "damaged": damaged})
     else:
         way_out = "; delete what is named, and the command that made it makes it again" if damaged else ""
         click.echo(f"{len(checks)} stores, {damaged} damaged{way_out}")

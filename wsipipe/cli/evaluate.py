@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,10 +19,14 @@ from wsipipe.cli.evaluate_text import (
     scores_as_text,
     write_scores,
 )
+from wsipipe.cli.json_text import echo_json
+from wsipipe.cli.slide_options import with_options
+from wsipipe.cli.verbosity import VERBOSITY_OPTIONS, verbosity
 from wsipipe.errors import UsageError
 
 if TYPE_CHECKING:
     from wsipipe.pipeline.config import RunConfig
+    from wsipipe.report.run_line import Verbosity
 
 Pairs = dict[str, tuple[Path, Path]]
 """(prediction, or slide, and its labels) by name."""
@@ -110,6 +113,7 @@ _meaning, _files = in_section("Meaning of the values"), in_section("Output")
 @_files("--pictures", type=click.Path(path_type=Path), metavar="DIR", help="Draw the images there, the worst first.")
 @_files("--csv", "table", type=click.Path(path_type=Path), metavar="FILE", help="Also write one row per image, as CSV.")
 @_files("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+@with_options(VERBOSITY_OPTIONS)
 def evaluate(
     paths: tuple[Path, ...],
     model: str | None,
@@ -121,6 +125,8 @@ def evaluate(
     pictures: Path | None,
     table: Path | None,
     as_json: bool,
+    verbose: bool,
+    quiet: bool,
     **terms: Any,
 ) -> None:  # the rest are fields of Options, under the same names
     """Compare PREDICTIONS with LABELS, each a file or a folder of files paired by name.
@@ -145,7 +151,8 @@ def evaluate(
     given = _given(paths, models, compare)
     for path in (path for path in (table, pictures) if path is not None):
         check_output(path, (one for pairs in given for pair in pairs.values() for one in pair))
-    with _segmented(given, models, out, mpp, probable=bool(set(names or ()) & set(OF_PROBABILITIES))) as found:
+    probable = bool(set(names or ()) & set(OF_PROBABILITIES))
+    with _segmented(given, models, out, mpp, probable=probable, level=verbosity(verbose, quiet)) as found:
         scored = [evaluate_pairs(pairs, options) for pairs in found]
         if compare is not None:
             both, titles = (scored[0], scored[1]), _titles(*compare)
@@ -160,7 +167,10 @@ def evaluate(
             from wsipipe.pictures.scored_images import draw_evaluation
 
             draw_evaluation(pictures, scored[0])
-    click.echo(json.dumps(document, indent=2) if as_json else as_text)
+    if as_json:
+        echo_json(document)
+    else:
+        click.echo(as_text)
 
 
 def _check_words(
@@ -202,7 +212,13 @@ def _titles(first: str, second: str) -> tuple[str, str]:
 
 @contextmanager
 def _segmented(
-    given: list[Pairs], models: Sequence[str], out: Path | None, mpp: float | None, *, probable: bool
+    given: list[Pairs],
+    models: Sequence[str],
+    out: Path | None,
+    mpp: float | None,
+    *,
+    probable: bool,
+    level: Verbosity,
 ) -> Iterator[list[Pairs]]:
     """The predictions with their labels: those ``given``, or made of slides by each of the ``models``.
 
@@ -217,12 +233,12 @@ def _segmented(
         folder = Path(temporary) if out is None else out
         folders = [folder] if len(models) == 1 else [folder / Path(title).stem for title in _titles(*models)]
         yield [
-            _stores(slides, RunConfig(str(where), model, mpp, probabilities=probable))
+            _stores(slides, RunConfig(str(where), model, mpp, probabilities=probable), level)
             for slides, model, where in zip(given, models, folders, strict=True)
         ]
 
 
-def _stores(slides: Pairs, config: RunConfig) -> Pairs:
+def _stores(slides: Pairs, config: RunConfig, level: Verbosity) -> Pairs:
     """The stores of slides, as ``wsipipe run`` makes them, with their labels.
 
     Ends the command as that would if a slide fails.
@@ -231,10 +247,10 @@ def _stores(slides: Pairs, config: RunConfig) -> Pairs:
     from wsipipe.cli.run_text import summary_as_text
     from wsipipe.pipeline.run import run
 
-    with show_run() as listener:
+    with show_run(level) as listener:
         summary = run([str(slide) for slide, _ in slides.values()], config, listener)
     if summary.exit_code:
-        click.echo(summary_as_text(summary), err=True)
+        click.echo(summary_as_text(summary, level), err=True)
         click.get_current_context().exit(summary.exit_code)
     stores = {os.path.realpath(one.slide): Path(one.store) for one in summary.slides if one.store}
     return {name: (stores[os.path.realpath(slide)], labels) for name, (slide, labels) in slides.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import click
 
 from wsipipe.cli.command import PATH, Command
 from wsipipe.cli.exit_codes import EXIT_FAILED
+from wsipipe.cli.json_text import echo_json
 from wsipipe.cli.slide_options import READER_OPTIONS, with_options
 
 
@@ -44,7 +44,10 @@ def info(slides: tuple[str, ...], reader: str | None, pixels: bool, as_json: boo
         except SlideError as err:
             row = {"path": str(path), "error": str(err)}
         rows.append(row | ({"pixels": compare_readers(path, planes)} if pixels else {}))
-    click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(map(slide_as_text, rows)))
+    if as_json:
+        echo_json(rows)
+    else:
+        click.echo("\n".join(map(slide_as_text, rows)))
     click.get_current_context().exit(EXIT_FAILED if any("error" in row for row in rows) else 0)
 
 

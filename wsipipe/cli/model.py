@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from wsipipe.cli.command import PATH, Command, in_section
+from wsipipe.cli.json_text import echo_json
 from wsipipe.cli.model_text import agreement_text, described, facts, margins_text
 from wsipipe.cli.normalisation import normalisation
 from wsipipe.errors import OutputError, UsageError
@@ -26,7 +26,7 @@ def show(model: str) -> None:
     """Print the metadata of MODEL as JSON."""
     from wsipipe.model.model_file import load_model
 
-    click.echo(json.dumps(facts(load_model(model).info), indent=2))
+    echo_json(facts(load_model(model).info))
 
 
 _files, _normalised, _ends = in_section("Input and output"), in_section("Pixels"), in_section("Network")

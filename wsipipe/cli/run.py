@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from wsipipe.cli.command import PATH, Command, in_section
-from wsipipe.cli.run_text import plan_as_json, plan_as_text, summary_as_json, summary_as_text
+from wsipipe.cli.json_text import echo_json
+from wsipipe.cli.run_text import end_of, plan_as_json, plan_as_text, summary_as_json, summary_as_text
 from wsipipe.cli.slide_options import DEVICES, OBJECT_OPTIONS, READER_OPTIONS, Option, with_options
+from wsipipe.cli.verbosity import VERBOSITY_OPTIONS, verbosity
 
 
 def number_or_auto(text: str) -> int | None:
@@ -155,7 +156,7 @@ CLUSTER_OPTIONS: tuple[Option, ...] = (
         "--cluster-config", type=PATH, metavar="FILE", help="TOML: arguments of the cluster (queue, walltime, ...)."
     ),
 )
-OPTIONS = (
+OPTIONS: tuple[Option, ...] = (
     *FILE_OPTIONS,
     *SLIDE_OPTIONS,
     *WHERE_OPTIONS,
@@ -163,6 +164,7 @@ OPTIONS = (
     *SIZE_OPTIONS,
     *ACCURACY_OPTIONS,
     *CLUSTER_OPTIONS,
+    *VERBOSITY_OPTIONS,
 )
 EXAMPLES = (
     ("wsipipe run case-17.svs", "into segmentations/case-17.zarr"),
@@ -182,6 +184,8 @@ def run(
     slides: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
+    verbose: bool,
+    quiet: bool,
     reader: str | None,
     max_memory: str | None,
     scheduler: str | None,
@@ -206,6 +210,7 @@ def run(
     from wsipipe.slides.planes import take_planes
     from wsipipe.tables import read_toml
 
+    level = verbosity(verbose, quiet)
     limit = None if max_memory is None else size_bytes(max_memory, "--max-memory")
     kind, workers = (None, None) if cluster is None else parse_cluster(cluster)
     started_with = {} if cluster_config is None else read_toml(Path(cluster_config))[0]
@@ -218,15 +223,18 @@ def run(
     )
     if dry_run:
         plan = plan_run(slides, resolve(config))
-        click.echo(json.dumps(plan_as_json(plan), indent=2) if as_json else plan_as_text(plan))
+        if as_json:
+            echo_json(plan_as_json(plan))
+        else:
+            click.echo(plan_as_text(plan))
         return
-    with show_run() as listener:
+    with show_run(level) as listener:
         summary = run_slides(slides, config, listener)
     untold = stderr_problem()
     if as_json:
-        click.echo(json.dumps(summary_as_json(summary) | {"untold": untold}, indent=2))
-    else:
-        click.echo("\n".join(filter(None, (summary_as_text(summary), untold))))
+        echo_json(summary_as_json(summary) | {"untold": untold})
+    elif text := "\n".join(filter(None, (summary_as_text(summary, level, told=not untold), untold))):
+        click.echo(text)
     if summary.stopped:
-        click.echo(f"wsipipe: {summary.stopped}", err=True)
+        click.echo(f"wsipipe: {end_of(summary)}", err=True)
     click.get_current_context().exit(summary.exit_code)

@@ -10,7 +10,7 @@ from wsipipe.tissue.mask import TissueMask
 
 
 def work_of(blocks: BlocksLeft, mask: TissueMask | None = None) -> int:
-    """Pixels that go through the network in one pass over ``blocks``, margins included; all of them, or within ``mask``.
+    """Pixels that go through the network in one pass over ``blocks``, or what of them ``mask`` meets, margins included.
 
     The same as the sum of what `predict_block` computes for each.
     """

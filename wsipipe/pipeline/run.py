@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from distributed import Client
 
 from wsipipe.errors import MachineError
-from wsipipe.events import ClusterReady, Listener, RunStarted, SlideFailed, SlideSkipped, Warned, ignore
+from wsipipe.events import ClusterReady, GpuUnused, Listener, RunStarted, SlideFailed, SlideSkipped, Warned, ignore
 from wsipipe.files import Named, absolute, locate, make_folder
 from wsipipe.inference.pool import load_pool, release_pool
 from wsipipe.inference.speeds import correct
@@ -160,9 +160,10 @@ def _tell_plan(plan: RunPlan, outcomes: Outcomes) -> None:
             model=setup.model.spec.name,
             devices=setup.site.names,
             processes=setup.site.processes,
-            fallback=setup.site.fallback,
         )
     )
+    if setup.site.fallback and any(p.blocks for p in to_do):
+        outcomes(GpuUnused(setup.site.fallback))
     if plan.table_warning and plan.setup.slides.table is not None:
         outcomes(Warned(plan.setup.slides.table.name, plan.table_warning))
     for slide in plan.slides:

@@ -21,7 +21,7 @@ LEAST_SECONDS = 0.25
 
 
 class TileReporter:
-    """Called on a worker with the pixels of each tile of block ``index`` of ``slide``; reports their sum now and then."""
+    """Says how much of block ``index`` of ``slide`` is predicted; called on a worker with the pixels of each tile."""
 
     def __init__(self, slide: str, index: tuple[int, int]) -> None:
         self._slide, self._index = slide, index
