@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -126,7 +128,7 @@ def predict_block(
     mask
         Where to predict, in pixels of the grid; None: everywhere.
     on_tile
-        Called after each tile with the pixels that went through the network for it.
+        Called after each tile with the pixels that went through the network for it, in a thread of the pool.
 
     Raises
     ------
@@ -237,15 +239,14 @@ def _compute(
         error.tiles = reasons
         raise error
     pool = resident_pool(work.pool)
+    futures = []
     with spent.on("wait"):
-        futures = [
-            pool.submit(
-                pixels[core.y0 - around.y0 : core.y1 - around.y0 + margin][
-                    :, core.x0 - around.x0 : core.x1 - around.x0 + margin
-                ]
-            )
-            for core in cores
-        ]
+        for core in cores:
+            tile = pixels[core.y0 - around.y0 : core.y1 - around.y0 + margin]
+            futures.append(pool.submit(tile[:, core.x0 - around.x0 : core.x1 - around.x0 + margin]))
+            if on_tile is not None:
+                through = work.pool.passes * prod(side + margin for side in core.shape)
+                futures[-1].add_done_callback(partial(_tell, on_tile, through))
     for core, future in zip(cores, futures, strict=True):
         with spent.on("wait"):
             prediction = future.result()
@@ -256,10 +257,13 @@ def _compute(
             whole = replace(zeros, labels=labels)
         for values, of_core in zip(whole.arrays, prediction.arrays, strict=True):
             values[..., *core.slices] = of_core
-        if on_tile is not None:
-            on_tile(work.pool.passes * prod(side + margin for side in core.shape))
     assert whole is not None, "there are cores"
     return pixels, replace(whole, undefined=undefined)
+
+
+def _tell(on_tile: OnTile, through: int, done: Future[Prediction]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        on_tile(through)
 
 
 def _undefined(work: BlockWork, core: Box) -> str:

@@ -6,9 +6,11 @@ how far it is, by an event of dask's, which may get lost: only progress bars nee
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterator
+from threading import Lock
 from typing import Any
 
 from distributed import Client, get_worker
@@ -21,18 +23,23 @@ LEAST_SECONDS = 0.25
 
 
 class TileReporter:
-    """Says how much of block ``index`` of ``slide`` is predicted; called on a worker with the pixels of each tile."""
+    """Says how much of block ``index`` of ``slide`` is predicted; made in its task, and called by any thread.
+
+    It is called with the pixels of each tile.
+    """
 
     def __init__(self, slide: str, index: tuple[int, int]) -> None:
-        self._slide, self._index = slide, index
+        self._worker, self._lock = get_worker(), Lock()
+        self._slide, self._index = os.fsencode(slide), index  # a name that is not Unicode cannot be sent as text
         self._computed, self._next = 0, time.monotonic() + LEAST_SECONDS
 
     def __call__(self, computed: int) -> None:
         """Add ``computed`` pixels."""
-        self._computed += computed
-        if time.monotonic() >= self._next:
-            get_worker().log_event(TOPIC, [self._slide, *self._index, self._computed])
-            self._next = time.monotonic() + LEAST_SECONDS
+        with self._lock:
+            self._computed += computed
+            if time.monotonic() >= self._next:
+                self._worker.log_event(TOPIC, [self._slide, *self._index, self._computed])
+                self._next = time.monotonic() + LEAST_SECONDS
 
 
 class TileReports:
@@ -46,4 +53,4 @@ class TileReports:
         """Those that arrived since the last call."""
         while self._arrived:
             _, (slide, row, col, computed) = self._arrived.popleft()
-            yield TilesDone(slide, (row, col), computed)
+            yield TilesDone(os.fsdecode(slide), (row, col), computed)

@@ -26,7 +26,6 @@ from wsipipe.report.progress import Clock, Pace, Row
 from wsipipe.report.run_line import name_of
 from wsipipe.report.words import amount, shown_lines
 
-
 MOST_ROWS = 8
 """Most slides that have a row; of tiny ones more may be under way."""
 
@@ -149,7 +148,7 @@ class RunProgress:
         with self._lock:
             now = self._clock()
             rows = [self._row(slide, now) for slide in list(self._slides.values())[:MOST_ROWS]]
-            if self._count > 1 or not rows:
+            if self._count > 1 or not self._begun:
                 rows.append(self._row_of_all(now))
             return rows
 
