@@ -74,9 +74,7 @@ def test_events_tell_the_whole_run(tmp_path: Path, write_slide: WriteSlide, conf
         (Spent(read=1, wait=15, infer=1), "idle", 0.05),  # and here 48: so fast was the machine once it was free
     ],
 )
-def test_the_bottleneck_is_the_network_or_what_keeps_it_waiting(
-    spent: Spent, bottleneck: str, of_bare: float
-) -> None:
+def test_the_bottleneck_is_the_network_or_what_keeps_it_waiting(spent: Spent, bottleneck: str, of_bare: float) -> None:
     slide = SlideOutcome("a.tif", DONE, computed=48_000_000, seconds=10, spent=spent)
     found = account([slide], seconds=10, threads=2, devices=2, bare=3e6)
     assert found is not None

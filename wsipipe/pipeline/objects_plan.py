@@ -120,7 +120,9 @@ class ObjectsPlan:
         """The options that the objects of the store were made with, where they differ from the planned ones."""
         noted = read_attributes(Path(self.store.path))["wsipipe"].get("objects") or {}
         pairs = ((name, noted.get(name), getattr(self.description, name)) for name in RULES)
-        differing = [f"{OPTION_OF_RULE[name]} {_said(old)} (now {_said(new)})" for name, old, new in pairs if old != new]
+        differing = [
+            f"{OPTION_OF_RULE[name]} {_said(old)} (now {_said(new)})" for name, old, new in pairs if old != new
+        ]
         return ", ".join(differing) or "other options"
 
     def existing(self) -> ObjectTable | None:

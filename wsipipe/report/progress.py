@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from rich.cells import cell_len
@@ -37,9 +37,10 @@ DEAD_BAND = 0.1
 REFRESHES = 4
 """Drawings a second."""
 SPINNERS, BARS = {False: "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", True: "|/-\\"}, {False: "━─", True: "=-"}
+CUTS = {False: "…", True: "~"}
 """For terminals with Unicode (False), and without."""
-NAME_SHARE, LEAST_BAR = 0.6, 8
-"""Share of the space that numbers leave which names may take, and the fewest columns of a bar."""
+LEAST_BAR = 12
+"""The fewest columns of a bar; names may take the others that numbers leave."""
 LEAST_COLUMNS = len("0.310 MP/s"), len("12 min left")
 """Least widths of the columns behind the bar, so that it keeps its own when they are filled."""
 
@@ -118,19 +119,20 @@ class Rows:
         """Draw them in the width of the console."""
         if not (rows := list(self._rows())):
             return
-        plain = options.ascii_only
+        if plain := options.ascii_only:
+            rows = [replace(row, name=row.name.encode("ascii", "backslashreplace").decode()) for row in rows]
         spinner = SPINNERS[plain][int(self._clock() * REFRESHES) % len(SPINNERS[plain])]
         ends = [[row.note if row.share is not None else "", _left(row)] for row in rows]
         widths = [max(least, *(cell_len(end[i]) for end in ends)) for i, least in enumerate(LEAST_COLUMNS)]
         number = max(cell_len(row.number) for row in rows)
         fixed = 2 + number + 2 * (number > 0) + sum(width + 2 for width in widths) + len("  100% ")
         free = max(options.max_width - fixed, 2 * LEAST_BAR)
-        name = min(max(cell_len(row.name) for row in rows), int(NAME_SHARE * free))
+        name = min(max(cell_len(row.name) for row in rows), free - LEAST_BAR)
         for row, end in zip(rows, ends, strict=True):
             line = Text(f"{spinner} ", no_wrap=True, overflow="crop")
             if number:
-                line.append(_padded(row.number, number) + "  ")
-            line.append(_padded(row.name, name))
+                line.append(f"{row.number:{number}}  ")
+            line.append(_padded(row.name, name, CUTS[plain]))
             if row.share is None:
                 line.append(f"  {row.note}")
             else:
@@ -152,11 +154,12 @@ def _append_bar(line: Text, share: float, columns: int, marks: str) -> None:
     line.append(marks[1] * (columns - full), "bar.back")
 
 
-def _padded(text: str, columns: int) -> str:
-    """``text`` in exactly so many ``columns``; letters of some scripts take two."""
+def _padded(text: str, columns: int, cut_mark: str) -> str:
+    """``text`` in exactly so many ``columns``, cut if it must be; letters of some scripts take two."""
     length = columns
     while cell_len(cut := shortened(text, max(1, length))) > columns and length > 1:
         length -= 1
+    cut = cut if cut == text else cut.replace("…", cut_mark)
     return cut + " " * (columns - cell_len(cut))
 
 
