@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from sphinx.application import Sphinx
 
-from wsipipe.cli.command import Command, sections
+from wsipipe.cli.command import PLAIN_SECTION, Command, sections
 
 
 def with_titles(_app: Sphinx, ctx: click.Context, lines: list[str]) -> None:
@@ -15,7 +15,7 @@ def with_titles(_app: Sphinx, ctx: click.Context, lines: list[str]) -> None:
     for title, options in sections(ctx).items():
         first = f".. option:: {options[0].opts[0]}"
         at = next((i for i, line in enumerate(lines) if line.startswith(first)), None)
-        if at is not None and title != "Options":
+        if at is not None and title != PLAIN_SECTION:
             lines[at:at] = [f"**{title}**", ""]
 
 

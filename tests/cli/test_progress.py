@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import pytest
 from rich.cells import cell_len
@@ -106,7 +107,7 @@ def test_a_run_moves_every_second_and_fits_the_terminal(width: int) -> None:
     screen = Screen(width)
     drawn = list(screen.each_second(course()))
     assert all(len(line) <= width for lines in drawn for line in lines)
-    assert all(before != after for before, after in zip(drawn, drawn[1:], strict=False))
+    assert all(before != after for before, after in pairwise(drawn))
     under_way = [lines for lines in drawn if len(lines) == 2 and "left" in lines[0]]
     assert len(under_way) > 300
     for slide, every in under_way:
@@ -123,13 +124,14 @@ def test_a_run_moves_every_second_and_fits_the_terminal(width: int) -> None:
 
 def test_time_left_is_right_and_does_not_flicker() -> None:
     screen = Screen(100)
-    left = []
-    for lines in screen.each_second(course(2.0)):
-        if found := re.search(r"slide 1 of 40 .* (\d+) s left", lines[0]):
-            left.append((screen.now, int(found[1])))
+    left = [
+        (screen.now, int(found[1]))
+        for lines in screen.each_second(course(2.0))
+        if (found := re.search(r"slide 1 of 40 .* (\d+) s left", lines[0]))
+    ]
     end = next(at for at, event in course(2.0) if isinstance(event, SlideDone)) - 2
     assert all(abs(at + seconds - end) < 0.3 * (end - at) + 4 for at, seconds in left[10:])
-    rising = sum(after > before for (_, before), (_, after) in zip(left, left[1:], strict=False))
+    rising = sum(after > before for (_, before), (_, after) in pairwise(left))
     assert rising <= len(left) / 10
     assert len(left) > 40, "once there is an estimate, there is always one"
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-PLAIN_SECTION = "Other options"
-"""The section of options that name none, such as ``--help``, where there are others."""
+PLAIN_SECTION, LAST_SECTION = "Options", "Messages and help"
+"""The section of options that name none, and that of ``--help``."""
 EXAMPLE_COLUMNS = 42
 """Longest example that has its meaning beside it, not below."""
 
@@ -35,15 +35,21 @@ def in_section(section: str) -> Callable[..., Callable[[Callable[..., None]], Ca
 
 
 def sections(ctx: click.Context) -> dict[str, list[click.Option]]:
-    """The options of a command by section, in the order in which they were added; those without one are the last."""
-    found: dict[str, list[click.Option]] = {}
-    plain = []
+    """The options of a command by section, in the order in which they were added; ``--help`` is in the last one.
+
+    Those that name no section are in the first.
+    """
+    found: dict[str, list[click.Option]] = {PLAIN_SECTION: []}
+    help_option = ctx.command.get_help_option(ctx)
     for option in (param for param in ctx.command.get_params(ctx) if isinstance(param, click.Option)):
-        if isinstance(option, SectionOption):
-            found.setdefault(option.section, []).append(option)
-        else:
-            plain.append(option)
-    return found | {PLAIN_SECTION if found else "Options": plain}
+        if option is not help_option:
+            found.setdefault(option.section if isinstance(option, SectionOption) else PLAIN_SECTION, []).append(option)
+    last = found.pop(LAST_SECTION, [])
+    if help_option is not None:
+        last.append(help_option)
+    if len(found) == 1 and len(last) == 1:  # no sections
+        return {PLAIN_SECTION: [*found[PLAIN_SECTION], *last]}
+    return {title: options for title, options in (found | {LAST_SECTION: last}).items() if options}
 
 
 class Command(click.Command):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wsipipe.cli.command import in_section
+from wsipipe.cli.command import LAST_SECTION, in_section
 from wsipipe.cli.slide_options import Option
 
 if TYPE_CHECKING:
     from wsipipe.report.run_line import Verbosity
 
-_said = in_section("What is said")
+_said = in_section(LAST_SECTION)
 VERBOSITY_OPTIONS: tuple[Option, ...] = (
     _said("-v", "--verbose", is_flag=True, help="Also say what was chosen and measured, and where the time went."),
     _said("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors."),
