@@ -523,7 +523,7 @@ def test_a_slide_that_needs_too_much_is_refused_and_the_others_go_on(bench: Benc
     refused, planned = plan.slides
     assert isinstance(refused, Refused)
     assert "huge.tif needs " in refused.error
-    assert "pieces of 1500 x 1500 px" in refused.error
+    assert "pieces of 1500 wide x 1500 high" in refused.error
     assert isinstance(planned, SlidePlan)
 
 

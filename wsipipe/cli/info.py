@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from wsipipe.arrays import size_text
 from wsipipe.cli.command import PATH, Command
 from wsipipe.cli.exit_codes import EXIT_FAILED
 from wsipipe.cli.json_text import echo_json
@@ -70,8 +71,8 @@ def _lines(row: dict[str, Any]) -> list[str]:
     for level in row["levels"]:
         (height, width), tile = level["shape"], level["tile"]
         lines.append(
-            f"  level {level['index']}: {width} px wide x {height} high, 1/{level['downsample']:.4g}, "
-            f"{level['channels']} x {level['dtype']}, {level['codec']} in tiles {tile[1]} wide x {tile[0]} high"
+            f"  level {level['index']}: {size_text((height, width))}, 1/{level['downsample']:.4g}, "
+            f"{level['channels']} x {level['dtype']}, {level['codec']} in tiles {size_text(tile)}"
         )
     if row["channel_names"]:
         lines.append(f"  channels: {', '.join(row['channel_names'])}")
@@ -79,6 +80,6 @@ def _lines(row: dict[str, Any]) -> list[str]:
         lines.append(f"  read: {row['planes']}")
     if row["bounds"]:
         y, x, height, width = row["bounds"]
-        lines.append(f"  scanned: {width} px wide x {height} high, from column {x}, row {y}")
+        lines.append(f"  scanned: {size_text((height, width))}, from column {x}, row {y}")
     lines += [f"  not used: {name}" for name in row["associated"]]
     return lines + [f"  warning: {warning}" for warning in row["warnings"]]

@@ -61,6 +61,7 @@ def _slide_plan_as_json(plan: RunPlan, slide: SlidePlan | Refused) -> dict[str, 
 
 def plan_as_text(plan: RunPlan) -> str:
     """The text of ``--dry-run``."""
+    from wsipipe.arrays import size_text
     from wsipipe.report.words import shown_lines
 
     setup = plan.setup
@@ -77,7 +78,7 @@ def plan_as_text(plan: RunPlan) -> str:
             shrunk = "" if row["shrink"] == 1 else f" {'shrunk' if row['shrink'] > 1 else 'enlarged'} to"
             lines.append(f"         level {row['level']}{shrunk or ','} {mpp}; {to_do}")
             lines.append(
-                f"         -> {row['store']}, {row['width']} px wide x {row['height']} high, "
+                f"         -> {row['store']}, {size_text((row['height'], row['width']))}, "
                 f"at most {row['output_bytes_at_most'] / 1e6:,.1f} MB before compression; "
                 f"memory at most {row['projected_memory_bytes'] / 1e6:,.0f} MB"
             )

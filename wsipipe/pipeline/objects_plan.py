@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import DamagedStoreError, MemoryLimitError, SlideReadError, StoreError, UsageError
 from wsipipe.files import Location, Named, locate
 from wsipipe.geometry.scale import stored_side
@@ -321,6 +322,6 @@ def _level(slide: Slide, store: FinishedStore, shape: tuple[int, int]) -> Level:
         if found.shape == shape:
             return found
     raise StoreError(
-        f"{store.path} has labels of {shape[0]} x {shape[1]} px, which is not level {store.level} of {slide.file}; "
+        f"{store.path} has labels of {size_text(shape)}, which is not level {store.level} of {slide.file}; "
         f"measure shapes only (--slide {SLIDE_OFF}), or segment the slide again"
     )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import MemoryLimitError, OutputError, SlideError, UsageError
 from wsipipe.files import Location, Named, locate
 from wsipipe.pipeline.fitted_sizes import fit_memory
@@ -229,5 +230,5 @@ def _refuse_large(plan: SlidePlan, need: int, limit: int) -> SlidePlan | Refused
         plan.slide.path,
         f"{plan.slide.file} needs {megabytes(need, up=True)} of memory, "
         f"but only {megabytes(limit)} are allowed: it is stored "
-        f"in pieces of {plan.level.tile[0]} x {plan.level.tile[1]} px; raise --max-memory, or convert it to tiles",
+        f"in pieces of {size_text(plan.level.tile)}; raise --max-memory, or convert it to tiles",
     )
