@@ -74,7 +74,7 @@ def documents(call: Call, tmp_path: Path, tiny_model: Path, write_slide: WriteSl
             document(*run, good),
             document(*run, good, "--tissue", mask, "--overwrite"),
         ],
-        "wsipipe run --dry-run": [document(*run, good, bad, "--objects", "--dry-run")],
+        "wsipipe run --dry-run": [document(*run, plain, bad, "--objects", "--dry-run", "--overwrite")],
         "Errors": [document(*run, good, "--tile", 6)],
     }
     compared = document("evaluate", "--compare", out / "a.zarr", out / "b.zarr", out / "a.zarr")
