@@ -33,6 +33,8 @@ def keys_of(value: Any, known: dict[str, str], at: str = "") -> Iterator[tuple[s
     elif isinstance(value, list) and any(one.startswith(f"{at}[]") for one in known):
         for inner in value:
             yield from keys_of(inner, known, f"{at}[]")
+        if not value:
+            yield f"{at}[]", "null"
     else:
         yield at, KINDS[type(value)]
 
@@ -99,13 +101,14 @@ def test_documents_have_the_keys_of_the_page(sections: dict[str, dict[str, str]]
         for document in documents[title]:
             for key, kind in keys_of(document, known):
                 seen.setdefault(key, set()).add(kind)
+        nothing = tuple(f"{key}." for key, kinds in seen.items() if kinds == {"null"})
+        seen = {key: kinds for key, kinds in seen.items() if not key.endswith("[]")}
         unknown = {f"| `{key}` | {' or '.join(sorted(kinds))} | |" for key, kinds in seen.items() if key not in known}
         assert not unknown, f"{title}:\n" + "\n".join(sorted(unknown))
         for key, kinds in seen.items():
             allowed = known[key].replace("true or false", "bool").split(" or ")
             kinds = {kind.replace("true or false", "bool") for kind in kinds}
             assert kinds <= {*allowed, *(["whole number"] if "number" in allowed else [])}, (title, key, kinds)
-        nothing = tuple(f"{key}." for key, kinds in seen.items() if kinds == {"null"})
         values = {key for key, kind in known.items() if not kind.startswith("object") and not key.startswith(nothing)}
         missing = values - seen.keys()
         assert not missing, f"{title}: no document has {missing}"
