@@ -121,7 +121,14 @@ def json_rows(kind: Any, place: str = "") -> Iterator[tuple[str, str, str]]:
     types, texts = typing.get_type_hints(kind), ModuleAnalyzer.for_module(kind.__module__)
     texts.analyze()
     for field in dataclasses.fields(kind):
-        meaning = " ".join(texts.attr_docs.get((kind.__name__, field.name), ())).strip().replace("|", r"\|")
+        meaning = (
+            " ".join(texts.attr_docs.get((kind.__name__, field.name), ()))
+            .strip()
+            .replace("|", r"\|")
+            .replace("None", "null")
+        )
+        if not meaning and not dataclasses.is_dataclass(types[field.name]):
+            raise ValueError(f"the key {place}{field.name} has no docstring")
         yield from _json_rows(types[field.name], f"{place}{field.name}", meaning)
 
 
