@@ -40,8 +40,8 @@ class SlideOutcome:
     slide: str
     """Path or URL of the slide."""
     status: str = NOT_ATTEMPTED
-    """``done``, ``failed``, ``skipped`` as it was done before, ``taken`` by another runner, ``open`` when the time was up,
-    ``not attempted`` because the machine failed before, ``no tissue`` if there was nothing to segment."""
+    """``done``, ``failed``, ``skipped`` if it was done before, ``taken`` by another runner, ``open`` when the time was
+    up, ``not attempted`` because the machine failed before, ``no tissue`` if there was nothing to segment."""
     store: str | None = None
     """Path or URL of its result, finished or not."""
     message: str = ""
