@@ -89,9 +89,9 @@ def test_python_runs(
 
 
 def command_lines(code: str) -> Iterator[list[str]]:
-    """The words of each line, without comments; a line that ends in a backslash goes on."""
+    """The words of each line, without comments and redirection; a line that ends in a backslash goes on."""
     for line in code.replace("\\\n", " ").splitlines():
-        if words := shlex.split(line, comments=True):
+        if words := shlex.split(line.partition(" > ")[0], comments=True):
             yield words
 
 

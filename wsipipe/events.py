@@ -170,6 +170,8 @@ class SlideStarted:
     """Pixels of `blocks_to_do`."""
     work: int = 0
     """Pixels that go through the network for them if all is tissue; counted like `BlockDone.computed`."""
+    region_share: float | None = None
+    """Share of the slide that lies in the region that was asked for, 0 to 1; None: all of it."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class TissueFound:
     how: str
     """Source of the tissue mask: ``brightfield``, ``fluorescence``, ``blank``, ``given`` or ``found before``."""
     share: float
-    """Share of the slide inside the mask, 0 to 1."""
+    """Share of the slide, or of its region, inside the mask, 0 to 1."""
     work: int = 0
     """Pixels that go through the network for the blocks to do; counted like `BlockDone.computed`."""
 
@@ -207,7 +209,7 @@ class BlockDone:
     computed: int
     """Pixels that went through the network, margins included; once for each pass over a tile."""
     skipped: int
-    """The `pixels` in tiles outside the tissue mask, which did not go through the network."""
+    """The `pixels` of the region in tiles outside the tissue mask, which did not go through the network."""
     labels: dict[int, int]
     """Pixels per label."""
     blank: bool
@@ -215,6 +217,8 @@ class BlockDone:
     spent: Spent
     compared: tuple[int, int] = (0, 0)
     """Labels that were computed twice, from different tiles, and those of them that differ."""
+    outside: int = 0
+    """The `pixels` outside the region that was asked for."""
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ import click
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
-from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
-from wsipipe.tables import BOUNDS
+from wsipipe.cli.toml_keys import meaning_of, option_of
+from wsipipe.tables import BOUNDS, field_docs
 
 NAMES = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
 JSON_NAMES = {**NAMES, bool: "true or false"}
@@ -65,8 +65,7 @@ def default_in_words(field: dataclasses.Field[Any]) -> str:
 def sections_of(kind: Any, options: click.Command | None, place: str = "", title: str = "Top level") -> Iterator[str]:
     """Markdown of a dataclass, and after it of those that its fields hold."""
     types = typing.get_type_hints(kind)
-    texts = ModuleAnalyzer.for_module(kind.__module__)
-    texts.analyze()
+    docs = field_docs(kind)
     rows, inner = [], []
     for field in dataclasses.fields(kind):
         of_field = types[field.name]
@@ -77,8 +76,8 @@ def sections_of(kind: Any, options: click.Command | None, place: str = "", title
             one = "" if typing.get_origin(of_field) is tuple else f"`[{below}]`, or several: "
             inner.append(sections_of(element, options, below, f"{one}`[[{below}]]`"))
         else:
-            meaning = " ".join(texts.attr_docs.get((kind.__name__, field.name), ()))
-            rows.append(row_of(field, of_field, meaning, option_of(options, field.name)))
+            option = None if field.name in docs else option_of(options, field.name)
+            rows.append(row_of(field, of_field, meaning_of(docs, field.name, options), option))
     yield f"## {title}"
     yield inspect.getdoc(kind).partition("\n\n")[0].replace("\n", " ")
     if rows:
@@ -88,12 +87,9 @@ def sections_of(kind: Any, options: click.Command | None, place: str = "", title
 
 
 def row_of(field: dataclasses.Field[Any], kind: Any, meaning: str, option: click.Option | None) -> str:
-    """The row of a field, as Markdown; what the field does not say, the ``option`` of the command line does."""
+    """The row of a field, as Markdown; ``option`` is that of the command line, where its help is the meaning."""
     value, default, bounds = kind_in_words(kind), default_in_words(field), field.metadata.get(BOUNDS)
-    if not meaning:
-        if option is None or not option.help:
-            raise ValueError(f"the key {field.name} has neither a docstring nor an option")
-        meaning = option.help.partition("  [default")[0]
+    if option is not None:
         if isinstance(option.type, click.Choice):
             value = ", ".join(f'`"{one}"`' for one in option.type.choices)
         if not default and option.default == "auto":
@@ -105,28 +101,15 @@ def row_of(field: dataclasses.Field[Any], kind: Any, meaning: str, option: click
     return f"| `{field.name}` | {value} | {default} | {meaning} |"
 
 
-def option_of(command: click.Command | None, name: str) -> click.Option | None:
-    """The option of ``command`` that the key ``name`` stands for."""
-    wanted = f"--{name.replace('_', '-')}"
-    options = command.params if command else []
-    return next((one for one in options if isinstance(one, click.Option) and wanted in one.opts), None)
-
-
 def json_rows(kind: Any, place: str = "") -> Iterator[tuple[str, str, str]]:
     """(key, value, meaning) of each key of the JSON object that ``dataclasses.asdict`` makes of ``kind``.
 
     Keys of inner objects have those outside in front of them, ``[]`` stands for the elements of a list, and ``*`` for
     keys that the content decides.
     """
-    types, texts = typing.get_type_hints(kind), ModuleAnalyzer.for_module(kind.__module__)
-    texts.analyze()
+    types, texts = typing.get_type_hints(kind), field_docs(kind)
     for field in dataclasses.fields(kind):
-        meaning = (
-            " ".join(texts.attr_docs.get((kind.__name__, field.name), ()))
-            .strip()
-            .replace("|", r"\|")
-            .replace("None", "null")
-        )
+        meaning = texts.get(field.name, "").replace("|", r"\|").replace("None", "null")
         if not meaning and not dataclasses.is_dataclass(types[field.name]):
             raise ValueError(f"the key {place}{field.name} has no docstring")
         yield from _json_rows(types[field.name], f"{place}{field.name}", meaning)

@@ -33,7 +33,7 @@ from wsipipe.cli.run_text import end_of, summary_as_text
 from wsipipe.errors import UsageError
 from wsipipe.model.model_file import load_model
 from wsipipe.pictures.caption import CAPTION_PX
-from wsipipe.pictures.drawing import OUTLINE
+from wsipipe.pictures.drawing import OUTLINE, REGION_OUTLINE, inner_edge
 from wsipipe.pipeline.machine import size_bytes
 from wsipipe.pipeline.summary import RunSummary, SlideOutcome
 from wsipipe.report.run_line import Verbosity
@@ -663,6 +663,32 @@ def test_preview_outlines_what_would_be_segmented(call: Call, tmp_path: Path, ti
     assert (image[300:] < 220).all()
 
 
+def test_preview_of_a_region_outlines_it_and_greys_what_is_outside(
+    call: Call, tmp_path: Path, tiny_model: Path
+) -> None:
+    where = disc((150, 150), 60, (400, 600))
+    slide = tmp_path / "x.tif"
+    tifffile.imwrite(slide, on_glass(where), photometric="rgb", tile=(64, 64), metadata=None)
+    options = "-m", tiny_model, "-o", tmp_path / "x.png", "--roi", "150,100,200,100"
+    ended = call("preview", slide, *options, "--tissue", "off")
+    assert ended.out == f"x.tif: the region covers 8.3% of level 0: {tmp_path / 'x.png'}\n"
+    image = imagecodecs.png_decode((tmp_path / "x.png").read_bytes())[:400]
+    inside = np.zeros((400, 600), bool)
+    inside[100:200, 150:350] = True
+    line = inner_edge(inside)
+    assert np.array_equal((image == REGION_OUTLINE).all(2), line)
+    assert np.array_equal(image[inside & ~line], on_glass(where)[inside & ~line])
+    assert (image[~inside] < 220).all()
+    ended = call("preview", slide, *options)
+    assert re.fullmatch(
+        r"x\.tif: the region covers 8.3% of level 0, tissue covers [34]\d\.\d% of the region \(brightfield\): .*\n",
+        ended.out,
+    )
+    beyond = call("preview", slide, *options[:-1], "600,0,10,10")
+    assert beyond.code == 1
+    assert "--roi 600,0,10,10 is outside x.tif" in beyond.err
+
+
 def test_preview_of_what_is_everywhere_is_refused(call: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
     ended = call("preview", write_slide(tmp_path / "x.tif"), "--tissue", "off")
     assert ended.code == 2
@@ -677,6 +703,19 @@ def test_the_share_outside_the_mask_is_reported(run: Call, tmp_path: Path) -> No
     assert 0.5 < told["skipped"] / told["pixels"] < 0.95
     assert told["tissue_by"] == "brightfield"
     assert "skipped, without tissue), " in run(slide, "--overwrite").out
+
+
+def test_what_is_outside_the_region_is_reported_as_that_and_not_as_glass(run: Call, tmp_path: Path) -> None:
+    slide = tmp_path / "x.tif"
+    tifffile.imwrite(slide, on_glass(disc((150, 150), 60, (400, 600))), photometric="rgb", tile=(64, 64), metadata=None)
+    options = "--roi", "100,100,150,150"
+    planned = run(slide, *options, "--dry-run")
+    assert "; region on 9.4% of the slide\n" in planned.out
+    ended = run(slide, *options)
+    assert re.search(r" MP \(91% outside the region(, \d% skipped, without tissue)?\), ", ended.out)
+    assert "region on 9.4% of the slide" in ended.err
+    bad = run(slide, "--roi", "0,0,0,0")
+    assert (bad.code, bad.err) == (2, "wsipipe: --roi 0,0,0,0 is empty: width and height must be more than 0\n")
 
 
 def test_without_tissue_the_exit_code_is_0_and_the_slide_is_not_done(run: Call, tmp_path: Path) -> None:

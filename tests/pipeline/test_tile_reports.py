@@ -19,9 +19,14 @@ from wsipipe.pipeline import tile_reports
 from wsipipe.pipeline.tile_reports import TileReporter, TileReports
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("masked", "roi"), [(False, None), (True, None), (False, "150,100,300,200")])
 def test_tiles_and_blocks_add_up_to_the_work_that_was_told_before(
-    tmp_path: Path, tiny_model: Path, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch, masked: bool
+    tmp_path: Path,
+    tiny_model: Path,
+    write_slide: WriteSlide,
+    monkeypatch: pytest.MonkeyPatch,
+    masked: bool,
+    roi: str | None,
 ) -> None:
     monkeypatch.setattr(tile_reports, "LEAST_SECONDS", 0.0)
     mask = tmp_path / "mask.png"
@@ -36,6 +41,7 @@ def test_tiles_and_blocks_add_up_to_the_work_that_was_told_before(
         tile=128,
         tta="flips",
         tissue=str(mask) if masked else "off",
+        roi=roi,
     )
     wsipipe.run(slide, config, heard.append)
     (known,) = [event.work for event in heard if isinstance(event, TissueFound if masked else SlideStarted)]
@@ -43,6 +49,7 @@ def test_tiles_and_blocks_add_up_to_the_work_that_was_told_before(
     assert sum(blocks.values()) == known > 0
     (started,) = [event.work for event in heard if isinstance(event, SlideStarted)]
     assert known < started / 2 if masked else known == started
+    assert (known < 4 * (600 + 44) * (700 + 44) / 2) == (masked or roi is not None), "four passes, with margins"
     tiles = [event for event in heard if isinstance(event, TilesDone)]
     assert len(tiles) >= sum(blocks.values()) // max(blocks.values())
     assert all(0 < event.computed <= blocks[event.index] for event in tiles)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,14 +18,64 @@ if TYPE_CHECKING:
     from wsipipe.report.record import NightReport
 
 
+EXAMPLES: dict[str, Any] = {
+    "inbox": ["inbox"],
+    "out": "segmentations",
+    "report": "segmentations/reports",
+    "model": "nuclei",
+    "until": "06:30",
+    "duration": "8h",
+    "metrics": "wsipipe.prom",
+    "webhook": "https://example.org/hook",
+    "log": "wsipipe.jsonl",
+    "margin": 64,
+    "tile": 1024,
+    "block": 4096,
+    "batch": 4,
+    "threads": 4,
+    "max_memory": "24GB",
+    "roi": "2mm,3mm,1mm,1mm",
+    "min_area": 8.0,
+    "reader": "tiff",
+    "channels": "0,2",
+    "z": 0,
+    "t": 0,
+    "series": 0,
+    "scheduler": "tcp://scheduler:8786",
+    "kind": "slurm",
+    "workers": 8,
+    "adapt": [1, 20],
+    "options": {"queue": "gpu", "walltime": "08:00:00"},
+    "match": "*_20x*.tif",
+    "mpp": 0.5,
+}
+"""Values in the example of a night, of keys that have no default."""
+
+
+def example_night() -> str:
+    """A night's file with every key: those that must be given, and all others as comments."""
+    from wsipipe.cli.run import run
+    from wsipipe.cli.toml_keys import commented_keys
+    from wsipipe.nightly.config import NightConfig
+
+    head = (
+        "# wsipipe nightly night.toml --dry-run     what would be done, and how long it would take",
+        "# wsipipe nightly night.toml               one pass over everything that is new; made for a timer",
+        "#",
+        "# Paths are relative to this file. Keys behind a # have their default, or an example where they have none.",
+    )
+    return "\n".join((*head, *commented_keys(NightConfig, EXAMPLES, run)))
+
+
 @click.command(cls=Command)
-@click.argument("config", type=PATH, metavar="CONFIG.toml")
+@click.argument("config", type=PATH, metavar="CONFIG.toml", required=False)
 @click.option("--dry-run", is_flag=True, help="Print what would be done, with projected hours, space and memory.")
 @click.option(
     "--metrics", type=PATH, metavar="FILE", help="File for node-exporter's textfile collector; overrides CONFIG."
 )
+@click.option("--example", is_flag=True, help="Only print a CONFIG.toml with every key and its meaning.")
 @with_options(VERBOSITY_OPTIONS)
-def nightly(config: str, dry_run: bool, metrics: str | None, verbose: bool, quiet: bool) -> None:
+def nightly(config: str | None, dry_run: bool, metrics: str | None, example: bool, verbose: bool, quiet: bool) -> None:
     """Segment everything new in the inboxes of CONFIG.toml, write a report, and exit; made for a timer.
 
     Exit code: 0 all well, 1 some slides failed, 2 CONFIG is wrong, 3 the environment, 130 interrupted: the next night
@@ -41,7 +91,13 @@ def nightly(config: str, dry_run: bool, metrics: str | None, verbose: bool, quie
     from wsipipe.report.words import shown_lines
     from wsipipe.report.write import PAGE
 
-    level, night = verbosity(verbose, quiet), read_night(Path(config))
+    level = verbosity(verbose, quiet)
+    if example:
+        click.echo(example_night())
+        return
+    if config is None:
+        raise click.UsageError("Missing argument 'CONFIG.toml'; wsipipe nightly --example prints one to begin with.")
+    night = read_night(Path(config))
     if metrics is not None:
         night = replace(night, config=replace(night.config, metrics=str(Path(metrics).absolute())))
     if dry_run:

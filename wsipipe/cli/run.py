@@ -100,6 +100,12 @@ WHERE_OPTIONS: tuple[Option, ...] = (
         metavar="auto|off|FILE",
         help="auto: segment tissue only; off: everything; FILE: what a mask covers.",
     ),
+    _where(
+        "--roi",
+        type=PATH,
+        metavar="X,Y,W,H|FILE",
+        help="Segment only this region: px of level 0, or with units (250um,500um,1mm,1mm), or FILE of annotations.",
+    ),
 )
 RUN_OBJECT_OPTIONS: tuple[Option, ...] = (
     _objects("--objects", is_flag=True, help="Also outline, measure and count objects, as `wsipipe objects` does."),

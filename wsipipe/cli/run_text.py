@@ -49,6 +49,8 @@ def _slide_plan_as_json(plan: RunPlan, slide: SlidePlan | Refused) -> dict[str, 
         "height": height,
         "width": width,
         "tissue": plan.setup.tissue_identity,
+        "region": slide.store.fingerprint.region or None,
+        "region_share": None if slide.region is None else slide.region.share,
         "block": slide.grid.block,
         "blocks": slide.grid.count,
         "blocks_to_do": len(slide.blocks),
@@ -76,7 +78,8 @@ def plan_as_text(plan: RunPlan) -> str:
             mpp = f"{row['mpp']:.4g} um/px ({row['mpp_source']})" if row["mpp"] else "resolution unknown"
             to_do = f"{row['blocks_to_do']} of {row['blocks']} blocks of {row['block']} px"
             shrunk = "" if row["shrink"] == 1 else f" {'shrunk' if row['shrink'] > 1 else 'enlarged'} to"
-            lines.append(f"         level {row['level']}{shrunk or ','} {mpp}; {to_do}")
+            region = f"; region on {row['region_share']:.1%} of the slide" if row["region"] else ""
+            lines.append(f"         level {row['level']}{shrunk or ','} {mpp}; {to_do}{region}")
             lines.append(
                 f"         -> {row['store']}, {size_text((row['height'], row['width']))}, "
                 f"at most {row['output_bytes_at_most'] / 1e6:,.1f} MB before compression; "
@@ -159,8 +162,10 @@ def _outcome_as_text(slide: SlideOutcome, *, told: bool) -> list[str]:
         return [f"{slide.status:8} {Path(slide.slide).name}{where}{reason}"]
     speed = slide.pixels / 1e6 / slide.seconds if slide.seconds else 0.0
     size = f"{slide.pixels / 1e6:,.1f} MP"
-    if slide.skipped:
-        size += f" ({slide.skipped / slide.pixels:.0%} skipped, without tissue)"
+    outside = f"{slide.outside / slide.pixels:.0%} outside the region" if slide.outside else ""
+    glass = f"{slide.skipped / slide.pixels:.0%} skipped, without tissue" if slide.skipped else ""
+    if outside or glass:
+        size += f" ({', '.join(filter(None, (outside, glass)))})"
     made = f"{size}, {speed:.2f} MP/s" if slide.pixels or not slide.objects else "objects measured"
     lines = [f"{slide.status:8} {Path(slide.slide).name} -> {slide.store}  {made}"]
     return [*lines, *map(class_count_as_text, slide.objects)]

@@ -22,11 +22,13 @@ from wsipipe.inference.comparison import CHECKED_PX, NOTHING, Compare, Compared,
 from wsipipe.inference.devices import BFLOAT16, FLOAT16, FLOAT32
 from wsipipe.inference.pool import PoolSpec, resident_pool
 from wsipipe.inference.replica import Prediction
+from wsipipe.rasters.region import Region
 from wsipipe.slides.pixels.mirrored import Unread, read_mirrored
 from wsipipe.slides.pixels.tile_cache import NONE_KEPT, Keep
 from wsipipe.slides.pixels.tile_store import Memory
 from wsipipe.slides.slide import Level
 from wsipipe.tissue.mask import TissueMask
+from wsipipe.tissue.searched import Searched, searched_in
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class PredictedBlock:
     computed: int
     """Pixels that went through the network, margins included; once for each pass over a tile."""
     skipped: int
-    """Pixels in tiles that were skipped, because they are glass."""
+    """Pixels of the region in tiles that were skipped, because they are glass."""
     blank: bool
     """Whether every pixel that was read is zero, which no scanner writes; False if none was read."""
     spent: Spent
@@ -71,6 +73,8 @@ class PredictedBlock:
     """The part of the block, relative to its origin, whose pixels were read; beyond it all labels are 0."""
     compared: Compared = NOTHING
     """Labels that were computed twice, from different tiles."""
+    outside: int = 0
+    """Pixels outside the region that was asked for."""
 
     def pixels_in(self, box: Box, level: Level) -> Pixels:
         """The pixels of ``box`` of the block, (y, x, channel) in the dtype of ``level``; 0 where none were read."""
@@ -110,11 +114,13 @@ def predict_block(
     rows: Indices,
     cols: Indices,
     mask: TissueMask | None = None,
+    region: Region | None = None,
     on_tile: OnTile | None = None,
 ) -> PredictedBlock:
     """Predict block ``index`` of the slide, from the pixel indices of its mirror-padded tile.
 
-    Labels outside ``mask`` are 0. Only the parts of cores that it meets are computed, and only what they need is read.
+    Labels outside ``mask`` and ``region`` are 0. Only the parts of cores that meet them are computed, and only what
+    those need is read.
 
     Parameters
     ----------
@@ -125,7 +131,7 @@ def predict_block(
     rows, cols
         Indices, (n,) int64, of the pixels in and around the block, from half a margin before it to at least half
         a margin beyond the part of it that is computed.
-    mask
+    mask, region
         Where to predict, in pixels of the grid; None: everywhere.
     on_tile
         Called after each tile with the pixels that went through the network for it, in a thread of the pool.
@@ -144,8 +150,8 @@ def predict_block(
     grid, started, spent = work.grid, time.perf_counter(), Spent()
     box, margin = grid.block_box(index), grid.receptive.margin
     sides = grid.computed_sides(0)[index[0]], grid.computed_sides(1)[index[1]]
-    every = list(grid.cores(sides))
-    cores = every if mask is None else list(cores_met(every, grid, box, mask))
+    every, searched = list(grid.cores(sides)), searched_in(box, mask, region)
+    cores = list(cores_met(every, grid, searched))
     labels = memory_of_thread("labels", prod(sides)).reshape(sides)
     if cores != every:
         labels[...] = 0
@@ -162,14 +168,15 @@ def predict_block(
         pixels = tiled[half : half + around.shape[0], half : half + around.shape[1]]
     height, width = box.shape
     cut = found.each(lambda values: values[..., :height, :width])
-    if mask is not None:
-        for values in cut.arrays:
-            mask.clear_outside(values, box)
-    reached, unseen = _clear(cut, grid, box, sorted(unread), mask) if unread else ((), 0)
+    for values in cut.arrays:
+        searched.clear_outside(values)
+    reached, unseen = _clear(cut, grid, searched, sorted(unread)) if unread else ((), 0)
     through = work.pool.passes * sum((core.shape[0] + margin) * (core.shape[1] + margin) for core in cores)
-    skipped = cut.labels.size - sum(prod(_on_slide(core, box).shape) for core in cores)
+    skipped = searched.count([box]) - searched.count(_on_slide(core, box) for core in cores)
     spent.other = time.perf_counter() - started - spent.threads
-    return PredictedBlock(cut, through, skipped, blank, spent, reached, unseen, pixels, around, compared)
+    return PredictedBlock(
+        cut, through, skipped, blank, spent, reached, unseen, pixels, around, compared, outside=searched.outside
+    )
 
 
 def _compare(
@@ -186,19 +193,17 @@ def _compare(
     return compared
 
 
-def _clear(
-    cut: Prediction, grid: Grid, box: Box, tiles: list[Box], mask: TissueMask | None
-) -> tuple[tuple[Box, ...], int]:
-    """Set to 0 the pixels of ``cut``, the prediction of ``box``, that depend on ``tiles``.
+def _clear(cut: Prediction, grid: Grid, searched: Searched, tiles: list[Box]) -> tuple[tuple[Box, ...], int]:
+    """Set to 0 the pixels of ``cut``, the prediction of the box of ``searched``, that depend on ``tiles``.
 
     Returns
     -------
     tuple
-        The tiles that pixels within the mask depend on, and the number of these pixels.
+        The tiles that pixels that are searched depend on, and the number of these pixels.
     """
+    box = searched.box
     inside = np.ones(box.shape, np.uint8)
-    if mask is not None:
-        mask.clear_outside(inside, box)
+    searched.clear_outside(inside)
     seen, reaching = inside.copy(), []
     for tile in tiles:
         met = grid.reached_from(tile).overlap(box)
@@ -276,12 +281,15 @@ def _undefined(work: BlockWork, core: Box) -> str:
     )
 
 
-def cores_met(cores: list[Box], grid: Grid, block: Box, mask: TissueMask) -> Iterator[Box]:
-    """The part of each of ``cores`` of ``block`` that ``mask`` meets, to quarters of a side; each is a core, too."""
+def cores_met(cores: list[Box], grid: Grid, searched: Searched) -> Iterator[Box]:
+    """The part of each of ``cores`` of a block that is ``searched``, to quarters of a side; each is a core, too."""
+    if searched.everywhere:
+        yield from cores
+        return
     step = round_up(max(grid.core // 4, LEAST_PART_PX), grid.receptive.stride)
     for core in cores:
         parts = [part.moved(core.y0, core.x0) for part in boxes(core.shape, step)]
-        if met := [part for part in parts if mask.meets(_on_slide(part, block))]:
+        if met := [part for part in parts if searched.meets(_on_slide(part, searched.box))]:
             yield _around(met)
 
 

@@ -106,6 +106,8 @@ def plan_run(slides: Sequence[Named], setup: Setup) -> RunPlan:
     paths = expand(slides, lambda file: is_whole(*_chosen(file, setup.slides)))
     if is_file(setup.tissue) and len(paths) > 1:
         raise UsageError(f"--tissue {setup.tissue} is the mask of one slide, but {len(paths)} slides are given")
+    if setup.roi is not None and setup.roi.is_file and len(paths) > 1:
+        raise UsageError(f"--roi {setup.roi.text} is the region of one slide, but {len(paths)} slides are given")
     listed = [_open_listed(path, setup.slides) for path in paths]
     opened = [s for s in listed if isinstance(s, Slide)]
     loaded = setup.site.loaded_bytes

@@ -20,6 +20,7 @@ from wsipipe.model.network import LABELS, SIGMOID, SOFTMAX
 from wsipipe.pipeline.config import FAIL, FILL, ComputeRequest, RunConfig, check_cluster
 from wsipipe.pipeline.machine import default_limit_bytes
 from wsipipe.pipeline.objects_plan import ObjectsRequest
+from wsipipe.rasters.region import RegionRequest, parse_region
 from wsipipe.slides.planes import Planes
 from wsipipe.slides.readers.registry import named
 from wsipipe.slides.table import SlidesTable, read_slides_table
@@ -113,6 +114,8 @@ class Setup:
     """Where to segment: ``auto``, ``off``, or the path of a mask."""
     tissue_identity: str
     """Identity of the tissue mask, as in the fingerprint."""
+    roi: RegionRequest | None
+    """The region to segment; None: the whole slide."""
     on_bad_tile: str
     """``fail`` or ``fill``."""
     any_stain: bool
@@ -234,6 +237,7 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
         batch=config.batch or 1,
         tissue=config.tissue,
         tissue_identity=tissue_identity(config.tissue),
+        roi=None if config.roi is None else parse_region(config.roi),
         on_bad_tile=config.on_bad_tile,
         any_stain=config.any_stain,
         probabilities=config.probabilities,

@@ -18,6 +18,7 @@ from wsipipe.pipeline.memory_need import block_need, decoded_bytes, kept_bytes, 
 from wsipipe.pipeline.objects_plan import plan_objects_of_run
 from wsipipe.pipeline.setup import Setup
 from wsipipe.pipeline.slide_seen import is_same
+from wsipipe.rasters.region import Region, region_identity, region_of
 from wsipipe.slides.pixels.tile_cache import Keep
 from wsipipe.slides.planes import listed_channels
 from wsipipe.slides.slide import Level, Slide, choose_level
@@ -61,6 +62,8 @@ class SlidePlan:
     """The most memory that a task which finds the tissue holds."""
     network_bytes: int
     """The most of this machine's memory that the replicas hold."""
+    region: Region | None = None
+    """The region to segment; None: the whole slide."""
 
     @property
     def grid(self) -> Grid:
@@ -217,6 +220,7 @@ def _store_spec(
             tissue=setup.tissue_identity,
             reading=level.reading,
             approximate=_approximate(grid) if setup.approximate else "",
+            region=region_identity(setup.roi, slide),
         ),
         downsample=level.downsample,
         grid=grid,
@@ -266,6 +270,7 @@ def _slide_plan(
         block_bytes=block_need(level, grid, setup),
         tissue_bytes=tissue_need(level, setup),
         network_bytes=0 if action == MEASURE else network_need(grid, setup),
+        region=None if setup.roi is None else region_of(setup.roi, slide, level),
     )
 
 
@@ -313,6 +318,7 @@ def _usable(slide: Slide, path: str, *, fingerprint: Fingerprint, overwrite: boo
         "shrink": f"the level shrunk by {old.shrink:.5g} (now {new.shrink:.5g})",
         "tissue": f"--tissue {_mask(old.tissue)} (now {_mask(new.tissue)})",
         "reading": f"{old.reading or 'all planes'} (now {new.reading or 'all planes'})",
+        "region": f"{(old.region and f'--roi {old.region}') or 'no --roi'} (now {new.region or 'none'})",
         "approximate": f"{old.approximate or 'exact tiles'} (now {new.approximate or 'exact tiles'}; --margin)",
     }
     raise FingerprintError(

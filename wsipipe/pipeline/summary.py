@@ -55,9 +55,13 @@ class SlideOutcome:
     computed: int = 0
     """Pixels that went through the network, margins included; once for each pass over a tile."""
     skipped: int = 0
-    """The `pixels` in tiles that did not go through the network, because they have no tissue."""
+    """The `pixels` of the region in tiles that did not go through the network, because they have no tissue."""
+    outside: int = 0
+    """The `pixels` outside the region that was asked for."""
+    region_share: float | None = None
+    """Share of the slide that lies in that region, 0 to 1; None if none was asked for."""
     tissue_share: float | None = None
-    """Share of the slide that is tissue, 0 to 1; None if no tissue mask was used."""
+    """Share of the slide, or of that region, that is tissue, 0 to 1; None if no tissue mask was used."""
     tissue_by: str = ""
     """Method by which the tissue was found, such as ``brightfield``."""
     seconds: float = 0.0
@@ -181,13 +185,14 @@ class Outcomes:
     def _note(self, slide: SlideOutcome, event: OfSlide) -> None:
         match event:
             case SlideStarted():
-                slide.store, slide.blocks = event.store, event.blocks
+                slide.store, slide.blocks, slide.region_share = event.store, event.blocks, event.region_share
             case TissueFound():
                 slide.tissue_share, slide.tissue_by = event.share, event.how
             case BlockDone():
                 slide.blocks_computed += 1
                 slide.pixels += event.pixels
                 slide.skipped += event.skipped
+                slide.outside += event.outside
                 slide.computed += event.computed
                 slide.spent += event.spent
                 slide.compared = slide.compared[0] + event.compared[0], slide.compared[1] + event.compared[1]

@@ -15,12 +15,14 @@ from wsipipe.geometry.grid import BlocksLeft
 from wsipipe.inference.work import work_of
 from wsipipe.pipeline.setup import Setup
 from wsipipe.pipeline.slide_plan import SlidePlan
+from wsipipe.rasters.region import Region, read_region
 from wsipipe.slides.slide import Level, Slide
 from wsipipe.store import content
-from wsipipe.store.spec import StoreSpec
+from wsipipe.store.spec import REGION, StoreSpec
 from wsipipe.tissue.detect import BLANK, Plane, mask_of, parts, see
 from wsipipe.tissue.mask import TissueMask, mask_shape
 from wsipipe.tissue.mask_file import given_mask, is_file
+from wsipipe.tissue.searched import tissue_share_in
 
 MASKS_KEPT = 8
 """Masks kept per process, one for each slide that is computed at the same time; at most 2 MB each."""
@@ -36,7 +38,7 @@ class TissueFinding:
     how: str
     """``brightfield``, ``fluorescence``, ``blank``, ``given``, ``found before``, or ``not readable`` (everywhere)."""
     share: float
-    """Share of the slide, 0 to 1."""
+    """Share of the slide, or of its region, 0 to 1."""
     work: int
     """Pixels that go through the network for the blocks to do."""
 
@@ -102,7 +104,8 @@ def _keep(work: _Work, mask: TissueMask, how: str) -> TissueFinding:
 
 
 def _finding(work: _Work, mask: TissueMask, how: str) -> TissueFinding:
-    return TissueFinding(how, mask.share, work.passes * work_of(work.blocks, mask))
+    region = resident_region(work.store)
+    return TissueFinding(how, tissue_share_in(mask, region), work.passes * work_of(work.blocks, mask, region))
 
 
 @lru_cache(MASKS_KEPT)
@@ -115,3 +118,17 @@ def resident_mask(store: StoreSpec) -> TissueMask:
         If it cannot be read.
     """
     return TissueMask(np.asarray(content.read_tissue(store)), store.grid.shape)
+
+
+@lru_cache(MASKS_KEPT)
+def resident_region(store: StoreSpec) -> Region | None:
+    """The region of ``store``, read once per process; None if it is the whole slide.
+
+    Raises
+    ------
+    WsipipeError
+        If it cannot be read.
+    """
+    if not store.fingerprint.region:
+        return None
+    return read_region(content.read_region(store), REGION, store.grid.shape, store.downsample)

@@ -99,7 +99,8 @@ def _course_of_slide(event: Event) -> str | None:
     match event:
         case SlideStarted():
             size = f"{event.pixels_to_do / 1e6:.1f} MP"
-            return f"{name_of(event)}: {event.blocks_to_do} of {event.blocks} blocks to do, {size}"
+            region = "" if event.region_share is None else f"; region on {event.region_share:.1%} of the slide"
+            return f"{name_of(event)}: {event.blocks_to_do} of {event.blocks} blocks to do, {size}{region}"
         case TissueFound():
             return f"{name_of(event)}: tissue covers {event.share:.0%} ({event.how})"
         case SlideEmpty():
