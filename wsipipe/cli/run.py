@@ -9,17 +9,7 @@ from typing import Any
 import click
 
 from wsipipe.cli.run_text import plan_as_json, plan_as_text, summary_as_json, summary_as_text
-from wsipipe.cli.slide_options import OBJECT_OPTIONS, READER_OPTIONS, Option, with_options
-
-
-def number_or_auto(text: str) -> int | None:
-    """A whole number, or None for ``auto``. Raise a click.BadParameter for any other text."""
-    if text == "auto":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is neither a whole number nor auto") from None
+from wsipipe.cli.slide_options import OBJECT_OPTIONS, READER_OPTIONS, Choice, Number, Option, with_options
 
 
 def least_and_most(text: str) -> tuple[int, int]:
@@ -30,8 +20,7 @@ def least_and_most(text: str) -> tuple[int, int]:
     return int(least), int(most)
 
 
-NUMBER_OR_AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N|auto"}
-
+NUMBER_OR_AUTO: dict[str, Any] = {"type": Number(int, auto=True), "default": "auto", "metavar": "N|auto"}
 
 INPUT_OPTIONS: tuple[Option, ...] = (
     click.option(
@@ -44,13 +33,13 @@ INPUT_OPTIONS: tuple[Option, ...] = (
         metavar="MODEL",
         help="Model file, nuclei (H&E, 0.5 um/px) or nuclei-int8.  [default: nuclei]",
     ),
-    click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0; overrides the file."),
+    click.option("--mpp", type=Number(float), metavar="F", help="Micrometres per pixel of level 0, over the file's."),
     click.option(
         "--slides-table", metavar="FILE", help="CSV of options per slide: slide, mpp, reader, channels, z, t, series."
     ),
     click.option(
         "--max-upsample",
-        type=float,
+        type=Number(float),
         default=1.1,
         show_default=True,
         metavar="F",
@@ -72,27 +61,27 @@ COMPUTE_OPTIONS: tuple[Option, ...] = (
     ),
     click.option(
         "--engine",
-        type=click.Choice(["auto", "torch", "compile", "openvino", "onnxruntime"]),
+        type=Choice(["auto", "torch", "compile", "openvino", "onnxruntime"]),
         default="auto",
         show_default=True,
         help="Inference engine; auto: of those installed that compute the model, the fastest.",
     ),
     click.option(
         "--precision",
-        type=click.Choice(["float32", "tf32", "bfloat16", "float16"]),
+        type=Choice(["float32", "tf32", "bfloat16", "float16"]),
         default="float32",
         show_default=True,
         help="Precision of convolutions; less than float32 is faster on GPUs and new CPUs, and changes some labels.",
     ),
     click.option(
         "--margin",
-        type=int,
+        type=Number(int),
         metavar="PX",
         help="Pixels around a tile's core, fewer than the network looks at; labels are approximate then.",
     ),
     click.option(
         "--tta",
-        type=click.Choice(["off", "flips", "all"]),
+        type=Choice(["off", "flips", "all"]),
         default="off",
         show_default=True,
         help="Average the probabilities over flips (4 times the network's time), or over all 8 symmetries (8 times).",
@@ -112,7 +101,7 @@ RESULT_OPTIONS: tuple[Option, ...] = (
     ),
     click.option(
         "--on-bad-tile",
-        type=click.Choice(["fail", "fill"]),
+        type=Choice(["fail", "fill"]),
         default="fail",
         show_default=True,
         help="Tiles that cannot be decoded: fail their slide, or set the pixels that depend on them to label 0.",

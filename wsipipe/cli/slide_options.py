@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import click
 
 Command = Callable[..., None]
 Option = Callable[[Command], Command]
+
+
+class Choice(click.Choice[str]):
+    """Names to choose from, for help and completion; others go on to `RunConfig`, which says the same in Python."""
+
+    def convert(self, value: Any, *_: Any) -> Any:
+        """The text as it is."""
+        return value
+
+
+class Number(click.ParamType[Any]):
+    """A number, or with ``auto`` None for that word; other text goes on to `RunConfig`, as with `Choice`."""
+
+    name = "number"
+
+    def __init__(self, kind: type[int] | type[float], *, auto: bool = False) -> None:
+        self._kind, self._auto = kind, auto
+
+    def convert(self, value: Any, *_: Any) -> Any:
+        """The number if ``value`` is the text of one."""
+        if self._auto and value == "auto":
+            return None
+        with suppress(ValueError):
+            return self._kind(value)
+        return value
+
 
 READER_OPTIONS: tuple[Option, ...] = (
     click.option(

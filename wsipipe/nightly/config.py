@@ -258,8 +258,9 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
     if not problems:
         yield from _failing([(("run",), lambda: _check_run(night.run_config()))])
         size = "block" if config.run.tile is None else "tile"
-        models = dict.fromkeys([night.run_config().model, *(night.run_config(one).model for one in config.slides)])
-        yield from _failing([(("run", size), partial(_check_sizes, model, config.run)) for model in models])
+        models = dict.fromkeys([config.model, *(one.model or config.model for one in config.slides)])
+        paths = [model if model is None else night.model(model) for model in models]
+        yield from _failing([(("run", size), partial(_check_sizes, path, config.run)) for path in paths])
 
 
 def _inbox_problems(night: Night, text: str) -> Iterator[str]:
