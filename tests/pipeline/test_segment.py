@@ -1,0 +1,124 @@
+"""`segment`: a part of the array is computed alone, and has the labels that it has in the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import torch
+import zarr
+from dask.callbacks import Callback
+from torch import nn
+
+import wsipipe
+from tests.big import write_big_slide
+from tests.conftest import WriteSlide
+from tests.faults import write_model, write_slide
+from tests.tissue.drawn import disc, on_glass
+from wsipipe.errors import LabelError
+from wsipipe.inference.block import PredictedBlock
+from wsipipe.pipeline import lazy_plane
+
+SHAPE = (300, 410)
+SIZES: dict[str, Any] = {"block": 192, "tile": 96, "device": "cpu", "engine": "torch"}
+PARTS: list[tuple[Any, ...]] = [
+    np.s_[101:143, 77:91],  # within a tile
+    np.s_[90:200, 185:290],  # over four blocks
+    np.s_[299:, 405:],  # the last pixels
+    np.s_[0, :],
+    np.s_[7:250:13, 5],
+    np.s_[30:60, [3, 390, 17]],
+    np.s_[250:260, ::-7],
+    np.s_[40:40, 10:20],
+    np.s_[131, 401],
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "b.safetensors")
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = disc((120, 150), 90, SHAPE) | disc((250, 380), 40, SHAPE)
+    return write_slide(tmp_path_factory.mktemp("slide") / "case.tif", on_glass(where))
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+@pytest.mark.parametrize("tissue", ["off", "auto"])
+def test_a_part_at_odd_places_is_that_of_the_whole(slide: Path, model: Path, tissue: str, probabilities: bool) -> None:
+    lazy = wsipipe.segment(slide, model, tissue=tissue, probabilities=probabilities, **SIZES)
+    whole = lazy.compute(scheduler="synchronous")
+    assert len(np.unique(whole)) > 1
+    for part in PARTS:
+        np.testing.assert_array_equal(lazy[(..., *part)].compute(scheduler="synchronous"), whole[(..., *part)])
+
+
+def test_a_part_computes_itself_and_its_margin_only(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted: list[PredictedBlock] = []
+
+    def noted(*given: Any) -> PredictedBlock:
+        predicted.append(predict(*given))
+        return predicted[-1]
+
+    predict = lazy_plane.predict_box
+    monkeypatch.setattr(lazy_plane, "predict_box", noted)
+    labels = wsipipe.segment(write_big_slide(tmp_path / "big.zarr", 4096), tiny_model, block=2048, device="cpu")
+    (labels[1001:1041, 3001:3041] > 0).sum().compute(scheduler="synchronous")
+    assert [one.prediction.labels.shape for one in predicted] == [(44, 44)], "whole cells of 4 px"
+    assert predicted[0].computed == (44 + 22) ** 2, "a margin of 22 px"
+
+
+def test_labels_and_probabilities_are_those_that_a_run_writes(slide: Path, model: Path, tmp_path: Path) -> None:
+    mask = tmp_path / "mask.png"
+    mask.write_bytes(imagecodecs.png_encode(np.kron(np.eye(2), np.full((15, 20), 255)).astype(np.uint8)))
+    for tissue in ("auto", str(mask)):
+        config = wsipipe.RunConfig(str(tmp_path / "out"), str(model), tissue=tissue, probabilities=True, **SIZES)
+        (outcome,) = wsipipe.run([slide], wsipipe.RunConfig(**{**vars(config), "overwrite": True})).slides
+        store = zarr.open_group(str(outcome.store), mode="r")
+        for probabilities, array in ((False, "0"), (True, "probabilities/0")):
+            lazy = wsipipe.segment(slide, model, tissue=tissue, probabilities=probabilities, **SIZES)
+            np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), store[array][...])  # type: ignore[index]
+
+
+def test_a_mask_of_another_slide_is_refused_at_once(slide: Path, model: Path, tmp_path: Path) -> None:
+    mask = tmp_path / "mask.png"
+    mask.write_bytes(imagecodecs.png_encode(np.ones((90, 20), np.uint8)))
+    with pytest.raises(LabelError, match="does not have the proportions"):
+        wsipipe.segment(slide, model, tissue=mask)
+
+
+def test_parts_of_an_approximate_network_are_those_of_the_whole(tmp_path: Path, slide: Path) -> None:
+    """Its labels depend on the tiles, so whole tiles are computed for any part."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.Conv2d(4, 2, 1)).eval()
+    request = wsipipe.NetworkRequest(margin=8)
+    spec = wsipipe.ModelSpec(wsipipe.named_classes(["background", "cell"]), mpp=0.5)
+    path = tmp_path / "norm.pt2"
+    wsipipe.save_model(path, network, spec, request=request)
+    lazy = wsipipe.segment(slide, path, block=192, tile=96, device="cpu")
+    whole = lazy.compute(scheduler="synchronous")
+    for part in PARTS:
+        np.testing.assert_array_equal(lazy[part].compute(scheduler="synchronous"), whole[part])
+
+
+def test_without_sizes_there_are_chunks_enough_for_a_progress_bar(tmp_path: Path, tiny_model: Path) -> None:
+    done: list[Any] = []
+    labels = wsipipe.segment(write_big_slide(tmp_path / "big.zarr", 2100), tiny_model, device="cpu")
+    assert labels.chunks == ((1024, 1024, 52), (1024, 1024, 52))
+    with Callback(posttask=lambda key, *_: done.append(key)):
+        labels[:, 2048:].compute(scheduler="synchronous")
+    assert len([key for key in done if isinstance(key, tuple)]) >= 3
+
+
+def test_the_nuclei_model_is_the_default(tmp_path: Path, write_slide: WriteSlide) -> None:
+    slide = write_slide(tmp_path / "a.tif", (96, 128))
+    labels, named = wsipipe.segment(slide), wsipipe.segment(slide, "nuclei")
+    assert labels.name == named.name
+    assert labels[40:44, 50:54].compute(scheduler="synchronous").shape == (4, 4)
