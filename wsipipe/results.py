@@ -159,10 +159,10 @@ COLUMNS = (
     ("pixels", "px"),
     ("area, mm2", "mm2"),
     ("objects", "objects"),
-    ("per mm2", "per mm2"),
-    ("median, um2", "um2"),
+    ("objects per mm2", "per mm2"),
+    ("median area, um2", "um2 in the median"),
 )
-"""Columns of the statistics, and their units."""
+"""Columns of the statistics, and the words that follow a number where there are no columns."""
 
 
 def _cells(one: ClassStatistics) -> list[str]:

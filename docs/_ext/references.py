@@ -18,9 +18,9 @@ import click
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
-from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
+from wsipipe.field_docs import TITLE, field_docs
 from wsipipe.tables import BOUNDS
 
 NAMES = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
@@ -62,9 +62,7 @@ def default_in_words(field: dataclasses.Field[Any]) -> str:
 
 def sections_of(kind: Any, options: click.Command | None, place: str = "", title: str = "Top level") -> Iterator[str]:
     """Markdown of a dataclass, and after it of those that its fields hold."""
-    types = typing.get_type_hints(kind)
-    texts = ModuleAnalyzer.for_module(kind.__module__)
-    texts.analyze()
+    types, docs = typing.get_type_hints(kind), field_docs(kind)
     rows, inner = [], []
     for field in dataclasses.fields(kind):
         of_field = types[field.name]
@@ -75,7 +73,7 @@ def sections_of(kind: Any, options: click.Command | None, place: str = "", title
             one = "" if typing.get_origin(of_field) is tuple else f"`[{below}]`, or several: "
             inner.append(sections_of(element, options, below, f"{one}`[[{below}]]`"))
         else:
-            meaning = " ".join(texts.attr_docs.get((kind.__name__, field.name), ()))
+            meaning = docs.get(field.name, "").replace("\n", " ")
             rows.append(row_of(field, of_field, meaning, option_of(options, field.name)))
     yield f"## {title}"
     yield inspect.getdoc(kind).partition("\n\n")[0].replace("\n", " ")
@@ -134,8 +132,15 @@ class Metrics(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(["| metric | meaning |", "|---|---|", *rows]))
 
 
+def without_fields(_app: Sphinx, _what: str, _name: str, found: object, _options: object, lines: list[str]) -> None:
+    """Take from a docstring the section on fields that is for `help`: here autodoc lists them, with their types."""
+    if dataclasses.is_dataclass(found) and TITLE.splitlines()[1] in lines:
+        del lines[lines.index(TITLE.splitlines()[1]) - 1 :]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("toml-keys", TomlKeys)
     app.add_directive("metrics", Metrics)
+    app.connect("autodoc-process-docstring", without_fields, priority=1)  # before numpydoc
     return {"parallel_read_safe": True}
