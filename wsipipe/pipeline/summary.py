@@ -24,6 +24,7 @@ from wsipipe.events import (
     TissueFound,
     Warned,
 )
+from wsipipe.pipeline.summary_shown import as_html, as_text
 from wsipipe.report.record import DONE, FAILED, NO_TISSUE, OPEN, SKIPPED, TAKEN
 
 BUSY = 0.9
@@ -153,6 +154,13 @@ class RunSummary:
         if not seconds:
             return None
         return account(slides, seconds=seconds, threads=self.threads, devices=self.devices, bare=self.bare)
+
+    def __repr__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        """A table for a notebook."""
+        return as_html(self)
 
     @property
     def exit_code(self) -> int:
