@@ -33,7 +33,7 @@ def test_help_says_what_each_field_means(name: str) -> None:
 
 def test_help_of_the_package_lists_them() -> None:
     text = pydoc.plain(pydoc.render_doc(wsipipe))
-    assert all(name in text for name in wsipipe.__all__)
+    assert [name for name in wsipipe.__all__ if name not in text] == ["__version__"]
 
 
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[2J"

@@ -8,10 +8,8 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
-import torch
 import zarr
 from dask.callbacks import Callback
-from torch import nn
 
 import wsipipe
 from tests.big import write_big_slide
@@ -19,8 +17,10 @@ from tests.conftest import WriteSlide
 from tests.faults import write_model, write_slide
 from tests.tissue.drawn import disc, on_glass
 from wsipipe.errors import LabelError
-from wsipipe.inference.block import PredictedBlock
+from wsipipe.geometry.grid import Box
+from wsipipe.inference.block import BlockWork, PredictedBlock
 from wsipipe.pipeline import lazy_plane
+from wsipipe.pipeline.setup import Setup
 
 SHAPE = (300, 410)
 SIZES: dict[str, Any] = {"block": 192, "tile": 96, "device": "cpu", "engine": "torch"}
@@ -58,21 +58,24 @@ def test_a_part_at_odd_places_is_that_of_the_whole(slide: Path, model: Path, tis
         np.testing.assert_array_equal(lazy[(..., *part)].compute(scheduler="synchronous"), whole[(..., *part)])
 
 
-def test_a_part_computes_itself_and_its_margin_only(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    predicted: list[PredictedBlock] = []
-
-    def noted(*given: Any) -> PredictedBlock:
-        predicted.append(predict(*given))
-        return predicted[-1]
-
+@pytest.fixture
+def predicted(monkeypatch: pytest.MonkeyPatch) -> list[Box]:
+    """The boxes that go through the network from now on."""
+    boxes: list[Box] = []
     predict = lazy_plane.predict_box
+
+    def noted(work: BlockWork, box: Box, *more: Any) -> PredictedBlock:
+        boxes.append(box)
+        return predict(work, box, *more)
+
     monkeypatch.setattr(lazy_plane, "predict_box", noted)
+    return boxes
+
+
+def test_a_part_computes_itself_alone(tmp_path: Path, tiny_model: Path, predicted: list[Box]) -> None:
     labels = wsipipe.segment(write_big_slide(tmp_path / "big.zarr", 4096), tiny_model, block=2048, device="cpu")
     (labels[1001:1041, 3001:3041] > 0).sum().compute(scheduler="synchronous")
-    assert [one.prediction.labels.shape for one in predicted] == [(44, 44)], "whole cells of 4 px"
-    assert predicted[0].computed == (44 + 22) ** 2, "a margin of 22 px"
+    assert predicted == [Box(1000, 1044, 3000, 3044)], "whole cells of 4 px"
 
 
 def test_labels_and_probabilities_are_those_that_a_run_writes(slide: Path, model: Path, tmp_path: Path) -> None:
@@ -94,18 +97,15 @@ def test_a_mask_of_another_slide_is_refused_at_once(slide: Path, model: Path, tm
         wsipipe.segment(slide, model, tissue=mask)
 
 
-def test_parts_of_an_approximate_network_are_those_of_the_whole(tmp_path: Path, slide: Path) -> None:
-    """Its labels depend on the tiles, so whole tiles are computed for any part."""
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.Conv2d(4, 2, 1)).eval()
-    request = wsipipe.NetworkRequest(margin=8)
-    spec = wsipipe.ModelSpec(wsipipe.named_classes(["background", "cell"]), mpp=0.5)
-    path = tmp_path / "norm.pt2"
-    wsipipe.save_model(path, network, spec, request=request)
-    lazy = wsipipe.segment(slide, path, block=192, tile=96, device="cpu")
-    whole = lazy.compute(scheduler="synchronous")
-    for part in PARTS:
-        np.testing.assert_array_equal(lazy[part].compute(scheduler="synchronous"), whole[part])
+def test_of_approximate_labels_whole_tiles_are_computed(
+    model: Path, slide: Path, predicted: list[Box], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They depend on the tiles, so those of a part must be the tiles of the whole."""
+    monkeypatch.setattr(Setup, "approximate", True)
+    labels = wsipipe.segment(slide, model, **SIZES)
+    labels[101:143, 77:91].compute(scheduler="synchronous")
+    labels[200:205, 300:].compute(scheduler="synchronous")
+    assert sorted(predicted) == [Box(96, 192, 0, 96), Box(192, 288, 288, 384), Box(192, 288, 384, 410)]
 
 
 def test_without_sizes_there_are_chunks_enough_for_a_progress_bar(tmp_path: Path, tiny_model: Path) -> None:

@@ -104,7 +104,7 @@ def memory_of_thread(use: str, count: int) -> Memory:
 def predict_block(
     work: BlockWork, index: tuple[int, int], rows: Indices, cols: Indices, mask: TissueMask | None = None
 ) -> PredictedBlock:
-    """Predict block ``index``, (row, column), of the slide: its box, as `predict_box` does."""
+    """Predict block ``index``, (row, column), from ``rows`` and ``cols``, int64; its box, as `predict_box` does."""
     return predict_box(work, work.grid.block_box(index), rows, cols, mask)
 
 
