@@ -159,7 +159,7 @@ def test_a_network_that_swallows_nan_is_measured_all_the_same() -> None:
 REFUSED = {
     "a classifier": (
         lambda: nn.Sequential(conv(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-        r"output for one image of 32 x 32 px has the shape \(1, 4\), which is no map of classes",
+        r"output for one image of 32 wide x 32 high has the shape \(1, 4\), which is no map of classes",
     ),
     "other channels": (
         lambda: conv(1, 2, 3),

@@ -16,6 +16,7 @@ from typing import NoReturn
 import click
 
 from wsipipe.cli.check import check
+from wsipipe.cli.completion import completion
 from wsipipe.cli.demo import demo
 from wsipipe.cli.evaluate import evaluate
 from wsipipe.cli.exit_codes import EXIT_ENVIRONMENT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
@@ -40,7 +41,7 @@ def cli() -> None:
     """Segment gigapixel whole-slide images with a U-Net: exact at tile borders, resumable, in flat memory."""
 
 
-for command in (run, nightly, view, objects, export, train, evaluate, check, info, preview, model, demo):
+for command in (run, nightly, view, objects, export, train, evaluate, check, info, preview, model, demo, completion):
     cli.add_command(command)
 
 

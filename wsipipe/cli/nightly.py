@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wsipipe.cli.command import PATH, Command
+from wsipipe.cli.slide_options import with_options
+from wsipipe.cli.verbosity import VERBOSITY_OPTIONS, verbosity
+
 if TYPE_CHECKING:
     from wsipipe.nightly.night import InboxContent, Projection
     from wsipipe.report.record import NightReport
 
 
-@click.command()
-@click.argument("config", metavar="CONFIG.toml")
+@click.command(cls=Command)
+@click.argument("config", type=PATH, metavar="CONFIG.toml")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, with projected hours, space and memory.")
-@click.option("--metrics", metavar="FILE", help="File for node-exporter's textfile collector; overrides CONFIG.")
-def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
+@click.option(
+    "--metrics", type=PATH, metavar="FILE", help="File for node-exporter's textfile collector; overrides CONFIG."
+)
+@with_options(VERBOSITY_OPTIONS)
+def nightly(config: str, dry_run: bool, metrics: str | None, verbose: bool, quiet: bool) -> None:
     """Segment everything new in the inboxes of CONFIG.toml, write a report, and exit; made for a timer.
 
     Exit code: 0 all well, 1 some slides failed, 2 CONFIG is wrong, 3 the environment, 130 interrupted: the next night
@@ -30,24 +37,26 @@ def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
     from wsipipe.cli.streams import stderr_problem
     from wsipipe.nightly.config import read_night
     from wsipipe.nightly.night import project, run_night
+    from wsipipe.report.run_line import Verbosity
     from wsipipe.report.words import shown_lines
     from wsipipe.report.write import PAGE
 
-    night = read_night(Path(config))
+    level, night = verbosity(verbose, quiet), read_night(Path(config))
     if metrics is not None:
         night = replace(night, config=replace(night.config, metrics=str(Path(metrics).absolute())))
     if dry_run:
         click.echo(projection_as_text(*project(night, time.time())))
         return
     with ExitStack() as stack:
-        listener, log = stack.enter_context(show_run()), None
+        listener, log = stack.enter_context(show_run(level)), None
         if night.config.log is not None:
             log = stack.enter_context(JsonLines(Path(night.place(night.config.log))))
             listener = Both(listener, log)
         report = run_night(night, listener)
-    problems = [stderr_problem(), log.problem if log else ""]
-    click.echo(report_as_text(report))
-    click.echo(shown_lines([f"report: {night.report / PAGE}", *filter(None, problems)]))
+    said = [] if level == Verbosity.QUIET else [report_as_text(report), shown_lines([f"report: {night.report / PAGE}"])]
+    said += [shown_lines([problem]) for problem in (stderr_problem(), log.problem if log else "") if problem]
+    if said:
+        click.echo("\n".join(said))
     click.get_current_context().exit(report.exit_code)
 
 

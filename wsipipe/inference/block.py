@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -81,6 +83,7 @@ class PredictedBlock:
         return found
 
 
+OnTile = Callable[[int], None]
 SPARSE = 64
 """Step, in pixels, of a first search for one that is not zero; the others are searched only if it finds none."""
 LEAST_PART_PX = 256
@@ -102,7 +105,12 @@ def memory_of_thread(use: str, count: int) -> Memory:
 
 
 def predict_block(
-    work: BlockWork, index: tuple[int, int], rows: Indices, cols: Indices, mask: TissueMask | None = None
+    work: BlockWork,
+    index: tuple[int, int],
+    rows: Indices,
+    cols: Indices,
+    mask: TissueMask | None = None,
+    on_tile: OnTile | None = None,
 ) -> PredictedBlock:
     """Predict block ``index``, (row, column), from ``rows`` and ``cols``, int64; its box, as `predict_box` does."""
     return predict_box(work, work.grid.block_box(index), rows, cols, mask)
@@ -126,6 +134,8 @@ def predict_box(
         a margin beyond the part of it that is computed.
     mask
         Where to predict, in pixels of the grid; None: everywhere.
+    on_tile
+        Called after each tile with the pixels that went through the network for it, in a thread of the pool.
 
     Raises
     ------
@@ -150,7 +160,7 @@ def predict_box(
     unread: Unread = {}
     if cores:
         around = _around(cores)
-        tiled, found = _compute(work, cores, (rows, cols), labels, spent, unread)
+        tiled, found = _compute(work, cores, (rows, cols), labels, spent, unread, on_tile)
         if any(found.undefined):
             raise SlideError(_undefined(work, cores[found.undefined.index(True)].moved(box.y0, box.x0)))
         blank = not (unread or tiled[::SPARSE, ::SPARSE].any() or tiled.any())
@@ -212,6 +222,7 @@ def _compute(
     labels: Labels,
     spent: Spent,
     unread: Unread,
+    on_tile: OnTile | None,
 ) -> tuple[Pixels, Prediction]:
     """Predict ``cores`` of a block into its ``labels``; ``at`` are the indices (rows, columns) of its tile's pixels.
 
@@ -233,15 +244,14 @@ def _compute(
         error.tiles = reasons
         raise error
     pool = resident_pool(work.pool)
+    futures = []
     with spent.on("wait"):
-        futures = [
-            pool.submit(
-                pixels[core.y0 - around.y0 : core.y1 - around.y0 + margin][
-                    :, core.x0 - around.x0 : core.x1 - around.x0 + margin
-                ]
-            )
-            for core in cores
-        ]
+        for core in cores:
+            tile = pixels[core.y0 - around.y0 : core.y1 - around.y0 + margin]
+            futures.append(pool.submit(tile[:, core.x0 - around.x0 : core.x1 - around.x0 + margin]))
+            if on_tile is not None:
+                through = work.pool.passes * prod(side + margin for side in core.shape)
+                futures[-1].add_done_callback(partial(_tell, on_tile, through))
     for core, future in zip(cores, futures, strict=True):
         with spent.on("wait"):
             prediction = future.result()
@@ -254,6 +264,11 @@ def _compute(
             values[..., *core.slices] = of_core
     assert whole is not None, "there are cores"
     return pixels, replace(whole, undefined=undefined)
+
+
+def _tell(on_tile: OnTile, through: int, done: Future[Prediction]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        on_tile(through)
 
 
 def _undefined(work: BlockWork, core: Box) -> str:

@@ -71,6 +71,7 @@ def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
         threads=run.threads,
         devices=len(setup.devices),
         bare=speeds.of((core, batch)),
+        measured=(core, batch) in speeds.by_size,
         seconds=speeds.seconds + sum(probe.seconds for probe in probes),
     )
     setup = replace(setup, engine=chosen.engine, channels_last=pools[fastest].channels_last)
@@ -81,12 +82,12 @@ def _with_replicas(run: RunPlan, chosen: SizesChosen, dtype: str, pixels: int, a
     """``run`` with as many replicas on a CPU of many cores as are fastest, unless the user named devices."""
     site, size, most = run.setup.site, (chosen.tile, chosen.batch), 1
     if site.device != AUTO or not is_cpu(site.devices) or site.per_machine > 1:
-        return replace(run, bare=chosen.bare), chosen
+        return replace(run, bare=chosen.bare, measured=chosen.measured), chosen
     while _fits(_on_cpus(run, 2 * most), size, ask) and most < MOST_REPLICAS:
         most *= 2
     count, each = ask(best_replicas, run.setup.pool, size, dtype, pixels=pixels, alone=chosen.bare, most=most)
     chosen = replace(chosen, devices=count, bare=each)
-    return replace(_tiled(_on_cpus(run, count), size), bare=each), chosen
+    return replace(_tiled(_on_cpus(run, count), size), bare=each, measured=chosen.measured), chosen
 
 
 def _on_cpus(run: RunPlan, count: int) -> RunPlan:

@@ -11,6 +11,7 @@ from wsipipe.geometry.network import Receptive
 from wsipipe.geometry.symmetry import TTA_OFF
 from wsipipe.inference.comparison import Compare
 from wsipipe.inference.devices import FLOAT32, check_native, is_cpu, resolve_devices, resolve_engine
+from wsipipe.inference.hardware import names_of, unused_gpu
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.file_kind import FileKind
@@ -51,6 +52,10 @@ class Site:
     """The memory of one process with all libraries, before it loads a model; None: not measured yet."""
     threads: int | None = None
     """Blocks in flight in one process, where it was started with a number of threads."""
+    names: tuple[str, ...] = ()
+    """The devices of one process, with the names of their hardware."""
+    fallback: str = ""
+    """Why the CPU computes on a machine that has a GPU, and what to do; empty if it has none, or if it computes."""
 
 
 @dataclass(frozen=True)
@@ -281,4 +286,5 @@ def site_of_this_process(request: ComputeRequest) -> Site:
     limit = default_limit_bytes() if request.max_memory_bytes is None else request.max_memory_bytes
     engine = resolve_engine(request.engine, devices, request.precision, request.kind)
     check_native(request.precision, devices)
-    return Site(request.device, devices, engine, limit)
+    fallback = unused_gpu(request.device, devices)
+    return Site(request.device, devices, engine, limit, names=names_of(devices), fallback=fallback)

@@ -19,6 +19,7 @@ from distributed.scheduler import KilledWorker
 from wsipipe.errors import ChannelError, SlideError, SlideReadError
 from wsipipe.events import BlockDone, Listener, ObjectsFound, SlideDone, SlideEmpty, SlideStarted, TissueFound, Warned
 from wsipipe.inference.block import BlockWork
+from wsipipe.inference.work import work_of
 from wsipipe.pipeline.block_tasks import Index, StoreWork, count_block, is_blank, store_block
 from wsipipe.pipeline.cluster.patience import error_of, result_of
 from wsipipe.pipeline.graph import map_blocks, tasks_of
@@ -119,7 +120,8 @@ class SlideJob:
         self._looks: set[object] = set()  # keys of the tasks that look at the slide's files
         self._overwritten = False
         self._finishing = self._finish()
-        self._outcome(SlideStarted(plan.slide.path, plan.store.path, grid.count, len(plan.blocks), plan.pixels))
+        work = setup.pool.passes * work_of(plan.blocks)
+        self._outcome(SlideStarted(plan.slide.path, plan.store.path, grid.count, len(plan.blocks), plan.pixels, work))
 
     def _begin_objects(self) -> ObjectsPlan | None:
         """What is measured of objects; removes what another run, with other options or without, has left of them."""
@@ -250,7 +252,7 @@ class SlideJob:
             raise ChannelError(conflict)
         self._tissue, self.stage = found, Stage.BLOCKS
         self._blank &= found.share > 0
-        self._outcome(TissueFound(plan.slide.path, found.how, found.share))
+        self._outcome(TissueFound(plan.slide.path, found.how, found.share, found.work))
 
     def _look(self) -> Futures:
         """Submit a task that looks at the slide's files: once beside its first blocks, and once after the last."""
@@ -384,7 +386,9 @@ def listed(texts: list[str]) -> str:
 
 def _history(slide: SlideOutcome, run: RunPlan, labels: Counter[int]) -> dict[str, Any]:
     """What the store records of the run that finished it: when, by what, where the time went, and what was found."""
-    spent = account([slide], seconds=slide.seconds, threads=run.all_threads, devices=run.all_devices, bare=run.bare)
+    spent = account(
+        [slide], seconds=slide.seconds, threads=run.all_threads, devices=run.all_devices, bare=run.measured_bare
+    )
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "devices": list(run.setup.devices),

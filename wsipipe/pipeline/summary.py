@@ -81,8 +81,11 @@ class Account:
 
     busy: float
     """Share of the devices' time in which they computed: 0 to 1."""
-    of_bare: float
-    """Speed over the measured speed of the bare network on as many devices: 1 is as fast as the network alone."""
+    of_bare: float | None
+    """Speed over that of the bare network on as many devices, 0 to 1; None if that was not measured for these tiles.
+
+    The bare network's is the one that was measured, or that of the devices while they computed here, if that is more:
+    then something else kept the machine busy while it was measured."""
     shares: dict[str, float]
     """Shares of the threads' time: read, decode, wait, write and other of `Spent`; idle is time without a block."""
     bottleneck: str
@@ -94,7 +97,7 @@ def account(
 ) -> Account | None:
     """The account of ``slides``, computed in ``seconds`` on that many threads and devices; None if none was.
 
-    ``bare`` is the speed of the bare network on one device, in pixels a second.
+    ``bare`` is the speed of the bare network on one device, in pixels a second; 0 if it was not measured.
     """
     spent, computed = Spent(), 0
     for slide in slides:
@@ -107,7 +110,9 @@ def account(
     busy = spent.infer / (seconds * devices)
     own = {name: share for name, share in shares.items() if name != "wait"}
     bottleneck = "network" if busy >= BUSY else max(own, key=own.__getitem__)
-    return Account(busy, computed / (seconds * devices * bare), shares, bottleneck)
+    while_busy = computed / spent.infer if spent.infer else 0.0
+    of_bare = computed / (seconds * devices * max(bare, while_busy)) if bare else None
+    return Account(busy, of_bare, shares, bottleneck)
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ class RunSummary:
     computing_seconds: float
     """From the first block to the last slide's end."""
     bare: float
-    """Pixels a second, margins included, of the bare network on one device; 0 if nothing was computed."""
+    """Pixels a second, margins included, of the bare network on one device; 0 if that was not measured."""
     projected_bytes: int
     """The peak memory that was projected."""
     peak_bytes: int
