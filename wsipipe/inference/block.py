@@ -113,11 +113,16 @@ def predict_block(
     on_tile: OnTile | None = None,
 ) -> PredictedBlock:
     """Predict block ``index``, (row, column), from ``rows`` and ``cols``, int64; its box, as `predict_box` does."""
-    return predict_box(work, work.grid.block_box(index), rows, cols, mask)
+    return predict_box(work, work.grid.block_box(index), rows, cols, mask, on_tile)
 
 
 def predict_box(
-    work: BlockWork, box: Box, rows: Indices, cols: Indices, mask: TissueMask | None = None
+    work: BlockWork,
+    box: Box,
+    rows: Indices,
+    cols: Indices,
+    mask: TissueMask | None = None,
+    on_tile: OnTile | None = None,
 ) -> PredictedBlock:
     """Predict ``box`` of the slide, a block or a part of one, from the pixel indices of its mirror-padded tile.
 

@@ -174,17 +174,18 @@ class RunSummary:
 
 
 class Outcomes:
-    """A listener that keeps the account of a run, and passes every event on to ``listener``."""
+    """A listener that keeps the account of a run, and passes every event on to ``listeners``."""
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
         self._by_slide: dict[str, SlideOutcome] = {}
 
     def __call__(self, event: Event) -> None:
         """Add ``event`` to the account, and pass it on."""
         if isinstance(event, OfSlide):
             self._note(self._by_slide.setdefault(event.slide, SlideOutcome(event.slide)), event)
-        self._listener(event)
+        for listener in self._listeners:
+            listener(event)
 
     def _note(self, slide: SlideOutcome, event: OfSlide) -> None:
         match event:
