@@ -116,7 +116,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'wsipipe' has no attribute {name!r}")
     found = getattr(import_module(f"wsipipe.{_HOME[name]}"), name)
     if hasattr(found, "__dataclass_fields__"):
-        from wsipipe.field_docs import document
+        from wsipipe.documented import document
 
         document(found)
     return found

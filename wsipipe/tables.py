@@ -5,15 +5,18 @@ The field of a number says what it allows: ``steps: int = bounded(2000, above=0)
 
 from __future__ import annotations
 
+import ast
 import csv
+import inspect
 import math
 import os
 import re
+import textwrap
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar
@@ -124,6 +127,18 @@ def _out_of_bounds(kind: Any, values: Mapping[str, Any], place: Place) -> Iterat
         if bounds is not None and value is not None and not isinstance(value, tuple) and value not in bounds:
             hint = f"; {bounds.hint}" if bounds.hint else ""
             yield (*place, one.name), f"{where}{one.name} {value} is not {bounds}{hint}"
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """The docstring below each field of the dataclass ``kind``, in one line; fields without one are left out."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: " ".join(below.value.value.split())
+        for field, below in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
+    }
 
 
 def read_toml(path: Path) -> tuple[dict[str, Any], str]:

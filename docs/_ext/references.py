@@ -20,8 +20,8 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from wsipipe.field_docs import TITLE, field_docs
-from wsipipe.tables import BOUNDS
+from wsipipe.documented import TITLE
+from wsipipe.tables import BOUNDS, field_docs
 
 NAMES = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
 
@@ -73,7 +73,7 @@ def sections_of(kind: Any, options: click.Command | None, place: str = "", title
             one = "" if typing.get_origin(of_field) is tuple else f"`[{below}]`, or several: "
             inner.append(sections_of(element, options, below, f"{one}`[[{below}]]`"))
         else:
-            meaning = docs.get(field.name, "").replace("\n", " ")
+            meaning = docs.get(field.name, "")
             rows.append(row_of(field, of_field, meaning, option_of(options, field.name)))
     yield f"## {title}"
     yield inspect.getdoc(kind).partition("\n\n")[0].replace("\n", " ")
@@ -134,8 +134,10 @@ class Metrics(SphinxDirective):
 
 def without_fields(_app: Sphinx, _what: str, _name: str, found: object, _options: object, lines: list[str]) -> None:
     """Take from a docstring the section on fields that is for `help`: here autodoc lists them, with their types."""
-    if dataclasses.is_dataclass(found) and TITLE.splitlines()[1] in lines:
-        del lines[lines.index(TITLE.splitlines()[1]) - 1 :]
+    title = TITLE.splitlines()
+    at = next((i for i in range(len(lines)) if lines[i : i + 2] == title), len(lines))
+    if dataclasses.is_dataclass(found):
+        del lines[at:]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
