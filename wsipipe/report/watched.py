@@ -37,7 +37,7 @@ def watched_run(progress: bool | None) -> Iterator[Listener]:
     """
     console = Console(stderr=True)
     if progress is None:
-        progress = console.is_jupyter or sys.stderr.isatty()
+        progress = console.is_jupyter or (sys.stderr is not None and sys.stderr.isatty())
     if not progress:
         yield ignore
     elif console.is_jupyter:
