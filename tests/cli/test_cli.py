@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,14 @@ from tests.test_docs import parse
 from tests.tissue.drawn import disc, glass, on_glass
 from wsipipe import cli, demo
 from wsipipe.cli.command import LAST_SECTION, PLAIN_SECTION, Command, sections
+from wsipipe.cli.run_text import end_of, summary_as_text
 from wsipipe.errors import UsageError
 from wsipipe.model.model_file import load_model
 from wsipipe.pictures.caption import CAPTION_PX
 from wsipipe.pictures.drawing import OUTLINE
 from wsipipe.pipeline.machine import size_bytes
+from wsipipe.pipeline.summary import RunSummary, SlideOutcome
+from wsipipe.report.run_line import Verbosity
 from wsipipe.tissue.detect import ALGORITHM
 
 ROOT = Path(wsipipe.__file__).parents[1]
@@ -264,6 +268,15 @@ def test_a_failed_slide_is_exit_code_1_and_the_others_are_done(
     assert "failed   bad.tif\n" in ended.out
     assert (ended.out + ended.err).count("bad.tif is not a slide") == 1, "on a terminal, stdout and stderr are one"
     assert (tmp_path / "out/x.zarr").is_dir()
+
+
+def test_an_error_of_the_machine_that_failed_a_slide_is_not_said_again() -> None:
+    summary = RunSummary("out", "m", (), 1.0, 2, 1, 0.0, 0.0, 0, 0, stopped="out cannot be written: disk full")
+    assert end_of(summary) == "out cannot be written: disk full"
+    failed = replace(summary, slides=(SlideOutcome("a.tif", "failed", message=summary.stopped),))
+    assert end_of(failed).startswith("the run was stopped by the last error above; ")
+    assert "disk full" not in summary_as_text(failed, Verbosity.NORMAL)
+    assert "failed   a.tif: out cannot be written: disk full\n" in summary_as_text(failed, Verbosity.NORMAL, told=False)
 
 
 def test_an_option_that_differs_from_that_of_a_done_slide_is_named_with_both_ways_out(

@@ -305,7 +305,7 @@ def test_sizes_that_differ_are_refused_before_anything_is_compared(
     monkeypatch.setattr(Tally, "add_planes", lambda *_, **__: pytest.fail("compared"))
     with pytest.raises(
         UsageError,
-        match=r"b\.zarr is 90 wide x 70 high at 0\.5 um/px, and b\.tif is 85 wide x 70 high at no known .*give labels of",
+        match=r"b\.zarr is 90 wide x 70 high at 0\.5 um/px, and b\.tif is 85 wide x 70 high at no .*give labels of",
     ):
         evaluate(tmp_path / "p", tmp_path / "t")
 

@@ -126,7 +126,7 @@ def test_bilinear_upsampling_with_aligned_corners_commutes_with_no_shift() -> No
     compute = computing(PaddedUNet(2, up="bilinear", align_corners=True))
     with pytest.raises(NoFiniteReachError, match="commutes with no shift: rows"):
         measure_receptive(compute, 3)
-    with pytest.raises(NoFiniteReachError, match=r"tiles of the network disagree: the same 32 x 32 px"):
+    with pytest.raises(NoFiniteReachError, match=r"tiles of the network disagree: the same 32 px square"):
         shift_test(compute, 3, Receptive(4, 40, 96, 48))
 
 

@@ -25,6 +25,7 @@ def demo(folder: str, verbose: bool, quiet: bool) -> None:
     from wsipipe.errors import OutputError
     from wsipipe.pipeline.config import RunConfig
     from wsipipe.pipeline.run import run
+    from wsipipe.report.run_line import Verbosity
     from wsipipe.slides.open import open_slide
 
     level, out = verbosity(verbose, quiet), Path(folder)
@@ -47,5 +48,6 @@ def demo(folder: str, verbose: bool, quiet: bool) -> None:
             write_picture(picture, open_slide(slide), Path(outcome.store))
         except OSError as err:
             raise OutputError(f"{picture} cannot be written: {err.strerror}") from err
-        click.echo(f"slide and result side by side: {picture}")
+        if level != Verbosity.QUIET:
+            click.echo(f"slide and result side by side: {picture}")
     click.get_current_context().exit(summary.exit_code)

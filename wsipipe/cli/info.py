@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from wsipipe.arrays import size_text
 from wsipipe.cli.command import PATH, Command
 from wsipipe.cli.exit_codes import EXIT_FAILED
 from wsipipe.cli.json_text import echo_json
@@ -60,6 +59,8 @@ def slide_as_text(row: dict[str, Any]) -> str:
 
 
 def _lines(row: dict[str, Any]) -> list[str]:
+    from wsipipe.arrays import size_text  # it brings numpy
+
     if "error" in row:
         return [Path(row["path"]).name, f"  error: {row['error']}"]
     mpp = f"{row['mpp']:.4g} um/px" if row["mpp"] else "none"

@@ -80,7 +80,7 @@ class ComputeRequest:
     """What a run asks of each process that computes."""
 
     device: str
-    """``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``."""
+    """``auto``, ``cpu``, ``cuda``, ``mps``, or a list such as ``cuda:0,cuda:1``."""
     engine: str
     """``auto``, ``torch``, ``compile``, ``openvino`` or ``onnxruntime``."""
     precision: str
@@ -122,7 +122,7 @@ class RunConfig:
     batch: int | None = None
     """Tiles per forward pass."""
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``."""
+    """``auto``, ``cpu``, ``cuda``, ``mps``, or a list such as ``cuda:0,cuda:1``."""
     engine: str = "auto"
     """Inference engine: ``auto``, ``torch``, ``compile``, ``onnxruntime``, or on CPUs ``openvino``."""
     precision: str = "float32"

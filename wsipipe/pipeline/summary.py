@@ -41,10 +41,10 @@ class SlideOutcome:
     slide: str
     """Path or URL of the slide."""
     status: str = NOT_ATTEMPTED
-    """One of `RUN_STATUSES`: ``taken`` by another runner, ``open`` when the time was up, ``not attempted`` because
-    the machine failed before, ``no tissue`` if there was nothing to segment."""
+    """``done``, ``failed``, ``skipped`` if it was done before, ``taken`` by another runner, ``open`` when the time was
+    up, ``not attempted`` because the machine failed before, ``no tissue`` if there was nothing to segment."""
     store: str | None = None
-    """Path or URL of its store; None if it has none."""
+    """Path or URL of its result, finished or not."""
     message: str = ""
     """Reason why it failed or was skipped."""
     blocks: int = 0
@@ -62,7 +62,7 @@ class SlideOutcome:
     tissue_by: str = ""
     """Method by which the tissue was found, such as ``brightfield``."""
     seconds: float = 0.0
-    """Seconds from its first task to its end."""
+    """Time from its first task to its last; slides overlap."""
     spent: Spent = field(default_factory=Spent)
     """Sum over all blocks, several of which are in flight at a time, and over all devices."""
     labels: dict[int, int] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class SlideOutcome:
     objects: tuple[ClassCount, ...] = ()
     """Counts of its objects, class by class; empty if they were not asked for, or found in this run."""
     warnings: list[str] = field(default_factory=list)
-    """Its oddities, and what the run did about them."""
+    """Warnings about the slide."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,13 @@ class RunSummary:
     """The summary of a run."""
 
     out: str
-    """Folder of the stores."""
+    """Folder of the results, as it was given."""
     model: str
     """Path of the model."""
     slides: tuple[SlideOutcome, ...]
-    """The outcome of each slide, in the order of the run."""
+    """In the order of the command."""
     seconds: float
-    """Seconds that the run took."""
+    """Duration of the run."""
     threads: int
     """Blocks in flight, in all processes."""
     devices: int
