@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import wsipipe
-from wsipipe.events import ClassCount
 from wsipipe.documented import document
+from wsipipe.events import ClassCount
 from wsipipe.pipeline.summary import DONE, FAILED, RunSummary, SlideOutcome
 from wsipipe.tables import field_docs
 
