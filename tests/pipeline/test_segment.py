@@ -90,6 +90,25 @@ def test_labels_and_probabilities_are_those_that_a_run_writes(slide: Path, model
             np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), store[array][...])  # type: ignore[index]
 
 
+def test_only_the_region_is_computed_and_all_else_is_0(slide: Path, model: Path, predicted: list[Box]) -> None:
+    whole = wsipipe.segment(slide, model, **SIZES).compute(scheduler="synchronous")
+    predicted.clear()
+    labels = wsipipe.segment(slide, model, region="90,100,61,40", **SIZES)  # x, y, width, height
+    expected = np.zeros_like(whole)
+    expected[100:140, 90:151] = whole[100:140, 90:151]
+    np.testing.assert_array_equal(labels.compute(scheduler="synchronous"), expected)
+    assert [(box.y0, box.y1, box.x0, box.x1) for box in predicted] == [(100, 140, 88, 152)]
+    for part in PARTS:
+        np.testing.assert_array_equal(labels[part].compute(scheduler="synchronous"), expected[part])
+
+
+def test_a_region_that_is_not_on_the_slide_is_refused_at_once(slide: Path, model: Path) -> None:
+    with pytest.raises(LabelError, match=r"--roi 900,900,10,10 is outside case\.tif"):
+        wsipipe.segment(slide, model, region="900,900,10,10", **SIZES)
+    with pytest.raises(wsipipe.UsageError, match="must be x,y,width,height"):
+        wsipipe.segment(slide, model, region="here", **SIZES)
+
+
 def test_a_mask_of_another_slide_is_refused_at_once(slide: Path, model: Path, tmp_path: Path) -> None:
     mask = tmp_path / "mask.png"
     mask.write_bytes(imagecodecs.png_encode(np.ones((90, 20), np.uint8)))

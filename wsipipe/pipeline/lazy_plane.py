@@ -25,6 +25,7 @@ from wsipipe.geometry.mirror import Indices, mirror
 from wsipipe.geometry.network import round_up
 from wsipipe.inference.block import BlockWork, predict_box
 from wsipipe.inference.comparison import Compare
+from wsipipe.rasters.region import Region, RegionRequest, region_of
 from wsipipe.slides.slide import Level, Slide
 from wsipipe.tissue.detect import find_tissue
 from wsipipe.tissue.mask import TissueMask
@@ -48,6 +49,8 @@ class LazyPlane:
     """Where to segment: ``auto``, ``off``, or the path of a mask."""
     tissue_identity: str
     """Identity of the tissue mask, as in a fingerprint."""
+    region: RegionRequest | None = None
+    """The region to segment; None: the whole slide."""
     classes: int | None = None
     """Number of classes whose probabilities these are; None: labels."""
     approximate: bool = False
@@ -81,8 +84,21 @@ class LazyPlane:
         box = Box(*_ends(rows, height), *_ends(cols, width))
         if 0 in box.shape:
             return np.array(np.broadcast_to(np.uint8(0), self.shape)[index])
-        found: Values = self._predicted(box)[(*of_class, _moved(rows, box.y0, height), _moved(cols, box.x0, width))]
+        found: Values = self._values(box)[(*of_class, _moved(rows, box.y0, height), _moved(cols, box.x0, width))]
         return found.copy()
+
+    def _values(self, box: Box) -> Values:
+        """The values of ``box``, 0 outside the region."""
+        if self.region is None:
+            return self._predicted(box)
+        region, values = resident_region(self.region, self.slide, self.work.level), self._zeros(box)
+        met = box.overlap(region.bounds)
+        if met is not None and (inside := region.inside(met)).any():
+            values[..., *met.seen_from(box).slices] = self._predicted(met) * inside
+        return values
+
+    def _zeros(self, box: Box) -> Values:
+        return np.zeros((*self.shape[:-2], *box.shape), np.uint8)
 
     def _predicted(self, box: Box) -> Values:
         """The values of ``box``, valid until this thread predicts another."""
@@ -101,7 +117,7 @@ class LazyPlane:
         found = predict_box(work, around, rows, cols, self._mask()).prediction
         values = found.labels if self.classes is None else found.probabilities
         if values is None:  # no tissue, so no tile was computed
-            return np.zeros((*self.shape[:-2], *box.shape), np.uint8)
+            return self._zeros(box)
         part: Values = values[..., *box.seen_from(around).slices]
         return part
 
@@ -118,6 +134,12 @@ class LazyPlane:
 @lru_cache(MASKS_KEPT)
 def _mask_of(slide: Slide, level: Level, tissue: str, _identity: str, halo: int) -> TissueMask:
     return given_mask(tissue, level) if is_file(tissue) else find_tissue(slide, level, halo=halo)[0]
+
+
+@lru_cache(MASKS_KEPT)
+def resident_region(request: RegionRequest, slide: Slide, level: Level) -> Region:
+    """The region that ``request`` asks for, drawn into ``level``, once per process; raises what `region_of` does."""
+    return region_of(request, slide, level)
 
 
 def _mirrored(start: int, stop: int, size: int) -> Indices:

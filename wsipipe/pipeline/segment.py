@@ -14,9 +14,10 @@ from wsipipe.inference.devices import AUTO, FLOAT32, is_cpu
 from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.model_file import Model
 from wsipipe.pipeline.config import RunConfig
-from wsipipe.pipeline.lazy_plane import LazyPlane
+from wsipipe.pipeline.lazy_plane import LazyPlane, resident_region
 from wsipipe.pipeline.setup import CORE_PX, resolve
 from wsipipe.pipeline.slide_plan import check_channels, grid_of, level_of, tissue_shape
+from wsipipe.rasters.region import parse_region
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.slide import MAX_UPSAMPLE, Slide, with_mpp
 from wsipipe.tissue.mask_file import TISSUE_OFF
@@ -27,6 +28,7 @@ def segment(
     model: str | os.PathLike[str] | Model = DEFAULT_MODEL,
     *,
     tissue: str | os.PathLike[str] = TISSUE_OFF,
+    region: str | os.PathLike[str] | None = None,
     probabilities: bool = False,
     precision: str = FLOAT32,
     block: int | None = None,
@@ -51,6 +53,9 @@ def segment(
     tissue
         Where to segment: everywhere (``off``), in the tissue that is found when pixels are first needed (``auto``), or
         in a mask (its path). Elsewhere labels and probabilities are 0.
+    region
+        Region to segment, as ``wsipipe run --roi``: ``x,y,width,height`` in pixels of level 0, or with units
+        (``250um,500um,1mm,1mm``), or a file of annotations. Elsewhere, too, they are 0.
     probabilities
         The probability of each class instead of the labels: (class, y, x), uint8, round(255 p), with the classes in the
         order of the model's.
@@ -98,12 +103,16 @@ def segment(
     level = level_of(opened, setup)
     check_channels(opened, level, setup.model)
     tissue_shape(level, setup)
+    request = None if region is None else parse_region(os.fspath(region))
+    if request is not None:
+        resident_region(request, opened, level)
     compare = Compare.NEVER if setup.approximate else setup.compare
     return LazyPlane(
         BlockWork(level, grid_of(level, setup), setup.pool, compare=compare),
         opened,
         setup.tissue,
         setup.tissue_identity,
+        region=request,
         classes=setup.model.network.classes if probabilities else None,
         approximate=setup.approximate,
     ).lazy
