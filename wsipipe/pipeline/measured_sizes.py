@@ -82,8 +82,9 @@ def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
 def _with_replicas(run: RunPlan, chosen: SizesChosen, dtype: str, pixels: int, ask: Ask) -> tuple[RunPlan, SizesChosen]:
     """``run`` with as many replicas on a CPU of many cores as are fastest, unless the user named devices."""
     site, size, most = run.setup.site, (chosen.tile, chosen.batch), 1
+    run = replace(run, bare=chosen.bare, measured=chosen.measured)
     if site.device != AUTO or not is_cpu(site.devices) or site.per_machine > 1:
-        return replace(run, bare=chosen.bare, measured=chosen.measured), chosen
+        return run, chosen
     tiles = (chosen.block // chosen.tile) ** 2  # in a block
 
     def is_possible(shared: RunPlan) -> bool:
@@ -94,7 +95,7 @@ def _with_replicas(run: RunPlan, chosen: SizesChosen, dtype: str, pixels: int, a
     while most < MOST_REPLICAS and is_possible(_on_cpus(run, 2 * most)):
         most *= 2
     count, each = ask(best_replicas, run.setup.pool, size, dtype, pixels=pixels, alone=chosen.bare, most=most)
-    run = replace(_tiled(_on_cpus(run, count), size), bare=each, measured=chosen.measured)
+    run = replace(_tiled(_on_cpus(run, count), size), bare=each)
     return run, replace(chosen, devices=count, bare=each, threads=run.threads)
 
 
