@@ -200,7 +200,7 @@ LIES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "order of axes": (
         {},
         {"channels_last": True},
-        r"does not compute tiles of .* px and 3 channels: .*import it again",
+        r"does not compute tiles of .* and 3 channels: .*import it again",
     ),
     "batch": ({"batch": 1}, {"single": False}, r"described as taking any number of images .*, but takes image float32"),
 }
