@@ -20,7 +20,7 @@ LAYERS = [
     {"redaction"},
     {"arrays", "errors", "events", "homeless", "palette", "version"},
     {"tables", "urls"},
-    {"files"},
+    {"files", "documented"},
     {"geometry"},
     {"slides", "store", "leases", "model"},
     {"rasters"},
@@ -30,7 +30,7 @@ LAYERS = [
     {"importing"},
     {"quantization"},
     {"report", "training", "napari_plugin"},
-    {"viewer"},
+    {"viewer", "results"},
     {"pipeline", "demo"},
     {"nightly"},
     {"cli"},
@@ -52,9 +52,10 @@ HEIGHT_IN_SLIDES = {name: height for height, names in enumerate(LAYERS_OF_SLIDES
 HOMES = {
     "torch": {"model", "inference", "importing", "quantization", "training"},
     "safetensors": {"model", "training"},
-    "dask": {"pipeline", "napari_plugin"},
+    "dask": {"pipeline", "napari_plugin", "results"},
     "distributed": {"pipeline"},
-    "zarr": {"files", "slides", "rasters", "store", "napari_plugin", "demo"},
+    "zarr": {"files", "slides", "rasters", "store", "napari_plugin", "results", "demo"},
+    "xarray": {"results"},
     "obstore": {"urls"},
     "tifffile": {"slides", "rasters", "demo"},
     "imagecodecs": {"viewer", "slides", "rasters", "pictures", "training", "demo"},
@@ -77,7 +78,7 @@ HOMES = {
     "tornado": {"viewer"},
     "napari": {"napari_plugin"},
 }
-EXTRAS = ["openvino", "onnx", "quantize", "slurm", "kubernetes", "spatialdata", "napari"]
+EXTRAS = ["openvino", "onnx", "quantize", "slurm", "kubernetes", "spatialdata", "xarray", "napari"]
 EVERYWHERE = {"dask.system"}  # how many cores are ours
 
 

@@ -22,6 +22,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from wsipipe.cli.toml_keys import meaning_of, option_of
+from wsipipe.documented import TITLE
 from wsipipe.tables import BOUNDS, field_docs
 
 NAMES = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
@@ -64,8 +65,7 @@ def default_in_words(field: dataclasses.Field[Any]) -> str:
 
 def sections_of(kind: Any, options: click.Command | None, place: str = "", title: str = "Top level") -> Iterator[str]:
     """Markdown of a dataclass, and after it of those that its fields hold."""
-    types = typing.get_type_hints(kind)
-    docs = field_docs(kind)
+    types, docs = typing.get_type_hints(kind), field_docs(kind)
     rows, inner = [], []
     for field in dataclasses.fields(kind):
         of_field = types[field.name]
@@ -107,9 +107,9 @@ def json_rows(kind: Any, place: str = "") -> Iterator[tuple[str, str, str]]:
     Keys of inner objects have those outside in front of them, ``[]`` stands for the elements of a list, and ``*`` for
     keys that the content decides.
     """
-    types, texts = typing.get_type_hints(kind), field_docs(kind)
+    types, docs = typing.get_type_hints(kind), field_docs(kind)
     for field in dataclasses.fields(kind):
-        meaning = texts.get(field.name, "").replace("|", r"\|").replace("None", "null")
+        meaning = docs.get(field.name, "").replace("|", r"\|").replace("None", "null")
         if not meaning and not dataclasses.is_dataclass(types[field.name]):
             raise ValueError(f"the key {place}{field.name} has no docstring")
         yield from _json_rows(types[field.name], f"{place}{field.name}", meaning)
@@ -175,9 +175,18 @@ class Metrics(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(["| metric | meaning |", "|---|---|", *rows]))
 
 
+def without_fields(_app: Sphinx, _what: str, _name: str, found: object, _options: object, lines: list[str]) -> None:
+    """Take from a docstring the section on fields that is for `help`: here autodoc lists them, with their types."""
+    title = TITLE.splitlines()
+    at = next((i for i in range(len(lines)) if lines[i : i + 2] == title), len(lines))
+    if dataclasses.is_dataclass(found):
+        del lines[at:]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("toml-keys", TomlKeys)
     app.add_directive("json-keys", JsonKeys)
     app.add_directive("metrics", Metrics)
+    app.connect("autodoc-process-docstring", without_fields, priority=1)  # before numpydoc
     return {"parallel_read_safe": True}

@@ -379,7 +379,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("words", [["run"], ["run", "x.tif", "--blok", "3"], ["run", "x", "--tile", "a"], ["fly"], []])
+@pytest.mark.parametrize("words", [["run"], ["run", "x.tif", "--blok", "3"], ["run", "x", "--z", "a"], ["fly"], []])
 def test_a_command_line_that_makes_no_sense_is_exit_code_2(call: Call, words: list[str]) -> None:
     ended = call(*words)
     assert (ended.code, ended.out) == (2, "")

@@ -10,18 +10,9 @@ import click
 from wsipipe.cli.command import PATH, Command, in_section
 from wsipipe.cli.json_text import echo_json
 from wsipipe.cli.run_text import end_of, plan_as_json, plan_as_text, summary_as_json, summary_as_text
+from wsipipe.cli.run_values import Choice, Number
 from wsipipe.cli.slide_options import DEVICES, OBJECT_OPTIONS, READER_OPTIONS, Option, with_options
 from wsipipe.cli.verbosity import VERBOSITY_OPTIONS, verbosity
-
-
-def number_or_auto(text: str) -> int | None:
-    """A whole number, or None for ``auto``. Raise a click.BadParameter for any other text."""
-    if text == "auto":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is neither a whole number nor auto") from None
 
 
 def least_and_most(text: str) -> tuple[int, int]:
@@ -32,7 +23,7 @@ def least_and_most(text: str) -> tuple[int, int]:
     return int(least), int(most)
 
 
-NUMBER_OR_AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N|auto"}
+NUMBER_OR_AUTO: dict[str, Any] = {"type": Number(int, auto=True), "default": "auto", "metavar": "N|auto"}
 
 
 _files, _slides, _where = in_section("Input and output"), in_section("Slides"), in_section("Where to segment")
@@ -64,7 +55,7 @@ FILE_OPTIONS: tuple[Option, ...] = (
     _files("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table."),
 )
 SLIDE_OPTIONS: tuple[Option, ...] = (
-    _slides("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0; overrides the file."),
+    _slides("--mpp", type=Number(float), metavar="F", help="Micrometres per pixel of level 0; overrides the file."),
     _slides(
         "--slides-table",
         type=PATH,
@@ -73,7 +64,7 @@ SLIDE_OPTIONS: tuple[Option, ...] = (
     ),
     _slides(
         "--max-upsample",
-        type=float,
+        type=Number(float),
         default=1.1,
         show_default=True,
         metavar="F",
@@ -82,7 +73,7 @@ SLIDE_OPTIONS: tuple[Option, ...] = (
     *READER_OPTIONS,
     _slides(
         "--on-bad-tile",
-        type=click.Choice(["fail", "fill"]),
+        type=Choice(["fail", "fill"]),
         default="fail",
         show_default=True,
         help="Tiles that cannot be decoded: fail their slide, or set the pixels that depend on them to label 0.",
@@ -117,7 +108,7 @@ SIZE_OPTIONS: tuple[Option, ...] = (
     ),
     _sizes(
         "--engine",
-        type=click.Choice(["auto", "torch", "compile", "openvino", "onnxruntime"]),
+        type=Choice(["auto", "torch", "compile", "openvino", "onnxruntime"]),
         default="auto",
         show_default=True,
         help="Inference engine; auto: of those installed that compute the model, the fastest.",
@@ -133,20 +124,20 @@ SIZE_OPTIONS: tuple[Option, ...] = (
 ACCURACY_OPTIONS: tuple[Option, ...] = (
     _labels(
         "--precision",
-        type=click.Choice(["float32", "tf32", "bfloat16", "float16"]),
+        type=Choice(["float32", "tf32", "bfloat16", "float16"]),
         default="float32",
         show_default=True,
         help="Precision of convolutions; less than float32 is faster on GPUs and new CPUs, and changes some labels.",
     ),
     _labels(
         "--margin",
-        type=int,
+        type=Number(int),
         metavar="PX",
         help="Pixels around a tile's core, fewer than the network looks at; labels are approximate then.",
     ),
     _labels(
         "--tta",
-        type=click.Choice(["off", "flips", "all"]),
+        type=Choice(["off", "flips", "all"]),
         default="off",
         show_default=True,
         help="Average the probabilities over flips (4 times the network's time), or over all 8 symmetries (8 times).",

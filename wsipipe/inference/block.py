@@ -117,7 +117,20 @@ def predict_block(
     region: Region | None = None,
     on_tile: OnTile | None = None,
 ) -> PredictedBlock:
-    """Predict block ``index`` of the slide, from the pixel indices of its mirror-padded tile.
+    """Predict block ``index``, (row, column), from ``rows`` and ``cols``, int64; its box, as `predict_box` does."""
+    return predict_box(work, work.grid.block_box(index), rows, cols, mask, region, on_tile)
+
+
+def predict_box(
+    work: BlockWork,
+    box: Box,
+    rows: Indices,
+    cols: Indices,
+    mask: TissueMask | None = None,
+    region: Region | None = None,
+    on_tile: OnTile | None = None,
+) -> PredictedBlock:
+    """Predict ``box`` of the slide, a block or a part of one, from the pixel indices of its mirror-padded tile.
 
     Labels outside ``mask`` and ``region`` are 0. Only the parts of cores that meet them are computed, and only what
     those need is read.
@@ -126,10 +139,10 @@ def predict_block(
     ----------
     work
         The slide, its grid, and the pool.
-    index
-        (row, column) of the block.
+    box
+        What to predict: it begins on the pooling grid, ends there or with the slide, and lies in one block.
     rows, cols
-        Indices, (n,) int64, of the pixels in and around the block, from half a margin before it to at least half
+        Indices, (n,) int64, of the pixels in and around the box, from half a margin before it to at least half
         a margin beyond the part of it that is computed.
     mask, region
         Where to predict, in pixels of the grid; None: everywhere.
@@ -148,8 +161,8 @@ def predict_block(
         If the device fails.
     """
     grid, started, spent = work.grid, time.perf_counter(), Spent()
-    box, margin = grid.block_box(index), grid.receptive.margin
-    sides = grid.computed_sides(0)[index[0]], grid.computed_sides(1)[index[1]]
+    margin, (height, width) = grid.receptive.margin, box.shape
+    sides = round_up(height, grid.receptive.stride), round_up(width, grid.receptive.stride)
     every, searched = list(grid.cores(sides)), searched_in(box, mask, region)
     cores = list(cores_met(every, grid, searched))
     labels = memory_of_thread("labels", prod(sides)).reshape(sides)
@@ -163,10 +176,9 @@ def predict_block(
         if any(found.undefined):
             raise SlideError(_undefined(work, cores[found.undefined.index(True)].moved(box.y0, box.x0)))
         blank = not (unread or tiled[::SPARSE, ::SPARSE].any() or tiled.any())
-        compared = _compare(work, index, tiled, cores, labels, spent)
+        compared = _compare(work, box, tiled, cores, labels, spent)
         half = margin // 2
         pixels = tiled[half : half + around.shape[0], half : half + around.shape[1]]
-    height, width = box.shape
     cut = found.each(lambda values: values[..., :height, :width])
     for values in cut.arrays:
         searched.clear_outside(values)
@@ -179,10 +191,9 @@ def predict_block(
     )
 
 
-def _compare(
-    work: BlockWork, index: tuple[int, int], pixels: Pixels, cores: list[Box], labels: Labels, spent: Spent
-) -> Compared:
-    """Compute a part of the block again, if it is to be compared; raise a ModelError if it differs and should not."""
+def _compare(work: BlockWork, box: Box, pixels: Pixels, cores: list[Box], labels: Labels, spent: Spent) -> Compared:
+    """Compute a part of the box again, if its block is to be compared; raise a ModelError if it should not differ."""
+    index = box.y0 // work.grid.block, box.x0 // work.grid.block
     if not is_compared(work.compare, work.pool, work.level.identity, index):
         return NOTHING
     with spent.on("wait"):

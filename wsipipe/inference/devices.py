@@ -36,6 +36,23 @@ MOST_VALUES = {"cuda": 2**31 - 1, "mps": 2**30 - 1}
 """Values that a tensor may have: kernels of CUDA count them in 32 bits; Metal ends a process whose tensor has 4 GiB."""
 
 
+def check_names(device: str, engine: str = AUTO, precision: str = FLOAT32) -> None:
+    """Raise a UsageError if one is not the name of a device, an engine or a precision; what is here does not matter."""
+    for name in _listed(device):
+        if device != AUTO and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+            raise UsageError(
+                f"--device {device}: {name!r} is not a device; allowed: auto, cpu, mps, cuda, cuda:0,cuda:1"
+            )
+    if engine not in ENGINES:
+        raise UsageError(f"--engine {engine} is not an engine; allowed: {', '.join(ENGINES)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision} is not a precision; allowed: {', '.join(PRECISIONS)}")
+
+
+def _listed(wish: str) -> list[str]:
+    return [name.strip() for name in wish.split(",")]
+
+
 def resolve_devices(wish: str) -> tuple[str, ...]:
     """The devices that ``wish`` stands for, one replica of the network each.
 
@@ -51,17 +68,15 @@ def resolve_devices(wish: str) -> tuple[str, ...]:
     """
     import torch  # here, as whoever asks for names and numbers alone does without
 
+    check_names(wish)
     cuda = tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
     if cuda:
         expand_segments()  # here, as nobody starts CUDA without a device
     mps = ("mps",) if torch.backends.mps.is_available() else ()
-    if wish == "auto":
+    if wish == AUTO:
         return cuda or mps or ("cpu",)
-    names = [name.strip() for name in wish.split(",")]
-    devices = tuple(device for name in names for device in (cuda if name == "cuda" and cuda else (name,)))
+    devices = tuple(device for name in _listed(wish) for device in (cuda if name == "cuda" and cuda else (name,)))
     for name in devices:
-        if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
-            raise UsageError(f"--device {wish}: {name!r} is not a device; allowed: auto, cpu, mps, cuda, cuda:0,cuda:1")
         if name not in (*cuda, *mps, "cpu"):
             there = ", ".join((*cuda, *mps, "cpu"))
             raise MachineError(
@@ -91,10 +106,7 @@ def resolve_engine(
     MachineError
         If the engine is not installed, or the CPU does not multiply in the precision.
     """
-    if wish not in ENGINES:
-        raise UsageError(f"--engine {wish} is not an engine; allowed: {', '.join(ENGINES)}")
-    if precision not in PRECISIONS:
-        raise UsageError(f"--precision {precision} is not a precision; allowed: {', '.join(PRECISIONS)}")
+    check_names(AUTO, wish, precision)
     if precision == TF32 and (others := [device for device in devices if not device.startswith("cuda")]):
         raise UsageError(f"--precision {TF32} is for NVIDIA GPUs, not for {others[0]}; use --precision {FLOAT32}")
     if wish != AUTO:

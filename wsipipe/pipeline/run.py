@@ -30,6 +30,7 @@ from wsipipe.pipeline.run_plan import Refused, RunPlan, plan_run
 from wsipipe.pipeline.setup import Setup, compute_request, resolve
 from wsipipe.pipeline.slide_plan import SKIP
 from wsipipe.pipeline.summary import Outcomes, RunSummary
+from wsipipe.report.watched import watched_run
 from wsipipe.store.lifecycle import discard_replaced
 from wsipipe.store.zarr_settings import own_zarr_settings
 from wsipipe.tissue.mask_file import is_file
@@ -41,8 +42,9 @@ RAN_IN: set[int] = set()
 def run(
     slides: Sequence[Named],
     config: RunConfig | None = None,
-    listener: Listener = ignore,
+    listener: Listener | None = None,
     *,
+    progress: bool | None = None,
     limits: Limits = NO_LIMITS,
 ) -> RunSummary:
     """Segment ``slides`` (files, folders, patterns, URLs) into ``config.out``; slides that are done are skipped.
@@ -55,6 +57,9 @@ def run(
         What to use and where to write.
     listener
         Receives every event, in this thread.
+    progress
+        Whether to show the progress, and the lines of the command line. None: in a terminal and in a notebook, unless
+        there is a listener.
     limits
         When to stop in good order, and whether to wait for slides that other runners have.
 
@@ -68,7 +73,15 @@ def run(
         run resumes.
     """
     _check_process()
-    config, outcomes, started = config or RunConfig(), Outcomes(listener), time.perf_counter()
+    if progress is None and listener is not None:
+        progress = False
+    with watched_run(progress) as shown:
+        return _run_where_asked(slides, config or RunConfig(), Outcomes(shown, listener or ignore), limits)
+
+
+def _run_where_asked(slides: Sequence[Named], config: RunConfig, outcomes: Outcomes, limits: Limits) -> RunSummary:
+    """As `run`: in this process, or on a cluster."""
+    started = time.perf_counter()
     if config.cluster is None:
         with own_zarr_settings():
             return _run(slides, resolve(config), outcomes, None, limits, started)

@@ -24,6 +24,7 @@ from wsipipe.events import (
     TissueFound,
     Warned,
 )
+from wsipipe.pipeline.summary_shown import as_html, as_text
 from wsipipe.report.record import DONE, FAILED, NO_TISSUE, OPEN, SKIPPED, TAKEN
 
 BUSY = 0.9
@@ -163,6 +164,13 @@ class RunSummary:
             return None
         return account(slides, seconds=seconds, threads=self.threads, devices=self.devices, bare=self.bare)
 
+    def __repr__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        """A table for a notebook."""
+        return as_html(self)
+
     @property
     def exit_code(self) -> int:
         """0 if no slide failed, 1 if some did, 3 if the machine failed."""
@@ -170,17 +178,18 @@ class RunSummary:
 
 
 class Outcomes:
-    """A listener that keeps the account of a run, and passes every event on to ``listener``."""
+    """A listener that keeps the account of a run, and passes every event on to ``listeners``."""
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
         self._by_slide: dict[str, SlideOutcome] = {}
 
     def __call__(self, event: Event) -> None:
         """Add ``event`` to the account, and pass it on."""
         if isinstance(event, OfSlide):
             self._note(self._by_slide.setdefault(event.slide, SlideOutcome(event.slide)), event)
-        self._listener(event)
+        for listener in self._listeners:
+            listener(event)
 
     def _note(self, slide: SlideOutcome, event: OfSlide) -> None:
         match event:
