@@ -20,6 +20,7 @@ from wsipipe.cli.evaluate_text import (
     write_scores,
 )
 from wsipipe.errors import UsageError
+from wsipipe.extras import require
 
 if TYPE_CHECKING:
     from wsipipe.pipeline.config import RunConfig
@@ -135,7 +136,10 @@ def evaluate(
     given = _given(paths, models, compare)
     for path in (path for path in (table, pictures) if path is not None):
         check_output(path, (one for pairs in given for pair in pairs.values() for one in pair))
-    with _segmented(given, models, out, mpp, probable=bool(set(names or ()) & set(OF_PROBABILITIES))) as found:
+    probable = bool(set(names or ()) & set(OF_PROBABILITIES))
+    if pictures is not None and probable:
+        require("matplotlib", "train", what="--pictures of probabilities")
+    with _segmented(given, models, out, mpp, probable=probable) as found:
         scored = [evaluate_pairs(pairs, options) for pairs in found]
         if compare is not None:
             both, titles = (scored[0], scored[1]), _titles(*compare)
