@@ -3,7 +3,8 @@
     python benchmarks/torch_versions.py SLIDE PYTHON PYTHON ... [-- OPTIONS OF WSIPIPE RUN]
 
 Each PYTHON is that of an environment with wsipipe and another version of torch; this one is the first. Each computes
-the slide anew with ``--engine torch --device cpu --objects --tissue off``. Exits with 1 if a file of a store differs from the first's.
+the slide with ``--engine torch --device cpu --objects --tissue off``. Exits with 1 if a file of a store differs from
+the first's.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def main() -> int:
         first = first or store
         names = sorted(name for name in first.keys() | store.keys() if first.get(name) != store.get(name))
         differing += len(names)
-        print(f"torch {version}: {len(store)} files, {sum(map(len, store.values())):,} bytes; differ: {names or 'none'}")
+        print(
+            f"torch {version}: {len(store)} files, {sum(map(len, store.values())):,} bytes; differ: {names or 'none'}"
+        )
     return 1 if differing else 0
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from tests.test_workflows import tool
 from wsipipe.extras import DISTRIBUTION
 
 ROOT = Path(__file__).parents[1]
@@ -58,3 +61,30 @@ def test_messages_name_the_package_as_pip_does() -> None:
     said = re.compile(r"""(?:install\(|require\("\w+", )["'](\w+)["']""")
     named = {name for path in (ROOT / "wsipipe").rglob("*.py") for name in said.findall(path.read_text())}
     assert {"cloud", "train", "openslide"} <= named <= extras
+
+
+def resolved(python: str, *options: str, beside: str = "") -> dict[str, str]:
+    """The versions that uv would install for a version of Python, by name."""
+    command = [tool("uv", "pip install uv"), "pip", "compile", "-q", "--no-annotate", "--no-header", "-"]
+    command += ["--python-version", python, *options]
+    done = subprocess.run(command, input=beside, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return dict(line.split("==") for line in done.stdout.split() if "==" in line)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("python", ["3.11", "3.14"])
+@pytest.mark.parametrize(
+    "other", ["napari", "monai", "tiatoolbox", "cellpose", "segmentation-models-pytorch", "spatialdata"]
+)
+def test_the_newest_of_each_neighbour_fits_in(other: str, python: str) -> None:
+    ours = ["pyproject.toml", *(["--extra", other] if other == "spatialdata" else [])]
+    assert resolved(python, *ours, beside=other)[other] == resolved(python, beside=other)[other]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("bound", ["highest", "lowest-direct"])
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+def test_every_dependency_has_wheels_for_every_python(python: str, bound: str) -> None:
+    wheels = ["--only-binary", ":all:", "--resolution", bound]
+    assert "torch" in resolved(python, "pyproject.toml", "--extra", "all", "--extra", "test", *wheels)
