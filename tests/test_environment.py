@@ -13,6 +13,7 @@ import yaml
 
 from tests.test_workflows import tool
 from wsipipe.extras import DISTRIBUTION
+from wsipipe.version import VERSION
 
 ROOT = Path(__file__).parents[1]
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "openslide-bin": "openslide"}
@@ -88,3 +89,11 @@ def test_the_newest_of_each_neighbour_fits_in(other: str, python: str) -> None:
 def test_every_dependency_has_wheels_for_every_python(python: str, bound: str) -> None:
     wheels = ["--only-binary", ":all:", "--resolution", bound]
     assert "torch" in resolved(python, "pyproject.toml", "--extra", "all", "--extra", "test", *wheels)
+
+
+def test_what_else_names_versions_names_the_same() -> None:
+    (ruff,) = [text for text in project()["optional-dependencies"]["test"] if text.startswith("ruff==")]
+    (hooks,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert hooks["rev"] == f"v{ruff.removeprefix('ruff==')}"
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (VERSION, project()["license"])
