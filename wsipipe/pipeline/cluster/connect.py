@@ -92,7 +92,9 @@ def _started(
     except WsipipeError:
         raise
     except ImportError as err:
-        raise MachineError(f"--cluster {cluster.kind} is not installed ({err.name}); {install(cluster.kind)}") from err
+        raise MachineError(
+            f"--cluster {cluster.kind} is not installed ({err.name}); {install(str(cluster.kind))}"
+        ) from err
     except (TypeError, ValueError) as err:
         raise UsageError(f"--cluster {cluster.kind} cannot be started with {options}: {err}") from err
     except (OSError, RuntimeError) as err:
