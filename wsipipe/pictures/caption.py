@@ -106,4 +106,5 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont, most_px: float) -> str:
 
 @cache
 def _font(size_px: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(FONT, size_px)
+    with FONT.open("rb") as file:  # a path that is missing is looked for among the fonts of the system
+        return ImageFont.truetype(file, size_px)
