@@ -30,7 +30,7 @@ import numpy as np
 import tifffile
 import torch
 from dask.system import CPU_COUNT
-from gpu_network import QUICK, Given, Scale, accuracy, copies, replica_of, shapes, speed, speeds
+from gpu_network import QUICK, Given, Scale, accuracy, compiled, copies, replica_of, shapes, speed, speeds
 from reading import JPEG, decode_bare, read
 from reading import seconds as reading_seconds
 from safetensors.torch import load_file
@@ -238,6 +238,7 @@ SECTIONS: dict[str, Callable[[Given], Iterator[Row]]] = {
     "copies": copies,
     "tests": tests,
     "training": training,
+    "compile": compiled,
     "two processes": two_processes,
     "decoding": decoding,
 }

@@ -10,7 +10,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from threading import Barrier
 from typing import Any
 
 import torch
@@ -20,9 +19,10 @@ from sections import Row
 
 import wsipipe
 from wsipipe.arrays import Pixels
-from wsipipe.inference.devices import forget_free_memory, resolve_devices
+from wsipipe.inference.devices import COMPILE, TORCH, forget_free_memory, lanes, resolve_devices
+from wsipipe.inference.engines.torch import CompiledNetwork
 from wsipipe.inference.replica import Replica
-from wsipipe.inference.speeds import fits_device
+from wsipipe.inference.speeds import fits_device, speed_together
 from wsipipe.model.forward import Normalise, winner
 from wsipipe.model.model_file import Model
 from wsipipe.pipeline.config import RunConfig
@@ -43,6 +43,8 @@ class Scale:
     """That each speed is measured for."""
     core: int = 256
     """Side in pixels of what is compared with float64, and of patches to train with."""
+    compiled: tuple[int, int] = (1024, 4)
+    """Core and batch of what is compiled."""
     shapes: int = 8
     """Shapes that a lane has not met before."""
     megabytes: tuple[int, ...] = (4, 64)
@@ -57,7 +59,9 @@ class Scale:
     """That decode, at most."""
 
 
-QUICK = Scale(((32, 2),), 0.0, core=32, shapes=2, megabytes=(1,), steps=2, batch=1, workers=0, threads=1)
+QUICK = Scale(
+    ((32, 2),), 0.0, core=32, compiled=(32, 2), shapes=2, megabytes=(1,), steps=2, batch=1, workers=0, threads=1
+)
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,10 @@ def speed(given: Given, pixels_per_second: float, core: int, precision: str) -> 
     return {"mps": pixels_per_second / 1e6, "h200_mps": limit / 1e6}
 
 
-def replica_of(model: Model, device: str, precision: str = "float32", *, channels_last: bool = True) -> Replica:
+def replica_of(model: Model, device: str, precision: str = "float32", **options: Any) -> Replica:
     """A replica as that of a run."""
     resolve_devices(device)  # settles torch's allocator, or says that there is no such device
-    return Replica(model, device, precision=precision, channels_last=channels_last)
+    return Replica(model, device, precision=precision, **options)
 
 
 def accuracy(given: Given) -> Iterator[Row]:
@@ -144,7 +148,7 @@ def speeds(given: Given) -> Iterator[Row]:
             expected = labels if expected is None else expected
             for count in (1, 2):
                 forget_free_memory()
-                pixels = pixels_per_second(replica, tiles, count, given.scale.seconds)
+                pixels = speed_together([replica] * count, tiles, seconds=given.scale.seconds)
                 yield {
                     "what": f"{core} px x {batch}, {precision}, {layout}, lanes: {count}",
                     **speed(given, pixels * (core / (core + margin)) ** 2, core, precision),
@@ -153,26 +157,25 @@ def speeds(given: Given) -> Iterator[Row]:
                 }
 
 
-def pixels_per_second(replica: Replica, tiles: list[Pixels], count: int, least: float) -> float:
-    """Pixels a second, margins included, that ``count`` lanes of ``replica`` compute for ``least`` seconds or more."""
-    barrier = Barrier(count)
-
-    def compute(_: int) -> tuple[int, float, float]:
-        with replica.lane():
-            try:
-                for _ in range(2):
-                    replica.predict(tiles)
-            finally:
-                barrier.wait()
-            batches, started = 0, time.perf_counter()
-            while batches < 2 or time.perf_counter() - started < least:
-                replica.predict(tiles)
-                batches += 1
-            return batches, started, time.perf_counter()
-
-    with ThreadPoolExecutor(count) as threads:
-        batches, started, ended = zip(*threads.map(compute, range(count)), strict=True)
-    return sum(batches) * len(tiles) * tiles[0].shape[0] * tiles[0].shape[1] / (max(ended) - min(started))
+def compiled(given: Given) -> Iterator[Row]:
+    """The network compiled by torch, against torch as it is, with as many lanes as in a run."""
+    model, (core, batch) = given.load(), given.scale.compiled
+    margin, count = model.info.receptive.margin, lanes(given.device)
+    tiles = [given.middle(core + margin)] * batch
+    for precision in ("float32", "bfloat16"):
+        eager, replica = (replica_of(model, given.device, precision, engine=engine) for engine in (TORCH, COMPILE))
+        for _ in range(CompiledNetwork.OFTEN + 1):  # the last of them compiles
+            started = time.perf_counter()
+            labels = replica.predict(tiles).labels
+        seconds, expected = time.perf_counter() - started, eager.predict(tiles).labels
+        plain, pixels = (speed_together([one] * count, tiles, seconds=given.scale.seconds) for one in (eager, replica))
+        yield {
+            "what": f"{core} px x {batch}, {precision}, compiled",
+            **speed(given, pixels * (core / (core + margin)) ** 2, core, precision),
+            "of_eager": pixels / plain,
+            "labels_differ": float((labels != expected).mean()),
+            "compile_seconds": seconds,
+        }
 
 
 def shapes(given: Given) -> Iterator[Row]:

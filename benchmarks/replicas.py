@@ -11,38 +11,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
-
-import numpy as np
 
 import wsipipe
 from wsipipe.inference import allocator
 from wsipipe.inference.pool import load_replicas
-from wsipipe.inference.replica import Replica
+from wsipipe.inference.speeds import noise, speed_together
 from wsipipe.pipeline.setup import resolve
-
-
-def megapixels_a_second(replicas: list[Replica], core: int, seconds: float) -> float:
-    """Megapixels a second, margins included, that ``replicas`` compute at once in about that many ``seconds``."""
-    side = core + replicas[0].receptive.margin
-    tile = np.random.default_rng(0).integers(0, 256, (side, side, replicas[0].in_channels), np.uint8)
-
-    together = Barrier(len(replicas))
-
-    def compute(replica: Replica) -> float:
-        with replica.lane():
-            replica.predict([tile])  # a warm-up
-            together.wait()
-            started, count = time.perf_counter(), 0
-            while (took := time.perf_counter() - started) < seconds or count == 0:
-                replica.predict([tile])
-                count += 1
-        return count / took
-
-    with ThreadPoolExecutor(len(replicas)) as threads:
-        return sum(threads.map(compute, replicas)) * side**2 / 1e6
 
 
 def main() -> None:
@@ -60,10 +34,11 @@ def main() -> None:
         device = ",".join(["cpu"] * count)
         pool = resolve(wsipipe.RunConfig("unused", args.model, device=device, engine=args.engine)).pool
         pools[count] = load_replicas(pool, pool.devices)
+    tiles = noise(next(iter(pools.values()))[0], (args.tile, 1), "uint8")
     speeds: dict[int, list[float]] = {count: [] for count in pools}
     for round_ in range(-1, args.rounds):  # the first is a warm-up
         for count, replicas in pools.items():
-            speed = megapixels_a_second(replicas, args.tile, 2.0)
+            speed = speed_together(replicas, tiles, seconds=2.0) / 1e6
             if round_ >= 0:
                 speeds[count].append(speed)
     for count, found in speeds.items():

@@ -397,7 +397,7 @@ def test_workers_here_share_the_gpus_out(
         ("cuda:1,cpu", None, ["5"], "cuda,cpu", 4),
         ("cpu,cuda:2,cuda:0", 2, ["6", "4"], "cuda,cpu", 4),
         ("cpu,cuda:2,cuda:0", 1, ["6,4"], "cuda,cpu", 6),
-        ("cpu,cpu", 2, [], "cpu,cpu", 2),
+        ("cpu,cpu", 2, [], "cpu,cpu", 4),
     ],
 )
 def test_workers_that_compute_on_other_devices_too_number_their_gpus_from_0(

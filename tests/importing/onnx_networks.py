@@ -25,6 +25,8 @@ def write_network(
     second: bool = False,
     operator: str | None = None,
     faint: bool = False,
+    quantised: bool = False,
+    domain: str = "",
 ) -> Path:
     """Write a network of stride 4: convolutions, two poolings and, unless it is a ``quarter``, enlargement.
 
@@ -44,6 +46,10 @@ def write_network(
         One that is put before the logits: ``InstanceNormalization`` or ``GlobalAveragePool``.
     faint
         Whether its logits are close to 0.5, as those of a network that was hardly trained may be.
+    quantised
+        Whether its image is, as by other programs.
+    domain
+        What its operators call the domain of the standard.
     """
     rng, weights = np.random.default_rng(0), []
 
@@ -63,6 +69,9 @@ def write_network(
         return output
 
     x = add("Transpose", "image", perm=[0, 3, 1, 2]) if channels_last else "image"
+    if quantised:
+        steps = constant("step", np.float32(0.05)), constant("zero", np.uint8(128))
+        x = add("DequantizeLinear", add("QuantizeLinear", x, *steps), *steps)
     x = add("Relu", add("Conv", x, kernel("k0", 6, channels), pads=[1] * 4))
     for level in (1, 2):
         x = add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
@@ -103,5 +112,8 @@ def write_network(
     graph = helper.make_graph(nodes, "network", [image], outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)
-    path.write_bytes(onnx.shape_inference.infer_shapes(model).SerializeToString())
+    model = onnx.shape_inference.infer_shapes(model)
+    for one in (*model.graph.node, *model.opset_import):
+        one.domain = domain
+    path.write_bytes(model.SerializeToString())
     return path

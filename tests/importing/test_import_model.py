@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -25,9 +26,14 @@ from wsipipe.importing import import_model, memory
 from wsipipe.importing.import_model import NetworkRequest, import_file, named_classes
 from wsipipe.importing.margins import margin_shares
 from wsipipe.inference import devices
+from wsipipe.inference.replica import Replica
+from wsipipe.model.file_kind import FileKind
 from wsipipe.model.model_file import Model, load_model, read_model_info, write_description
 from wsipipe.model.network import ForeignNetwork, Head
+from wsipipe.model.pt2_file import export_pt2
 from wsipipe.model.spec import ModelSpec
+from wsipipe.pipeline.setup import resolve
+from wsipipe.quantization.graph import float_network
 
 NAMES = ("background", "tumour", "stroma")
 SHAPE = (127, 211)
@@ -70,6 +76,8 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "labels": ({"labels": True}, {}),
     "two outputs": ({"second": True}, {"output": "classes"}),
     "one side": ({"side": 96, "batch": 1}, {}),
+    "quantised": ({"quantised": True}, {}),
+    "alias": ({"domain": "ai.onnx"}, {}),
 }
 
 
@@ -211,6 +219,49 @@ def test_a_description_that_does_not_fit_the_network_is_an_error(
         wsipipe.run([slide], replace(config, model=load_model(model).info.path))  # some are told by loading alone
 
 
+class Cut(torch.nn.Module):
+    """A network that computes a size of that of the image, and pools with a stride."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        fine = torch.nn.functional.interpolate(torch.nn.functional.max_pool2d(images, 4), scale_factor=4.0)
+        return fine[:, :, images.shape[2] // 8 :]
+
+
+@pytest.mark.parametrize(("operator", "number"), [("_operator.floordiv", 8), ("torch.ops.aten.max_pool2d.default", 4)])
+def test_a_program_that_divides_by_nothing_is_an_error(operator: str, number: int, tmp_path: Path) -> None:
+    sound, bad = tmp_path / "sound.pt2", tmp_path / "bad.pt2"
+    export_pt2(Cut().eval(), sound, channels=3, side=32, step=32)
+    with zipfile.ZipFile(sound) as archive, zipfile.ZipFile(bad, "w") as copy:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name.endswith("models/model.json"):
+                program = json.loads(content)
+                (node,) = (one for one in program["graph_module"]["graph"]["nodes"] if one["target"] == operator)
+                kept = json.dumps(node)
+                node |= json.loads(kept.replace(f'": {number}', '": 0').replace(f"[{number}, {number}]", "[0, 0]"))
+                assert json.dumps(node) != kept
+                content = json.dumps(program).encode()
+            copy.writestr(name, content)
+    network = ForeignNetwork(
+        kind=FileKind.PT2,
+        in_channels=3,
+        classes=3,
+        head=Head("softmax"),
+        receptive=Receptive(stride=32, halo=16, margin=32, crop=16),
+        input="images",
+        output="0",
+        channels_last=False,
+        single=False,
+        exact=True,
+        bytes_per_pixel={"torch": 100.0},
+    )
+    write_description(bad, bad, network, ModelSpec(named_classes(NAMES)))
+    with pytest.raises(ModelError, match=r"bad\.pt2 does not compute tiles of 64 x 64 px .*; import it again"):
+        Replica(load_model(bad), "cpu").predict([np.zeros((64, 64, 3), np.uint8)])
+    with pytest.raises(ModelError, match="takes no square tile"):
+        imported(bad)
+
+
 def test_memory_is_never_planned_below_that_of_input_and_output(tmp_path: Path) -> None:
     model = imported(write_network(tmp_path / "net.onnx"))
     lying = read_model_info(described_anew(model, bytes_per_pixel={"openvino": 0})).network
@@ -340,6 +391,28 @@ def test_a_description_that_cannot_be_is_refused(change: dict[str, Any], tmp_pat
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match="has an invalid header"):
         read_model_info(path)
+
+
+def test_a_network_that_others_quantised_is_known_by_its_operators(tmp_path: Path) -> None:
+    kinds: dict[str, dict[str, Any]] = {"float": {}, "int8": {"quantised": True}}
+    kinds["alias"] = kinds["int8"] | {"domain": "ai.onnx"}
+    for name, made in kinds.items():
+        (tmp_path / name).mkdir()
+        model = imported(write_network(tmp_path / name / "net.onnx", **made))
+        config = config_of(model, tmp_path)
+        assert (model.info.quantized, resolve(config).labels_by_engine) == (bool(made), bool(made)), name
+    for precision in ("bfloat16", "float16"):
+        with pytest.raises(UsageError, match=f"{precision}: model 'unnamed' is quantised, .* leave --precision out"):
+            resolve(replace(config, precision=precision))
+
+
+def test_the_other_name_of_the_standard_is_the_same(tmp_path: Path) -> None:
+    for name, domain in {"plain": "", "alias": "ai.onnx"}.items():
+        (tmp_path / name).mkdir()
+        imported(write_network(tmp_path / name / "net.onnx", domain=domain))
+    plain, alias = (load_model(tmp_path / name / "model.onnx") for name in ("plain", "alias"))
+    assert alias.info.network == plain.info.network
+    assert float_network(alias)[0].graph.node == float_network(plain)[0].graph.node
 
 
 def test_a_network_in_memory_is_saved_and_runs(slide: Path, tmp_path: Path) -> None:

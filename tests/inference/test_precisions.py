@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from wsipipe.errors import MachineError, MemoryLimitError, ModelError, UsageErro
 from wsipipe.events import Event, PrecisionGain
 from wsipipe.importing import import_model
 from wsipipe.importing.import_model import NetworkRequest, import_file
-from wsipipe.inference import devices, gains
+from wsipipe.inference import devices, gains, speeds
 from wsipipe.inference.devices import multiplies_bfloat16, resolve_engine
 from wsipipe.inference.engines.start import start_engine
 from wsipipe.inference.gains import measure_gain
 from wsipipe.inference.pool import PoolSpec, load_replicas
+from wsipipe.inference.replica import Replica
 from wsipipe.model.file_kind import FileKind
 from wsipipe.model.model_file import Model, load_model, save_unet
 from wsipipe.model.spec import ModelSpec, default_classes
@@ -138,6 +140,7 @@ def test_the_gain_of_bfloat16_is_measured_once_and_remembered(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(gains, "LEAST_GAIN", 0.0)
+    monkeypatch.setattr(speeds, "MOST_SECONDS", 10**4)  # however busy this machine is
     info = unet(tmp_path, base_channels=16, depth=2).info
     spec = PoolSpec(info.path, info.sha256, "cpu", "openvino", "float32", 1, False, info.receptive)
     level = wsipipe.open_slide(write_slide(tmp_path / "s.tif", (300, 400))).levels[0]
@@ -146,7 +149,7 @@ def test_the_gain_of_bfloat16_is_measured_once_and_remembered(
     monkeypatch.setattr(gains, "busiest_tile", lambda *given: read.append(given[0]) or busiest(*given))
 
     def measured(**more: Any) -> Any:
-        return measure_gain(replace(spec, **more), level, 128, pixels=10**10, bare=1e7)
+        return measure_gain(replace(spec, **more), level, 128, pixels=10**13, bare=1e7)
 
     gain = measured()
     labels = []
@@ -166,12 +169,35 @@ def test_the_gain_of_bfloat16_is_measured_once_and_remembered(
 
 
 @needs_bfloat16
+def test_what_goes_before_the_gain_is_measured_counts_as_well(
+    tmp_path: Path, write_slide: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading the networks takes longer than the run may wait, which is known the next time without doing it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    loaded, load, now = list[PoolSpec](), gains.load_replicas, [0.0]
+
+    def slowly(spec: PoolSpec, named: tuple[str, ...]) -> list[Replica]:
+        loaded.append(spec)
+        now[0] += speeds.MOST_SECONDS
+        return load(spec, named)
+
+    monkeypatch.setattr(gains, "load_replicas", slowly)
+    monkeypatch.setattr(gains, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    info = unet(tmp_path, base_channels=4, depth=1).info
+    spec = PoolSpec(info.path, info.sha256, "cpu", "openvino", "float32", 1, False, info.receptive)
+    level = wsipipe.open_slide(write_slide(tmp_path / "s.tif")).levels[0]
+    for _ in range(2):
+        assert measure_gain(spec, level, 128, pixels=10**12, bare=1e9) is None
+    assert [spec.precision for spec in loaded] == ["float32", "bfloat16"]
+
+
+@needs_bfloat16
 def test_a_run_in_float32_says_once_what_bfloat16_would_gain(
     tmp_path: Path, write_slide: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(gains, "LEAST_GAIN", 0.0)
-    monkeypatch.setattr(gains, "is_worth", lambda *_: True)
+    monkeypatch.setattr(gains, "is_worth", lambda *_, **__: True)
     slides = [write_slide(tmp_path / name, (200, 300)) for name in ("a.tif", "b.tif")]
     model = unet(tmp_path, base_channels=8, depth=2).info.path
     config = wsipipe.RunConfig(str(tmp_path / "out"), model, device="cpu", engine="openvino", overwrite=True)
@@ -192,7 +218,7 @@ def test_a_run_goes_on_where_the_gain_cannot_be_measured(
         raise err
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(gains, "is_worth", lambda *_: True)
+    monkeypatch.setattr(gains, "is_worth", lambda *_, **__: True)
     monkeypatch.setattr(gains, "load_replicas", fail)
     model = unet(tmp_path, base_channels=4, depth=1).info.path
     config = wsipipe.RunConfig(str(tmp_path / "out"), model, device="cpu", engine="openvino", tissue="off")

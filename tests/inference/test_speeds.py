@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
@@ -28,6 +29,7 @@ from wsipipe.inference.speeds import (
     correct,
     fits_device,
     measure,
+    noise,
     recall,
     remember,
     speed_together,
@@ -248,11 +250,11 @@ def test_a_real_device_is_measured(spec: PoolSpec) -> None:
         (32, 64, {2: 1.5, 4: 2.0, 8: 2.02}, (4, 0.5)),  # eight are hardly faster, and not worth their memory
         (32, 2, {2: 1.5}, (2, 0.75)),
         (32, 64, {2: 1.0}, (1, 1.0)),
-        (15, 64, {2: 1.5}, (2, 0.75)),  # four would have three cores each
-        (7, 64, {}, (1, 1.0)),
+        (3, 64, {2: 1.5}, (2, 0.75)),  # four would not have a core each
+        (1, 64, {}, (1, 1.0)),
     ],
 )
-def test_replicas_share_many_cores_where_that_is_faster(
+def test_replicas_share_the_cores_where_that_is_faster(
     spec: PoolSpec,
     monkeypatch: pytest.MonkeyPatch,
     cores: int,
@@ -262,12 +264,14 @@ def test_replicas_share_many_cores_where_that_is_faster(
 ) -> None:
     measured = list[int]()
 
-    def speed_together(replicas: list[str], _size: Size, _dtype: str) -> float:
+    def speed_together(replicas: list[str], _tiles: object, *, seconds: float) -> float:
+        assert seconds > 0
         measured.append(len(replicas))
         return together[len(replicas)] * 1e7
 
     monkeypatch.setattr(speeds_module, "CPU_COUNT", cores)
     monkeypatch.setattr(speeds_module, "load_replicas", lambda _, devices: devices)
+    monkeypatch.setattr(speeds_module, "noise", lambda *_: [])
     monkeypatch.setattr(speeds_module, "speed_together", speed_together)
     for _ in range(2):  # the second time they are remembered
         count, speed = best_replicas(spec, (1024, 1), "uint8", pixels=10**10, alone=1e7, most=most)
@@ -292,18 +296,77 @@ def test_replicas_that_cannot_compute_together_are_not_chosen(spec: PoolSpec, mo
     assert best_replicas(spec, (1024, 1), "uint8", pixels=10**10, alone=1e7, most=64) == (1, 1e7)
 
 
-def test_real_replicas_are_measured_together(spec: PoolSpec) -> None:
-    pool = replace(spec, device="cpu,cpu")
-    assert speed_together(load_replicas(pool, pool.devices), (32, 2), "uint16") > 0
+def test_a_replica_that_is_fast_computes_as_long_as_the_others_are_measured(
+    spec: PoolSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replicas, predicted, often = (
+        load_replicas(replace(spec, device="cpu,cpu"), ("cpu", "cpu")),
+        list[Replica](),
+        threading.Event(),
+    )
+    predict = Replica.predict
+
+    def one_waits_for_the_other(replica: Replica, tiles: list[Pixels]) -> Prediction:
+        predicted.append(replica)
+        if replica is replicas[1] and predicted.count(replica) > 1:
+            assert often.wait(30), "the other one ended"
+        elif predicted.count(replicas[0]) > 2 * REPEATS:
+            often.set()
+        return predict(replica, tiles)
+
+    monkeypatch.setattr(Replica, "predict", one_waits_for_the_other)
+    assert speed_together(replicas, noise(replicas[0], (32, 2), "uint16"), seconds=0.5) > 0
+    assert set(predicted[:2]) == set(replicas), "all are warm before one is measured"
+
+
+@pytest.mark.parametrize("warm", [0, 2])
+def test_an_error_of_a_replica_ends_the_others_and_is_the_one_that_is_seen(
+    spec: PoolSpec, monkeypatch: pytest.MonkeyPatch, warm: int
+) -> None:
+    replicas, done = load_replicas(replace(spec, device="cpu,cpu"), ("cpu", "cpu")), list[Replica]()
+    predict = Replica.predict
+
+    def fail(replica: Replica, tiles: list[Pixels]) -> Prediction:
+        done.append(replica)
+        if replica is replicas[1] and done.count(replica) > warm:
+            raise MachineError("out of memory")
+        return predict(replica, tiles)
+
+    monkeypatch.setattr(Replica, "predict", fail)
+    with pytest.raises(MachineError, match="out of memory"):
+        speed_together(replicas, noise(replicas[0], (32, 1), "uint8"), seconds=60)
+
+
+def test_replicas_all_get_work_at_once_however_few_tiles_a_block_has(
+    tiny_model: Path, tmp_path: Path, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each replica waits within its first tile until all of them have one."""
+    predict, count = Replica.predict, 4
+    all_at_work, waited = threading.Barrier(count), set[str]()
+
+    def wait_for_the_others(replica: Replica, tiles: list[Pixels]) -> Prediction:
+        name = threading.current_thread().name
+        if name.startswith("wsipipe-cpu") and name not in waited:
+            waited.add(name)
+            all_at_work.wait(30)
+        return predict(replica, tiles)
+
+    monkeypatch.setattr(Replica, "predict", wait_for_the_others)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = RunConfig(
+        str(tmp_path / "out"), str(tiny_model), device=",".join(["cpu"] * count), tile=32, block=32, tissue="off"
+    )
+    (done,) = run([write_slide(tmp_path / "s.tif")], config).slides
+    assert (done.status, len(waited)) == ("done", count), done.message
 
 
 def test_a_run_with_the_replicas_that_it_chose_gives_the_labels_of_one(
     tiny_model: Path, tmp_path: Path, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(speeds_module, "CPU_COUNT", 2 * speeds_module.LEAST_CORES)
+    monkeypatch.setattr(speeds_module, "CPU_COUNT", 2)
     monkeypatch.setattr(speeds_module, "is_worth", lambda *_, **__: True)
-    monkeypatch.setattr(speeds_module, "speed_together", lambda replicas, *_: 1e12 * len(replicas))
+    monkeypatch.setattr(speeds_module, "speed_together", lambda replicas, *_, **__: 1e12 * len(replicas))
     slide, events, labels = write_slide(tmp_path / "s.tif"), list[Event](), []
     for device in ("auto", "cpu"):
         config = RunConfig(str(tmp_path / device), str(tiny_model), device=device, tile=32, block=64, tissue="off")

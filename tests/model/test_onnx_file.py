@@ -14,8 +14,19 @@ from torch import nn
 from wsipipe.errors import ModelError
 from wsipipe.model.exporting import INPUT_NAME, export_free, output_names_of
 from wsipipe.model.onnx_export import export_onnx
-from wsipipe.model.onnx_file import check_onnx, ports, read_onnx_metadata, write_onnx_metadata
+from wsipipe.model.onnx_file import (
+    GRAPH_NODES,
+    MODEL_GRAPH,
+    NODE_DOMAIN,
+    check_onnx,
+    is_quantized,
+    ports,
+    read_network,
+    read_onnx_metadata,
+    write_onnx_metadata,
+)
 from wsipipe.model.port import Port
+from wsipipe.model.protobuf import text_field
 
 onnx = pytest.importorskip("onnx", reason="needs the package onnx, in the extra of that name")
 pytest.importorskip("onnxscript", reason="needs the package onnxscript, in the extra onnx")
@@ -168,6 +179,52 @@ def test_functions_of_the_file_itself_are_allowed(tmp_path: Path) -> None:
     twice = helper.make_node("Add", ["x", "x"], ["y"])
     model.functions.append(helper.make_function("local", "Two", ["x"], ["y"], [twice], [helper.make_opsetid("", 20)]))
     check_onnx(written(tmp_path / "net.onnx", model))
+
+
+def test_the_standard_has_one_name_in_what_engines_are_given(tmp_path: Path) -> None:
+    def calls(standard: str, other: str) -> Any:
+        """A graph with an operator of ``standard`` and a function of ``other``, which has one of ``standard``, too."""
+        twice = helper.make_node("Add", ["x", "x"], ["y"], domain=standard)
+        function = helper.make_function(other, "Two", ["x"], ["y"], [twice], [helper.make_opsetid(standard, 20)])
+        model = graph_of(
+            helper.make_node("Neg", ["x"], ["z"], domain=standard), helper.make_node("Two", ["z"], ["y"], domain=other)
+        )
+        model.opset_import[0].domain = standard
+        model.functions.append(function)
+        return model
+
+    for other in ("local", "ai.onnx.ml"):
+        path = written(tmp_path / "net.onnx", calls("ai.onnx", other))
+        assert onnx.load_from_string(read_network(path)) == onnx.load_from_string(calls("", other).SerializeToString())
+    plain = written(tmp_path / "net.onnx", calls("", "local"))
+    assert read_network(plain) == plain.read_bytes()
+
+
+def test_an_alias_hides_no_operator_of_an_engine(tmp_path: Path) -> None:
+    """Of a text that a message has twice, the last counts."""
+    odd = helper.make_node("EPContext", ["x"], ["y"], domain="com.microsoft").SerializeToString()
+    twice = odd + text_field(NODE_DOMAIN, b"ai.onnx")
+    graph = text_field(GRAPH_NODES, twice)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(text_field(MODEL_GRAPH, graph))
+    (node,) = onnx.load_from_string(read_network(path)).graph.node
+    assert (node.op_type, node.domain) == ("EPContext", "")
+
+
+def test_operators_of_integers_tell_a_quantised_network(tmp_path: Path) -> None:
+    for operator, domain, expected in [
+        ("QLinearConv", "", True),
+        ("DequantizeLinear", "ai.onnx", True),
+        ("MatMulInteger", "", True),
+        ("Conv", "", False),
+        ("QLinearConv", "local", False),
+    ]:
+        node = helper.make_node(operator, ["x"], ["y"], domain=domain)
+        assert is_quantized(written(tmp_path / "net.onnx", graph_of(node))) == expected
+    within = graph_of(helper.make_node("Two", ["x"], ["y"], domain="local"))
+    node = helper.make_node("QuantizeLinear", ["x", "x"], ["y"])
+    within.functions.append(helper.make_function("local", "Two", ["x"], ["y"], [node], [helper.make_opsetid("", 20)]))
+    assert is_quantized(written(tmp_path / "net.onnx", within))
 
 
 def test_control_flow_is_refused(tmp_path: Path) -> None:

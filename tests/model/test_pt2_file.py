@@ -249,6 +249,15 @@ def test_sizes_are_not_evaluated(tampered: Callable[..., Path], tmp_path: Path) 
     assert marker.exists()
 
 
+def test_sides_in_steps_of_nothing_are_refused(tampered: Callable[..., Path]) -> None:
+    def edit(content: Any) -> None:
+        size = image_size(content)
+        size["expr_str"] = size["expr_str"].replace("Integer(8)", "Integer(0)")
+
+    with pytest.raises(ModelError, match="a side is a multiple of 0 px"):
+        load_pt2(tampered({JSON: edit}))
+
+
 def test_texts_do_not_become_code(tampered: Callable[..., Path], tmp_path: Path) -> None:
     code = f"x'\"\n    __import__('pathlib').Path({str(tmp_path / 'executed')!r}).touch()\n    y"
 

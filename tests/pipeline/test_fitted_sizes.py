@@ -187,6 +187,8 @@ def test_replicas_on_many_cores_are_planned_for(
     run, chosen = tune.tune(before)
     assert (chosen.devices, run.setup.devices, chosen.bare, run.bare) == (4, ("cpu",) * 4, 4.0, 4.0)
     assert run.setup.pool.device == "cpu,cpu,cpu,cpu"
+    assert (run.threads, chosen.threads) == (8, 8), "one block of each computes, and one is read or written"
+    assert run.memory_bytes(run.to_do[0]) - run.base_bytes == run.to_do[0].memory_bytes(8)
     assert run.to_do[0].network_bytes == 4 * before.to_do[0].network_bytes
     assert run.base_bytes > before.base_bytes
     tight = plan(2000 * MB, device="auto")
@@ -194,6 +196,10 @@ def test_replicas_on_many_cores_are_planned_for(
     assert run.memory_bytes(run.to_do[0]) <= 2000 * MB
     assert asked == [tune.MOST_REPLICAS, chosen.devices]
     assert tune.tune(plan(10**12, device="cpu"))[1].devices == 1, "as the user says"
+    assert sizes(plan(10**12, device="cpu,cpu,cpu"))[2] == 6
+    for told, most in [({"threads": 2}, 4), ({"threads": 2, "tile": 2048}, 1), ({"tile": 2048}, tune.MOST_REPLICAS)]:
+        run, _ = tune.tune(plan(10**13, device="auto", **told))
+        assert (asked[-1], run.threads) == (most, told.get("threads", 8)), "more would wait for tiles"
 
 
 @pytest.mark.parametrize("probabilities", [False, True])

@@ -117,6 +117,7 @@ select = "iou"
 calibrate = true
 workers = 2
 threads = 1
+precision = "bfloat16"
 """
 
 READ = TrainConfig(
@@ -158,6 +159,7 @@ READ = TrainConfig(
         calibrate=True,
         workers=2,
         threads=1,
+        precision="bfloat16",
     ),
 )
 OF_A_FOLDER = '[data]\nfolder = "f"\n'

@@ -309,6 +309,18 @@ def test_float16_leaves_out_a_step_whose_loss_is_no_number_and_many_of_them_end_
         trainer.run()
 
 
+def test_bfloat16_on_a_cpu_trains_weights_of_float32_and_twice_the_same(folder: Path, tmp_path: Path) -> None:
+    weights = {}
+    for name, precision in (("once", "bfloat16"), ("again", "bfloat16"), ("float32", "float32")):
+        loop = {"steps": 3, "validate_every": 99, "precision": precision, "threads": 1}
+        trainer = Trainer(made_setup(folder, changed(QUICK, loop=loop), tmp_path / name), "cpu")
+        trainer.run()
+        weights[name] = torch.cat([parameter.detach().flatten() for parameter in trainer.network.parameters()])
+    assert weights["once"].dtype == torch.float32
+    assert torch.equal(weights["once"], weights["again"])
+    assert 0 < (weights["once"] - weights["float32"]).abs().max() < 0.1
+
+
 def test_learning_rate_that_is_far_too_large_stops_the_training(folder: Path, tmp_path: Path) -> None:
     huge = {"name": "sgd", "learning_rate": 1e30, "clip": 1e30, "warm_up": 0}
     setup = made_setup(folder, changed(QUICK, optimizer=huge, loop={"steps": 50, "validate_every": 99}), tmp_path)

@@ -26,6 +26,7 @@ def facts(info: ModelInfo) -> dict[str, Any]:
         "sha256": info.sha256,
         **asdict(info.network),
         "kind": info.network.kind.value,
+        "quantized": info.quantized,
         "reach_px": sizes.reach,
         "halo_px": sizes.halo,
         "margin_px": sizes.margin,
@@ -38,9 +39,10 @@ def facts(info: ModelInfo) -> dict[str, Any]:
 def described(info: ModelInfo) -> str:
     """What a user should know of a model: how far it looks, and what its tiles cost."""
     network, sizes = info.network, info.receptive
+    kind = network.kind.value + ", quantised" * info.quantized
     exact = "tiles give what the whole image would" if network.exact else "APPROXIMATE: labels depend on the tiles"
     lines = [
-        f"{info.path}: {network.kind.value}, {network.in_channels} channels, {network.classes} classes, {network.head}",
+        f"{info.path}: {kind}, {network.in_channels} channels, {network.classes} classes, {network.head}",
         f"it looks {sizes.reach} px far; stride {sizes.stride} px, margin {sizes.margin} px; {exact}",
         f"licence: {info.spec.licence}",
         *sources_text(info.spec.training),

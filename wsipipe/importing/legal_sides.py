@@ -20,8 +20,9 @@ COMMON_SIDES = (32, 64, 96, 128, 256, 240, 512, 480, 1024, 960)
 """Sides tried first, px: multiples of the strides in use, small ones first, as they take the least time."""
 STEPS = (*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32, 36, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 """Differences tried between a legal side and the next, px."""
-SPAN = 1440
-"""Difference of two sides, px, from which the scale of the output is told: a multiple of every scale in use."""
+SPANS = (1440, 4320)
+"""Differences of two sides, px, from which the scale of the output is told: the first is a multiple of every scale in
+use, the second of 27 as well."""
 
 
 @dataclass(frozen=True)
@@ -147,17 +148,19 @@ class Trial:
         ModelError
             If the output is not larger for the larger tile, or not by whole px.
         """
-        more = lcm(step, SPAN)
         small = self.output(legal, legal)
-        large = self.output(legal + more, legal + more if square else legal)
-        grown = large[0] - small[0] if large and small else 0
-        if grown <= 0 or more % grown:
-            raise ModelError(
-                f"the network's output is {small and small[0]} px high for a tile of {legal} px, and "
-                f"{large and large[0]} px for {legal + more} px; it has to grow with the tile, by a px for each 1, 2, "
-                "3, ... px of the input"
-            )
-        return more // grown
+        for more in (lcm(step, span) for span in SPANS):
+            large = self.output(legal + more, legal + more if square else legal)
+            grown = large[0] - small[0] if large and small else 0
+            if grown <= 0:
+                break
+            if more % grown == 0:
+                return more // grown
+        raise ModelError(
+            f"the network's output is {small and small[0]} px high for a tile of {legal} px, and "
+            f"{large and large[0]} px for {legal + more} px; it has to grow with the tile, by a px for each 1, 2, "
+            "3, ... px of the input"
+        )
 
 
 def saying_tile(compute: Compute) -> Compute:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from wsipipe.geometry.network import Receptive, round_up
 from wsipipe.geometry.symmetry import TTA_OFF
 from wsipipe.inference.devices import BFLOAT16, FLOAT32, OPENVINO, multiplies_bfloat16
 from wsipipe.inference.pool import PoolSpec, load_replicas
+from wsipipe.inference.replica import Replica
 from wsipipe.inference.speeds import fastest, is_worth, key, recall_rows, remember_rows
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import Level
@@ -47,20 +49,41 @@ def measure_gain(spec: PoolSpec, level: Level, core: int, *, pixels: int, bare: 
     """
     if spec.precision != FLOAT32 or spec.engine != OPENVINO or not multiplies_bfloat16():
         return None
-    stride = spec.receptive.stride
-    core = min(core, round_up(GAIN_PX, stride))
-    if not is_worth(2 * (core + spec.receptive.margin) ** 2 / bare, spec.passes * pixels / bare):
-        return None
+    core = min(core, round_up(GAIN_PX, spec.receptive.stride))
     lower = replace(spec, precision=BFLOAT16, tta=TTA_OFF, probabilities=False, uncertainty=False)
     name = f"{key(lower)}, gain"
+    preparing = f"{name}, preparing"
+
+    def affordable(spent: float) -> bool:
+        """Whether to measure once ``spent`` seconds went into loading both networks and reading a tile."""
+        return is_worth(2 * (core + spec.receptive.margin) ** 2 / bare, spec.passes * pixels / bare, spent=spent)
+
+    if not affordable(_remembered_seconds(preparing)):
+        return None
     if (found := _recalled(name)) is None:
+        started = time.perf_counter()
         try:
-            found = _measured(lower, busiest_tile(level, spec.receptive, core))
+            tile = busiest_tile(level, spec.receptive, core)
+            plain, low = (
+                load_replicas(replace(lower, precision=precision), spec.devices[:1])[0]
+                for precision in (FLOAT32, BFLOAT16)
+            )
+            spent = time.perf_counter() - started
+            remember_rows(preparing, [spent])
+            if not affordable(spent):
+                return None
+            found = _measured(plain, low, tile)
         except (WsipipeError, MemoryError) as err:  # what is wrong in float32, the run will say
             LOGGER.debug("the gain of %s cannot be measured: %s", BFLOAT16, err)
             return None
         remember_rows(name, [[found.speed, found.differing]])
     return found if found.speed >= LEAST_GAIN else None
+
+
+def _remembered_seconds(name: str) -> float:
+    """The seconds remembered under ``name``; 0 if there are none."""
+    found = next(iter(recall_rows(name)), 0.0)
+    return float(found) if isinstance(found, int | float) else 0.0
 
 
 def _recalled(name: str) -> PrecisionGain | None:
@@ -72,19 +95,17 @@ def _recalled(name: str) -> PrecisionGain | None:
         return None
 
 
-def _measured(lower: PoolSpec, tile: Pixels) -> PrecisionGain:
-    """The gain of ``lower`` on ``tile`` over the same in float32."""
+def _measured(plain: Replica, low: Replica, tile: Pixels) -> PrecisionGain:
+    """The gain of ``low``, in bfloat16, on ``tile`` over ``plain``, the same in float32."""
     with ThreadPoolExecutor(1, "wsipipe-measure") as thread:  # a lane changes settings of its thread
-        (plain, seconds), (labels, less) = (
-            thread.submit(_timed, replace(lower, precision=precision), tile).result()
-            for precision in (FLOAT32, BFLOAT16)
+        (expected, seconds), (labels, less) = (
+            thread.submit(_timed, replica, tile).result() for replica in (plain, low)
         )
-    return PrecisionGain(BFLOAT16, seconds / less, float(np.mean(plain != labels)))
+    return PrecisionGain(BFLOAT16, seconds / less, float(np.mean(expected != labels)))
 
 
-def _timed(spec: PoolSpec, tile: Pixels) -> tuple[Labels, float]:
+def _timed(replica: Replica, tile: Pixels) -> tuple[Labels, float]:
     """The labels (y, x) of ``tile``, and the seconds that they take."""
-    (replica,) = load_replicas(spec, spec.devices[:1])
     with replica.lane():
         return fastest(lambda: replica.predict([tile]).labels[0])
 

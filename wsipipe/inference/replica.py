@@ -62,6 +62,10 @@ class Prediction:
         return Prediction(change(self.labels), changed["probabilities"], changed["uncertainty"])
 
 
+NETWORK_ERRORS = (RuntimeError, MemoryError, ArithmeticError, LookupError, TypeError)
+"""What computing a network raises: torch, and Python where a ``.pt2`` file computes sizes with numbers of its own."""
+
+
 class Replica:
     """The network of ``model`` on ``device``.
 
@@ -157,7 +161,7 @@ class Replica:
         if pixels < self._too_large:
             try:
                 return self._forward(self._stack(tiles))
-            except (RuntimeError, MemoryError) as err:  # it keeps the tensors that did not fit alive: leave this block
+            except NETWORK_ERRORS as err:  # it keeps the tensors that did not fit alive: leave this block
                 if not is_out_of_memory(err):
                     raise self._failure(err, tiles[0].shape) from err
                 self._reason = str(err).partition("\n")[0]
@@ -168,8 +172,12 @@ class Replica:
         return self._split_tile(tiles[0])
 
     def _failure(self, err: Exception, shape: tuple[int, ...]) -> MachineError | ModelError:
-        """What ``err`` means, raised for tiles of this ``shape``; on a CPU a network of others refuses what it gets."""
-        if self.device.type == "cpu" and isinstance(self.info.network, ForeignNetwork):
+        """What ``err`` means, raised for tiles of this ``shape``: a network of others refuses what it gets.
+
+        On a GPU, only what torch does not raise is known to be the network's.
+        """
+        of_network = self.device.type == "cpu" or not isinstance(err, RuntimeError)
+        if of_network and isinstance(self.info.network, ForeignNetwork):
             return ModelError(
                 f"model {self.info.path} does not compute tiles of {shape[0]} x {shape[1]} px and {shape[2]} channels: "
                 f"{' '.join(str(err).split())}; import it again, or use another --engine"

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ import platformdirs
 import torch
 from dask.system import CPU_COUNT
 
+from wsipipe.arrays import Pixels
 from wsipipe.errors import MachineError, OutputError
 from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive, round_up
@@ -50,8 +51,6 @@ PLAIN_PX, PLAIN_MARGINS = 1024, 4
 """The largest core that may be chosen without a measurement: so many pixels, or so many margins."""
 WORTH = 1.03
 """A size, or a number of replicas, is chosen over a smaller one if it is faster by more than this factor."""
-LEAST_CORES = 4
-"""The fewest cores of a CPU that a replica gets where several share them."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def best_replicas(spec: PoolSpec, size: Size, dtype: str, *, pixels: int, alone:
     alone
         Pixels a second of that one replica, which has all cores.
     most
-        The most replicas that there is memory for. Each has `LEAST_CORES` at least.
+        The most replicas that there is memory for. Each has a core at least.
 
     Raises
     ------
@@ -157,15 +156,18 @@ def best_replicas(spec: PoolSpec, size: Size, dtype: str, *, pixels: int, alone:
         As `load_replicas`.
     """
     count, speed = 1, alone
-    while 2 * count <= min(most, CPU_COUNT // LEAST_CORES):
+    while 2 * count <= min(most, CPU_COUNT):
         pool = replace(spec, device=",".join(["cpu"] * 2 * count), tta=TTA_OFF)
         name = f"{key(pool)}, together"
         together = next(iter(recall_rows(name)), None)
         if not isinstance(together, int | float):
-            if not is_worth(2 * pixels_of(size, spec.receptive) / speed, spec.passes * pixels / (speed * count)):
+            seconds = 2 * pixels_of(size, spec.receptive) / speed  # of a batch, by replicas of half as many cores
+            if not is_worth(seconds, spec.passes * pixels / (speed * count)):
                 break
             try:
-                together = speed_together(load_replicas(pool, pool.devices), size, dtype)
+                replicas = load_replicas(pool, pool.devices)
+                tiles = noise(replicas[0], size, dtype)
+                together = speed_together(replicas, tiles, seconds=(REPEATS - 1) * seconds)
             except MachineError as err:  # as with sizes: fewer compute
                 LOGGER.debug("cannot compute with %s replicas: %s", 2 * count, err)
                 break
@@ -176,17 +178,51 @@ def best_replicas(spec: PoolSpec, size: Size, dtype: str, *, pixels: int, alone:
     return count, speed
 
 
-def speed_together(replicas: Sequence[Replica], size: Size, dtype: str) -> float:
-    """Pixels a second of all ``replicas`` together, each of which predicts tiles of ``size`` in a thread of its own."""
-    with ThreadPoolExecutor(len(replicas), "wsipipe-measure") as threads:
-        started = Barrier(len(replicas))
+def speed_together(replicas: Sequence[Replica], tiles: list[Pixels], *, seconds: float) -> float:
+    """Pixels a second, margins included, of all ``replicas`` together, each of which predicts in a thread of its own.
 
-        def alongside(replica: Replica) -> float:
+    They begin together once all are warm, and each ends with the first batch that ends after the time: none computes
+    alone for longer than a batch takes. The first error ends all of them.
+
+    Parameters
+    ----------
+    replicas
+        Those that compute; one that is named several times computes in as many lanes.
+    tiles
+        The batch that each predicts again and again: (core + margin, core + margin, channel), uint8 or uint16.
+    seconds
+        Time to measure for, after a warm-up.
+
+    Raises
+    ------
+    ModelError, MachineError
+        As `Replica.predict`.
+    """
+    together = Barrier(len(replicas))
+
+    def batches_a_second(replica: Replica) -> float:
+        try:
             with replica.lane():
-                started.wait()
-                return speed_of(replica, size, dtype)
+                replica.predict(tiles)
+                together.wait()
+                started, took, count = time.perf_counter(), 0.0, 0
+                while count == 0 or took < seconds:
+                    if together.broken:
+                        raise BrokenBarrierError
+                    replica.predict(tiles)
+                    took, count = time.perf_counter() - started, count + 1
+            return count / took
+        except BaseException:
+            together.abort()
+            raise
 
-        return sum(threads.map(alongside, replicas))
+    with ThreadPoolExecutor(len(replicas), "wsipipe-measure") as threads:
+        rates = [threads.submit(batches_a_second, replica) for replica in replicas]
+    errors = [error for rate in rates if (error := rate.exception())]
+    for error in sorted(errors, key=lambda error: isinstance(error, BrokenBarrierError)):  # those are of the others
+        raise error
+    pixels: int = sum(tile.shape[0] * tile.shape[1] for tile in tiles)
+    return pixels * sum(rate.result() for rate in rates)
 
 
 def fits_device(spec: PoolSpec, network: NetworkInfo, size: Size) -> bool:
@@ -206,12 +242,17 @@ def fits_device(spec: PoolSpec, network: NetworkInfo, size: Size) -> bool:
 
 def speed_of(replica: Replica, size: Size, dtype: str) -> float:
     """Pixels a second of ``replica`` for tiles of ``size``; tiles that do not fit are halved, as in a run."""
-    core, batch = size
-    side = core + replica.receptive.margin
-    noise = np.random.default_rng(0).integers(0, 256, (side, side, replica.in_channels), np.uint8)
-    tiles = [noise.astype(dtype)] * batch
+    tiles = noise(replica, size, dtype)
     _, seconds = fastest(lambda: replica.predict(tiles))
     return pixels_of(size, replica.receptive) / seconds
+
+
+def noise(replica: Replica, size: Size, dtype: str) -> list[Pixels]:
+    """A batch of ``size`` for ``replica``: the same noise in each tile (y, x, channel), 0 to 255 in ``dtype``."""
+    core, batch = size
+    side = core + replica.receptive.margin
+    tile = np.random.default_rng(0).integers(0, 256, (side, side, replica.in_channels), np.uint8)
+    return [tile.astype(dtype)] * batch
 
 
 def fastest(compute: Callable[[], T]) -> tuple[T, float]:

@@ -25,8 +25,8 @@ from wsipipe.model.built_in import model_path
 from wsipipe.model.file_kind import FileKind, kind_of
 from wsipipe.model.min_areas import min_area_of_older
 from wsipipe.model.network import ForeignNetwork, describe_foreign, parse_foreign
+from wsipipe.model.onnx_file import is_quantized, read_network, read_onnx_metadata, write_onnx_metadata
 from wsipipe.model.onnx_file import ports as onnx_ports
-from wsipipe.model.onnx_file import read_onnx_metadata, write_onnx_metadata
 from wsipipe.model.pt2_file import load_pt2, read_pt2_metadata, write_pt2_metadata
 from wsipipe.model.pt2_file import ports as pt2_ports
 from wsipipe.model.spec import LabelClass, ModelSpec, default_classes
@@ -73,6 +73,8 @@ class ModelInfo:
     """The network: how far it looks, what it takes and gives."""
     spec: ModelSpec = field(hash=False)
     """Classes, resolution, normalisation and the like."""
+    quantized: bool = False
+    """Whether the network computes in whole numbers, such as int8; its operators say so, whoever quantised it."""
 
     @property
     def receptive(self) -> Receptive:
@@ -182,7 +184,7 @@ def read_model_info(path: str | Path) -> ModelInfo:
         )
     network, spec = _parse_header(path, kind, text, min_area_of_older(sha256))
     check_fit(path, network, spec)
-    return ModelInfo(str(path.absolute()), sha256, network, spec)
+    return ModelInfo(str(path.absolute()), sha256, network, spec, kind == FileKind.ONNX and is_quantized(path))
 
 
 def _parse_header(path: Path, kind: FileKind, text: str, min_area_um2: float) -> tuple[NetworkInfo, ModelSpec]:
@@ -257,7 +259,7 @@ def load_foreign(path: Path, network: ForeignNetwork) -> nn.Module | bytes:
         )
     if network.kind == FileKind.PT2:
         return OneOutput(load_pt2(path), int(network.output), channels_last=network.channels_last)
-    return path.read_bytes()
+    return read_network(path)
 
 
 class OneOutput(nn.Module):

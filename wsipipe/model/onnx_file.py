@@ -15,7 +15,7 @@ Source: `onnx.proto <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>`_ (
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -29,8 +29,15 @@ METADATA_KEY = "wsipipe"
 """Where the description is among the metadata."""
 MOST_BYTES = 2**31 - 1
 """The longest message of protobuf, and thus the largest file with its weights inside."""
-STANDARD_DOMAINS = {"", "ai.onnx"}
+ALIAS = "ai.onnx"
+"""The other name of the domain ``""``."""
+STANDARD_DOMAINS = {"", ALIAS}
 """Where operators of the standard are; those of other domains are an engine's own."""
+OF_INTEGERS = {
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
+}
+"""Operators of the standard that only networks have that are quantised."""
 DTYPES = {
     1: "float32",
     2: "uint8",
@@ -49,15 +56,27 @@ DTYPES = {
 """Types of elements, as numpy calls them, by their number in TensorProto.DataType."""
 
 # Numbers of the fields of each message.
-MODEL_GRAPH, MODEL_METADATA, MODEL_FUNCTIONS = 7, 14, 25
+MODEL_GRAPH, MODEL_IMPORTS, MODEL_METADATA, MODEL_FUNCTIONS = 7, 8, 14, 25
 GRAPH_NODES, GRAPH_INITIALIZERS, GRAPH_INPUTS, GRAPH_OUTPUTS, GRAPH_SPARSE_INITIALIZERS = 1, 5, 11, 12, 15
-FUNCTION_NAME, FUNCTION_NODES, FUNCTION_DOMAIN, FUNCTION_ATTRIBUTES = 1, 7, 10, 11
+FUNCTION_NAME, FUNCTION_NODES, FUNCTION_IMPORTS, FUNCTION_DOMAIN, FUNCTION_ATTRIBUTES = 1, 7, 9, 10, 11
 NODE_NAME, NODE_OPERATOR, NODE_ATTRIBUTES, NODE_DOMAIN = 3, 4, 5, 7
 ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS, ATTRIBUTE_SPARSE_TENSORS = (5, 10), (6, 11), (22, 23)
 SPARSE_TENSOR_PARTS = (1, 2)
 TENSOR_NAME, TENSOR_EXTERNAL_DATA, TENSOR_DATA_LOCATION = 8, 13, 14
 VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_ELEMENTS, TENSOR_SHAPE, SHAPE_AXES, AXIS_LENGTH = 1, 2, 1, 1, 2, 1, 1
-ENTRY_KEY, ENTRY_VALUE = 1, 2
+ENTRY_KEY, ENTRY_VALUE, IMPORT_DOMAIN = 1, 2, 1
+Places = Mapping[int, "Places | None"]
+"""Fields of a message: in each either fields of a submessage, or, where it is None, a text."""
+DOMAINS: Places = {
+    MODEL_GRAPH: {GRAPH_NODES: {NODE_DOMAIN: None}},
+    MODEL_IMPORTS: {IMPORT_DOMAIN: None},
+    MODEL_FUNCTIONS: {
+        FUNCTION_NODES: {NODE_DOMAIN: None},
+        FUNCTION_IMPORTS: {IMPORT_DOMAIN: None},
+        FUNCTION_DOMAIN: None,
+    },
+}
+"""Where the domains of operators are."""
 
 
 def read_onnx_metadata(path: Path) -> str | None:
@@ -131,15 +150,42 @@ def check_onnx(path: Path) -> None:
             raise ModelError(f"model {path} has {len(model):,} bytes; ONNX files have 2 GB at most; export it as .pt2")
         functions = list(submessages(model, MODEL_FUNCTIONS))
         known = {(text(one, FUNCTION_DOMAIN), text(one, FUNCTION_NAME)) for one in functions}
-        nodes = chain(
-            _in_graphs(model, GRAPH_NODES), chain.from_iterable(submessages(one, FUNCTION_NODES) for one in functions)
-        )
         attributes = list(chain.from_iterable(submessages(one, FUNCTION_ATTRIBUTES) for one in functions))
-        for node in nodes:
+        for node in _nodes(model):
             _check_operator(path, node, known)
             attributes += submessages(node, NODE_ATTRIBUTES)
         for tensor in chain(_weights(model), chain.from_iterable(map(_tensors, attributes))):
             _check_inside(path, tensor)
+
+
+def is_quantized(path: Path) -> bool:
+    """Whether the network in the ONNX file at ``path`` computes in whole numbers, such as int8.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read, or is not an ONNX file.
+    """
+    with _opened(path) as model:
+        return any(
+            text(node, NODE_OPERATOR) in OF_INTEGERS and text(node, NODE_DOMAIN) in STANDARD_DOMAINS
+            for node in _nodes(model)
+        )
+
+
+def read_network(path: Path) -> bytes:
+    """The ONNX file at ``path`` as engines take it: the standard's domain is called ``""``, not by its alias.
+
+    OpenVINO does not know the alias.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read, or is not an ONNX file.
+    """
+    with _opened(path) as model:
+        content = bytes(model)
+        return _without_alias(model, DOMAINS) if ALIAS.encode() in content else content
 
 
 def is_onnx(path: Path) -> bool:
@@ -200,6 +246,26 @@ def _several(message: memoryview, numbers: tuple[int, ...]) -> Iterator[memoryvi
 def _in_graphs(model: memoryview, number: int) -> Iterator[memoryview]:
     """The submessages in field ``number`` of the graph; protobuf joins graphs where there are several."""
     return chain.from_iterable(submessages(graph, number) for graph in submessages(model, MODEL_GRAPH))
+
+
+def _nodes(model: memoryview) -> Iterator[memoryview]:
+    """Each node of the graph and of the functions of the file."""
+    yield from _in_graphs(model, GRAPH_NODES)
+    for function in submessages(model, MODEL_FUNCTIONS):
+        yield from submessages(function, FUNCTION_NODES)
+
+
+def _without_alias(message: memoryview, domains: Places) -> bytes:
+    """``message``, with an empty text wherever ``domains`` name the standard by its alias."""
+    parts: list[bytes | memoryview] = []
+    for field in fields(message):
+        if field.number not in domains or not isinstance(field.value, memoryview):
+            parts.append(field.record)
+        elif (within := domains[field.number]) is not None:
+            parts.append(text_field(field.number, _without_alias(field.value, within)))
+        else:
+            parts.append(text_field(field.number, b"") if field.value == ALIAS.encode() else field.record)
+    return b"".join(parts)
 
 
 def _port(path: Path, value: memoryview) -> Port:

@@ -283,6 +283,8 @@ def _axis(length: dict[str, Any], ranges: dict[str, Any]) -> Side | int:
         return int(length["as_int"])
     factor, offset, symbol = _linear(ast.parse(length["as_expr"]["expr_str"][:LONGEST_EXPRESSION], mode="eval").body)
     limits = ranges.get(symbol, {})
+    if factor < 1:
+        raise ValueError(f"a side is a multiple of {factor} px")
     return Side(factor, offset, symbol, limits.get("min_val") or 0, limits.get("max_val"))
 
 

@@ -58,11 +58,6 @@ class ModelSpec:
     min_area_um2: float = 0.0
     """Area in square micrometres below which what it finds is not an object."""
 
-    @property
-    def quantized(self) -> bool:
-        """Whether the network computes in int8."""
-        return INT8_RECORD in self.training
-
     def __post_init__(self) -> None:
         for problem in self._problems():
             raise ModelError(f"model {self.name!r} {problem}")

@@ -20,8 +20,8 @@ LEAST_BLOCK = 512
 def fit_memory(setup: Setup, levels: Sequence[Level], base_bytes: int) -> Setup:
     """``setup`` with the sizes that fit into the memory for all ``levels``, except levels that fit with none.
 
-    Large tiles are worth most, because fewer of their pixels are margin; then two blocks in flight, so that one is
-    read while the other computes; then large blocks.
+    Large tiles are worth most, because fewer of their pixels are margin; then blocks in flight, so that some are read
+    while others compute; then large blocks.
     """
     core, block = setup.preferred_sizes
     most = setup.asked.threads or default_threads(setup.devices)

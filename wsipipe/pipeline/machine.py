@@ -19,6 +19,8 @@ RESERVE = 0.1
 """Share of the memory that a run leaves unused if no limit is given."""
 RUNTIME_BYTES = 192 * 2**20
 """Bytes of scheduler, codecs, oneDNN, thread stacks and the allocator's slack: 120 to 150 MiB, as measured."""
+BLOCKS_PER_REPLICA = 2
+"""Blocks in flight that keep a replica of the network busy, however few tiles they have."""
 HEAVY = ("torch", "zarr", "tifffile", "imagecodecs", "distributed")
 """Libraries whose code takes considerable memory."""
 
@@ -47,8 +49,12 @@ def cgroup_limits(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys
 
 
 def default_threads(devices: tuple[str, ...], processes: int = 1) -> int:
-    """Blocks in flight in one of ``processes`` here: one is read or written while another computes; more for GPUs."""
-    return 2 if is_cpu(devices) else max(2 * len(devices), CPU_COUNT // (2 * processes))
+    """Blocks in flight in one of ``processes`` here: for each replica, one computes while another is read or written.
+
+    A block has one tile at least, so that no replica waits. GPUs, which are faster, get more.
+    """
+    two_each = BLOCKS_PER_REPLICA * len(devices)
+    return two_each if is_cpu(devices) else max(two_each, CPU_COUNT // (2 * processes))
 
 
 def size_bytes(text: str, option: str) -> int:

@@ -11,6 +11,7 @@ from wsipipe.inference.devices import AUTO, alternatives, is_cpu, layouts
 from wsipipe.inference.gains import measure_gain
 from wsipipe.inference.speeds import Size, Speeds, best_replicas, fits_device, measure
 from wsipipe.pipeline.fitted_sizes import CORES
+from wsipipe.pipeline.machine import BLOCKS_PER_REPLICA, default_threads
 from wsipipe.pipeline.memory_need import weight_bytes
 from wsipipe.pipeline.run_plan import RunPlan
 
@@ -82,28 +83,36 @@ def _with_replicas(run: RunPlan, chosen: SizesChosen, dtype: str, pixels: int, a
     site, size, most = run.setup.site, (chosen.tile, chosen.batch), 1
     if site.device != AUTO or not is_cpu(site.devices) or site.per_machine > 1:
         return replace(run, bare=chosen.bare), chosen
-    while _fits(_on_cpus(run, 2 * most), size, ask) and most < MOST_REPLICAS:
+    tiles = (chosen.block // chosen.tile) ** 2  # in a block
+
+    def is_possible(shared: RunPlan) -> bool:
+        """Whether the blocks in flight have enough tiles for all replicas, and there is memory for both."""
+        enough = shared.threads * tiles >= BLOCKS_PER_REPLICA * len(shared.setup.devices)
+        return enough and _fits(shared, size, ask)
+
+    while most < MOST_REPLICAS and is_possible(_on_cpus(run, 2 * most)):
         most *= 2
     count, each = ask(best_replicas, run.setup.pool, size, dtype, pixels=pixels, alone=chosen.bare, most=most)
-    chosen = replace(chosen, devices=count, bare=each)
-    return replace(_tiled(_on_cpus(run, count), size), bare=each), chosen
+    run = replace(_tiled(_on_cpus(run, count), size), bare=each)
+    return run, replace(chosen, devices=count, bare=each, threads=run.threads)
 
 
 def _on_cpus(run: RunPlan, count: int) -> RunPlan:
-    """``run``, whose one replica is on the CPU, with ``count`` of them."""
+    """``run``, whose one replica is on the CPU, with ``count`` of them, and as many more blocks in flight."""
     if count == 1:
         return run
     setup, devices = run.setup, ("cpu",) * count
     model, engine = setup.model.path, setup.engine
     more = weight_bytes(model, devices, engine) - weight_bytes(model, setup.devices, engine)
-    site = replace(setup.site, device=",".join(devices), devices=devices)
-    return replace(run, setup=replace(setup, site=site), base_bytes=run.base_bytes + more)
+    setup = replace(setup, site=replace(setup.site, device=",".join(devices), devices=devices))
+    threads = setup.asked.threads or default_threads(devices)
+    return replace(run, setup=setup, threads=threads, base_bytes=run.base_bytes + more)
 
 
 def gain(run: RunPlan, chosen: SizesChosen, ask: Ask = ask_here) -> PrecisionGain | None:
     """What a lower precision would gain for ``run``; None if sizes are the user's, or it is not measured."""
     asked = run.setup.asked
-    if run.setup.model.spec.quantized or any(size is not None for size in (asked.tile, asked.block, asked.batch)):
+    if run.setup.model.quantized or any(size is not None for size in (asked.tile, asked.block, asked.batch)):
         return None
     largest = max(run.to_do, key=lambda p: p.pixels)
     pixels = sum(p.pixels for p in run.to_do)

@@ -134,7 +134,7 @@ class Setup:
     @property
     def labels_by_engine(self) -> bool:
         """Whether each engine has its own labels: in less than float32, where each rounds in other places."""
-        return self.precision != FLOAT32 or self.model.spec.quantized
+        return self.precision != FLOAT32 or self.model.quantized
 
     @property
     def compare(self) -> Compare:
@@ -280,7 +280,18 @@ def _objects(config: RunConfig) -> ObjectsRequest | None:
 
 
 def compute_request(config: RunConfig, model: ModelInfo) -> ComputeRequest:
-    """What ``config`` asks of each process that computes with ``model``."""
+    """What ``config`` asks of each process that computes with ``model``.
+
+    Raises
+    ------
+    UsageError
+        If the model is quantised, and a precision is asked for.
+    """
+    if model.quantized and config.precision != FLOAT32:
+        raise UsageError(
+            f"--precision {config.precision}: model {model.spec.name!r} is quantised, and computes in a precision "
+            "of its own; leave --precision out"
+        )
     return ComputeRequest(
         config.device, config.engine, config.precision, config.max_memory_bytes, kind=model.network.kind
     )

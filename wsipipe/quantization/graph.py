@@ -16,8 +16,6 @@ from wsipipe.model.unet_onnx import OUTPUT_NAME, unet_as_onnx
 
 LEAST_OPSET = 13
 """The first version of the operators that quantises each channel of a weight by itself."""
-OF_INTEGERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger"}
-"""Operators of networks that are quantised."""
 UNMEASURED = {"": 0.0}
 """Memory of a network that was not measured yet."""
 
@@ -53,9 +51,9 @@ def float_network(model: Model) -> tuple[onnx.ModelProto, ForeignNetwork]:
         )
     assert isinstance(network, ForeignNetwork)
     graph = onnx.load_from_string(model.network)
-    if any(node.op_type in OF_INTEGERS for node in graph.graph.node):
+    if info.quantized:
         raise ModelError(f"model {info.path} is quantised already; give the model in float32 that it was made from")
-    version = max(one.version for one in graph.opset_import if not one.domain)
+    version = max((one.version for one in graph.opset_import if not one.domain), default=1)
     if version < LEAST_OPSET:
         raise ModelError(
             f"model {info.path} has operators of version {version}, and int8 needs {LEAST_OPSET} or later; export the "

@@ -59,8 +59,10 @@ def learning_rate(wish: OptimizerConfig, step: int, share: float) -> float:
     return wish.learning_rate * warm * cosine
 
 
-def mixed_precision(device: torch.device) -> torch.dtype | None:
-    """The dtype that ``device`` multiplies faster than float32 and precisely enough to train with, or None."""
+def mixed_precision(device: torch.device, wish: str) -> torch.dtype | None:
+    """The dtype that ``device`` multiplies in, by ``[loop] precision``, or None for float32."""
+    if wish != "auto":
+        return torch.bfloat16 if wish == "bfloat16" else None
     if device.type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

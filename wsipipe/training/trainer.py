@@ -85,7 +85,7 @@ class Trainer:
         self.average = AveragedModel(self.network, multi_avg_fn=averaging)
         self.optimizer = make_optimizer(self.network, self.config.optimizer)
         self.normalise = Normalise(setup.spec, self.device)
-        self.precision = mixed_precision(self.device)
+        self.precision = mixed_precision(self.device, self.config.loop.precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.left_out = 0  # steps in a row
         self.metrics = check_metrics((*VALIDATED_METRICS, self.config.loop.select))
