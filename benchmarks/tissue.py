@@ -27,6 +27,7 @@ from wsipipe.slides.readers.tiff.store import TiffStore
 from wsipipe.slides.slide import Level, choose_level
 from wsipipe.tissue.detect import find_tissue
 from wsipipe.tissue.mask import TissueMask
+from wsipipe.tissue.searched import searched_in
 
 
 def glass_of(level: Level) -> np.ndarray:
@@ -45,7 +46,7 @@ def not_computed(level: Level, grid: Grid, mask: TissueMask) -> float:
     for index in grid.indices():
         box = grid.block_box(index)
         sides = grid.computed_sides(0)[index[0]], grid.computed_sides(1)[index[1]]
-        for core in cores_met(list(grid.cores(sides)), grid, box, mask):
+        for core in cores_met(list(grid.cores(sides)), grid, searched_in(box, mask, None)):
             at = core.moved(box.y0, box.x0)
             computed[at.y0 // 16 : -(-at.y1 // 16), at.x0 // 16 : -(-at.x1 // 16)] = True
     rows, cols = (np.arange(n) * 16 // side for n, side in zip(computed.shape, (height, width), strict=True))

@@ -89,9 +89,9 @@ def test_python_runs(
 
 
 def command_lines(code: str) -> Iterator[list[str]]:
-    """The words of each line, without comments; a line that ends in a backslash goes on."""
+    """The words of each line, without comments and redirection; a line that ends in a backslash goes on."""
     for line in code.replace("\\\n", " ").splitlines():
-        if words := shlex.split(line, comments=True):
+        if words := shlex.split(line.partition(" > ")[0], comments=True):
             yield words
 
 
@@ -199,6 +199,10 @@ def test_messages_of_troubleshooting_are_those_of_the_code() -> None:
     parts = [part.strip(" ;") for message in messages for part in message.split("...") if part.strip(" ;()")]
     missing = [part for part in parts if not any(part in text for text in texts_of_the_code())]
     assert missing == []
+
+
+def test_sizes_are_said_by_one_function_so_that_nobody_has_to_guess_which_side_is_which() -> None:
+    assert [text for text in texts_of_the_code() if re.search("\0 x \0 px", text)] == []
 
 
 def test_the_first_page_is_short() -> None:

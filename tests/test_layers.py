@@ -64,7 +64,7 @@ HOMES = {
     "onnx": {"model", "quantization"},
     "nncf": {"quantization"},
     "onnxruntime": {"inference", "model"},
-    "rich": {"cli"},
+    "rich": {"cli", "report"},
     "scipy": {"objects", "tissue", "evaluation", "training"},
     "shapely": {"rasters", "objects", "viewer", "napari_plugin"},
     "pyarrow": {"objects"},

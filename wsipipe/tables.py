@@ -5,15 +5,19 @@ The field of a number says what it allows: ``steps: int = bounded(2000, above=0)
 
 from __future__ import annotations
 
+import ast
 import csv
+import inspect
 import math
 import os
 import re
+import textwrap
 import tomllib
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from itertools import takewhile
+from functools import partial
+from itertools import pairwise, takewhile
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar
@@ -32,9 +36,11 @@ Value = TypeVar("Value")
 class TableError(UsageError):
     """A document with problems; the message is that of the first one."""
 
-    def __init__(self, problems: list[tuple[Place, str]]) -> None:
+    def __init__(self, problems: list[tuple[Place, str]], usable: Callable[[], Any] = lambda: None) -> None:
         super().__init__(problems[0][1])
         self.problems = problems
+        self.usable = usable
+        """Makes what was asked for, with the default, or an empty value, for each key of the wrong name or type."""
 
     def __reduce__(self) -> tuple[type[TableError], tuple[list[tuple[Place, str]]]]:
         return TableError, (self.problems,)
@@ -126,6 +132,18 @@ def _out_of_bounds(kind: Any, values: Mapping[str, Any], place: Place) -> Iterat
             yield (*place, one.name), f"{where}{one.name} {value} is not {bounds}{hint}"
 
 
+def field_docs(kind: type) -> dict[str, str]:
+    """The docstring below each field of the dataclass ``kind``, in one line; fields without one are left out."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: " ".join(below.value.value.split())
+        for field, below in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
+    }
+
+
 def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     """The document in the TOML file at ``path``, and its text.
 
@@ -185,12 +203,12 @@ def parse_table(kind: Any, value: Any, place: Place = (), *, listed: bool = Fals
     path = ".".join(str(part) for part in place if isinstance(part, str))
     here = f"[[{path}]]" if listed else f"[{path}]" if path else "the configuration"
     if not isinstance(value, dict):
-        raise TableError([(place, f"{path} is {value!r}; it must be a table, {here}")])
+        raise TableError([(place, f"{path} is {value!r}; it must be a table, {here}")], partial(_usable, kind, {}))
     kinds, known = typing.get_type_hints(kind), {f.name: f for f in fields(kind)}
-    problems: list[tuple[Place, str]] = []
-    if unknown := sorted(set(value) - set(known)):
-        message = f"{here} has unknown keys: {', '.join(unknown)}; allowed: {', '.join(known)}"
-        problems.append(((*place, unknown[0]), message))
+    problems: list[tuple[Place, str]] = [
+        ((*place, unknown), f"{here} has unknown keys: {unknown}; allowed: {', '.join(known)}")
+        for unknown in sorted(set(value) - set(known))
+    ]
     needed = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in needed if name not in value]:
         problems.append((place, f"{here} lacks {', '.join(missing)}"))
@@ -201,12 +219,21 @@ def parse_table(kind: Any, value: Any, place: Place = (), *, listed: bool = Fals
                 parsed[name] = _parse_key(kinds[name], one, (*place, name), f"{here} {name}" if path else name)
             except TableError as err:
                 problems += err.problems
+                parsed[name] = err
             except UsageError as err:
                 problems.append(((*place, name), str(err)))
     problems += _out_of_bounds(kind, parsed, place)
     if problems:
-        raise TableError(problems)
+        raise TableError(problems, partial(_usable, kind, parsed))
     return kind(**parsed)
+
+
+def _usable(kind: Any, parsed: dict[str, Any]) -> Any:
+    """A ``kind`` of what was ``parsed``, with empty values where something is missing that it needs."""
+    kinds = typing.get_type_hints(kind)
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    values = {name: one.usable() if isinstance(one, TableError) else one for name, one in parsed.items()}
+    return kind(**{name: (typing.get_origin(kinds[name]) or kinds[name])() for name in needed} | values)
 
 
 def _parse_key(kind: Any, value: Any, place: Place, where: str) -> Any:
@@ -232,8 +259,9 @@ def _parse_tables(kind: Any, tables: list[Any], place: Place) -> tuple[Any, ...]
             parsed.append(parse_table(kind, entry, (*place, i), listed=True))
         except TableError as err:
             problems += err.problems
+            parsed.append(err)
     if problems:
-        raise TableError(problems)
+        raise TableError(problems, lambda: tuple(e.usable() if isinstance(e, TableError) else e for e in parsed))
     return tuple(parsed)
 
 

@@ -2,6 +2,7 @@
 
 ``{toml-keys} wsipipe.training.config.TrainConfig`` has a section for each table, and a row for each key. The meaning is
 the docstring below the field; with ``:options-of: wsipipe.cli.run.run``, a field without one has that option's help.
+``{json-keys} wsipipe.pipeline.summary.RunSummary`` has a row for each key of a JSON document made of a dataclass.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ import inspect
 import typing
 from collections.abc import Iterator
 from importlib import import_module
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Any
 
 import click
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
-from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
-from wsipipe.tables import BOUNDS
+from wsipipe.cli.toml_keys import meaning_of, option_of
+from wsipipe.tables import BOUNDS, field_docs
 
 NAMES = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
+JSON_NAMES = {**NAMES, bool: "true or false"}
 
 
 def named(path: str) -> Any:
@@ -63,8 +65,7 @@ def default_in_words(field: dataclasses.Field[Any]) -> str:
 def sections_of(kind: Any, options: click.Command | None, place: str = "", title: str = "Top level") -> Iterator[str]:
     """Markdown of a dataclass, and after it of those that its fields hold."""
     types = typing.get_type_hints(kind)
-    texts = ModuleAnalyzer.for_module(kind.__module__)
-    texts.analyze()
+    docs = field_docs(kind)
     rows, inner = [], []
     for field in dataclasses.fields(kind):
         of_field = types[field.name]
@@ -75,8 +76,8 @@ def sections_of(kind: Any, options: click.Command | None, place: str = "", title
             one = "" if typing.get_origin(of_field) is tuple else f"`[{below}]`, or several: "
             inner.append(sections_of(element, options, below, f"{one}`[[{below}]]`"))
         else:
-            meaning = " ".join(texts.attr_docs.get((kind.__name__, field.name), ()))
-            rows.append(row_of(field, of_field, meaning, option_of(options, field.name)))
+            option = None if field.name in docs else option_of(options, field.name)
+            rows.append(row_of(field, of_field, meaning_of(docs, field.name, options), option))
     yield f"## {title}"
     yield inspect.getdoc(kind).partition("\n\n")[0].replace("\n", " ")
     if rows:
@@ -86,12 +87,9 @@ def sections_of(kind: Any, options: click.Command | None, place: str = "", title
 
 
 def row_of(field: dataclasses.Field[Any], kind: Any, meaning: str, option: click.Option | None) -> str:
-    """The row of a field, as Markdown; what the field does not say, the ``option`` of the command line does."""
+    """The row of a field, as Markdown; ``option`` is that of the command line, where its help is the meaning."""
     value, default, bounds = kind_in_words(kind), default_in_words(field), field.metadata.get(BOUNDS)
-    if not meaning:
-        if option is None or not option.help:
-            raise ValueError(f"the key {field.name} has neither a docstring nor an option")
-        meaning = option.help.partition("  [default")[0]
+    if option is not None:
         if isinstance(option.type, click.Choice):
             value = ", ".join(f'`"{one}"`' for one in option.type.choices)
         if not default and option.default == "auto":
@@ -103,11 +101,54 @@ def row_of(field: dataclasses.Field[Any], kind: Any, meaning: str, option: click
     return f"| `{field.name}` | {value} | {default} | {meaning} |"
 
 
-def option_of(command: click.Command | None, name: str) -> click.Option | None:
-    """The option of ``command`` that the key ``name`` stands for."""
-    wanted = f"--{name.replace('_', '-')}"
-    options = command.params if command else []
-    return next((one for one in options if isinstance(one, click.Option) and wanted in one.opts), None)
+def json_rows(kind: Any, place: str = "") -> Iterator[tuple[str, str, str]]:
+    """(key, value, meaning) of each key of the JSON object that ``dataclasses.asdict`` makes of ``kind``.
+
+    Keys of inner objects have those outside in front of them, ``[]`` stands for the elements of a list, and ``*`` for
+    keys that the content decides.
+    """
+    types, texts = typing.get_type_hints(kind), field_docs(kind)
+    for field in dataclasses.fields(kind):
+        meaning = texts.get(field.name, "").replace("|", r"\|").replace("None", "null")
+        if not meaning and not dataclasses.is_dataclass(types[field.name]):
+            raise ValueError(f"the key {place}{field.name} has no docstring")
+        yield from _json_rows(types[field.name], f"{place}{field.name}", meaning)
+
+
+def _json_rows(kind: Any, key: str, meaning: str) -> Iterator[tuple[str, str, str]]:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    known = [one for one in arguments if one is not NoneType]
+    if dataclasses.is_dataclass(kind):
+        if meaning:
+            yield key, "object", meaning
+        yield from json_rows(kind, f"{key}.")
+    elif origin in (UnionType, typing.Union) and len(known) == 1:
+        for i, (name, value, said) in enumerate(_json_rows(known[0], key, meaning)):
+            yield name, f"{value} or null" if i == 0 else value, said
+    elif origin in (tuple, list):
+        element = known[0] if known[-1] is Ellipsis or len(known) == 1 or known[0] is known[1] else Any
+        if dataclasses.is_dataclass(element):
+            yield f"{key}[]", "object", meaning
+            yield from json_rows(element, f"{key}[].")
+        else:
+            yield key, "list", meaning
+    elif origin is dict:
+        yield f"{key}.*", JSON_NAMES[known[1]], meaning
+    else:
+        yield key, JSON_NAMES[str if origin is typing.Literal else kind], meaning
+
+
+class JsonKeys(SphinxDirective):
+    """The keys of a JSON document, from the dataclass that it is made of."""
+
+    required_arguments = 1
+    option_spec: typing.ClassVar = {"place": directives.unchanged}
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table."""
+        rows = json_rows(named(self.arguments[0]), self.options.get("place", ""))
+        text = [f"| `{key}` | {value} | {meaning} |" for key, value, meaning in rows]
+        return self.parse_text_to_nodes("\n".join(["| key | value | meaning |", "|---|---|---|", *text]))
 
 
 class TomlKeys(SphinxDirective):
@@ -137,5 +178,6 @@ class Metrics(SphinxDirective):
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("toml-keys", TomlKeys)
+    app.add_directive("json-keys", JsonKeys)
     app.add_directive("metrics", Metrics)
     return {"parallel_read_safe": True}

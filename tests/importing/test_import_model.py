@@ -154,7 +154,7 @@ def test_a_smaller_margin_is_approximate_and_another_result(slide: Path, tmp_pat
     assert "a margin of 6 px around cores of 32 px" in outcome.warnings[0]
     again = config_of(model, tmp_path)
     (refused,) = wsipipe.run([slide], again).slides
-    assert "was made with a margin of 6 px around cores of 32 px (now exact tiles)" in refused.message
+    assert "was made with a margin of 6 px around cores of 32 px (now exact tiles; --margin)" in refused.message
     with pytest.raises(GeometryError, match=r"exact tiles have .* px around their cores"):
         model.info.receptive.narrowed(1000)
 

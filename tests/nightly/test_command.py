@@ -5,10 +5,13 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import shutil
 import threading
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +25,9 @@ from tests.nightly.nights import SMALL, events, listing, log_rows, statuses, wri
 from wsipipe.cli import cli
 from wsipipe.errors import OutputError
 from wsipipe.nightly import night as nights
+from wsipipe.nightly.config import NightConfig, read_night
 from wsipipe.report.record import read_report
+from wsipipe.tables import parse_table
 
 
 @contextmanager
@@ -280,3 +285,26 @@ def test_a_wrong_configuration_is_refused_with_exit_code_2_before_anything_is_do
     assert said[1:] == ["night.toml:6: [[slides]] lacks match"]
     assert listing(folder / "in") == before
     assert not (folder / "out").exists()
+
+
+def test_the_example_is_a_night_with_every_key(tmp_path: Path, call: Call) -> None:
+    ended = call("nightly", "--example")
+    assert ended.code == 0
+    assert "wsipipe nightly --example prints one" in call("nightly").err
+    path = tmp_path / "night.toml"
+    path.write_text(ended.out)
+    (tmp_path / "inbox").mkdir()
+    assert read_night(path).config == NightConfig(("inbox",), "segmentations")
+    # With every key in use: each is there, of the right type, below its meaning, and has its default if it has one.
+    document = tomllib.loads(re.sub(r"(?m)^#(?=\[|\w+ = )", "", ended.out))
+    config: NightConfig = parse_table(NightConfig, document)
+    for table in (config, config.run, config.cluster, *config.slides):
+        defaults = {one.name: one.default for one in fields(table)}
+        given = document if table is config else document["slides"][0]
+        given = document["run"] if table is config.run else document["cluster"] if table is config.cluster else given
+        assert set(given) == set(defaults)
+        for name, default in defaults.items():
+            assert default in (None, MISSING, ()) or getattr(table, name) == default
+    lines = ended.out.splitlines()
+    keys = [number for number, line in enumerate(lines) if re.match(r"#?\w+ = ", line)]
+    assert [number for number in keys if not lines[number - 1].startswith(("# ", "#[cluster.options]", "#queue"))] == []

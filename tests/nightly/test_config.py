@@ -44,7 +44,7 @@ DISTINCT = "--channels must list distinct channel numbers or names, such as 0,2 
         (GOOD + "untill = '06:30'\n", "3: the configuration has unknown keys: untill; allowed: inbox, out, "),
         (GOOD + "\n[run]\n\ndevise = 'cpu'\n", "6: [run] has unknown keys: devise; allowed: device, engine, "),
         (GOOD + "[run]\nthreads = 'two'\n", "4: [run] threads is 'two'; allowed: a whole number"),
-        (GOOD + "[run]\nreader = 'bioformats'\n", "3: --reader bioformats is not a reader; allowed: tiff, "),
+        (GOOD + "[run]\nreader = 'bioformats'\n", "4: --reader bioformats is not a reader; allowed: tiff, "),
         (
             GOOD + "[run]\n\nchannels = '1,1'\n",
             f"5: {DISTINCT} (got '1,1')",
@@ -65,7 +65,12 @@ DISTINCT = "--channels must list distinct channel numbers or names, such as 0,2 
         (GOOD + "until = '06:30'\nduration = '8h'\n", "4: until and duration both set the end; give one of them"),
         (GOOD + "reserve = 'much'\n", "3: reserve much is not a size; give e.g. 4GB, 500MB or 1.5GiB"),
         (GOOD + "reserve = '-1GB'\n", "3: reserve must not be negative (got -1GB)"),
-        (GOOD + "settle = '5'\n", "3: '5' is not a duration such as 8h, 90m or 1h30m"),
+        (GOOD + "settle = '5'\n", "3: '5' is not a duration such as 8h, 90m or 1h30m, or seconds as a number"),
+        (GOOD + "settle = -1\n", "3: -1 is not a duration: give seconds as a number from 0, or 8h, 90m or 1h30m"),
+        (GOOD + "duration = inf\n", "3: inf is not a duration: "),
+        (GOOD + "[run]\nroi = '1,2,3'\n", "4: --roi '1,2,3' must be x,y,width,height in pixels of level 0"),
+        (GOOD + "[run]\nroi = 'a.geojson'\n", "4: [run] roi a.geojson is the region of one slide; give it in a table"),
+        (GOOD + "[[slides]]\nmatch = 'a'\nroi = 'a.xml'\n", "5: --roi "),
         (GOOD + "model = 'gone.safetensors'\n", "3: "),
         (GOOD + "model = 'night.toml'\n", "3: "),
         (GOOD + "[[slides]]\nmatch = '*'\nmodel = 'night.toml'\n", "5: "),
@@ -110,13 +115,13 @@ DISTINCT = "--channels must list distinct channel numbers or names, such as 0,2 
             "5: [cluster] adapt applies to a cluster that the run starts; remove it, or the scheduler",
         ),
         (GOOD + "[run]\n\nmax_memory = '4 of them'\n", "5: max_memory 4 of them is not a size; "),
-        (GOOD + "[run]\nthreads = 0\n", "3: --threads must be a positive number, not 0"),
-        (GOOD + "[run]\ndevice = 'gpu'\n", "3: --device gpu: 'gpu' is not a device; allowed: auto, cpu, "),
-        (GOOD + "[run]\nengine = 'tensorflow'\n", "3: --engine tensorflow is not an engine; allowed: "),
-        (GOOD + "[run]\nprecision = 'int8'\ndevice = 'cpu'\n", "3: --precision int8 is not a precision; allowed: "),
+        (GOOD + "[run]\nthreads = 0\n", "4: --threads must be a positive number, not 0"),
+        (GOOD + "[run]\ndevice = 'gpu'\n", "4: --device gpu: 'gpu' is not a device; allowed: auto, cpu, "),
+        (GOOD + "[run]\nengine = 'tensorflow'\n", "4: --engine tensorflow is not an engine; allowed: "),
+        (GOOD + "[run]\nprecision = 'int8'\ndevice = 'cpu'\n", "4: --precision int8 is not a precision; allowed: "),
         (
             GOOD + "[run]\ntta = 'rotations'\ndevice = 'cpu'\n",
-            "3: --tta 'rotations' is unknown; choose off, flips, all",
+            "4: --tta 'rotations' is unknown; choose off, flips, all",
         ),
         (GOOD + "[run]\ntile = 100\nblock = 250\n", "4: tile core 100 px is not a multiple of 8, "),
         (GOOD + "[run]\ntile = 96\nblock = 128\n", "4: block 128 px is not a multiple of 96, "),
@@ -182,6 +187,30 @@ def test_wrong_keys_and_kinds_are_said_at_once_each_with_its_line(path: Path) ->
     ]
 
 
+def test_keys_that_are_unknown_do_not_hide_values_that_cannot_be_used(path: Path) -> None:
+    text = """\
+inbox = ["in"]
+untill = "06:30"
+retires = 3
+settle = true
+[run]
+threads = 0
+tile = "x"
+min_area = 8
+batch = -1
+max_memory = "lots"
+tissue = 3
+[[slides]]
+mpp = 0
+"""
+    lines = refused(path, text)
+    assert sorted(int(line.split(":")[1]) for line in lines) == [1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13]
+    assert "night.toml:1: the configuration lacks out" in lines
+    assert "night.toml:8: --min-area is about objects, which are not asked for; add --objects" in lines
+    assert "night.toml:9: --batch must be a positive number, not -1" in lines
+    assert "night.toml:13: [[slides]] mpp must be a positive number, not 0.0" in lines
+
+
 def test_what_is_no_toml_is_said_with_its_line(path: Path) -> None:
     (line,) = refused(path, GOOD + "until = 06:30\n")
     assert "night.toml is not a TOML file" in line
@@ -219,6 +248,14 @@ def test_slides_of_one_pattern_have_planes_of_their_own(path: Path) -> None:
     of_tif, others = night.options(Path("/in/a.tif")), night.options(Path("/in/a.zarr"))
     assert (of_tif.reader, of_tif.planes) == ("tiff", Planes(("DAPI",), z=1))
     assert (others.reader, others.planes) == (None, Planes((0,), z=1))
+
+
+def test_a_region_may_be_of_one_slide(path: Path) -> None:
+    (path.parent / "a.geojson").write_text("{}")
+    path.write_text(GOOD + "[run]\nroi = '0,0,1mm,1mm'\n[[slides]]\nmatch = 'a.svs'\nroi = 'a.geojson'\n")
+    night = read_night(path)
+    assert night.options(Path("/in/a.svs")).roi == str(path.parent / "a.geojson")
+    assert night.options(Path("/in/b.svs")).roi == "0,0,1mm,1mm"
 
 
 def test_the_first_table_of_slides_that_matches_counts(path: Path, tmp_path: Path) -> None:
@@ -301,9 +338,10 @@ def at(text: str) -> float:
         ({"until": "00:00"}, "2026-11-24T22:00:00", "2026-11-25T00:00:00"),
         ({"duration": "8h"}, "2026-11-24T22:00:00", "2026-11-25T06:00:00"),
         ({"duration": "1h30m"}, "2026-11-24T22:00:00", "2026-11-24T23:30:00"),
+        ({"duration": 5400}, "2026-11-24T22:00:00", "2026-11-24T23:30:00"),
     ],
 )
-def test_a_night_ends_when_it_should(path: Path, given: dict[str, str], now: str, end: str | None) -> None:
+def test_a_night_ends_when_it_should(path: Path, given: dict[str, str | int], now: str, end: str | None) -> None:
     write_night(path, inbox=["in"], out="out", tables="", **given)
     assert read_night(path).ends(at(now)) == (None if end is None else at(end))
 
@@ -332,8 +370,10 @@ def test_the_digest_is_of_the_text(path: Path, night: Night) -> None:
     assert read_night(path).digest != night.digest
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("0s", 0), ("8h", 28800), ("90m", 5400), ("1h30m", 5400), ("5m1s", 301)])
-def test_durations(text: str, seconds: float) -> None:
+@pytest.mark.parametrize(
+    ("text", "seconds"), [(0.5, 0.5), ("0s", 0), ("8h", 28800), ("90m", 5400), ("1h30m", 5400), ("5m1s", 301)]
+)
+def test_durations(text: str | float, seconds: float) -> None:
     assert seconds_of(text) == seconds
 
 

@@ -159,9 +159,12 @@ def test_nights_over_many_slides_report_the_truth_and_do_the_rest(
     assert told["a/no-mpp.tif"].message.endswith("give [[slides]] mpp, e.g. [[slides]] mpp = 0.25 for a 40x scan")
     assert "cut.tif" in told["a/cut.tif"].message
     assert "could not be read" in told["a/rotten.tif"].message
-    assert "changed 60 s ago" in told["b/copying.tif"].message
+    assert "changed 60 s ago, and settle = '5m', so copying may not have finished" in told["b/copying.tif"].message
     assert "still being copied in" in told["b/growing.tif"].message
-    assert "changed recently, so copying may not have finished: half.tif " in told["b/half.tif"].message
+    assert (
+        "changed less than 12 times settle = '5m' ago, so copying may not have finished: half.tif "
+        in told["b/half.tif"].message
+    )
     assert all(told[name].attempts == (name in FAILED) for name in told)
     assert all(told[name].message == "" for name in done)
     assert "every pixel that was read is zero" in told["b/black.tif"].message

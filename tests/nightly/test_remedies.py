@@ -23,6 +23,7 @@ VALUES_OF_OPTIONS = {
     "tta": "flips",
     "reader": "tiff",
     "channels": "0,2",
+    "roi": "10,20,1mm,0.5mm",
 }
 
 
@@ -45,6 +46,7 @@ VALUES_OF_OPTIONS = {
         ("works here: --max-memory 900MB (smaller", 'works here: [run] max_memory = "900MB" (smaller'),
         ("/in/--mpp 0.25/x--z.tif and a-m.svs are torn", "/in/--mpp 0.25/x--z.tif and a-m.svs are torn"),
         ("all the same: --any-stain", "all the same: [run] any_stain = true"),
+        ("--roi a/b.geojson is outside a.tif", '[[slides]] roi = "a/b.geojson" is outside a.tif'),
         ("see --help, --cluster slurm", "see --help, --cluster slurm"),
     ],
 )  # fmt: skip

@@ -16,8 +16,10 @@ from typing import NoReturn
 import click
 
 from wsipipe.cli.check import check
+from wsipipe.cli.completion import completion
 from wsipipe.cli.demo import demo
 from wsipipe.cli.evaluate import evaluate
+from wsipipe.cli.examples import examples
 from wsipipe.cli.exit_codes import EXIT_ENVIRONMENT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from wsipipe.cli.export import export
 from wsipipe.cli.info import info
@@ -40,7 +42,9 @@ def cli() -> None:
     """Segment gigapixel whole-slide images with a U-Net: exact at tile borders, resumable, in flat memory."""
 
 
-for command in (run, nightly, view, objects, export, train, evaluate, check, info, preview, model, demo):
+for command in (run, nightly, view, objects, export, train, evaluate, check, info, preview, model):
+    cli.add_command(command)
+for command in (demo, examples, completion):
     cli.add_command(command)
 
 

@@ -5,20 +5,77 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from wsipipe.cli.command import PATH, Command
+from wsipipe.cli.slide_options import with_options
+from wsipipe.cli.verbosity import VERBOSITY_OPTIONS, verbosity
 
 if TYPE_CHECKING:
     from wsipipe.nightly.night import InboxContent, Projection
     from wsipipe.report.record import NightReport
 
 
-@click.command()
-@click.argument("config", metavar="CONFIG.toml")
+EXAMPLES: dict[str, Any] = {
+    "inbox": ["inbox"],
+    "out": "segmentations",
+    "report": "segmentations/reports",
+    "model": "nuclei",
+    "until": "06:30",
+    "duration": "8h",
+    "metrics": "wsipipe.prom",
+    "webhook": "https://example.org/hook",
+    "log": "wsipipe.jsonl",
+    "margin": 64,
+    "tile": 1024,
+    "block": 4096,
+    "batch": 4,
+    "threads": 4,
+    "max_memory": "24GB",
+    "roi": "2mm,3mm,1mm,1mm",
+    "min_area": 8.0,
+    "reader": "tiff",
+    "channels": "0,2",
+    "z": 0,
+    "t": 0,
+    "series": 0,
+    "scheduler": "tcp://scheduler:8786",
+    "kind": "slurm",
+    "workers": 8,
+    "adapt": [1, 20],
+    "options": {"queue": "gpu", "walltime": "08:00:00"},
+    "match": "*_20x*.tif",
+    "mpp": 0.5,
+}
+"""Values in the example of a night, of keys that have no default."""
+
+
+def example_night() -> str:
+    """A night's file with every key: those that must be given, and all others as comments."""
+    from wsipipe.cli.run import run
+    from wsipipe.cli.toml_keys import commented_keys
+    from wsipipe.nightly.config import NightConfig
+
+    head = (
+        "# wsipipe nightly night.toml --dry-run     what would be done, and how long it would take",
+        "# wsipipe nightly night.toml               one pass over everything that is new; made for a timer",
+        "#",
+        "# Paths are relative to this file. Keys behind a # have their default, or an example where they have none.",
+    )
+    return "\n".join((*head, *commented_keys(NightConfig, EXAMPLES, run)))
+
+
+@click.command(cls=Command)
+@click.argument("config", type=PATH, metavar="CONFIG.toml", required=False)
 @click.option("--dry-run", is_flag=True, help="Print what would be done, with projected hours, space and memory.")
-@click.option("--metrics", metavar="FILE", help="File for node-exporter's textfile collector; overrides CONFIG.")
-def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
+@click.option(
+    "--metrics", type=PATH, metavar="FILE", help="File for node-exporter's textfile collector; overrides CONFIG."
+)
+@click.option("--example", is_flag=True, help="Only print a CONFIG.toml with every key and its meaning.")
+@with_options(VERBOSITY_OPTIONS)
+def nightly(config: str | None, dry_run: bool, metrics: str | None, example: bool, verbose: bool, quiet: bool) -> None:
     """Segment everything new in the inboxes of CONFIG.toml, write a report, and exit; made for a timer.
 
     Exit code: 0 all well, 1 some slides failed, 2 CONFIG is wrong, 3 the environment, 130 interrupted: the next night
@@ -30,9 +87,16 @@ def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
     from wsipipe.cli.streams import stderr_problem
     from wsipipe.nightly.config import read_night
     from wsipipe.nightly.night import project, run_night
+    from wsipipe.report.run_line import Verbosity
     from wsipipe.report.words import shown_lines
     from wsipipe.report.write import PAGE
 
+    level = verbosity(verbose, quiet)
+    if example:
+        click.echo(example_night())
+        return
+    if config is None:
+        raise click.UsageError("Missing argument 'CONFIG.toml'; wsipipe nightly --example prints one to begin with.")
     night = read_night(Path(config))
     if metrics is not None:
         night = replace(night, config=replace(night.config, metrics=str(Path(metrics).absolute())))
@@ -40,14 +104,15 @@ def nightly(config: str, dry_run: bool, metrics: str | None) -> None:
         click.echo(projection_as_text(*project(night, time.time())))
         return
     with ExitStack() as stack:
-        listener, log = stack.enter_context(show_run()), None
+        listener, log = stack.enter_context(show_run(level)), None
         if night.config.log is not None:
             log = stack.enter_context(JsonLines(Path(night.place(night.config.log))))
             listener = Both(listener, log)
         report = run_night(night, listener)
-    problems = [stderr_problem(), log.problem if log else ""]
-    click.echo(report_as_text(report))
-    click.echo(shown_lines([f"report: {night.report / PAGE}", *filter(None, problems)]))
+    said = [] if level == Verbosity.QUIET else [report_as_text(report), shown_lines([f"report: {night.report / PAGE}"])]
+    said += [shown_lines([problem]) for problem in (stderr_problem(), log.problem if log else "") if problem]
+    if said:
+        click.echo("\n".join(said))
     click.get_current_context().exit(report.exit_code)
 
 

@@ -6,37 +6,55 @@ from pathlib import Path
 
 import click
 
+from wsipipe.cli.command import PATH
+
 
 @click.command()
-@click.argument("slide", metavar="SLIDE")
-@click.option("-o", "--out", metavar="PICTURE.png", help="The picture.  [default: <slide's name>.png]")
-@click.option("-m", "--model", "model", metavar="MODEL", help="As for run; its halo widens the tissue mask.")
+@click.argument("slide", type=PATH, metavar="SLIDE")
+@click.option("-o", "--out", type=PATH, metavar="PICTURE.png", help="The picture.  [default: <slide's name>.png]")
+@click.option("-m", "--model", "model", type=PATH, metavar="MODEL", help="As for run; its halo widens the tissue mask.")
 @click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0; overrides the file.")
-@click.option("--tissue", default="auto", show_default=True, metavar="auto|FILE", help="auto: detected; FILE: a mask.")
-def preview(slide: str, out: str | None, model: str | None, mpp: float | None, tissue: str) -> None:
+@click.option(
+    "--tissue",
+    default="auto",
+    show_default=True,
+    type=PATH,
+    metavar="auto|FILE|off",
+    help="auto: detected; FILE: a mask; off, with --roi: all of the region.",
+)
+@click.option("--roi", type=PATH, metavar="X,Y,W,H|FILE", help="As for run: the region that would be segmented.")
+def preview(slide: str, out: str | None, model: str | None, mpp: float | None, tissue: str, roi: str | None) -> None:
     """Draw SLIDE small, with the outline of what `run` would segment, its share, which is printed, and a scale bar."""
     from wsipipe.errors import UsageError
     from wsipipe.files import write_whole
     from wsipipe.model.built_in import DEFAULT_MODEL
     from wsipipe.model.model_file import read_model_info
     from wsipipe.pictures.preview import tissue_png
+    from wsipipe.rasters.region import parse_region, region_of
     from wsipipe.slides.open import open_slide
     from wsipipe.slides.slide import choose_level
     from wsipipe.tissue.detect import find_tissue
     from wsipipe.tissue.mask_file import TISSUE_OFF, given_mask, is_file
+    from wsipipe.tissue.searched import tissue_share_in
 
-    if tissue == TISSUE_OFF:
+    if tissue == TISSUE_OFF and roi is None:
         raise UsageError(
             "--tissue off segments the whole slide, so there is nothing to preview; allowed: auto, or a file"
         )
     info, opened = read_model_info(model or DEFAULT_MODEL), open_slide(slide, mpp=mpp)
     level = choose_level(opened, info.spec.mpp)
+    region = None if roi is None else region_of(parse_region(roi), opened, level)
+    mask, how = None, ""
     if is_file(tissue):
         mask, how = given_mask(tissue, level), "given"
-    else:
+    elif tissue != TISSUE_OFF:
         mask, how = find_tissue(opened, level, halo=info.receptive.halo)
     path = Path(out or f"{opened.name}.png")
     if path.resolve() == Path(opened.path).resolve():
         raise UsageError(f"-o {path} is the slide itself, which would be overwritten; name another picture")
-    write_whole(path, tissue_png(opened, level, mask), kind="picture ")
-    click.echo(f"{opened.file}: tissue covers {mask.share:.1%} of level {level.index} ({how}): {path}")
+    write_whole(path, tissue_png(opened, level, mask, region), kind="picture ")
+    shares = [f"the region covers {region.share:.1%} of level {level.index}"] if region is not None else []
+    if mask is not None:
+        of = f"level {level.index}" if region is None else "the region"
+        shares.append(f"tissue covers {tissue_share_in(mask, region):.1%} of {of} ({how})")
+    click.echo(f"{opened.file}: {', '.join(shares)}: {path}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -20,11 +22,13 @@ from wsipipe.inference.comparison import CHECKED_PX, NOTHING, Compare, Compared,
 from wsipipe.inference.devices import BFLOAT16, FLOAT16, FLOAT32
 from wsipipe.inference.pool import PoolSpec, resident_pool
 from wsipipe.inference.replica import Prediction
+from wsipipe.rasters.region import Region
 from wsipipe.slides.pixels.mirrored import Unread, read_mirrored
 from wsipipe.slides.pixels.tile_cache import NONE_KEPT, Keep
 from wsipipe.slides.pixels.tile_store import Memory
 from wsipipe.slides.slide import Level
 from wsipipe.tissue.mask import TissueMask
+from wsipipe.tissue.searched import Searched, searched_in
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class PredictedBlock:
     computed: int
     """Pixels that went through the network, margins included; once for each pass over a tile."""
     skipped: int
-    """Pixels in tiles that were skipped, because they are glass."""
+    """Pixels of the region in tiles that were skipped, because they are glass."""
     blank: bool
     """Whether every pixel that was read is zero, which no scanner writes; False if none was read."""
     spent: Spent
@@ -69,6 +73,8 @@ class PredictedBlock:
     """The part of the block, relative to its origin, whose pixels were read; beyond it all labels are 0."""
     compared: Compared = NOTHING
     """Labels that were computed twice, from different tiles."""
+    outside: int = 0
+    """Pixels outside the region that was asked for."""
 
     def pixels_in(self, box: Box, level: Level) -> Pixels:
         """The pixels of ``box`` of the block, (y, x, channel) in the dtype of ``level``; 0 where none were read."""
@@ -81,6 +87,7 @@ class PredictedBlock:
         return found
 
 
+OnTile = Callable[[int], None]
 SPARSE = 64
 """Step, in pixels, of a first search for one that is not zero; the others are searched only if it finds none."""
 LEAST_PART_PX = 256
@@ -102,11 +109,18 @@ def memory_of_thread(use: str, count: int) -> Memory:
 
 
 def predict_block(
-    work: BlockWork, index: tuple[int, int], rows: Indices, cols: Indices, mask: TissueMask | None = None
+    work: BlockWork,
+    index: tuple[int, int],
+    rows: Indices,
+    cols: Indices,
+    mask: TissueMask | None = None,
+    region: Region | None = None,
+    on_tile: OnTile | None = None,
 ) -> PredictedBlock:
     """Predict block ``index`` of the slide, from the pixel indices of its mirror-padded tile.
 
-    Labels outside ``mask`` are 0. Only the parts of cores that it meets are computed, and only what they need is read.
+    Labels outside ``mask`` and ``region`` are 0. Only the parts of cores that meet them are computed, and only what
+    those need is read.
 
     Parameters
     ----------
@@ -117,8 +131,10 @@ def predict_block(
     rows, cols
         Indices, (n,) int64, of the pixels in and around the block, from half a margin before it to at least half
         a margin beyond the part of it that is computed.
-    mask
+    mask, region
         Where to predict, in pixels of the grid; None: everywhere.
+    on_tile
+        Called after each tile with the pixels that went through the network for it, in a thread of the pool.
 
     Raises
     ------
@@ -134,8 +150,8 @@ def predict_block(
     grid, started, spent = work.grid, time.perf_counter(), Spent()
     box, margin = grid.block_box(index), grid.receptive.margin
     sides = grid.computed_sides(0)[index[0]], grid.computed_sides(1)[index[1]]
-    every = list(grid.cores(sides))
-    cores = every if mask is None else list(cores_met(every, grid, box, mask))
+    every, searched = list(grid.cores(sides)), searched_in(box, mask, region)
+    cores = list(cores_met(every, grid, searched))
     labels = memory_of_thread("labels", prod(sides)).reshape(sides)
     if cores != every:
         labels[...] = 0
@@ -143,7 +159,7 @@ def predict_block(
     unread: Unread = {}
     if cores:
         around = _around(cores)
-        tiled, found = _compute(work, cores, (rows, cols), labels, spent, unread)
+        tiled, found = _compute(work, cores, (rows, cols), labels, spent, unread, on_tile)
         if any(found.undefined):
             raise SlideError(_undefined(work, cores[found.undefined.index(True)].moved(box.y0, box.x0)))
         blank = not (unread or tiled[::SPARSE, ::SPARSE].any() or tiled.any())
@@ -152,14 +168,15 @@ def predict_block(
         pixels = tiled[half : half + around.shape[0], half : half + around.shape[1]]
     height, width = box.shape
     cut = found.each(lambda values: values[..., :height, :width])
-    if mask is not None:
-        for values in cut.arrays:
-            mask.clear_outside(values, box)
-    reached, unseen = _clear(cut, grid, box, sorted(unread), mask) if unread else ((), 0)
+    for values in cut.arrays:
+        searched.clear_outside(values)
+    reached, unseen = _clear(cut, grid, searched, sorted(unread)) if unread else ((), 0)
     through = work.pool.passes * sum((core.shape[0] + margin) * (core.shape[1] + margin) for core in cores)
-    skipped = cut.labels.size - sum(prod(_on_slide(core, box).shape) for core in cores)
+    skipped = searched.count([box]) - searched.count(_on_slide(core, box) for core in cores)
     spent.other = time.perf_counter() - started - spent.threads
-    return PredictedBlock(cut, through, skipped, blank, spent, reached, unseen, pixels, around, compared)
+    return PredictedBlock(
+        cut, through, skipped, blank, spent, reached, unseen, pixels, around, compared, outside=searched.outside
+    )
 
 
 def _compare(
@@ -176,19 +193,17 @@ def _compare(
     return compared
 
 
-def _clear(
-    cut: Prediction, grid: Grid, box: Box, tiles: list[Box], mask: TissueMask | None
-) -> tuple[tuple[Box, ...], int]:
-    """Set to 0 the pixels of ``cut``, the prediction of ``box``, that depend on ``tiles``.
+def _clear(cut: Prediction, grid: Grid, searched: Searched, tiles: list[Box]) -> tuple[tuple[Box, ...], int]:
+    """Set to 0 the pixels of ``cut``, the prediction of the box of ``searched``, that depend on ``tiles``.
 
     Returns
     -------
     tuple
-        The tiles that pixels within the mask depend on, and the number of these pixels.
+        The tiles that pixels that are searched depend on, and the number of these pixels.
     """
+    box = searched.box
     inside = np.ones(box.shape, np.uint8)
-    if mask is not None:
-        mask.clear_outside(inside, box)
+    searched.clear_outside(inside)
     seen, reaching = inside.copy(), []
     for tile in tiles:
         met = grid.reached_from(tile).overlap(box)
@@ -207,6 +222,7 @@ def _compute(
     labels: Labels,
     spent: Spent,
     unread: Unread,
+    on_tile: OnTile | None,
 ) -> tuple[Pixels, Prediction]:
     """Predict ``cores`` of a block into its ``labels``; ``at`` are the indices (rows, columns) of its tile's pixels.
 
@@ -228,15 +244,14 @@ def _compute(
         error.tiles = reasons
         raise error
     pool = resident_pool(work.pool)
+    futures = []
     with spent.on("wait"):
-        futures = [
-            pool.submit(
-                pixels[core.y0 - around.y0 : core.y1 - around.y0 + margin][
-                    :, core.x0 - around.x0 : core.x1 - around.x0 + margin
-                ]
-            )
-            for core in cores
-        ]
+        for core in cores:
+            tile = pixels[core.y0 - around.y0 : core.y1 - around.y0 + margin]
+            futures.append(pool.submit(tile[:, core.x0 - around.x0 : core.x1 - around.x0 + margin]))
+            if on_tile is not None:
+                through = work.pool.passes * prod(side + margin for side in core.shape)
+                futures[-1].add_done_callback(partial(_tell, on_tile, through))
     for core, future in zip(cores, futures, strict=True):
         with spent.on("wait"):
             prediction = future.result()
@@ -251,6 +266,11 @@ def _compute(
     return pixels, replace(whole, undefined=undefined)
 
 
+def _tell(on_tile: OnTile, through: int, done: Future[Prediction]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        on_tile(through)
+
+
 def _undefined(work: BlockWork, core: Box) -> str:
     """What is wrong where the network gives values whose labels mean nothing in ``core``, in pixels of the plane."""
     wider = {FLOAT16: f"--precision {BFLOAT16} or {FLOAT32}, ", BFLOAT16: f"--precision {FLOAT32}, "}
@@ -261,12 +281,15 @@ def _undefined(work: BlockWork, core: Box) -> str:
     )
 
 
-def cores_met(cores: list[Box], grid: Grid, block: Box, mask: TissueMask) -> Iterator[Box]:
-    """The part of each of ``cores`` of ``block`` that ``mask`` meets, to quarters of a side; each is a core, too."""
+def cores_met(cores: list[Box], grid: Grid, searched: Searched) -> Iterator[Box]:
+    """The part of each of ``cores`` of a block that is ``searched``, to quarters of a side; each is a core, too."""
+    if searched.everywhere:
+        yield from cores
+        return
     step = round_up(max(grid.core // 4, LEAST_PART_PX), grid.receptive.stride)
     for core in cores:
         parts = [part.moved(core.y0, core.x0) for part in boxes(core.shape, step)]
-        if met := [part for part in parts if mask.meets(_on_slide(part, block))]:
+        if met := [part for part in parts if searched.meets(_on_slide(part, searched.box))]:
             yield _around(met)
 
 

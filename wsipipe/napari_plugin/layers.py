@@ -21,12 +21,13 @@ from wsipipe.errors import WsipipeError
 from wsipipe.files import Named, absolute
 from wsipipe.napari_plugin.pyramids import label_pyramid, probability_pyramid, slide_pyramid
 from wsipipe.objects.read import ObjectTable, geometries, open_objects
-from wsipipe.pictures.drawing import OUTLINE, inner_edge
+from wsipipe.pictures.drawing import OUTLINE, REGION_OUTLINE, inner_edge
+from wsipipe.rasters.region import read_region
 from wsipipe.rasters.segmented_slide import open_segmented_slide
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.slide import Slide
 from wsipipe.store.finished import FinishedStore, is_store, open_finished
-from wsipipe.store.spec import PARTIAL, STORE
+from wsipipe.store.spec import PARTIAL, REGION, STORE
 
 LayerData = tuple[Any, dict[str, Any], str]
 """Data, keyword arguments and type of one layer, as napari's readers return them."""
@@ -64,10 +65,11 @@ class Space:
 def napari_layers(path: Named) -> list[LayerData]:
     """The layers in which napari shows the store at ``path`` with its slide, or a slide alone.
 
-    From back to front: the slide, as RGB or one layer a channel; the outline of the tissue; a heat map for each class
-    with probabilities, hidden at first; the labels in the colours of their classes; the outlines of up to 2000 objects
-    with their measures, or up to 200 000 as discs. Pixels are read when they are shown. A slide that cannot be read, or
-    that is not the one that was segmented, is left out with a warning.
+    From back to front: the slide, as RGB or one layer a channel; the outline of the tissue; that of
+    the region, if one was asked for; a heat map for each class with probabilities, hidden at first; the labels in the
+    colours of their classes; the outlines of up to 2000 objects with their measures, or up to 200 000 as discs. Pixels
+    are read when they are shown. A slide that cannot be read, or that is not the one that was segmented, is left out
+    with a warning.
 
     >>> viewer = napari.Viewer()  # doctest: +SKIP
     >>> for layer in wsipipe.napari_layers("segmentations/case-17.zarr"):  # doctest: +SKIP
@@ -94,6 +96,7 @@ def napari_layers(path: Named) -> list[LayerData]:
     return [
         *(() if segmented is None else _slide_layers(segmented, space, name)),
         *_tissue_layers(store, space, name),
+        *_region_layers(store, space, name),
         *_probability_layers(store, space, name),
         _label_layer(store, space, name),
         *_object_layers(store, space, name),
@@ -144,6 +147,22 @@ def _tissue_layers(store: FinishedStore, space: Space, name: str) -> Iterator[La
     color = "#" + bytes(OUTLINE).hex()
     looks = {**_looks({1: color}, {1: "tissue"}), "opacity": 1.0}
     yield _levels(edges, "labels", name=f"{name} tissue", **looks, **space.place(cell))
+
+
+def _region_layers(store: FinishedStore, space: Space, name: str) -> Iterator[LayerData]:
+    document = store.region()
+    if document is None:
+        return
+    polygons = read_region(document, REGION, store.shapes[0], store.downsample).polygons
+    rings = [ring for polygon in polygons for ring in (polygon.exterior, *polygon.interiors)]
+    looks = {
+        "shape_type": "polygon",
+        "edge_color": "#" + bytes(REGION_OUTLINE).hex(),
+        "edge_width": LINE_PX,
+        "face_color": "transparent",
+    }
+    data = [np.asarray(ring.coords)[:-1, ::-1] for ring in rings]
+    yield data, {"name": f"{name} region", "opacity": 1.0, **looks, **space.place(corner=0.5)}, "shapes"
 
 
 def _cell(store: FinishedStore, shape: tuple[int, ...]) -> tuple[float, float]:

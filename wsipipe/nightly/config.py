@@ -13,12 +13,13 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from wsipipe.errors import MachineError, ModelError, UsageError
 from wsipipe.files import Location, locate
@@ -30,6 +31,7 @@ from wsipipe.model.model_file import read_model_info
 from wsipipe.pipeline.config import FAIL, ClusterConfig, RunConfig
 from wsipipe.pipeline.machine import size_bytes
 from wsipipe.pipeline.setup import CORE_PX, GPU_BLOCK_PX, Site, resolve
+from wsipipe.rasters.region import is_region_file, parse_region
 from wsipipe.slides.address import file_of
 from wsipipe.slides.planes import parse_channels, take_planes
 from wsipipe.slides.readers.registry import named
@@ -38,6 +40,7 @@ from wsipipe.tables import Place, TableError, line_of, parse_table, read_toml
 from wsipipe.tissue.mask_file import TISSUE_AUTO, TISSUE_OFF, is_file
 from wsipipe.urls import is_url
 
+REQUIRED = ("inbox", "out")
 DURATION_UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -56,6 +59,10 @@ class RunTable:
     threads: int | None = None
     max_memory: str | None = None
     tissue: str = TISSUE_AUTO
+    """``auto``: segment only where tissue is found; ``off``: everywhere."""
+    roi: str | None = None
+    """Segment only this region of each slide: ``x,y,width,height`` in pixels of level 0, or with units,
+    ``2mm,3mm,1mm,1mm``."""
     on_bad_tile: str = FAIL
     any_stain: bool = False
     probabilities: bool = False
@@ -72,7 +79,7 @@ class RunTable:
     series: int | None = None
 
 
-OF_SLIDES = ("reader", "channels", "z", "t", "series")
+OF_SLIDES = ("reader", "channels", "z", "t", "series", "roi")
 """Options of a run that can be set for the slides of one pattern."""
 
 
@@ -87,11 +94,13 @@ class SlideTable:
     model: str | None = None
     """Path of another model."""
     reader: str | None = None
-    """As in `RunTable`, over which it takes precedence; so do the next four."""
+    """As in ``[run]``, over which it takes precedence; so do the next five."""
     channels: str | None = None
     z: int | None = None
     t: int | None = None
     series: int | None = None
+    roi: str | None = None
+    """Region to segment, as in ``[run]``; or a file of annotations, if ``match`` is the name of one slide."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +117,14 @@ class NightConfig:
     """Path of the model, or the name of one that comes with wsipipe; by default ``nuclei``."""
     until: str | None = None
     """Time of day when it ends, ``06:30``: it begins no block that would not be done by then."""
-    duration: str | None = None
-    """Its length, ``8h``, instead of ``until``."""
+    duration: str | float | None = None
+    """Its length, ``8h``, or seconds as a number, instead of ``until``."""
     retries: int = 3
     """Number of nights after which a slide that failed in each of them is set aside."""
     reserve: str = "1GB"
     """Space that stays free on the disk of ``out``."""
-    settle: str = "5m"
-    """Time for which a file must not have changed; until then it counts as still being copied."""
+    settle: str | float = "5m"
+    """Time for which a file must not have changed, as for ``duration``; until then it counts as still being copied."""
     metrics: str | None = None
     """File for the textfile collector of Prometheus' node exporter."""
     webhook: str | None = None
@@ -147,6 +156,10 @@ class Night:
         """A model in the configuration: one that comes with wsipipe by its name, any other as `place` says."""
         return text if text in BUILT_IN else self.place(text)
 
+    def region(self, text: str) -> str:
+        """A region in the configuration: a file as `place` says, lengths as they are."""
+        return self.place(text) if is_region_file(text) else text
+
     @property
     def report(self) -> Location:
         """Folder of the reports."""
@@ -177,6 +190,7 @@ class Night:
         if slides is not None:
             given |= {name: value for name in OF_SLIDES if (value := getattr(slides, name)) is not None}
         limit, min_area, planes = given.pop("max_memory"), given.pop("min_area"), take_planes(given)
+        roi = given.pop("roi")
         return RunConfig(
             out=self.place(self.config.out),
             renew=True,
@@ -185,6 +199,7 @@ class Night:
             planes=planes,
             max_memory_bytes=None if limit is None else size_bytes(limit, "max_memory"),
             min_area_um2=min_area,
+            roi=None if roi is None else self.region(roi),
             cluster=self.config.cluster,
             **given,
         )
@@ -200,18 +215,25 @@ def read_night(path: Path) -> Night:
     """
     path = path.absolute()
     document, text = read_toml(path)
-    try:
-        config: NightConfig = parse_table(NightConfig, document)
-        night = Night(config, path, hashlib.sha256(text.encode()).hexdigest(), 0.0, 0)
-        problems = list(_problems(night))
-    except TableError as err:
-        problems = err.problems
+    config, problems = _parse(document)
+    night = Night(config, path, hashlib.sha256(text.encode()).hexdigest(), 0.0, 0)
+    for find in (_problems, _run_problems, _size_problems):
+        known = {place for place, _ in problems} | {(name,) for name in REQUIRED if name not in document}
+        problems += [(place, message) for place, message in find(night, known) if place not in known]
     if problems:
         raise UsageError("\n".join(f"{path.name}:{line_of(text, place)}: {message}" for place, message in problems))
     return replace(night, settle_seconds=seconds_of(config.settle), reserve_bytes=_reserve_bytes(config))
 
 
-def _problems(night: Night) -> Iterator[tuple[Place, str]]:
+def _parse(document: dict[str, Any]) -> tuple[NightConfig, list[tuple[Place, str]]]:
+    """The configuration in ``document``, without what has the wrong name or type, and that."""
+    try:
+        return parse_table(NightConfig, document), []
+    except TableError as err:
+        return err.usable(), err.problems
+
+
+def _problems(night: Night, _: Container[Place]) -> Iterator[tuple[Place, str]]:
     """The values that cannot be used, and why."""
     config, run = night.config, night.config.run
     checks: list[tuple[Place, Callable[[], object]]] = [
@@ -222,6 +244,7 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
         (("run", "max_memory"), lambda: run.max_memory is None or size_bytes(run.max_memory, "max_memory")),
         (("run", "channels"), lambda: run.channels is None or parse_channels(run.channels)),
         (("run", "tissue"), lambda: _check_tissue(config.run.tissue)),
+        (("run", "roi"), lambda: _check_region(config.run.roi)),
         (("model",), lambda: config.model is None or read_model_info(night.model(config.model))),
         *(
             (("slides", i, "model"), partial(read_model_info, night.model(one.model)))
@@ -230,13 +253,17 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
         ),
         *((("slides", i, "reader"), partial(named, one.reader)) for i, one in enumerate(config.slides)),
         *(
+            (("slides", i, "roi"), partial(parse_region, night.region(one.roi)))
+            for i, one in enumerate(config.slides)
+            if one.roi is not None
+        ),
+        *(
             (("slides", i, "channels"), partial(parse_channels, one.channels))
             for i, one in enumerate(config.slides)
             if one.channels is not None
         ),
     ]
-    problems = list(_failing(checks))
-    yield from problems
+    yield from _failing(checks)
     for name, problem in config.cluster.problems():
         yield ("cluster", name), f"[cluster] {name} {problem}"
     if not config.inbox:
@@ -255,11 +282,45 @@ def _problems(night: Night) -> Iterator[tuple[Place, str]]:
     for i, one in enumerate(config.slides):
         if one.mpp is not None and not 0 < one.mpp < float("inf"):
             yield ("slides", i, "mpp"), f"[[slides]] mpp must be a positive number, not {one.mpp}"
-    if not problems:
-        yield from _failing([(("run",), lambda: _check_run(night.run_config()))])
-        size = "block" if config.run.tile is None else "tile"
-        models = dict.fromkeys([night.run_config().model, *(night.run_config(one).model for one in config.slides)])
-        yield from _failing([(("run", size), partial(_check_sizes, model, config.run)) for model in models])
+
+
+def _run_problems(night: Night, known: Container[Place]) -> Iterator[tuple[Place, str]]:
+    """The options that a run refuses, each under the first key without which the run says something else."""
+    if ("model",) in known:
+        night = replace(night, config=replace(night.config, model=None))
+    while message := _refusal(night):
+        others = {one.name: _without(night, one.name) for one in fields(RunTable)}
+        guilty = next((name for name, other in others.items() if other != night and _refusal(other) != message), None)
+        yield ("run",) if guilty is None else ("run", guilty), message
+        if guilty is None:
+            return
+        night = others[guilty]
+
+
+def _without(night: Night, key: str) -> Night:
+    """The night without one ``key`` of its table ``[run]``."""
+    default: dict[str, Any] = {key: getattr(RunTable(), key)}
+    return replace(night, config=replace(night.config, run=replace(night.config.run, **default)))
+
+
+def _refusal(night: Night) -> str:
+    """Why a run with the options of ``night`` is refused; empty if it is not. Devices of workers are not known yet."""
+
+    def check() -> None:
+        config = night.run_config()
+        resolve(replace(config, cluster=None), Site("cpu", ("cpu",), TORCH, 0) if config.cluster else None)
+
+    return next((message for _, message in _failing([((), check)])), "")
+
+
+def _size_problems(night: Night, known: Container[Place]) -> Iterator[tuple[Place, str]]:
+    """Sizes of tiles and blocks that do not suit one of the models."""
+    config = night.config
+    size = "block" if config.run.tile is None else "tile"
+    models = [config.model] if ("model",) not in known else []
+    models += [one.model for i, one in enumerate(config.slides) if one.model and ("slides", i, "model") not in known]
+    paths = [model and night.model(model) for model in dict.fromkeys(models)]
+    yield from _failing([(("run", size), partial(_check_sizes, path, config.run)) for path in paths])
 
 
 def _inbox_problems(night: Night, text: str) -> Iterator[str]:
@@ -286,16 +347,18 @@ def _failing(checks: Iterable[tuple[Place, Callable[[], object]]]) -> Iterator[t
             yield place, str(err)
 
 
-def _check_run(config: RunConfig) -> None:
-    """Raise the errors of a run with these options; the devices of remote workers are not known yet."""
-    site = Site("cpu", ("cpu",), TORCH, 0) if config.cluster else None
-    resolve(replace(config, cluster=None), site)
-
-
 def _check_tissue(tissue: str) -> None:
     """Raise a UsageError if it is a file: a mask belongs to one slide."""
     if is_file(tissue):
         raise UsageError(f"[run] tissue must be {TISSUE_AUTO!r} or {TISSUE_OFF!r}, not {tissue!r}")
+
+
+def _check_region(text: str | None) -> None:
+    """Raise a UsageError if it is no region, or a file: that belongs to one slide."""
+    if text is not None and is_region_file(text):
+        raise UsageError(f"[run] roi {text} is the region of one slide; give it in a table [[slides]] that matches it")
+    if text is not None:
+        parse_region(text)
 
 
 def _check_sizes(model: str | None, table: RunTable) -> None:
@@ -319,8 +382,12 @@ def clock_of(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def seconds_of(text: str) -> float:
-    """Seconds in ``8h``, ``90m`` or ``1h30m``. Raises a UsageError for anything that is not a duration."""
+def seconds_of(text: str | float) -> float:
+    """Seconds in ``8h``, ``90m``, ``1h30m``, or a number of them. Raises a UsageError for any other value."""
+    if isinstance(text, float):
+        if not 0 <= text < float("inf"):
+            raise UsageError(f"{text:g} is not a duration: give seconds as a number from 0, or 8h, 90m or 1h30m")
+        return text
     if not re.fullmatch(r"(\d+[smh])+", text):
-        raise UsageError(f"{text!r} is not a duration such as 8h, 90m or 1h30m")
+        raise UsageError(f"{text!r} is not a duration such as 8h, 90m or 1h30m, or seconds as a number")
     return float(sum(int(number) * DURATION_UNITS[unit] for number, unit in re.findall(r"(\d+)([smh])", text)))

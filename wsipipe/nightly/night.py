@@ -140,7 +140,7 @@ def sort_inbox(night: Night, now: float) -> InboxContent:
             left.append(row)
             continue
         config = night.options(slide)
-        key = config.model, config.mpp, config.reader, config.planes
+        key = config.model, config.mpp, config.reader, config.planes, config.roi
         if key not in groups:
             groups[key] = Group(config, read_model_info(config.model or DEFAULT_MODEL), {})
         groups[key].slides[slide] = size_and_change(slide)
@@ -155,7 +155,10 @@ def _row_of_left(slide: Location, night: Night, failures: Failures, now: float) 
         message = f"failed in {nights}; it is tried again once its file or {night.path.name} changes: {failure.message}"
         return SlideReport(str(slide), reports.SET_ASIDE, message, attempts=failure.attempts)
     if quiet < night.settle_seconds:
-        message = f"changed {quiet:.0f} s ago, so copying may not have finished; the next night takes it"
+        message = (
+            f"changed {quiet:.0f} s ago, and settle = {night.config.settle!r}, so copying may not have finished; "
+            "the next night takes it"
+        )
         return SlideReport(str(slide), reports.WAITING, message)
     return None
 
@@ -251,7 +254,8 @@ def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop:
     if stop.why and message == stop.why:  # not the slide's fault
         status = reports.OPEN
     elif never_opened and seconds_left_alone(path, stop.at) < UNREADABLE_FACTOR * night.settle_seconds:
-        status, message = reports.WAITING, f"changed recently, so copying may not have finished: {message}"
+        why = f"changed less than {UNREADABLE_FACTOR} times settle = {night.config.settle!r} ago"
+        status, message = reports.WAITING, f"{why}, so copying may not have finished: {message}"
     elif status == reports.FAILED:
         attempts = _record_failure(failures, path, message, stop.at, heard)
     elif status in (reports.DONE, reports.SKIPPED, reports.NO_TISSUE):
@@ -266,6 +270,7 @@ def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop:
         seconds=slide.seconds,
         pixels=slide.pixels,
         skipped=slide.skipped,
+        outside=slide.outside,
         objects=slide.objects,
         warnings=tuple(map(in_night, slide.warnings)),
         attempts=attempts,
@@ -357,7 +362,12 @@ def project(night: Night, now: float) -> tuple[InboxContent, list[Projection]]:
 def _project(plan: RunPlan) -> Projection:
     to_do = plan.to_do
     pool = plan.setup.pool
-    through = pool.passes * sum(p.pixels * ((p.grid.core + p.grid.receptive.margin) / p.grid.core) ** 2 for p in to_do)
+    through = pool.passes * sum(
+        p.pixels
+        * (1.0 if p.region is None else p.region.share)
+        * ((p.grid.core + p.grid.receptive.margin) / p.grid.core) ** 2
+        for p in to_do
+    )
     speeds = recall(pool)
     hours = through / max(speeds.values()) / plan.all_devices / 3600 if speeds else None
     return Projection(plan, hours, sum(p.store.raw_bytes for p in to_do if p.action != MEASURE))

@@ -31,6 +31,7 @@ VALUES = {
     "tta": "off|flips|all",
     "reader": "tiff|ome-zarr|dicom|picture|openslide",
     "channels": r"[0-9]+(?:,[0-9]+)*",
+    "roi": r"[0-9][0-9.,a-zµ]*|\S+\.(?:geojson|json|xml)",
 }
 """What the value of each option looks like; anything else after it is the rest of the sentence."""
 FLAGS = {"any_stain", "probabilities", "uncertainty"}

@@ -9,8 +9,33 @@ import numpy.typing as npt
 
 from wsipipe.slides.pixels.overview import Plane, RgbImage
 
-OUTLINE = (40, 255, 80)
-"""The colour of the tissue's outline in every picture; found objects have that of their class."""
+OUTLINE, REGION_OUTLINE = (40, 255, 80), (30, 120, 255)
+"""The colours of the outlines of tissue and region in every picture; found objects have that of their class."""
+LEFT_OUT = 160
+"""The grey that pixels are mixed with that are not segmented."""
+
+
+def draw_searched(
+    image: RgbImage, tissue: npt.NDArray[np.bool_] | None, region: npt.NDArray[np.bool_] | None, *, grey_glass: bool
+) -> None:
+    """Outline the ``tissue`` and the ``region`` in ``image`` (y, x, 3), uint8, and grey what is outside.
+
+    Parameters
+    ----------
+    image
+        Drawn into.
+    tissue, region
+        (y, x), bool; None: the whole image.
+    grey_glass
+        Whether what is outside the tissue is greyed, too, and not only what is outside the region.
+    """
+    everywhere = np.ones(image.shape[:2], bool)
+    inside = everywhere if region is None else region
+    found = everywhere if tissue is None else tissue
+    outside = ~(inside & found) if grey_glass else ~inside
+    image[outside] = image[outside] // 2 + LEFT_OUT // 2
+    image[inner_edge(found) & inside] = OUTLINE
+    image[inner_edge(inside)] = REGION_OUTLINE
 
 
 def outlined(image: RgbImage, labels: npt.NDArray[Any], color: tuple[int, int, int]) -> RgbImage:

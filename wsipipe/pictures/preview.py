@@ -1,4 +1,4 @@
-"""The tissue mask of a slide, drawn over it."""
+"""What a run would segment of a slide, the tissue of a region, drawn over it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ from math import inf
 
 import imagecodecs
 
+from wsipipe.geometry.grid import Box
 from wsipipe.pictures.caption import captioned
-from wsipipe.pictures.drawing import OUTLINE, as_rgb, inner_edge, nearest_cells
+from wsipipe.pictures.drawing import as_rgb, draw_searched, nearest_cells
+from wsipipe.rasters.region import Region
 from wsipipe.slides.pixels.overview import averaged_plane, choose_source, fitted_shape
 from wsipipe.slides.slide import Level, Slide
 from wsipipe.tissue.mask import TissueMask
+from wsipipe.tissue.searched import tissue_share_in
 
 PREVIEW_PX = 1600
 """Long side of the picture of the tissue mask, in pixels."""
-LEFT_OUT = 160
-"""The grey that pixels outside the mask are mixed with."""
 
 
-def tissue_png(slide: Slide, level: Level, mask: TissueMask, *, side: int = PREVIEW_PX) -> bytes:
-    """``level`` of ``slide`` as a PNG of at most ``side`` px, greyed outside ``mask``, with the mask's outline.
+def tissue_png(
+    slide: Slide, level: Level, mask: TissueMask | None, region: Region | None = None, *, side: int = PREVIEW_PX
+) -> bytes:
+    """``level`` of ``slide`` as a PNG of at most ``side`` px, greyed outside ``mask`` and ``region``, both outlined.
 
-    A strip of `CAPTION_PX` below it has the slide's name, the share of tissue, and a scale bar if the mpp is known.
+    A strip of `CAPTION_PX` below it has the slide's name, the shares of region and tissue, and a scale bar if the mpp
+    is known.
 
     Raises
     ------
@@ -31,9 +35,12 @@ def tissue_png(slide: Slide, level: Level, mask: TissueMask, *, side: int = PREV
     shape = fitted_shape(level.shape, side)
     source, extent = choose_source(slide, level.index, shape, most_bytes=inf)
     image = as_rgb(averaged_plane(source, extent, shape), level.dtype)
-    inside = nearest_cells(mask.cells, shape)
-    image[~inside] = image[~inside] // 2 + LEFT_OUT // 2
-    image[inner_edge(inside)] = OUTLINE
+    tissue = None if mask is None else nearest_cells(mask.cells, shape)
+    chosen = None if region is None else region.at(shape).inside(Box(0, shape[0], 0, shape[1]))
+    draw_searched(image, tissue, chosen, grey_glass=True)
     um_per_px = None if level.mpp is None else level.mpp * level.shape[1] / shape[1]
-    text = f"{slide.file} · tissue {mask.share:.1%} of the slide"
+    shares = [f"region {region.share:.1%} of the slide"] if region is not None else []
+    if mask is not None:
+        shares.append(f"tissue {tissue_share_in(mask, region):.1%} of the {'region' if region else 'slide'}")
+    text = " · ".join((slide.file, *shares))
     return bytes(imagecodecs.png_encode(captioned(image, text, um_per_px)))

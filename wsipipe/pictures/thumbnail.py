@@ -1,4 +1,4 @@
-"""The summary of a store: a thumbnail of its slide with tissue and classes outlined, and the area of each class.
+"""The summary of a store: a thumbnail of its slide, with outlines of tissue, region and classes, and their areas.
 
 Slide and labels have pyramids of their own. A thumbnail shows the whole plane that was segmented, and both are
 sampled from there::
@@ -21,16 +21,18 @@ from typing import TypeVar
 import imagecodecs
 import numpy as np
 
-from wsipipe.arrays import Labels
+from wsipipe.arrays import Labels, Mask
 from wsipipe.errors import SlideFormatError, StoreError, WsipipeError
 from wsipipe.events import ClassCount
-from wsipipe.geometry.grid import boxes
+from wsipipe.geometry.grid import Box, boxes
 from wsipipe.pictures.caption import with_scale_bar
-from wsipipe.pictures.drawing import OUTLINE, as_rgb, inner_edge, nearest_cells
+from wsipipe.pictures.drawing import as_rgb, draw_searched, inner_edge, nearest_cells
+from wsipipe.rasters.region import read_region
 from wsipipe.rasters.segmented_slide import open_as_segmented
 from wsipipe.slides.pixels.overview import RgbImage, averaged_plane, choose_source, fitted_shape
 from wsipipe.slides.slide import Slide
 from wsipipe.store.finished import FinishedStore, open_finished
+from wsipipe.store.spec import REGION
 
 THUMBNAIL_PX, LARGE_PX = 320, 1000
 """Long sides of a thumbnail and of the larger picture."""
@@ -63,7 +65,7 @@ class ClassArea:
     exact: bool
     """Whether all pixels were counted, rather than those of a coarser level."""
     share: float | None = None
-    """Share of the tissue, or of the slide if there was no tissue mask, 0 to 1; None if there is none."""
+    """Share of what was searched, 0 to 1: the tissue, the region or the slide; None if that is nothing."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ class StoreSummary:
     mpp: float | None = None
     """Micrometres per pixel of the labels; None if unknown."""
     tissue_share: float | None = None
-    """Share of the slide that is tissue, 0 to 1; None if no tissue mask was used."""
+    """Share of the slide, or of its region, that is tissue, 0 to 1; None if no tissue mask was used."""
+    region_share: float | None = None
+    """Share of the slide that lies in the region that was asked for, 0 to 1; None if none was."""
 
     @property
     def opened(self) -> bool:
@@ -133,6 +137,7 @@ def summarise(slide: str, store: str, *, large: bool = False) -> StoreSummary:
         objects=opened.objects or (),
         mpp=opened.mpp,
         tissue_share=opened.tissue_share,
+        region_share=opened.region_share,
     )
 
 
@@ -154,7 +159,7 @@ def _areas(store: FinishedStore) -> tuple[ClassArea, ...]:
         level = next((i for i, shape in enumerate(shapes) if prod(shape) <= COUNTED_PX), len(shapes) - 1)
         found = _counted(store, level)
         counts = {value: round(count * pixels / prod(shapes[level])) for value, count in found.items()}
-    searched = pixels * (1.0 if store.tissue_share is None else store.tissue_share)
+    searched = pixels * store.searched_share
     return tuple(
         ClassArea(
             name,
@@ -189,12 +194,22 @@ def _picture(
     if image is None:
         image = np.full((*shape, 3), PAPER, np.uint8)
     tissue = _try(store.tissue, "without the outline of the tissue", notes)
-    if tissue is not None:
-        image[inner_edge(nearest_cells(np.asarray(tissue[...]) > 0, shape))] = OUTLINE
+    region = _try(lambda: _region(store, shape), "without the outline of the region", notes)
+    mask = None if tissue is None else nearest_cells(np.asarray(tissue[...]) > 0, shape)
+    draw_searched(image, mask, region, grey_glass=False)
     for _, value, color in store.classes:
         image[inner_edge(labels == value)] = list(bytes.fromhex(color[1:]))
     um_per_px = None if store.mpp is None else store.mpp * store.shapes[0][1] / shape[1]
     return Picture(_encoded(with_scale_bar(image, um_per_px), most_bytes), shape)
+
+
+def _region(store: FinishedStore, shape: tuple[int, int]) -> Mask | None:
+    """Which pixels of a picture of ``shape`` are in the region that was asked for, bool (y, x); None without one."""
+    document = store.region()
+    if document is None:
+        return None
+    region = read_region(document, REGION, store.shapes[0], store.downsample)
+    return region.at(shape).inside(Box(0, shape[0], 0, shape[1]))
 
 
 def picture_of_slide(slide: Slide) -> Picture:

@@ -38,7 +38,7 @@ class ClusterConfig:
     workers: int | None = None
     """Number of workers to start."""
     adapt: tuple[int, ...] | None = None
-    """(least, most) workers; their number follows the work."""
+    """``[least, most]`` workers; their number follows the work."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the cluster's class in dask-jobqueue or dask-kubernetes."""
 
@@ -69,7 +69,7 @@ class ComputeRequest:
     """What a run asks of each process that computes."""
 
     device: str
-    """``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``."""
+    """``auto``, ``cpu``, ``cuda``, ``mps``, or a list such as ``cuda:0,cuda:1``."""
     engine: str
     """``auto``, ``torch``, ``compile``, ``openvino`` or ``onnxruntime``."""
     precision: str
@@ -105,7 +105,7 @@ class RunConfig:
     batch: int | None = None
     """Tiles per forward pass."""
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``."""
+    """``auto``, ``cpu``, ``cuda``, ``mps``, or a list such as ``cuda:0,cuda:1``."""
     engine: str = "auto"
     """Inference engine: ``auto``, ``torch``, ``compile``, ``onnxruntime``, or on CPUs ``openvino``."""
     precision: str = "float32"
@@ -121,6 +121,9 @@ class RunConfig:
     """The most memory that this process may take; None: what the cgroup or the machine has, less a reserve."""
     tissue: str = "auto"
     """Where to segment: in the tissue that is found (``auto``), everywhere (``off``), or in a mask (its path)."""
+    roi: str | None = None
+    """Region to segment: ``x,y,width,height`` in pixels of level 0, or with units (``250um,500um,1mm,1mm``), or a file
+    of annotations; None: the whole slide. It is segmented where it is tissue."""
     on_bad_tile: str = FAIL
     """What a tile that cannot be decoded does: ``fail`` its slide, or ``fill`` what depends on it with label 0."""
     any_stain: bool = False

@@ -32,6 +32,8 @@ UINT16 = 2
 """Bytes of a sample."""
 MOST_KEPT_BYTES = 2**27
 """Most bytes of tiles kept for the next block, for each block in flight: strips of slides up to 20 000 px wide."""
+REGION_BYTES = 3
+"""A region as drawn into a block, bytes a pixel: one polygon, all of them, and which bad tiles they meet."""
 AT_ONCE = 10
 """Pieces of a file that zarr decodes at a time (its ``async.concurrency``)."""
 
@@ -130,6 +132,7 @@ def block_need(level: Level, grid: Grid, setup: Setup) -> int:
     """The most bytes that one block of ``level`` holds, or joining the objects of all blocks, or filling in ids."""
     classes, probabilities = setup.model.network.classes, setup.probabilities
     need = block_bytes(level, grid, shares=classes * probabilities + setup.uncertainty)
+    need += REGION_BYTES * grid.block**2 * (setup.roi is not None)
     if setup.objects is not None:
         side = block_side(grid.block, RUN_BLOCK_PX)
         need += measuring_bytes(level, side, classes=classes, probabilities=probabilities)

@@ -143,9 +143,8 @@ def finish_objects(plan: ObjectsPlan, block_px: int, limit_bytes: int) -> StoreO
             remove_blocks(plan.store.path)
             raise DamagedStoreError(f"{err}; what the blocks gave was removed, the same command resumes") from err
         table = open_objects(plan.table)
-    share = plan.store.tissue_share
     height, width = plan.counting.shape
-    counts = count_classes(table, height * width * (1.0 if share is None else share))
+    counts = count_classes(table, height * width * plan.store.searched_share)
     note_objects(
         Path(plan.store.path),
         {

@@ -74,16 +74,17 @@ def little_found(
     labels
         Pixels of each label.
     tissue_share
-        Share of the slide that was searched, 0 to 1; None: all of it.
+        Share of the slide, or of its region, that is tissue, 0 to 1; None: all of it was searched.
     """
-    searched = prod(plan.grid.shape) * (1.0 if tissue_share is None else tissue_share)
+    region_share = 1.0 if plan.region is None else plan.region.share
+    searched = prod(plan.grid.shape) * region_share * (1.0 if tissue_share is None else tissue_share)
     mpp, found = plan.level.mpp, sum(count for label, count in labels.items() if label != BACKGROUND)
     mm2 = None if mpp is None else searched * mpp**2 / 1e6
     much = searched >= MUCH_PX if mm2 is None else mm2 >= MUCH_MM2
     usual = usual_of(model_sha256)
     if much and found < (usual.least_share if usual else NEARLY_NOTHING) * searched:
         size = f"{searched / 1e6:.1f} MP" if mm2 is None else f"{mm2:.2g} mm2"
-        of = "the slide" if tissue_share is None else "tissue"
+        of = "tissue" if tissue_share is not None else "the slide" if plan.region is None else "the region"
         yield (
             f"nearly nothing was found: {found / searched:.2%} of {size} of {of} is labelled; if that is not what you "
             f"expect, check {_resolution(plan.slide)}, and whether the model suits the stain (-m)"

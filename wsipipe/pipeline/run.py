@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from distributed import Client
 
 from wsipipe.errors import MachineError
-from wsipipe.events import ClusterReady, Listener, RunStarted, SlideFailed, SlideSkipped, Warned, ignore
+from wsipipe.events import ClusterReady, GpuUnused, Listener, RunStarted, SlideFailed, SlideSkipped, Warned, ignore
 from wsipipe.files import Named, absolute, locate, make_folder
 from wsipipe.inference.pool import load_pool, release_pool
 from wsipipe.inference.speeds import correct
@@ -136,22 +136,34 @@ def _run(
         threads=plan.all_threads,
         devices=plan.all_devices,
         computing_seconds=computing_seconds,
-        bare=plan.bare,
+        bare=plan.measured_bare,
         projected_bytes=max(map(plan.memory_bytes, plan.to_do), default=plan.base_bytes),
         peak_bytes=peak_bytes(),
         lower_precision=lower,
         stopped=stopped,
         ended=ended,
     )
-    spent = summary.account()
-    if spent is not None and sizes is not None and workers is None:
-        correct(plan.setup.pool, (sizes.tile, sizes.batch), spent.of_bare * plan.bare)
+    if sizes is not None and workers is None and computing_seconds:
+        each = sum(slide.computed for slide in summary.slides) / (computing_seconds * plan.all_devices)
+        correct(plan.setup.pool, (sizes.tile, sizes.batch), each)
     return summary
 
 
 def _tell_plan(plan: RunPlan, outcomes: Outcomes) -> None:
     """Say what there is to do, which slides are refused, and which are skipped."""
-    outcomes(RunStarted(sum(len(p.blocks) for p in plan.to_do), sum(p.pixels for p in plan.to_do)))
+    setup, to_do = plan.setup, plan.to_do
+    outcomes(
+        RunStarted(
+            blocks=sum(len(p.blocks) for p in to_do),
+            pixels=sum(p.pixels for p in to_do),
+            slides=len(to_do),
+            model=setup.model.spec.name,
+            devices=setup.site.names,
+            processes=setup.site.processes,
+        )
+    )
+    if setup.site.fallback and any(p.blocks for p in to_do):
+        outcomes(GpuUnused(setup.site.fallback))
     if plan.table_warning and plan.setup.slides.table is not None:
         outcomes(Warned(plan.setup.slides.table.name, plan.table_warning))
     for slide in plan.slides:

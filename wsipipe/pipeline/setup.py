@@ -11,6 +11,7 @@ from wsipipe.geometry.network import Receptive
 from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
 from wsipipe.inference.comparison import Compare
 from wsipipe.inference.devices import FLOAT32, check_native, is_cpu, resolve_devices, resolve_engine
+from wsipipe.inference.hardware import names_of, unused_gpu
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.file_kind import FileKind
@@ -19,6 +20,7 @@ from wsipipe.model.network import LABELS, SIGMOID, SOFTMAX
 from wsipipe.pipeline.config import FAIL, FILL, ComputeRequest, RunConfig, check_cluster
 from wsipipe.pipeline.machine import default_limit_bytes
 from wsipipe.pipeline.objects_plan import ObjectsRequest
+from wsipipe.rasters.region import RegionRequest, parse_region
 from wsipipe.slides.planes import Planes
 from wsipipe.slides.readers.registry import named
 from wsipipe.slides.table import SlidesTable, read_slides_table
@@ -51,6 +53,10 @@ class Site:
     """The memory of one process with all libraries, before it loads a model; None: not measured yet."""
     threads: int | None = None
     """Blocks in flight in one process, where it was started with a number of threads."""
+    names: tuple[str, ...] = ()
+    """The devices of one process, with the names of their hardware."""
+    fallback: str = ""
+    """Why the CPU computes on a machine that has a GPU, and what to do; empty if it has none, or if it computes."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,8 @@ class Setup:
     """Where to segment: ``auto``, ``off``, or the path of a mask."""
     tissue_identity: str
     """Identity of the tissue mask, as in the fingerprint."""
+    roi: RegionRequest | None
+    """The region to segment; None: the whole slide."""
     on_bad_tile: str
     """``fail`` or ``fill``."""
     any_stain: bool
@@ -229,6 +237,7 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
         batch=config.batch or 1,
         tissue=config.tissue,
         tissue_identity=tissue_identity(config.tissue),
+        roi=None if config.roi is None else parse_region(config.roi),
         on_bad_tile=config.on_bad_tile,
         any_stain=config.any_stain,
         probabilities=config.probabilities,
@@ -309,4 +318,5 @@ def site_of_this_process(request: ComputeRequest) -> Site:
     limit = default_limit_bytes() if request.max_memory_bytes is None else request.max_memory_bytes
     engine = resolve_engine(request.engine, devices, request.precision, request.kind)
     check_native(request.precision, devices)
-    return Site(request.device, devices, engine, limit)
+    fallback = unused_gpu(request.device, devices)
+    return Site(request.device, devices, engine, limit, names=names_of(devices), fallback=fallback)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, astuple, replace
-from datetime import UTC, datetime
+from dataclasses import astuple, replace
 from enum import Enum, auto
 from itertools import islice
 from pathlib import Path
@@ -19,9 +18,11 @@ from distributed.scheduler import KilledWorker
 from wsipipe.errors import ChannelError, SlideError, SlideReadError
 from wsipipe.events import BlockDone, Listener, ObjectsFound, SlideDone, SlideEmpty, SlideStarted, TissueFound, Warned
 from wsipipe.inference.block import BlockWork
+from wsipipe.inference.work import work_of
 from wsipipe.pipeline.block_tasks import Index, StoreWork, count_block, is_blank, store_block
 from wsipipe.pipeline.cluster.patience import error_of, result_of
 from wsipipe.pipeline.graph import map_blocks, tasks_of
+from wsipipe.pipeline.history import approximate_text, history_of
 from wsipipe.pipeline.instances import remove_unfinished
 from wsipipe.pipeline.objects_plan import ObjectsPlan, plan_objects_of_run
 from wsipipe.pipeline.objects_store import StoreObjects, remove_blocks
@@ -30,7 +31,7 @@ from wsipipe.pipeline.plausible import little_found, odd_sizes, stain_conflict
 from wsipipe.pipeline.run_plan import RunPlan
 from wsipipe.pipeline.slide_plan import SlidePlan
 from wsipipe.pipeline.slide_seen import look
-from wsipipe.pipeline.summary import Outcomes, SlideOutcome, account
+from wsipipe.pipeline.summary import Outcomes
 from wsipipe.pipeline.tissue_tasks import TISSUE_PRIORITY, TissueFinding, submit_tissue
 from wsipipe.store import content, lifecycle
 from wsipipe.store.spec import OBJECTS_TABLE, Seen, coarse_chunks
@@ -43,6 +44,7 @@ TISSUE_ATTEMPTS = 3
 """Attempts to find the tissue of a slide while workers die: a block that kills them is set aside with the third."""
 AFTER_DEATHS = "check the worker logs, give the workers more memory, then repeat the run"
 NO_TISSUE_FOUND = "no tissue found, nothing segmented; to segment the whole slide: --tissue off --overwrite"
+NO_TISSUE_IN_REGION = "no tissue found in the region, nothing segmented; to segment all of it: --tissue off --overwrite"
 
 
 class Stage(Enum):
@@ -90,6 +92,9 @@ class SlideJob:
         if plan.restart:
             lifecycle.discard_partial(plan.store)
         lifecycle.begin_store(plan.store, plan.damaged)
+        if plan.region is not None:
+            content.write_region(plan.store, plan.region.as_geojson())
+        self._region_share = None if plan.region is None else plan.region.share
         grid = plan.grid
         setup = run.setup
         block = BlockWork(plan.level, grid, setup.pool, plan.keep(run.threads), setup.compare, setup.fills)
@@ -110,7 +115,7 @@ class SlideJob:
         self._lost: list[Index] = []
         self._unread: list[SlideReadError] = []
         self._labels: Counter[int] = Counter()
-        self._blank = True  # until a pixel is seen that is not zero
+        self._blank = plan.region is None  # until a pixel is seen that is not zero; a part of a slide may be all zeros
         self._objects_tasks: ObjectsTasks | None = None
         self._tissue: TissueFinding | None = None
         self._tissue_attempts = 0
@@ -119,7 +124,9 @@ class SlideJob:
         self._looks: set[object] = set()  # keys of the tasks that look at the slide's files
         self._overwritten = False
         self._finishing = self._finish()
-        self._outcome(SlideStarted(plan.slide.path, plan.store.path, grid.count, len(plan.blocks), plan.pixels))
+        work, share = setup.pool.passes * work_of(plan.blocks, region=plan.region), self._region_share
+        slide, store, count, left = plan.slide.path, plan.store.path, grid.count, len(plan.blocks)
+        self._outcome(SlideStarted(slide, store, count, left, plan.pixels, work, share))
 
     def _begin_objects(self) -> ObjectsPlan | None:
         """What is measured of objects; removes what another run, with other options or without, has left of them."""
@@ -250,7 +257,7 @@ class SlideJob:
             raise ChannelError(conflict)
         self._tissue, self.stage = found, Stage.BLOCKS
         self._blank &= found.share > 0
-        self._outcome(TissueFound(plan.slide.path, found.how, found.share))
+        self._outcome(TissueFound(plan.slide.path, found.how, found.share, found.work))
 
     def _look(self) -> Futures:
         """Submit a task that looks at the slide's files: once beside its first blocks, and once after the last."""
@@ -303,7 +310,8 @@ class SlideJob:
         self._raise_if_incomplete()
         if self._objects is not None:
             share = None if self._tissue is None else self._tissue.share
-            objects = replace(self._objects, store=replace(self._objects.store, tissue_share=share))
+            store = replace(self._objects.store, tissue_share=share, region_share=self._region_share)
+            objects = replace(self._objects, store=store)
             self._objects_tasks = ObjectsTasks(client, self._run.outline_bytes(plan))
             yield from self._objects_tasks.rounds(objects)
         for levels in plan.grid.coarse_passes():
@@ -333,10 +341,11 @@ class SlideJob:
         self._warn(little_found(plan, self._run.setup.model.sha256, self._labels, share))
         record = {"pixels": dependent, "tiles": [*map(astuple, unread)]}
         store = replace(plan.store, seen=self._seen)
-        lifecycle.publish(store, _history(outcome, self._run, self._labels) | {"unread": record})
+        lifecycle.publish(store, history_of(outcome, self._run, self._labels) | {"unread": record})
         if self._tissue is not None and not self._tissue.share:
-            self._outcome(Warned(plan.slide.path, NO_TISSUE_FOUND))
-            self._outcome(SlideEmpty(plan.slide.path, plan.store.path, seconds, NO_TISSUE_FOUND))
+            found = NO_TISSUE_FOUND if plan.region is None else NO_TISSUE_IN_REGION
+            self._outcome(Warned(plan.slide.path, found))
+            self._outcome(SlideEmpty(plan.slide.path, plan.store.path, seconds, found))
         else:
             self._outcome(SlideDone(plan.slide.path, plan.store.path, seconds, plan.pixels))
 
@@ -380,33 +389,3 @@ def listed(texts: list[str]) -> str:
     """The first `MOST_LISTED` of ``texts``, and how many more there are."""
     more = len(texts) - MOST_LISTED
     return "; ".join(texts[:MOST_LISTED]) + (f"; and {more} more" if more > 0 else "")
-
-
-def _history(slide: SlideOutcome, run: RunPlan, labels: Counter[int]) -> dict[str, Any]:
-    """What the store records of the run that finished it: when, by what, where the time went, and what was found."""
-    spent = account([slide], seconds=slide.seconds, threads=run.all_threads, devices=run.all_devices, bare=run.bare)
-    return {
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "devices": list(run.setup.devices),
-        "processes": run.setup.site.processes,
-        "engine": run.setup.engine,
-        "threads": run.threads,
-        "blocks": slide.blocks_computed,
-        "pixels": slide.pixels,
-        "skipped": slide.skipped,
-        "tissue": None if slide.tissue_share is None else {"share": slide.tissue_share, "how": slide.tissue_by},
-        "seconds": slide.seconds,
-        "spent": asdict(slide.spent),
-        "account": None if spent is None else asdict(spent),
-        "labels": {str(label): labels[label] for label in sorted(labels)},
-        "compared": {"labels": slide.compared[0], "differing": slide.compared[1]},
-    }
-
-
-def approximate_text(tiles: str, compared: tuple[int, int]) -> str:
-    """What a user should know of labels that depend on the ``tiles``, some of which were ``compared``."""
-    labels, differing = compared
-    share = (
-        f"of {labels:,} labels, {differing / labels:.2%} differ in other tiles" if labels else "no tiles were compared"
-    )
-    return f"labels are approximate, by {tiles}: {share}"

@@ -18,6 +18,7 @@ from wsipipe.pipeline.memory_need import block_need, decoded_bytes, kept_bytes, 
 from wsipipe.pipeline.objects_plan import plan_objects_of_run
 from wsipipe.pipeline.setup import Setup
 from wsipipe.pipeline.slide_seen import is_same
+from wsipipe.rasters.region import Region, region_identity, region_of
 from wsipipe.slides.pixels.tile_cache import Keep
 from wsipipe.slides.planes import listed_channels
 from wsipipe.slides.slide import Level, Slide, choose_level
@@ -29,6 +30,7 @@ from wsipipe.tissue.mask import mask_shape
 from wsipipe.tissue.mask_file import TISSUE_OFF, given_shape, is_file
 from wsipipe.version import VERSION
 
+SHA256_DIGITS = 64
 SEGMENT, RESUME, MEASURE, SKIP = "segment", "resume", "measure", "skip"
 """Actions for a slide; to measure is to find the objects of a finished store."""
 
@@ -60,6 +62,8 @@ class SlidePlan:
     """The most memory that a task which finds the tissue holds."""
     network_bytes: int
     """The most of this machine's memory that the replicas hold."""
+    region: Region | None = None
+    """The region to segment; None: the whole slide."""
 
     @property
     def grid(self) -> Grid:
@@ -183,7 +187,9 @@ def _lack_of_objects(slide: Slide, level: Level, path: str, setup: Setup) -> str
     instances = rules_of_instances(locate(path))
     if objects.existing() is None or not objects.counted:
         others = objects.store.objects is not None and objects.table.exists()
-        return "complete, but its objects were made with other options" if others else "complete, but without objects"
+        if not others:
+            return "complete, but without objects"
+        return f"complete, but its objects were made with {objects.other_rules}; they are measured again"
     if instances is None:
         return "complete, but without instances" if objects.instances else ""
     return "" if instances == rules_of(objects.description) else "complete, but its instances are of other objects"
@@ -214,6 +220,7 @@ def _store_spec(
             tissue=setup.tissue_identity,
             reading=level.reading,
             approximate=_approximate(grid) if setup.approximate else "",
+            region=region_identity(setup.roi, slide),
         ),
         downsample=level.downsample,
         grid=grid,
@@ -263,6 +270,7 @@ def _slide_plan(
         block_bytes=block_need(level, grid, setup),
         tissue_bytes=tissue_need(level, setup),
         network_bytes=0 if action == MEASURE else network_need(grid, setup),
+        region=None if setup.roi is None else region_of(setup.roi, slide, level),
     )
 
 
@@ -299,23 +307,29 @@ def _usable(slide: Slide, path: str, *, fingerprint: Fingerprint, overwrite: boo
         return None
     words = {
         "slide": "another slide file",
-        "model_sha256": "other weights",
+        "model_sha256": "other weights (-m)",
         "level": f"level {old.level} (now {new.level})",
         "mpp": f"{old.mpp} micrometres per pixel (now {new.mpp})",
-        "probabilities": f"{'' if old.probabilities else 'no '}probabilities",
+        "probabilities": f"{'' if old.probabilities else 'no '}--probabilities",
         "on_bad_tile": f"--on-bad-tile {old.on_bad_tile} (now {new.on_bad_tile})",
-        "precision": f"precision {old.precision} (now {new.precision})",
-        "uncertainty": f"{'' if old.uncertainty else 'no '}uncertainty",
+        "precision": f"--precision {old.precision} (now {new.precision})",
+        "uncertainty": f"{'' if old.uncertainty else 'no '}--uncertainty",
         "tta": f"--tta {old.tta} (now {new.tta})",
         "shrink": f"the level shrunk by {old.shrink:.5g} (now {new.shrink:.5g})",
-        "tissue": f"tissue {old.tissue} (now {new.tissue})",
+        "tissue": f"--tissue {_mask(old.tissue)} (now {_mask(new.tissue)})",
         "reading": f"{old.reading or 'all planes'} (now {new.reading or 'all planes'})",
-        "approximate": f"{old.approximate or 'exact tiles'} (now {new.approximate or 'exact tiles'})",
+        "region": f"{(old.region and f'--roi {old.region}') or 'no --roi'} (now {new.region or 'none'})",
+        "approximate": f"{old.approximate or 'exact tiles'} (now {new.approximate or 'exact tiles'}; --margin)",
     }
     raise FingerprintError(
         f"{path} was made with {', '.join(words[name] for name in old.differences(new))}; "
-        "--overwrite replaces it once the new one is complete, or use another -o"
+        "--overwrite replaces it once the new one is complete; to have both, use another -o"
     )
+
+
+def _mask(identity: str) -> str:
+    """The identity of a tissue mask in a message; that of a file is its sha256."""
+    return f"FILE (sha256 {identity[:8]}...)" if len(identity) == SHA256_DIGITS else identity
 
 
 def _precision(setup: Setup) -> str:

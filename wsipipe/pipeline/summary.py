@@ -38,10 +38,12 @@ class SlideOutcome:
     """The outcome of one slide."""
 
     slide: str
+    """Path or URL of the slide."""
     status: str = NOT_ATTEMPTED
-    """One of `RUN_STATUSES`: ``taken`` by another runner, ``open`` when the time was up, ``not attempted`` because
-    the machine failed before, ``no tissue`` if there was nothing to segment."""
+    """``done``, ``failed``, ``skipped`` if it was done before, ``taken`` by another runner, ``open`` when the time was
+    up, ``not attempted`` because the machine failed before, ``no tissue`` if there was nothing to segment."""
     store: str | None = None
+    """Path or URL of its result, finished or not."""
     message: str = ""
     """Reason why it failed or was skipped."""
     blocks: int = 0
@@ -53,12 +55,17 @@ class SlideOutcome:
     computed: int = 0
     """Pixels that went through the network, margins included; once for each pass over a tile."""
     skipped: int = 0
-    """The `pixels` in tiles that did not go through the network, because they have no tissue."""
+    """The `pixels` of the region in tiles that did not go through the network, because they have no tissue."""
+    outside: int = 0
+    """The `pixels` outside the region that was asked for."""
+    region_share: float | None = None
+    """Share of the slide that lies in that region, 0 to 1; None if none was asked for."""
     tissue_share: float | None = None
-    """Share of the slide that is tissue, 0 to 1; None if no tissue mask was used."""
+    """Share of the slide, or of that region, that is tissue, 0 to 1; None if no tissue mask was used."""
     tissue_by: str = ""
     """Method by which the tissue was found, such as ``brightfield``."""
     seconds: float = 0.0
+    """Time from its first task to its last; slides overlap."""
     spent: Spent = field(default_factory=Spent)
     """Sum over all blocks, several of which are in flight at a time, and over all devices."""
     labels: dict[int, int] = field(default_factory=dict)
@@ -68,6 +75,7 @@ class SlideOutcome:
     objects: tuple[ClassCount, ...] = ()
     """Counts of its objects, class by class; empty if they were not asked for, or found in this run."""
     warnings: list[str] = field(default_factory=list)
+    """Warnings about the slide."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +84,11 @@ class Account:
 
     busy: float
     """Share of the devices' time in which they computed: 0 to 1."""
-    of_bare: float
-    """Speed over the measured speed of the bare network on as many devices: 1 is as fast as the network alone."""
+    of_bare: float | None
+    """Speed over that of the bare network on as many devices, 0 to 1; None if that was not measured for these tiles.
+
+    The bare network's is the one that was measured, or that of the devices while they computed here, if that is more:
+    then something else kept the machine busy while it was measured."""
     shares: dict[str, float]
     """Shares of the threads' time: read, decode, wait, write and other of `Spent`; idle is time without a block."""
     bottleneck: str
@@ -89,7 +100,7 @@ def account(
 ) -> Account | None:
     """The account of ``slides``, computed in ``seconds`` on that many threads and devices; None if none was.
 
-    ``bare`` is the speed of the bare network on one device, in pixels a second.
+    ``bare`` is the speed of the bare network on one device, in pixels a second; 0 if it was not measured.
     """
     spent, computed = Spent(), 0
     for slide in slides:
@@ -102,7 +113,9 @@ def account(
     busy = spent.infer / (seconds * devices)
     own = {name: share for name, share in shares.items() if name != "wait"}
     bottleneck = "network" if busy >= BUSY else max(own, key=own.__getitem__)
-    return Account(busy, computed / (seconds * devices * bare), shares, bottleneck)
+    while_busy = computed / spent.infer if spent.infer else 0.0
+    of_bare = computed / (seconds * devices * max(bare, while_busy)) if bare else None
+    return Account(busy, of_bare, shares, bottleneck)
 
 
 @dataclass(frozen=True)
@@ -110,9 +123,13 @@ class RunSummary:
     """The summary of a run."""
 
     out: str
+    """Folder of the results, as it was given."""
     model: str
+    """Path of the model."""
     slides: tuple[SlideOutcome, ...]
+    """In the order of the command."""
     seconds: float
+    """Duration of the run."""
     threads: int
     """Blocks in flight, in all processes."""
     devices: int
@@ -120,7 +137,7 @@ class RunSummary:
     computing_seconds: float
     """From the first block to the last slide's end."""
     bare: float
-    """Pixels a second, margins included, of the bare network on one device; 0 if nothing was computed."""
+    """Pixels a second, margins included, of the bare network on one device; 0 if that was not measured."""
     projected_bytes: int
     """The peak memory that was projected."""
     peak_bytes: int
@@ -168,13 +185,14 @@ class Outcomes:
     def _note(self, slide: SlideOutcome, event: OfSlide) -> None:
         match event:
             case SlideStarted():
-                slide.store, slide.blocks = event.store, event.blocks
+                slide.store, slide.blocks, slide.region_share = event.store, event.blocks, event.region_share
             case TissueFound():
                 slide.tissue_share, slide.tissue_by = event.share, event.how
             case BlockDone():
                 slide.blocks_computed += 1
                 slide.pixels += event.pixels
                 slide.skipped += event.skipped
+                slide.outside += event.outside
                 slide.computed += event.computed
                 slide.spent += event.spent
                 slide.compared = slide.compared[0] + event.compared[0], slide.compared[1] + event.compared[1]

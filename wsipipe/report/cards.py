@@ -102,7 +102,9 @@ def _areas(found: StoreSummary) -> Html | None:
         )
         for c in found.classes
     )
-    of = "of slide" if found.tissue_share is None else "of tissue"
+    of = (
+        "of tissue" if found.tissue_share is not None else "of region" if found.region_share is not None else "of slide"
+    )
     head = element("tr", *(element("th", name, scope="col") for name in ("class", "area", of)))
     return element("table", element("thead", head), element("tbody", *rows), class_="areas")
 
@@ -117,7 +119,9 @@ def _area(of: ClassArea) -> Html:
 def _scale(found: StoreSummary) -> list[str]:
     """The resolution of the labels, and the share of tissue."""
     mpp = "resolution unknown" if found.mpp is None else f"{found.mpp:.4g} µm/px"
-    return [mpp, "" if found.tissue_share is None else f"tissue on {found.tissue_share:.0%} of the slide"]
+    region = "" if found.region_share is None else f"region on {found.region_share:.1%} of the slide"
+    of = "region" if region else "slide"
+    return [mpp, region, "" if found.tissue_share is None else f"tissue on {found.tissue_share:.0%} of the {of}"]
 
 
 def _classes(class_: str, slide: SlideReport) -> str:
@@ -131,8 +135,9 @@ def _speed(slide: SlideReport) -> list[str]:
         return [duration(slide.seconds)] if slide.seconds else []
     speed = f"{three_digits(slide.pixels_per_second / 1e6)} MP/s"
     limit = f"bottleneck: {slide.bottleneck}" if slide.bottleneck else ""
-    outside = f"{slide.skipped / slide.pixels:.0%} skipped, without tissue" if slide.skipped else ""
-    return [amount(slide.pixels), outside, duration(slide.seconds), speed, limit]
+    outside = f"{slide.outside / slide.pixels:.0%} outside the region" if slide.outside else ""
+    glass = f"{slide.skipped / slide.pixels:.0%} skipped, without tissue" if slide.skipped else ""
+    return [amount(slide.pixels), outside, glass, duration(slide.seconds), speed, limit]
 
 
 def _weights(slide: SlideReport, found: StoreSummary | None) -> list[Html | str]:

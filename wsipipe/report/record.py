@@ -65,7 +65,9 @@ class SlideReport:
     model_sha256: str = ""
     """SHA-256 of the model's file."""
     skipped: int = 0
-    """The `pixels` in tiles outside the tissue mask, which did not go through the network."""
+    """The `pixels` of the region in tiles outside the tissue mask, which did not go through the network."""
+    outside: int = 0
+    """The `pixels` outside the region that was asked for."""
     objects: tuple[ClassCount, ...] = ()
     """Counts of the objects that were measured tonight, class by class."""
 

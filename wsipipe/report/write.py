@@ -31,7 +31,7 @@ LARGE_PICTURES_BYTES = 24_000_000
 """Bytes of the large pictures of a page, 32 MB of its text, so that it stays below 64 MB: 150 of them or more."""
 MAX_FAILED_PICTURES = 50
 """Pictures of slides that failed."""
-FOUND = ("classes", "objects", "mpp", "tissue_share", "notes", "version", "model", "model_sha256")
+FOUND = ("classes", "objects", "mpp", "tissue_share", "region_share", "notes", "version", "model", "model_sha256")
 """Fields of a `StoreSummary` that the JSON has: all but pictures."""
 
 

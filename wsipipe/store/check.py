@@ -23,7 +23,7 @@ from wsipipe.store.image_label import parse_image_label, read_attributes
 from wsipipe.store.instances import RULES, rules_of_instances
 from wsipipe.store.record import parse_record
 from wsipipe.store.shards import damage_of_shard
-from wsipipe.store.spec import INSTANCES, PROBABILITIES, ROOT, STORE, TISSUE, UNCERTAINTY, shard_name
+from wsipipe.store.spec import INSTANCES, PROBABILITIES, REGION, ROOT, STORE, TISSUE, UNCERTAINTY, shard_name
 
 Shard = tuple[str, zarr.Array[Any], tuple[int, ...]]
 """Name of an array, the array, and (row, column) of one of its shards, after the class where it has classes."""
@@ -122,7 +122,7 @@ def check_store(store: Location, threads: int) -> StoreCheck:
     try:
         arrays = _arrays(store)
         count = sum(prod(_pieces(array)) for array in arrays.values())
-        damages = _stale_instances(store)
+        damages = _stale_instances(store) + _lost_region(store)
     except Exception as err:  # zarr may raise anything on damaged metadata
         return StoreCheck(str(store), 0, (f"{store}: {err}; --overwrite makes the store anew",))
     shards = ((name, array, index) for name, array in arrays.items() for index in np.ndindex(*_pieces(array)))
@@ -174,6 +174,14 @@ def _stale_instances(store: Location) -> list[str]:
     if rules is None or rules == {name: objects.get(name) for name in RULES}:
         return []
     return [f"{store / INSTANCES}: they do not match the table; wsipipe objects --instances makes them anew"]
+
+
+def _lost_region(store: Location) -> list[str]:
+    """What is wrong if a store of a region does not have its outline."""
+    record: Any = parse_record(read_attributes(store)["wsipipe"])
+    if not record.fingerprint.region or (store / REGION).is_file():
+        return []
+    return [f"{store / REGION} is gone; --overwrite makes the store anew"]
 
 
 def _pieces(array: zarr.Array[Any]) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from wsipipe.store.record import read_record
 from wsipipe.store.shards import damage_of_shard, write_shard
 from wsipipe.store.spec import (
     PROBABILITIES,
+    REGION,
     TISSUE,
     UNCERTAINTY,
     UNREAD,
@@ -182,6 +183,31 @@ def read_tissue(spec: StoreSpec) -> npt.NDArray[np.bool_]:
     """
     assert spec.tissue is not None
     return _read(spec, f"{TISSUE}/0", Box(0, spec.tissue[0], 0, spec.tissue[1]), max(spec.tissue)).astype(bool)
+
+
+def write_region(spec: StoreSpec, geojson: bytes) -> None:
+    """Write the region that is segmented into a store that was begun.
+
+    Raises
+    ------
+    OutputError
+        If the disk does not take it.
+    """
+    write_whole(spec.partial / REGION, geojson, way_out=RESUMES, shared=True)
+
+
+def read_region(spec: StoreSpec) -> bytes:
+    """The document that `write_region` wrote.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be read.
+    """
+    try:
+        return (spec.partial / REGION).read_bytes()
+    except OSError as err:
+        raise OutputError(f"{spec.partial / REGION} cannot be read: {err.strerror or err}; {RESUMES}") from err
 
 
 def note_unread(spec: StoreSpec, index: tuple[int, int], tiles: Iterable[Box], pixels: int) -> None:

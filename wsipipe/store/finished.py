@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from wsipipe.store.documents import is_described
 from wsipipe.store.image_label import parse_image_label, read_attributes
 from wsipipe.store.record import parse_record
 from wsipipe.store.shards import read_box
-from wsipipe.store.spec import PROBABILITIES, ROOT, TISSUE, Seen
+from wsipipe.store.spec import PROBABILITIES, REGION, ROOT, TISSUE, Seen
 from wsipipe.urls import Url
 
 
@@ -66,7 +67,9 @@ class FinishedStore:
     complete: bool
     """Whether the run that made it came to its end; False in a copy of an unfinished store."""
     tissue_share: float | None
-    """Share of the slide that was searched for objects, 0 to 1; None if no tissue mask was used."""
+    """Share of the slide, or of the region that was asked for, that is tissue, 0 to 1; None without a tissue mask."""
+    region_share: float | None
+    """Share of the slide that lies in the region that was asked for, 0 to 1; None without a region."""
     objects: tuple[ClassCount, ...] | None
     """Counts of its objects, class by class; None if it has none."""
 
@@ -123,6 +126,19 @@ class FinishedStore:
         """The cells of ``level`` of the tissue mask, (y, x), uint8, 1 in tissue, not yet read; None if it has none."""
         folder = locate(self.path) / TISSUE / str(level)
         return zarr.open_array(zarr_store(folder), mode="r") if (folder / ROOT).is_file() else None
+
+    def region(self) -> bytes | None:
+        """The region that was asked for, as GeoJSON in pixels of the slide's level 0; None: the whole slide.
+
+        What the file system raises stays as it is.
+        """
+        path = locate(self.path) / REGION
+        return path.read_bytes() if self.region_share is not None else None
+
+    @property
+    def searched_share(self) -> float:
+        """Share of the slide that was searched for objects, 0 to 1: its region, and the tissue there."""
+        return math.prod(share for share in (self.region_share, self.tissue_share) if share is not None)
 
     @property
     def slide_mpp(self) -> float | None:
@@ -210,6 +226,7 @@ def open_finished(path: Named) -> FinishedStore:
             counts=record.counts,
             complete=bool(record.complete),
             tissue_share=record.tissue_share,
+            region_share=record.region_share,
             objects=record.objects,
         )
     except (LookupError, TypeError, ValueError) as err:

@@ -32,7 +32,10 @@ class Record:
     complete: bool
     """Whether the run that made it marked it as finished."""
     tissue_share: float | None
-    """Share of the slide that was searched for objects, 0 to 1; None without a tissue mask, or while unfinished."""
+    """Share of the slide, or of its `region_share`, that is tissue, 0 to 1; None without a tissue mask, or while
+    unfinished."""
+    region_share: float | None = None
+    """Share of the slide that lies in the region that was asked for, 0 to 1; None without one, or while unfinished."""
     version: str = ""
     """Version of the wsipipe that made it."""
     model: str = ""
@@ -68,6 +71,7 @@ def parse_record(attributes: Any) -> Record:
         block=attributes["block"],
         complete=attributes["complete"],
         tissue_share=dict(run.get("tissue") or {}).get("share"),
+        region_share=dict(run.get("region") or {}).get("share"),
         version=str(attributes.get("version", "")),
         model=str(attributes.get("model", "")),
         counts={int(label): int(pixels) for label, pixels in dict(run.get("labels") or {}).items()},

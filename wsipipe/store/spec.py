@@ -9,6 +9,7 @@
         uncertainty/0/          uint8 (y, x) = round(255 u), 0 certain, 255 undecided, if asked for
         0/unread/3.7.json       of block (3, 7): boxes of tiles that could not be decoded, and have label 0
         tissue/0/ 1/ ...        uint8 (y, x): the tissue mask, if there is one; an image-label, too
+        region.geojson          the region that was asked for, if one was: polygons in pixels of the slide's level 0
         objects/objects.parquet the table of objects, if asked for; beside it what blocks gave, while it is made
         labels/instances/0/ ... uint32 (y, x): ids of the table, if asked for; an image-label, too
 
@@ -32,6 +33,7 @@ ROOT = "zarr.json"
 PROBABILITIES = "probabilities/0"
 UNCERTAINTY = "uncertainty/0"
 TISSUE = "tissue"
+REGION = "region.geojson"
 OBJECTS = "objects"
 OBJECTS_TABLE = "objects/objects.parquet"
 INSTANCES = "labels/instances"
@@ -73,10 +75,12 @@ class Fingerprint:
     """The symmetries over which probabilities were averaged."""
     uncertainty: bool = False
     """Whether the uncertainty is written too."""
+    region: str = ""
+    """The region that is segmented: a rectangle in pixels of level 0, or a file (sha256); empty: the whole slide."""
 
     def described(self) -> dict[str, Any]:
         """The fields as the metadata of a store have them: the newest only where they say something."""
-        silent = {("approximate", ""), ("tta", TTA_OFF), ("uncertainty", False)}
+        silent = {("approximate", ""), ("tta", TTA_OFF), ("uncertainty", False), ("region", "")}
         return {name: value for name, value in asdict(self).items() if (name, value) not in silent}
 
     def differences(self, other: Fingerprint) -> list[str]:

@@ -65,7 +65,7 @@ class TissueMask:
         if cells.all():
             return
         rows, cols = (
-            np.array([self._cell(axis, at) for at in range(start, stop)]) - self._cell(axis, start)
+            self.cells_at(axis, np.arange(start, stop)) - self._cell(axis, start)
             for axis, (start, stop) in enumerate(((box.y0, box.y1), (box.x0, box.x1)))
         )
         outside = ~cells[:, cols]
@@ -73,8 +73,13 @@ class TissueMask:
         for cell, (y0, y1) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
             pixels[..., y0:y1, outside[cell]] = 0
 
+    def cells_at(self, axis: int, at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The rows (``axis`` 0) or columns of cells that rows or columns ``at`` of pixels, (n,) int64, lie in."""
+        cells: npt.NDArray[np.int64] = (2 * at + 1) * self.cells.shape[axis] // (2 * self.plane[axis])
+        return cells
+
     def _cell(self, axis: int, at: int) -> int:
-        return (2 * at + 1) * len(self.cells if axis == 0 else self.cells.T) // (2 * self.plane[axis])
+        return int((2 * at + 1) * self.cells.shape[axis] // (2 * self.plane[axis]))
 
 
 def widened(cells: Mask, plane: tuple[int, int], halo: int) -> Mask:

@@ -11,10 +11,11 @@ from pathlib import Path
 from wsipipe.errors import OutputError, WsipipeError
 from wsipipe.files import Location, Named, absolute
 from wsipipe.objects.read import ObjectTable, open_objects
+from wsipipe.rasters.region import Region, read_region
 from wsipipe.rasters.segmented_slide import open_segmented_slide
 from wsipipe.slides.open import open_slide
 from wsipipe.store.finished import FinishedStore, is_store, open_finished
-from wsipipe.store.spec import PARTIAL, STORE
+from wsipipe.store.spec import PARTIAL, REGION, STORE
 from wsipipe.viewer.slide_tiles import SlideTiles
 from wsipipe.viewer.tiling import TilePyramid
 
@@ -71,6 +72,17 @@ class Item:
     def has_tissue(self) -> bool:
         """Whether its store has a tissue mask."""
         return self.store is not None and self.store.tissue() is not None
+
+    @cached_property
+    def region(self) -> Region | None:
+        """The region that was segmented; None for the whole slide, or if it cannot be read."""
+        try:
+            document = None if self.store is None else self.store.region()
+            if self.store is None or document is None:
+                return None
+            return read_region(document, REGION, self.store.shapes[0], self.store.downsample)
+        except (WsipipeError, OSError):
+            return None
 
 
 def items_in(paths: Iterable[Named]) -> list[Location]:

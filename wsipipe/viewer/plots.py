@@ -34,7 +34,7 @@ from wsipipe.viewer.tiling import TILE_PX
 
 SHARPER = 2
 """Pixels of a tile for each pixel of the screen that it is made for, because bokeh enlarges tiles up to twice."""
-LAYERS = ("slide", "labels", "heat", "tissue")
+LAYERS = ("slide", "labels", "heat", "tissue", "region")
 """The kinds of tiles, from below."""
 MICROMETRE = "µm"
 """As bokeh writes it."""
@@ -51,6 +51,7 @@ def layers_of(item: Item) -> list[str]:
         "labels": item.store is not None,
         "heat": item.store is not None and item.store.probable,
         "tissue": item.has_tissue,
+        "region": item.region is not None,
     }
     return [layer for layer in LAYERS if there[layer]]
 
@@ -100,7 +101,7 @@ def _plot(number: int, item: Item, unit: float, x_range: Range1d, y_range: Range
             _tiles(number, item, unit, layer),
             name=f"{layer}-{number}",
             smoothing=layer != "labels",
-            visible=layer in ("slide", "labels"),
+            visible=layer in ("slide", "labels", "region"),
             alpha=OPACITY if layer in ("labels", "heat") else 1.0,
         )
     if item.objects is not None:

@@ -1,4 +1,4 @@
-"""Tiles of a store: its labels in the colours of their classes, and its probabilities as a heat map.
+"""Tiles of a store: its labels in the colours of their classes, its probabilities as a heat map, and outlines.
 
 A tile has the pixels of the slide, and each of them takes the label that lies at its middle::
 
@@ -9,15 +9,18 @@ A tile has the pixels of the slide, and each of them takes the label that lies a
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from bokeh.palettes import Magma256
 
+from wsipipe.arrays import Mask
 from wsipipe.errors import StoreError
 from wsipipe.geometry.grid import Box
-from wsipipe.pictures.drawing import OUTLINE, inner_edge
+from wsipipe.pictures.drawing import OUTLINE, REGION_OUTLINE, inner_edge
+from wsipipe.rasters.region import Region
 from wsipipe.store.finished import FinishedStore
 
 RgbaImage = npt.NDArray[np.uint8]
@@ -64,12 +67,29 @@ def tissue_tile(store: FinishedStore, box: Box, scale: int) -> RgbaImage:
     if cells is None:
         raise StoreError(f"{store.path} has no tissue mask; segment the slide with --tissue auto")
     span = [side * store.downsample / n for side, n in zip(store.shapes[0], cells.shape, strict=True)]
-    wider = Box(max(box.y0 - 2, 0), box.y1 + 2, max(box.x0 - 2, 0), box.x1 + 2)  # edges of tiles are none of the mask
+    wider = _wider(box)
     inside = _nearest(cells, wider, scale, (span[0], span[1])).astype(bool)
+    return _outline(inside, box.seen_from(wider), OUTLINE)
+
+
+def region_tile(region: Region, box: Box, scale: int) -> RgbaImage:
+    """The outline of ``region`` in ``box``, (y, x, 4), uint8, as in `label_tile`."""
+    wider = _wider(box)
+    inside = replace(region, downsample=float(scale)).inside(wider)
+    return _outline(inside, box.seen_from(wider), REGION_OUTLINE)
+
+
+def _wider(box: Box) -> Box:
+    """``box`` with what its outline depends on, because edges of tiles are none of the mask."""
+    return Box(max(box.y0 - 2, 0), box.y1 + 2, max(box.x0 - 2, 0), box.x1 + 2)
+
+
+def _outline(inside: Mask, box: Box, color: tuple[int, int, int]) -> RgbaImage:
+    """The outline of ``inside``, (y, x), bool, two pixels wide, in ``box`` of it."""
     line = inner_edge(inside)
     line |= inner_edge(inside & ~line)
     image = np.zeros((*box.shape, 4), np.uint8)
-    image[line[box.seen_from(wider).slices]] = (*OUTLINE, 255)
+    image[line[box.slices]] = (*color, 255)
     return image
 
 

@@ -35,7 +35,7 @@ from wsipipe.viewer.items import Item
 from wsipipe.viewer.outlines import outlines_in
 from wsipipe.viewer.pages import catalog_page, viewer_page
 from wsipipe.viewer.plots import LAYERS, layers_of, plots, unit_of
-from wsipipe.viewer.result_tiles import heat_tile, label_tile, tissue_tile
+from wsipipe.viewer.result_tiles import heat_tile, label_tile, region_tile, tissue_tile
 from wsipipe.viewer.tiling import TileIndex
 
 CACHE_BYTES = 64 * 2**20
@@ -294,6 +294,8 @@ def _made(item: Item, layer: str, tile: TileIndex, shown: tuple[int, ...]) -> En
     with damage_of(Path(item.path)):
         if layer == "tissue":
             return encoded_overlay(tissue_tile(item.store, box, scale))
+        if layer == "region":
+            return NOTHING if item.region is None else encoded_overlay(region_tile(item.region, box, scale))
         if layer == "labels":
             return encoded_overlay(label_tile(item.store, box, scale, shown))
         return encoded_overlay(heat_tile(item.store, box, scale, shown[0]))

@@ -103,6 +103,8 @@ class Workers:
             per_gpu=max(gpus.values(), default=1),
             loaded_bytes=max(fact.site.loaded_bytes or 0 for fact in facts),
             threads=max(fact.threads for fact in facts),
+            names=first.names,
+            fallback=first.fallback,
         )
 
     def check_paths(self, slides: Sequence[str], out: str) -> None:

@@ -15,6 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.events import Spent
 from wsipipe.extras import install
@@ -168,7 +169,9 @@ def _open(path: Path, wanted: int | None) -> Pyramid:
             f"{path.name} is not a DICOM whole-slide image that wsidicom reads, or is damaged ({_in_words(err)}; "
             f"{pixels_of(files[0])}); {COPY_SERIES_AGAIN}, or convert it"
         ) from err
-    associated = tuple(f"{kind} {i.size.height} x {i.size.width} px" for kind, found in kinds.items() for i in found)
+    associated = tuple(
+        f"{kind} {size_text((i.size.height, i.size.width))}" for kind, found in kinds.items() for i in found
+    )
     return Pyramid(tuple(files), levels, associated)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import PlaneError, SlideFormatError, SlideReadError
 from wsipipe.events import Spent
 from wsipipe.extras import install
@@ -356,8 +357,8 @@ def _check_sizes(path: Path, slide: Any, properties: Mapping[str, str]) -> None:
         height, width = map(int, sides)
         if height * width > MAX_TILE_PX_IN_FILE:
             raise SlideFormatError(
-                f"{path.name} level {level} has tiles of {height} x {width} px; through OpenSlide wsipipe reads tiles "
-                f"of up to {MAX_TILE_PX_IN_FILE} px"
+                f"{path.name} level {level} has tiles of {size_text((height, width))}; through OpenSlide wsipipe reads "
+                f"tiles of up to {MAX_TILE_PX_IN_FILE} px"
             )
 
 

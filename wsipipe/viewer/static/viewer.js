@@ -304,6 +304,9 @@ function section_of(viewer, item, i) {
   if (about.layers.includes("tissue")) {
     section.append(switch_of("outline of the tissue", false, (on) => { viewer.model("tissue", item).visible = on; }));
   }
+  if (about.layers.includes("region")) {
+    section.append(switch_of("outline of the region", true, (on) => { viewer.model("region", item).visible = on; }));
+  }
   if (about.layers.includes("heat")) {
     const heat = viewer.model("heat", item);
     const which = made("select", { "aria-label": "class" });
