@@ -19,6 +19,7 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"
 LAYERS = [
     {"redaction"},
     {"arrays", "errors", "events", "homeless", "palette", "version"},
+    {"extras"},
     {"tables", "urls"},
     {"files", "documented"},
     {"geometry"},
@@ -78,7 +79,7 @@ HOMES = {
     "tornado": {"viewer"},
     "napari": {"napari_plugin"},
 }
-EXTRAS = ["openvino", "onnx", "quantize", "slurm", "kubernetes", "spatialdata", "xarray", "napari"]
+EXTRAS = ["cloud", "train", "openvino", "onnx", "quantize", "slurm", "kubernetes", "spatialdata", "xarray", "napari"]
 EVERYWHERE = {"dask.system"}  # how many cores are ours
 
 

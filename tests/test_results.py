@@ -75,7 +75,6 @@ def test_statistics_are_those_of_the_labels_and_of_the_objects(store: wsipipe.St
 
 
 def test_xarray_has_the_coordinates_of_the_slide(store: wsipipe.Store) -> None:
-    pytest.importorskip("xarray")
     labels = store.to_xarray(1)
     assert labels.dims == ("y", "x")
     assert labels.coords["x"].attrs["units"] == "micrometer"

@@ -13,7 +13,8 @@ import dask.array as da
 import numpy as np
 import zarr
 
-from wsipipe.errors import DamagedStoreError, MachineError
+from wsipipe.errors import DamagedStoreError
+from wsipipe.extras import require
 from wsipipe.files import Named, locate, zarr_store
 from wsipipe.model.spec import LabelClass
 from wsipipe.objects.read import ObjectTable, open_objects
@@ -120,10 +121,9 @@ class Store:
         MachineError
             If xarray is not installed.
         """
-        try:
-            import xarray
-        except ImportError:
-            raise MachineError("xarray is not installed; pip install 'wsipipe[xarray]'") from None
+        require("xarray", "xarray", what="to_xarray")
+        import xarray
+
         span = self.downsample * 2**level
         size, unit = (1.0, "pixel") if self.mpp is None else (self.mpp / self.downsample, "micrometer")
         coordinates = {

@@ -23,6 +23,7 @@ from wsipipe.cli.json_text import echo_json
 from wsipipe.cli.slide_options import with_options
 from wsipipe.cli.verbosity import VERBOSITY_OPTIONS, verbosity
 from wsipipe.errors import UsageError
+from wsipipe.extras import require
 
 if TYPE_CHECKING:
     from wsipipe.pipeline.config import RunConfig
@@ -152,6 +153,8 @@ def evaluate(
     for path in (path for path in (table, pictures) if path is not None):
         check_output(path, (one for pairs in given for pair in pairs.values() for one in pair))
     probable = bool(set(names or ()) & set(OF_PROBABILITIES))
+    if pictures is not None and probable:
+        require("matplotlib", "train", what="--pictures of probabilities")
     with _segmented(given, models, out, mpp, probable=probable, level=verbosity(verbose, quiet)) as found:
         scored = [evaluate_pairs(pairs, options) for pairs in found]
         if compare is not None:

@@ -10,6 +10,7 @@ from math import inf
 from dask.system import CPU_COUNT  # knows affinity and cgroups; OMP_NUM_THREADS, which dask sets to 1, does not
 
 from wsipipe.errors import MachineError, UsageError
+from wsipipe.extras import install
 from wsipipe.inference.allocator import expand_segments
 from wsipipe.model.file_kind import FileKind
 
@@ -21,8 +22,8 @@ ENGINES_OF = {
     FileKind.PT2: (TORCH, COMPILE),
 }
 """The engines that compute each kind of model, the one that ``auto`` prefers first."""
-EXTRA_OF = {OPENVINO: "wsipipe[openvino]", ONNXRUNTIME: "wsipipe[onnx]"}
-"""What to install for the engines that do not come with wsipipe."""
+EXTRA_OF = {OPENVINO: "openvino", ONNXRUNTIME: "onnx"}
+"""The extra of each of the engines that do not come with wsipipe."""
 FLOAT32, TF32, BFLOAT16, FLOAT16 = "float32", "tf32", "bfloat16", "float16"
 PRECISIONS = (FLOAT32, TF32, BFLOAT16, FLOAT16)
 PRECISIONS_OF = {
@@ -113,7 +114,7 @@ def resolve_engine(
         if problem := _unfit(wish, devices, precision, kind):
             raise UsageError(f"--engine {wish} {problem}")
         if not is_installed(wish):
-            raise MachineError(f"--engine {wish} is not installed; pip install '{EXTRA_OF[wish]}'{_others(wish, kind)}")
+            raise MachineError(f"--engine {wish} is not installed; {install(EXTRA_OF[wish])}{_others(wish, kind)}")
         return _able(wish, precision)
     fitting = [engine for engine in ENGINES_OF[kind] if not _unfit(engine, devices, precision, kind)]
     if not fitting:
@@ -126,7 +127,7 @@ def resolve_engine(
         what = f"{kind.value} models" + f" in {precision}" * (precision != FLOAT32)
         neither = "neither is" if len(fitting) > 1 else "it is not"
         raise MachineError(
-            f"{what} need {' or '.join(fitting)}, and {neither} installed; pip install '{EXTRA_OF[fitting[-1]]}'"
+            f"{what} need {' or '.join(fitting)}, and {neither} installed; {install(EXTRA_OF[fitting[-1]])}"
         )
     return _able(there[0], precision)
 

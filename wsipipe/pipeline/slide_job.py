@@ -39,7 +39,7 @@ from wsipipe.tissue.detect import BLANK
 
 MOST_LISTED = 20
 """Regions that a message lists."""
-Futures = list[Future[Any]]
+Futures = list["Future[Any]"]  # quoted: in distributed of April 2025 it has no type parameter
 TISSUE_ATTEMPTS = 3
 """Attempts to find the tissue of a slide while workers die: a block that kills them is set aside with the third."""
 AFTER_DEATHS = "check the worker logs, give the workers more memory, then repeat the run"

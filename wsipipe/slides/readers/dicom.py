@@ -18,6 +18,7 @@ from typing import Any
 from wsipipe.arrays import size_text
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.events import Spent
+from wsipipe.extras import install
 from wsipipe.files import Location
 from wsipipe.slides.identity import file_identity, folder_identity
 from wsipipe.slides.pixels.tiled_array import TiledArray, tiled_array
@@ -36,8 +37,6 @@ from wsipipe.slides.readers.dicom_series import Instance, instance_of, instances
 from wsipipe.slides.resolution import Resolution, checked
 from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.urls import Url
-
-INSTALL_DICOM = "pip install 'wsipipe[dicom]'"
 
 CACHE_BYTES = 2**24
 """Size of each of wsidicom's caches, besides the tiles that are kept here."""
@@ -141,7 +140,7 @@ def _open(path: Path, wanted: int | None) -> Pyramid:
         config, source_of = import_module("wsidicom.config"), import_module("wsidicom.file").WsiDicomFileSource
     except ImportError as err:
         raise SlideFormatError(
-            f"{path.name} is DICOM and needs wsidicom, which is not installed; {INSTALL_DICOM}"
+            f"{path.name} is DICOM and needs wsidicom, which is not installed; {install('dicom')}"
         ) from err
     files = _files(path, wanted)
     settings = config.Settings(

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from wsipipe.arrays import size_text
 from wsipipe.errors import PlaneError, SlideFormatError, SlideReadError
 from wsipipe.events import Spent
+from wsipipe.extras import install
 from wsipipe.files import Location
 from wsipipe.slides.identity import file_identity, folder_identity
 from wsipipe.slides.pixels.tile_cache import Tile
@@ -39,7 +40,6 @@ from wsipipe.slides.slide import Level, Slide, check_sides
 
 OPENSLIDE_SUFFIXES = (".mrxs", ".vms", ".vmu", ".svslide", ".czi")
 """Suffixes of files that only OpenSlide reads, in lower case."""
-INSTALL_OPENSLIDE = "pip install 'wsipipe[openslide]'"
 WHITE = "FFFFFF"
 MIN_TILE_PX, MAX_TILE_PX = 256, 2048
 """Smaller tiles are read several at once, larger ones in parts."""
@@ -208,7 +208,7 @@ class Handle:
             library = _library()
         except ImportError as err:
             raise SlideFormatError(
-                f"{self.path.name} needs OpenSlide, which is not installed; {INSTALL_OPENSLIDE}"
+                f"{self.path.name} needs OpenSlide, which is not installed; {install('openslide')}"
             ) from err
         try:
             return library.OpenSlide(self.path)
