@@ -175,7 +175,7 @@ def test_what_nncf_cannot_quantise_is_an_error_of_the_model(
 def test_without_nncf_the_extra_is_named(
     model: Path, slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsipipe.quantization.nncf_int8.find_spec", lambda _: None)
+    monkeypatch.setattr("wsipipe.extras.find_spec", lambda _: None)
     with pytest.raises(MachineError, match=r"not installed; pip install 'wsipipe\[quantize\]'"):
         quantize_model(model, tmp_path / "x.onnx", [slide])
 
