@@ -25,7 +25,8 @@ from distributed.core import rpc
 from distributed.protocol.pickle import dumps
 from distributed.security import Security
 
-from tests.faults import PATIENCE_SECONDS, picture, shards, start, wait_until, write_model, write_slide
+from tests.big import write_big_slide
+from tests.faults import PATIENCE_SECONDS, shards, start, wait_until, write_model
 
 SECONDS = 3
 """How long each attempt may take."""
@@ -52,10 +53,12 @@ class Target:
 @contextmanager
 def target(folder: Path) -> Iterator[Target]:
     """A run with two worker processes, in the midst of a slide; it ends with the context."""
-    slide = write_slide(folder / f"{SECRET}.tif", picture((4500, 4500)))
+    (folder / "in").mkdir()
+    slide = write_big_slide(folder / "in" / f"{SECRET}.zarr", 9000)
     write_model(folder / "b.safetensors")
     out = folder / "out"
     given = ["-m", folder / "b.safetensors", "-o", out, "--block", 128, "--tile", 128, "--device", "cpu"]
+    given += ["--tissue", "off"]
     before = set(psutil.Process().children(recursive=True))
     process = start("run", slide, *given, "--cluster", "local:2", "--threads", 1, log=folder / "log")
     try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
+
 import pytest
 from hypothesis import settings
 
@@ -22,6 +25,26 @@ def _tuple(value: object) -> tuple[object, ...]:
 def in_soak(*values: object) -> list[object]:
     """Further values of one parameter of a test, each only with ``-m soak``."""
     return [pytest.param(value, marks=pytest.mark.soak) for value in values]
+
+
+def each_value_once(*values: Sequence[object]) -> list[object]:
+    """Combinations of values of several parameters: few in which each value is, and all others only with ``-m soak``.
+
+    Each value of the longest list is in one of the few, and each other in one or more. A value that is `in_soak`
+    is in none of them.
+    """
+    one = type(pytest.param())
+    sets = [[value if isinstance(value, one) else pytest.param(value) for value in each] for each in values]
+    always = [[value for value in each if not value.marks] for each in sets]
+    few = [tuple(each[number % len(each)] for each in always) for number in range(max(map(len, always)))]
+    return [
+        pytest.param(
+            *(value for each in chosen for value in each.values),
+            id="-".join(str(each.id or each.values[0]) for each in chosen) if any(each.id for each in chosen) else None,
+            marks=() if chosen in few else pytest.mark.soak,
+        )
+        for chosen in product(*sets)
+    ]
 
 
 def examples(count: int) -> int:

@@ -17,6 +17,7 @@ import wsipipe
 from tests.faults import store_files
 from tests.importing.small_networks import PaddedUNet
 from tests.model.test_footprint import Live
+from tests.soak import each_value_once
 from tests.test_exactness import FLOAT32_EXACT, make_model, random_image, write_slide
 from wsipipe.arrays import Pixels
 from wsipipe.errors import UsageError
@@ -196,8 +197,7 @@ def tiled(model: Model, image: Pixels, core: int, tta: str) -> Prediction:
     return Prediction(labels[:height, :width], probabilities[:, :height, :width])
 
 
-@pytest.mark.parametrize("tta", ["flips", "all"])
-@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize(("name", "tta"), each_value_once([*FOREIGN], ["all", "flips"]))
 def test_tiles_of_any_network_agree_with_averaged_whole_passes(name: str, tta: str) -> None:
     make, receptive = FOREIGN[name]
     model, image = foreign_model(make(), receptive), random_image((67, 50))

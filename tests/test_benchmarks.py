@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,10 @@ from benchmarks.mosaic import main as write_mosaic
 from benchmarks.mosaic import tiles_of
 from benchmarks.roofline import H200, work_of
 from tests.conftest import WriteSlide
+from tests.faults import PATIENCE_SECONDS
+from tests.warm import Warm
 from wsipipe import open_slide
+from wsipipe.training import log as training_log
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SECTIONS = """
@@ -104,26 +108,54 @@ def test_a_section_that_fails_dies_or_hangs_is_a_row_and_the_rest_goes_on(tmp_pa
     assert "speed 1.5  seconds" in done.stdout
 
 
+ONE_TEST = """
+import pytest
+
+@pytest.mark.gpu
+@pytest.mark.skip
+def test_gpu(): ...
+"""
+"""In place of the tests of this folder, which take seconds to import."""
+
+
+def benchmarks_beside_one_test(folder: Path) -> Path:
+    """The folder of a copy of the benchmarks, in ``folder``, which has the tests of `ONE_TEST`."""
+    copy = folder / "checkout" / "benchmarks"
+    shutil.copytree(BENCHMARKS, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "checkout" / "tests").mkdir()
+    (folder / "checkout" / "tests" / "test_gpu.py").write_text(ONE_TEST)
+    return copy
+
+
+def find_benchmarks(folder: Path) -> None:
+    """Have this process find the modules of ``folder``, and draw no curves of trainings, which take longest."""
+    sys.path.insert(0, str(folder))
+    training_log.write_curves = lambda *_: None
+
+
 @pytest.mark.slow
 def test_every_section_of_the_gpu_benchmark_works_with_a_cpu_in_its_place(
     tmp_path: Path, tiny_model: Path, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slide, out = tmp_path / "large.tif", tmp_path / "gpu.json"
+    slide, out, log = tmp_path / "large.tif", tmp_path / "gpu.json", tmp_path / "log"
     small = write_slide(tmp_path / "s.tif")
     monkeypatch.setattr(sys, "argv", ["mosaic.py", *map(str, (small, slide)), "--side", "300", "--tile", "64"])
     write_mosaic()
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), str(slide), "-m", str(tiny_model), "--device", "cpu"]
-    fast = os.environ | {"TORCH_COMPILE_DISABLE": "1"}  # compiling takes half a minute, and has a test of its own
-    done = subprocess.run([*command, "--quick", "-o", str(out)], capture_output=True, text=True, check=False, env=fast)
+    command = [str(slide), "-m", str(tiny_model), "--device", "cpu", "--quick", "-o", str(out)]
+    beside_one_test = partial(find_benchmarks, benchmarks_beside_one_test(tmp_path))
+    fast = {"TORCH_COMPILE_DISABLE": "1"}  # compiling takes half a minute, and has a test of its own
+    process = Warm("gpu", command, log, first=beside_one_test, environment=fast)
+    said, _ = process.communicate(timeout=PATIENCE_SECONDS)
     rows = json.loads(out.read_text())
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(done.stdout.splitlines()) == len(rows)
+    assert process.returncode == 0, said + log.read_text()
+    assert len(said.splitlines()) == len(rows)
     assert {"skipped", "error"} & {name for row in rows if row["section"] != "tests" for name in row} == set()
     of = {name: [row for row in rows if row["section"] == name] for name in dict.fromkeys(r["section"] for r in rows)}
     assert list(map(len, of.values())) == [1, 1, 1, 6, 12, 8, 4 + 1, 1, 1, 2, 1, 1], list(of)
     for name in ("run in float32", "run in bfloat16"):
         assert of[name][0]["of_projected"] < 1
     assert of["accuracy"][0]["largest_error"] < 1e-4 < of["accuracy"][-1]["largest_error"]
+    assert of["tests"][0]["skipped"] == 1
     assert of["training"][0]["equal"]
     assert [0 <= row["labels_differ"] < 0.01 for row in of["compile"]] == [True, True]
     assert all(row["compile_seconds"] > 0 for row in of["compile"])

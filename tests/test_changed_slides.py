@@ -15,6 +15,7 @@ import tifffile
 
 from tests.faults import assert_same_bytes, picture, write_model
 from tests.slides.made import ome_zarr
+from tests.soak import each_value_once
 from tests.test_resume import unfinish
 from wsipipe import RunConfig, run
 from wsipipe.events import BlockDone, Event
@@ -89,8 +90,7 @@ def touch(slide: Path) -> None:
     os.utime(slide, ns=(1_700_000_000_000_000_000,) * 2)
 
 
-@pytest.mark.parametrize("change", [redact, turn_tiles_round])
-@pytest.mark.parametrize("unfinished", [False, True])
+@pytest.mark.parametrize(("change", "unfinished"), each_value_once([redact, turn_tiles_round], [False, True]))
 def test_slide_that_was_changed_in_place_is_another(
     slide: Path, change: Callable[[Path], None], unfinished: bool
 ) -> None:

@@ -159,7 +159,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two slides, a model, and in ``out`` the stores that this process makes."""
     folder = tmp_path_factory.mktemp("made")
     write_slide(folder / "a.tif", picture((380, 500)))
-    write_slide(folder / "b.tif", picture((260, 200), seed=1))
+    write_slide(folder / "b.tif", picture((130, 200), seed=1))
     write_model(folder / "b.safetensors")
     config = RunConfig(
         str(folder / "out"), str(folder / "b.safetensors"), block=128, tile=128, device="cpu", engine="torch"
@@ -308,7 +308,7 @@ def test_killed_at_random_whoever_it_is_the_same_command_ends_in_the_same_bytes(
     But for those in flight: what a worker wrote and was killed before it could say so is computed by another.
     """
     rng, out = random.Random(kills), tmp_path / "out"
-    slide = write_slide(tmp_path / "large.tif", picture((760, 1020), seed=2))
+    slide = write_slide(tmp_path / "large.tif", picture((500, 760), seed=2))
     options = ["run", slide, "-m", made / "b.safetensors", *SMALL]
     assert call(*options, "-o", tmp_path / "undisturbed").code == 0
     blocks = len(shards(tmp_path / "undisturbed" / "large.zarr"))

@@ -18,7 +18,7 @@ from dask.distributed import Client, LocalCluster
 import wsipipe
 from tests.faults import store_files
 from tests.real_data import data, needs_data
-from tests.soak import in_soak, rounds
+from tests.soak import each_value_once, in_soak, rounds
 from tests.test_tissue import LEFT_OUT, share_left_out
 from tests.warm import CONTEXT
 from wsipipe.geometry.grid import Box
@@ -102,13 +102,11 @@ PAPER_LIKE = {"base_channels": 4, "depth": 2, "convs_per_level": 2}
 SIDES = [(1, 1), (127, 211), (97, 95), *in_soak((40, 401), (5, 3), (96, 96), (191, 193), (192, 288))]
 
 
+NETWORKS = [PAPER_LIKE, {"base_channels": 4, "depth": 3, "convs_per_level": 1}, {"base_channels": 3, "depth": 0}]
+
+
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("shape", SIDES, ids=str)
-@pytest.mark.parametrize(
-    "sizes",
-    [PAPER_LIKE, {"base_channels": 4, "depth": 3, "convs_per_level": 1}, {"base_channels": 3, "depth": 0}],
-    ids=["depth 2", "depth 3", "depth 0"],
-)
+@pytest.mark.parametrize(("shape", "sizes"), each_value_once(SIDES, NETWORKS), ids=str)
 def test_segment_equals_the_whole_pass(
     tmp_path: Path, shape: tuple[int, int], sizes: dict[str, int], engine: str
 ) -> None:
@@ -142,8 +140,10 @@ def test_compiled_the_labels_are_those_of_the_whole_pass(tmp_path: Path) -> None
     assert dynamo_counters["stats"]["unique_graphs"] > before, "of 9 tiles of one shape the last ones are compiled"
 
 
-@pytest.mark.parametrize(("device", "batch"), [("cpu", 1), *rounds(("cpu,cpu,cpu", 3), ("cpu", 3), ("cpu,cpu,cpu", 1))])
-@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "distributed"])
+@pytest.mark.parametrize(
+    ("scheduler", "device", "batch"),
+    each_value_once(["synchronous", "distributed", "threads"], ["cpu", "cpu,cpu,cpu"], [1, 3]),
+)
 def test_segment_is_the_same_under_any_scheduler_batch_and_pool(
     tmp_path: Path, device: str, batch: int, scheduler: str
 ) -> None:
@@ -255,8 +255,11 @@ def test_cores_off_the_pooling_grid_do_not_equal_the_whole_pass() -> None:
     assert differing(core=96, margin=188) == 0.0
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("shape", [(97, 95), (191, 193), *in_soak((1, 1), (192, 288), (401, 307))], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "engine"),
+    each_value_once([(97, 95), (191, 193), *in_soak((1, 1), (192, 288), (401, 307))], ENGINES),
+    ids=str,
+)
 def test_run_writes_the_whole_pass(tmp_path: Path, shape: tuple[int, int], engine: str) -> None:
     image = random_image(shape)
     slide = write_slide(tmp_path / "s.tif", image)

@@ -31,7 +31,7 @@ from tests.faults import (
     write_slide,
     wsipipe,
 )
-from tests.soak import rounds
+from tests.soak import each_value_once, rounds
 from wsipipe import RunConfig, load_model, run
 from wsipipe.pipeline.run_plan import plan_run
 from wsipipe.pipeline.setup import resolve
@@ -76,8 +76,8 @@ def made(folder: Path, shape: tuple[int, int], blocks: int, **options: object) -
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """6 x 8 blocks of 128 px; blocks write level 0, and levels 1 to 3 are made at the end."""
-    return made(tmp_path_factory.mktemp("many"), (760, 1020), 48, block=128)
+    """4 x 6 blocks of 128 px; blocks write level 0, and levels 1 and up are made at the end."""
+    return made(tmp_path_factory.mktemp("many"), (500, 760), 24, block=128)
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +88,15 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 @pytest.fixture(scope="module")
 def with_probabilities(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """As ``few``, and the probabilities of three classes with their uncertainty."""
+    """3 x 3 blocks of 256 px, with the probabilities of three classes and their uncertainty."""
     folder = tmp_path_factory.mktemp("probabilities")
-    return made(folder, (1040, 1080), 9, block=516, probabilities=True, uncertainty=True)
+    return made(folder, (520, 540), 9, block=256, probabilities=True, uncertainty=True)
 
 
 @pytest.fixture(scope="module")
 def with_objects(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """6 x 7 blocks of 64 px, and the table of their objects."""
-    return made(tmp_path_factory.mktemp("objects"), (380, 440), 42, block=64, objects=True)
+    """4 x 5 blocks of 64 px, and the table of their objects."""
+    return made(tmp_path_factory.mktemp("objects"), (250, 310), 20, block=64, objects=True)
 
 
 def unfinish(store: Path) -> Path:
@@ -108,7 +108,10 @@ def unfinish(store: Path) -> Path:
     return store.rename(store.with_name(store.name + ".partial"))
 
 
-@pytest.fixture(params=["finished", "unfinished"])
+KINDS = ["finished", "unfinished"]
+
+
+@pytest.fixture(params=KINDS)
 def damaged_store(request: pytest.FixtureRequest, few: Case, tmp_path: Path) -> Path:
     """A copy of the store of ``few`` to damage, under its own name or as a run that was killed left it."""
     store = tmp_path / "out" / "slide.zarr"
@@ -155,10 +158,10 @@ def test_killed_again_and_again_ends_in_the_same_bytes_and_computes_no_block_twi
     rng = np.random.default_rng(20)
     out, log = tmp_path / "out", tmp_path / "log"
     store, begun = out / "slide.zarr", out / "slide.zarr.partial"
-    moments = [("shards", count) for count in sorted(rng.choice(np.arange(1, 41), at_blocks, replace=False))]
+    moments = [("shards", count) for count in sorted(rng.choice(np.arange(1, 17), at_blocks, replace=False))]
     for seconds in rng.uniform(0.02, 0.6, at_start):  # of processor time, once all is imported
         moments.insert(rng.integers(len(moments)), ("start", seconds))
-    moments += [("coarse", count) for count in (1, int(rng.integers(2, 10)), 11)[:at_the_end]] + [("complete", 0)]
+    moments += [("coarse", count) for count in (1, int(rng.integers(2, 5)), 5)[:at_the_end]] + [("complete", 0)]
     assert len(moments) == at_start + at_blocks + at_the_end + 1
 
     kept: dict[str, tuple[int, int]] = {}
@@ -195,7 +198,7 @@ def test_signals_end_a_run_with_130_and_the_same_command_resumes(many: Case, tmp
         for number in (signal.SIGTERM, signal.SIGINT):
             had = len(shards(begun))
             process = start(*many.command(out), log=log)
-            assert wait_until(lambda had=had: len(shards(begun)) >= had + 10, process), log.read_text()
+            assert wait_until(lambda had=had: len(shards(begun)) >= had + 5, process), log.read_text()
             process.send_signal(number)
             finish(process)
             assert process.returncode == 130
@@ -206,7 +209,7 @@ def test_signals_end_a_run_with_130_and_the_same_command_resumes(many: Case, tmp
     finally:
         signal.signal(signal.SIGINT, before)
     had = len(shards(begun))
-    assert 20 <= had < many.blocks
+    assert 10 <= had < many.blocks
     outcome = many.again(out)
     assert (outcome.status, outcome.blocks_computed) == ("done", many.blocks - had)
     assert_same_bytes(out / "slide.zarr", many.store)
@@ -260,14 +263,14 @@ def test_run_with_objects_that_was_killed_again_and_again_ends_in_the_same_bytes
 def test_probabilities_are_those_of_one_pass_over_the_whole_slide(with_probabilities: Case) -> None:
     case = with_probabilities
     model = load_model(str(case.config.model))
-    image = picture((1040, 1080))  # a multiple of the pooling grid, so that only the margin is mirrored
+    image = picture((520, 540))  # a multiple of the pooling grid, so that only the margin is mirrored
     receptive = model.info.receptive
     half = receptive.margin // 2
     mirrored = np.pad(image, ((half, half), (half, half), (0, 0)), "symmetric")
     pixels = torch.from_numpy(mirrored).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         logits = model.network((pixels - model.spec.mean[0]) / model.spec.std[0])[0]
-    logits = logits[:, receptive.crop : receptive.crop + 1040, receptive.crop : receptive.crop + 1080]
+    logits = logits[:, receptive.crop : receptive.crop + 520, receptive.crop : receptive.crop + 540]
     wanted = (logits.softmax(0) * 255).round().to(torch.uint8).numpy()
     made = np.asarray(zarr.open_array(case.store / "probabilities/0", mode="r")[:])
     off = np.abs(made.astype(int) - wanted)  # where 255 p is halfway, the last bit of a float decides
@@ -343,17 +346,19 @@ def torn_files(store: Path) -> None:
     (store / "0/c/1/1").unlink()
 
 
+MISSING = [
+    pytest.param(torn_files, 1, id="torn temporary files"),
+    pytest.param(lambda store: (store / "0/c/1/1").unlink(), 1, id="no shard of level 0"),
+    pytest.param(lambda store: (store / "1/c/2/0").unlink(), 1, id="no shard of a level that blocks write"),
+    pytest.param(lambda store: (store / "2/c/0/1").unlink(), 0, id="no shard of a level made at the end"),
+    pytest.param(lambda store: (store / "3/c/0/0").unlink(), 0, id="no shard of the last level"),
+    pytest.param(lambda store: shutil.rmtree(store / "1"), 9, id="no level 1"),
+    pytest.param(lambda store: shutil.rmtree(store / "2"), 0, id="no level 2"),
+]
+
+
 @pytest.mark.parametrize(
-    ("damage", "computed"),
-    [
-        pytest.param(torn_files, 1, id="torn temporary files"),
-        pytest.param(lambda store: (store / "0/c/1/1").unlink(), 1, id="no shard of level 0"),
-        pytest.param(lambda store: (store / "1/c/2/0").unlink(), 1, id="no shard of a level that blocks write"),
-        pytest.param(lambda store: (store / "2/c/0/1").unlink(), 0, id="no shard of a level made at the end"),
-        pytest.param(lambda store: (store / "3/c/0/0").unlink(), 0, id="no shard of the last level"),
-        pytest.param(lambda store: shutil.rmtree(store / "1"), 9, id="no level 1"),
-        pytest.param(lambda store: shutil.rmtree(store / "2"), 0, id="no level 2"),
-    ],
+    ("damage", "computed", "damaged_store"), each_value_once(MISSING, KINDS), indirect=["damaged_store"]
 )
 def test_what_is_missing_is_made_again(
     few: Case, damaged_store: Path, damage: Callable[[Path], None], computed: int
@@ -376,7 +381,7 @@ SHARD_DAMAGES: list[Callable[[Path], None]] = [
 """One for each of the 9 blocks. The index of one chunk is 16 bytes, and its checksum 4."""
 
 
-@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize(("level", "damaged_store"), each_value_once([0, 1], KINDS), indirect=["damaged_store"])
 def test_damaged_shards_of_levels_that_blocks_write_are_made_again(few: Case, damaged_store: Path, level: int) -> None:
     damaged = sorted(damaged_store.glob(f"{level}/c/*/*"))
     for damage, shard in zip(SHARD_DAMAGES, damaged, strict=True):
@@ -387,7 +392,9 @@ def test_damaged_shards_of_levels_that_blocks_write_are_made_again(few: Case, da
     assert_same_bytes(damaged_store.with_name("slide.zarr"), few.store)
 
 
-@pytest.mark.parametrize("damage", [*SHARD_DAMAGES[::2], grow])
+@pytest.mark.parametrize(
+    ("damage", "damaged_store"), each_value_once([*SHARD_DAMAGES[::2], grow], KINDS), indirect=["damaged_store"]
+)
 def test_damaged_shards_of_levels_made_at_the_end_are_made_again(
     few: Case, damaged_store: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -406,8 +413,7 @@ DOCUMENTS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("level", range(4))
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "missing"])
+@pytest.mark.parametrize(("level", "damage"), each_value_once(range(4), ["truncated", "empty", "garbage", "missing"]))
 def test_damaged_metadata_of_a_level_of_a_finished_store_are_found(
     few: Case, tmp_path: Path, level: int, damage: str
 ) -> None:
@@ -498,7 +504,11 @@ def test_something_else_in_the_way_is_refused_and_left_alone(few: Case, tmp_path
 # --- other inputs ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", ["weights", "mpp", "slide", "probabilities"])
+@pytest.mark.parametrize(
+    ("change", "damaged_store"),
+    each_value_once(["weights", "mpp", "slide", "probabilities"], KINDS),
+    indirect=["damaged_store"],
+)
 def test_store_of_something_else_is_refused_and_left_alone(damaged_store: Path, few: Case, change: str) -> None:
     out = damaged_store.parent
     before = files(damaged_store), shards(damaged_store)

@@ -50,7 +50,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(slide: Path, out: Path, model: Path, listener: Any = ignore, **options: Any) -> RunSummary:
-    values = {"block": 256, "tile": 128, "threads": 2, "device": "cpu", "engine": "torch"} | options
+    values = {"block": 512, "tile": 128, "threads": 2, "device": "cpu", "engine": "torch"} | options
     return wsipipe.run([slide], wsipipe.RunConfig(out=str(out), model=str(model), **values), listener)
 
 
@@ -177,9 +177,9 @@ def test_without_tissue_a_slide_is_complete_but_not_done(tmp_path: Path, model: 
 def test_blocks_without_tissue_are_not_read(tmp_path: Path, model: Path, whole: Path) -> None:
     slide = write_slide(tmp_path / "case.tif", on_glass(WHERE))
     patch(slide, tile_at(slide, 3)[0], bytes(64))  # the tile [0:256, 768:800] of level 0 cannot be decoded any more
-    broken = run(slide, tmp_path / "off", model, tissue="off")
+    broken = run(slide, tmp_path / "off", model, tissue="off", block=256)
     assert broken.slides[0].status == FAILED
-    assert run(slide, tmp_path / "auto", model).slides[0].status == DONE
+    assert run(slide, tmp_path / "auto", model, block=256).slides[0].status == DONE
     assert np.array_equal(array(tmp_path / "auto"), array(whole) * pixels_in(tmp_path / "auto"))
 
 

@@ -83,8 +83,8 @@ def _bucket(port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two slides, a model, and in ``out`` the stores that come from files."""
     folder = tmp_path_factory.mktemp("made")
-    write_slide(folder / "a.tif", picture((380, 500)))
-    write_slide(folder / "b.tif", picture((260, 200), seed=1))
+    write_slide(folder / "a.tif", picture((250, 380)))
+    write_slide(folder / "b.tif", picture((130, 200), seed=1))
     write_model(folder / "b.safetensors")
     given = {"model": str(folder / "b.safetensors"), "block": 128, "tile": 128, "device": "cpu", "engine": "torch"}
     ended = wsipipe.run([folder / "a.tif", folder / "b.tif"], wsipipe.RunConfig(out=str(folder / "out"), **given))
@@ -465,7 +465,10 @@ def test_a_slide_that_was_overwritten_in_its_bucket_is_another_by_its_etag(
     assert "another slide file" in slide["message"]
 
 
-@pytest.mark.parametrize("kind", ["folder", "images of SpatialData", "zip"])
+@pytest.mark.parametrize(
+    "kind",
+    ["folder", "zip", *in_soak("images of SpatialData")],  # tests/slides/readers/test_omezarr.py: on a disk
+)
 def test_an_ome_zarr_in_a_bucket_is_the_same_as_on_a_disk(tmp_path: Path, kind: str) -> None:
     image = np.moveaxis(picture((300, 200)), -1, 0)
     here = tmp_path / "a.zarr"

@@ -20,6 +20,7 @@ from tests.conftest import Call
 from tests.importing.onnx_networks import write_network
 from tests.importing.whole import whole_labels
 from tests.real_data import data, needs_data
+from tests.soak import each_value_once
 from wsipipe.errors import ChannelError, GeometryError, MachineError, ModelError, NoFiniteReachError, UsageError
 from wsipipe.geometry.network import Receptive
 from wsipipe.importing import import_model, memory
@@ -37,6 +38,7 @@ from wsipipe.quantization.graph import float_network
 
 NAMES = ("background", "tumour", "stroma")
 SHAPE = (127, 211)
+ENGINES = ["onnxruntime", "openvino"]
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +83,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "engine"), each_value_once([*NETWORKS], ENGINES))
 def test_tiles_of_an_imported_network_give_the_labels_of_one_pass(
     name: str, engine: str, slide: Path, tmp_path: Path
 ) -> None:
@@ -205,8 +206,7 @@ LIES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize(("lie", "engine"), each_value_once([*LIES], ENGINES))
 def test_a_description_that_does_not_fit_the_network_is_an_error(
     lie: str, engine: str, slide: Path, tmp_path: Path
 ) -> None:

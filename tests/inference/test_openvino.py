@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
+from tests.soak import each_value_once
 from wsipipe.errors import GeometryError
 from wsipipe.inference.engines.openvino import OpenVinoUNet
 from wsipipe.model.unet import UNet
 
 
-@pytest.mark.parametrize("depth", [0, 1, 2, 4])
-@pytest.mark.parametrize("convs", [1, 2, 3])
-@pytest.mark.parametrize(("channels", "classes"), [(3, 2), (1, 1), (4, 5)])
+@pytest.mark.parametrize(
+    ("sizes", "ends"), each_value_once([*product((0, 1, 2, 4), (1, 2, 3))], [(3, 2), (1, 1), (4, 5), (3, 1)]), ids=str
+)
 @torch.inference_mode()
-def test_logits_are_those_of_torch_for_tiles_of_any_size(depth: int, convs: int, channels: int, classes: int) -> None:
+def test_logits_are_those_of_torch_for_tiles_of_any_size(sizes: tuple[int, int], ends: tuple[int, int]) -> None:
+    """Of depth and number of convolutions, and of channels and classes."""
+    (depth, convs), (channels, classes) = sizes, ends
     torch.manual_seed(0)
     network = UNet(channels, classes, base_channels=4, depth=depth, convs_per_level=convs).eval()
     receptive = network.receptive

@@ -1163,7 +1163,7 @@ ACTION = st.one_of(
 )
 
 
-@settings(max_examples=examples(150))
+@settings(max_examples=examples(100))
 @given(st.lists(ACTION, min_size=5, max_size=40), st.booleans())
 def test_in_whatever_order_steps_stops_and_crashes_come_never_two_hold_it(
     actions: list[Action], one_machine: bool

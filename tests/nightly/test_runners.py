@@ -25,7 +25,7 @@ from wsipipe.pipeline import dispatcher
 from wsipipe.report.record import read_history, read_report
 
 pytestmark = pytest.mark.slow
-BLOCKS = {"a": 64, "b": 16, "c": 4, "d": 16}
+BLOCKS = {"a": 49, "b": 9, "c": 4, "d": 9}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ class Runners:
 
     def halfway(self, name: str) -> bool:
         """Whether a process holds a slide, and has done some of its blocks."""
-        return any(len(shards(self.out / f"{slide}.zarr.partial")) >= 8 for slide in self.holds(name))
+        return any(len(shards(self.out / f"{slide}.zarr.partial")) >= 6 for slide in self.holds(name))
 
     @contextmanager
     def stopped_halfway(self, name: str) -> Iterator[list[str]]:
@@ -237,7 +237,7 @@ def test_a_night_that_is_told_to_end_reports_and_exits_with_130_and_the_next_one
     seen: dict[str, dict[str, tuple[int, int]]] = {}
     for number in (signal.SIGTERM, signal.SIGINT):
         process = runners.night("night")
-        wanted = sum(map(len, seen.values())) + 20
+        wanted = sum(map(len, seen.values())) + 15
 
         def came(wanted: int = wanted) -> bool:
             return sum(len(runners.blocks_of(name)) for name in BLOCKS) >= wanted

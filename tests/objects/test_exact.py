@@ -22,7 +22,7 @@ def close(found: object, right: object) -> bool:
     return bool(np.allclose(np.array(found, float), np.array(right, float), rtol=1e-9, atol=1e-9, equal_nan=True))
 
 
-@settings(max_examples=examples(10))
+@settings(max_examples=examples(7))
 @given(LABELS, SIDES, SIDES, CONNECTIVITIES)
 def test_objects_of_blocks_are_those_of_the_whole(
     labels: np.ndarray, one_px: int, other_px: int, connectivity: int
@@ -70,7 +70,7 @@ SHAPES = {
 }
 
 
-@settings(max_examples=examples(15))
+@settings(max_examples=examples(10))
 @given(LABELS, SIDES, CONNECTIVITIES, st.sampled_from([np.uint8, np.uint16]), st.integers(0, 9))
 def test_measures_are_those_of_scikit_image(
     labels: np.ndarray, block_px: int, connectivity: int, dtype: type, seed: int

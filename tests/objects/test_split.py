@@ -31,7 +31,7 @@ def two_discs(distance_px: int, radius_px: int = 10) -> np.ndarray:
     return ((y - 20) ** 2 + (x - 20) ** 2 < radius_px**2) | ((y - 20) ** 2 + (x - 20 - distance_px) ** 2 < radius_px**2)
 
 
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(40))
 @given(LABELS)
 def test_distances_are_those_of_scipy(labels: np.ndarray) -> None:
     mask = np.pad(labels == 1, 1)
@@ -63,7 +63,7 @@ def test_parts_do_not_depend_on_where_an_object_lies_or_what_is_around_it() -> N
     assert np.array_equal(one, np.where(moved > 0, moved - moved[moved > 0].min() + 1, 0))
 
 
-@settings(max_examples=examples(8))
+@settings(max_examples=examples(5))
 @given(st.integers(0, 10**6).map(blobs), st.sampled_from([9, 16, 33]), CONNECTIVITIES)
 def test_parts_are_the_same_whatever_the_blocks(labels: np.ndarray, block_px: int, connectivity: int) -> None:
     random = np.random.default_rng(0)

@@ -173,11 +173,11 @@ def test_an_array_takes_any_index_as_zarr_does(slide: Slide) -> None:
     level = slide.levels[-1]
     by_zarr = zarr.Array(level.array.async_array)
     random = np.random.default_rng(3)
-    for _ in range(20 if by_zarr.size < 2**20 else 3):
+    for _ in range(20 if by_zarr.size < 2**20 else 1):  # some of these are the whole level
         index: list[Any] = []
         for size in by_zarr.shape:
             start, stop = (int(at) for at in sorted(random.integers(-2, min(size, 200) + 2, 2)))
-            at = int(random.integers(-size, size))
+            at = int(random.integers(-min(size, 200), 0) + random.choice([0, size]))
             choices = [at, np.int64(at), slice(start, stop), slice(at, None), slice(start, stop, 3)]
             index.append(choices[random.integers(len(choices))])
         cut = int(random.integers(len(index) + 1))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +18,26 @@ from wsipipe.store.check import check_store, check_stores, stores_in
 from wsipipe.store.spec import Fingerprint, StoreSpec
 
 
-@pytest.fixture
-def spec(tmp_path: Path) -> StoreSpec:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> StoreSpec:
     """A finished store with probabilities and a tissue mask; blocks write levels 0 and 1, and 2 is made of them."""
     tissue = (600, 520)
     fingerprint = Fingerprint("a" * 64, "b" * 64, 0, 0.5, probabilities=True, tissue="auto", uncertainty=True)
-    spec = spec_of(tmp_path, (2100, 2050), 8, 1024, fingerprint=fingerprint, tissue=tissue)
+    folder = tmp_path_factory.mktemp("made")
+    spec = spec_of(folder, (2100, 2050), 8, 1024, fingerprint=fingerprint, tissue=tissue)
     lifecycle.begin_store(spec)
     content.write_tissue(spec, np.random.default_rng(0).random(tissue) < 0.5)
     write_blocks(spec, labels_of(spec), list(spec.grid.indices()), probabilities_of(spec))
     write_coarse(spec)
     lifecycle.publish(spec, {})
     return spec
+
+
+@pytest.fixture
+def spec(made: StoreSpec, tmp_path: Path) -> StoreSpec:
+    """A copy of that store, to damage."""
+    store = shutil.copytree(made.path, tmp_path / Path(made.path).name)
+    return replace(made, path=str(store))
 
 
 def shards_of(store: Path) -> list[Path]:

@@ -15,6 +15,7 @@ import pytest
 from tests.objects.stores import made_store
 from tests.report.chromium import PATIENCE_SECONDS, PROGRAM, Chromium
 from tests.report.nights import HOSTILE, write_pyramid, write_store
+from tests.soak import each_value_once, in_soak
 from wsipipe.pipeline.objects_plan import ObjectsRequest, plan_objects
 from wsipipe.pipeline.objects_store import make_objects
 from wsipipe.viewer.serving import ViewServer
@@ -77,12 +78,16 @@ def complaints(browser: Chromium) -> list[object]:
     return [*told, *browser.told("Runtime.exceptionThrown"), *browser.told("Log.entryAdded")]
 
 
-@pytest.fixture(scope="module", params=[(0, 1), (1, 2)], ids=["finest", "coarser"])
+LEVELS = {"finest": (0, 1), "coarser": (1, 2)}
+"""Level of the store, and levels of the slide."""
+
+
+@pytest.fixture(scope="module", params=LEVELS)
 def striped(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[ViewServer, int]]:
     """A grey slide of odd sides with a square that is white and labelled, whose store is of one of its levels."""
-    level, levels = request.param
+    level, levels = LEVELS[request.param]
     folder = tmp_path_factory.mktemp("square")
     labels = np.zeros((1301, 901), np.uint8)
     labels[800:1000, 400:600] = 7
@@ -96,10 +101,11 @@ def striped(
 
 
 def test_labels_lie_on_the_slide_to_the_pixel(browser: Chromium, striped: tuple[ViewServer, int]) -> None:
+    """At two opposite corners of the square, which have all of its edges."""
     served, _ = striped
-    look(browser, f"{served.address}#x=500&y=900&w=100")
+    look(browser, f"{served.address}#x=500&y=900&w=100", width=600)
     browser.value("viewer.model('labels', 0).alpha = 1")
-    for x, y in ((402, 802), (598, 802), (402, 998), (598, 998)):
+    for x, y in ((402, 802), (598, 998)):
         browser.value(f"location.hash = 'x={x}&y={y}&w=40'")
         wait(browser, f"Math.abs(viewer.x.start / viewer.unit(0) + 20 - {x}) < 1e-6")
         shown = drawn(browser)
@@ -110,6 +116,11 @@ def test_labels_lie_on_the_slide_to_the_pixel(browser: Chromium, striped: tuple[
                 assert tuple(shown[row, col]) == (GLAND if inside else (90, 90, 90)), (x + dx, y + dy)
 
 
+ON_THE_FINEST = pytest.mark.parametrize("striped", [*LEVELS][:1] + in_soak(*[*LEVELS][1:]), indirect=True)
+"""Where a label lies is shown of both levels above."""
+
+
+@ON_THE_FINEST
 def test_panel_switches_classes_and_the_link_keeps_the_place(
     browser: Chromium, striped: tuple[ViewServer, int]
 ) -> None:
@@ -268,7 +279,9 @@ def test_page_of_all_has_a_card_each_and_opens_two_side_by_side(browser: Chromiu
         assert asked_elsewhere(browser, served.address) == []
 
 
-@pytest.mark.parametrize("width", [390, 1600])
+@pytest.mark.parametrize(
+    ("width", "striped"), each_value_once([390, 1600], ["coarser", "finest"]), indirect=["striped"]
+)
 def test_pages_fit_their_windows(browser: Chromium, striped: tuple[ViewServer, int], width: int) -> None:
     served, _ = striped
     look(browser, served.address, width=width)
@@ -276,6 +289,7 @@ def test_pages_fit_their_windows(browser: Chromium, striped: tuple[ViewServer, i
     assert browser.value("document.getElementById('plots').getBoundingClientRect().height") > 300
 
 
+@ON_THE_FINEST
 def test_a_slide_keeps_its_shape_in_a_window_of_another_size(
     browser: Chromium, striped: tuple[ViewServer, int]
 ) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.report.nights import CLASSES, write_pyramid, write_store
+from tests.soak import each_value_once
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.pixels.mirrored import read_box
@@ -64,8 +65,7 @@ def test_labels_lie_on_the_slide_to_the_pixel_at_every_zoom(
             assert (drawn[labelled][:, :3] == image[labelled])[:-1].all()
 
 
-@pytest.mark.parametrize("shrink", [0.8, 1.0, 1.7, 3.3])
-@pytest.mark.parametrize("tag", [1, 3, 6])
+@pytest.mark.parametrize(("shrink", "tag"), each_value_once([0.8, 1.0, 1.7, 3.3], [1, 3, 6]))
 def test_labels_of_another_resolution_and_of_a_turned_slide_lie_where_they_were_found(
     tmp_path: Path, shrink: float, tag: int
 ) -> None:
