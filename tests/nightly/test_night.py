@@ -40,7 +40,8 @@ from wsipipe.leases.leases import Leases
 from wsipipe.model.model_file import read_model_info
 from wsipipe.nightly.config import Night, read_night
 from wsipipe.nightly.failures import size_and_change
-from wsipipe.nightly.night import project, run_night, seconds_left_alone, slides_in
+from wsipipe.nightly.night import run_night, seconds_left_alone, slides_in
+from wsipipe.nightly.projection import project
 from wsipipe.pipeline import dispatcher
 from wsipipe.pipeline.summary import RunSummary
 from wsipipe.report.record import NightReport, moment, read_history, read_report
@@ -628,7 +629,7 @@ def test_one_region_of_an_scn_is_chosen_by_a_table(tmp_path: Path, model: Path) 
     (tmp_path / "in").mkdir()
     scn(tmp_path / "in/a.scn")
     night = night_of(tmp_path, model, tables=SMALL + "[[slides]]\nmatch = '*.scn'\nseries = 1\n")
-    assert slides_in(night) == ([tmp_path / "in/a.scn"], {})
+    assert slides_in(night) == ([tmp_path / "in/a.scn"], {}, [])
 
 
 @needs_data

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from wsipipe.nightly.night import InboxContent, Projection
+    from wsipipe.nightly.night import InboxContent
+    from wsipipe.nightly.projection import Projection
     from wsipipe.report.record import NightReport
 
 
@@ -79,7 +80,8 @@ def nightly(config: str | None, dry_run: bool, metrics: str | None, example: boo
     from wsipipe.cli.progress import Both, JsonLines, show_run
     from wsipipe.cli.streams import stderr_problem
     from wsipipe.nightly.config import read_night
-    from wsipipe.nightly.night import project, run_night
+    from wsipipe.nightly.night import run_night
+    from wsipipe.nightly.projection import project
     from wsipipe.report.words import shown_lines
     from wsipipe.report.write import PAGE
 
@@ -94,22 +96,27 @@ def nightly(config: str | None, dry_run: bool, metrics: str | None, example: boo
     if dry_run:
         click.echo(projection_as_text(*project(night, time.time())))
         return
-    with ExitStack() as stack:
-        listener, log = stack.enter_context(show_run()), None
-        if night.config.log is not None:
-            log = stack.enter_context(JsonLines(Path(night.place(night.config.log))))
-            listener = Both(listener, log)
-        report = run_night(night, listener)
-    problems = [stderr_problem(), log.problem if log else ""]
-    click.echo(report_as_text(report))
-    click.echo(shown_lines([f"report: {night.report / PAGE}", *filter(None, problems)]))
+    told: list[NightReport] = []
+    log = None
+    try:
+        with ExitStack() as stack:
+            listener = stack.enter_context(show_run())
+            if night.config.log is not None:
+                log = stack.enter_context(JsonLines(Path(night.place(night.config.log))))
+                listener = Both(listener, log)
+            report = run_night(night, listener, told=told.append)
+    finally:  # also of a night that was interrupted
+        problems = [stderr_problem(), log.problem if log else ""]
+        for one in told:
+            click.echo(report_as_text(one))
+            click.echo(shown_lines([f"report: {night.report / PAGE}", *filter(None, problems)]))
     click.get_current_context().exit(report.exit_code)
 
 
 def report_as_text(report: NightReport) -> str:
     """One line for each slide that is not done, one for an early end, and one for the whole night."""
     from wsipipe.report.record import DONE, SKIPPED
-    from wsipipe.report.words import headline, shown_lines
+    from wsipipe.report.words import count_of, headline, shown_lines
 
     lines = [
         f"{s.status:9} {Path(s.slide).name}: {s.message or '; '.join(s.warnings)}"
@@ -117,7 +124,10 @@ def report_as_text(report: NightReport) -> str:
         if s.status not in (DONE, SKIPPED)
     ]
     lines += [f"ended early: {report.stopped}"] if report.stopped else []
-    return shown_lines([*lines, headline(report)])
+    idle = not report.stopped and {slide.status for slide in report.slides} <= {SKIPPED}
+    found = count_of(len(report.slides), "slide")
+    lines.append(f"nothing to do: {found} found{', all done' * bool(report.slides)}" if idle else headline(report))
+    return shown_lines(lines)
 
 
 def projection_as_text(found: InboxContent, projections: list[Projection]) -> str:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, fields, replace
 
 from wsipipe.events import Event, Listener, SlideEmpty, SlideFailed, SlideLeft, SlideSkipped, Warned
-from wsipipe.nightly.config import RunTable, SlideTable
+from wsipipe.nightly.options import RunTable, SlideTable
 
 NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 VALUES = {

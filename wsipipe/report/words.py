@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections.abc import Iterable
 
-from wsipipe.report.record import DONE, FAILED, OPEN, SET_ASIDE, STATUSES, NightReport, moment
+from wsipipe.report.record import DONE, FAILED, INTERRUPTED, OPEN, SET_ASIDE, STATUSES, NightReport, moment
 
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that change the direction of the text after them, so that ``fdp.exe`` may look like ``exe.pdf``."""
@@ -15,7 +15,7 @@ EXIT_CODES = {
     1: "some slides failed",
     2: "the command or its configuration is wrong",
     3: "the machine failed",
-    130: "interrupted",
+    INTERRUPTED: "interrupted",
 }
 
 
