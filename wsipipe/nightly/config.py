@@ -27,6 +27,7 @@ from wsipipe.geometry.grid import Grid, fit_sizes
 from wsipipe.inference.devices import TORCH
 from wsipipe.model.built_in import BUILT_IN, DEFAULT_MODEL
 from wsipipe.model.model_file import read_model_info
+from wsipipe.nightly.remedies import RUN, SLIDES, in_night
 from wsipipe.nightly.options import OF_SLIDES, RunTable, SlideTable
 from wsipipe.pipeline.config import ClusterConfig, RunConfig
 from wsipipe.pipeline.machine import size_bytes
@@ -40,6 +41,7 @@ from wsipipe.tissue.mask_file import TISSUE_AUTO, TISSUE_OFF, is_file
 from wsipipe.urls import is_url
 
 REQUIRED = ("inbox", "out")
+CLOCK = 'until must be a time of day in quotes: until = "06:00"'
 DURATION_UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -182,7 +184,7 @@ def _parse(document: dict[str, Any]) -> tuple[NightConfig, list[tuple[Place, str
     try:
         return parse_table(NightConfig, document), []
     except TableError as err:
-        return err.usable(), err.problems
+        return err.usable(), [(place, CLOCK if place == ("until",) else message) for place, message in err.problems]
 
 
 def _problems(night: Night, _: Container[Place]) -> Iterator[tuple[Place, str]]:
@@ -302,7 +304,7 @@ def _within(night: Night, text: str) -> Iterator[tuple[Place, str]]:
 def _name(night: Night, text: str) -> str:
     """The one name of a folder or pattern in the configuration; empty if it has none."""
     try:
-        return one_name(locate(night.place(text))).rstrip("/") if text else ""
+        return str(PurePath(one_name(locate(night.place(text))))) if text else ""
     except (UsageError, OSError):
         return ""
 
@@ -315,7 +317,7 @@ def _failing(checks: Iterable[tuple[Place, Callable[[], object]]]) -> Iterator[t
         except MachineError:
             continue
         except (UsageError, ModelError) as err:
-            yield place, str(err)
+            yield place, in_night(str(err), SLIDES if place[:1] == ("slides",) else RUN)
 
 
 def _check_tissue(tissue: str) -> None:

@@ -17,7 +17,7 @@ from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.nightly.config import Night, matches
 from wsipipe.nightly.failures import Failure, Failures, size_and_change, stats_of
-from wsipipe.nightly.remedies import InNight, in_night
+from wsipipe.nightly.remedies import InNight, in_night, with_table
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.dispatcher import Limits
 from wsipipe.pipeline.run import run
@@ -173,7 +173,9 @@ def _row_of_left(slide: Location, night: Night, failure: Failure | None, now: fl
     """The row of a slide that the night leaves: it is set aside, or may still be copied in; None for all others."""
     quiet = seconds_left_alone(slide, now)
     if failure is not None and failure.attempts >= night.config.retries:
-        message = f"failed in {failure.nights}; it is tried again once its file or {night.path.name} changes: {failure.message}"
+        again = f"it is tried again once its file or {night.path.name} changes"
+        message = f"failed in {failure.nights}; {again}: {failure.message}"
+        message = with_table(message, slide.name)
         return SlideReport(str(slide), reports.SET_ASIDE, message, attempts=failure.attempts)
     if quiet < night.settle_seconds:
         message = (
@@ -291,7 +293,7 @@ def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop:
     return SlideReport(
         slide=slide.slide,
         status=status,
-        message=message if status not in (reports.DONE, reports.NO_TISSUE) else "",
+        message=with_table(message, path.name) if status not in (reports.DONE, reports.NO_TISSUE) else "",
         store=slide.store,
         seconds=slide.seconds,
         pixels=slide.pixels,

@@ -17,7 +17,7 @@ class Projection:
     """The projected cost of one group of slides."""
 
     plan: RunPlan
-    hours: float | None
+    seconds: float | None
     """From the speeds measured before; None if there are none."""
     output_bytes: int
     """Upper bound of the results, before compression."""
@@ -45,5 +45,5 @@ def _project(plan: RunPlan) -> Projection:
         for p in to_do
     )
     speeds = recall(pool)
-    hours = through / max(speeds.values()) / plan.all_devices / 3600 if speeds else None
-    return Projection(plan, hours, sum(p.store.raw_bytes for p in to_do if p.action != MEASURE))
+    seconds = through / max(speeds.values()) / plan.all_devices if speeds else None
+    return Projection(plan, seconds if to_do else 0.0, sum(p.store.raw_bytes for p in to_do if p.action != MEASURE))

@@ -84,6 +84,14 @@ def amount(pixels: float) -> str:
     return f"{three_digits(pixels / 1e6)} MP"
 
 
+def size(count: int) -> str:
+    """``count`` bytes as ``840 bytes``, ``3.15 MB`` or ``12.3 GB``."""
+    for unit_bytes, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit_bytes:
+            return f"{three_digits(count / unit_bytes)} {unit}"
+    return f"{count} bytes"
+
+
 def area(mm2: float) -> str:
     """``mm2`` as ``0.125 mm²``, or as ``62 µm²`` below 0.001 mm²."""
     return f"{three_digits(mm2)} mm²" if mm2 >= 1e-3 or not mm2 else f"{three_digits(mm2 * 1e6)} µm²"
