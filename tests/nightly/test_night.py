@@ -157,7 +157,8 @@ def test_nights_over_many_slides_report_the_truth_and_do_the_rest(
     assert by_status["failed"] == FAILED
     assert by_status["waiting"] == {"b/copying.tif", "b/growing.tif", "b/half.tif"}
     assert (report.exit_code, report.stopped) == (1, "")
-    assert told["a/no-mpp.tif"].message.endswith("give [[slides]] mpp, e.g. [[slides]] mpp = 0.25 for a 40x scan")
+    remedy = "give [[slides]] mpp, e.g. [[slides]] mpp = 0.25 for a 40x scan"
+    assert told["a/no-mpp.tif"].message.endswith(f'{remedy}\n[[slides]]\nmatch = "no-mpp.tif"\nmpp = 0.25')
     assert "cut.tif" in told["a/cut.tif"].message
     assert "could not be read" in told["a/rotten.tif"].message
     assert "changed 60 s ago, and settle = '5m', so copying may not have finished" in told["b/copying.tif"].message

@@ -176,7 +176,8 @@ def _total(found: InboxContent, projections: list[Projection]) -> str:
     seconds = [projection.seconds for projection in projections]
     known = [one for one in seconds if one is not None]
     time_needed = f"about {duration(sum(known))}" if len(known) == len(seconds) else "time not measured yet"
+    counted = ", ".join(f"{number} {what}" for what, number in counts.items())
     return (
-        f"total: {count_of(slides + len(found.left), 'slide')}: {', '.join(f'{n} {what}' for what, n in counts.items())}; "
+        f"total: {count_of(slides + len(found.left), 'slide')}: {counted}; "
         f"{time_needed}; results at most {size(sum(one.output_bytes for one in projections))} before compression"
     )

@@ -27,8 +27,8 @@ from wsipipe.geometry.grid import Grid, fit_sizes
 from wsipipe.inference.devices import TORCH
 from wsipipe.model.built_in import BUILT_IN, DEFAULT_MODEL
 from wsipipe.model.model_file import read_model_info
-from wsipipe.nightly.remedies import RUN, SLIDES, in_night
 from wsipipe.nightly.options import OF_SLIDES, RunTable, SlideTable
+from wsipipe.nightly.remedies import RUN, SLIDES, in_night
 from wsipipe.pipeline.config import ClusterConfig, RunConfig
 from wsipipe.pipeline.machine import size_bytes
 from wsipipe.pipeline.setup import CORE_PX, GPU_BLOCK_PX, Site, resolve
