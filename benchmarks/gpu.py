@@ -41,7 +41,7 @@ from wsipipe.events import Event, SizesChosen, StepDone, TrainingEvent
 from wsipipe.geometry.grid import Box
 from wsipipe.inference import allocator
 from wsipipe.inference.devices import lanes
-from wsipipe.inference.speeds import processor
+from wsipipe.inference.hardware import processor
 from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.pipeline.run import run
 from wsipipe.pipeline.setup import resolve

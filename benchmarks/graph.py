@@ -14,7 +14,10 @@ import dask.array as da
 import numpy as np
 
 import wsipipe
+from wsipipe.geometry.grid import Grid
 from wsipipe.model.built_in import DEFAULT_MODEL
+from wsipipe.pipeline.graph import map_blocks
+from wsipipe.pipeline.setup import CORE_PX
 
 
 def main() -> None:
@@ -23,13 +26,16 @@ def main() -> None:
     parser.add_argument("slide")
     parser.add_argument("-m", "--model", default=str(DEFAULT_MODEL))
     args = parser.parse_args()
-    slide = wsipipe.open_slide(args.slide, mpp=wsipipe.load_model(args.model).spec.mpp)
+    model = wsipipe.load_model(args.model).info
+    shape = wsipipe.open_slide(args.slide, mpp=model.spec.mpp).levels[0].shape
     for block in (1024, 2048, 4096):
         started = time.perf_counter()
-        labels = wsipipe.segment(slide, args.model, block=block, device="cpu")
-        report(f"coordinates, blocks of {block} px", labels, time.perf_counter() - started)
+        grid = Grid(shape, model.receptive, min(CORE_PX, block), block)
+        chunks = tuple(grid.block_sides(axis) for axis in (0, 1))
+        blocks = map_blocks(print, None, grid, chunks=chunks, dtype=np.uint8, meta=np.empty((0, 0), np.uint8))
+        report(f"coordinates, blocks of {block} px", blocks, time.perf_counter() - started)
         started = time.perf_counter()
-        pixels = da.zeros((*labels.shape, 3), chunks=(block, block, 3), dtype=np.uint8)
+        pixels = da.zeros((*shape, 3), chunks=(block, block, 3), dtype=np.uint8)
         plain = da.map_overlap(
             lambda tile: tile[..., 0],
             pixels,

@@ -22,6 +22,7 @@ extensions = [
     "sphinx_click",
     "included",
     "references",
+    "sections",
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]

@@ -201,5 +201,9 @@ def test_messages_of_troubleshooting_are_those_of_the_code() -> None:
     assert missing == []
 
 
+def test_sizes_are_said_by_one_function_so_that_nobody_has_to_guess_which_side_is_which() -> None:
+    assert [text for text in texts_of_the_code() if re.search("\0 x \0 px", text)] == []
+
+
 def test_the_first_page_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120

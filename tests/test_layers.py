@@ -19,8 +19,9 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"
 LAYERS = [
     {"redaction"},
     {"arrays", "errors", "events", "homeless", "palette", "version"},
+    {"extras"},
     {"tables", "urls"},
-    {"files"},
+    {"files", "documented"},
     {"geometry"},
     {"slides", "store", "leases", "model"},
     {"rasters"},
@@ -30,7 +31,7 @@ LAYERS = [
     {"importing"},
     {"quantization"},
     {"report", "training", "napari_plugin"},
-    {"viewer"},
+    {"viewer", "results"},
     {"pipeline", "demo"},
     {"nightly"},
     {"cli"},
@@ -52,9 +53,10 @@ HEIGHT_IN_SLIDES = {name: height for height, names in enumerate(LAYERS_OF_SLIDES
 HOMES = {
     "torch": {"model", "inference", "importing", "quantization", "training"},
     "safetensors": {"model", "training"},
-    "dask": {"pipeline", "napari_plugin"},
+    "dask": {"pipeline", "napari_plugin", "results"},
     "distributed": {"pipeline"},
-    "zarr": {"files", "slides", "rasters", "store", "napari_plugin", "demo"},
+    "zarr": {"files", "slides", "rasters", "store", "napari_plugin", "results", "demo"},
+    "xarray": {"results"},
     "obstore": {"urls"},
     "tifffile": {"slides", "rasters", "demo"},
     "imagecodecs": {"viewer", "slides", "rasters", "pictures", "training", "demo"},
@@ -63,7 +65,7 @@ HOMES = {
     "onnx": {"model", "quantization"},
     "nncf": {"quantization"},
     "onnxruntime": {"inference", "model"},
-    "rich": {"cli"},
+    "rich": {"cli", "report"},
     "scipy": {"objects", "tissue", "evaluation", "training"},
     "shapely": {"rasters", "objects", "viewer", "napari_plugin"},
     "pyarrow": {"objects"},
@@ -77,7 +79,7 @@ HOMES = {
     "tornado": {"viewer"},
     "napari": {"napari_plugin"},
 }
-EXTRAS = ["openvino", "onnx", "quantize", "slurm", "kubernetes", "spatialdata", "napari"]
+EXTRAS = ["cloud", "train", "openvino", "onnx", "quantize", "slurm", "kubernetes", "spatialdata", "xarray", "napari"]
 EVERYWHERE = {"dask.system"}  # how many cores are ours
 
 

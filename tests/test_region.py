@@ -189,9 +189,9 @@ def test_another_region_is_another_result_and_an_interrupted_one_resumes(
     assert_same_bytes(tmp_path / "a" / "case.zarr", tmp_path / "b" / "case.zarr")
     assert run(slide, tmp_path / "b", model, roi="101px,77,333,200").slides[0].status == SKIPPED
     (refused,) = run(slide, tmp_path / "b", model, roi="0,0,50,50").slides
-    assert "was made with the region 101,77,333,200 (now 0,0,50,50)" in refused.message
+    assert "was made with --roi 101,77,333,200 (now 0,0,50,50)" in refused.message
     (refused,) = run(slide, tmp_path / "b", model).slides
-    assert "was made with the region 101,77,333,200 (now none)" in refused.message
+    assert "was made with --roi 101,77,333,200 (now none)" in refused.message
 
 
 def test_a_region_of_glass_has_no_tissue_and_one_beyond_the_slide_is_refused(

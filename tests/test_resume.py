@@ -514,11 +514,11 @@ def test_store_of_something_else_is_refused_and_left_alone(damaged_store: Path, 
     before = files(damaged_store), shards(damaged_store)
     if change == "weights":
         other = write_model(out.parent / "other.safetensors", seed=1)
-        message, outcome = "other weights", few.again(out, model=str(other))
+        message, outcome = r"other weights \(-m\)", few.again(out, model=str(other))
     elif change == "mpp":
         message, outcome = r"the level shrunk by 1 \(now 0\.98039\)", few.again(out, mpp=0.51)
     elif change == "probabilities":
-        message, outcome = "no probabilities", few.again(out, probabilities=True)
+        message, outcome = "no --probabilities", few.again(out, probabilities=True)
     else:
         content = few.slide.read_bytes()
         try:

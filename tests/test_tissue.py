@@ -226,7 +226,7 @@ def test_another_mask_is_another_result(tmp_path: Path, slide: Path, model: Path
     run(slide, tmp_path, model)
     (refused,) = run(slide, tmp_path, model, tissue="off").slides
     assert refused.status == FAILED
-    assert "was made with tissue auto 1 (now off)" in refused.message
+    assert "was made with --tissue auto 1 (now off)" in refused.message
     assert run(slide, tmp_path, model, tissue="off", overwrite=True).slides[0].status == DONE
     assert not (tmp_path / "case.zarr" / "tissue").exists()
 

@@ -102,6 +102,22 @@ class RunStarted:
     """Blocks to compute, over all slides."""
     pixels: int
     """Pixels to compute, over all slides."""
+    slides: int = 1
+    """Slides to segment, to resume or to measure."""
+    model: str = ""
+    """Name of the model."""
+    devices: tuple[str, ...] = ()
+    """The devices of one process, with their names: ``cuda:0 (NVIDIA H200)``."""
+    processes: int = 1
+    """Processes that compute."""
+
+
+@dataclass(frozen=True)
+class GpuUnused:
+    """The CPU computes on a machine that has a GPU, though nobody chose that."""
+
+    reason: str
+    """Why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +138,8 @@ class SizesChosen:
     """Devices of a process; on a CPU replicas, which share its cores."""
     bare: float
     """Speed of the bare network on one device, pixels per second, margins included."""
+    measured: bool
+    """Whether `bare` is the speed of this tile and batch, not of smaller ones, because a short run measures no more."""
     seconds: float
     """Duration of the measurement; 0 if it was measured before."""
 
@@ -150,6 +168,8 @@ class SlideStarted:
     """Blocks to compute in this run."""
     pixels_to_do: int
     """Pixels of `blocks_to_do`."""
+    work: int = 0
+    """Pixels that go through the network for them if all is tissue; counted like `BlockDone.computed`."""
     region_share: float | None = None
     """Share of the slide that lies in the region that was asked for, 0 to 1; None: all of it."""
 
@@ -163,6 +183,19 @@ class TissueFound:
     """Source of the tissue mask: ``brightfield``, ``fluorescence``, ``blank``, ``given`` or ``found before``."""
     share: float
     """Share of the slide, or of its region, inside the mask, 0 to 1."""
+    work: int = 0
+    """Pixels that go through the network for the blocks to do; counted like `BlockDone.computed`."""
+
+
+@dataclass(frozen=True)
+class TilesDone:
+    """Tiles of a block that is under way are predicted; said at most a few times a second."""
+
+    slide: str
+    index: tuple[int, int]
+    """(row, column) of the block in the grid."""
+    computed: int
+    """Pixels of the block that went through the network by now; counted like `BlockDone.computed`."""
 
 
 @dataclass(frozen=True)
@@ -348,6 +381,7 @@ class TrainingDone:
 OfSlide = (
     SlideStarted
     | TissueFound
+    | TilesDone
     | BlockDone
     | BlockMeasured
     | ObjectsFound
@@ -359,7 +393,7 @@ OfSlide = (
     | SlideFailed
     | Warned
 )
-Event = ClusterReady | RunStarted | SizesChosen | PrecisionGain | OfSlide
+Event = ClusterReady | RunStarted | GpuUnused | SizesChosen | PrecisionGain | OfSlide
 TrainingEvent = TrainingStarted | TrainingWarned | StepDone | Validated | TrainingDone
 Listener = Callable[[Event], None]
 TrainingListener = Callable[[TrainingEvent], None]

@@ -328,7 +328,8 @@ def _said(kind: Any) -> str:
         return "a table"
     if origin in (UnionType, typing.Union):
         return " or ".join(_said(one) for one in arguments if one is not NoneType)
-    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    return names[kind] if kind in names else str(kind.__name__)
 
 
 def read_csv(table: Path, needed: tuple[str, ...], beside: tuple[str, ...]) -> list[tuple[str, dict[str, str]]]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from wsipipe.errors import UsageError
+from wsipipe.extras import require
 from wsipipe.redaction import without_secrets
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Url:
     ------
     UsageError
         If it is not one of `SCHEMES`, or has a user name, a password or a token before its host.
+    MachineError
+        If what reads and writes them is not installed.
     """
 
     text: str
@@ -88,6 +91,7 @@ class Url:
         if {"..", "."} & set(path.split("/")) or "//" in path:
             raise UsageError(f"{self.text} has an empty part, . or .. in its path; remove it")
         object.__setattr__(self, "text", self.text.rstrip("/"))
+        require("obstore", "cloud", what=self.text)
 
     def __str__(self) -> str:
         return self.text

@@ -3,10 +3,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,18 @@ from tests.conftest import Call, WriteSlide
 from tests.faults import finish, start, wait_until
 from tests.faults import wsipipe as in_a_process
 from tests.store.test_store import make, spec_of
+from tests.test_docs import parse
 from tests.tissue.drawn import disc, glass, on_glass
 from wsipipe import cli, demo
+from wsipipe.cli.command import LAST_SECTION, PLAIN_SECTION, Command, sections
+from wsipipe.cli.run_text import end_of, summary_as_text
 from wsipipe.errors import UsageError
 from wsipipe.model.model_file import load_model
 from wsipipe.pictures.caption import CAPTION_PX
 from wsipipe.pictures.drawing import OUTLINE, REGION_OUTLINE, inner_edge
 from wsipipe.pipeline.machine import size_bytes
+from wsipipe.pipeline.summary import RunSummary, SlideOutcome
+from wsipipe.report.run_line import Verbosity
 from wsipipe.tissue.detect import ALGORITHM
 
 ROOT = Path(wsipipe.__file__).parents[1]
@@ -106,6 +114,53 @@ def test_help_of_every_command_goes_to_stdout(call: Call, words: list[str], flag
     assert ended.out.startswith(f"Usage: wsipipe {' '.join(words)}".rstrip())
 
 
+@pytest.mark.parametrize("name", [name for name, command in commands() if isinstance(command, Command)])
+def test_help_has_each_option_in_a_section_and_examples_that_can_be_parsed(call: Call, name: str) -> None:
+    command = dict(commands())[name]
+    assert isinstance(command, Command)
+    shown = call(*name.split()[1:], "--help").out
+    context = click.Context(command, help_option_names=["-h", "--help"])
+    titles = [*sections(context), *(["Examples"] if command.examples else [])]
+    places = [shown.index(f"\n{title}:\n") for title in titles]
+    assert places == sorted(places)
+    assert sorted(id(option) for options in sections(context).values() for option in options) == sorted(
+        id(param) for param in command.get_params(context) if isinstance(param, click.Option)
+    )
+    for line, _ in command.examples:
+        if line.startswith("wsipipe"):
+            parse(shlex.split(line.partition(" |")[0]))
+
+
+def test_all_options_of_run_have_a_section() -> None:
+    found = list(sections(click.Context(cli.run)))
+    assert PLAIN_SECTION not in found
+    assert (len(found) > 7, found[-1]) == (True, LAST_SECTION)
+
+
+def test_bash_completes_options_files_and_commands(tmp_path: Path) -> None:
+    (tmp_path / "case.svs").touch()
+    script = f"""
+        eval "$({SCRIPT} completion bash)"
+        ask() {{ COMP_WORDS=("$@"); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _wsipipe_completion {SCRIPT}; }}
+        compopt() {{ echo "$@"; }}
+        ask wsipipe run --dev; echo "${{COMPREPLY[@]}}"; COMPREPLY=()
+        ask wsipipe run x.svs --precision b; echo "${{COMPREPLY[@]}}"; COMPREPLY=()
+        ask wsipipe mod; echo "${{COMPREPLY[@]}}"; COMPREPLY=()
+        ask wsipipe run ca
+    """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.split("\n") == ["--device", "bfloat16", "model", "-o default", ""]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_of_the_shell(call: Call, shell: str) -> None:
+    made = call("completion", shell)
+    assert (made.code, made.err) == (0, "")
+    assert f"_WSIPIPE_COMPLETE={shell}_complete" in made.out
+    if (program := shutil.which(shell)) is not None:
+        subprocess.run([program, "-n"], input=made.out, text=True, check=True)
+
+
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["model", "init", "--help"], ["--version"]])
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     code = (
@@ -146,22 +201,32 @@ def test_progress_is_plain_lines_on_stderr(run: Call, tmp_path: Path, write_slid
     slide = write_slide(tmp_path / "x.tif", (640, 64))
     ended = run(slide)
     lines = ended.err.splitlines()
-    assert re.fullmatch(
-        r"(torch|openvino), tile \d+, batch 1, block 64, 2 blocks in flight; bare network [\d.]+ MP/s with margins, "
-        r"(measured in [\d.]+ s|as measured before)",
-        lines[0],
-    )
+    assert re.fullmatch(r"tiny on cpu \(.+, \d+ cores\): 1 slide, 0\.0410 MP to do", lines[0])
     assert lines[1] == "x.tif: 10 of 10 blocks to do, 0.0 MP"
     assert lines[2] == "x.tif: tissue covers 100% (brightfield)"
     assert lines[3:-1] == [f"x.tif: {percent} %" for percent in range(10, 100, 10)]
     assert re.fullmatch(r"x\.tif: done in [\d.]+ s -> .*x\.zarr", lines[-1])
     assert not set(lines) & set(ended.out.splitlines())
-    assert re.search(
-        r"\ndevices busy \d+% of the time, \d+% of the bare network's speed; "
-        r"threads: (\w+ \d+%, ){5}idle \d+%; bottleneck: \w+\n",
-        ended.out,
-    )
+    assert re.search(r"\nnetwork busy \d+% of the time; bottleneck: \w+\n", ended.out)
+    assert "bare" not in ended.out + ended.err
     assert re.fullmatch(r"x\.tif: skipped, complete -> .*x\.zarr\n", run(slide).err)
+
+
+def test_verbose_says_what_was_chosen_and_where_the_time_went_and_quiet_nothing(
+    run: Call, tmp_path: Path, write_slide: WriteSlide
+) -> None:
+    slide, bad = write_slide(tmp_path / "x.tif", (640, 64)), tmp_path / "bad.tif"
+    bad.write_bytes(b"no slide")
+    verbose = run(slide, "-v", "--overwrite")
+    assert re.search(r"\n(torch|openvino), tile \d+, batch 1, block 64, 2 blocks in flight; (bare|too)", verbose.err)
+    assert re.search(r"\n(\d\d?% of the bare network's speed; )?threads: (\w+ \d+%, ){5}idle \d+%\n", verbose.out)
+    quiet = run(slide, "-q", "--overwrite")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
+    failed = run(bad, slide, "-q")
+    assert (failed.code, failed.out, len(failed.err.splitlines())) == (1, "", 1)
+    assert failed.err.startswith("bad.tif: FAILED: bad.tif is not a slide")
+    both = run(slide, "-v", "-q")
+    assert (both.code, both.err) == (2, "wsipipe: -v and -q exclude each other; give one of them\n")
 
 
 def test_json_is_one_document_and_nothing_else(run: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
@@ -200,8 +265,33 @@ def test_a_failed_slide_is_exit_code_1_and_the_others_are_done(
     ended = run(bad, write_slide(tmp_path / "x.tif"))
     assert ended.code == 1
     assert "1 done, 0 skipped, 1 failed" in ended.out
-    assert "bad.tif is not a slide" in ended.out
+    assert "failed   bad.tif\n" in ended.out
+    assert (ended.out + ended.err).count("bad.tif is not a slide") == 1, "on a terminal, stdout and stderr are one"
     assert (tmp_path / "out/x.zarr").is_dir()
+
+
+def test_an_error_of_the_machine_that_failed_a_slide_is_not_said_again() -> None:
+    summary = RunSummary("out", "m", (), 1.0, 2, 1, 0.0, 0.0, 0, 0, stopped="out cannot be written: disk full")
+    assert end_of(summary) == "out cannot be written: disk full"
+    failed = replace(summary, slides=(SlideOutcome("a.tif", "failed", message=summary.stopped),))
+    assert end_of(failed).startswith("the run was stopped by the last error above; ")
+    assert "disk full" not in summary_as_text(failed, Verbosity.NORMAL)
+    assert "failed   a.tif: out cannot be written: disk full\n" in summary_as_text(failed, Verbosity.NORMAL, told=False)
+
+
+def test_an_option_that_differs_from_that_of_a_done_slide_is_named_with_both_ways_out(
+    run: Call, tmp_path: Path, write_slide: WriteSlide
+) -> None:
+    slide = write_slide(tmp_path / "x.tif")
+    assert run(slide).code == 0
+    refused = run(slide, "--tta", "flips", "--tissue", "off")
+    store = tmp_path / "out/x.zarr"
+    assert refused.code == 1
+    assert refused.err == (
+        f"x.tif: FAILED: {store} was made with --tissue auto {ALGORITHM} (now off), --tta off (now flips); "
+        "--overwrite replaces it once the new one is complete; to have both, use another -o\n"
+    )
+    assert run(slide, "--tta", "flips", "--tissue", "off", "-o", tmp_path / "both").code == 0
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(run: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
@@ -213,7 +303,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run: Call, tmp_path:
         "refuse ",
         "12 of 12 blocks of 64 px",
         "0.5 um/px",
-        "140 px wide x 200 high",
+        "140 wide x 200 high",
         "memory at most",
     ):
         assert words in ended.out
@@ -234,10 +324,10 @@ def test_a_dry_run_says_what_is_brought_to_the_resolution_of_the_model(
     out = call(*given).out
     assert "level 0 shrunk to 0.5 um/px (XResolution and YResolution tags)" in out
     assert "level 0 enlarged to 0.5 um/px (XResolution and YResolution tags)" in out
-    assert "249 px wide x 149 high" in out
+    assert "249 wide x 149 high" in out
     out = call(*given, "--slides-table", tmp_path / "slides.csv", "--max-upsample", 1.25).out
     assert "level 0 enlarged to 0.5 um/px (given in slides.csv)" in out
-    assert "625 px wide x 375 high" in out
+    assert "625 wide x 375 high" in out
     refused = call(*given, "--slides-table", tmp_path / "slides.csv").out
     assert "0.53.tif is coarser than 0.5 micrometres per pixel (level 0: 0.625)" in refused
     assert call(*given, "--max-upsample", 0.5).code == 2
@@ -289,7 +379,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("words", [["run"], ["run", "x.tif", "--blok", "3"], ["run", "x", "--tile", "a"], ["fly"], []])
+@pytest.mark.parametrize("words", [["run"], ["run", "x.tif", "--blok", "3"], ["run", "x", "--z", "a"], ["fly"], []])
 def test_a_command_line_that_makes_no_sense_is_exit_code_2(call: Call, words: list[str]) -> None:
     ended = call(*words)
     assert (ended.code, ended.out) == (2, "")
@@ -381,7 +471,7 @@ def test_info_describes_a_slide(call: Call, tmp_path: Path, write_slide: WriteSl
     slide = write_slide(tmp_path / "x.tif", (200, 140))
     ended = call("info", slide)
     assert (ended.code, ended.err) == (0, "")
-    for words in (str(slide), "140 px wide x 200 high", "0.5 um/px", "3 x uint8", "64 wide x 64 high"):
+    for words in (str(slide), "140 wide x 200 high", "0.5 um/px", "3 x uint8", "64 wide x 64 high"):
         assert words in ended.out
 
 
@@ -403,7 +493,7 @@ def test_info_of_what_is_not_a_slide_is_exit_code_1_and_the_others_are_shown(
     ended = call("info", bad, write_slide(tmp_path / "x.tif"))
     assert ended.code == 1
     assert "bad.tif\n  error: bad.tif is not a slide" in ended.out
-    assert "128 px wide x 96 high" in ended.out
+    assert "128 wide x 96 high" in ended.out
 
 
 def test_info_of_a_pattern_that_matches_nothing_is_exit_code_2(call: Call, tmp_path: Path) -> None:
@@ -633,6 +723,7 @@ def test_without_tissue_the_exit_code_is_0_and_the_slide_is_not_done(run: Call, 
     tifffile.imwrite(slide, glass((200, 300)), photometric="rgb", tile=(64, 64), metadata=None)
     ended = run(slide)
     assert ended.code == 0
-    assert re.search(r"^no tissue x\.tif -> .*x\.zarr: no tissue found", ended.out, re.MULTILINE)
+    assert re.search(r"^no tissue x\.tif -> .*x\.zarr$", ended.out, re.MULTILINE)
     assert "0 done, 0 skipped, 0 failed, 1 no tissue; " in ended.out
     assert "x.tif: warning: no tissue found" in ended.err
+    assert (ended.out + ended.err).count("no tissue found") == 1

@@ -12,12 +12,14 @@ from typing import TextIO, cast
 
 import pytest
 from rich.console import Console
-from rich.progress import Progress
 
 from tests.conftest import Call, WriteSlide
-from wsipipe.cli.progress import RunBars, lines_above_bars, plain_lines, run_columns, run_line
+from wsipipe.cli.progress import plain_lines
 from wsipipe.cli.terminal import Escaping, escaped_output, terminal
 from wsipipe.events import Event, SlideFailed, SlideStarted
+from wsipipe.report.progress import LiveListener, Rows
+from wsipipe.report.run_line import run_line
+from wsipipe.report.run_progress import RunProgress
 
 HOSTILE = "a\x1b[2J\x9b31m\x07\r\nwsipipe: 9 done\u202e[red].tif"
 """Clears the screen, turns red, beeps, begins a line that wsipipe did not write, and runs backwards."""
@@ -89,11 +91,11 @@ def test_bars_show_a_hostile_name_as_it_is(capsys: pytest.CaptureFixture[str]) -
     ]
     screen = io.StringIO()
     console = Console(file=screen, width=200)  # without colours: whatever acts on a terminal is the name's
-    with Progress(*run_columns(), console=console, auto_refresh=False) as display:
-        listener = lines_above_bars(display, run_line, RunBars(display))
-        for event in events:
-            listener(event)
-        display.refresh()
+    view = RunProgress()
+    listener = LiveListener(view, run_line, console)
+    for event in events:
+        listener(event)
+        console.print(Rows(view.rows))
     plain = plain_lines(run_line, lambda _: None)
     for event in events:
         plain(event)

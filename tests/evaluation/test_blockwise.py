@@ -97,14 +97,14 @@ def test_a_large_plane_is_read_block_by_block_and_each_object_is_one() -> None:
 
 def test_sizes_that_differ_are_refused_by_name_and_size() -> None:
     one, other = (ArrayPlane(name, Labelled(np.zeros(shape, int))) for name, shape in [("a", (2, 3)), ("b", (3, 2))])
-    with pytest.raises(UsageError, match="a is 2 x 3 px, and b is 3 x 2 px"):
+    with pytest.raises(UsageError, match="a is 3 wide x 2 high, and b is 2 wide x 3 high"):
         compare(one, other, 1, needs=())
 
 
 def test_the_warping_error_of_a_large_image_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blockwise, "WARPING_LIMIT_PX", 99)
     plane = Watched()
-    with pytest.raises(UsageError, match=r"4096 x 512 px.* at most 99 px.*leave warping_error out"):
+    with pytest.raises(UsageError, match=r"512 wide x 4096 high.* at most 99 px.*leave warping_error out"):
         compare(plane, plane, 1, needs=("warping",))
     assert plane.largest == 0
 

@@ -305,7 +305,7 @@ def test_sizes_that_differ_are_refused_before_anything_is_compared(
     monkeypatch.setattr(Tally, "add_planes", lambda *_, **__: pytest.fail("compared"))
     with pytest.raises(
         UsageError,
-        match=r"b\.zarr is 70 x 90 px at 0\.5 um/px, and b\.tif is 70 x 85 px at no known resolution: .*give labels of",
+        match=r"b\.zarr is 90 wide x 70 high at 0\.5 um/px, and b\.tif is 85 wide x 70 high at no .*give labels of",
     ):
         evaluate(tmp_path / "p", tmp_path / "t")
 
@@ -394,7 +394,7 @@ def test_labels_of_a_part_are_compared_where_their_coordinates_say(tmp_path: Pat
     labels = write_coordinates(tmp_path / "b.zarr", part, 0.25, (20 * 0.5 - 0.125, 10 * 0.5 - 0.125))
     found = evaluate(store, labels)
     assert {found.scores[name] for name in ("dice", "f1", "pq", "detection_f1")} == {1}
-    assert found.remarks[0].endswith("in the 60 x 100 px that both show")
+    assert found.remarks[0].endswith("in the part of 100 wide x 60 high that both show")
 
 
 def test_objects_of_a_table_are_compared_on_the_grid_of_finer_labels(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_the_remark_says_whose_pixels_and_the_grid_has_a_resolution() -> None:
     assert meet(store, Extent("l", (100, 50)), "labels").remark == ""
     cut = meet(store, Extent("l", (101, 50)), "labels")
     assert (cut.prediction[0].step, cut.prediction[0].indices(99, 101).tolist()) == (1, [99, 99])
-    assert cut.remark == "compared from the upper left corner: l is 101 x 50 px, s is 100 x 50 px"
+    assert cut.remark == "compared from the upper left corner: l is 50 wide x 101 high, s is 50 wide x 100 high"
     doubtful = meet(store, Extent("l", (100, 50), 0.25), "labels")
     assert (doubtful.mpp, doubtful.prediction[0].is_whole) == (0.5, True)
     assert doubtful.remark == "compared pixel by pixel, since sizes are the same; but l has 0.25 um/px, and s 0.5"
@@ -73,14 +73,17 @@ def test_labels_of_a_part_lie_where_their_coordinates_say(on: str) -> None:
         assert rows.indices(0, rows.count).tolist() == whole.indices(20, 40).tolist()
         assert met.labels[0].indices(0, 3).tolist() == [1, 3, 5]
     assert met.remark.endswith(
-        "in the 40 x 20 px that both show" if on == "labels" else "in the 20 x 10 px that both show"
+        "in the part of 20 wide x 40 high that both show"
+        if on == "labels"
+        else "in the part of 10 wide x 20 high that both show"
     )
 
 
 def test_what_does_not_fit_is_refused() -> None:
     store = Extent("s.zarr", (100, 50), 0.5, (0.0, 0.0))
     with pytest.raises(
-        UsageError, match=r"s\.zarr is 100 x 50 px at 0\.5 um/px, and l\.tif is 200 x 70 px at no known .* in one ratio"
+        UsageError,
+        match=r"s\.zarr is 50 wide x 100 high at 0\.5 um/px, and l\.tif is 70 wide x 200 high at no .* in one ratio",
     ):
         meet(store, Extent("l.tif", (200, 70)), "labels")
     with pytest.raises(UsageError, match=r"the ratio of their sizes is not that of their resolutions, and not"):

@@ -167,7 +167,9 @@ def test_default_sizes_are_those_of_the_design() -> None:
 
 
 def test_grid_repr_can_be_read_by_a_tired_person() -> None:
-    assert repr(Grid((5000, 9000), PAPER, 1024, 2048)) == "Grid 3 x 5 blocks of 2048 px -> 5000 x 9000 px"
+    assert repr(Grid((5000, 9000), PAPER, 1024, 2048)) == (
+        "Grid of 3 x 5 blocks of 2048 px, row by column -> 9000 wide x 5000 high"
+    )
 
 
 def test_box_knows_its_shape_and_slices() -> None:
@@ -179,8 +181,8 @@ def test_box_knows_its_shape_and_slices() -> None:
 @pytest.mark.parametrize(
     ("shape", "core", "block", "words"),
     [
-        ((0, 5), 16, 96, "0 x 5 px has no pixels"),
-        ((5, -1), 16, 96, "5 x -1 px has no pixels"),
+        ((0, 5), 16, 96, "5 wide x 0 high has no pixels"),
+        ((5, -1), 16, 96, "-1 wide x 5 high has no pixels"),
         ((5, 5), 500, 1000, r"tile core 500 px .* 496 and 512 \(--tile\)"),
         ((5, 5), 0, 1024, r"tile core 0 px .* 16 \(--tile\)"),
         ((5, 5), 512, 1000, r"block 1000 px is not a multiple of 512, .* 512 and 1024 \(--block\)"),

@@ -154,7 +154,7 @@ def test_a_smaller_margin_is_approximate_and_another_result(slide: Path, tmp_pat
     assert "a margin of 6 px around cores of 32 px" in outcome.warnings[0]
     again = config_of(model, tmp_path)
     (refused,) = wsipipe.run([slide], again).slides
-    assert "was made with a margin of 6 px around cores of 32 px (now exact tiles)" in refused.message
+    assert "was made with a margin of 6 px around cores of 32 px (now exact tiles; --margin)" in refused.message
     with pytest.raises(GeometryError, match=r"exact tiles have .* px around their cores"):
         model.info.receptive.narrowed(1000)
 
@@ -200,7 +200,7 @@ LIES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "order of axes": (
         {},
         {"channels_last": True},
-        r"does not compute tiles of .* px and 3 channels: .*import it again",
+        r"does not compute tiles of .* and 3 channels: .*import it again",
     ),
     "batch": ({"batch": 1}, {"single": False}, r"described as taking any number of images .*, but takes image float32"),
 }
@@ -256,7 +256,7 @@ def test_a_program_that_divides_by_nothing_is_an_error(operator: str, number: in
         bytes_per_pixel={"torch": 100.0},
     )
     write_description(bad, bad, network, ModelSpec(named_classes(NAMES)))
-    with pytest.raises(ModelError, match=r"bad\.pt2 does not compute tiles of 64 x 64 px .*; import it again"):
+    with pytest.raises(ModelError, match=r"bad\.pt2 does not compute tiles of 64 wide x 64 high .*; import it again"):
         Replica(load_model(bad), "cpu").predict([np.zeros((64, 64, 3), np.uint8)])
     with pytest.raises(ModelError, match="takes no square tile"):
         imported(bad)

@@ -126,7 +126,7 @@ def test_bilinear_upsampling_with_aligned_corners_commutes_with_no_shift() -> No
     compute = computing(PaddedUNet(2, up="bilinear", align_corners=True))
     with pytest.raises(NoFiniteReachError, match="commutes with no shift: rows"):
         measure_receptive(compute, 3)
-    with pytest.raises(NoFiniteReachError, match=r"tiles of the network disagree: the same 32 x 32 px"):
+    with pytest.raises(NoFiniteReachError, match=r"tiles of the network disagree: the same 32 px square"):
         shift_test(compute, 3, Receptive(4, 40, 96, 48))
 
 
@@ -159,7 +159,7 @@ def test_a_network_that_swallows_nan_is_measured_all_the_same() -> None:
 REFUSED = {
     "a classifier": (
         lambda: nn.Sequential(conv(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-        r"output for one image of 32 x 32 px has the shape \(1, 4\), which is no map of classes",
+        r"output for one image of 32 wide x 32 high has the shape \(1, 4\), which is no map of classes",
     ),
     "other channels": (
         lambda: conv(1, 2, 3),

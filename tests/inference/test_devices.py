@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 
 from wsipipe.errors import MachineError, UsageError
-from wsipipe.inference import allocator, devices
+from wsipipe.inference import allocator, devices, hardware
 from wsipipe.inference.devices import is_cpu, resolve_devices, resolve_engine, threads_per_replica
 from wsipipe.model.file_kind import FileKind
 from wsipipe.model.forward import compute_float32
@@ -27,6 +29,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def give_gpus(machine: pytest.MonkeyPatch, count: int) -> None:
     machine.setattr(torch.cuda, "is_available", lambda: True)
     machine.setattr(torch.cuda, "device_count", lambda: count)
+    machine.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA H{device[-1]}00")
 
 
 @pytest.mark.usefixtures("machine")
@@ -207,3 +210,37 @@ def test_memory_that_is_kept_for_the_next_array_is_given_back(machine: pytest.Mo
     machine.setattr(torch.cuda, "is_initialized", lambda: True)
     devices.forget_free_memory()
     assert released == ["device", "pinned"]
+
+
+def test_devices_have_the_names_of_their_hardware(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(hardware, "processor", lambda: "EPYC")
+    machine.setattr(hardware, "CPU_COUNT", 16)
+    assert hardware.names_of(("cpu", "cpu")) == ("cpu (EPYC, 16 cores)",)
+    give_gpus(machine, 2)
+    machine.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
+    assert hardware.names_of(("cuda:0", "cuda:1", "cpu")) == ("cuda:0, cuda:1 (NVIDIA H200)", "cpu (EPYC, 16 cores)")
+    request = ComputeRequest("auto", "auto", "float32", None, FileKind.SAFETENSORS)
+    assert site_of_this_process(request).names == ("cuda:0, cuda:1 (NVIDIA H200)",)
+
+
+def test_falling_back_to_the_cpu_of_a_machine_with_a_gpu_is_said(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    machine.setattr(hardware, "NVIDIA_DRIVER", tmp_path / "gone")
+    machine.setattr("shutil.which", lambda _: None)
+    machine.setattr(torch.version, "cuda", None)
+
+    def said(wish: str = "auto") -> str:
+        return site_of_this_process(ComputeRequest(wish, "torch", "float32", None, FileKind.SAFETENSORS)).fallback
+
+    assert said() == "", "there is no GPU"
+    machine.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert re.search(r"NVIDIA GPU \(/usr/bin/nvidia-smi\): PyTorch .* is built for CPUs only; install", said())
+    machine.setattr(hardware, "NVIDIA_DRIVER", tmp_path)
+    machine.setattr(torch.version, "cuda", "13.0")
+    assert re.search(rf"NVIDIA GPU \({tmp_path}\): CUDA 13.0 of PyTorch .* does not find it", said())
+    assert said("cpu") == "", "the CPU was chosen"
+    machine.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert said() == "", "the GPU was hidden on purpose"
+    machine.delenv("CUDA_VISIBLE_DEVICES")
+    give_gpus(machine, 1)
+    assert said() == "", "the GPU computes"

@@ -514,7 +514,7 @@ def test_too_little_memory_for_any_tile_is_an_error_that_says_what_to_do(make_mo
     with Pool([small], batch=2) as pool:
         future = pool.submit(np.zeros((62, 62, 3), np.uint8))
         with pytest.raises(
-            MemoryLimitError, match=r"device cpu has too little memory for a tile of 26 x 26 px .*--device"
+            MemoryLimitError, match=r"device cpu has too little memory for a tile of 26 wide x 26 high .*--device"
         ):
             future.result(PATIENCE)
         assert "second line" not in str(future.exception())

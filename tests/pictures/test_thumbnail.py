@@ -188,7 +188,7 @@ def test_a_level_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(planes, "read_box", pytest.fail)
     found = summarise(str(slide), store)
     assert found.thumbnail.jpeg
-    assert "its coarsest level has 300 x 500 px of 3 x uint8" in found.notes[0]
+    assert "its coarsest level is 500 wide x 300 high, 3 x uint8" in found.notes[0]
 
 
 @pytest.mark.parametrize("broken", ["gone", "file", "no store", "zarr.json", "level", "chunk"])
@@ -325,7 +325,7 @@ def test_the_finest_readable_level_is_the_source_where_none_has_the_pixels(tmp_p
     images = [np.full((512 // d, 512 // d, 3), 255, np.uint8) for d in (1, 4, 8)]
     slide = open_slide(write_pyramid(tmp_path / "a.tif", images))
     assert choose_source(slide, 0, (320, 320), most_bytes=128 * 128 * 3)[0].index == 1
-    with pytest.raises(SlideFormatError, match="coarsest level has 64 x 64 px"):
+    with pytest.raises(SlideFormatError, match="coarsest level is 64 wide x 64 high"):
         choose_source(slide, 0, (320, 320), most_bytes=64 * 64 * 3 - 1)
 
 

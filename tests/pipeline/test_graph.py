@@ -15,20 +15,26 @@ from wsipipe.errors import SlideReadError
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.mirror import mirror
 from wsipipe.geometry.network import UNetSizes
-from wsipipe.pipeline.graph import mirrored_coordinates, tasks_of
+from wsipipe.pipeline.graph import map_blocks, mirrored_coordinates, tasks_of
 
 
 def tasks(array: Array) -> int:
     return len(dict(array.__dask_graph__()))
 
 
+def blocks_of(side: int, block: int) -> Array:
+    """The graph of a run over a slide of ``side`` px, of some function."""
+    grid = Grid((side, side), UNetSizes(2, 2).receptive, 512, block)
+    chunks = tuple(grid.block_sides(axis) for axis in (0, 1))
+    return map_blocks(print, None, grid, chunks=chunks, dtype=np.uint8, meta=np.empty((0, 0), np.uint8))
+
+
 @pytest.mark.parametrize("block", [2048, 4096])
-def test_graph_of_ten_gigapixels_has_at_most_1_3_tasks_a_block(tmp_path: Path, tiny_model: Path, block: int) -> None:
-    labels = wsipipe.segment(write_big_slide(tmp_path / "big.zarr", 100_000), tiny_model, block=block, device="cpu")
-    assert labels.shape == (100_000, 100_000)
-    assert labels.npartitions == (-(-100_000 // block)) ** 2
-    assert tasks(labels) <= 1.3 * labels.npartitions
-    assert tasks(dask.optimize(labels)[0]) <= 1.3 * labels.npartitions
+def test_graph_of_ten_gigapixels_has_at_most_1_3_tasks_a_block(block: int) -> None:
+    blocks = blocks_of(100_000, block)
+    assert blocks.npartitions == (-(-100_000 // block)) ** 2
+    assert tasks(blocks) <= 1.3 * blocks.npartitions
+    assert tasks(dask.optimize(blocks)[0]) <= 1.3 * blocks.npartitions
 
 
 def test_segment_reads_no_pixel_until_it_is_computed(tmp_path: Path, tiny_model: Path) -> None:
@@ -44,18 +50,17 @@ def test_segment_reads_no_pixel_until_it_is_computed(tmp_path: Path, tiny_model:
     assert labels.blocks[0, 0].compute(scheduler="synchronous").shape == (1024, 1024)
 
 
-def test_one_block_computes_one_block(tmp_path: Path, tiny_model: Path) -> None:
-    labels = wsipipe.segment(write_big_slide(tmp_path / "big.zarr", 8192), tiny_model, block=512, device="cpu")
-    few, _ = dask.optimize(labels.blocks[3, 4], labels.blocks[3, 4])
+def test_one_block_computes_one_block() -> None:
+    blocks = blocks_of(8192, 512)
+    few, _ = dask.optimize(blocks.blocks[3, 4], blocks.blocks[3, 4])
     assert tasks(few) <= 4, "the block, its rows, its columns, and its slice"
 
 
-def test_tasks_of_some_blocks_are_those_of_the_whole_graph(tmp_path: Path, tiny_model: Path) -> None:
-    labels = wsipipe.segment(write_big_slide(tmp_path / "big.zarr", 8192), tiny_model, block=512, device="cpu")
-    indices = [(3, 4), (3, 5), (15, 0)]
-    few, every = tasks_of(labels, indices), dict(labels.__dask_graph__())
-    assert few.keys() == {key for key in every if key[0] == labels.name and key[1:] in indices} | {
-        key for index in indices for key in every[(labels.name, *index)].dependencies
+def test_tasks_of_some_blocks_are_those_of_the_whole_graph() -> None:
+    blocks, indices = blocks_of(8192, 512), [(3, 4), (3, 5), (15, 0)]
+    few, every = tasks_of(blocks, indices), dict(blocks.__dask_graph__())
+    assert few.keys() == {key for key in every if key[0] == blocks.name and key[1:] in indices} | {
+        key for index in indices for key in every[(blocks.name, *index)].dependencies
     }
     assert len(few) == 3 + 2 + 3, "blocks, their rows, their columns"
 

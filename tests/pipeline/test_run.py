@@ -67,18 +67,21 @@ def test_events_tell_the_whole_run(tmp_path: Path, write_slide: WriteSlide, conf
 
 
 @pytest.mark.parametrize(
-    ("spent", "bottleneck"),
+    ("spent", "bottleneck", "of_bare"),
     [
-        (Spent(read=1, decode=2, wait=8, write=1, other=4, infer=19), "network"),
-        (Spent(read=1, decode=5, wait=8, write=1, other=2, infer=10), "decode"),
-        (Spent(read=1, wait=15, infer=1), "idle"),
+        (Spent(read=1, decode=2, wait=8, write=1, other=4, infer=19), "network", 48 / 10 / (2 * 3)),
+        (Spent(read=1, decode=5, wait=8, write=1, other=2, infer=10), "decode", 0.5),  # it computed 4.8 MP/s at work
+        (Spent(read=1, wait=15, infer=1), "idle", 0.05),  # and here 48: so fast was the machine once it was free
     ],
 )
-def test_the_bottleneck_is_the_network_or_what_keeps_it_waiting(spent: Spent, bottleneck: str) -> None:
+def test_the_bottleneck_is_the_network_or_what_keeps_it_waiting(spent: Spent, bottleneck: str, of_bare: float) -> None:
     slide = SlideOutcome("a.tif", DONE, computed=48_000_000, seconds=10, spent=spent)
     found = account([slide], seconds=10, threads=2, devices=2, bare=3e6)
     assert found is not None
-    assert found.of_bare == pytest.approx(48 / 10 / (2 * 3))
+    assert found.of_bare == pytest.approx(of_bare)
+    unknown = account([slide], seconds=10, threads=2, devices=2, bare=0.0)
+    assert unknown is not None
+    assert unknown.of_bare is None
     assert found.bottleneck == bottleneck
     assert found.busy == spent.infer / 20
     assert sum(found.shares.values()) == pytest.approx(1)

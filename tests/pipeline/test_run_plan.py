@@ -236,11 +236,11 @@ def test_an_unfinished_store_of_a_replaced_file_is_refused_too(bench: Bench) -> 
     ("config", "words"),
     [
         ({"mpp": 0.25}, "0.5 micrometres per pixel (now 0.25)"),
-        ({"probabilities": True}, "no probabilities"),
-        ({"uncertainty": True}, "no uncertainty"),
+        ({"probabilities": True}, "no --probabilities"),
+        ({"uncertainty": True}, "no --uncertainty"),
         ({"tta": "flips"}, "--tta off (now flips)"),
-        ({"model": "other"}, "other weights"),
-        ({"mpp": 0.25, "model": "other"}, "other weights, 0.5 micrometres per pixel (now 0.25)"),
+        ({"model": "other"}, "other weights (-m)"),
+        ({"mpp": 0.25, "model": "other"}, "other weights (-m), 0.5 micrometres per pixel (now 0.25)"),
     ],
 )
 def test_options_that_change_the_labels_are_told_apart(bench: Bench, config: dict[str, Any], words: str) -> None:
@@ -250,7 +250,9 @@ def test_options_that_change_the_labels_are_told_apart(bench: Bench, config: dic
         model = load_model(bench.model)
         save_unet(bench.folder / "other", model.network, replace(model.spec, name="other"))
         config = config | {"model": str(bench.folder / "other")}
-    assert f"was made with {words};" in bench.refusal(slide, **config)
+    refusal = bench.refusal(slide, **config)
+    assert f"was made with {words};" in refusal
+    assert refusal.endswith("; --overwrite replaces it once the new one is complete; to have both, use another -o")
     assert bench.one(slide, **config, overwrite=True).action == SEGMENT
 
 
@@ -521,7 +523,7 @@ def test_a_slide_that_needs_too_much_is_refused_and_the_others_go_on(bench: Benc
     refused, planned = plan.slides
     assert isinstance(refused, Refused)
     assert "huge.tif needs " in refused.error
-    assert "pieces of 1500 x 1500 px" in refused.error
+    assert "pieces of 1500 wide x 1500 high" in refused.error
     assert isinstance(planned, SlidePlan)
 
 

@@ -199,7 +199,7 @@ BAD_COCO = {
     "odd": ({"segmentation": [[0, 0, 1, 1, 2]]}, "annotation 1 of a.png is not an object of COCO"),
     "two points": ({"segmentation": [[0, 0, 1, 1]]}, "outline has only 2 points"),
     "category": ({"segmentation": [flat(SQUARE)], "category_id": 4}, "annotation 1 .*KeyError: 4"),
-    "runs": ({"segmentation": {"size": [40, 50], "counts": [1, 2]}}, "do not add up to 40 x 50 px"),
+    "runs": ({"segmentation": {"size": [40, 50], "counts": [1, 2]}}, "do not add up to 50 wide x 40 high"),
     "size": ({"segmentation": {"size": [50, 40], "counts": [2000]}}, r"has the size \[50, 40\], its image \[40, 50\]"),
     "text": ({"segmentation": {"size": [40, 50], "counts": "~~"}}, "run lengths have the character '~'"),
 }
@@ -213,7 +213,7 @@ def test_bad_coco_file_is_refused_by_name(tmp_path: Path, what: str) -> None:
 
 def test_coco_of_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
     path = coco(tmp_path / "case-17.json", {"segmentation": [flat(SQUARE)]})
-    with pytest.raises(LabelError, match=r"a.png has 40 x 50 px, but the slide has 80 x 100 px at level 0"):
+    with pytest.raises(LabelError, match=r"a.png is 50 wide x 40 high, but the slide is 100 wide x 80 high at level 0"):
         open_annotations(path, SHAPE, ("Tumor",), downsample=2.0)
 
 

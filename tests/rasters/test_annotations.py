@@ -282,7 +282,7 @@ def test_objects_without_class_are_refused_unless_asked_for(tmp_path: Path) -> N
 
 def test_most_annotations_outside_the_slide_are_refused_a_few_are_not(tmp_path: Path) -> None:
     inside, outside = feature(square(0, 0, 4)), feature(square(100, 0, 4))
-    with pytest.raises(LabelError, match=r"2 of 3 annotations are outside the slide.*40 x 50 px.*another level"):
+    with pytest.raises(LabelError, match=r"2 of 3 annotations are outside the slide.*50 wide x 40 high.*another level"):
         opened(tmp_path, inside, outside, outside)
     assert whole(opened(tmp_path, inside, inside, outside)).classes.sum() == 16
     assert opened(tmp_path, outside, shape=(40, 53), downsample=2.0).objects.bounds[0, 2] == 52

@@ -99,7 +99,7 @@ def test_a_region_that_does_not_suit_the_slide_is_refused_by_name(tmp_path: Path
     assert isinstance(beyond, LabelError)
     assert str(beyond) == (
         "--roi 240,0,10,20 is outside s.tif: it spans x = 240 to 250 and y = 0 to 20 px, "
-        "but the slide is 240 px wide x 160 high at level 0"
+        "but the slide is 240 wide x 160 high at level 0"
     )
     far = [[x + 500, y] for x, y in LEAF]
     assert "r.geojson is outside s.tif: it spans x = 520 to 591" in str(error(drawn(tmp_path / "r.geojson", far)))

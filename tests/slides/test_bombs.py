@@ -106,7 +106,7 @@ def test_openslide_is_not_asked_for_tiles_that_it_would_end_the_process_for(tmp_
 
 def test_openslide_is_not_asked_for_sides_that_no_slide_has() -> None:
     check_sides("a.svs", [(MAX_SIDE_PX, MAX_SIDE_PX)])
-    with pytest.raises(SlideFormatError, match=rf"a.svs level 1 has 150 x {2**30} px; .* up to {MAX_SIDE_PX} px"):
+    with pytest.raises(SlideFormatError, match=rf"a.svs level 1 is {2**30} wide x 150 high; .* up to {MAX_SIDE_PX} px"):
         check_sides("a.svs", [(150, 150), (150, 2**30)])
 
 
@@ -129,7 +129,7 @@ def test_file_whose_first_channel_has_no_data_is_read(tmp_path: Path) -> None:
     )
     set_tag(path, "TileByteCounts", 0)
     slide = open_slide(path)
-    assert slide.warnings[0].startswith("1 of 2 tiles of 60 x 60 px have no data")
+    assert slide.warnings[0].startswith("1 of 2 tiles of 60 wide x 60 high have no data")
     pixels = read_box(slide.levels[0], Box(0, 60, 0, 60))
     np.testing.assert_array_equal(pixels, np.stack([np.zeros_like(planes[0]), planes[1]], -1))
 
@@ -205,8 +205,8 @@ def test_chunk_that_is_or_says_it_is_larger_is_not_decoded(tmp_path: Path, versi
 
 
 ABSURD: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
-    r"level 0 has 1099511627776 x 170 px; wsipipe reads": ("0", lambda d: d.update(shape=[2**40, 170])),
-    r"level 0 has \d{61} x 170 px; wsipipe reads": ("0", lambda d: d.update(shape=[2**200, 170])),
+    r"level 0 is 170 wide x 1099511627776 high; wsipipe reads": ("0", lambda d: d.update(shape=[2**40, 170])),
+    r"level 0 is 170 wide x \d{61} high; wsipipe reads": ("0", lambda d: d.update(shape=[2**200, 170])),
     r"array 0 cannot be opened": ("0", lambda d: d["chunk_grid"]["configuration"].update(chunk_shape=[0, 64])),
     r"in chunks of \d+ bytes": ("0", lambda d: d["chunk_grid"]["configuration"].update(chunk_shape=[2**40, 2**40])),
     r"its multiscales list 65 datasets": (

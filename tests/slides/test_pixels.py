@@ -96,7 +96,7 @@ def test_scanner_files_keep_label_macro_and_thumbnail_apart() -> None:
     assert len(cmu.levels) == 1
     tcga = open_slide(data("slides/tcga-cr-7395-01a-01-ts1.svs"))
     assert [level.shape for level in tcga.levels] == [(3567, 4443), (1783, 2221)]
-    assert tcga.associated == ("thumbnail 768 x 956 px",)
+    assert tcga.associated == ("thumbnail 956 wide x 768 high",)
     ndpi = open_slide(data("slides/test3-DAPI-2-387.ndpi"))
     assert len(ndpi.levels) == 4
     assert len(ndpi.associated) == 2

@@ -128,7 +128,9 @@ def test_channels_that_follow_one_another_pixel_by_pixel_are_channels(tmp_path: 
 def test_pages_of_one_size_are_images_to_choose_from(tmp_path: Path) -> None:
     pages = [picture((64, 80), seed=i) for i in range(3)]
     tifffile.imwrite(tmp_path / "a.tif", np.stack(pages), photometric="minisblack", metadata=None)
-    with pytest.raises(PlaneError, match=r"a.tif holds 3 images of 64 x 80 px \(0 to 2\); choose with --series N"):
+    with pytest.raises(
+        PlaneError, match=r"a.tif holds 3 images of 80 wide x 64 high \(0 to 2\); choose with --series N"
+    ):
         open_slide(tmp_path / "a.tif")
     for number, page in enumerate(pages):
         level = open_slide(tmp_path / "a.tif", planes=Planes(series=number)).levels[0]
@@ -155,7 +157,8 @@ def test_images_of_an_ome_tiff_are_chosen_by_number(tmp_path: Path) -> None:
         for i, image in enumerate(images):
             tiff.write(image, metadata={"Name": f"region {i}"})
     with pytest.raises(
-        PlaneError, match=r"holds 2 images \(0: region 0 64 x 80 px, 1: region 1 70 x 66 px\); choose with --series"
+        PlaneError,
+        match=r"holds 2 images \(0: region 0 80 wide x 64 high, 1: region 1 66 wide x 70 high\); choose with --series",
     ):
         open_slide(tmp_path / "a.ome.tif")
     for number, image in enumerate(images):

@@ -87,7 +87,7 @@ def test_polygons_are_in_pixels_of_level_0_whatever_their_classes(tmp_path: Path
 def test_a_mask_of_other_proportions_is_refused(tmp_path: Path, level: Level) -> None:
     path = save(tmp_path / "m.png", np.ones((30, 20), np.uint8))
     with pytest.raises(
-        LabelError, match=r"30 x 20 px, and does not have the proportions of s\.tif level 0, 160 x 240 px"
+        LabelError, match=r"20 wide x 30 high, and does not have the proportions of s\.tif level 0, 240 wide x 160 high"
     ):
         given_shape(path, level)
     thumbnail = save(tmp_path / "n.png", np.ones((7, 10), np.uint8))  # 6.67 x 10

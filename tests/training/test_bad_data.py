@@ -128,7 +128,10 @@ def test_image_without_labels_is_named(data: Path, refused: Refused) -> None:
 
 
 WRONG_LABELS: dict[str, tuple[Any, str]] = {
-    "another size": (squares((40, 47)), r"set/b_image.png has 40 x 48 px, its labels b_label.png 40 x 47; both must"),
+    "another size": (
+        squares((40, 47)),
+        r"set/b_image.png is 48 wide x 40 high, its labels b_label.png are 47 wide x 40 high",
+    ),
     "colours": (IMAGE, r"b_label.png has 3 channels; labels have one; save the labels as one channel of integers"),
     "classes": ((LABELS > 0).astype(np.uint8), r"b_label.png: its values 1 lie in 30 separate pieces.*--labels-are\)"),
 }
@@ -238,10 +241,8 @@ def test_stains_of_grey_images_are_refused(tmp_path: Path, refused: Refused, kin
 def test_core_that_does_not_fit_is_refused_with_one_that_does(data: Path, refused: Refused) -> None:
     assert data.exists()
     text = FOLDER + SMALL.replace("core = 16", "core = 64") + NO_BORDERS
-    message = (
-        r"^a has 40 x 48 px, fewer than the patches' core of 64 \(3 of 3 images are too small\); \[patches\] core = 40"
-    )
-    check(refused(text), 2, message + r" fits all, or small_images = 'mirror'$")
+    message = r"^a is 48 wide x 40 high, smaller than the patches' core of 64 px \(3 of 3 images are too small\); "
+    check(refused(text), 2, message + r"\[patches\] core = 40 fits all, or small_images = 'mirror'$")
     check(refused("", source=data), 2, "core of 256 .* core = 32 fits all, or small_images = 'mirror'")
     check(refused(FOLDER + SMALL.replace("core = 16", "core = 18")), 2, r"core 18 px is not a multiple of 4.*16 and 20")
 

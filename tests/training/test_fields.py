@@ -192,7 +192,9 @@ def test_mixed_images_are_both_named(tmp_path: Path, other: Any, said: str) -> N
 def test_labels_of_another_size_are_named_with_their_image(tmp_path: Path) -> None:
     png(tmp_path / "a_image.png", IMAGE)
     png(tmp_path / "a_label.png", np.ascontiguousarray(LABELS.T))
-    with pytest.raises(LabelError, match=r"a_image.png has 40 x 48 px, its labels a_label.png 48 x 40; both must have"):
+    with pytest.raises(
+        LabelError, match=r"a_image.png is 48 wide x 40 high, its labels a_label.png are 40 wide x 48 high; both"
+    ):
         one(plain(), tmp_path)
 
 
@@ -201,13 +203,13 @@ def test_core_that_fits_the_smallest_image_is_offered(tmp_path: Path) -> None:
     pairs(tmp_path, "b", shape=(30, 90))
     pairs(tmp_path, "c", shape=(70, 64))
     with pytest.raises(
-        UsageError, match=r"^b has 30 x 90 px, .* core of 64 \(2 of 3 images.*core = 28 fits all, or small"
+        UsageError, match=r"^b is 90 wide x 30 high, .* core of 64 px \(2 of 3 images.*core = 28 fits all, or small"
     ):
         read_fields(plain(patches={"core": 64}), [tmp_path])
     assert len(read_fields(plain(patches={"core": 28}), [tmp_path])) == 3
     assert len(read_fields(plain(patches={"core": 64, "small_images": "mirror"}), [tmp_path])) == 3
     pairs(tmp_path, "d", shape=(3, 90))
-    with pytest.raises(UsageError, match=r"^d has 3 x 90 px.* too small\); \[patches\] small_images = 'mirror'$"):
+    with pytest.raises(UsageError, match=r"^d is 90 wide x 3 high.* too small\); \[patches\] small_images = 'mirror'$"):
         read_fields(plain(), [tmp_path])
 
 
@@ -319,7 +321,9 @@ def test_a_slide_is_trained_on_as_a_run_would_read_it(slide: Path) -> None:
 
 def test_labels_of_part_of_a_slide_are_refused(slide: Path) -> None:
     tifffile.imwrite(slide / "l.tif", squares((64, 64)))
-    with pytest.raises(LabelError, match=r"l.tif of 64 x 64 px is not a level of s.tif, whose level 0 has 100 x 130"):
+    with pytest.raises(
+        LabelError, match=r"l.tif of 64 wide x 64 high is not a level of s.tif, whose level 0 is 130 wide x 100 high"
+    ):
         one(at_place(plain(), slides=(AnnotatedSlide("s.tif", labels="l.tif"),)), slide)
 
 

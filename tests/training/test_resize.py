@@ -71,7 +71,8 @@ def test_image_without_resolution_is_refused_where_one_is_wanted(tmp_path: Path)
 def test_resolution_that_would_blow_an_image_up_is_refused_before_it_does(tmp_path: Path) -> None:
     pairs(tmp_path, "a")
     with pytest.raises(
-        ResolutionError, match=r"a_image.png of 40 x 48 px at 250 micro.* would have 20000 x 24000 at 0.5"
+        ResolutionError,
+        match=r"a_image.png of 48 wide x 40 high at 250 micro.* would be 24000 wide x 20000 high at 0.5",
     ):
         one(plain(mpp=0.5, data={"mpp": 250.0}), tmp_path)
 

@@ -16,6 +16,7 @@ from typing import NoReturn
 import click
 
 from wsipipe.cli.check import check
+from wsipipe.cli.completion import completion
 from wsipipe.cli.demo import demo
 from wsipipe.cli.evaluate import evaluate
 from wsipipe.cli.examples import examples
@@ -41,7 +42,9 @@ def cli() -> None:
     """Segment gigapixel whole-slide images with a U-Net: exact at tile borders, resumable, in flat memory."""
 
 
-for command in (run, nightly, view, objects, export, train, evaluate, check, info, preview, model, examples, demo):
+for command in (run, nightly, view, objects, export, train, evaluate, check, info, preview, model):
+    cli.add_command(command)
+for command in (demo, examples, completion):
     cli.add_command(command)
 
 

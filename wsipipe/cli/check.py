@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import click
 
+from wsipipe.cli.command import PATH
 from wsipipe.cli.exit_codes import EXIT_FAILED
+from wsipipe.cli.json_text import echo_json
 
 if TYPE_CHECKING:
     from wsipipe.store.check import StoreCheck
 
 
 @click.command()
-@click.argument("out", nargs=-1, required=True, metavar="OUT...")
+@click.argument("out", nargs=-1, required=True, type=PATH, metavar="OUT...")
 @click.option("--threads", type=click.IntRange(min=1), help="Shards that are read at a time; as many as cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def check(out: tuple[str, ...], threads: int | None, as_json: bool) -> None:
@@ -43,7 +44,7 @@ def check(out: tuple[str, ...], threads: int | None, as_json: bool) -> None:
             click.echo("\n".join([*found.damages] or [f"{found.store}: sound, {found.shards} shards"]))
     damaged = sum(bool(found.damages) for found in checks)
     if as_json:
-        click.echo(json.dumps({"stores": [asdict(found) for found in checks], "damaged": damaged}, indent=2))
+        echo_json({"stores": [asdict(found) for found in checks], "damaged": damaged})
     else:
         way_out = "; delete what is named, and the command that made it makes it again" if damaged else ""
         click.echo(f"{len(checks)} stores, {damaged} damaged{way_out}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsipipe.cli.command import PATH, Command, in_section
 from wsipipe.cli.evaluate_text import (
     as_document,
     comparison_as_document,
@@ -19,87 +19,102 @@ from wsipipe.cli.evaluate_text import (
     scores_as_text,
     write_scores,
 )
+from wsipipe.cli.json_text import echo_json
+from wsipipe.cli.slide_options import with_options
+from wsipipe.cli.verbosity import VERBOSITY_OPTIONS, verbosity
 from wsipipe.errors import UsageError
+from wsipipe.extras import require
 
 if TYPE_CHECKING:
     from wsipipe.pipeline.config import RunConfig
+    from wsipipe.report.run_line import Verbosity
 
 Pairs = dict[str, tuple[Path, Path]]
 """(prediction, or slide, and its labels) by name."""
 
 
-class ListsMetrics(click.Command):
+class ListsMetrics(Command):
     """A command whose help lists the metrics; it imports them, and with them numpy, only for that."""
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the metrics, each with its description, below the options."""
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the metrics, each with its description, below the options, and then the examples."""
         from wsipipe.evaluation.metrics import METRICS
 
         with formatter.section("Metrics"):
             formatter.write_dl([(name, metric.description) for name, metric in METRICS.items()])
+        super().format_epilog(ctx, formatter)
 
 
-@click.command(cls=ListsMetrics)
+_models, _scores = in_section("Models and comparisons"), in_section("Scores")
+_meaning, _files = in_section("Meaning of the values"), in_section("Output")
+
+
+@click.command(
+    cls=ListsMetrics,
+    examples=(
+        ("wsipipe evaluate out/ truth/", "results and labels, paired by name"),
+        ("wsipipe evaluate -m my.safetensors slides/ truth/", "segment the slides first"),
+        ("wsipipe evaluate --compare a/ b/ truth/", "which of two results is better"),
+        ("wsipipe evaluate out/ truth/ --pictures errors/", "the worst images first"),
+    ),
+)
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PREDICTIONS LABELS")
-@click.option("-m", "--model", metavar="MODEL", help="PREDICTIONS are slides: segment them with MODEL first.")
-@click.option(
+@_models("-m", "--model", type=PATH, metavar="MODEL", help="PREDICTIONS are slides: segment them with MODEL first.")
+@_models(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="With a model: where its results stay.  [default: removed]",
 )
-@click.option("--mpp", type=float, metavar="F", help="With a model: micrometres per pixel of level 0.")
-@click.option(
+@_models("--mpp", type=float, metavar="F", help="With a model: micrometres per pixel of level 0.")
+@_models(
     "--compare",
     nargs=2,
     metavar="A B",
     help="Which of two is better: predictions, with LABELS alone; or models, with SLIDES LABELS.",
 )
-@click.option(
+@_scores("--metrics", metavar="A,B", help="Metrics, listed below.  [default: all but warping_error]")
+@_scores(
     "--on",
     type=click.Choice(["labels", "store"]),
     help="Whose pixels to compare on where they differ.  [default: labels; outlines: store]",
 )
-@click.option("--metrics", metavar="A,B", help="Metrics, listed below.  [default: all but warping_error]")
-@click.option(
-    "--predictions-are",
-    type=click.Choice(["objects", "classes", "instances"]),
-    help="Meaning of their values.  [default: objects if the stores have tables of them, else classes]",
-)
-@click.option(
-    "--labels-are",
-    type=click.Choice(["classes", "instances", "objects"]),
-    help="Meaning of their values.  [default: classes; objects if both sides have tables of them]",
-)
-@click.option(
-    "--map",
-    "maps",
-    multiple=True,
-    metavar="V=C",
-    help="Value V of the labels means class C, a value of the predictions or a name; repeatable.",
-)
-@click.option(
+@_scores(
     "--min-area",
     "min_area_um2",
     type=float,
     metavar="UM2",
     help="Area of the smallest component that is an object, um2; 0: any.  [default: the model's]",
 )
-@click.option(
+@_scores(
     "--radius",
     "radius_um",
     type=float,
     metavar="UM",
     help="How far apart centroids of the same object may be, for detection_f1.  [default: 3, for nuclei]",
 )
-@click.option(
-    "--pictures", type=click.Path(path_type=Path), metavar="DIR", help="Draw the images there, the worst ones first."
+@_meaning(
+    "--predictions-are",
+    type=click.Choice(["objects", "classes", "instances"]),
+    help="Meaning of their values.  [default: objects if the stores have tables of them, else classes]",
 )
-@click.option(
-    "--csv", "table", type=click.Path(path_type=Path), metavar="FILE", help="Also write one row per image, as CSV."
+@_meaning(
+    "--labels-are",
+    type=click.Choice(["classes", "instances", "objects"]),
+    help="Meaning of their values.  [default: classes; objects if both sides have tables of them]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+@_meaning(
+    "--map",
+    "maps",
+    multiple=True,
+    metavar="V=C",
+    help="Value V of the labels means class C, a value of the predictions or a name; repeatable.",
+)
+@_files("--pictures", type=click.Path(path_type=Path), metavar="DIR", help="Draw the images there, the worst first.")
+@_files("--csv", "table", type=click.Path(path_type=Path), metavar="FILE", help="Also write one row per image, as CSV.")
+@_files("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+@with_options(VERBOSITY_OPTIONS)
 def evaluate(
     paths: tuple[Path, ...],
     model: str | None,
@@ -111,6 +126,8 @@ def evaluate(
     pictures: Path | None,
     table: Path | None,
     as_json: bool,
+    verbose: bool,
+    quiet: bool,
     **terms: Any,
 ) -> None:  # the rest are fields of Options, under the same names
     """Compare PREDICTIONS with LABELS, each a file or a folder of files paired by name.
@@ -135,7 +152,10 @@ def evaluate(
     given = _given(paths, models, compare)
     for path in (path for path in (table, pictures) if path is not None):
         check_output(path, (one for pairs in given for pair in pairs.values() for one in pair))
-    with _segmented(given, models, out, mpp, probable=bool(set(names or ()) & set(OF_PROBABILITIES))) as found:
+    probable = bool(set(names or ()) & set(OF_PROBABILITIES))
+    if pictures is not None and probable:
+        require("matplotlib", "train", what="--pictures of probabilities")
+    with _segmented(given, models, out, mpp, probable=probable, level=verbosity(verbose, quiet)) as found:
         scored = [evaluate_pairs(pairs, options) for pairs in found]
         if compare is not None:
             both, titles = (scored[0], scored[1]), _titles(*compare)
@@ -150,7 +170,10 @@ def evaluate(
             from wsipipe.pictures.scored_images import draw_evaluation
 
             draw_evaluation(pictures, scored[0])
-    click.echo(json.dumps(document, indent=2) if as_json else as_text)
+    if as_json:
+        echo_json(document)
+    else:
+        click.echo(as_text)
 
 
 def _check_words(
@@ -192,7 +215,13 @@ def _titles(first: str, second: str) -> tuple[str, str]:
 
 @contextmanager
 def _segmented(
-    given: list[Pairs], models: Sequence[str], out: Path | None, mpp: float | None, *, probable: bool
+    given: list[Pairs],
+    models: Sequence[str],
+    out: Path | None,
+    mpp: float | None,
+    *,
+    probable: bool,
+    level: Verbosity,
 ) -> Iterator[list[Pairs]]:
     """The predictions with their labels: those ``given``, or made of slides by each of the ``models``.
 
@@ -207,12 +236,12 @@ def _segmented(
         folder = Path(temporary) if out is None else out
         folders = [folder] if len(models) == 1 else [folder / Path(title).stem for title in _titles(*models)]
         yield [
-            _stores(slides, RunConfig(str(where), model, mpp, probabilities=probable))
+            _stores(slides, RunConfig(str(where), model, mpp, probabilities=probable), level)
             for slides, model, where in zip(given, models, folders, strict=True)
         ]
 
 
-def _stores(slides: Pairs, config: RunConfig) -> Pairs:
+def _stores(slides: Pairs, config: RunConfig, level: Verbosity) -> Pairs:
     """The stores of slides, as ``wsipipe run`` makes them, with their labels.
 
     Ends the command as that would if a slide fails.
@@ -221,10 +250,10 @@ def _stores(slides: Pairs, config: RunConfig) -> Pairs:
     from wsipipe.cli.run_text import summary_as_text
     from wsipipe.pipeline.run import run
 
-    with show_run() as listener:
+    with show_run(level) as listener:
         summary = run([str(slide) for slide, _ in slides.values()], config, listener)
     if summary.exit_code:
-        click.echo(summary_as_text(summary), err=True)
+        click.echo(summary_as_text(summary, level), err=True)
         click.get_current_context().exit(summary.exit_code)
     stores = {os.path.realpath(one.slide): Path(one.store) for one in summary.slides if one.store}
     return {name: (stores[os.path.realpath(slide)], labels) for name, (slide, labels) in slides.items()}

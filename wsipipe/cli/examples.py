@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from wsipipe.cli.command import PATH
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 """In a checkout, its folders are links to `workflows/` and `docs/notebooks/`."""
 
 
 @click.command()
-@click.argument("folder", default="wsipipe-examples", metavar="[DIR]")
+@click.argument("folder", default="wsipipe-examples", type=PATH, metavar="[DIR]")
 def examples(folder: str) -> None:
     """Write examples into DIR: nights, workflows for schedulers, trainings, and notebooks.
 

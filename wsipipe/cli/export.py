@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wsipipe.cli.command import PATH, Command
 from wsipipe.cli.exit_codes import EXIT_FAILED
 
 if TYPE_CHECKING:
@@ -23,18 +24,28 @@ SUFFIXES = {
 """What the names of files end in, by kind."""
 
 
-@click.command()
-@click.argument("out", nargs=-1, required=True, metavar="OUT|STORE...")
+@click.command(
+    cls=Command,
+    examples=(
+        ("wsipipe export out/ --to geojson", "for QuPath, one file for each store"),
+        ("wsipipe export out/a.zarr --to csv -o a.csv", "a table"),
+        ("wsipipe export a.zarr --to geojson --class nucleus", "one class only"),
+    ),
+)
+@click.argument("out", nargs=-1, required=True, type=PATH, metavar="OUT|STORE...")
 @click.option("--to", "kind", type=click.Choice(list(SUFFIXES)), required=True, help="The kind of file.")
 @click.option(
     "-o",
     "--out",
     "target",
+    type=PATH,
     metavar="FILE|DIR",
     help="File, or for several stores the folder.  [default: <store's name>.geojson.gz, .csv, ...]",
 )
 @click.option("--class", "classes", multiple=True, metavar="NAME", help="Only this class; may be repeated.")
-@click.option("--region", metavar="GEOJSON", help="Only objects whose centroid lies in a polygon of this file.")
+@click.option(
+    "--region", type=PATH, metavar="GEOJSON", help="Only objects whose centroid lies in a polygon of this file."
+)
 @click.option(
     "--simplify",
     type=click.FloatRange(min=0),

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
+from wsipipe.cli.command import PATH, Command
 from wsipipe.cli.exit_codes import EXIT_FAILED
+from wsipipe.cli.json_text import echo_json
 from wsipipe.cli.slide_options import READER_OPTIONS, with_options
 
 
-@click.command()
-@click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
+@click.command(
+    cls=Command,
+    examples=(
+        ("wsipipe info case-17.svs", "levels, format, resolution"),
+        ("wsipipe info slides/ --json", "for other programs"),
+    ),
+)
+@click.argument("slides", nargs=-1, required=True, type=PATH, metavar="SLIDE...")
 @with_options(READER_OPTIONS)
 @click.option("--pixels", is_flag=True, help="Compare the pixels that all readers of the slide return.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -37,7 +44,10 @@ def info(slides: tuple[str, ...], reader: str | None, pixels: bool, as_json: boo
         except SlideError as err:
             row = {"path": str(path), "error": str(err)}
         rows.append(row | ({"pixels": compare_readers(path, planes)} if pixels else {}))
-    click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(map(slide_as_text, rows)))
+    if as_json:
+        echo_json(rows)
+    else:
+        click.echo("\n".join(map(slide_as_text, rows)))
     click.get_current_context().exit(EXIT_FAILED if any("error" in row for row in rows) else 0)
 
 
@@ -49,6 +59,8 @@ def slide_as_text(row: dict[str, Any]) -> str:
 
 
 def _lines(row: dict[str, Any]) -> list[str]:
+    from wsipipe.arrays import size_text  # it brings numpy
+
     if "error" in row:
         return [Path(row["path"]).name, f"  error: {row['error']}"]
     mpp = f"{row['mpp']:.4g} um/px" if row["mpp"] else "none"
@@ -60,8 +72,8 @@ def _lines(row: dict[str, Any]) -> list[str]:
     for level in row["levels"]:
         (height, width), tile = level["shape"], level["tile"]
         lines.append(
-            f"  level {level['index']}: {width} px wide x {height} high, 1/{level['downsample']:.4g}, "
-            f"{level['channels']} x {level['dtype']}, {level['codec']} in tiles {tile[1]} wide x {tile[0]} high"
+            f"  level {level['index']}: {size_text((height, width))}, 1/{level['downsample']:.4g}, "
+            f"{level['channels']} x {level['dtype']}, {level['codec']} in tiles {size_text(tile)}"
         )
     if row["channel_names"]:
         lines.append(f"  channels: {', '.join(row['channel_names'])}")
@@ -69,6 +81,6 @@ def _lines(row: dict[str, Any]) -> list[str]:
         lines.append(f"  read: {row['planes']}")
     if row["bounds"]:
         y, x, height, width = row["bounds"]
-        lines.append(f"  scanned: {width} px wide x {height} high, from column {x}, row {y}")
+        lines.append(f"  scanned: {size_text((height, width))}, from column {x}, row {y}")
     lines += [f"  not used: {name}" for name in row["associated"]]
     return lines + [f"  warning: {warning}" for warning in row["warnings"]]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
+from wsipipe.cli.command import PATH, Command, in_section
+from wsipipe.cli.json_text import echo_json
 from wsipipe.cli.model_text import agreement_text, described, facts, margins_text
 from wsipipe.cli.normalisation import normalisation
 from wsipipe.errors import OutputError, UsageError
@@ -20,42 +21,49 @@ def model() -> None:
 
 
 @model.command()
-@click.argument("model")
+@click.argument("model", type=PATH)
 def show(model: str) -> None:
     """Print the metadata of MODEL as JSON."""
     from wsipipe.model.model_file import load_model
 
-    click.echo(json.dumps(facts(load_model(model).info), indent=2))
+    echo_json(facts(load_model(model).info))
 
 
-@model.command(name="import")
-@click.argument("network")
-@click.option("-o", "--output-file", "target", required=True, metavar="FILE", help="The model to write.")
-@click.option("--mpp", type=float, required=True, metavar="F", help="Micrometres per pixel of its input; 0: any.")
-@click.option("--classes", required=True, metavar="A,B", help="The channels of its output; background is label 0.")
-@click.option("--imagenet", is_flag=True, help="Its input is normalised by ImageNet's means and deviations.")
-@click.option("--mean", metavar="F,F,F", help="Means of its input, as shares of full scale.")
-@click.option("--std", metavar="F,F,F", help="Standard deviations of its input, as shares of full scale.")
-@click.option("--scale", type=float, metavar="F", help="8-bit pixels are divided by it: 255, or 1 for none.")
-@click.option(
-    "--head",
-    type=click.Choice(HEADS),
-    help="What its output is.  [default: by its channels]",
+_files, _normalised, _ends = in_section("Input and output"), in_section("Pixels"), in_section("Network")
+_described, _inexact = in_section("Description"), in_section("Exactness")
+
+
+@model.command(
+    name="import",
+    cls=Command,
+    examples=(
+        (
+            "wsipipe model import net.onnx -o my.onnx --mpp 0.5 --classes background,nucleus --imagenet",
+            "an ONNX network of two classes, trained with ImageNet's normalisation",
+        ),
+    ),
 )
-@click.option("--input", "input_name", metavar="NAME", help="Its input, if there are several.")
-@click.option("--output", "output_name", metavar="NAME", help="Its output, if there are several.")
-@click.option("--channels-last", is_flag=True, help="It takes and gives (n, y, x, channel).")
-@click.option("--channels", default=3, show_default=True, metavar="N", help="Channels of its images (TorchScript).")
-@click.option(
-    "--step", default=32, show_default=True, metavar="PX", help="Its sides are multiples of it (TorchScript)."
-)
-@click.option("--name", metavar="NAME", help="What people call the model.  [default: the file's name]")
-@click.option("--licence", default="not stated", metavar="NAME", help="Licence of its weights.")
-@click.option("--min-area", type=float, default=0.0, metavar="UM2", help="Smaller objects are left out.")
-@click.option("--approximate", is_flag=True, help="Accept a network that no tiles can compute exactly.")
-@click.option("--margin", type=int, metavar="PX", help="With --approximate: pixels around each core.")
-@click.option("--on", "slide", metavar="SLIDE", help="Also say what smaller margins change, in its tissue.")
-@click.option("--trust", is_flag=True, help="Load a TorchScript file, which executes what is in it.")
+@click.argument("network", type=PATH)
+@_files("-o", "--output-file", "target", required=True, type=PATH, metavar="FILE", help="The model to write.")
+@_files("--trust", is_flag=True, help="Load a TorchScript file, which executes what is in it.")
+@_normalised("--mpp", type=float, required=True, metavar="F", help="Micrometres per pixel of its input; 0: any.")
+@_normalised("--imagenet", is_flag=True, help="Its input is normalised by ImageNet's means and deviations.")
+@_normalised("--mean", metavar="F,F,F", help="Means of its input, as shares of full scale.")
+@_normalised("--std", metavar="F,F,F", help="Standard deviations of its input, as shares of full scale.")
+@_normalised("--scale", type=float, metavar="F", help="8-bit pixels are divided by it: 255, or 1 for none.")
+@_ends("--classes", required=True, metavar="A,B", help="The channels of its output; background is label 0.")
+@_ends("--head", type=click.Choice(HEADS), help="What its output is.  [default: by its channels]")
+@_ends("--input", "input_name", metavar="NAME", help="Its input, if there are several.")
+@_ends("--output", "output_name", metavar="NAME", help="Its output, if there are several.")
+@_ends("--channels-last", is_flag=True, help="It takes and gives (n, y, x, channel).")
+@_ends("--channels", default=3, show_default=True, metavar="N", help="Channels of its images (TorchScript).")
+@_ends("--step", default=32, show_default=True, metavar="PX", help="Its sides are multiples of it (TorchScript).")
+@_inexact("--approximate", is_flag=True, help="Accept a network that no tiles can compute exactly.")
+@_inexact("--margin", type=int, metavar="PX", help="With --approximate: pixels around each core.")
+@_inexact("--on", "slide", type=PATH, metavar="SLIDE", help="Also say what smaller margins change, in its tissue.")
+@_described("--name", metavar="NAME", help="What people call the model.  [default: the file's name]")
+@_described("--licence", default="not stated", metavar="NAME", help="Licence of its weights.")
+@_described("--min-area", type=float, default=0.0, metavar="UM2", help="Smaller objects are left out.")
 def import_(
     network: str,
     target: str,
@@ -114,9 +122,13 @@ def import_(
 
 
 @model.command()
-@click.argument("model")
-@click.option("-o", "--output-file", "target", required=True, metavar="FILE", help="The model to write: .onnx.")
-@click.option("--on", "slides", required=True, multiple=True, metavar="SLIDE", help="Calibrate in its tissue; repeat.")
+@click.argument("model", type=PATH)
+@click.option(
+    "-o", "--output-file", "target", required=True, type=PATH, metavar="FILE", help="The model to write: .onnx."
+)
+@click.option(
+    "--on", "slides", required=True, multiple=True, type=PATH, metavar="SLIDE", help="Calibrate in its tissue; repeat."
+)
 @click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0; overrides the files.")
 @click.option("--tiles", default=32, show_default=True, metavar="N", help="Tiles to calibrate on.")
 @click.option(
@@ -141,7 +153,7 @@ def quantize(
 
 
 @model.command()
-@click.argument("model")
+@click.argument("model", type=PATH)
 @click.option("--in-channels", default=3, show_default=True, metavar="N", help="Channels of the slides.")
 @click.option("--base-channels", default=64, show_default=True, metavar="N", help="Channels of the first level.")
 @click.option("--depth", default=4, show_default=True, metavar="N", help="Number of 2x2 poolings.")

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsipipe.cli.command import PATH, Command
+from wsipipe.cli.slide_options import with_options
+from wsipipe.cli.verbosity import VERBOSITY_OPTIONS, verbosity
+
 if TYPE_CHECKING:
     from wsipipe.nightly.night import InboxContent
     from wsipipe.nightly.projection import Projection
@@ -65,12 +69,15 @@ def example_night() -> str:
     return "\n".join((*head, *commented_keys(NightConfig, EXAMPLES, run)))
 
 
-@click.command()
-@click.argument("config", metavar="CONFIG.toml", required=False)
+@click.command(cls=Command)
+@click.argument("config", type=PATH, metavar="CONFIG.toml", required=False)
 @click.option("--dry-run", is_flag=True, help="Print what would be done, with projected hours, space and memory.")
-@click.option("--metrics", metavar="FILE", help="File for node-exporter's textfile collector; overrides CONFIG.")
+@click.option(
+    "--metrics", type=PATH, metavar="FILE", help="File for node-exporter's textfile collector; overrides CONFIG."
+)
 @click.option("--example", is_flag=True, help="Only print a CONFIG.toml with every key and its meaning.")
-def nightly(config: str | None, dry_run: bool, metrics: str | None, example: bool) -> None:
+@with_options(VERBOSITY_OPTIONS)
+def nightly(config: str | None, dry_run: bool, metrics: str | None, example: bool, verbose: bool, quiet: bool) -> None:
     """Segment everything new in the inboxes of CONFIG.toml, write a report, and exit; made for a timer.
 
     Exit code: 0 all well, 1 some slides failed, 2 CONFIG is wrong, 3 the environment, 130 interrupted: the next night
@@ -83,9 +90,11 @@ def nightly(config: str | None, dry_run: bool, metrics: str | None, example: boo
     from wsipipe.nightly.config import read_night
     from wsipipe.nightly.night import run_night
     from wsipipe.nightly.projection import project
+    from wsipipe.report.run_line import Verbosity
     from wsipipe.report.words import shown_lines
     from wsipipe.report.write import PAGE
 
+    level = verbosity(verbose, quiet)
     if example:
         click.echo(example_night())
         return
@@ -104,16 +113,17 @@ def nightly(config: str | None, dry_run: bool, metrics: str | None, example: boo
     log = None
     try:
         with ExitStack() as stack:
-            listener = stack.enter_context(show_run())
+            listener = stack.enter_context(show_run(level))
             if night.config.log is not None:
                 log = stack.enter_context(JsonLines(Path(night.place(night.config.log))))
                 listener = Both(listener, log)
             report = run_night(night, listener, told=told.append)
     finally:  # also of a night that was interrupted
-        problems = [stderr_problem(), log.problem if log else ""]
-        for one in told:
-            click.echo(report_as_text(one))
-            click.echo(shown_lines([f"report: {night.report / PAGE}", *filter(None, problems)]))
+        said = [text for one in told for text in (report_as_text(one), shown_lines([f"report: {night.report / PAGE}"]))]
+        said = [] if level == Verbosity.QUIET else said
+        said += [shown_lines([problem]) for problem in (stderr_problem(), log.problem if log else "") if problem]
+        if said:
+            click.echo("\n".join(said))
     click.get_current_context().exit(report.exit_code)
 
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
 
+from wsipipe.cli.command import PATH, Command
 from wsipipe.cli.exit_codes import EXIT_FAILED
+from wsipipe.cli.json_text import echo_json
 from wsipipe.cli.run_text import class_count_as_text
 from wsipipe.cli.slide_options import OBJECT_OPTIONS, Option, with_options
+from wsipipe.cli.verbosity import VERBOSITY_OPTIONS, verbosity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.progress import Progress
+    from collections.abc import Callable, Sequence
 
     from wsipipe.files import Location
     from wsipipe.pipeline.objects_plan import ObjectsRequest
     from wsipipe.pipeline.objects_store import StoreObjects
+    from wsipipe.report.progress import Row
 
 MEASURE_OPTIONS: tuple[Option, ...] = (
     *OBJECT_OPTIONS,
@@ -42,19 +43,27 @@ class Measured:
     blocks: int
 
 
-@click.command()
-@click.argument("out", nargs=-1, required=True, metavar="OUT|STORE...")
+@click.command(
+    cls=Command,
+    examples=(
+        ("wsipipe objects segmentations/", "all results of a folder"),
+        ("wsipipe objects out/a.zarr --split --instances", "nuclei that touch are parted; ids as well"),
+    ),
+)
+@click.argument("out", nargs=-1, required=True, type=PATH, metavar="OUT|STORE...")
 @with_options(MEASURE_OPTIONS)
 @click.option(
     "--slide",
     default="auto",
     show_default=True,
+    type=PATH,
     metavar="auto|off|FILE",
     help="Where to measure intensities; auto: the slide that the store names; off: shapes only.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Blocks that are measured at a time; as many as cores.")
 @click.option("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@with_options(VERBOSITY_OPTIONS)
 def objects(
     out: tuple[str, ...],
     min_area_um2: float | None,
@@ -65,6 +74,8 @@ def objects(
     threads: int | None,
     max_memory: str | None,
     as_json: bool,
+    verbose: bool,
+    quiet: bool,
 ) -> None:
     """Measure and count the objects in each OUT, a folder of results or one store.
 
@@ -79,8 +90,10 @@ def objects(
     from wsipipe.inference import allocator
     from wsipipe.pipeline.machine import default_limit_bytes, size_bytes
     from wsipipe.pipeline.objects_plan import SLIDE_AUTO, SLIDE_OFF, ObjectsRequest
+    from wsipipe.report.run_line import Verbosity
     from wsipipe.store.check import stores_named
 
+    level = verbosity(verbose, quiet)
     limit = default_limit_bytes() if max_memory is None else size_bytes(max_memory, "--max-memory")
     request = ObjectsRequest(min_area_um2, int(connectivity), split, slide, instances)
     stores = stores_named(out)
@@ -93,16 +106,16 @@ def objects(
     def milestone(event: Measured) -> str | None:
         return tenth_line(event.store, event.done, event.blocks)
 
-    with show_events(lambda _: None, milestone=milestone, bars=_Bar) as listener:
+    with show_events(lambda _: None, milestone=milestone, view=_Progress(), verbosity=level) as listener:
         for store in stores:
             one = _objects_of(store, request, threads or CPU_COUNT, limit, listener, failed)
             found += one
-            if not as_json:
+            if not as_json and not (one and level == Verbosity.QUIET):
                 click.echo("\n".join(map(_as_text, one)) or f"{store}: FAILED: {failed[str(store)]}")
     if as_json:
         errors = [{"store": store, "error": error} for store, error in failed.items()]
-        click.echo(json.dumps({"stores": [asdict(one) for one in found], "failed": errors}, indent=2))
-    else:
+        echo_json({"stores": [asdict(one) for one in found], "failed": errors})
+    elif level != Verbosity.QUIET:
         click.echo(f"{len(stores)} stores, {len(failed)} failed")
     click.get_current_context().exit(EXIT_FAILED if failed else 0)
 
@@ -139,18 +152,23 @@ def _objects_of(
         return []
 
 
-class _Bar:
-    """A bar of the blocks of one store after the other."""
+class _Progress:
+    """A row for the store that is measured."""
 
-    def __init__(self, display: Progress) -> None:
-        self._display, self._bar = display, display.add_task("", total=None)
+    def __init__(self) -> None:
+        self._last: Measured | None = None
 
-    def __call__(self, event: Measured) -> None:
+    def hear(self, event: Measured) -> None:
+        self._last = event
+
+    def rows(self) -> Sequence[Row]:
+        from wsipipe.report.progress import Row
         from wsipipe.report.words import shown_lines
 
-        self._display.update(
-            self._bar, description=shown_lines([event.store]), completed=event.done, total=event.blocks
-        )
+        one = self._last
+        if one is None:
+            return []
+        return [Row(shown_lines([one.store]), one.done / one.blocks, f"{one.done} of {one.blocks} blocks")]
 
 
 def _as_text(found: StoreObjects) -> str:

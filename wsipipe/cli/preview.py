@@ -6,20 +6,23 @@ from pathlib import Path
 
 import click
 
+from wsipipe.cli.command import PATH
+
 
 @click.command()
-@click.argument("slide", metavar="SLIDE")
-@click.option("-o", "--out", metavar="PICTURE.png", help="The picture.  [default: <slide's name>.png]")
-@click.option("-m", "--model", "model", metavar="MODEL", help="As for run; its halo widens the tissue mask.")
+@click.argument("slide", type=PATH, metavar="SLIDE")
+@click.option("-o", "--out", type=PATH, metavar="PICTURE.png", help="The picture.  [default: <slide's name>.png]")
+@click.option("-m", "--model", "model", type=PATH, metavar="MODEL", help="As for run; its halo widens the tissue mask.")
 @click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0; overrides the file.")
 @click.option(
     "--tissue",
     default="auto",
     show_default=True,
+    type=PATH,
     metavar="auto|FILE|off",
     help="auto: detected; FILE: a mask; off, with --roi: all of the region.",
 )
-@click.option("--roi", metavar="X,Y,W,H|FILE", help="As for run: the region that would be segmented.")
+@click.option("--roi", type=PATH, metavar="X,Y,W,H|FILE", help="As for run: the region that would be segmented.")
 def preview(slide: str, out: str | None, model: str | None, mpp: float | None, tissue: str, roi: str | None) -> None:
     """Draw SLIDE small, with the outline of what `run` would segment, its share, which is printed, and a scale bar."""
     from wsipipe.errors import UsageError

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from wsipipe.cli.run_text import plan_as_json, plan_as_text, summary_as_json, summary_as_text
-from wsipipe.cli.slide_options import OBJECT_OPTIONS, READER_OPTIONS, Option, with_options
-
-
-def number_or_auto(text: str) -> int | None:
-    """A whole number, or None for ``auto``. Raise a click.BadParameter for any other text."""
-    if text == "auto":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is neither a whole number nor auto") from None
+from wsipipe.cli.command import PATH, Command, in_section
+from wsipipe.cli.json_text import echo_json
+from wsipipe.cli.run_text import end_of, plan_as_json, plan_as_text, summary_as_json, summary_as_text
+from wsipipe.cli.run_values import Choice, Number
+from wsipipe.cli.slide_options import DEVICES, OBJECT_OPTIONS, READER_OPTIONS, Option, with_options
+from wsipipe.cli.verbosity import VERBOSITY_OPTIONS, verbosity
 
 
 def least_and_most(text: str) -> tuple[int, int]:
@@ -30,134 +23,166 @@ def least_and_most(text: str) -> tuple[int, int]:
     return int(least), int(most)
 
 
-NUMBER_OR_AUTO: dict[str, Any] = {"type": number_or_auto, "default": "auto", "metavar": "N|auto"}
+NUMBER_OR_AUTO: dict[str, Any] = {"type": Number(int, auto=True), "default": "auto", "metavar": "N|auto"}
 
 
-INPUT_OPTIONS: tuple[Option, ...] = (
-    click.option(
-        "-o", "--out", default="segmentations", show_default=True, metavar="DIR", help="Folder of the results."
+_files, _slides, _where = in_section("Input and output"), in_section("Slides"), in_section("Where to segment")
+_objects, _sizes = in_section("Objects"), in_section("Sizes and devices")
+_labels, _workers = in_section("Speed against accuracy"), in_section("Clusters")
+
+FILE_OPTIONS: tuple[Option, ...] = (
+    _files(
+        "-o",
+        "--out",
+        default="segmentations",
+        show_default=True,
+        type=PATH,
+        metavar="DIR",
+        help="Folder of the results.",
     ),
-    click.option(
+    _files(
         "-m",
         "--model",
         "model",
+        type=PATH,
         metavar="MODEL",
         help="Model file, nuclei (H&E, 0.5 um/px) or nuclei-int8.  [default: nuclei]",
     ),
-    click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0; overrides the file."),
-    click.option(
-        "--slides-table", metavar="FILE", help="CSV of options per slide: slide, mpp, reader, channels, z, t, series."
+    _files("--probabilities", is_flag=True, help="Also write the probability of each class, as round(255 p)."),
+    _files("--uncertainty", is_flag=True, help="Also write how undecided the network is: 0 certain, 255 undecided."),
+    _files("--overwrite", is_flag=True, help="Replace existing results, once the new ones are complete."),
+    _files("--dry-run", is_flag=True, help="Read headers only, and print what would be done."),
+    _files("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table."),
+)
+SLIDE_OPTIONS: tuple[Option, ...] = (
+    _slides("--mpp", type=Number(float), metavar="F", help="Micrometres per pixel of level 0; overrides the file."),
+    _slides(
+        "--slides-table",
+        type=PATH,
+        metavar="FILE",
+        help="CSV of options per slide: slide, mpp, reader, channels, z, t, series.",
     ),
-    click.option(
+    _slides(
         "--max-upsample",
-        type=float,
+        type=Number(float),
         default=1.1,
         show_default=True,
         metavar="F",
         help="Largest factor by which a slide coarser than the model may be enlarged.",
     ),
-)
-COMPUTE_OPTIONS: tuple[Option, ...] = (
-    click.option(
-        "--block", **NUMBER_OR_AUTO, help="Unit of work and of resuming, px; auto: 4096 (CPU: 2048), or what fits."
-    ),
-    click.option("--tile", **NUMBER_OR_AUTO, help="Core of a tile, px; auto: the fastest that fits in memory."),
-    click.option("--batch", **NUMBER_OR_AUTO, help="Tiles per forward pass; auto: the fastest that fits in memory."),
-    click.option(
-        "--device",
-        default="auto",
-        show_default=True,
-        metavar="auto|cpu|cuda|cuda:0,cuda:1",
-        help="Devices that compute.",
-    ),
-    click.option(
-        "--engine",
-        type=click.Choice(["auto", "torch", "compile", "openvino", "onnxruntime"]),
-        default="auto",
-        show_default=True,
-        help="Inference engine; auto: of those installed that compute the model, the fastest.",
-    ),
-    click.option(
-        "--precision",
-        type=click.Choice(["float32", "tf32", "bfloat16", "float16"]),
-        default="float32",
-        show_default=True,
-        help="Precision of convolutions; less than float32 is faster on GPUs and new CPUs, and changes some labels.",
-    ),
-    click.option(
-        "--margin",
-        type=int,
-        metavar="PX",
-        help="Pixels around a tile's core, fewer than the network looks at; labels are approximate then.",
-    ),
-    click.option(
-        "--tta",
-        type=click.Choice(["off", "flips", "all"]),
-        default="off",
-        show_default=True,
-        help="Average the probabilities over flips (4 times the network's time), or over all 8 symmetries (8 times).",
-    ),
-    click.option(
-        "--threads", **NUMBER_OR_AUTO, help="Blocks in flight; auto: 2 on a CPU, more for GPUs, if they fit in memory."
-    ),
-    click.option("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]"),
-)
-RESULT_OPTIONS: tuple[Option, ...] = (
-    click.option(
-        "--tissue",
-        default="auto",
-        show_default=True,
-        metavar="auto|off|FILE",
-        help="auto: segment tissue only; off: everything; FILE: what a mask covers.",
-    ),
-    click.option(
-        "--roi",
-        metavar="X,Y,W,H|FILE",
-        help="Segment only this region: px of level 0, or with units (250um,500um,1mm,1mm), or FILE of annotations.",
-    ),
-    click.option(
+    *READER_OPTIONS,
+    _slides(
         "--on-bad-tile",
-        type=click.Choice(["fail", "fill"]),
+        type=Choice(["fail", "fill"]),
         default="fail",
         show_default=True,
         help="Tiles that cannot be decoded: fail their slide, or set the pixels that depend on them to label 0.",
     ),
-    click.option(
+    _slides(
         "--any-stain", is_flag=True, help="Do not refuse fluorescence for models of stained tissue, or vice versa."
     ),
-    click.option("--probabilities", is_flag=True, help="Also write the probability of each class, as round(255 p)."),
-    click.option(
-        "--uncertainty", is_flag=True, help="Also write how undecided the network is: 0 certain, 255 undecided."
+)
+WHERE_OPTIONS: tuple[Option, ...] = (
+    _where(
+        "--tissue",
+        default="auto",
+        show_default=True,
+        type=PATH,
+        metavar="auto|off|FILE",
+        help="auto: segment tissue only; off: everything; FILE: what a mask covers.",
     ),
-    click.option("--overwrite", is_flag=True, help="Replace existing results, once the new ones are complete."),
-    click.option("--objects", is_flag=True, help="Also outline, measure and count objects, as `wsipipe objects` does."),
+    _where(
+        "--roi",
+        type=PATH,
+        metavar="X,Y,W,H|FILE",
+        help="Segment only this region: px of level 0, or with units (250um,500um,1mm,1mm), or FILE of annotations.",
+    ),
+)
+RUN_OBJECT_OPTIONS: tuple[Option, ...] = (
+    _objects("--objects", is_flag=True, help="Also outline, measure and count objects, as `wsipipe objects` does."),
+    *OBJECT_OPTIONS,
+)
+SIZE_OPTIONS: tuple[Option, ...] = (
+    _sizes(
+        "--device", default="auto", show_default=True, metavar=DEVICES, help="Devices that compute; auto: the fastest."
+    ),
+    _sizes(
+        "--engine",
+        type=Choice(["auto", "torch", "compile", "openvino", "onnxruntime"]),
+        default="auto",
+        show_default=True,
+        help="Inference engine; auto: of those installed that compute the model, the fastest.",
+    ),
+    _sizes("--block", **NUMBER_OR_AUTO, help="Unit of work and of resuming, px; auto: 4096 (CPU: 2048), or what fits."),
+    _sizes("--tile", **NUMBER_OR_AUTO, help="Core of a tile, px; auto: the fastest that fits in memory."),
+    _sizes("--batch", **NUMBER_OR_AUTO, help="Tiles per forward pass; auto: the fastest that fits in memory."),
+    _sizes(
+        "--threads", **NUMBER_OR_AUTO, help="Blocks in flight; auto: 2 on a CPU, more for GPUs, if they fit in memory."
+    ),
+    _sizes("--max-memory", metavar="SIZE", help="Ceiling, e.g. 4GB.  [default: 90% of what the cgroup allows]"),
+)
+ACCURACY_OPTIONS: tuple[Option, ...] = (
+    _labels(
+        "--precision",
+        type=Choice(["float32", "tf32", "bfloat16", "float16"]),
+        default="float32",
+        show_default=True,
+        help="Precision of convolutions; less than float32 is faster on GPUs and new CPUs, and changes some labels.",
+    ),
+    _labels(
+        "--margin",
+        type=Number(int),
+        metavar="PX",
+        help="Pixels around a tile's core, fewer than the network looks at; labels are approximate then.",
+    ),
+    _labels(
+        "--tta",
+        type=Choice(["off", "flips", "all"]),
+        default="off",
+        show_default=True,
+        help="Average the probabilities over flips (4 times the network's time), or over all 8 symmetries (8 times).",
+    ),
 )
 CLUSTER_OPTIONS: tuple[Option, ...] = (
-    click.option(
-        "--scheduler", metavar="ADDRESS", help="Compute on the workers of this dask scheduler: tcp://host:8786."
-    ),
-    click.option("--cluster", metavar="KIND[:N]", help="Start N workers: local, slurm or kubernetes."),
-    click.option(
+    _workers("--scheduler", metavar="ADDRESS", help="Compute on the workers of this dask scheduler: tcp://host:8786."),
+    _workers("--cluster", metavar="KIND[:N]", help="Start N workers: local, slurm or kubernetes."),
+    _workers(
         "--adapt", type=least_and_most, metavar="MIN:MAX", help="Between MIN and MAX workers, as the work requires."
     ),
-    click.option("--cluster-config", metavar="FILE", help="TOML: arguments of the cluster (queue, walltime, ...)."),
+    _workers(
+        "--cluster-config", type=PATH, metavar="FILE", help="TOML: arguments of the cluster (queue, walltime, ...)."
+    ),
+)
+OPTIONS: tuple[Option, ...] = (
+    *FILE_OPTIONS,
+    *SLIDE_OPTIONS,
+    *WHERE_OPTIONS,
+    *RUN_OBJECT_OPTIONS,
+    *SIZE_OPTIONS,
+    *ACCURACY_OPTIONS,
+    *CLUSTER_OPTIONS,
+    *VERBOSITY_OPTIONS,
+)
+EXAMPLES = (
+    ("wsipipe run case-17.svs", "into segmentations/case-17.zarr"),
+    ("wsipipe run slides/ -o out --objects", "a folder; nuclei are counted, too"),
+    ("wsipipe run 'a/*.svs' -m my.safetensors", "slides that match, your own model"),
+    ("wsipipe run slides/ --dry-run", "what would be done"),
+    ("wsipipe run scan.tif --mpp 0.25", "a file that lacks its resolution"),
+    ("wsipipe run slides/ --device cuda:0", "one GPU of several"),
+    ("wsipipe run slides/ --cluster slurm:4", "four workers, as jobs of Slurm"),
 )
 
 
-@click.command()
-@click.argument("slides", nargs=-1, required=True, metavar="SLIDE...")
-@with_options(INPUT_OPTIONS)
-@with_options(READER_OPTIONS)
-@with_options(COMPUTE_OPTIONS)
-@with_options(RESULT_OPTIONS)
-@with_options(OBJECT_OPTIONS)
-@with_options(CLUSTER_OPTIONS)
-@click.option("--dry-run", is_flag=True, help="Read headers only, and print what would be done.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+@click.command(cls=Command, examples=EXAMPLES)
+@click.argument("slides", nargs=-1, required=True, type=PATH, metavar="SLIDE...")
+@with_options(OPTIONS)
 def run(
     slides: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
+    verbose: bool,
+    quiet: bool,
     reader: str | None,
     max_memory: str | None,
     scheduler: str | None,
@@ -182,6 +207,7 @@ def run(
     from wsipipe.slides.planes import take_planes
     from wsipipe.tables import read_toml
 
+    level = verbosity(verbose, quiet)
     limit = None if max_memory is None else size_bytes(max_memory, "--max-memory")
     kind, workers = (None, None) if cluster is None else parse_cluster(cluster)
     started_with = {} if cluster_config is None else read_toml(Path(cluster_config))[0]
@@ -194,15 +220,18 @@ def run(
     )
     if dry_run:
         plan = plan_run(slides, resolve(config))
-        click.echo(json.dumps(plan_as_json(plan), indent=2) if as_json else plan_as_text(plan))
+        if as_json:
+            echo_json(plan_as_json(plan))
+        else:
+            click.echo(plan_as_text(plan))
         return
-    with show_run() as listener:
+    with show_run(level) as listener:
         summary = run_slides(slides, config, listener)
     untold = stderr_problem()
     if as_json:
-        click.echo(json.dumps(summary_as_json(summary) | {"untold": untold}, indent=2))
-    else:
-        click.echo("\n".join(filter(None, (summary_as_text(summary), untold))))
+        echo_json(summary_as_json(summary) | {"untold": untold})
+    elif text := "\n".join(filter(None, (summary_as_text(summary, level, told=not untold), untold))):
+        click.echo(text)
     if summary.stopped:
-        click.echo(f"wsipipe: {summary.stopped}", err=True)
+        click.echo(f"wsipipe: {end_of(summary)}", err=True)
     click.get_current_context().exit(summary.exit_code)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from wsipipe.pipeline.run_plan import Refused, RunPlan
     from wsipipe.pipeline.slide_plan import SlidePlan
     from wsipipe.pipeline.summary import Account, RunSummary, SlideOutcome
+    from wsipipe.report.run_line import Verbosity
 
 
 def plan_as_json(plan: RunPlan) -> dict[str, Any]:
@@ -62,6 +63,7 @@ def _slide_plan_as_json(plan: RunPlan, slide: SlidePlan | Refused) -> dict[str, 
 
 def plan_as_text(plan: RunPlan) -> str:
     """The text of ``--dry-run``."""
+    from wsipipe.arrays import size_text
     from wsipipe.report.words import shown_lines
 
     setup = plan.setup
@@ -79,7 +81,7 @@ def plan_as_text(plan: RunPlan) -> str:
             region = f"; region on {row['region_share']:.1%} of the slide" if row["region"] else ""
             lines.append(f"         level {row['level']}{shrunk or ','} {mpp}; {to_do}{region}")
             lines.append(
-                f"         -> {row['store']}, {row['width']} px wide x {row['height']} high, "
+                f"         -> {row['store']}, {size_text((row['height'], row['width']))}, "
                 f"at most {row['output_bytes_at_most'] / 1e6:,.1f} MB before compression; "
                 f"memory at most {row['projected_memory_bytes'] / 1e6:,.0f} MB"
             )
@@ -103,13 +105,19 @@ def _account_as_json(account: Account | None) -> dict[str, Any] | None:
     return None if account is None else asdict(account)
 
 
-def summary_as_text(summary: RunSummary) -> str:
-    """One line per slide and class of its objects, one for the whole run, and one for where the time went."""
+def summary_as_text(summary: RunSummary, verbosity: Verbosity, *, told: bool = True) -> str:
+    """One line per slide and class of its objects, one for the whole run, and what limited it; quiet: nothing.
+
+    Why slides failed was ``told`` on stderr when they did, and is not said again.
+    """
     from wsipipe.pipeline.summary import NOT_ATTEMPTED
     from wsipipe.report.record import DONE, FAILED, NO_TISSUE, OPEN, SKIPPED, TAKEN
+    from wsipipe.report.run_line import Verbosity
     from wsipipe.report.words import shown_lines
 
-    lines = [line for slide in summary.slides for line in _outcome_as_text(slide)]
+    if verbosity == Verbosity.QUIET:
+        return ""
+    lines = [line for slide in summary.slides for line in _outcome_as_text(slide, told=told)]
     pixels = sum(slide.pixels for slide in summary.slides)
     counts = ", ".join(f"{summary.count(status)} {status}" for status in (DONE, SKIPPED, FAILED))
     rare = [(status, summary.count(status)) for status in (NO_TISSUE, TAKEN, OPEN, NOT_ATTEMPTED)]
@@ -119,9 +127,9 @@ def summary_as_text(summary: RunSummary) -> str:
         f"peak memory {summary.peak_bytes / 1e6:,.0f} MB (projected {summary.projected_bytes / 1e6:,.0f} MB)"
     )
     if (account := summary.account()) is not None:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in account.shares.items())
-        speed = f"devices busy {account.busy:.0%} of the time, {account.of_bare:.0%} of the bare network's speed"
-        lines.append(f"{speed}; threads: {shares}; bottleneck: {account.bottleneck}")
+        lines.append(f"network busy {account.busy:.0%} of the time; bottleneck: {account.bottleneck}")
+        if verbosity == Verbosity.VERBOSE:
+            lines.append(_account_as_text(account))
     finished = [slide.store for slide in summary.slides if slide.status in (DONE, SKIPPED, NO_TISSUE) and slide.store]
     if finished and "://" not in finished[0]:
         where = finished[0] if len(finished) == 1 else str(Path(finished[0]).parent)
@@ -129,11 +137,29 @@ def summary_as_text(summary: RunSummary) -> str:
     return shown_lines(lines)
 
 
-def _outcome_as_text(slide: SlideOutcome) -> list[str]:
+def _account_as_text(account: Account) -> str:
+    """The rest of the account: where the time of the threads went, and how fast the network could be."""
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in account.shares.items())
+    of_bare = "" if account.of_bare is None else f"{account.of_bare:.0%} of the bare network's speed; "
+    return f"{of_bare}threads: {shares}"
+
+
+def end_of(summary: RunSummary) -> str:
+    """The last line of a run that the machine stopped; the reason is not said again if it failed a slide before."""
+    if any(slide.message == summary.stopped for slide in summary.slides):
+        return "the run was stopped by the last error above; once that is mended, the same command resumes"
+    return summary.stopped
+
+
+def _outcome_as_text(slide: SlideOutcome, *, told: bool) -> list[str]:
     """The line of a slide, and one for each class of its objects."""
+    from wsipipe.report.record import FAILED, NO_TISSUE
+
     if slide.store is None or slide.message:
         where = f" -> {slide.store}" if slide.store else ""
-        return [f"{slide.status:8} {Path(slide.slide).name}{where}: {slide.message}"]
+        said = told and slide.status in (FAILED, NO_TISSUE)
+        reason = f": {slide.message}" if slide.message and not said else ""
+        return [f"{slide.status:8} {Path(slide.slide).name}{where}{reason}"]
     speed = slide.pixels / 1e6 / slide.seconds if slide.seconds else 0.0
     size = f"{slide.pixels / 1e6:,.1f} MP"
     outside = f"{slide.outside / slide.pixels:.0%} outside the region" if slide.outside else ""

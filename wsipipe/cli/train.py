@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -11,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from wsipipe.cli.command import PATH, Command, in_section
 from wsipipe.cli.exit_codes import EXIT_INTERRUPTED
+from wsipipe.cli.slide_options import DEVICES, with_options
+from wsipipe.cli.verbosity import VERBOSITY_OPTIONS, verbosity
 from wsipipe.events import (
     StepDone,
     TrainingDone,
@@ -24,29 +28,43 @@ from wsipipe.events import (
 from wsipipe.report.words import duration
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
+    from wsipipe.report.progress import Row
+    from wsipipe.report.run_line import Verbosity
     from wsipipe.training.config import TrainConfig
 
 STEPS_PER_LINE = 25
 """Steps between two lines, if there is no bar."""
 
 
-@click.command()
-@click.argument("source", metavar="CONFIG.toml|FOLDER")
-@click.option("-o", "--out", required=True, metavar="MODEL", help="The model to write, .safetensors.")
-@click.option("--data", metavar="DIR", help="Folder of the data that CONFIG.toml names.  [default: next to it]")
-@click.option(
-    "--from", "pretrained", metavar="MODEL", help="Start from the weights of MODEL, one of wsipipe's own U-Nets."
+_files, _loop, _data = in_section("Input and output"), in_section("Training"), in_section("Data")
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        ("wsipipe train pairs/ -o my.safetensors", "a folder of images and labels"),
+        ("wsipipe train my.toml -o my.safetensors", "with settings of your own"),
+        ("wsipipe train my.toml -o a.safetensors --resume", "go on after an interruption"),
+        ("wsipipe train pairs/ -o a.safetensors --from nuclei", "begin with the nuclei model"),
+    ),
 )
-@click.option("--labels-are", metavar="instances|components|classes", help="Meaning of the labels' values.")
-@click.option("--steps", type=int, metavar="N", help="Batches to train for; overrides the configuration.")
-@click.option("--minutes", type=float, metavar="M", help="Minutes to train for, instead of steps.")
-@click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:0,cuda:1", help="Devices that compute."
+@click.argument("source", type=PATH, metavar="CONFIG.toml|FOLDER")
+@_files("-o", "--out", required=True, type=PATH, metavar="MODEL", help="The model to write, .safetensors.")
+@_files(
+    "--from",
+    "pretrained",
+    type=PATH,
+    metavar="MODEL",
+    help="Start from the weights of MODEL, one of wsipipe's own U-Nets.",
 )
-@click.option("--seed", type=int, metavar="N", help="Seed of weights, patches and dropout.")
-@click.option("--resume", is_flag=True, help="Continue an interrupted training.")
+@_files("--resume", is_flag=True, help="Continue an interrupted training.")
+@_data("--data", type=PATH, metavar="DIR", help="Folder of the data that CONFIG.toml names.  [default: next to it]")
+@_data("--labels-are", metavar="instances|components|classes", help="Meaning of the labels' values.")
+@_loop("--steps", type=int, metavar="N", help="Batches to train for; overrides the configuration.")
+@_loop("--minutes", type=float, metavar="M", help="Minutes to train for, instead of steps.")
+@_loop("--device", default="auto", show_default=True, metavar=DEVICES, help="Devices that compute.")
+@_loop("--seed", type=int, metavar="N", help="Seed of weights, patches and dropout.")
+@with_options(VERBOSITY_OPTIONS)
 def train(
     source: str,
     out: str,
@@ -58,6 +76,8 @@ def train(
     device: str,
     seed: int | None,
     resume: bool,
+    verbose: bool,
+    quiet: bool,
 ) -> None:
     """Train a U-Net on the images and labels that CONFIG.toml names, or on a FOLDER of pairs.
 
@@ -75,7 +95,7 @@ def train(
         path, out, roots, pretrained=start, labels_are=labels_are, steps=steps, minutes=minutes, seed=seed
     )
     try:
-        with show_training() as listener:
+        with show_training(verbosity(verbose, quiet)) as listener:
             train_network(config, out, roots=roots, device=device, resume=resume, listener=listener)
     except KeyboardInterrupt:
         click.echo("wsipipe: interrupted; the same command with --resume continues from the last checkpoint", err=True)
@@ -130,11 +150,16 @@ def configured(
     return replace(config, loop=replace(config.loop, **options))
 
 
-def show_training() -> AbstractContextManager[TrainingListener]:
-    """A listener that shows a training on stderr within the context: a bar, or a line every `STEPS_PER_LINE` steps."""
+def show_training(level: Verbosity | None = None) -> AbstractContextManager[TrainingListener]:
+    """A listener that shows a training on stderr within the context: a row, or a line every `STEPS_PER_LINE` steps."""
     from wsipipe.cli.progress import show_events
+    from wsipipe.report.run_line import Verbosity
 
-    return show_events(training_line, milestone=step_line, bars=training_bar)
+    def line(event: TrainingEvent) -> str | None:
+        return training_line(event) if level != Verbosity.QUIET or isinstance(event, TrainingWarned) else None
+
+    verbosity = Verbosity.NORMAL if level is None else level
+    return show_events(line, milestone=step_line, view=TrainingProgress(), verbosity=verbosity)
 
 
 def training_line(event: TrainingEvent) -> str | None:
@@ -170,15 +195,28 @@ def step_of(event: StepDone) -> str:
     return f"step {event.step}" + (f" of {event.steps}" if event.steps else "")
 
 
-def training_bar(display: Progress) -> TrainingListener:
-    """Add the bar of a training to ``display``; returns the listener that moves it."""
-    bar = display.add_task("step 0", total=1.0)
+class TrainingProgress:
+    """The row of a training."""
 
-    def move(event: TrainingEvent) -> None:
+    def __init__(self) -> None:
+        self._last: StepDone | None = None
+        self._heard = 0.0
+
+    def hear(self, event: TrainingEvent) -> None:
+        """Take the step of ``event`` into account."""
         if isinstance(event, StepDone):
-            display.update(bar, completed=event.share, description=f"{step_of(event)}, loss {event.loss:.4f}")
+            self._last, self._heard = event, time.monotonic()
 
-    return move
+    def rows(self) -> Sequence[Row]:
+        """One row, once there is a step."""
+        from wsipipe.report.progress import Row
+
+        step = self._last
+        if step is None:
+            return [Row("", note="preparing")]
+        since = time.monotonic() - self._heard
+        left = None if step.seconds_left is None else max(0.0, step.seconds_left - since)
+        return [Row(step_of(step), step.share, f"loss {step.loss:.4f}", left)]
 
 
 def scores_in_line(scores: dict[str, float]) -> str:

@@ -7,9 +7,11 @@ import sys
 
 import click
 
+from wsipipe.cli.command import PATH
+
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="STORE|SLIDE|OUT...")
+@click.argument("paths", nargs=-1, required=True, type=PATH, metavar="STORE|SLIDE|OUT...")
 @click.option("--no-browser", is_flag=True, help="Do not open the page, only say where it is.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from wsipipe.arrays import Mask
+from wsipipe.arrays import Mask, size_text
 from wsipipe.errors import UsageError
 from wsipipe.evaluation.calibration import count_probabilities
 from wsipipe.evaluation.centroids import Centroids
@@ -186,7 +186,7 @@ def check_sizes(predicted: LabelPlane, truth: LabelPlane) -> None:
         If they differ.
     """
     if predicted.shape != truth.shape:
-        sizes = [f"{plane.name} is {plane.shape[0]} x {plane.shape[1]} px" for plane in (predicted, truth)]
+        sizes = [f"{plane.name} is {size_text(plane.shape)}" for plane in (predicted, truth)]
         raise UsageError(f"{sizes[0]}, and {sizes[1]}; only labels of the same size can be compared")
 
 
@@ -254,7 +254,7 @@ def _warping(predicted: LabelPlane, truth: LabelPlane, classes: int) -> float:
     height, width = truth.shape
     if height * width > WARPING_LIMIT_PX:
         raise UsageError(
-            f"{truth.name} is {height} x {width} px: the warping error takes a whole image at once, of at most "
+            f"{truth.name} is {size_text((height, width))}: the warping error takes a whole image at once, of at most "
             f"{WARPING_LIMIT_PX} px, such as 4096 x 4096; leave warping_error out (--metrics)"
         )
     from wsipipe.evaluation.warping import warping_error

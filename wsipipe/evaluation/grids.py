@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import UsageError
 from wsipipe.evaluation.resampled import Lattice
 from wsipipe.geometry.mirror import Indices
@@ -84,7 +85,7 @@ def meet(prediction: Extent, labels: Extent, on: On) -> Meeting:
                 f"{labels.name} and {prediction.name} have no pixel in common by their coordinates; are they of the "
                 "same slide?"
             )
-        remark = f"{_said(grid, other, on, step)}, in the {height} x {width} px that both show"
+        remark = f"{_said(grid, other, on, step)}, in the part of {size_text((height, width))} that both show"
     elif prediction.shape == labels.shape:
         step, axes = 1.0, [(Lattice(n), Lattice(n)) for n in grid.shape]
         remark = (
@@ -157,14 +158,14 @@ def _said_of_sizes(prediction: Extent, labels: Extent) -> str:
     """That sizes differ, by a pixel at most, where pixels do not; empty if they are the same."""
     if prediction.shape == labels.shape:
         return ""
-    sizes = (f"{one.name} is {one.shape[0]} x {one.shape[1]} px" for one in (labels, prediction))
+    sizes = (f"{one.name} is {size_text(one.shape)}" for one in (labels, prediction))
     return f"compared from the upper left corner: {', '.join(sizes)}"
 
 
 def _refusal(prediction: Extent, labels: Extent) -> str:
     def described(extent: Extent) -> str:
         scale = "no known resolution" if extent.mpp is None else f"{extent.mpp:.4g} um/px"
-        return f"{extent.name} is {extent.shape[0]} x {extent.shape[1]} px at {scale}"
+        return f"{extent.name} is {size_text(extent.shape)} at {scale}"
 
     both = prediction.mpp and labels.mpp
     why = "the ratio of their sizes is not that of their resolutions" if both else "their sizes are not in one ratio"

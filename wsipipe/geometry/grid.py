@@ -19,6 +19,7 @@ from math import prod
 
 import numpy as np
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import GeometryError
 from wsipipe.geometry.mirror import Indices, mirror
 from wsipipe.geometry.network import Receptive, check_multiple, round_up
@@ -93,7 +94,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1:
-            raise GeometryError(f"a plane of {self.shape[0]} x {self.shape[1]} px has no pixels")
+            raise GeometryError(f"a plane of {size_text(self.shape)} has no pixels")
         self.receptive.check_core(self.core)
         check_multiple("block", self.block, self.core, "is the side of a tile core", "--block")
         if self.block < self.receptive.margin // 2:
@@ -105,7 +106,7 @@ class Grid:
 
     def __repr__(self) -> str:
         rows, cols = self.blocks
-        return f"Grid {rows} x {cols} blocks of {self.block} px -> {self.shape[0]} x {self.shape[1]} px"
+        return f"Grid of {rows} x {cols} blocks of {self.block} px, row by column -> {size_text(self.shape)}"
 
     @property
     def blocks(self) -> tuple[int, int]:

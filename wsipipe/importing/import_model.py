@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from wsipipe.errors import ModelError, NoFiniteReachError, UsageError, WsipipeError
+from wsipipe.extras import install
 from wsipipe.geometry.network import Receptive, round_up
 from wsipipe.importing.inside import foreign_of, global_operation, opaque_compute
 from wsipipe.importing.legal_sides import Compute, Sides, SidesHint, find_sides, noise
@@ -298,7 +299,7 @@ def _compute(model: Model) -> Compute:
     path, kind = model.info.path, foreign_of(model).kind
     there = [engine for engine in reversed(ENGINES_OF[kind]) if is_installed(engine) and engine != COMPILE]
     if not there:
-        raise ModelError(f"model {path} is {kind.value}, which nothing here computes; pip install 'wsipipe[onnx]'")
+        raise ModelError(f"model {path} is {kind.value}, which nothing here computes; {install('onnx')}")
     engine = start_engine(there[0], model, torch.device("cpu"), threads=torch.get_num_threads())
 
     @torch.inference_mode()

@@ -9,6 +9,7 @@ from math import lcm
 import numpy as np
 import numpy.typing as npt
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import ModelError, WsipipeError
 from wsipipe.geometry.network import round_up
 
@@ -122,8 +123,8 @@ class Trial:
             return None
         if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
             raise ModelError(
-                f"the network's output for one image of {height} x {width} px has the shape {tuple(shape)}, which is "
-                "no map of classes; needed: (1, class, y, x)"
+                f"the network's output for one image of {size_text((height, width))} has the shape {tuple(shape)}, "
+                "which is no map of classes; needed: (1, class, y, x)"
             )
         return shape[2], shape[3]
 
@@ -174,7 +175,7 @@ def saying_tile(compute: Compute) -> Compute:
         except Exception as error:  # whatever an unknown runtime raises
             height, width = images.shape[2:]
             raise ModelError(
-                f"the network does not take a tile of {height} x {width} px: {str(error).strip()[:300]}"
+                f"the network does not take a tile of {size_text((height, width))}: {str(error).strip()[:300]}"
             ) from error
 
     return computing

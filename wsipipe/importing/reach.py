@@ -377,7 +377,7 @@ def shift_test(compute: Compute, channels: int, receptive: Receptive, *, shift: 
     worst = max(difference(first, other) for other in others)
     if worst > ROUNDING:
         raise NoFiniteReachError(
-            f"tiles of the network disagree: the same {shared} x {shared} px, computed from tiles of other sides or "
+            f"tiles of the network disagree: the same {shared} px square, computed from tiles of other sides or "
             f"origins, differ by {worst:.1g} of the largest value; the network does not commute with shifts of {shift} "
             "px (as with align_corners=True, or statistics over the image)"
         )

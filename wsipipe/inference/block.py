@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -85,6 +87,7 @@ class PredictedBlock:
         return found
 
 
+OnTile = Callable[[int], None]
 SPARSE = 64
 """Step, in pixels, of a first search for one that is not zero; the others are searched only if it finds none."""
 LEAST_PART_PX = 256
@@ -112,8 +115,22 @@ def predict_block(
     cols: Indices,
     mask: TissueMask | None = None,
     region: Region | None = None,
+    on_tile: OnTile | None = None,
 ) -> PredictedBlock:
-    """Predict block ``index`` of the slide, from the pixel indices of its mirror-padded tile.
+    """Predict block ``index``, (row, column), from ``rows`` and ``cols``, int64; its box, as `predict_box` does."""
+    return predict_box(work, work.grid.block_box(index), rows, cols, mask, region, on_tile)
+
+
+def predict_box(
+    work: BlockWork,
+    box: Box,
+    rows: Indices,
+    cols: Indices,
+    mask: TissueMask | None = None,
+    region: Region | None = None,
+    on_tile: OnTile | None = None,
+) -> PredictedBlock:
+    """Predict ``box`` of the slide, a block or a part of one, from the pixel indices of its mirror-padded tile.
 
     Labels outside ``mask`` and ``region`` are 0. Only the parts of cores that meet them are computed, and only what
     those need is read.
@@ -122,13 +139,15 @@ def predict_block(
     ----------
     work
         The slide, its grid, and the pool.
-    index
-        (row, column) of the block.
+    box
+        What to predict: it begins on the pooling grid, ends there or with the slide, and lies in one block.
     rows, cols
-        Indices, (n,) int64, of the pixels in and around the block, from half a margin before it to at least half
+        Indices, (n,) int64, of the pixels in and around the box, from half a margin before it to at least half
         a margin beyond the part of it that is computed.
     mask, region
         Where to predict, in pixels of the grid; None: everywhere.
+    on_tile
+        Called after each tile with the pixels that went through the network for it, in a thread of the pool.
 
     Raises
     ------
@@ -142,8 +161,8 @@ def predict_block(
         If the device fails.
     """
     grid, started, spent = work.grid, time.perf_counter(), Spent()
-    box, margin = grid.block_box(index), grid.receptive.margin
-    sides = grid.computed_sides(0)[index[0]], grid.computed_sides(1)[index[1]]
+    margin, (height, width) = grid.receptive.margin, box.shape
+    sides = round_up(height, grid.receptive.stride), round_up(width, grid.receptive.stride)
     every, searched = list(grid.cores(sides)), searched_in(box, mask, region)
     cores = list(cores_met(every, grid, searched))
     labels = memory_of_thread("labels", prod(sides)).reshape(sides)
@@ -153,14 +172,13 @@ def predict_block(
     unread: Unread = {}
     if cores:
         around = _around(cores)
-        tiled, found = _compute(work, cores, (rows, cols), labels, spent, unread)
+        tiled, found = _compute(work, cores, (rows, cols), labels, spent, unread, on_tile)
         if any(found.undefined):
             raise SlideError(_undefined(work, cores[found.undefined.index(True)].moved(box.y0, box.x0)))
         blank = not (unread or tiled[::SPARSE, ::SPARSE].any() or tiled.any())
-        compared = _compare(work, index, tiled, cores, labels, spent)
+        compared = _compare(work, box, tiled, cores, labels, spent)
         half = margin // 2
         pixels = tiled[half : half + around.shape[0], half : half + around.shape[1]]
-    height, width = box.shape
     cut = found.each(lambda values: values[..., :height, :width])
     for values in cut.arrays:
         searched.clear_outside(values)
@@ -173,10 +191,9 @@ def predict_block(
     )
 
 
-def _compare(
-    work: BlockWork, index: tuple[int, int], pixels: Pixels, cores: list[Box], labels: Labels, spent: Spent
-) -> Compared:
-    """Compute a part of the block again, if it is to be compared; raise a ModelError if it differs and should not."""
+def _compare(work: BlockWork, box: Box, pixels: Pixels, cores: list[Box], labels: Labels, spent: Spent) -> Compared:
+    """Compute a part of the box again, if its block is to be compared; raise a ModelError if it should not differ."""
+    index = box.y0 // work.grid.block, box.x0 // work.grid.block
     if not is_compared(work.compare, work.pool, work.level.identity, index):
         return NOTHING
     with spent.on("wait"):
@@ -216,6 +233,7 @@ def _compute(
     labels: Labels,
     spent: Spent,
     unread: Unread,
+    on_tile: OnTile | None,
 ) -> tuple[Pixels, Prediction]:
     """Predict ``cores`` of a block into its ``labels``; ``at`` are the indices (rows, columns) of its tile's pixels.
 
@@ -237,15 +255,14 @@ def _compute(
         error.tiles = reasons
         raise error
     pool = resident_pool(work.pool)
+    futures = []
     with spent.on("wait"):
-        futures = [
-            pool.submit(
-                pixels[core.y0 - around.y0 : core.y1 - around.y0 + margin][
-                    :, core.x0 - around.x0 : core.x1 - around.x0 + margin
-                ]
-            )
-            for core in cores
-        ]
+        for core in cores:
+            tile = pixels[core.y0 - around.y0 : core.y1 - around.y0 + margin]
+            futures.append(pool.submit(tile[:, core.x0 - around.x0 : core.x1 - around.x0 + margin]))
+            if on_tile is not None:
+                through = work.pool.passes * prod(side + margin for side in core.shape)
+                futures[-1].add_done_callback(partial(_tell, on_tile, through))
     for core, future in zip(cores, futures, strict=True):
         with spent.on("wait"):
             prediction = future.result()
@@ -258,6 +275,11 @@ def _compute(
             values[..., *core.slices] = of_core
     assert whole is not None, "there are cores"
     return pixels, replace(whole, undefined=undefined)
+
+
+def _tell(on_tile: OnTile, through: int, done: Future[Prediction]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        on_tile(through)
 
 
 def _undefined(work: BlockWork, core: Box) -> str:

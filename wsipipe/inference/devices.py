@@ -10,6 +10,7 @@ from math import inf
 from dask.system import CPU_COUNT  # knows affinity and cgroups; OMP_NUM_THREADS, which dask sets to 1, does not
 
 from wsipipe.errors import MachineError, UsageError
+from wsipipe.extras import install
 from wsipipe.inference.allocator import expand_segments
 from wsipipe.model.file_kind import FileKind
 
@@ -21,8 +22,8 @@ ENGINES_OF = {
     FileKind.PT2: (TORCH, COMPILE),
 }
 """The engines that compute each kind of model, the one that ``auto`` prefers first."""
-EXTRA_OF = {OPENVINO: "wsipipe[openvino]", ONNXRUNTIME: "wsipipe[onnx]"}
-"""What to install for the engines that do not come with wsipipe."""
+EXTRA_OF = {OPENVINO: "openvino", ONNXRUNTIME: "onnx"}
+"""The extra of each of the engines that do not come with wsipipe."""
 FLOAT32, TF32, BFLOAT16, FLOAT16 = "float32", "tf32", "bfloat16", "float16"
 PRECISIONS = (FLOAT32, TF32, BFLOAT16, FLOAT16)
 PRECISIONS_OF = {
@@ -34,6 +35,23 @@ PRECISIONS_OF = {
 """The precisions in which each engine computes; OpenVINO in bfloat16 only where `multiplies_bfloat16`."""
 MOST_VALUES = {"cuda": 2**31 - 1, "mps": 2**30 - 1}
 """Values that a tensor may have: kernels of CUDA count them in 32 bits; Metal ends a process whose tensor has 4 GiB."""
+
+
+def check_names(device: str, engine: str = AUTO, precision: str = FLOAT32) -> None:
+    """Raise a UsageError if one is not the name of a device, an engine or a precision; what is here does not matter."""
+    for name in _listed(device):
+        if device != AUTO and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+            raise UsageError(
+                f"--device {device}: {name!r} is not a device; allowed: auto, cpu, mps, cuda, cuda:0,cuda:1"
+            )
+    if engine not in ENGINES:
+        raise UsageError(f"--engine {engine} is not an engine; allowed: {', '.join(ENGINES)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision} is not a precision; allowed: {', '.join(PRECISIONS)}")
+
+
+def _listed(wish: str) -> list[str]:
+    return [name.strip() for name in wish.split(",")]
 
 
 def resolve_devices(wish: str) -> tuple[str, ...]:
@@ -51,17 +69,15 @@ def resolve_devices(wish: str) -> tuple[str, ...]:
     """
     import torch  # here, as whoever asks for names and numbers alone does without
 
+    check_names(wish)
     cuda = tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
     if cuda:
         expand_segments()  # here, as nobody starts CUDA without a device
     mps = ("mps",) if torch.backends.mps.is_available() else ()
-    if wish == "auto":
+    if wish == AUTO:
         return cuda or mps or ("cpu",)
-    names = [name.strip() for name in wish.split(",")]
-    devices = tuple(device for name in names for device in (cuda if name == "cuda" and cuda else (name,)))
+    devices = tuple(device for name in _listed(wish) for device in (cuda if name == "cuda" and cuda else (name,)))
     for name in devices:
-        if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
-            raise UsageError(f"--device {wish}: {name!r} is not a device; allowed: auto, cpu, mps, cuda, cuda:0,cuda:1")
         if name not in (*cuda, *mps, "cpu"):
             there = ", ".join((*cuda, *mps, "cpu"))
             raise MachineError(
@@ -91,17 +107,14 @@ def resolve_engine(
     MachineError
         If the engine is not installed, or the CPU does not multiply in the precision.
     """
-    if wish not in ENGINES:
-        raise UsageError(f"--engine {wish} is not an engine; allowed: {', '.join(ENGINES)}")
-    if precision not in PRECISIONS:
-        raise UsageError(f"--precision {precision} is not a precision; allowed: {', '.join(PRECISIONS)}")
+    check_names(AUTO, wish, precision)
     if precision == TF32 and (others := [device for device in devices if not device.startswith("cuda")]):
         raise UsageError(f"--precision {TF32} is for NVIDIA GPUs, not for {others[0]}; use --precision {FLOAT32}")
     if wish != AUTO:
         if problem := _unfit(wish, devices, precision, kind):
             raise UsageError(f"--engine {wish} {problem}")
         if not is_installed(wish):
-            raise MachineError(f"--engine {wish} is not installed; pip install '{EXTRA_OF[wish]}'{_others(wish, kind)}")
+            raise MachineError(f"--engine {wish} is not installed; {install(EXTRA_OF[wish])}{_others(wish, kind)}")
         return _able(wish, precision)
     fitting = [engine for engine in ENGINES_OF[kind] if not _unfit(engine, devices, precision, kind)]
     if not fitting:
@@ -114,7 +127,7 @@ def resolve_engine(
         what = f"{kind.value} models" + f" in {precision}" * (precision != FLOAT32)
         neither = "neither is" if len(fitting) > 1 else "it is not"
         raise MachineError(
-            f"{what} need {' or '.join(fitting)}, and {neither} installed; pip install '{EXTRA_OF[fitting[-1]]}'"
+            f"{what} need {' or '.join(fitting)}, and {neither} installed; {install(EXTRA_OF[fitting[-1]])}"
         )
     return _able(there[0], precision)
 

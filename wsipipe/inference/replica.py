@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from wsipipe.arrays import Labels, Pixels
+from wsipipe.arrays import Labels, Pixels, size_text
 from wsipipe.errors import MachineError, MemoryLimitError, ModelError
 from wsipipe.geometry.network import Receptive, round_up
 from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF, Symmetry
@@ -179,7 +179,7 @@ class Replica:
         of_network = self.device.type == "cpu" or not isinstance(err, RuntimeError)
         if of_network and isinstance(self.info.network, ForeignNetwork):
             return ModelError(
-                f"model {self.info.path} does not compute tiles of {shape[0]} x {shape[1]} px and {shape[2]} channels: "
+                f"model {self.info.path} does not compute tiles of {size_text(shape)} and {shape[2]} channels: "
                 f"{' '.join(str(err).split())}; import it again, or use another --engine"
             )
         return MachineError(f"device {self.device} failed: {err}")
@@ -190,7 +190,7 @@ class Replica:
         core = tile.shape[axis] - margin
         if core <= self.receptive.stride:
             raise MemoryLimitError(
-                f"device {self.device} has too little memory for a tile of {tile.shape[0]} x {tile.shape[1]} px "
+                f"device {self.device} has too little memory for a tile of {size_text(tile.shape)} "
                 f"({self._reason}); use a device with more memory (--device)"
             )
         cut = round_up(core // 2, self.receptive.stride)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from wsipipe.files import write_whole
 from wsipipe.geometry.network import Receptive, round_up
 from wsipipe.geometry.symmetry import TTA_OFF
 from wsipipe.inference.devices import COMPILE, TORCH, forget_free_memory, free_bytes, lanes, most_values
+from wsipipe.inference.hardware import processor
 from wsipipe.inference.pool import PoolSpec, load_replicas
 from wsipipe.inference.replica import Replica
 from wsipipe.model.model_file import NetworkInfo
@@ -344,12 +344,3 @@ def key(spec: PoolSpec) -> str:
     more = ["probabilities"] * spec.probabilities + ["uncertainty"] * spec.uncertainty
     more += ["channels first"] * (not spec.channels_last)
     return ", ".join([name, shared, engine, *more, spec.sha256])
-
-
-def processor() -> str:
-    """The processor's name, as the system reports it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -87,6 +87,7 @@ class Model:
     """A network ready to run, and what its file says."""
 
     info: ModelInfo
+    """What its file says: description, sizes, identity."""
     network: nn.Module | bytes
     """A `UNet`; the module of a ``torch.export`` program; or the bytes of an ONNX file, as an engine takes them."""
 

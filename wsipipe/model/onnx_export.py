@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from wsipipe.errors import ModelError
+from wsipipe.extras import install
 from wsipipe.files import write_whole
 from wsipipe.model.exporting import INPUT_NAME, as_model_error, export_free, output_names_of
 from wsipipe.model.onnx_file import MOST_BYTES
@@ -69,5 +70,5 @@ def require_exporter(path: Path) -> None:
     if missing:
         raise ModelError(
             f"writing {path} needs {' and '.join(missing)}, which torch exports with; "
-            "install them (pip install 'wsipipe[onnx]'), or write .pt2"
+            f"install them ({install('onnx')}), or write .pt2"
         )

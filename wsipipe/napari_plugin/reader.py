@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from wsipipe.errors import MachineError, WsipipeError
+from wsipipe.extras import install
 from wsipipe.files import Named, locate
 from wsipipe.napari_plugin.layers import LayerData, napari_layers
 from wsipipe.store.finished import is_store
@@ -36,7 +37,7 @@ def open_in_napari(paths: Iterable[Named]) -> None:
     try:
         import napari
     except ImportError as err:
-        raise MachineError(f"napari is not installed ({err.name}); pip install 'wsipipe[napari]'") from err
+        raise MachineError(f"napari is not installed ({err.name}); {install('napari')}") from err
     found = [napari_layers(path) for path in paths]
     viewer = napari.Viewer(title="wsipipe")
     for number, layers in enumerate(found):

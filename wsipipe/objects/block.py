@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from wsipipe.arrays import Labels, Mask
+from wsipipe.arrays import Labels, Mask, size_text
 from wsipipe.errors import GeometryError
 from wsipipe.geometry.grid import Box
 from wsipipe.objects.fragments import Fragments, cut_out
@@ -192,7 +192,7 @@ def _check(box: Box, counting: Counting) -> None:
     for start, stop, size in ((box.y0, box.y1, counting.shape[0]), (box.x0, box.x1, counting.shape[1])):
         if not (start < stop <= start + LARGEST_BLOCK_PX and stop <= size):
             raise GeometryError(
-                f"objects of block {box} of a plane of {counting.shape[0]} x {counting.shape[1]} px cannot be "
+                f"objects of block {box} of a plane of {size_text(counting.shape)} cannot be "
                 f"measured; a side has 1 to {LARGEST_BLOCK_PX} px (--block)"
             )
         if stop < size and stop - start < STRIP_PX:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from wsipipe.errors import UsageError
+from wsipipe.extras import install
 from wsipipe.files import appearing
 from wsipipe.objects.export import EVERYTHING, UNMEASURED, Selection, count_objects, simplified
 from wsipipe.objects.read import ObjectTable, geometries
@@ -27,7 +28,6 @@ SHAPES, TABLE = "objects", "table"
 """Names of the shapes and of their table."""
 PIXELS, MICRONS = "global", "microns"
 """Coordinate systems: pixels of the slide's finest level, which is what SpatialData shows first, and micrometres."""
-INSTALL = "pip install 'wsipipe[spatialdata]'"
 
 
 def export_spatialdata(
@@ -67,7 +67,9 @@ def export_spatialdata(
     try:
         import spatialdata
     except ImportError as err:
-        raise UsageError(f"--to spatialdata needs {err.name}, which is not installed; {INSTALL}") from err
+        raise UsageError(
+            f"--to spatialdata needs {err.name}, which is not installed; {install('spatialdata')}"
+        ) from err
     _refuse_existing(path)
     count = count_objects(table, selection)
     if not 0 < count <= MOST_OBJECTS:

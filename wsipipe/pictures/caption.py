@@ -6,7 +6,6 @@ import math
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -25,6 +24,8 @@ BAR_SHARE = 0.25
 LEAST_BAR_PX = 100
 """Narrower pictures, or lower ones than half of it, get no scale bar, which would hide them."""
 MARGIN_PX = 12
+FONT = Path(__file__).with_name("DejaVuSans.ttf")
+"""Latin, Greek, Cyrillic and more, of https://dejavu-fonts.github.io."""
 INK, PAPER = (26, 30, 35), (255, 255, 255)
 
 
@@ -105,5 +106,5 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont, most_px: float) -> str:
 
 @cache
 def _font(size_px: int) -> ImageFont.FreeTypeFont:
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    return ImageFont.truetype(str(path), size_px)
+    with FONT.open("rb") as file:  # a path that is missing is looked for among the fonts of the system
+        return ImageFont.truetype(file, size_px)

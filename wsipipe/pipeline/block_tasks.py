@@ -14,6 +14,7 @@ from wsipipe.geometry.mirror import Indices
 from wsipipe.inference.block import BlockWork, predict_block
 from wsipipe.pipeline.objects_plan import ObjectsPlan
 from wsipipe.pipeline.objects_store import measure_left, measure_predicted
+from wsipipe.pipeline.tile_reports import TileReporter
 from wsipipe.pipeline.tissue_tasks import resident_mask, resident_region
 from wsipipe.slides.pixels.mirrored import read_box
 from wsipipe.slides.slide import Level
@@ -77,7 +78,8 @@ def store_block(work: StoreWork, index: Index, rows: Indices, cols: Indices) -> 
         Its `BlockDone`, in a (1, 1) object array, because dask tasks must return a block.
     """
     mask = None if work.store.tissue is None else resident_mask(work.store)
-    block = predict_block(work.block, index, rows, cols, mask, resident_region(work.store))
+    told = TileReporter(work.store.slide, index)
+    block = predict_block(work.block, index, rows, cols, mask, resident_region(work.store), told)
     found, asked = block.prediction, work.store.fingerprint
     labels, probabilities, uncertainty = found.labels, found.probabilities, found.uncertainty
     if probabilities is None and asked.probabilities:  # no tile of the block was computed

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from functools import cache
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
 
 from wsipipe.errors import UsageError
-from wsipipe.geometry.symmetry import TTA_OFF
+from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
+from wsipipe.inference.devices import check_names
 from wsipipe.model.file_kind import FileKind
 from wsipipe.slides.planes import ALL, Planes
 from wsipipe.slides.slide import MAX_UPSAMPLE
+from wsipipe.tables import parse_value
 
 FAIL, FILL = "fail", "fill"
 """What a tile that cannot be decoded does: it fails its slide, or the pixels that depend on it become label 0."""
@@ -23,8 +30,12 @@ OPTION_OF_FIELD = {
     "workers": "--cluster",
     "adapt": "--adapt",
     "options": "--cluster-config",
+    "min_area_um2": "--min-area",
+    "max_memory_bytes": "max_memory_bytes",
+    "planes": "planes",
+    "cluster": "cluster",
 }
-"""The fields of `ClusterConfig`, and the options of `run` that set them."""
+"""The names, in messages, of fields of `ClusterConfig`, and of those of `RunConfig` that are not options of `run`."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ class ComputeRequest:
     """What a run asks of each process that computes."""
 
     device: str
-    """``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``."""
+    """``auto``, ``cpu``, ``cuda``, ``mps``, or a list such as ``cuda:0,cuda:1``."""
     engine: str
     """``auto``, ``torch``, ``compile``, ``openvino`` or ``onnxruntime``."""
     precision: str
@@ -82,7 +93,13 @@ class ComputeRequest:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The options of `run`; None where memory and measurements choose."""
+    """The options of `run`; None where memory and measurements choose.
+
+    Raises
+    ------
+    UsageError
+        If a value is of another type or out of range, or a name is unknown: what the command line says of it, too.
+    """
 
     out: str = "segmentations"
     """Folder of the stores; created if it does not exist."""
@@ -105,7 +122,7 @@ class RunConfig:
     batch: int | None = None
     """Tiles per forward pass."""
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, or a list such as ``cuda:0,cuda:1``."""
+    """``auto``, ``cpu``, ``cuda``, ``mps``, or a list such as ``cuda:0,cuda:1``."""
     engine: str = "auto"
     """Inference engine: ``auto``, ``torch``, ``compile``, ``onnxruntime``, or on CPUs ``openvino``."""
     precision: str = "float32"
@@ -148,8 +165,53 @@ class RunConfig:
     """Who computes; None, as an empty one becomes: this process."""
 
     def __post_init__(self) -> None:
+        for one in fields(self):
+            object.__setattr__(self, one.name, _as_declared(one.name, getattr(self, one.name)))
         if self.cluster == ClusterConfig():
             object.__setattr__(self, "cluster", None)
+        check_names(self.device, self.engine, self.precision)
+        for problem in self._problems():
+            raise UsageError(problem)
+
+    def _problems(self) -> Iterator[str]:
+        """What cannot be, whatever the model and the machine are."""
+        for name in ("mpp", "batch", "threads"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                yield f"--{name} must be a positive number, not {value}"
+        if not 1 <= self.max_upsample < float("inf"):
+            yield f"--max-upsample must be 1 (never enlarge) or more, not {self.max_upsample}"
+        if self.tta not in SYMMETRIES:
+            yield f"--tta {self.tta!r} is unknown; choose {', '.join(SYMMETRIES)}"
+        if self.on_bad_tile not in (FAIL, FILL):
+            yield f"--on-bad-tile must be {FAIL} or {FILL}, not {self.on_bad_tile}"
+        of_objects = {"min-area": self.min_area_um2 is not None, "split": self.split, "instances": self.instances}
+        for option in [option for option, given in of_objects.items() if given and not self.objects]:
+            yield f"--{option} is about objects, which are not asked for; add --objects"
+
+
+def _as_declared(name: str, value: Any) -> Any:
+    """``value`` as the field ``name`` of `RunConfig` is declared: paths as text, numbers of numpy as Python's.
+
+    Raises
+    ------
+    UsageError
+        If it is of another type.
+    """
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif isinstance(value, np.generic):
+        value = value.item()
+    kind = _kinds()[name]
+    try:
+        return parse_value(kind, value, OPTION_OF_FIELD.get(name, f"--{name.replace('_', '-')}"))
+    except UsageError as err:
+        raise UsageError(f"{err}, or leave it out" if NoneType in get_args(kind) else str(err)) from None
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    return get_type_hints(RunConfig)
 
 
 def parse_cluster(text: str) -> tuple[str, int | None]:

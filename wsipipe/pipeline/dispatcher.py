@@ -26,6 +26,7 @@ from wsipipe.pipeline.measure_job import MeasureJob
 from wsipipe.pipeline.run_plan import RunPlan
 from wsipipe.pipeline.slide_job import SlideJob, Stage
 from wsipipe.pipeline.slide_plan import MEASURE, SEGMENT, SKIP, SlidePlan, plan_slide
+from wsipipe.pipeline.tile_reports import TileReports
 from wsipipe.urls import Url
 
 Job = SlideJob | MeasureJob
@@ -102,6 +103,7 @@ class Dispatcher:
         self._jobs: dict[Job, Lease] = {}
         self._owner: dict[Future[Any], Job] = {}
         self._completed = as_completed()
+        self._tiles = TileReports(client)
         self._expected = run.threads / (run.bare * len(run.setup.devices)) if run.bare else 0.0
         self._slowest = 0.0  # the slowest block so far, in seconds a pixel
         self._reason = ""  # why the run ends early
@@ -152,6 +154,9 @@ class Dispatcher:
             If no worker works on them.
         """
         while not self._completed.is_empty():
+            for report in self._tiles.take():
+                if any(report.slide == job.plan.slide.path for job in self._jobs):  # a scheduler may have other runs
+                    self._listener(report)
             if self._completed.has_ready():
                 self._patience.reset()
                 yield next(self._completed)

@@ -16,10 +16,8 @@ import dask.array as da
 import numpy as np
 from dask.base import tokenize
 
-from wsipipe.arrays import Labels
 from wsipipe.geometry.grid import Grid
 from wsipipe.geometry.mirror import Indices
-from wsipipe.inference.block import BlockWork, predict_block
 
 BlockFunction = Callable[..., Any]
 
@@ -94,13 +92,3 @@ def tasks_of(blocks: da.Array, indices: Iterable[tuple[int, int]]) -> dict[Any, 
     layers = blocks.dask.layers
     layer, needed = layers[blocks.name].cull({(blocks.name, *index) for index in indices}, ())
     return dict(layer) | {key: layers[key[0]][key] for keys in needed.values() for key in keys}
-
-
-def lazy_labels(work: BlockWork) -> da.Array:
-    """The labels (y, x), uint8, of a slide, computed block by block when they are needed."""
-    sides = tuple(work.grid.block_sides(axis) for axis in (0, 1))
-    return map_blocks(_labels, work, work.grid, chunks=sides, dtype=np.uint8, meta=np.empty((0, 0), np.uint8))
-
-
-def _labels(work: BlockWork, index: tuple[int, int], rows: Indices, cols: Indices) -> Labels:
-    return predict_block(work, index, rows, cols).prediction.labels.copy()

@@ -13,7 +13,9 @@ from wsipipe.pipeline.summary import SlideOutcome, account
 
 def history_of(slide: SlideOutcome, run: RunPlan, labels: Counter[int]) -> dict[str, Any]:
     """What the store records of the run that finished it: when, by what, where the time went, and what was found."""
-    spent = account([slide], seconds=slide.seconds, threads=run.all_threads, devices=run.all_devices, bare=run.bare)
+    spent = account(
+        [slide], seconds=slide.seconds, threads=run.all_threads, devices=run.all_devices, bare=run.measured_bare
+    )
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "devices": list(run.setup.devices),

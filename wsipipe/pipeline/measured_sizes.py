@@ -72,6 +72,7 @@ def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
         threads=run.threads,
         devices=len(setup.devices),
         bare=speeds.of((core, batch)),
+        measured=(core, batch) in speeds.by_size,
         seconds=speeds.seconds + sum(probe.seconds for probe in probes),
     )
     setup = replace(setup, engine=chosen.engine, channels_last=pools[fastest].channels_last)
@@ -81,8 +82,9 @@ def tune(run: RunPlan, ask: Ask = ask_here) -> tuple[RunPlan, SizesChosen]:
 def _with_replicas(run: RunPlan, chosen: SizesChosen, dtype: str, pixels: int, ask: Ask) -> tuple[RunPlan, SizesChosen]:
     """``run`` with as many replicas on a CPU of many cores as are fastest, unless the user named devices."""
     site, size, most = run.setup.site, (chosen.tile, chosen.batch), 1
+    run = replace(run, bare=chosen.bare, measured=chosen.measured)
     if site.device != AUTO or not is_cpu(site.devices) or site.per_machine > 1:
-        return replace(run, bare=chosen.bare), chosen
+        return run, chosen
     tiles = (chosen.block // chosen.tile) ** 2  # in a block
 
     def is_possible(shared: RunPlan) -> bool:

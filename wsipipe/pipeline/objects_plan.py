@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import DamagedStoreError, MemoryLimitError, SlideReadError, StoreError, UsageError
 from wsipipe.files import Location, Named, locate
 from wsipipe.geometry.scale import stored_side
@@ -50,6 +51,9 @@ INSTANCE_BYTES = 24
 PIECES_AT_ONCE = 10
 """Pieces of a file that are decoded at a time."""
 COLOURS = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
+
+
+OPTION_OF_RULE = {"connectivity": "--connectivity", "split": "--split", "min_area_um2": "--min-area"}
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,16 @@ class ObjectsPlan:
         rules = {name: getattr(self.description, name) for name in RULES}
         return self.store.objects is not None and rules == {name: noted.get(name) for name in RULES}
 
+    @property
+    def other_rules(self) -> str:
+        """The options that the objects of the store were made with, where they differ from the planned ones."""
+        noted = read_attributes(Path(self.store.path))["wsipipe"].get("objects") or {}
+        pairs = ((name, noted.get(name), getattr(self.description, name)) for name in RULES)
+        differing = [
+            f"{OPTION_OF_RULE[name]} {_said(old)} (now {_said(new)})" for name, old, new in pairs if old != new
+        ]
+        return ", ".join(differing) or "other options"
+
     def existing(self) -> ObjectTable | None:
         """The table that the store has already, if it says all that the planned one would.
 
@@ -133,6 +147,10 @@ class ObjectsPlan:
                 f"(--slide FILE), or do without them (--slide {SLIDE_OFF})"
             )
         return table if table.description == self.description else None
+
+
+def _said(value: object) -> str:
+    return ("off", "on")[value] if isinstance(value, bool) else f"{value}"
 
 
 def plan_objects(path: Named, request: ObjectsRequest) -> ObjectsPlan:
@@ -304,6 +322,6 @@ def _level(slide: Slide, store: FinishedStore, shape: tuple[int, int]) -> Level:
         if found.shape == shape:
             return found
     raise StoreError(
-        f"{store.path} has labels of {shape[0]} x {shape[1]} px, which is not level {store.level} of {slide.file}; "
+        f"{store.path} has labels of {size_text(shape)}, which is not level {store.level} of {slide.file}; "
         f"measure shapes only (--slide {SLIDE_OFF}), or segment the slide again"
     )

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from distributed import Client
 
 from wsipipe.errors import MachineError
-from wsipipe.events import ClusterReady, Listener, RunStarted, SlideFailed, SlideSkipped, Warned, ignore
+from wsipipe.events import ClusterReady, GpuUnused, Listener, RunStarted, SlideFailed, SlideSkipped, Warned, ignore
 from wsipipe.files import Named, absolute, locate, make_folder
 from wsipipe.inference.pool import load_pool, release_pool
 from wsipipe.inference.speeds import correct
@@ -30,6 +30,7 @@ from wsipipe.pipeline.run_plan import Refused, RunPlan, plan_run
 from wsipipe.pipeline.setup import Setup, compute_request, resolve
 from wsipipe.pipeline.slide_plan import SKIP
 from wsipipe.pipeline.summary import Outcomes, RunSummary
+from wsipipe.report.watched import watched_run
 from wsipipe.store.lifecycle import discard_replaced
 from wsipipe.store.zarr_settings import own_zarr_settings
 from wsipipe.tissue.mask_file import is_file
@@ -41,8 +42,9 @@ RAN_IN: set[int] = set()
 def run(
     slides: Sequence[Named],
     config: RunConfig | None = None,
-    listener: Listener = ignore,
+    listener: Listener | None = None,
     *,
+    progress: bool | None = None,
     limits: Limits = NO_LIMITS,
 ) -> RunSummary:
     """Segment ``slides`` (files, folders, patterns, URLs) into ``config.out``; slides that are done are skipped.
@@ -55,6 +57,9 @@ def run(
         What to use and where to write.
     listener
         Receives every event, in this thread.
+    progress
+        Whether to show the progress, and the lines of the command line. None: in a terminal and in a notebook, unless
+        there is a listener.
     limits
         When to stop in good order, and whether to wait for slides that other runners have.
 
@@ -68,7 +73,15 @@ def run(
         run resumes.
     """
     _check_process()
-    config, outcomes, started = config or RunConfig(), Outcomes(listener), time.perf_counter()
+    if progress is None and listener is not None:
+        progress = False
+    with watched_run(progress) as shown:
+        return _run_where_asked(slides, config or RunConfig(), Outcomes(shown, listener or ignore), limits)
+
+
+def _run_where_asked(slides: Sequence[Named], config: RunConfig, outcomes: Outcomes, limits: Limits) -> RunSummary:
+    """As `run`: in this process, or on a cluster."""
+    started = time.perf_counter()
     if config.cluster is None:
         with own_zarr_settings():
             return _run(slides, resolve(config), outcomes, None, limits, started)
@@ -136,22 +149,34 @@ def _run(
         threads=plan.all_threads,
         devices=plan.all_devices,
         computing_seconds=computing_seconds,
-        bare=plan.bare,
+        bare=plan.measured_bare,
         projected_bytes=max(map(plan.memory_bytes, plan.to_do), default=plan.base_bytes),
         peak_bytes=peak_bytes(),
         lower_precision=lower,
         stopped=stopped,
         ended=ended,
     )
-    spent = summary.account()
-    if spent is not None and sizes is not None and workers is None:
-        correct(plan.setup.pool, (sizes.tile, sizes.batch), spent.of_bare * plan.bare)
+    if sizes is not None and workers is None and computing_seconds:
+        each = sum(slide.computed for slide in summary.slides) / (computing_seconds * plan.all_devices)
+        correct(plan.setup.pool, (sizes.tile, sizes.batch), each)
     return summary
 
 
 def _tell_plan(plan: RunPlan, outcomes: Outcomes) -> None:
     """Say what there is to do, which slides are refused, and which are skipped."""
-    outcomes(RunStarted(sum(len(p.blocks) for p in plan.to_do), sum(p.pixels for p in plan.to_do)))
+    setup, to_do = plan.setup, plan.to_do
+    outcomes(
+        RunStarted(
+            blocks=sum(len(p.blocks) for p in to_do),
+            pixels=sum(p.pixels for p in to_do),
+            slides=len(to_do),
+            model=setup.model.spec.name,
+            devices=setup.site.names,
+            processes=setup.site.processes,
+        )
+    )
+    if setup.site.fallback and any(p.blocks for p in to_do):
+        outcomes(GpuUnused(setup.site.fallback))
     if plan.table_warning and plan.setup.slides.table is not None:
         outcomes(Warned(plan.setup.slides.table.name, plan.table_warning))
     for slide in plan.slides:

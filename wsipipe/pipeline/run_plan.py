@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import MemoryLimitError, OutputError, SlideError, UsageError
 from wsipipe.files import Location, Named, locate
 from wsipipe.pipeline.fitted_sizes import fit_memory
@@ -47,9 +48,16 @@ class RunPlan:
     base_bytes: int
     """Memory of a process before its first block."""
     bare: float = 0.0
-    """Pixels a second, margins included, of the bare network on one device; 0 until it is measured."""
+    """Pixels a second, margins included, of the bare network on one device; 0 until something is measured."""
+    measured: bool = False
+    """Whether `bare` is that of the tiles of this run, not of smaller ones, because a short run measures no more."""
     unmatched: tuple[str, ...] = ()
     """Slides of the table of slides, as it has them, that are none of this run's."""
+
+    @property
+    def measured_bare(self) -> float:
+        """The speed `bare` for accounts, which no estimate may enter; 0 if it was not measured."""
+        return self.bare if self.measured else 0.0
 
     @property
     def table_warning(self) -> str:
@@ -224,5 +232,5 @@ def _refuse_large(plan: SlidePlan, need: int, limit: int) -> SlidePlan | Refused
         plan.slide.path,
         f"{plan.slide.file} needs {megabytes(need, up=True)} of memory, "
         f"but only {megabytes(limit)} are allowed: it is stored "
-        f"in pieces of {plan.level.tile[0]} x {plan.level.tile[1]} px; raise --max-memory, or convert it to tiles",
+        f"in pieces of {size_text(plan.level.tile)}; raise --max-memory, or convert it to tiles",
     )

@@ -8,15 +8,16 @@ from pathlib import Path
 from wsipipe.errors import UsageError
 from wsipipe.files import locate
 from wsipipe.geometry.network import Receptive
-from wsipipe.geometry.symmetry import SYMMETRIES, TTA_OFF
+from wsipipe.geometry.symmetry import TTA_OFF
 from wsipipe.inference.comparison import Compare
 from wsipipe.inference.devices import FLOAT32, check_native, is_cpu, resolve_devices, resolve_engine
+from wsipipe.inference.hardware import names_of, unused_gpu
 from wsipipe.inference.pool import PoolSpec
 from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.file_kind import FileKind
 from wsipipe.model.model_file import ModelInfo, read_model_info
 from wsipipe.model.network import LABELS, SIGMOID, SOFTMAX
-from wsipipe.pipeline.config import FAIL, FILL, ComputeRequest, RunConfig, check_cluster
+from wsipipe.pipeline.config import FILL, ComputeRequest, RunConfig, check_cluster
 from wsipipe.pipeline.machine import default_limit_bytes
 from wsipipe.pipeline.objects_plan import ObjectsRequest
 from wsipipe.rasters.region import RegionRequest, parse_region
@@ -52,6 +53,10 @@ class Site:
     """The memory of one process with all libraries, before it loads a model; None: not measured yet."""
     threads: int | None = None
     """Blocks in flight in one process, where it was started with a number of threads."""
+    names: tuple[str, ...] = ()
+    """The devices of one process, with the names of their hardware."""
+    fallback: str = ""
+    """Why the CPU computes on a machine that has a GPU, and what to do; empty if it has none, or if it computes."""
 
 
 @dataclass(frozen=True)
@@ -189,16 +194,13 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
     Raises
     ------
     UsageError
-        If a number is out of range, there is no such cluster, reader, engine or precision, a file that it names
-        cannot be read, or the model has no probabilities and they are asked for.
+        If there is no such cluster or reader, a file that it names cannot be read, or the model has no probabilities
+        and they are asked for.
     ModelError
         If the model cannot be used.
     MachineError
         If a device is missing.
     """
-    _check_numbers(config)
-    if config.on_bad_tile not in (FAIL, FILL):
-        raise UsageError(f"--on-bad-tile must be {FAIL} or {FILL}, not {config.on_bad_tile}")
     if config.cluster is not None:
         check_cluster(config.cluster)
     named(config.reader)
@@ -244,9 +246,7 @@ def resolve(config: RunConfig, site: Site | None = None) -> Setup:
 
 
 def _check_probabilities(config: RunConfig, model: ModelInfo) -> None:
-    """Raise a UsageError if an option is unknown that needs probabilities, or the model has none."""
-    if config.tta not in SYMMETRIES:
-        raise UsageError(f"--tta {config.tta!r} is unknown; choose {', '.join(SYMMETRIES)}")
+    """Raise a UsageError if an option needs probabilities, and the model has none."""
     asked = {
         "--probabilities": config.probabilities,
         "--uncertainty": config.uncertainty,
@@ -259,21 +259,9 @@ def _check_probabilities(config: RunConfig, model: ModelInfo) -> None:
         )
 
 
-def _check_numbers(config: RunConfig) -> None:
-    for option in ("mpp", "batch", "threads"):
-        value = getattr(config, option)
-        if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"--{option} must be a positive number, not {value}")
-    if not 1 <= config.max_upsample < float("inf"):
-        raise UsageError(f"--max-upsample must be 1 (never enlarge) or more, not {config.max_upsample}")
-
-
 def _objects(config: RunConfig) -> ObjectsRequest | None:
     """What is asked for of objects."""
     if not config.objects:
-        given = {"min-area": config.min_area_um2 is not None, "split": config.split, "instances": config.instances}
-        for option in filter(given.get, given):
-            raise UsageError(f"--{option} is about objects, which are not asked for; add --objects")
         return None
     if isinstance(locate(config.out), Url):
         raise UsageError(
@@ -313,4 +301,5 @@ def site_of_this_process(request: ComputeRequest) -> Site:
     limit = default_limit_bytes() if request.max_memory_bytes is None else request.max_memory_bytes
     engine = resolve_engine(request.engine, devices, request.precision, request.kind)
     check_native(request.precision, devices)
-    return Site(request.device, devices, engine, limit)
+    fallback = unused_gpu(request.device, devices)
+    return Site(request.device, devices, engine, limit, names=names_of(devices), fallback=fallback)

@@ -18,6 +18,7 @@ from distributed.scheduler import KilledWorker
 from wsipipe.errors import ChannelError, SlideError, SlideReadError
 from wsipipe.events import BlockDone, Listener, ObjectsFound, SlideDone, SlideEmpty, SlideStarted, TissueFound, Warned
 from wsipipe.inference.block import BlockWork
+from wsipipe.inference.work import work_of
 from wsipipe.pipeline.block_tasks import Index, StoreWork, count_block, is_blank, store_block
 from wsipipe.pipeline.cluster.patience import error_of, result_of
 from wsipipe.pipeline.graph import map_blocks, tasks_of
@@ -38,7 +39,7 @@ from wsipipe.tissue.detect import BLANK
 
 MOST_LISTED = 20
 """Regions that a message lists."""
-Futures = list[Future[Any]]
+Futures = list["Future[Any]"]  # quoted: in distributed of April 2025 it has no type parameter
 TISSUE_ATTEMPTS = 3
 """Attempts to find the tissue of a slide while workers die: a block that kills them is set aside with the third."""
 AFTER_DEATHS = "check the worker logs, give the workers more memory, then repeat the run"
@@ -123,8 +124,9 @@ class SlideJob:
         self._looks: set[object] = set()  # keys of the tasks that look at the slide's files
         self._overwritten = False
         self._finishing = self._finish()
-        done, share = len(plan.blocks), self._region_share
-        self._outcome(SlideStarted(plan.slide.path, plan.store.path, grid.count, done, plan.pixels, share))
+        work, share = setup.pool.passes * work_of(plan.blocks, region=plan.region), self._region_share
+        slide, store, count, left = plan.slide.path, plan.store.path, grid.count, len(plan.blocks)
+        self._outcome(SlideStarted(slide, store, count, left, plan.pixels, work, share))
 
     def _begin_objects(self) -> ObjectsPlan | None:
         """What is measured of objects; removes what another run, with other options or without, has left of them."""
@@ -255,7 +257,7 @@ class SlideJob:
             raise ChannelError(conflict)
         self._tissue, self.stage = found, Stage.BLOCKS
         self._blank &= found.share > 0
-        self._outcome(TissueFound(plan.slide.path, found.how, found.share))
+        self._outcome(TissueFound(plan.slide.path, found.how, found.share, found.work))
 
     def _look(self) -> Futures:
         """Submit a task that looks at the slide's files: once beside its first blocks, and once after the last."""

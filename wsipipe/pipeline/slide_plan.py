@@ -30,6 +30,7 @@ from wsipipe.tissue.mask import mask_shape
 from wsipipe.tissue.mask_file import TISSUE_OFF, given_shape, is_file
 from wsipipe.version import VERSION
 
+SHA256_DIGITS = 64
 SEGMENT, RESUME, MEASURE, SKIP = "segment", "resume", "measure", "skip"
 """Actions for a slide; to measure is to find the objects of a finished store."""
 
@@ -186,7 +187,9 @@ def _lack_of_objects(slide: Slide, level: Level, path: str, setup: Setup) -> str
     instances = rules_of_instances(locate(path))
     if objects.existing() is None or not objects.counted:
         others = objects.store.objects is not None and objects.table.exists()
-        return "complete, but its objects were made with other options" if others else "complete, but without objects"
+        if not others:
+            return "complete, but without objects"
+        return f"complete, but its objects were made with {objects.other_rules}; they are measured again"
     if instances is None:
         return "complete, but without instances" if objects.instances else ""
     return "" if instances == rules_of(objects.description) else "complete, but its instances are of other objects"
@@ -304,24 +307,29 @@ def _usable(slide: Slide, path: str, *, fingerprint: Fingerprint, overwrite: boo
         return None
     words = {
         "slide": "another slide file",
-        "model_sha256": "other weights",
+        "model_sha256": "other weights (-m)",
         "level": f"level {old.level} (now {new.level})",
         "mpp": f"{old.mpp} micrometres per pixel (now {new.mpp})",
-        "probabilities": f"{'' if old.probabilities else 'no '}probabilities",
+        "probabilities": f"{'' if old.probabilities else 'no '}--probabilities",
         "on_bad_tile": f"--on-bad-tile {old.on_bad_tile} (now {new.on_bad_tile})",
-        "precision": f"precision {old.precision} (now {new.precision})",
-        "uncertainty": f"{'' if old.uncertainty else 'no '}uncertainty",
+        "precision": f"--precision {old.precision} (now {new.precision})",
+        "uncertainty": f"{'' if old.uncertainty else 'no '}--uncertainty",
         "tta": f"--tta {old.tta} (now {new.tta})",
         "shrink": f"the level shrunk by {old.shrink:.5g} (now {new.shrink:.5g})",
-        "tissue": f"tissue {old.tissue} (now {new.tissue})",
+        "tissue": f"--tissue {_mask(old.tissue)} (now {_mask(new.tissue)})",
         "reading": f"{old.reading or 'all planes'} (now {new.reading or 'all planes'})",
-        "region": f"{(old.region and f'the region {old.region}') or 'no region'} (now {new.region or 'none'})",
-        "approximate": f"{old.approximate or 'exact tiles'} (now {new.approximate or 'exact tiles'})",
+        "region": f"{(old.region and f'--roi {old.region}') or 'no --roi'} (now {new.region or 'none'})",
+        "approximate": f"{old.approximate or 'exact tiles'} (now {new.approximate or 'exact tiles'}; --margin)",
     }
     raise FingerprintError(
         f"{path} was made with {', '.join(words[name] for name in old.differences(new))}; "
-        "--overwrite replaces it once the new one is complete, or use another -o"
+        "--overwrite replaces it once the new one is complete; to have both, use another -o"
     )
+
+
+def _mask(identity: str) -> str:
+    """The identity of a tissue mask in a message; that of a file is its sha256."""
+    return f"FILE (sha256 {identity[:8]}...)" if len(identity) == SHA256_DIGITS else identity
 
 
 def _precision(setup: Setup) -> str:

@@ -24,6 +24,7 @@ from wsipipe.events import (
     TissueFound,
     Warned,
 )
+from wsipipe.pipeline.summary_shown import as_html, as_text
 from wsipipe.report.record import DONE, FAILED, NO_TISSUE, OPEN, SKIPPED, TAKEN
 
 BUSY = 0.9
@@ -38,10 +39,12 @@ class SlideOutcome:
     """The outcome of one slide."""
 
     slide: str
+    """Path or URL of the slide."""
     status: str = NOT_ATTEMPTED
-    """One of `RUN_STATUSES`: ``taken`` by another runner, ``open`` when the time was up, ``not attempted`` because
-    the machine failed before, ``no tissue`` if there was nothing to segment."""
+    """``done``, ``failed``, ``skipped`` if it was done before, ``taken`` by another runner, ``open`` when the time was
+    up, ``not attempted`` because the machine failed before, ``no tissue`` if there was nothing to segment."""
     store: str | None = None
+    """Path or URL of its result, finished or not."""
     message: str = ""
     """Reason why it failed or was skipped."""
     blocks: int = 0
@@ -63,6 +66,7 @@ class SlideOutcome:
     tissue_by: str = ""
     """Method by which the tissue was found, such as ``brightfield``."""
     seconds: float = 0.0
+    """Time from its first task to its last; slides overlap."""
     spent: Spent = field(default_factory=Spent)
     """Sum over all blocks, several of which are in flight at a time, and over all devices."""
     labels: dict[int, int] = field(default_factory=dict)
@@ -72,6 +76,7 @@ class SlideOutcome:
     objects: tuple[ClassCount, ...] = ()
     """Counts of its objects, class by class; empty if they were not asked for, or found in this run."""
     warnings: list[str] = field(default_factory=list)
+    """Warnings about the slide."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,11 @@ class Account:
 
     busy: float
     """Share of the devices' time in which they computed: 0 to 1."""
-    of_bare: float
-    """Speed over the measured speed of the bare network on as many devices: 1 is as fast as the network alone."""
+    of_bare: float | None
+    """Speed over that of the bare network on as many devices, 0 to 1; None if that was not measured for these tiles.
+
+    The bare network's is the one that was measured, or that of the devices while they computed here, if that is more:
+    then something else kept the machine busy while it was measured."""
     shares: dict[str, float]
     """Shares of the threads' time: read, decode, wait, write and other of `Spent`; idle is time without a block."""
     bottleneck: str
@@ -93,7 +101,7 @@ def account(
 ) -> Account | None:
     """The account of ``slides``, computed in ``seconds`` on that many threads and devices; None if none was.
 
-    ``bare`` is the speed of the bare network on one device, in pixels a second.
+    ``bare`` is the speed of the bare network on one device, in pixels a second; 0 if it was not measured.
     """
     spent, computed = Spent(), 0
     for slide in slides:
@@ -106,7 +114,9 @@ def account(
     busy = spent.infer / (seconds * devices)
     own = {name: share for name, share in shares.items() if name != "wait"}
     bottleneck = "network" if busy >= BUSY else max(own, key=own.__getitem__)
-    return Account(busy, computed / (seconds * devices * bare), shares, bottleneck)
+    while_busy = computed / spent.infer if spent.infer else 0.0
+    of_bare = computed / (seconds * devices * max(bare, while_busy)) if bare else None
+    return Account(busy, of_bare, shares, bottleneck)
 
 
 @dataclass(frozen=True)
@@ -114,9 +124,13 @@ class RunSummary:
     """The summary of a run."""
 
     out: str
+    """Folder of the results, as it was given."""
     model: str
+    """Path of the model."""
     slides: tuple[SlideOutcome, ...]
+    """In the order of the command."""
     seconds: float
+    """Duration of the run."""
     threads: int
     """Blocks in flight, in all processes."""
     devices: int
@@ -124,7 +138,7 @@ class RunSummary:
     computing_seconds: float
     """From the first block to the last slide's end."""
     bare: float
-    """Pixels a second, margins included, of the bare network on one device; 0 if nothing was computed."""
+    """Pixels a second, margins included, of the bare network on one device; 0 if that was not measured."""
     projected_bytes: int
     """The peak memory that was projected."""
     peak_bytes: int
@@ -150,6 +164,13 @@ class RunSummary:
             return None
         return account(slides, seconds=seconds, threads=self.threads, devices=self.devices, bare=self.bare)
 
+    def __repr__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        """A table for a notebook."""
+        return as_html(self)
+
     @property
     def exit_code(self) -> int:
         """0 if no slide failed, 1 if some did, 3 if the machine failed."""
@@ -157,17 +178,18 @@ class RunSummary:
 
 
 class Outcomes:
-    """A listener that keeps the account of a run, and passes every event on to ``listener``."""
+    """A listener that keeps the account of a run, and passes every event on to ``listeners``."""
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
         self._by_slide: dict[str, SlideOutcome] = {}
 
     def __call__(self, event: Event) -> None:
         """Add ``event`` to the account, and pass it on."""
         if isinstance(event, OfSlide):
             self._note(self._by_slide.setdefault(event.slide, SlideOutcome(event.slide)), event)
-        self._listener(event)
+        for listener in self._listeners:
+            listener(event)
 
     def _note(self, slide: SlideOutcome, event: OfSlide) -> None:
         match event:

@@ -11,6 +11,8 @@ from distributed import Client, Future
 
 from wsipipe.errors import SlideReadError
 from wsipipe.files import absolute
+from wsipipe.geometry.grid import BlocksLeft
+from wsipipe.inference.work import work_of
 from wsipipe.pipeline.setup import Setup
 from wsipipe.pipeline.slide_plan import SlidePlan
 from wsipipe.rasters.region import Region, read_region
@@ -37,6 +39,8 @@ class TissueFinding:
     """``brightfield``, ``fluorescence``, ``blank``, ``given``, ``found before``, or ``not readable`` (everywhere)."""
     share: float
     """Share of the slide, or of its region, 0 to 1."""
+    work: int
+    """Pixels that go through the network for the blocks to do."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,10 @@ class _Work:
     slide: Slide
     level: Level
     store: StoreSpec
+    blocks: BlocksLeft
+    """The blocks to do."""
+    passes: int
+    """Passes of the network over each tile."""
 
 
 def submit_tissue(plan: SlidePlan, setup: Setup, client: Client) -> Future[Any]:
@@ -53,9 +61,9 @@ def submit_tissue(plan: SlidePlan, setup: Setup, client: Client) -> Future[Any]:
 
     A slide that has only a huge level is read in parts, by several workers at once.
     """
-    work = _Work(plan.slide, plan.level, plan.store)
+    work = _Work(plan.slide, plan.level, plan.store, plan.blocks, setup.pool.passes)
     if content.has_tissue(plan.store):
-        return client.submit(_recall, work.store, pure=False, priority=TISSUE_PRIORITY)
+        return client.submit(_recall, work, pure=False, priority=TISSUE_PRIORITY)
     if is_file(setup.tissue):
         return client.submit(_take, work, str(absolute(setup.tissue)), pure=False, priority=TISSUE_PRIORITY)
     rows = parts(plan.slide, plan.level)
@@ -64,12 +72,12 @@ def submit_tissue(plan: SlidePlan, setup: Setup, client: Client) -> Future[Any]:
     return client.submit(_find, work, seen, pure=False, priority=TISSUE_PRIORITY)
 
 
-def _recall(store: StoreSpec) -> TissueFinding:
-    return TissueFinding(STORED, tissue_share_in(resident_mask(store), resident_region(store)))
+def _recall(work: _Work) -> TissueFinding:
+    return _finding(work, resident_mask(work.store), STORED)
 
 
 def _take(work: _Work, path: str) -> TissueFinding:
-    return _keep(work.store, given_mask(path, work.level), GIVEN)
+    return _keep(work, given_mask(path, work.level), GIVEN)
 
 
 def _see_if_readable(slide: Slide, level: Level, part: range) -> Plane | None:
@@ -83,16 +91,21 @@ def _find(work: _Work, seen: list[Plane | None]) -> TissueFinding:
     planes = [plane for plane in seen if plane is not None]
     if len(planes) < len(seen):  # segment wherever tissue is unknown
         cells = np.ones(mask_shape(work.level.shape), bool)
-        return _keep(work.store, TissueMask(cells, work.level.shape), UNSEEN)
+        return _keep(work, TissueMask(cells, work.level.shape), UNSEEN)
     mask, how = mask_of(planes, work.level, halo=work.store.grid.receptive.halo)
     return (
-        TissueFinding(how, 0.0) if how == BLANK else _keep(work.store, mask, how)
+        TissueFinding(how, 0.0, 0) if how == BLANK else _keep(work, mask, how)
     )  # the store of a blank slide is discarded
 
 
-def _keep(store: StoreSpec, mask: TissueMask, how: str) -> TissueFinding:
-    content.write_tissue(store, mask.cells)
-    return TissueFinding(how, tissue_share_in(mask, resident_region(store)))
+def _keep(work: _Work, mask: TissueMask, how: str) -> TissueFinding:
+    content.write_tissue(work.store, mask.cells)
+    return _finding(work, mask, how)
+
+
+def _finding(work: _Work, mask: TissueMask, how: str) -> TissueFinding:
+    region = resident_region(work.store)
+    return TissueFinding(how, tissue_share_in(mask, region), work.passes * work_of(work.blocks, mask, region))
 
 
 @lru_cache(MASKS_KEPT)

@@ -11,7 +11,6 @@ import os
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from importlib.metadata import version
-from importlib.util import find_spec
 from io import StringIO
 from typing import Any
 
@@ -21,7 +20,8 @@ import onnx
 import torch
 
 from wsipipe.arrays import Pixels
-from wsipipe.errors import MachineError, ModelError
+from wsipipe.errors import ModelError
+from wsipipe.extras import require
 from wsipipe.inference.engines.onnx import first_line
 from wsipipe.model.forward import Normalise
 from wsipipe.model.network import ForeignNetwork
@@ -42,8 +42,7 @@ def nncf_version() -> str:
     MachineError
         If none is.
     """
-    if find_spec(NNCF) is None:
-        raise MachineError("a model becomes int8 by NNCF, which is not installed; pip install 'wsipipe[quantize]'")
+    require(NNCF, "quantize", what="making a model in int8")
     return version(NNCF)
 
 

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import LabelError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.rasters.annotation_file import read_features
@@ -265,6 +266,6 @@ def _check_outside(
         height, width = _full_size(shape, downsample)
         raise LabelError(
             f"{file}: {outside.sum()} of {len(polygons)} annotations are outside the slide: they reach y = "
-            f"{reach[1]:.0f}, x = {reach[0]:.0f}, but the slide has {height:.0f} x {width:.0f} px at level 0; "
-            "were they drawn on another slide, or exported at another level?"
+            f"{reach[1]:.0f}, x = {reach[0]:.0f}, but the slide is {size_text((round(height), round(width)))} at level "
+            "0; were they drawn on another slide, or exported at another level?"
         )

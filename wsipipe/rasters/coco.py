@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import LabelError
 from wsipipe.rasters.features import Features, Points, ring_of, tidy_name
 from wsipipe.rasters.pairs import stem
@@ -56,12 +57,12 @@ def features_of(document: dict[str, Any], file: str, image: str, size: tuple[flo
         mine = [(k, one) for k, one in enumerate(document["annotations"]) if one["image_id"] == chosen["id"]]
     except (KeyError, TypeError, AttributeError) as err:
         raise LabelError(f"{file} is not sound COCO ({type(err).__name__}: {err}); export it again") from err
-    stated = chosen.get("height"), chosen.get("width")
+    stated: tuple[Any, Any] = chosen.get("height"), chosen.get("width")
     pairs = zip(stated, size, strict=True) if size else ()
     if size and any(type(n) is int and n and not 1 / OTHER_SIZE < side / n < OTHER_SIZE for n, side in pairs):
         raise LabelError(
-            f"{file}: its image {chosen.get('file_name')} has {stated[0]} x {stated[1]} px, but the slide has "
-            f"{size[0]:.0f} x {size[1]:.0f} px at level 0; coordinates must be in pixels of level 0"
+            f"{file}: its image {chosen.get('file_name')} is {size_text(stated)}, but the slide is "
+            f"{size_text([round(side) for side in size])} at level 0; coordinates must be in pixels of level 0"
         )
     found = Features()
     for number, one in mine:
@@ -146,7 +147,7 @@ def outlines_of_runs(counts: Counts, height: int, width: int) -> list[list[Point
     """
     ends = np.cumsum(counts)
     if counts.ndim != 1 or (counts < 0).any() or not len(counts) or ends[-1] != height * width:
-        raise ValueError(f"its run lengths do not add up to {height} x {width} px")
+        raise ValueError(f"its run lengths do not add up to {size_text((height, width))}")
     runs = zip(ends[:-1:2].tolist(), ends[1::2].tolist(), strict=True)
     boxes = np.array([box for a, b in runs if a < b for box in _boxes(a, b, height)], np.float64).reshape(-1, 4)
     if not len(boxes):

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from wsipipe.arrays import Mask
+from wsipipe.arrays import Mask, size_text
 from wsipipe.errors import LabelError, ResolutionError, UsageError
 from wsipipe.geometry.grid import Box, boxes
 from wsipipe.rasters.annotation_file import read_features
@@ -197,13 +197,13 @@ def region_of(request: RegionRequest, slide: Slide, level: Level) -> Region:
         x0, y0, x1, y1 = shapely.total_bounds(drawn)
         raise LabelError(
             f"--roi {request.text} is outside {slide.file}: it spans x = {x0:.0f} to {x1:.0f} and y = {y0:.0f} to "
-            f"{y1:.0f} px, but the slide is {width} px wide x {height} high at level 0"
+            f"{y1:.0f} px, but the slide is {size_text((height, width))} at level 0"
         )
     parts = (part.moved(region.bounds.y0, region.bounds.x0) for part in boxes(region.bounds.shape, SEARCHED_PX))
     if not any(region.inside(part).any() for part in parts):
         raise LabelError(
             f"--roi {request.text} holds the centre of no pixel of {slide.file}, which is segmented at "
-            f"{level.shape[1]} px wide x {level.shape[0]} high; give a larger region"
+            f"{size_text(level.shape)}; give a larger region"
         )
     return region
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import weakref
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -75,16 +76,25 @@ class OpenFile:
         self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
         self.close = weakref.finalize(self, os.close, self.fd)
         self.size = os.fstat(self.fd).st_size
+        self.seeking = threading.Lock()
 
     def read(self, offset: int, count: int) -> bytes:
         """See `ByteSource.read`."""
-        data = os.pread(self.fd, count, offset)
+        data = self._pread(count, offset)
         while 0 < len(data) < count:  # a network file system may give less than asked for
-            more = os.pread(self.fd, count - len(data), offset + len(data))
+            more = self._pread(count - len(data), offset + len(data))
             if not more:
                 break
             data += more
         return data
+
+    def _pread(self, count: int, offset: int) -> bytes:
+        """``os.pread``, also where there is none: on Windows, threads take turns at seeking and reading."""
+        if hasattr(os, "pread"):
+            return os.pread(self.fd, count, offset)
+        with self.seeking:
+            os.lseek(self.fd, offset, os.SEEK_SET)
+            return os.read(self.fd, count)
 
     def ahead(self, ranges: Iterable[tuple[int, int]]) -> Mapping[int, bytes]:  # noqa: ARG002
         """Nothing: the system reads ahead."""

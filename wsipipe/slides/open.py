@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wsipipe.errors import PlaneError, SlideError, SlideFormatError, SlideReadError, UsageError
+from wsipipe.extras import install
 from wsipipe.files import Location, Named, absolute, files_in, locate
 from wsipipe.slides.address import file_of
 from wsipipe.slides.byte_source import open_source
@@ -124,7 +125,7 @@ def _what_is_read(path: Location, readers: Sequence[Reader]) -> str:
     """Which files are read, or how to read this one."""
     extra = extra_for(path)
     if extra is not None:
-        return f"the extra {extra} may read it: pip install 'wsipipe[{extra}]'"
+        return f"the extra {extra} may read it: {install(extra)}"
     if len(readers) == 1:
         return f"reader {readers[0].name} does not recognise it"
     return "wsipipe reads TIFF of many kinds, OME-Zarr folders, also zipped, DICOM, PNG, JPEG, and what OpenSlide reads"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsipipe.arrays import Pixels
+from wsipipe.arrays import Pixels, size_text
 from wsipipe.errors import ResolutionError, SlideError, SlideFormatError, SlideReadError, UsageError
 from wsipipe.files import Location, locate
 from wsipipe.geometry.mirror import mirror as mirrored_at
@@ -144,13 +144,15 @@ class Level:
 
         y, x, height, width = map(operator.index, (y, x, height, width))
         if min(height, width) < 1:
-            raise UsageError(f"{self.name}: a rectangle of {height} x {width} px is empty; read 1 x 1 px or more")
+            raise UsageError(
+                f"{self.name}: a rectangle of {size_text((height, width))} is empty; read 1 x 1 px or more"
+            )
         rows, cols = np.arange(y, y + height), np.arange(x, x + width)
         if mirror:
             rows, cols = mirrored_at(rows, self.shape[0]), mirrored_at(cols, self.shape[1])
         elif min(y, x) < 0 or y + height > self.shape[0] or x + width > self.shape[1]:
             raise UsageError(
-                f"{self.name} has {self.shape[0]} x {self.shape[1]} px; rows {y} to {y + height} and columns {x} to "
+                f"{self.name} is {size_text(self.shape)}; rows {y} to {y + height} and columns {x} to "
                 f"{x + width} reach beyond it; read less, or with mirror=True"
             )
         return read_mirrored(self, rows, cols)
@@ -254,7 +256,7 @@ def check_sides(name: str, shapes: Sequence[tuple[int, int]]) -> None:
     for index, shape in enumerate(shapes):
         if max(shape) > MAX_SIDE_PX:
             raise SlideFormatError(
-                f"{name} level {index} has {shape[0]} x {shape[1]} px; wsipipe reads sides up to {MAX_SIDE_PX} px"
+                f"{name} level {index} is {size_text(shape)}; wsipipe reads sides up to {MAX_SIDE_PX} px"
             )
 
 

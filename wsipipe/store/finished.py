@@ -200,7 +200,10 @@ def open_finished(path: Named) -> FinishedStore:
     where = locate(path)
     attributes = read_attributes(where)
     if "wsipipe" not in attributes:
-        raise StoreError(f"{where} is not a store that wsipipe made")
+        raise StoreError(
+            f"{where} is not a store that wsipipe made; give a folder that a run has written, such as "
+            "segmentations/case-17.zarr"
+        )
     image = parse_image_label(attributes)
     try:
         record = parse_record(attributes["wsipipe"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsipipe.arrays import Mask
+from wsipipe.arrays import Mask, size_text
 from wsipipe.errors import LabelError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.rasters.annotations import open_outlines
@@ -100,8 +100,8 @@ def _raster_over(path: str, level: Level) -> LabelRaster:
     (height, width), (rows, cols) = raster.shape, level.shape
     if abs(height * cols - width * rows) > max(rows, cols) + SAME_FORM * width * rows:
         raise LabelError(
-            f"{raster.name} is {height} x {width} px, and does not have the proportions of {level.name}, "
-            f"{rows} x {cols} px; a mask may have any size, but must cover the whole slide"
+            f"{raster.name} is {size_text((height, width))}, and does not have the proportions of {level.name}, "
+            f"{size_text((rows, cols))}; a mask may have any size, but must cover the whole slide"
         )
     return raster
 

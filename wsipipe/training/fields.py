@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from wsipipe.arrays import Pixels
+from wsipipe.arrays import Pixels, size_text
 from wsipipe.errors import ChannelError, LabelError, ResolutionError, UsageError
 from wsipipe.geometry.grid import Box
 from wsipipe.geometry.mirror import Indices
@@ -177,8 +177,8 @@ def _truth_of(pair: Pair, image: Raster, data: DataConfig, config: TrainConfig) 
     labels = open_label_raster(pair.labels)
     if image.shape != labels.shape:
         raise LabelError(
-            f"{pair.image} has {image.shape[0]} x {image.shape[1]} px, its labels {labels.name} "
-            f"{labels.shape[0]} x {labels.shape[1]}; both must have the same size"
+            f"{pair.image} is {size_text(image.shape)}, its labels {labels.name} are "
+            f"{size_text(labels.shape)}; both must have the same size"
         )
     return RasterTruth(labels, image.shape, config.values if data.labels_are == "classes" else None)
 
@@ -220,8 +220,8 @@ def _slide_field(slide: AnnotatedSlide, data: DataConfig, config: TrainConfig, r
         raster = open_label_raster(source)
         if not one_image(raster.shape, level.shape):
             raise LabelError(
-                f"{source.name} of {raster.shape[0]} x {raster.shape[1]} px is not a level of {opened.file}, whose "
-                f"level {level.index} has {level.shape[0]} x {level.shape[1]}; labels must cover the whole slide"
+                f"{source.name} of {size_text(raster.shape)} is not a level of {opened.file}, whose "
+                f"level {level.index} is {size_text(level.shape)}; labels must cover the whole slide"
             )
         truth = RasterTruth(raster, level.shape, config.values if data.labels_are == "classes" else None)
     digest = hashlib.sha256((opened.identity + _digest(source)).encode()).hexdigest()
@@ -290,7 +290,7 @@ def _check_sizes(fields: Sequence[Field], config: TrainConfig) -> None:
     count = sum(min(f.shape) < core for f in fields)
     fits = f"core = {side // stride * stride} fits all, or " if side >= stride else ""
     raise UsageError(
-        f"{smallest.name} has {smallest.shape[0]} x {smallest.shape[1]} px, fewer than the patches' core of {core} "
+        f"{smallest.name} is {size_text(smallest.shape)}, smaller than the patches' core of {core} px "
         f"({count} of {len(fields)} images are too small); [patches] {fits}small_images = 'mirror'"
     )
 

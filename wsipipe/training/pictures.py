@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
@@ -36,8 +37,6 @@ class Shown(NamedTuple):
 
 def write_sheet(path: Path, rows: Sequence[Shown]) -> None:
     """Write a PNG with a titled row for each of ``rows``: the image, found outlines in red, true ones in green."""
-    from matplotlib.image import imsave
-
     strips = []
     for row in rows:
         image, found, true = (
@@ -51,9 +50,7 @@ def write_sheet(path: Path, rows: Sequence[Shown]) -> None:
         strips.append(np.concatenate([_padded(one, one.shape[0], one.shape[1] + GAP_PX) for one in strip], axis=1))
     width = max(strip.shape[1] for strip in strips)
     sheet = np.concatenate([_padded(strip, strip.shape[0] + GAP_PX, width) for strip in strips])
-    png = BytesIO()
-    imsave(png, sheet, format="png")
-    write_whole(path, png.getvalue())
+    write_whole(path, bytes(imagecodecs.png_encode(sheet)))
 
 
 def _padded(image: RgbImage, height: int, width: int) -> RgbImage:

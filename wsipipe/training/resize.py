@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from wsipipe.arrays import Pixels
+from wsipipe.arrays import Pixels, size_text
 from wsipipe.errors import ResolutionError
 from wsipipe.rasters.image import Raster
 
@@ -36,8 +36,8 @@ def scaled_shape(image: Raster, mpp: float | None, wanted: float | None) -> tupl
     height, width = (max(1, round(side * mpp / wanted)) for side in image.shape)
     if height * width > SCALED_PX:
         raise ResolutionError(
-            f"{image.name} of {image.shape[0]} x {image.shape[1]} px at {mpp:g} micrometres per pixel would have "
-            f"{height} x {width} at {wanted:g}; is that its resolution?"
+            f"{image.name} of {size_text(image.shape)} at {mpp:g} micrometres per pixel would be "
+            f"{size_text((height, width))} at {wanted:g}; is that its resolution?"
         )
     return height, width
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from wsipipe.errors import OutputError, UsageError
 from wsipipe.evaluation.metrics import OF_LABELS, check_metrics
 from wsipipe.events import TrainingEvent, TrainingListener, TrainingStarted, TrainingWarned, ignore
+from wsipipe.extras import require
 from wsipipe.inference.devices import resolve_devices
 from wsipipe.training.checkpoint import check_space
 from wsipipe.training.config import TrainConfig
@@ -57,10 +58,11 @@ def train(
     UsageError, ModelError, SlideError
         If settings, data or the model to start from cannot be used; before the first step, as far as can be known then.
     MachineError
-        If there is no such device, or not enough space.
+        If there is no such device, not enough space, or no library that draws the curves.
     TrainingError
         If the loss is not finite any more, or the checkpoint is of another training.
     """
+    require("matplotlib", "train", what="training")  # it draws the curves
     out = Path(out)
     devices = _devices_of(config, device)
     check_metrics((config.loop.select,), OF_LABELS)

@@ -239,14 +239,15 @@ def with_header(path: Path, source: Path, **elements: object) -> Path:
 
 def test_level_of_which_one_frame_is_left_is_half_written(folder: Path, tmp_path: Path) -> None:
     with_header(tmp_path / "a.dcm", folder / "level-3-frames-0-1.dcm", TotalPixelMatrixColumns=2 * 277)
-    with pytest.raises(SlideReadError, match=r"a.dcm is half-written: it has a single tile of 370 x 554 px; copy it"):
+    with pytest.raises(SlideReadError, match=r"a.dcm is half-written: its single tile is 554 wide x 370 high; copy it"):
         open_slide(tmp_path / "a.dcm")
 
 
 def test_level_with_two_images_of_one_plane_is_an_error_that_names_both(folder: Path) -> None:
     with_header(folder / "b.dcm", folder / "level-3-frames-0-1.dcm")
     with pytest.raises(
-        SlideReadError, match=r"case-17: b.dcm and level-3-frames-0-1.dcm both show all of one plane of 370 x 277 px"
+        SlideReadError,
+        match=r"case-17: b.dcm and level-3-frames-0-1.dcm both show all of one plane of 277 wide x 370 high",
     ):
         open_slide(folder)
 
@@ -254,7 +255,9 @@ def test_level_with_two_images_of_one_plane_is_an_error_that_names_both(folder: 
 def test_level_of_another_shape_is_not_one_of_the_slide(folder: Path) -> None:
     sides = {"Rows": 277, "Columns": 370, "TotalPixelMatrixRows": 277, "TotalPixelMatrixColumns": 370}
     with_header(folder / "level-3-frames-0-1.dcm", folder / "level-3-frames-0-1.dcm", **sides)
-    with pytest.raises(SlideFormatError, match=r"277 x 370 px is not a level of 2967 x 2220 px, .*folder of its own"):
+    with pytest.raises(
+        SlideFormatError, match=r"370 wide x 277 high is not a level of 2220 wide x 2967 high, .*folder of its own"
+    ):
         open_slide(folder)
 
 
@@ -283,4 +286,4 @@ def test_tiles_without_a_frame_are_warned_of(tmp_path: Path) -> None:
     changes = {"TotalPixelMatrixColumns": 554, "DimensionOrganizationType": "TILED_SPARSE"}
     source = data("dicom/cmu-small-wsi2dcm/level-3-frames-0-1.dcm")
     path = with_header(tmp_path / "a.dcm", source, PerFrameFunctionalGroupsSequence=[frame], **changes)
-    assert "1 of 2 tiles of 370 x 554 px have no frame, and read as background" in open_slide(path).warnings
+    assert "1 of 2 tiles of 554 wide x 370 high have no frame, and read as background" in open_slide(path).warnings

@@ -40,7 +40,7 @@ def test_focal_planes_of_an_svs_are_listed_and_can_be_chosen(tmp_path: Path, sai
         open_slide(tmp_path / "a.svs")
     for z in range(3):
         slide = open_slide(tmp_path / "a.svs", planes=Planes(z=z))
-        assert (str(slide.levels[0].planes), slide.associated) == (f"--z {z}", ("thumbnail 64 x 64 px",))
+        assert (str(slide.levels[0].planes), slide.associated) == (f"--z {z}", ("thumbnail 64 wide x 64 high",))
         assert [level.shape for level in slide.levels] == [(256, 256), (128, 128)]
         for level, step in zip(slide.levels, (1, 2), strict=True):
             np.testing.assert_array_equal(level.array[:], image[::step, ::step] - z * 20)
@@ -133,7 +133,7 @@ def test_regions_of_an_scn_are_slides_of_their_own_whatever_their_sizes(tmp_path
 
 def test_region_is_chosen_by_number_and_the_macro_is_none(tmp_path: Path) -> None:
     scn(tmp_path / "a.scn")
-    listed = r"2 images \(0: main0 192 x 192 px, 1: main1 96 x 96 px\)"
+    listed = r"2 images \(0: main0 192 wide x 192 high, 1: main1 96 wide x 96 high\)"
     with pytest.raises(PlaneError, match=rf"a.scn holds {listed}; choose with --series N, or name .*: a.scn#0 a.scn#1"):
         open_slide(tmp_path / "a.scn")
     assert expand([tmp_path / "a.scn"], lambda _: True) == [tmp_path / "a.scn"]
@@ -187,4 +187,6 @@ def test_level_of_an_ome_tiff_with_sides_in_another_ratio_is_left_out(tmp_path: 
         tiff.write(image[::4, ::4], subfiletype=1, **options)
     slide = open_slide(tmp_path / "a.ome.tif")
     assert [level.shape for level in slide.levels] == [(256, 256), (64, 64)]
-    assert slide.warnings == ("level of 128 x 64 px is left out: its sides are not in the ratio of the finest level's",)
+    assert slide.warnings == (
+        "level of 64 wide x 128 high is left out: its sides are not in the ratio of the finest level's",
+    )

@@ -51,14 +51,16 @@ def sparse_zarr(path: Path, side: int, chunk: int, there: int) -> Path:
 
 def test_slide_whose_background_was_left_out_opens(tmp_path: Path) -> None:
     slide = open_slide(sparse_tiff(tmp_path / "a.tif", 1024, 1))
-    assert slide.warnings == ("4095 of 4096 tiles of 1024 x 1024 px have no data and read as 0",)
+    assert slide.warnings == ("4095 of 4096 tiles of 1024 wide x 1024 high have no data and read as 0",)
     assert read_box(slide.levels[0], Box(0, 16, 0, 32)).mean() == 4.5
     slide = open_slide(sparse_zarr(tmp_path / "a.zarr", 40_000, 400, 1))
     assert slide.warnings == ("9999 of 10000 chunks of 0 have no file, and read as 200",)
 
 
 def test_plane_of_which_nearly_nothing_exists_is_an_error_with_a_way_out(tmp_path: Path) -> None:
-    with pytest.raises(SlideReadError, match=r"^a.tif is half-written.*: 1 of 16384 tiles of 2048 x 2048 px .*crop"):
+    with pytest.raises(
+        SlideReadError, match=r"^a.tif is half-written.*: 1 of 16384 tiles of 2048 wide x 2048 high .*crop"
+    ):
         open_slide(sparse_tiff(tmp_path / "a.tif", 2048, 1))
     with pytest.raises(SlideReadError, match=r"^a.zarr is half-written.*: 1 of 268435456 tiles of array 0, 3 .*crop"):
         open_slide(sparse_zarr(tmp_path / "a.zarr", MAX_SIDE_PX, 512, 1))

@@ -107,7 +107,7 @@ def test_level_of_another_aspect_is_not_a_level(tmp_path: Path) -> None:
         tiff.write(picture((200, 300)), tile=(64, 64), metadata=None, subfiletype=1)
     slide = open_slide(tmp_path / "a.tif")
     assert [level.shape for level in slide.levels] == [(400, 600), (200, 300)]
-    assert slide.associated == ("image 150 x 300 px",)
+    assert slide.associated == ("image 300 wide x 150 high",)
 
 
 REFUSED: dict[str, tuple[np.ndarray, dict[str, Any], str]] = {
@@ -278,7 +278,7 @@ def test_tiles_without_data_are_the_files_background(
     image = sparse(tmp_path / name, **options)
     image[:64, 64:128] = fill
     slide = open_slide(tmp_path / name)
-    assert slide.warnings == (f"1 of 6 tiles of 128 x 192 px have no data and {said}",)
+    assert slide.warnings == (f"1 of 6 tiles of 192 wide x 128 high have no data and {said}",)
     np.testing.assert_array_equal(whole(slide.levels[0]), image)
     np.testing.assert_array_equal(slide.levels[0].array[...], image)
 
@@ -304,7 +304,7 @@ def test_transparency_mask_is_named_and_not_used(tmp_path: Path) -> None:
         tiff.write(picture((400, 600, 3)), photometric="rgb", tile=(64, 64), metadata=None)
         tiff.write(np.ones((400, 600), bool), subfiletype=4, tile=(64, 64), metadata=None)
     slide = open_slide(tmp_path / "a.tif")
-    assert slide.associated == ("mask 400 x 600 px",)
+    assert slide.associated == ("mask 600 wide x 400 high",)
     assert slide.warnings == ("the file has a transparency mask, which is not used",)
 
 
@@ -358,7 +358,7 @@ def test_level_that_was_never_written_is_left_out_with_a_warning(tmp_path: Path)
         tag.overwrite((0,) * tag.count)
     slide = open_slide(path)
     assert len(slide.levels) == 1
-    assert slide.warnings == ("level of 100 x 150 px is left out: none of its tiles has data",)
+    assert slide.warnings == ("level of 150 wide x 100 high is left out: none of its tiles has data",)
 
 
 def lose_tiles(path: Path, page: int, numbers: set[int]) -> None:
@@ -375,7 +375,7 @@ def test_level_that_lost_tiles_is_not_used(tmp_path: Path, lost: set[int]) -> No
     lose_tiles(path, 1, lost)
     slide = open_slide(path)
     assert [level.shape for level in slide.levels] == [images[0].shape[:2], images[2].shape[:2]]
-    said = f"level of 150 x 201 px is left out: {len(lost)} of its 12 tiles have no data, finer ones have"
+    said = f"level of 201 wide x 150 high is left out: {len(lost)} of its 12 tiles have no data, finer ones have"
     assert slide.warnings == (said,)
     openslide = pytest.importorskip("openslide")
     with openslide.OpenSlide(path) as other:  # it makes them of the finer level
@@ -398,7 +398,7 @@ def test_level_that_left_out_what_the_finer_one_left_out_is_used(tmp_path: Path)
 
 def test_absurd_sizes_are_found_before_anything_is_allocated(tmp_path: Path) -> None:
     for tag, value, problem in (
-        ("ImageWidth", 2**31, "is damaged: an image of 200 x 2147483648 px"),
+        ("ImageWidth", 2**31, "is damaged: an image of 2147483648 wide x 200 high"),
         ("TileOffsets", (2**32 - 9,) * 20, "truncated or damaged: tile 0"),
         ("TileByteCounts", (2**31,) * 20, "truncated or damaged: tile 0"),
     ):

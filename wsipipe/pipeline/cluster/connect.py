@@ -13,6 +13,7 @@ from typing import Any
 from distributed import Client
 
 from wsipipe.errors import MachineError, UsageError, WsipipeError
+from wsipipe.extras import install
 from wsipipe.pipeline.cluster.local import local_cluster
 from wsipipe.pipeline.cluster.patience import QUEUE_SECONDS
 from wsipipe.pipeline.cluster.private import check_client_certificates
@@ -92,7 +93,7 @@ def _started(
         raise
     except ImportError as err:
         raise MachineError(
-            f"--cluster {cluster.kind} is not installed ({err.name}); pip install 'wsipipe[{cluster.kind}]'"
+            f"--cluster {cluster.kind} is not installed ({err.name}); {install(str(cluster.kind))}"
         ) from err
     except (TypeError, ValueError) as err:
         raise UsageError(f"--cluster {cluster.kind} cannot be started with {options}: {err}") from err

@@ -17,6 +17,7 @@ from distributed import Client, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from wsipipe.errors import MachineError, ModelError, OutputError, WsipipeError
+from wsipipe.extras import DISTRIBUTION
 from wsipipe.files import locate
 from wsipipe.inference.devices import ENGINES_OF, identities, is_cpu
 from wsipipe.inference.pool import PoolSpec, load_pool, release_pool, sent_models
@@ -28,7 +29,7 @@ from wsipipe.pipeline.setup import Site, site_of_this_process
 from wsipipe.store.zarr_settings import own_zarr_settings
 from wsipipe.urls import signatures
 
-SAME = ("wsipipe", "zarr")
+SAME = (DISTRIBUTION, "zarr")
 """Packages whose version must be the same on every worker: they read and write the same stores."""
 ANSWER_SECONDS, RELEASE_SECONDS = 300.0, 10.0
 """How long a worker may take to say what it has, which it may have to import first, and to release the network."""
@@ -102,6 +103,8 @@ class Workers:
             per_gpu=max(gpus.values(), default=1),
             loaded_bytes=max(fact.site.loaded_bytes or 0 for fact in facts),
             threads=max(fact.threads for fact in facts),
+            names=first.names,
+            fallback=first.fallback,
         )
 
     def check_paths(self, slides: Sequence[str], out: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import SlideFormatError
 from wsipipe.geometry.grid import Box
 from wsipipe.slides.pixels.mirrored import read_box
@@ -60,7 +61,7 @@ def choose_source(
     if not found:
         level = slide.levels[-1]
         raise SlideFormatError(
-            f"its coarsest level has {level.shape[0]:,} x {level.shape[1]:,} px of {level.channels} x {level.dtype}; "
+            f"its coarsest level is {size_text(level.shape)}, {level.channels} x {level.dtype}; "
             f"wsipipe reads up to {most_bytes / 2**20:.0f} MiB, of a level aligned with the finest"
         )
     enough = [pair for pair in found if all(n >= wanted for n, wanted in zip(pair[1], shape, strict=True))]

@@ -15,8 +15,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import SlideError, SlideFormatError, SlideReadError
 from wsipipe.events import Spent
+from wsipipe.extras import install
 from wsipipe.files import Location
 from wsipipe.slides.identity import file_identity, folder_identity
 from wsipipe.slides.pixels.tiled_array import TiledArray, tiled_array
@@ -35,8 +37,6 @@ from wsipipe.slides.readers.dicom_series import Instance, instance_of, instances
 from wsipipe.slides.resolution import Resolution, checked
 from wsipipe.slides.slide import Level, Slide, downsample_of
 from wsipipe.urls import Url
-
-INSTALL_DICOM = "pip install 'wsipipe[dicom]'"
 
 CACHE_BYTES = 2**24
 """Size of each of wsidicom's caches, besides the tiles that are kept here."""
@@ -140,7 +140,7 @@ def _open(path: Path, wanted: int | None) -> Pyramid:
         config, source_of = import_module("wsidicom.config"), import_module("wsidicom.file").WsiDicomFileSource
     except ImportError as err:
         raise SlideFormatError(
-            f"{path.name} is DICOM and needs wsidicom, which is not installed; {INSTALL_DICOM}"
+            f"{path.name} is DICOM and needs wsidicom, which is not installed; {install('dicom')}"
         ) from err
     files = _files(path, wanted)
     settings = config.Settings(
@@ -169,7 +169,9 @@ def _open(path: Path, wanted: int | None) -> Pyramid:
             f"{path.name} is not a DICOM whole-slide image that wsidicom reads, or is damaged ({_in_words(err)}; "
             f"{pixels_of(files[0])}); {COPY_SERIES_AGAIN}, or convert it"
         ) from err
-    associated = tuple(f"{kind} {i.size.height} x {i.size.width} px" for kind, found in kinds.items() for i in found)
+    associated = tuple(
+        f"{kind} {size_text((i.size.height, i.size.width))}" for kind, found in kinds.items() for i in found
+    )
     return Pyramid(tuple(files), levels, associated)
 
 

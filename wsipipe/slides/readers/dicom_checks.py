@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import SlideFormatError, SlideReadError
 from wsipipe.slides.readers.dicom_frames import COPY_SERIES_AGAIN
 from wsipipe.slides.readers.dicom_series import instance_of
@@ -38,7 +39,7 @@ def check_levels(path: Path, files: Sequence[Path], levels: Sequence[Sequence[An
         size = level[0].size
         if not is_shrunk((finest.height, finest.width), (size.height, size.width)):
             raise SlideFormatError(
-                f"{path.name}: {size.height} x {size.width} px is not a level of {finest.height} x {finest.width} px, "
+                f"{path.name}: {_size(size)} is not a level of {_size(finest)}, "
                 f"though both are of one series; {OWN_FOLDER}"
             )
 
@@ -53,7 +54,7 @@ def _check_tiles(path: Path, instances: Sequence[Any]) -> None:
     """
     size, tile = instances[0].size, instances[0].tile_size
     check_sides(path.name, [(size.height, size.width)])
-    tiles, of = -(-size.height // tile.height) * -(-size.width // tile.width), f"{size.height} x {size.width} px"
+    tiles, of = -(-size.height // tile.height) * -(-size.width // tile.width), _size(size)
     frames = sum(dataset.frame_count for instance in instances for dataset in instance.datasets)
     check_share(path.name, frames, tiles, of, way_out=COPY_SERIES_AGAIN)
     check_count(path.name, tiles, of)
@@ -62,7 +63,7 @@ def _check_tiles(path: Path, instances: Sequence[Any]) -> None:
         height, width = (int(_dataset(instance).get(f"TotalPixelMatrix{side}", 0)) for side in ("Rows", "Columns"))
         if (height, width) != (size.height, size.width):
             raise SlideReadError(
-                f"{path.name} is half-written: it has a single tile of {height} x {width} px; {COPY_SERIES_AGAIN}"
+                f"{path.name} is half-written: its single tile is {size_text((height, width))}; {COPY_SERIES_AGAIN}"
             )
 
 
@@ -82,8 +83,8 @@ def _check_planes(path: Path, files: Sequence[Path], instances: Sequence[Any]) -
                 uids = {str(dataset.uids.instance) for each in (other, instance) for dataset in each.datasets}
                 names = [file.name for file in files if (one := instance_of(file)) and one.uid in uids]
                 raise SlideReadError(
-                    f"{path.name}: {' and '.join(names)} both show all of one plane of {instance.size.height} x "
-                    f"{instance.size.width} px, and wsipipe reads one; {OWN_FOLDER}"
+                    f"{path.name}: {' and '.join(names)} both show all of one plane of "
+                    f"{_size(instance.size)}, and wsipipe reads one; {OWN_FOLDER}"
                 )
 
 
@@ -95,10 +96,11 @@ def missing_frames(levels: Sequence[Sequence[Any]]) -> Iterator[str]:
         tiles = -(-size.height // tile.height) * -(-size.width // tile.width) * planes
         frames = sum(dataset.frame_count for one in level for dataset in one.datasets)
         if frames < tiles:
-            yield (
-                f"{tiles - frames} of {tiles} tiles of {size.height} x {size.width} px have no frame, "
-                "and read as background"
-            )
+            yield (f"{tiles - frames} of {tiles} tiles of {_size(size)} have no frame, and read as background")
+
+
+def _size(size: Any) -> str:
+    return size_text((size.height, size.width))
 
 
 def pixels_of(file: Path) -> str:

@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import PlaneError, SlideFormatError, SlideReadError
 from wsipipe.events import Spent
+from wsipipe.extras import install
 from wsipipe.files import Location
 from wsipipe.slides.identity import file_identity, folder_identity
 from wsipipe.slides.pixels.tile_cache import Tile
@@ -38,7 +40,6 @@ from wsipipe.slides.slide import Level, Slide, check_sides
 
 OPENSLIDE_SUFFIXES = (".mrxs", ".vms", ".vmu", ".svslide", ".czi")
 """Suffixes of files that only OpenSlide reads, in lower case."""
-INSTALL_OPENSLIDE = "pip install 'wsipipe[openslide]'"
 WHITE = "FFFFFF"
 MIN_TILE_PX, MAX_TILE_PX = 256, 2048
 """Smaller tiles are read several at once, larger ones in parts."""
@@ -207,7 +208,7 @@ class Handle:
             library = _library()
         except ImportError as err:
             raise SlideFormatError(
-                f"{self.path.name} needs OpenSlide, which is not installed; {INSTALL_OPENSLIDE}"
+                f"{self.path.name} needs OpenSlide, which is not installed; {install('openslide')}"
             ) from err
         try:
             return library.OpenSlide(self.path)
@@ -356,8 +357,8 @@ def _check_sizes(path: Path, slide: Any, properties: Mapping[str, str]) -> None:
         height, width = map(int, sides)
         if height * width > MAX_TILE_PX_IN_FILE:
             raise SlideFormatError(
-                f"{path.name} level {level} has tiles of {height} x {width} px; through OpenSlide wsipipe reads tiles "
-                f"of up to {MAX_TILE_PX_IN_FILE} px"
+                f"{path.name} level {level} has tiles of {size_text((height, width))}; through OpenSlide wsipipe reads "
+                f"tiles of up to {MAX_TILE_PX_IN_FILE} px"
             )
 
 

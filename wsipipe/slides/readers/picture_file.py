@@ -15,6 +15,7 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import SlideFormatError, SlideReadError
 from wsipipe.slides.readers.colour import YCBCR, believed, decode_jpeg
 from wsipipe.slides.readers.jpeg import ADOBE, ALONE, END, JFIF, START_OF_FRAME, START_OF_SCAN, what_is_missing
@@ -95,7 +96,7 @@ def read_header(name: str, start: bytes) -> PictureHeader:
     if header.decoded_bytes > MAX_DECODED_BYTES:
         height, width = header.shape
         raise SlideFormatError(
-            f"{name} is {height} x {width} px, {header.decoded_bytes / 2**30:.1f} GiB once decoded, and a "
+            f"{name} is {size_text((height, width))}, {header.decoded_bytes / 2**30:.1f} GiB once decoded, and a "
             f"{header.kind.upper()} can only be decoded whole; at most {MAX_DECODED_BYTES / 2**30:.0f} GiB is allowed; "
             f"{TILE_IT}"
         )

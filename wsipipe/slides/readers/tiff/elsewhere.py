@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 from tifffile import TiffFile, TiffPage
 
 from wsipipe.errors import SlideFormatError
+from wsipipe.extras import install
 from wsipipe.files import Location
 
 XMP = 700
@@ -28,8 +29,7 @@ def refuse_elsewhere(path: Location, tiff: TiffFile, first: TiffPage) -> None:
     xmp = first.tags.valueof(XMP)
     if "bif" in tiff.flags or (isinstance(xmp, bytes) and b"<iScan" in xmp):
         raise SlideFormatError(
-            f"{path.name} is a Ventana BIF, whose tiles overlap; OpenSlide puts them together: "
-            "pip install 'wsipipe[openslide]'"
+            f"{path.name} is a Ventana BIF, whose tiles overlap; OpenSlide puts them together: {install('openslide')}"
         )
     if path.suffix.lower() == ".vsi" or _has_ets(path):
         raise SlideFormatError(

@@ -17,6 +17,7 @@ import numpy as np
 import tifffile
 from tifffile import TiffFile, TiffPage
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import SlideFormatError, SlideReadError
 from wsipipe.files import Location
 from wsipipe.slides.planes import Planes, all_chosen, choose_channels, choose_one
@@ -376,4 +377,4 @@ def shape_of(page: TiffPage) -> tuple[int, int]:
 
 def size_of(page: TiffPage) -> str:
     """Height and width, for messages."""
-    return f"{page.imagelength} x {page.imagewidth} px"
+    return size_text(shape_of(page))
