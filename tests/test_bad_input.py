@@ -145,7 +145,7 @@ def test_broken_slides_fail_with_their_name_and_the_others_are_done(
         assert "unexpected" not in slide["message"]
         assert f"{path.name}: FAILED: {slide['message']}\n" in process.stderr
     finished = {path.name for path in out.iterdir()}
-    assert len(finished) == document["done"] + document["no tissue"]
+    assert len(finished) == document["done"] + document["no_tissue"]
     assert not any(name.endswith(".partial") for name in finished)
 
 
@@ -476,7 +476,7 @@ def test_full_disk_ends_in_exit_code_3_and_the_same_command_resumes_once_there_i
     full = call(*command, "-o", small_disk)
     assert full.code == 3, full.err
     partial = small_disk / "case.zarr.partial"
-    said = rf"wsipipe: {re.escape(str(partial))}\S+ cannot be written: No space left on device; once it can, "
+    said = rf"case\.tif: FAILED: {re.escape(str(partial))}\S+ cannot be written: No space left on device; once it can, "
     assert re.search(said, full.err)
     assert json.loads(full.out)["exit_code"] == 3
     assert [path.name for path in small_disk.iterdir()] == [partial.name]

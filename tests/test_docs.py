@@ -71,6 +71,7 @@ def test_every_block_is_of_a_language_that_is_tested_here() -> None:
     assert [b.place for b in every_block() if b.language not in LANGUAGES and not b.language.startswith("{")] == []
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's exporter, about its own code
 @pytest.mark.parametrize("page", pages_with_python())
 def test_python_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_slide: WriteSlide, tiny_model: Path

@@ -275,7 +275,7 @@ def test_probabilities_are_those_of_one_pass_over_the_whole_slide(with_probabili
     made = np.asarray(zarr.open_array(case.store / "probabilities/0", mode="r")[:])
     off = np.abs(made.astype(int) - wanted)  # where 255 p is halfway, the last bit of a float decides
     assert off.max() <= 1
-    assert (off > 0).mean() < 1e-5
+    assert (off > 0).mean() < 5e-5
     labels = np.asarray(zarr.open_array(case.store / "0", mode="r")[:])
     np.testing.assert_array_equal(labels, logits.argmax(0).numpy())
 

@@ -31,6 +31,7 @@ from wsipipe import cli, demo
 from wsipipe.cli.command import LAST_SECTION, PLAIN_SECTION, Command, sections
 from wsipipe.cli.run_text import end_of, summary_as_text
 from wsipipe.errors import UsageError
+from wsipipe.model import model_file
 from wsipipe.model.model_file import load_model
 from wsipipe.pictures.caption import CAPTION_PX
 from wsipipe.pictures.drawing import OUTLINE, REGION_OUTLINE, inner_edge
@@ -451,6 +452,14 @@ def test_a_terminated_run_is_exit_code_130_and_the_same_command_resumes(  # SIGI
     (outcome,) = json.loads(done.stdout)["slides"]
     assert outcome["status"] == "done"
     assert 0 < outcome["blocks_computed"] <= 90
+
+
+def test_what_does_not_resume_says_what_an_interruption_leaves(
+    call: Call, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_file, "load_model", lambda _: signal.raise_signal(signal.SIGINT))
+    ended = call("model", "show", tiny_model)
+    assert (ended.code, ended.err.strip()) == (130, "wsipipe: interrupted; nothing was written")
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from tests.training.discs import TINY, changed, write_discs, write_toml
 from wsipipe import load_model
 from wsipipe.cli import cli, train
 from wsipipe.cli.train import STEPS_PER_LINE, configured, show_training
-from wsipipe.errors import OutputError, TrainingError, UsageError
+from wsipipe.errors import OutputError, ResolutionError, TrainingError, UsageError
 from wsipipe.events import StepDone, TrainingDone, TrainingStarted, TrainingWarned, Validated
 from wsipipe.model.model_file import save_untrained
 from wsipipe.training import log
@@ -296,6 +296,8 @@ def test_model_to_start_from_is_that_of_the_command_line(
     assert load_model("new.safetensors").spec.training["from"]["name"] == "base"
     with pytest.raises(UsageError, match=r"^large.safetensors has base_channels 4, this training base_channels 2; rem"):
         called("train", short, "-o", "other.safetensors", "--from", "large.safetensors")
+    with pytest.raises(ResolutionError, match="has no micrometres per pixel"):  # which that model asks for
+        called("train", short, "-o", "other.safetensors", "--from", "nuclei")
 
 
 def test_folder_is_trained_on_with_the_sizes_of_the_model(tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_a_program_that_divides_by_nothing_is_an_error(operator: str, number: in
         exact=True,
         bytes_per_pixel={"torch": 100.0},
     )
-    write_description(bad, bad, network, ModelSpec(named_classes(NAMES)))
+    write_description(bad, bad, network, ModelSpec(named_classes(NAMES), mean=(0.5,), std=(0.25,)))
     with pytest.raises(ModelError, match=r"bad\.pt2 does not compute tiles of 64 wide x 64 high .*; import it again"):
         Replica(load_model(bad), "cpu").predict([np.zeros((64, 64, 3), np.uint8)])
     with pytest.raises(ModelError, match="takes no square tile"):
@@ -419,14 +419,43 @@ def test_a_network_in_memory_is_saved_and_runs(slide: Path, tmp_path: Path) -> N
     from tests.importing.small_networks import PaddedUNet, evaluated
 
     torch.manual_seed(0)
-    network, spec = evaluated(PaddedUNet(2)), ModelSpec(named_classes(NAMES[:2]), mpp=0.5)
+    network = evaluated(PaddedUNet(2))
+    spec = ModelSpec(named_classes(NAMES[:2]), mpp=0.5, mean=(0.5,), std=(0.25,))
     path = tmp_path / "net.pt2"
     wsipipe.save_model(path, network, spec, request=NetworkRequest(step=4))
     model = load_model(path)
+    assert model.spec.name == "net"
     labels = wsipipe.segment(slide, path, block=64, tile=32, device="cpu").compute(scheduler="synchronous")
     np.testing.assert_array_equal(labels, whole_labels(model, slide, "torch"))
     with pytest.raises(UsageError, match=r"written as \.onnx or \.pt2"):
         wsipipe.save_model(tmp_path / "net.safetensors", network, spec)
+
+
+@pytest.mark.parametrize("said", [{}, {"mean": (0.5,)}, {"std": (0.25,)}])
+def test_how_the_input_is_normalised_is_not_guessed(tmp_path: Path, said: dict[str, tuple[float, ...]]) -> None:
+    with pytest.raises(UsageError, match=r"say how the input is normalised: mean= and std= of wsipipe.ModelSpec, as"):
+        wsipipe.save_model(tmp_path / "net.pt2", torch.nn.Conv2d(3, 2, 1), ModelSpec(named_classes(NAMES[:2]), **said))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (
+            [torch.nn.Conv2d(3, 2, 1), torch.nn.GroupNorm(1, 2)],
+            "cannot be computed in tiles without seams: .* looks at the whole image; use a network without it; or give "
+            r"request=wsipipe.NetworkRequest\(margin=PX\), and its labels",
+        ),
+        ([torch.nn.Conv2d(3, 4, 1)], "has an output of 4 channels for 2 classes; name one for each"),
+    ],
+)
+def test_a_refusal_names_the_file_to_write_and_speaks_python(
+    tmp_path: Path, layers: list[torch.nn.Module], message: str
+) -> None:
+    spec, path = ModelSpec(named_classes(NAMES[:2]), mean=(0.0,), std=(1.0,)), tmp_path / "net.pt2"
+    with pytest.raises(ModelError, match=f"^model {path} {message}"):
+        wsipipe.save_model(path, torch.nn.Sequential(*layers), spec)
+    assert not path.exists()
 
 
 def test_the_command_imports_and_shows(call: Call, tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_gpus_have_one_name_in_all_processes_and_the_cpu_has_none(machine: pytes
 def test_memory_that_is_kept_for_the_next_array_is_given_back(machine: pytest.MonkeyPatch) -> None:
     released: list[str] = []
     machine.setattr(torch.cuda, "empty_cache", lambda: released.append("device"))
-    machine.setattr(torch.accelerator, "empty_host_cache", lambda: released.append("pinned"))
+    machine.setattr(torch.accelerator, "empty_host_cache", lambda: released.append("pinned"), raising=False)
     devices.forget_free_memory()
     assert released == []
     machine.setattr(torch.cuda, "is_initialized", lambda: True)

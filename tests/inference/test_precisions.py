@@ -75,7 +75,8 @@ def onnx(folder: Path) -> Model:
     with pytest.MonkeyPatch.context() as patch:  # memory is measured in a process of its own, which takes seconds
         patch.setattr(import_model, "measure_bytes", lambda _path, engines: dict.fromkeys(engines, 1000.0))
         source = write_network(folder / "net.onnx", classes=2)
-        import_file(source, folder / "m.onnx", ModelSpec(default_classes(2), mpp=0.5), NetworkRequest())
+        spec = ModelSpec(default_classes(2), mpp=0.5, mean=(0.5,), std=(0.25,))
+        import_file(source, folder / "m.onnx", spec, NetworkRequest())
     return load_model(folder / "m.onnx")
 
 

@@ -88,7 +88,7 @@ def reader(image: Any) -> Any:
 @pytest.mark.parametrize("core", [4, 16, 64, 512])
 def test_box_is_the_same_whatever_the_tile_and_whatever_is_around(network: UNet, core: int) -> None:
     image = discs((75, 93))[0]
-    spec, shape = ModelSpec(default_classes(3)), (75, 93)
+    spec, shape = ModelSpec(default_classes(3), mean=(0.5,), std=(0.25,)), (75, 93)
     whole = predict_box(network, spec, reader(image), Box(0, 75, 0, 93), shape=shape)
     assert len(np.unique(whole)) == 3
     for box in (Box(0, 75, 0, 93), Box(8, 75, 12, 50), Box(40, 41, 88, 93), Box(0, 9, 0, 93)):
@@ -97,8 +97,9 @@ def test_box_is_the_same_whatever_the_tile_and_whatever_is_around(network: UNet,
 
 
 def test_box_off_the_pooling_grid_is_refused(network: UNet) -> None:
+    spec = ModelSpec(default_classes(3), mean=(0.5,), std=(0.25,))
     with pytest.raises(AssertionError, match="off the pooling grid of 4 px"):
-        predict_box(network, ModelSpec(default_classes(3)), reader(discs((40, 40))[0]), Box(2, 9, 0, 9), shape=(40, 40))
+        predict_box(network, spec, reader(discs((40, 40))[0]), Box(2, 9, 0, 9), shape=(40, 40))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import random
+from logging.handlers import QueueHandler
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -51,10 +54,14 @@ class Small(nn.Module):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Small, Path]:
-    """A network, and its file."""
+    """A network, and its file, which is written in silence: torch's exporter warns that torchvision is missing."""
     torch.manual_seed(3)
     network, path = Small().eval(), tmp_path_factory.mktemp("onnx") / "small.onnx"
+    said = QueueHandler(SimpleQueue())
+    logging.getLogger("torch.onnx").addHandler(said)
     export_onnx(network, path, channels=3, side=16, step=8)
+    logging.getLogger("torch.onnx").removeHandler(said)
+    assert said.queue.empty()
     return network, path
 
 

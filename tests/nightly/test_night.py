@@ -96,7 +96,7 @@ def fill(folder: Path, write_slide: WriteSlide, good: int) -> None:
     write_slide(folder / "b/x_20x_1.tif", mpp=None, seed=102)
     write_slide(folder / "a/cut.tif", (130, 130))
     os.truncate(folder / "a/cut.tif", (folder / "a/cut.tif").stat().st_size // 2)
-    rotten = write_pyramid(folder / "a/rotten.tif", picture((100, 380)))
+    rotten = write_pyramid(folder / "a/rotten.tif", picture((300, 560)))
     with rotten.open("r+b") as file:  # within a tile that is compressed
         file.seek(rotten.stat().st_size // 3)
         file.write(bytes(2000))

@@ -48,8 +48,8 @@ def test_fluorescence_is_refused_by_a_model_of_stained_tissue_unless_asked_for(c
     for _ in range(2):  # nothing of the first is resumed by the second
         ended = call("run", slide, "-o", out, "--device", "cpu", "--engine", "torch")
         assert ended.code == 1
-        assert "x.tif is fluorescence by its brightness" in ended.out
-        assert "--any-stain" in ended.out
+        assert "x.tif is fluorescence by its brightness" in ended.err
+        assert "--any-stain" in ended.err
         assert list(out.iterdir()) == []
     ended = call("run", slide, "-o", out, "--any-stain", "--device", "cpu", "--engine", "torch")
     assert (ended.code, [path.name for path in out.iterdir()]) == (0, ["x.zarr"])

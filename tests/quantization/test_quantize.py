@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import wsipipe
 from tests.conftest import Call, WriteSlide
+from tests.faults import PATIENCE_SECONDS
 from tests.importing.onnx_networks import write_network
 from tests.importing.whole import whole_labels
 from wsipipe.arrays import Labels
@@ -82,6 +86,42 @@ def imported(path: Path, **made: object) -> Path:
         write_network(path, **made), target, spec, NetworkRequest(channels_last=bool(made.get("channels_last")))
     )
     return target
+
+
+OUTWARD = """
+import sys
+
+seen = []
+outward = {"os.fork", "os.posix_spawn", "subprocess.Popen", "socket.connect", "socket.getaddrinfo", "socket.sendto"}
+sys.addaudithook(lambda event, _: seen.append(event) if event in outward else None)
+
+import numpy as np
+import torch
+from wsipipe.inference.engines.start import start_engine
+from wsipipe.model.model_file import load_model
+from wsipipe.quantization.graph import float_network
+from wsipipe.quantization.nncf_int8 import quantized
+
+model = load_model(sys.argv[1])
+side = model.info.receptive.margin + 8 * model.info.receptive.stride
+quantized(*float_network(model), [np.zeros((side, side, 3), np.uint8)], model.spec)
+start_engine("openvino", model, torch.device("cpu"), threads=1)
+print(seen)
+"""
+"""Quantises a model, computes it with OpenVINO, and prints what reached for a network or another process."""
+
+
+@needs_nncf
+def test_no_telemetry_is_sent(model: Path, tmp_path: Path) -> None:
+    """In a process of its own: NNCF sends none where pytest is, and OpenVINO none where CI is."""
+    home = tmp_path / "home"
+    home.mkdir()
+    hints = ("CI", "TF_BUILD", "JENKINS_URL", "NNCF_CI", "NNCF_DEV")
+    env = {name: value for name, value in os.environ.items() if name not in hints} | {"HOME": str(home)}
+    command = [sys.executable, "-c", OUTWARD, str(model)]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
+    assert ended.stdout == "[]\n", ended.stderr
+    assert not (home / "intel").exists(), "the telemetry's folder"
 
 
 @needs_nncf
@@ -175,7 +215,7 @@ def test_what_nncf_cannot_quantise_is_an_error_of_the_model(
 def test_without_nncf_the_extra_is_named(
     model: Path, slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsipipe.quantization.nncf_int8.find_spec", lambda _: None)
+    monkeypatch.setattr("wsipipe.extras.find_spec", lambda _: None)
     with pytest.raises(MachineError, match=r"not installed; pip install 'wsipipe\[quantize\]'"):
         quantize_model(model, tmp_path / "x.onnx", [slide])
 

@@ -22,7 +22,7 @@ from wsipipe.training.steadiness import Shift, both_crops, disagreement, draw_sh
 from wsipipe.training.trainer import Trainer
 
 STRIDE = 4
-SPEC = ModelSpec(default_classes(2))
+SPEC = ModelSpec(default_classes(2), mean=(0.5,), std=(0.25,))
 
 
 def network(depth: int = 2) -> UNet:

@@ -11,7 +11,7 @@ import signal
 import sys
 from contextlib import suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -35,8 +35,38 @@ from wsipipe.cli.view import view
 from wsipipe.errors import MachineError, ModelError, UsageError, WsipipeError
 from wsipipe.version import VERSION
 
+RESUMED = "the same command resumes where it stopped"
+AFTER_INTERRUPTION = {
+    "train": "the same command with --resume continues from the last checkpoint",
+    "model": "nothing was written",
+    "info": "nothing was written",
+    "preview": "nothing was written",
+}
+"""What holds after commands that do not resume by themselves."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class Interrupted(click.Abort):
+    """Ctrl-C, or SIGTERM, and what holds after it."""
+
+
+class Commands(click.Group):
+    """The commands, which say what an interruption leaves."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command of ``ctx``.
+
+        Raises
+        ------
+        Interrupted
+            On Ctrl-C.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as err:
+            raise Interrupted(AFTER_INTERRUPTION.get(ctx.invoked_subcommand or "", RESUMED)) from err
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(VERSION, package_name="wsipipe")
 def cli() -> None:
     """Segment gigapixel whole-slide images with a U-Net: exact at tile borders, resumable, in flat memory."""
@@ -68,8 +98,8 @@ def _run() -> int:
     except click.ClickException as err:
         err.show()
         code = err.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("wsipipe: interrupted; the same command resumes where it stopped", err=True)
+    except (click.Abort, KeyboardInterrupt) as err:
+        click.echo(f"wsipipe: interrupted; {str(err) or RESUMED}", err=True)
         code = EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as `head`, has ended
         code = EXIT_FAILED

@@ -7,4 +7,4 @@ EXIT_USAGE = 2
 EXIT_ENVIRONMENT = 3
 """The machine failed: no device, no memory, no space."""
 EXIT_INTERRUPTED = 130
-"""Interrupted; the work can be resumed."""
+"""Interrupted; what was finished is kept."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsipipe.cli.command import PATH, Command, in_section
-from wsipipe.cli.exit_codes import EXIT_INTERRUPTED
 from wsipipe.cli.slide_options import DEVICES, with_options
 from wsipipe.cli.verbosity import VERBOSITY_OPTIONS, verbosity
 from wsipipe.events import (
@@ -86,20 +85,17 @@ def train(
     Exit code: 0 done, 1 unusable data or a loss that is not a number, 2 usage, 3 the environment,
     130 interrupted: --resume continues.
     """
+    from wsipipe.model.built_in import model_path
     from wsipipe.training.train import train as train_network
 
     path = Path(source)
     roots = [path] if path.is_dir() else [*([Path(data)] if data is not None else []), path.parent]
-    start = None if pretrained is None else str(Path(pretrained).absolute())  # `roots` are for those of the file
+    start = None if pretrained is None else str(model_path(pretrained).absolute())  # `roots` are for those of the file
     config = configured(
         path, out, roots, pretrained=start, labels_are=labels_are, steps=steps, minutes=minutes, seed=seed
     )
-    try:
-        with show_training(verbosity(verbose, quiet)) as listener:
-            train_network(config, out, roots=roots, device=device, resume=resume, listener=listener)
-    except KeyboardInterrupt:
-        click.echo("wsipipe: interrupted; the same command with --resume continues from the last checkpoint", err=True)
-        click.get_current_context().exit(EXIT_INTERRUPTED)
+    with show_training(verbosity(verbose, quiet)) as listener:
+        train_network(config, out, roots=roots, device=device, resume=resume, listener=listener)
 
 
 def configured(

@@ -96,6 +96,21 @@ def named_classes(names: Sequence[str]) -> tuple[LabelClass, ...]:
     )
 
 
+def check_normalisation(spec: ModelSpec) -> None:
+    """Raise a UsageError unless ``spec`` says how pixels are normalised, which nobody can guess of such networks.
+
+    Raises
+    ------
+    UsageError
+        If it leaves out means or deviations.
+    """
+    if not spec.mean or not spec.std:
+        raise UsageError(
+            f"model {spec.name!r}: say how the input is normalised: mean= and std= of wsipipe.ModelSpec, as shares of "
+            "full scale; mean=(0, 0, 0), std=(1, 1, 1) for pixels from 0 to 1"
+        )
+
+
 def import_file(
     source: Path,
     target: Path,
@@ -179,6 +194,7 @@ def import_model(
     OutputError
         If the file cannot be written.
     """
+    check_normalisation(spec)
     network = measure_network(source, kind, spec, request, say)
     say("measuring its memory")
     engines = [engine for engine in ENGINES_OF[kind] if is_installed(engine)]
@@ -231,10 +247,10 @@ def measure_network(
     except NoFiniteReachError as err:
         if request.margin is None:
             operation = global_operation(model, sides)
-            reason = f"{operation} looks at the whole image" if operation else err
+            reason = f"{operation} looks at the whole image; use a network without it" if operation else err
             raise NoFiniteReachError(
-                f"model {path} cannot be computed in tiles without seams: {reason}; use a network without it, or add "
-                "--approximate --margin PX, and its labels will depend a little on the tiles"
+                f"model {path} cannot be computed in tiles without seams: {reason}; or add --approximate --margin PX, "
+                "and its labels will depend a little on the tiles"
             ) from err
         return replace(network, receptive=_approximate(compute, channels, sides, request.margin), exact=False)
     return replace(network, receptive=receptive)

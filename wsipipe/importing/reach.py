@@ -233,8 +233,8 @@ class Probe:
                 if stride := next(alike, None):
                     return stride
         raise NoFiniteReachError(
-            f"the network commutes with no shift: {what} of its output differ between tiles of {height} px whose "
-            f"origins are {', '.join(map(str, sorted(tried)))} px apart"
+            f"its output changes with where a tile begins along the {what}, whatever the step (tried {min(tried)} to "
+            f"{max(tried)} px); usually an enlargement with align_corners=True: set it to False, and train again"
         )
 
     def shifts(self, height: int, shift: int) -> bool:

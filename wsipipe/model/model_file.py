@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from wsipipe.model.onnx_file import is_quantized, read_network, read_onnx_metada
 from wsipipe.model.onnx_file import ports as onnx_ports
 from wsipipe.model.pt2_file import load_pt2, read_pt2_metadata, write_pt2_metadata
 from wsipipe.model.pt2_file import ports as pt2_ports
-from wsipipe.model.spec import LabelClass, ModelSpec, default_classes
+from wsipipe.model.spec import OWN_MEAN, OWN_STD, LabelClass, ModelSpec, default_classes
 from wsipipe.model.unet import UNet
 from wsipipe.model.unet_file import (
     UNetInfo,
@@ -107,6 +107,7 @@ def save_unet(path: str | Path, network: UNet, spec: ModelSpec) -> None:
     OutputError
         If the file cannot be written.
     """
+    spec = replace(spec, mean=spec.mean or OWN_MEAN, std=spec.std or OWN_STD)
     check_fit(path, UNetInfo(network.architecture), spec)
     header = {"format_version": FORMAT_VERSION, **describe_unet(network), **asdict(spec)}
     blob = unet_blob(network, {HEADER_KEY: json.dumps(header, sort_keys=True)})

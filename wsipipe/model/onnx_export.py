@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,7 +43,7 @@ def export_onnx(network: nn.Module, path: Path, *, channels: int, side: int, ste
     """
     require_exporter(path)
     program = export_free(network, channels=channels, side=side, step=step)
-    with as_model_error("as ONNX", "write .pt2"), warnings.catch_warnings():
+    with as_model_error("as ONNX", "write .pt2"), warnings.catch_warnings(), _errors_only("torch.onnx"):
         warnings.simplefilter("ignore")  # the exporter's, about its own code
         written = torch.onnx.export(
             program,
@@ -56,6 +59,18 @@ def export_onnx(network: nn.Module, path: Path, *, channels: int, side: int, ste
             raise ModelError(f"{path}: its weights take more than the 2 GB that an ONNX file can hold; write .pt2")
         blob = proto.SerializeToString()
     write_whole(path, blob, kind="model ", way_out="give another path")
+
+
+@contextmanager
+def _errors_only(logger: str) -> Iterator[None]:
+    """A context in which ``logger`` logs no warnings, such as torch's that torchvision is not installed."""
+    log = logging.getLogger(logger)
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def require_exporter(path: Path) -> None:

@@ -17,6 +17,10 @@ INT8_RECORD = "int8"
 """Key in the training record of a model in int8: what it was calibrated on, and how it agrees with float32."""
 MOST_LABEL = 255
 """The largest label."""
+UNNAMED = "unnamed"
+"""The name of a model that nobody named."""
+OWN_MEAN, OWN_STD = (0.5,), (0.25,)
+"""How the pixels of wsipipe's own networks are normalised where nobody said it: about as slides are."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,12 @@ class ModelSpec:
     """One per output channel of the network."""
     mpp: float | None = None
     """Micrometres per pixel it was trained at; None: any, and level 0 is used."""
-    mean: tuple[float, ...] = (0.5,)
-    """Subtracted from each channel, as a share of the pixel type's full scale; one value serves all channels."""
-    std: tuple[float, ...] = (0.25,)
+    mean: tuple[float, ...] = ()
+    """Subtracted from each channel, as a share of the pixel type's full scale; one value serves all channels. Only for
+    a `UNet` may mean and std be left out: it is saved with 0.5 and 0.25."""
+    std: tuple[float, ...] = ()
     """Divisor of each channel after that, as a share of full scale; one value serves all channels."""
-    name: str = "unnamed"
+    name: str = UNNAMED
     """The name that people call it by."""
     licence: str = "not stated"
     """Licence of the weights."""
@@ -84,10 +89,10 @@ class ModelSpec:
             yield f"has {self.mpp} micrometres per pixel, which is not a positive number"
         if not 0 <= self.min_area_um2 < math.inf:
             yield f"has a smallest object of {self.min_area_um2} um2, which is not 0 or more"
-        if not self.std or not all(0 < value < math.inf for value in self.std):
-            yield f"has standard deviations that are not positive numbers, one or more: {self.std}"
-        if not self.mean or not all(map(math.isfinite, self.mean)):
-            yield f"has means that are not finite numbers, one or more: {self.mean}"
+        if not all(0 < value < math.inf for value in self.std):
+            yield f"has standard deviations that are not positive numbers: {self.std}"
+        if not all(map(math.isfinite, self.mean)):
+            yield f"has means that are not finite numbers: {self.mean}"
 
 
 def default_classes(channels: int) -> tuple[LabelClass, ...]:

@@ -7,7 +7,6 @@ are those of tissue. Biases make up for what rounding shifts on average (Nagel e
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from importlib.metadata import version
@@ -67,7 +66,6 @@ def quantized(
     ModelError
         If NNCF cannot quantise it.
     """
-    os.environ.setdefault("NNCF_CI", "1")  # read as it is imported: it sends telemetry otherwise
     import nncf
 
     nncf.set_log_level(logging.ERROR)

@@ -2,7 +2,7 @@
 
 The U-Net is built from OpenVINO's own operations (https://docs.openvino.ai, operation set 13), with dynamic
 shapes: how much a skip loses at its borders depends on the network, not on the tile. So nothing is traced, nothing is
-compiled for each size of tile, and OpenVINO's converter, which sends telemetry, is not called.
+compiled for each size of tile, and OpenVINO's converter is not called.
 """
 
 from __future__ import annotations
