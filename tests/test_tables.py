@@ -138,13 +138,15 @@ def test_all_that_is_wrong_is_said_at_once_each_at_its_place() -> None:
         }
     )
     assert found == {
-        ("ratoi",): "the configuration has unknown keys: ratoi; allowed: ratio, flag, names, pair, free, one, many",
+        (
+            "ratoi",
+        ): "the configuration has no key ratoi; did you mean ratio? Allowed: ratio, flag, names, pair, free, one, many",
         ("ratio",): "ratio is '2'; allowed: a number",
         ("flag",): "flag is 1; allowed: true or false",
         ("names",): "names is 2; allowed: text",
         ("pair",): "pair is 2.5; allowed: a whole number",
         ("free",): "free is []; allowed: a table",
-        ("one", "extra"): "[one] has unknown keys: extra; allowed: size, name, kind",
+        ("one", "extra"): "[one] has no key extra; allowed: size, name, kind",
         ("one", "size"): "[one] size is True; allowed: a whole number",
         ("many", 1): "[[many]] lacks size",
         ("many", 2, "size"): "[[many]] size is '3'; allowed: a whole number",

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import ast
 import csv
+import difflib
 import inspect
+import json
 import math
 import os
 import re
 import textwrap
 import tomllib
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial
 from itertools import pairwise, takewhile
@@ -154,10 +156,30 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # Windows editors write a byte order mark first
-        return tomllib.loads(text), text
+        return _parsed(text, path), text
     except OSError as err:
         raise UsageError(f"{path} cannot be read: {err.strerror or err}") from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+    except UnicodeDecodeError as err:
+        raise UsageError(f"{path} is not a TOML file: {err}") from err
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    """The document in ``text``; the UsageError of one that is not TOML says which quotes are missing, if any are."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as err:
+        message, lines = str(err), text.split("\n")
+        if at := re.search(r"at line (\d+)", message):
+            number = int(at[1])
+        else:  # at the end of the document: of a quote without another one after it
+            number = text.count("\n", 0, text.rfind("'" if "'" in message else '"') + 1) + 1
+        line = lines[number - 1].strip()
+        bare = re.fullmatch(rf"{DOTTED}=\s*([^\s\"'\[{{#][^\"'#]*?)\s*(?:#.*)?", line)
+        if bare and re.match("Expected newline|Invalid value|Invalid date", message):
+            quoted = f"'{bare[2]}'" if "\\" in bare[2] else f'"{bare[2]}"'
+            raise UsageError(f"{path.name}:{number}: {bare[1]} must be in quotes: {bare[1]} = {quoted}") from err
+        if re.search(r"character '\\n'|Unterminated string|Expected \"'", message):
+            raise UsageError(f"{path.name}:{number}: a quote is not closed: {line}") from err
         raise UsageError(f"{path} is not a TOML file: {err}") from err
 
 
@@ -206,7 +228,7 @@ def parse_table(kind: Any, value: Any, place: Place = (), *, listed: bool = Fals
         raise TableError([(place, f"{path} is {value!r}; it must be a table, {here}")], partial(_usable, kind, {}))
     kinds, known = typing.get_type_hints(kind), {f.name: f for f in fields(kind)}
     problems: list[tuple[Place, str]] = [
-        ((*place, unknown), f"{here} has unknown keys: {unknown}; allowed: {', '.join(known)}")
+        ((*place, unknown), f"{here} has no key {unknown}; {_meant(unknown, known)}{', '.join(known)}")
         for unknown in sorted(set(value) - set(known))
     ]
     needed = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
@@ -226,6 +248,12 @@ def parse_table(kind: Any, value: Any, place: Place = (), *, listed: bool = Fals
     if problems:
         raise TableError(problems, partial(_usable, kind, parsed))
     return kind(**parsed)
+
+
+def _meant(unknown: str, known: Iterable[str]) -> str:
+    """The beginning of the list of keys that are allowed, after a key that ``unknown`` may stand for."""
+    close = difflib.get_close_matches(unknown, known, 1)
+    return f"did you mean {close[0]}? Allowed: " if close else "allowed: "
 
 
 def _usable(kind: Any, parsed: dict[str, Any]) -> Any:
@@ -284,7 +312,9 @@ def parse_value(kind: Any, value: Any, where: str) -> Any:
             return float(value)
         if type(value) is one:
             return value
-    raise UsageError(f"{where} is {value!r}; allowed: {_said(kind)}")
+    listed = kind == tuple[str, ...] and isinstance(value, str)
+    example = f": {where.rpartition(' ')[2]} = [{json.dumps(value)}]" if listed else ""
+    raise UsageError(f"{where} is {value!r}; allowed: {_said(kind)}{example}")
 
 
 def _said(kind: Any) -> str:

@@ -21,12 +21,14 @@ from click.testing import CliRunner, Result
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Call, WriteSlide
+from tests.faults import write_model
 from tests.nightly.nights import SMALL, events, listing, log_rows, statuses, write_night
 from wsipipe.cli import cli
 from wsipipe.errors import OutputError
 from wsipipe.nightly import night as nights
 from wsipipe.nightly.config import NightConfig, read_night
 from wsipipe.report.record import read_report
+from wsipipe.report.words import duration, size
 from wsipipe.tables import parse_table
 
 
@@ -92,8 +94,43 @@ def test_it_prints_the_slides_not_done_and_the_report_and_failures_set_its_exit_
     }
     (folder / "in" / "c.tif").unlink()
     result = nightly(folder)
-    assert (ended(result), result.stdout.splitlines()[0]) == (0, "0 done")
+    assert (ended(result), result.stdout.splitlines()[0]) == (0, "nothing to do: 2 slides found, all done")
     assert set(statuses(folder / "out" / "reports").values()) == {"skipped"}
+
+
+def test_patterns_that_match_nothing_are_warned_of(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    tables = SMALL + "\n[[slides]]\nmatch = '*_20x'\nmpp = 1\n[[slides]]\nmatch = '*/in/?.tif'\nmpp = 0.5\n"
+    result = nightly(folder, inbox=["in/*.tif", "in/*.svss", "empty"], tables=tables)
+    warnings = [
+        "night.toml:1: inbox in/*.svss matches no file",
+        'night.toml:14: [[slides]] match "*_20x" matches no slide; '
+        "it is compared with the whole name of each file, and with its whole path",
+    ]
+    said = [line.replace(": warning", "") for line in result.stderr.splitlines() if ": warning: " in line]
+    assert said == warnings
+    reports = folder / "out" / "reports"
+    assert list(read_report(reports / "report.json").warnings) == warnings
+    assert "inbox in/*.svss matches no file" in (reports / "report.html").read_text()
+
+
+def test_an_interrupted_night_prints_the_summary_and_the_report(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nights, "run", interrupted)
+        result = nightly(folder)
+    assert result.exit_code != 0
+    assert result.stdout.splitlines() == [
+        *(f"open      {name}.tif: interrupted; the next night resumes" for name in "abc"),
+        "ended early: interrupted; the next night resumes",
+        "0 done, 3 open",
+        f"report: {folder / 'out' / 'reports' / 'report.html'}",
+    ]
+    page = (folder / "out" / "reports" / "report.html").read_text()
+    assert "time was up" not in page
+    assert "· interrupted; the next night resumes" in page
 
 
 def test_the_outcome_is_posted_to_the_webhook(folder: Path) -> None:
@@ -207,14 +244,22 @@ def test_a_dry_run_writes_nothing_and_prints_what_would_be_done(folder: Path, wr
         assert f"{blocks} of {blocks} blocks of 64 px" in said
     assert "c.tif" in said
     assert "memory at most" in said
-    assert "projected: not measured yet; results at most 0.0 GB before compression" in said
+    assert said.splitlines()[-1] == (
+        "total: 4 slides: 0 done before, 3 to do, 1 refused; time not measured yet; "
+        "results at most 22.4 MB before compression"
+    )
 
     big.unlink()
     nightly(folder)
     result = nightly(folder, "--dry-run")
     assert "0 of 4 blocks" in result.stdout
     assert "complete" in result.stdout
-    assert "projected: 0.0 h; results at most 0.0 GB" in result.stdout
+    assert f"tried again {folder}/in/c.tif: failed in one night: c.tif " in result.stdout
+    assert result.stdout.splitlines()[-1] == (
+        "total: 3 slides: 2 done before, 0 to do, 1 refused; about 0.0 s; results at most 0 bytes before compression"
+    )
+    (folder / "in" / "c.tif").unlink()
+    assert nightly(folder, "--dry-run").stdout.splitlines()[-1] == "nothing to do: 2 slides found, all done"
 
 
 def test_a_dry_run_projects_hours_and_space_from_measured_speeds(folder: Path, write_slide: WriteSlide) -> None:
@@ -227,17 +272,28 @@ def test_a_dry_run_projects_hours_and_space_from_measured_speeds(folder: Path, w
     table[key] = [[core, batch, speed] for core, batch, _ in table[key]]
     memory.write_text(json.dumps(table))
     result = nightly(folder, "--dry-run")
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("projected")]
-    hours = float(line.split()[1])
+    line = result.stdout.splitlines()[-1]
     with_margins = ((64 + 22) / 64) ** 2  # the margin of the tiny model
-    assert hours == pytest.approx(with_margins / 2, abs=0.05), "on two devices"
-    pyramid = 8192 * 8192 * (1 + 1 / 4 + 1 / 16 + 1 / 64 + 1 / 256)
-    assert line.endswith(f"results at most {pyramid / 1e9:.1f} GB before compression")
+    assert f"; about {duration(3600 * with_margins / 2)}; " in line, "on two devices"
+    assert line.endswith(f"results at most {size(8192 * 8192 * 4 // 3)} before compression"), "with coarser levels"
     averaged = nightly(folder, "--dry-run", tables=SMALL.replace("[run]\n", "[run]\ntta = 'flips'\n")).stdout
     assert 'averaged over 4 passes ([run] tta = "flips")' in averaged
-    (line,) = [line for line in averaged.splitlines() if line.startswith("projected")]
-    assert float(line.split()[1]) == pytest.approx(4 * with_margins / 2, abs=0.05)
+    assert f"; about {duration(3600 * 4 * with_margins / 2)}; " in averaged.splitlines()[-1]
     big.unlink()
+
+
+def test_a_slide_without_resolution_comes_with_the_table_that_gives_it_one(
+    folder: Path, write_slide: WriteSlide
+) -> None:
+    write_model(folder / "tiny.safetensors", mpp=0.25)
+    write_slide(folder / "in" / "d [2].tif", mpp=None)
+    table = '\n[[slides]]\nmatch = "d [[]2].tif"\nmpp = 0.25\n'
+    for options in (["--dry-run"], [], ["--dry-run"]):
+        result = nightly(folder, *options, retries=1)
+        assert table in result.stdout
+    assert statuses(folder / "out" / "reports")["d [2].tif"] == "failed"
+    nightly(folder, tables=SMALL + table)
+    assert statuses(folder / "out" / "reports")["d [2].tif"] == "done"
 
 
 def test_a_dry_run_lists_slides_that_wait_or_are_set_aside(folder: Path) -> None:
@@ -254,7 +310,7 @@ def test_a_dry_run_of_an_empty_inbox(folder: Path) -> None:
     for path in (folder / "in").iterdir():
         path.unlink()
     result = nightly(folder, "--dry-run")
-    assert (ended(result), result.stdout) == (0, "nothing to do\n")
+    assert (ended(result), result.stdout) == (0, "nothing to do: 0 slides found\n")
     assert not (folder / "out").exists()
 
 
@@ -281,7 +337,7 @@ def test_a_wrong_configuration_is_refused_with_exit_code_2_before_anything_is_do
     ended = call("nightly", path)
     assert ended.code == 2
     said = ended.err.splitlines()
-    assert said[0].startswith("wsipipe: night.toml:4: [run] has unknown keys: devise; ")
+    assert said[0].startswith("wsipipe: night.toml:4: [run] has no key devise; ")
     assert said[1:] == ["night.toml:6: [[slides]] lacks match"]
     assert listing(folder / "in") == before
     assert not (folder / "out").exists()

@@ -40,7 +40,8 @@ from wsipipe.leases.leases import Leases
 from wsipipe.model.model_file import read_model_info
 from wsipipe.nightly.config import Night, read_night
 from wsipipe.nightly.failures import size_and_change
-from wsipipe.nightly.night import project, run_night, seconds_left_alone, slides_in
+from wsipipe.nightly.night import run_night, seconds_left_alone, slides_in
+from wsipipe.nightly.projection import project
 from wsipipe.pipeline import dispatcher
 from wsipipe.pipeline.summary import RunSummary
 from wsipipe.report.record import NightReport, moment, read_history, read_report
@@ -156,7 +157,8 @@ def test_nights_over_many_slides_report_the_truth_and_do_the_rest(
     assert by_status["failed"] == FAILED
     assert by_status["waiting"] == {"b/copying.tif", "b/growing.tif", "b/half.tif"}
     assert (report.exit_code, report.stopped) == (1, "")
-    assert told["a/no-mpp.tif"].message.endswith("give [[slides]] mpp, e.g. [[slides]] mpp = 0.25 for a 40x scan")
+    remedy = "give [[slides]] mpp, e.g. [[slides]] mpp = 0.25 for a 40x scan"
+    assert told["a/no-mpp.tif"].message.endswith(f'{remedy}\n[[slides]]\nmatch = "no-mpp.tif"\nmpp = 0.25')
     assert "cut.tif" in told["a/cut.tif"].message
     assert "could not be read" in told["a/rotten.tif"].message
     assert "changed 60 s ago, and settle = '5m', so copying may not have finished" in told["b/copying.tif"].message
@@ -628,7 +630,7 @@ def test_one_region_of_an_scn_is_chosen_by_a_table(tmp_path: Path, model: Path) 
     (tmp_path / "in").mkdir()
     scn(tmp_path / "in/a.scn")
     night = night_of(tmp_path, model, tables=SMALL + "[[slides]]\nmatch = '*.scn'\nseries = 1\n")
-    assert slides_in(night) == ([tmp_path / "in/a.scn"], {})
+    assert slides_in(night) == ([tmp_path / "in/a.scn"], {}, [])
 
 
 @needs_data

@@ -60,8 +60,9 @@ def test_keys_are_those_that_a_night_has(tmp_path: Path) -> None:
     tables = {"run": "", "slides": "match = '*'\n"}
     for where, line in re.findall(r"\[?\[(run|slides)\]\]? ([^;]+)", said):
         tables[where] += f"{line}\n"
+    (tmp_path / "in").mkdir()
     (tmp_path / "night.toml").write_text(
-        f"inbox = ['.']\nout = 'out'\n[run]\n{tables['run']}[[slides]]\n{tables['slides']}"
+        f"inbox = ['in']\nout = 'out'\n[run]\n{tables['run']}[[slides]]\n{tables['slides']}"
     )
     night = read_night(tmp_path / "night.toml")
     assert "--" not in said

@@ -247,10 +247,19 @@ def test_file_as_editors_of_windows_write_it_is_read(tmp_path: Path, prefix: str
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('nmae = "x"\n' + OF_A_FOLDER, "the configuration has unknown keys: nmae; allowed: data, name, licence"),
-        (OF_A_FOLDER + "[patches]\nkore = 3", "[patches] has unknown keys: kore; allowed: core, balance, small"),
-        (OF_A_FOLDER + "fodler = 3", "[data] has unknown keys: fodler; allowed: folder, table, slides"),
-        (OF_A_FOLDER + "[[classes]]\ncolour = ''", "[[classes]] has unknown keys: colour; allowed: name, color"),
+        (
+            'nmae = "x"\n' + OF_A_FOLDER,
+            "the configuration has no key nmae; did you mean name? Allowed: data, name, licence",
+        ),
+        (
+            OF_A_FOLDER + "[patches]\nkore = 3",
+            "[patches] has no key kore; did you mean core? Allowed: core, balance, small",
+        ),
+        (OF_A_FOLDER + "fodler = 3", "[data] has no key fodler; did you mean folder? Allowed: folder, table, slides"),
+        (
+            OF_A_FOLDER + "[[classes]]\ncolour = ''",
+            "[[classes]] has no key colour; did you mean color? Allowed: name, color",
+        ),
         (OF_A_FOLDER + "[[classes]]\ncolor = ''", "[[classes]] lacks name"),
         ("[[data.slides]]\nlabels = 'a'", "[[data.slides]] lacks image"),
         ("[[data.slides]]\nimage = 3", "[[data.slides]] image is 3; allowed: text"),

@@ -109,7 +109,7 @@ def test_problems_name_the_set(tmp_path: Path) -> None:
         ("share = 3", "share = 0", r"\[\[data\]\] b: share 0.0 is not a positive number"),
         ('name = "other"', 'name = "a"', r"\[\[data\]\] has sets called a, a; give each a name"),
         ("mpp = 1.0", "object_um = 7\nmpp = 1.0", r"\[\[data\]\] other: object_um is for images of unknown resolution"),
-        ("share = 3", "shares = 3", r"\[\[data\]\] has unknown keys: shares"),
+        ("share = 3", "shares = 3", r"\[\[data\]\] has no key shares"),
     ):
         path.write_text(TWO.replace(before, after))
         with pytest.raises(UsageError, match=message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from wsipipe.cli.slide_options import with_options
 from wsipipe.cli.verbosity import VERBOSITY_OPTIONS, verbosity
 
 if TYPE_CHECKING:
-    from wsipipe.nightly.night import InboxContent, Projection
+    from wsipipe.nightly.night import InboxContent
+    from wsipipe.nightly.projection import Projection
     from wsipipe.report.record import NightReport
 
 
@@ -86,7 +88,8 @@ def nightly(config: str | None, dry_run: bool, metrics: str | None, example: boo
     from wsipipe.cli.progress import Both, JsonLines, show_run
     from wsipipe.cli.streams import stderr_problem
     from wsipipe.nightly.config import read_night
-    from wsipipe.nightly.night import project, run_night
+    from wsipipe.nightly.night import run_night
+    from wsipipe.nightly.projection import project
     from wsipipe.report.run_line import Verbosity
     from wsipipe.report.words import shown_lines
     from wsipipe.report.write import PAGE
@@ -101,44 +104,90 @@ def nightly(config: str | None, dry_run: bool, metrics: str | None, example: boo
     if metrics is not None:
         night = replace(night, config=replace(night.config, metrics=str(Path(metrics).absolute())))
     if dry_run:
-        click.echo(projection_as_text(*project(night, time.time())))
+        found, projections = project(night, time.time())
+        for line, warning in found.warnings:
+            click.echo(shown_lines([f"{line}: warning: {warning}"]), err=True)
+        click.echo(projection_as_text(found, projections))
         return
-    with ExitStack() as stack:
-        listener, log = stack.enter_context(show_run(level)), None
-        if night.config.log is not None:
-            log = stack.enter_context(JsonLines(Path(night.place(night.config.log))))
-            listener = Both(listener, log)
-        report = run_night(night, listener)
-    said = [] if level == Verbosity.QUIET else [report_as_text(report), shown_lines([f"report: {night.report / PAGE}"])]
-    said += [shown_lines([problem]) for problem in (stderr_problem(), log.problem if log else "") if problem]
-    if said:
-        click.echo("\n".join(said))
+    told: list[NightReport] = []
+    log = None
+    try:
+        with ExitStack() as stack:
+            listener = stack.enter_context(show_run(level))
+            if night.config.log is not None:
+                log = stack.enter_context(JsonLines(Path(night.place(night.config.log))))
+                listener = Both(listener, log)
+            report = run_night(night, listener, told=told.append)
+    finally:  # also of a night that was interrupted
+        said = [text for one in told for text in (report_as_text(one), shown_lines([f"report: {night.report / PAGE}"]))]
+        said = [] if level == Verbosity.QUIET else said
+        said += [shown_lines([problem]) for problem in (stderr_problem(), log.problem if log else "") if problem]
+        if said:
+            click.echo("\n".join(said))
     click.get_current_context().exit(report.exit_code)
 
 
 def report_as_text(report: NightReport) -> str:
-    """One line for each slide that is not done, one for an early end, and one for the whole night."""
+    """Lines for each slide that is not done, one for an early end, and one for the whole night."""
+    from wsipipe.nightly.remedies import lines_with_table
     from wsipipe.report.record import DONE, SKIPPED
     from wsipipe.report.words import headline, shown_lines
 
-    lines = [
-        f"{s.status:9} {Path(s.slide).name}: {s.message or '; '.join(s.warnings)}"
-        for s in report.slides
-        if s.status not in (DONE, SKIPPED)
-    ]
+    lines = []
+    for s in report.slides:
+        if s.status not in (DONE, SKIPPED):
+            said, *table = lines_with_table(s.message or "; ".join(s.warnings))
+            lines += [f"{s.status:9} {Path(s.slide).name}: {said}", *table]
     lines += [f"ended early: {report.stopped}"] if report.stopped else []
-    return shown_lines([*lines, headline(report)])
+    idle = not report.stopped and {slide.status for slide in report.slides} <= {SKIPPED}
+    return shown_lines([*lines, nothing_to_do(len(report.slides)) if idle else headline(report)])
+
+
+def nothing_to_do(slides: int) -> str:
+    """The line of a night whose slides are all done, or that has none."""
+    from wsipipe.report.words import count_of
+
+    return f"nothing to do: {count_of(slides, 'slide')} found{', all done' if slides else ''}"
 
 
 def projection_as_text(found: InboxContent, projections: list[Projection]) -> str:
     """The text of ``--dry-run``."""
     from wsipipe.cli.run_text import plan_as_text
-    from wsipipe.nightly.remedies import in_night
+    from wsipipe.nightly.remedies import in_night, lines_with_table, with_table
+    from wsipipe.pipeline.run_plan import Refused
     from wsipipe.report.words import shown_lines
 
-    lines = [f"{row.status:9} {row.slide}: {row.message}" for row in found.left]
+    lines = []
+    for row in found.left:
+        said, *table = lines_with_table(row.message)
+        lines += [f"{row.status:9} {row.slide}: {said}", *table]
+    lines += [f"tried again {one.slide}: failed in {one.nights}: {one.message}" for one in found.failed]
     for projection in projections:
         lines += in_night(plan_as_text(projection.plan)).splitlines()
-        hours = "not measured yet" if projection.hours is None else f"{projection.hours:.1f} h"
-        lines.append(f"projected: {hours}; results at most {projection.output_bytes / 1e9:,.1f} GB before compression")
-    return shown_lines(lines) if lines else "nothing to do"
+        for slide in projection.plan.slides:
+            if isinstance(slide, Refused):
+                lines += lines_with_table(with_table(in_night(slide.error), Path(slide.path).name))[1:]
+    return shown_lines([*lines, _total(found, projections)])
+
+
+def _total(found: InboxContent, projections: list[Projection]) -> str:
+    """The last line of ``--dry-run``: slides by what would become of them, and the projected time and space."""
+    from wsipipe.pipeline.run_plan import Refused
+    from wsipipe.report.words import count_of, duration, size
+
+    plans = [projection.plan for projection in projections]
+    slides = sum(len(plan.slides) for plan in plans)
+    refused = sum(isinstance(slide, Refused) for plan in plans for slide in plan.slides)
+    to_do = sum(len(plan.to_do) for plan in plans)
+    if not found.left and not refused and not to_do:
+        return nothing_to_do(slides)
+    counts = {"done before": slides - refused - to_do, "to do": to_do, "refused": refused}
+    counts |= Counter(row.status for row in found.left)
+    seconds = [projection.seconds for projection in projections]
+    known = [one for one in seconds if one is not None]
+    time_needed = f"about {duration(sum(known))}" if len(known) == len(seconds) else "time not measured yet"
+    counted = ", ".join(f"{number} {what}" for what, number in counts.items())
+    return (
+        f"total: {count_of(slides + len(found.left), 'slide')}: {counted}; "
+        f"{time_needed}; results at most {size(sum(one.output_bytes for one in projections))} before compression"
+    )

@@ -18,89 +18,31 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from wsipipe.errors import MachineError, ModelError, UsageError
-from wsipipe.files import Location, locate
+from wsipipe.files import Location, locate, one_name
 from wsipipe.geometry.grid import Grid, fit_sizes
-from wsipipe.geometry.symmetry import TTA_OFF
 from wsipipe.inference.devices import TORCH
 from wsipipe.model.built_in import BUILT_IN, DEFAULT_MODEL
 from wsipipe.model.model_file import read_model_info
-from wsipipe.pipeline.config import FAIL, ClusterConfig, RunConfig
+from wsipipe.nightly.options import OF_SLIDES, RunTable, SlideTable
+from wsipipe.nightly.remedies import RUN, SLIDES, in_night
+from wsipipe.pipeline.config import ClusterConfig, RunConfig
 from wsipipe.pipeline.machine import size_bytes
 from wsipipe.pipeline.setup import CORE_PX, GPU_BLOCK_PX, Site, resolve
 from wsipipe.rasters.region import is_region_file, parse_region
 from wsipipe.slides.address import file_of
 from wsipipe.slides.planes import parse_channels, take_planes
 from wsipipe.slides.readers.registry import named
-from wsipipe.slides.slide import MAX_UPSAMPLE
 from wsipipe.tables import Place, TableError, line_of, parse_table, read_toml
 from wsipipe.tissue.mask_file import TISSUE_AUTO, TISSUE_OFF, is_file
 from wsipipe.urls import is_url
 
 REQUIRED = ("inbox", "out")
+CLOCK = 'until must be a time of day in quotes: until = "06:00"'
 DURATION_UNITS = {"s": 1, "m": 60, "h": 3600}
-
-
-@dataclass(frozen=True)
-class RunTable:
-    """Options of `wsipipe run`, under the same names."""
-
-    device: str = "auto"
-    engine: str = "auto"
-    precision: str = "float32"
-    margin: int | None = None
-    tta: str = TTA_OFF
-    tile: int | None = None
-    block: int | None = None
-    batch: int | None = None
-    threads: int | None = None
-    max_memory: str | None = None
-    tissue: str = TISSUE_AUTO
-    """``auto``: segment only where tissue is found; ``off``: everywhere."""
-    roi: str | None = None
-    """Segment only this region of each slide: ``x,y,width,height`` in pixels of level 0, or with units,
-    ``2mm,3mm,1mm,1mm``."""
-    on_bad_tile: str = FAIL
-    any_stain: bool = False
-    probabilities: bool = False
-    uncertainty: bool = False
-    objects: bool = False
-    min_area: float | None = None
-    split: bool = False
-    instances: bool = False
-    max_upsample: float = MAX_UPSAMPLE
-    reader: str | None = None
-    channels: str | None = None
-    z: int | None = None
-    t: int | None = None
-    series: int | None = None
-
-
-OF_SLIDES = ("reader", "channels", "z", "t", "series", "roi")
-"""Options of a run that can be set for the slides of one pattern."""
-
-
-@dataclass(frozen=True)
-class SlideTable:
-    """Options of the slides that match one pattern; the first table that matches is used."""
-
-    match: str
-    """Pattern of the file's name, or of its whole path: ``*_20x*.tif``."""
-    mpp: float | None = None
-    """Micrometres per pixel of level 0, instead of those in the file."""
-    model: str | None = None
-    """Path of another model."""
-    reader: str | None = None
-    """As in ``[run]``, over which it takes precedence; so do the next five."""
-    channels: str | None = None
-    z: int | None = None
-    t: int | None = None
-    series: int | None = None
-    roi: str | None = None
-    """Region to segment, as in ``[run]``; or a file of annotations, if ``match`` is the name of one slide."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +85,18 @@ class Night:
     config: NightConfig
     path: Path
     """Path of its file."""
-    digest: str
-    """sha256 of its text: when it changes, slides that were set aside get another chance."""
+    text: str
     settle_seconds: float
     reserve_bytes: int
+
+    @property
+    def digest(self) -> str:
+        """sha256 of its text: when it changes, slides that were set aside get another chance."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def line(self, *place: str | int) -> str:
+        """Where its file has the key at ``place``, for messages: ``night.toml:2``."""
+        return f"{self.path.name}:{line_of(self.text, place)}"
 
     def place(self, text: str) -> str:
         """A path in the configuration as an absolute path, or a URL."""
@@ -178,9 +128,7 @@ class Night:
 
     def options(self, slide: Location) -> RunConfig:
         """The options of a run over ``slide``."""
-        names = [name for one in (slide, file_of(slide)[0]) for name in (one.name, str(one))]
-        one = next((t for t in self.config.slides if any(fnmatchcase(n, t.match) for n in names)), None)
-        return self.run_config(one)
+        return self.run_config(next((one for one in self.config.slides if matches(one.match, slide)), None))
 
     def run_config(self, slides: SlideTable | None = None) -> RunConfig:
         """The options of a run over the slides of one table, or of none."""
@@ -205,6 +153,12 @@ class Night:
         )
 
 
+def matches(pattern: str, slide: Location) -> bool:
+    """Whether ``slide`` is one of those of the table ``[[slides]]`` with this pattern."""
+    names = (name for one in (slide, file_of(slide)[0]) for name in (one.name, str(one)))
+    return any(fnmatchcase(name, pattern) for name in names)
+
+
 def read_night(path: Path) -> Night:
     """The night that the TOML file at ``path`` describes.
 
@@ -216,12 +170,12 @@ def read_night(path: Path) -> Night:
     path = path.absolute()
     document, text = read_toml(path)
     config, problems = _parse(document)
-    night = Night(config, path, hashlib.sha256(text.encode()).hexdigest(), 0.0, 0)
+    night = Night(config, path, text, 0.0, 0)
     for find in (_problems, _run_problems, _size_problems):
         known = {place for place, _ in problems} | {(name,) for name in REQUIRED if name not in document}
         problems += [(place, message) for place, message in find(night, known) if place not in known]
     if problems:
-        raise UsageError("\n".join(f"{path.name}:{line_of(text, place)}: {message}" for place, message in problems))
+        raise UsageError("\n".join(f"{night.line(*place)}: {message}" for place, message in problems))
     return replace(night, settle_seconds=seconds_of(config.settle), reserve_bytes=_reserve_bytes(config))
 
 
@@ -230,7 +184,7 @@ def _parse(document: dict[str, Any]) -> tuple[NightConfig, list[tuple[Place, str
     try:
         return parse_table(NightConfig, document), []
     except TableError as err:
-        return err.usable(), err.problems
+        return err.usable(), [(place, CLOCK if place == ("until",) else message) for place, message in err.problems]
 
 
 def _problems(night: Night, _: Container[Place]) -> Iterator[tuple[Place, str]]:
@@ -270,6 +224,7 @@ def _problems(night: Night, _: Container[Place]) -> Iterator[tuple[Place, str]]:
         yield ("inbox",), "inbox must name a folder, a file or a pattern"
     for text in config.inbox:
         yield from ((("inbox",), problem) for problem in _inbox_problems(night, text))
+        yield from _within(night, text)
     for name in ("metrics", "log"):
         if is_url(getattr(config, name) or ""):
             yield (name,), f"{name} must be a file on this machine, not a URL"
@@ -336,6 +291,24 @@ def _inbox_problems(night: Night, text: str) -> Iterator[str]:
         yield f"inbox {text} cannot be reached: {err.strerror or err}"
 
 
+def _within(night: Night, text: str) -> Iterator[tuple[Place, str]]:
+    """The keys of what a night writes that lie within the inbox ``text``, or within a folder that matches it."""
+    inbox = _name(night, text)
+    for key in ("out", "report", "metrics", "log"):
+        name = _name(night, getattr(night.config, key) or "")
+        folders = [name, *map(str, PurePath(name).parents)] if name else []
+        if any(folder == inbox or fnmatchcase(folder, inbox) for folder in folders):
+            yield (key,), f"{key} lies within the inbox {text}; choose a folder outside it"
+
+
+def _name(night: Night, text: str) -> str:
+    """The one name of a folder or pattern in the configuration; empty if it has none."""
+    try:
+        return str(PurePath(one_name(locate(night.place(text))))) if text else ""
+    except (UsageError, OSError):
+        return ""
+
+
 def _failing(checks: Iterable[tuple[Place, Callable[[], object]]]) -> Iterator[tuple[Place, str]]:
     """The messages of the checks that fail; errors of the machine are not the file's fault, and are skipped."""
     for place, check in checks:
@@ -344,7 +317,7 @@ def _failing(checks: Iterable[tuple[Place, Callable[[], object]]]) -> Iterator[t
         except MachineError:
             continue
         except (UsageError, ModelError) as err:
-            yield place, str(err)
+            yield place, in_night(str(err), SLIDES if place[:1] == ("slides",) else RUN)
 
 
 def _check_tissue(tissue: str) -> None:

@@ -40,6 +40,11 @@ class Failure:
     at: float
     """Time of the last failure that counted, in seconds since the epoch."""
 
+    @property
+    def nights(self) -> str:
+        """`attempts`, for messages."""
+        return "one night" if self.attempts == 1 else f"{self.attempts} nights"
+
 
 class Failures:
     """The failures of slides whose stores are in ``out``, under the configuration with this ``digest``."""

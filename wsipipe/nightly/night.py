@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import platform
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,18 +13,14 @@ from pathlib import Path
 from wsipipe.errors import MachineError, ModelError, NothingFoundError, OutputError, UsageError, WsipipeError
 from wsipipe.events import Listener, Warned, ignore
 from wsipipe.files import Location, locate
-from wsipipe.inference.speeds import recall
 from wsipipe.model.built_in import DEFAULT_MODEL
 from wsipipe.model.model_file import ModelInfo, read_model_info
-from wsipipe.nightly.config import Night
-from wsipipe.nightly.failures import Failures, size_and_change, stats_of
-from wsipipe.nightly.remedies import InNight, in_night
+from wsipipe.nightly.config import Night, matches
+from wsipipe.nightly.failures import Failure, Failures, size_and_change, stats_of
+from wsipipe.nightly.remedies import InNight, in_night, with_table
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.dispatcher import Limits
 from wsipipe.pipeline.run import run
-from wsipipe.pipeline.run_plan import RunPlan, plan_run
-from wsipipe.pipeline.setup import resolve
-from wsipipe.pipeline.slide_plan import MEASURE
 from wsipipe.pipeline.summary import NOT_ATTEMPTED, Outcomes, SlideOutcome
 from wsipipe.redaction import without_secrets
 from wsipipe.report import record as reports
@@ -60,12 +57,17 @@ class InboxContent:
     """The slides to segment."""
     left: tuple[SlideReport, ...]
     """Slides that the night leaves, and why: set aside or still being copied in; inboxes that cannot be listed."""
+    warnings: tuple[tuple[str, str], ...] = ()
+    """Lines of the night's file whose pattern matches nothing, as ``night.toml:2``, each with the warning."""
+    failed: tuple[Failure, ...] = ()
+    """The failures in earlier nights of slides that are tried again."""
 
 
 def run_night(
     night: Night,
     listener: Listener = ignore,
     *,
+    told: Callable[[NightReport], object] = lambda _: None,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> NightReport:
@@ -77,6 +79,8 @@ def run_night(
         The configuration, as `read_night` returns it.
     listener
         Receives the events.
+    told
+        Receives the report once it is written, also that of a night which an exception ends.
     clock, sleep
         Functions that return the seconds since the epoch, and that wait for a number of seconds.
 
@@ -93,10 +97,13 @@ def run_night(
     limits = Limits(until=ends, reserve_bytes=night.reserve_bytes, stay=True, clock=clock, sleep=sleep)
     groups: tuple[Group, ...] = ()
     rows: list[SlideReport] = []
-    stopped, code = "", 0
+    stopped, code, warnings = "", 0, list[str]()
     try:
         inbox = sort_inbox(night, started)
         groups, rows = inbox.groups, list(inbox.left)
+        for line, warning in inbox.warnings:
+            warnings.append(f"{line}: {warning}")
+            listener(Warned(line, warning))
         code = int(any(row.status == reports.FAILED for row in rows))
         sleep(INBOX_SECONDS if groups else 0)  # a file that changes meanwhile is still being copied in
         for group in groups:
@@ -117,8 +124,10 @@ def run_night(
             slides=tuple(rows),
             stopped=stopped,
             exit_code=code,
+            warnings=tuple(warnings),
         )
         tell_outcome(night, report, listener)
+        told(report)
     return report
 
 
@@ -131,28 +140,42 @@ def sort_inbox(night: Night, now: float) -> InboxContent:
         If a model cannot be read.
     """
     failures = Failures(locate(night.place(night.config.out)), night.digest)
-    slides, unlisted = slides_in(night)
+    slides, unlisted, warnings = slides_in(night)
+    if slides:
+        warnings += _unmatched_tables(night, slides)
+    failed: list[Failure] = []
     left = [SlideReport(inbox, reports.FAILED, message) for inbox, message in unlisted.items()]
     groups: dict[Hashable, Group] = {}
     for slide in slides:
-        row = _row_of_left(slide, night, failures, now)
+        failure = failures.of(slide)
+        row = _row_of_left(slide, night, failure, now)
         if row is not None:
             left.append(row)
             continue
+        failed += [failure] if failure else []
         config = night.options(slide)
         key = config.model, config.mpp, config.reader, config.planes, config.roi
         if key not in groups:
             groups[key] = Group(config, read_model_info(config.model or DEFAULT_MODEL), {})
         groups[key].slides[slide] = size_and_change(slide)
-    return InboxContent(tuple(groups.values()), tuple(left))
+    return InboxContent(tuple(groups.values()), tuple(left), tuple(warnings), tuple(failed))
 
 
-def _row_of_left(slide: Location, night: Night, failures: Failures, now: float) -> SlideReport | None:
+def _unmatched_tables(night: Night, slides: Iterable[Location]) -> Iterator[tuple[str, str]]:
+    """The line of each table ``[[slides]]`` that matches none of ``slides``, and the warning."""
+    for i, table in enumerate(night.config.slides):
+        if not any(matches(table.match, slide) for slide in slides):
+            compared = "it is compared with the whole name of each file, and with its whole path"
+            yield night.line("slides", i, "match"), f'[[slides]] match "{table.match}" matches no slide; {compared}'
+
+
+def _row_of_left(slide: Location, night: Night, failure: Failure | None, now: float) -> SlideReport | None:
     """The row of a slide that the night leaves: it is set aside, or may still be copied in; None for all others."""
-    failure, quiet = failures.of(slide), seconds_left_alone(slide, now)
+    quiet = seconds_left_alone(slide, now)
     if failure is not None and failure.attempts >= night.config.retries:
-        nights = "one night" if failure.attempts == 1 else f"{failure.attempts} nights"
-        message = f"failed in {nights}; it is tried again once its file or {night.path.name} changes: {failure.message}"
+        again = f"it is tried again once its file or {night.path.name} changes"
+        message = f"failed in {failure.nights}; {again}: {failure.message}"
+        message = with_table(message, slide.name)
         return SlideReport(str(slide), reports.SET_ASIDE, message, attempts=failure.attempts)
     if quiet < night.settle_seconds:
         message = (
@@ -163,19 +186,24 @@ def _row_of_left(slide: Location, night: Night, failures: Failures, now: float) 
     return None
 
 
-def slides_in(night: Night) -> tuple[list[Location], dict[str, str]]:
-    """The slides in the inboxes, each once, and the error of each inbox that cannot be listed, by its name."""
+def slides_in(night: Night) -> tuple[list[Location], dict[str, str], list[tuple[str, str]]]:
+    """The slides in the inboxes, each once; the error of each inbox that cannot be listed, by its name; and warnings.
+
+    A pattern that matches no file is warned of, with the line of the inboxes. A folder without slides is not.
+    """
     found: dict[str, Location] = {}
     unlisted: dict[str, str] = {}
+    warnings: list[tuple[str, str]] = []
     for text in night.config.inbox:
         try:
             for slide in expand([night.place(text)], lambda file: _is_whole(night, file)):
                 found.setdefault(slide_key(slide), slide)
-        except NothingFoundError:  # an empty inbox
-            continue
+        except NothingFoundError:
+            if glob.has_magic(text):
+                warnings.append((night.line("inbox"), f"inbox {text} matches no file"))
         except UsageError as err:
             unlisted[without_secrets(night.place(text))] = str(err)
-    return list(found.values()), unlisted
+    return list(found.values()), unlisted, warnings
 
 
 def _is_whole(night: Night, file: Location) -> bool:
@@ -265,7 +293,7 @@ def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop:
     return SlideReport(
         slide=slide.slide,
         status=status,
-        message=message if status not in (reports.DONE, reports.NO_TISSUE) else "",
+        message=with_table(message, path.name) if status not in (reports.DONE, reports.NO_TISSUE) else "",
         store=slide.store,
         seconds=slide.seconds,
         pixels=slide.pixels,
@@ -298,7 +326,7 @@ def _reason(err: BaseException) -> str:
 def _exit_code(err: BaseException) -> int:
     """The exit code of a night that ``err`` ended."""
     if isinstance(err, KeyboardInterrupt):
-        return 130
+        return reports.INTERRUPTED
     return 3 if isinstance(err, MachineError) else 2 if isinstance(err, UsageError | ModelError) else 1
 
 
@@ -334,43 +362,6 @@ def _post(night: Night, report: NightReport) -> str:
     if night.config.webhook is None:
         return ""
     return post(night.config.webhook, report, path=str(night.report / PAGE))
-
-
-@dataclass(frozen=True)
-class Projection:
-    """The projected cost of one group of slides."""
-
-    plan: RunPlan
-    hours: float | None
-    """From the speeds measured before; None if there are none."""
-    output_bytes: int
-    """Upper bound of the results, before compression."""
-
-
-def project(night: Night, now: float) -> tuple[InboxContent, list[Projection]]:
-    """What ``night`` would do if it began at ``now``, in seconds since the epoch; reads headers only, writes nothing.
-
-    Raises
-    ------
-    WsipipeError
-        As `plan_run` and `sort_inbox`.
-    """
-    inbox = sort_inbox(night, now)
-    return inbox, [_project(plan_run(list(group.slides), resolve(group.config))) for group in inbox.groups]
-
-
-def _project(plan: RunPlan) -> Projection:
-    to_do = plan.to_do
-    pool = plan.setup.pool
-    through = pool.passes * sum(
-        p.pixels
-        * (1.0 if p.region is None else p.region.share)
-        * ((p.grid.core + p.grid.receptive.margin) / p.grid.core) ** 2
-        for p in to_do
-    )
-    speeds = recall(pool)
-    hours = through / max(speeds.values()) / plan.all_devices / 3600 if speeds else None
-    return Projection(plan, hours, sum(p.store.raw_bytes for p in to_do if p.action != MEASURE))
 
 
 def _iso(seconds: float) -> str:

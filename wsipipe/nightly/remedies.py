@@ -7,11 +7,13 @@ options as keys of its file, and `in_night` replaces what names one. Stores of o
 
 from __future__ import annotations
 
+import glob
+import json
 import re
 from dataclasses import dataclass, fields, replace
 
 from wsipipe.events import Event, Listener, SlideEmpty, SlideFailed, SlideLeft, SlideSkipped, Warned
-from wsipipe.nightly.config import RunTable, SlideTable
+from wsipipe.nightly.options import RunTable, SlideTable
 
 NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 VALUES = {
@@ -34,7 +36,7 @@ VALUES = {
     "roi": r"[0-9][0-9.,a-zµ]*|\S+\.(?:geojson|json|xml)",
 }
 """What the value of each option looks like; anything else after it is the rest of the sentence."""
-FLAGS = {"any_stain", "probabilities", "uncertainty"}
+FLAGS = {"any_stain", "probabilities", "uncertainty", "objects"}
 SHORT = {"m": "model", "o": "out"}
 OVERWRITE = (
     (re.compile(r", with --overwrite if its file has changed"), ""),
@@ -43,25 +45,31 @@ OVERWRITE = (
      "remove it, and the next night makes it anew"),
 )  # fmt: skip
 OPTION = re.compile(r"(?<![\w/.-])(?:--([a-z]+(?:-[a-z]+)*)|-([mo]))(?![\w/.-]*[\w/-])")
+SLIDES, RUN = "[[slides]] ", "[run] "
 TABLES = (
-    ("[[slides]] ", {field.name for field in fields(SlideTable)}),
-    ("[run] ", {field.name for field in fields(RunTable)}),
+    (SLIDES, {field.name for field in fields(SlideTable)}),
+    (RUN, {field.name for field in fields(RunTable)}),
     ("", {"out"}),
 )
 """Where a night's file has its keys; the first table that has one counts."""
+PASTED = "\n[[slides]]\n"
 
 
-def in_night(message: str) -> str:
-    """``message`` with keys of a night's file instead of options of ``wsipipe run``."""
+def in_night(message: str, first: str = SLIDES) -> str:
+    """``message`` with keys of a night's file instead of options of ``wsipipe run``.
+
+    A key that both tables have is that of ``first``, `SLIDES` or `RUN`.
+    """
+    tables = sorted(TABLES, key=lambda table: table[0] != first)
     for pattern, instead in OVERWRITE:
         message = pattern.sub(instead, message)
     parts, at = [], 0
     for found in OPTION.finditer(message):
         name = SHORT.get(found[2], (found[1] or "").replace("-", "_"))
-        table = next((title for title, names in TABLES if name in names), None)
+        table = next((title for title, names in tables if name in names), None)
         if table is None:
             continue
-        value = re.compile(rf" ({VALUES[name]})").match(message, found.end()) if name in VALUES else None
+        value = re.compile(rf" ({VALUES[name]})(?!\w)").match(message, found.end()) if name in VALUES else None
         parts += [message[at : found.start()], table + name]
         at = found.end()
         if value is not None:
@@ -70,6 +78,20 @@ def in_night(message: str) -> str:
         elif name in FLAGS:
             parts.append(" = true")
     return "".join(parts) + message[at:]
+
+
+def with_table(message: str, name: str) -> str:
+    """``message``, and below it, if it names a resolution, the table that gives it to the slide ``name``, to paste."""
+    mpp = re.search(rf"\[\[slides\]\] mpp = ({NUMBER})", message)
+    if mpp is None or not name.isprintable():
+        return message
+    return f"{message}{PASTED}match = {json.dumps(glob.escape(name), ensure_ascii=False)}\nmpp = {mpp[1]}"
+
+
+def lines_with_table(message: str) -> list[str]:
+    """The lines of `with_table`; any other line end is part of a file's name."""
+    head, pasted, table = message.rpartition(PASTED)
+    return [head, "[[slides]]", *table.split("\n")] if pasted else [message]
 
 
 def _as_toml(value: str) -> str:

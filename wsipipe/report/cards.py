@@ -38,7 +38,7 @@ def problem(slide: SlideReport, found: StoreSummary | None) -> Html:
         element("h3", element("span", slide.status, class_=f"badge {tone}"), " ", _name(slide)),
         _figure(slide, found) if found else None,
         _message(slide.message),
-        _notes(slide.warnings, ()),
+        notes(slide.warnings, ()),
         _facts(facts),
         _more(slide, None, ""),
         class_=_classes(f"problem {tone}", slide),
@@ -55,10 +55,10 @@ def card(slide: SlideReport, found: StoreSummary | None, *, number: int, version
             "div",
             element("h3", element("span", slide.status, class_=f"badge {TONES[slide.status]}"), " ", _name(slide)),
             _message(slide.message),
-            _notes(slide.warnings, ()),
+            notes(slide.warnings, ()),
             _areas(found) if found else None,
             objects_found(found.objects, {c.name: c.color for c in found.classes}) if found else None,
-            _notes((), found.notes if found else ()),
+            notes((), found.notes if found else ()),
             _facts(_scale(found) if found and found.opened else []),
             _facts(_speed(slide)),
             _facts([*_weights(slide, found), f"wsipipe {made_by}"]),
@@ -155,9 +155,10 @@ def _facts(parts: Sequence[Html | str]) -> Html | None:
     return element("p", *dotted[1:], class_="facts") if known else None
 
 
-def _notes(warnings: Sequence[str], notes: Sequence[str]) -> Html | None:
+def notes(warnings: Sequence[str], others: Sequence[str]) -> Html | None:
+    """A list of warnings, and of other notes; None if there are none."""
     lines = [element("li", "⚠ ", element("span", text, class_="text"), class_="warn") for text in warnings]
-    lines += [element("li", element("span", text, class_="text")) for text in notes]
+    lines += [element("li", element("span", text, class_="text")) for text in others]
     return element("ul", *lines, class_="notes") if lines else None
 
 
@@ -193,7 +194,7 @@ def rows_of(slides: Iterable[SlideReport]) -> Html:
         element(
             "tr",
             element("th", _name(slide), _more(slide, None, ""), scope="row"),
-            element("td", _message(slide.message), _notes(slide.warnings, ())),
+            element("td", _message(slide.message), notes(slide.warnings, ())),
             class_="warned" if slide.warnings else None,
         )
         for slide in slides

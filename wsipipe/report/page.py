@@ -12,13 +12,14 @@ from datetime import datetime
 from urllib.parse import quote
 
 from wsipipe.pictures.thumbnail import StoreSummary
-from wsipipe.report.cards import TONES, card, problem, rows_of
+from wsipipe.report.cards import TONES, card, notes, problem, rows_of
 from wsipipe.report.controls import anchor, controls, places, rules
 from wsipipe.report.history import history_of
 from wsipipe.report.markup import Child, Html, element, fragment
 from wsipipe.report.record import (
     DONE,
     FAILED,
+    INTERRUPTED,
     NO_TISSUE,
     OPEN,
     SET_ASIDE,
@@ -120,6 +121,7 @@ def _header(report: NightReport) -> Html:
         element("h1", element("span", VERDICTS[tone], class_=tone, aria_hidden="true"), " ", *parts),
         element("p", beside) if beside else None,
         element("p", stopped, class_="stopped text") if stopped else None,
+        notes(report.warnings, ()),
         class_=tone,
     )
 
@@ -175,7 +177,8 @@ def _section(status: str, report: NightReport, numbers: Sequence[int], summaries
     """The section of all slides with ``status``; cards with warnings come first."""
     slides = [(i, report.slides[i], summaries.get(i)) for i in numbers]
     title = f"{len(slides)} {status}"
-    meaning = element("small", f" · {STATUSES[status]}")
+    interrupted = status == OPEN and report.exit_code == INTERRUPTED
+    meaning = element("small", f" · {report.stopped if interrupted else STATUSES[status]}")
     if status in (WAITING, TAKEN):
         inside = rows_of(slide for _, slide, _ in slides)
     elif status in (DONE, NO_TISSUE, SKIPPED):

@@ -29,7 +29,7 @@ STATUSES = {
     DONE: "segmented tonight",
     FAILED: "could not be segmented, or not completely",
     SET_ASIDE: "failed on too many nights; not tried again",
-    OPEN: "time was up; the next night resumes",
+    OPEN: "not finished; the next night resumes",
     WAITING: "still being copied in",
     TAKEN: "another runner has it",
     NO_TISSUE: "nothing to segment; the store is complete",
@@ -37,6 +37,8 @@ STATUSES = {
 }
 """Every status of a slide, with its meaning, in the order of reports."""
 REPORT_VERSION = 1
+INTERRUPTED = 130
+"""Exit code of a night that was interrupted."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class NightReport:
     stopped: str = ""
     """Reason why the night ended early; empty if it did not."""
     exit_code: int = 0
+    warnings: tuple[str, ...] = ()
+    """Warnings about the night's file."""
 
     def __post_init__(self) -> None:
         for text in (self.started, self.finished):
@@ -217,7 +221,9 @@ def read_report(path: Location) -> NightReport:
                 f"{path} was written by a newer wsipipe ({document['version']}); read it with that version"
             )
         slides = tuple(map(_slide, document["slides"]))
-        return NightReport(**_known(NightReport, document) | {"slides": slides})
+        return NightReport(
+            **_known(NightReport, document) | {"slides": slides, "warnings": tuple(document.get("warnings", ()))}
+        )
     except OSError as err:
         raise UsageError(f"{path} cannot be read: {err.strerror or err}") from err
     except UsageError:

@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections.abc import Iterable
 
-from wsipipe.report.record import DONE, FAILED, OPEN, SET_ASIDE, STATUSES, NightReport, moment
+from wsipipe.report.record import DONE, FAILED, INTERRUPTED, OPEN, SET_ASIDE, STATUSES, NightReport, moment
 
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Characters that change the direction of the text after them, so that ``fdp.exe`` may look like ``exe.pdf``."""
@@ -15,7 +15,7 @@ EXIT_CODES = {
     1: "some slides failed",
     2: "the command or its configuration is wrong",
     3: "the machine failed",
-    130: "interrupted",
+    INTERRUPTED: "interrupted",
 }
 
 
@@ -82,6 +82,14 @@ def amount(pixels: float) -> str:
         if pixels >= size:
             return f"{three_digits(pixels / size)} {unit}"
     return f"{three_digits(pixels / 1e6)} MP"
+
+
+def size(count: int) -> str:
+    """``count`` bytes as ``840 bytes``, ``3.15 MB`` or ``12.3 GB``."""
+    for unit_bytes, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit_bytes:
+            return f"{three_digits(count / unit_bytes)} {unit}"
+    return f"{count} bytes"
 
 
 def area(mm2: float) -> str:
