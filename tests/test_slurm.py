@@ -86,7 +86,7 @@ def slurm(*command: object) -> str:
 
 def queued(name: str) -> str:
     """Jobs of that name that wait or run."""
-    return slurm("squeue", "--noheader", "--format=%i %T %r", f"--name={name}")
+    return slurm("squeue", "--noheader", "--states=PENDING,RUNNING", "--format=%i %T %r", f"--name={name}")
 
 
 def submit(script: str, more: list[str], arguments: list[object]) -> str:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import wsipipe
-from tests.soak import each_value_once, rounds
+from tests.soak import each_value_once
 from wsipipe.arrays import Pixels
 from wsipipe.errors import MachineError, MemoryLimitError, ModelError
 from wsipipe.inference import devices
@@ -616,7 +616,8 @@ def test_the_layout_in_memory_is_that_which_is_asked_for_and_changes_no_label(ma
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's compiler has deprecations of its own
-@pytest.mark.parametrize("depth", rounds(0, 2))  # g++ takes seconds for each kernel; 1 is in tests/test_exactness.py
+@pytest.mark.soak  # g++ takes seconds for each kernel; tests/test_exactness.py shows it of a depth of 1
+@pytest.mark.parametrize("depth", [0, 2])
 def test_the_compiled_network_gives_the_same_labels(make_model: MakeModel, depth: int) -> None:
     model = make_model(depth=depth)
     replica = Replica(model, "cpu", engine="compile")

@@ -45,7 +45,8 @@ def test_names_work_wherever_a_model_is_named(write_slide: WriteSlide, call: Cal
     shown = call("run", slide, "-m", "nuclei-int8", "-o", tmp_path / "out", "--tissue", "off", "--json")
     assert shown.code == 0, shown.err
     assert call("model", "show", "nuclei-int8").code == 0
-    (tmp_path / "night.toml").write_text('inbox = ["."]\nout = "out"\nmodel = "nuclei-int8"\n')
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "night.toml").write_text('inbox = ["slides"]\nout = "out"\nmodel = "nuclei-int8"\n')
     assert read_night(tmp_path / "night.toml").run_config().model == "nuclei-int8"
     assert pretrained_path(DEFAULT_MODEL, [tmp_path]) == BUILT_IN[DEFAULT_MODEL]
     assert pretrained_path("mine.safetensors", [tmp_path]) == tmp_path / "mine.safetensors"

@@ -118,6 +118,7 @@ def test_ports_have_the_names_that_the_network_gives(sound: Path) -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch 2.11, about its own reader
 def test_metadata_come_back_and_torch_opens_the_file(sound: Path, tmp_path: Path) -> None:
     path = tmp_path / "copy.pt2"
     assert read_pt2_metadata(sound) is None
