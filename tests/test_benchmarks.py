@@ -133,7 +133,7 @@ def find_benchmarks(folder: Path) -> None:
     training_log.write_curves = lambda *_: None
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # it starts a process for each section
 def test_every_section_of_the_gpu_benchmark_works_with_a_cpu_in_its_place(
     tmp_path: Path, tiny_model: Path, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
