@@ -17,7 +17,6 @@ from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.lazy_plane import LazyPlane, resident_region
 from wsipipe.pipeline.setup import CORE_PX, resolve
 from wsipipe.pipeline.slide_plan import check_channels, grid_of, level_of, tissue_shape
-from wsipipe.rasters.region import parse_region
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.slide import MAX_UPSAMPLE, Slide, with_mpp
 from wsipipe.tissue.mask_file import TISSUE_OFF
@@ -83,6 +82,7 @@ def segment(
     config = RunConfig(
         model=model.info.path if isinstance(model, Model) else os.fspath(model),
         tissue=os.fspath(tissue),
+        roi=None if region is None else os.fspath(region),
         probabilities=probabilities,
         precision=precision,
         block=block,
@@ -103,16 +103,15 @@ def segment(
     level = level_of(opened, setup)
     check_channels(opened, level, setup.model)
     tissue_shape(level, setup)
-    request = None if region is None else parse_region(os.fspath(region))
-    if request is not None:
-        resident_region(request, opened, level)
+    if setup.roi is not None:
+        resident_region(setup.roi, opened, level)
     compare = Compare.NEVER if setup.approximate else setup.compare
     return LazyPlane(
         BlockWork(level, grid_of(level, setup), setup.pool, compare=compare),
         opened,
         setup.tissue,
         setup.tissue_identity,
-        region=request,
+        region=setup.roi,
         classes=setup.model.network.classes if probabilities else None,
         approximate=setup.approximate,
     ).lazy
