@@ -698,6 +698,14 @@ def test_preview_of_a_region_outlines_it_and_greys_what_is_outside(
     assert "--roi 600,0,10,10 is outside x.tif" in beyond.err
 
 
+def test_preview_of_a_result_draws_it(run: Call, call: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
+    assert run(write_slide(tmp_path / "x.tif")).code == 0
+    (store,) = (tmp_path / "out").glob("*.zarr")
+    ended = call("preview", store, "--roi", "10,10,40,30", "-o", tmp_path / "x.png")
+    assert (ended.code, ended.out) == (0, f"x.tif, as segmented: {tmp_path / 'x.png'}\n")
+    assert imagecodecs.png_decode((tmp_path / "x.png").read_bytes()).shape[0] == 30 + CAPTION_PX
+
+
 def test_preview_of_what_is_everywhere_is_refused(call: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
     ended = call("preview", write_slide(tmp_path / "x.tif"), "--tissue", "off")
     assert ended.code == 2

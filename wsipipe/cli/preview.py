@@ -1,4 +1,4 @@
-"""``wsipipe preview``: the part of a slide that a run would segment."""
+"""``wsipipe preview``: the part of a slide that a run would segment, or what a run found, as a picture."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from wsipipe.cli.command import PATH
 
 
 @click.command()
-@click.argument("slide", type=PATH, metavar="SLIDE")
-@click.option("-o", "--out", type=PATH, metavar="PICTURE.png", help="The picture.  [default: <slide's name>.png]")
+@click.argument("slide", type=PATH, metavar="SLIDE|STORE")
+@click.option(
+    "-o",
+    "--out",
+    type=PATH,
+    metavar="PICTURE.png",
+    help="The picture.  [default: <slide's name>.png; of a STORE <its name>-result.png]",
+)
 @click.option("-m", "--model", "model", type=PATH, metavar="MODEL", help="As for run; its halo widens the tissue mask.")
 @click.option("--mpp", type=float, metavar="F", help="Micrometres per pixel of level 0; overrides the file.")
 @click.option(
@@ -22,21 +28,37 @@ from wsipipe.cli.command import PATH
     metavar="auto|FILE|off",
     help="auto: detected; FILE: a mask; off, with --roi: all of the region.",
 )
-@click.option("--roi", type=PATH, metavar="X,Y,W,H|FILE", help="As for run: the region that would be segmented.")
+@click.option(
+    "--roi",
+    type=PATH,
+    metavar="X,Y,W,H|FILE",
+    help="As for run: the region that would be segmented; of a STORE, what to draw, pixel by pixel.",
+)
 def preview(slide: str, out: str | None, model: str | None, mpp: float | None, tissue: str, roi: str | None) -> None:
-    """Draw SLIDE small, with the outline of what `run` would segment, its share, which is printed, and a scale bar."""
+    """Draw SLIDE small, with the outline of what `run` would segment, its share, which is printed, and a scale bar.
+
+    Of a STORE, which `run` made: draw its slide, with the outlines of what was found.
+    """
     from wsipipe.errors import UsageError
-    from wsipipe.files import write_whole
+    from wsipipe.files import locate, write_whole
     from wsipipe.model.built_in import DEFAULT_MODEL
     from wsipipe.model.model_file import read_model_info
     from wsipipe.pictures.preview import tissue_png
+    from wsipipe.pictures.result import result_png
     from wsipipe.rasters.region import parse_region, region_of
     from wsipipe.slides.open import open_slide
     from wsipipe.slides.slide import choose_level
+    from wsipipe.store.finished import is_store, open_complete
     from wsipipe.tissue.detect import find_tissue
     from wsipipe.tissue.mask_file import TISSUE_OFF, given_mask, is_file
     from wsipipe.tissue.searched import tissue_share_in
 
+    if is_store(locate(slide)):
+        store = open_complete(slide)
+        path = Path(out or f"{Path(slide.rstrip('/')).stem}-result.png")
+        write_whole(path, result_png(store, roi), kind="picture ")
+        click.echo(f"{Path(store.slide_path).name}, as segmented: {path}")
+        return
     if tissue == TISSUE_OFF and roi is None:
         raise UsageError(
             "--tissue off segments the whole slide, so there is nothing to preview; allowed: auto, or a file"
