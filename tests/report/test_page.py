@@ -162,7 +162,7 @@ def test_every_slide_has_its_status_and_its_facts() -> None:
 
 def test_objects_have_their_counts_and_a_histogram_with_equal_steps() -> None:
     seen = Seen(page_of())
-    for known in ("7 gland", "1,234", "15.0 µm²", "0 fat", "areas of gland", "8.00 µm² to 22.6 µm², in steps of √2"):
+    for known in ("gland: 7", "1,234", "15.0 µm²", "fat: 0", "areas of gland", "8.00 µm² to 22.6 µm², in steps of √2"):
         assert known in seen.text
     assert "areas of fat" not in seen.text
     bars = [attributes for name, attributes in seen.elements if name == "rect" and attributes.get("fill") == "#ff8000"]

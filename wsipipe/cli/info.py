@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -62,7 +61,7 @@ def _lines(row: dict[str, Any]) -> list[str]:
     from wsipipe.arrays import size_text  # it brings numpy
 
     if "error" in row:
-        return [Path(row["path"]).name, f"  error: {row['error']}"]
+        return [row["path"], f"  error: {row['error']}"]
     mpp = f"{row['mpp']:.4g} um/px" if row["mpp"] else "none"
     lines = [
         row["path"],

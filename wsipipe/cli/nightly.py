@@ -131,7 +131,7 @@ def report_as_text(report: NightReport) -> str:
     """Lines for each slide that is not done, one for an early end, and one for the whole night."""
     from wsipipe.nightly.remedies import lines_with_table
     from wsipipe.report.record import DONE, SKIPPED
-    from wsipipe.report.words import headline, shown_lines
+    from wsipipe.report.words import in_a_line, shown_lines
 
     lines = []
     for s in report.slides:
@@ -140,7 +140,7 @@ def report_as_text(report: NightReport) -> str:
             lines += [f"{s.status:9} {Path(s.slide).name}: {said}", *table]
     lines += [f"ended early: {report.stopped}"] if report.stopped else []
     idle = not report.stopped and {slide.status for slide in report.slides} <= {SKIPPED}
-    return shown_lines([*lines, nothing_to_do(len(report.slides)) if idle else headline(report)])
+    return shown_lines([*lines, nothing_to_do(len(report.slides)) if idle else in_a_line(report)])
 
 
 def nothing_to_do(slides: int) -> str:

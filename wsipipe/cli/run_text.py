@@ -156,7 +156,7 @@ def _outcome_as_text(slide: SlideOutcome, *, told: bool) -> list[str]:
     from wsipipe.report.record import FAILED, NO_TISSUE
 
     if slide.store is None or slide.message:
-        where = f" -> {slide.store}" if slide.store and slide.status != FAILED else ""
+        where = f" -> {slide.shown_store}" if slide.shown_store else ""
         said = told and slide.status in (FAILED, NO_TISSUE)
         reason = f": {slide.message}" if slide.message and not said else ""
         return [f"{slide.status:8} {Path(slide.slide).name}{where}{reason}"]

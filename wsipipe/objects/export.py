@@ -36,7 +36,7 @@ MANY_FEATURES = 1_000_000
 """Above this number of features, a GeoJSON file must be asked for with a tolerance: QuPath parses the whole file at
 once."""
 DECIMALS = {"x": 1, "y": 1, "x_um": 2, "y_um": 2}
-"""Decimals of measurements in GeoJSON, where they are not four."""
+"""Decimals of measurements in GeoJSON and CSV, where they are not four."""
 UNMEASURED = ("id", "class", "pixels", "bbox", "geometry")
 """Columns that are no measurements, or the first of them."""
 THREADS = 2
@@ -111,7 +111,7 @@ def export_geojson(
 
 
 def export_csv(table: ObjectTable, path: Path, selection: Selection = EVERYTHING) -> int:
-    """Write the measures of objects as CSV, and return how many; the file appears whole or not at all.
+    """Write the measures of objects as CSV, to four decimals, and return how many; the file appears whole or not.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ class _Features:
         kind = pc.take(pa.array(kinds), pc.index_in(part["class"].cast(pa.string()), names))
         columns += [',"properties":{', kind, ',"measurements":{"pixels":', part["pixels"].cast(pa.string())]
         for name in self._measured:
-            values = pc.round(part[name], DECIMALS.get(name, 4)).cast(pa.string())
+            values = _rounded(part, name).cast(pa.string())
             columns.append(pc.binary_join_element_wise(f",{json.dumps(name)}:", values, ""))
         features = pc.binary_join_element_wise(*columns, "}}}", "", null_handling="replace", null_replacement="")
         return _text(features)
@@ -240,6 +240,11 @@ class _Features:
         return pa.array([f"{self._prefix}-{number:012x}" for number in numbers.to_pylist()])
 
 
+def _rounded(part: pa.Table, name: str) -> pa.ChunkedArray:
+    """A column of measurements, to the decimals that files of text have."""
+    return pc.round(part[name], DECIMALS.get(name, 4))
+
+
 def _text(rows: pa.ChunkedArray) -> bytes:
     """The text of all rows, one after the other."""
     texts = rows.combine_chunks().cast(pa.large_string())
@@ -247,9 +252,12 @@ def _text(rows: pa.ChunkedArray) -> bytes:
 
 
 def _csv(part: pa.Table, *, header: bool) -> bytes:
-    """Rows as CSV, with a column for each side of the bounding box."""
+    """Rows as CSV, with a column for each side of the bounding box, and as many decimals as in GeoJSON."""
     flat = part.set_column(part.column_names.index("class"), "class", part["class"].cast(pa.string())).flatten()
     flat = flat.rename_columns([name.removeprefix("bbox.") for name in flat.column_names])
+    for i, column in enumerate(flat.schema):
+        if pa.types.is_floating(column.type):
+            flat = flat.set_column(i, column.name, _rounded(flat, column.name))
     text = pa.BufferOutputStream()
     pyarrow.csv.write_csv(flat, text, pyarrow.csv.WriteOptions(include_header=header))
     return text.getvalue().to_pybytes()  # type: ignore[no-any-return]

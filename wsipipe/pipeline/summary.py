@@ -78,6 +78,11 @@ class SlideOutcome:
     warnings: list[str] = field(default_factory=list)
     """Warnings about the slide."""
 
+    @property
+    def shown_store(self) -> str | None:
+        """Its `store`, to be shown; None for a slide that failed, of which nothing may have been written."""
+        return None if self.status == FAILED else self.store
+
 
 @dataclass(frozen=True)
 class Account:

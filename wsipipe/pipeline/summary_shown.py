@@ -54,7 +54,7 @@ def _unlisted(summary: RunSummary) -> list[str]:
 
 def _cells(slide: SlideOutcome) -> tuple[str, ...]:
     """The values of `COLUMNS`; empty where there are none."""
-    where = [text for text in (slide.store, slide.message) if text]
+    where = [text for text in (slide.shown_store, slide.message) if text]
     return (
         Path(slide.slide).name,
         slide.status,

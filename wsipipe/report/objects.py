@@ -24,7 +24,7 @@ def objects_found(classes: Sequence[ClassCount], colors: Mapping[str, str]) -> H
     rows = (
         element(
             "tr",
-            element("th", swatch(colors.get(one.name, "#808080")), f"{one.objects:,} {one.name}", scope="row"),
+            element("th", swatch(colors.get(one.name, "#808080")), f"{one.name}: {one.objects:,}", scope="row"),
             element("td", "" if one.per_mm2 is None else three_digits(one.per_mm2)),
             element("td", "" if one.median_pixels is None else _area(one.median_pixels, one)),
         )

@@ -32,7 +32,7 @@ from wsipipe.report.record import (
     moment,
 )
 from wsipipe.report.style import STYLE
-from wsipipe.report.words import EXIT_CODES, amount, aside, count_of, day, duration, headline
+from wsipipe.report.words import EXIT_CODES, amount, aside, count_of, duration, headline, minute
 
 ATTENTION = (FAILED, SET_ASIDE, OPEN)
 """Statuses whose sections come first."""
@@ -97,7 +97,7 @@ def _head(report: NightReport, style: str) -> Html:
         element("meta", name="color-scheme", content="light dark"),
         element("meta", name="referrer", content="no-referrer"),
         element("link", rel="icon", href=f"data:image/svg+xml,{quote(icon)}"),
-        element("title", f"{headline(report)} · wsipipe, night of {day(report.started)}"),
+        element("title", f"{headline(report)} · wsipipe, night of {minute(report.started)}"),
         element("style", Html(style)),
     )
 
@@ -112,8 +112,7 @@ def _header(report: NightReport) -> Html:
                 ", " if parts else None,
                 element("a", text, href=f"#{anchor(status)}", class_=TONES[status]) if count else text,
             ]
-    warned = sum(1 for slide in report.slides if slide.warnings)
-    beside = ", ".join(filter(None, [aside(report), f"{count_of(warned, 'slide')} with warnings" if warned else ""]))
+    beside = aside(report)
     stopped = f"Stopped early: {report.stopped}" if report.stopped else None
     return element(
         "header",
@@ -207,7 +206,7 @@ def _footer(report: NightReport) -> Html:
 
 
 def _weekday(text: str) -> str:
-    return f"{moment(text):%A} {day(text)}"
+    return f"{moment(text):%A} {minute(text)}"
 
 
 def _from_to(report: NightReport) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from wsipipe.report.record import FAILED, SET_ASIDE, NightReport, plain
-from wsipipe.report.words import aside, headline, shortened, shown
+from wsipipe.report.words import in_a_line, shortened, shown
 from wsipipe.version import VERSION
 
 MAX_FAILED, MAX_REASON = 100, 1000
@@ -84,9 +84,8 @@ def post(url: str, report: NightReport, *, path: str = "", timeout: float = 10.0
 def payload(report: NightReport, path: str) -> dict[str, Any]:
     """The document that `post` sends; ``path`` is where the page is."""
     failed = [slide for slide in report.slides if slide.status in (FAILED, SET_ASIDE)]
-    beside = aside(report)
     return {
-        "text": f"wsipipe on {shown(report.host)}: {headline(report)}{f'; {beside}' if beside else ''}",
+        "text": f"wsipipe on {shown(report.host)}: {in_a_line(report)}",
         "host": shown(report.host),
         "version": report.version,
         "command": shown(report.command),

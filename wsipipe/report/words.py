@@ -58,9 +58,16 @@ def headline(report: NightReport) -> str:
 
 
 def aside(report: NightReport) -> str:
-    """The counts that `headline` leaves out: slides that need no action."""
+    """The counts that `headline` leaves out: slides that need no action, and those with warnings."""
     told = {status: n for status, n in report.counts.items() if status not in (DONE, FAILED, SET_ASIDE, OPEN)}
-    return ", ".join(f"{n} {status} ({STATUSES[status]})" for status, n in told.items() if n)
+    warned = sum(1 for slide in report.slides if slide.warnings)
+    parts = [f"{n} {status} ({STATUSES[status]})" for status, n in told.items() if n]
+    return ", ".join([*parts, *([f"{count_of(warned, 'slide')} with warnings"] if warned else [])])
+
+
+def in_a_line(report: NightReport) -> str:
+    """All counts of the night: `headline`, and `aside` if there is any."""
+    return "; ".join(filter(None, (headline(report), aside(report))))
 
 
 def duration(seconds: float) -> str:
@@ -115,6 +122,11 @@ def day(text: str) -> str:
     """The day of a time in ISO 8601: ``24 November 2026``."""
     when = moment(text)
     return f"{when.day} {when:%B %Y}"
+
+
+def minute(text: str) -> str:
+    """The day and the time of day of a time in ISO 8601: ``24 November 2026, 22:00``."""
+    return f"{day(text)}, {moment(text):%H:%M}"
 
 
 def last_part(slide: str) -> str:
