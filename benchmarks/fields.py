@@ -1,12 +1,14 @@
 """Scores of models on labelled fields, each brought to the model's resolution as a training brings it.
 
     python benchmarks/fields.py FOLDER... -m MODEL [-m MODEL...] [--mpp F | --object-um F] [--only PATTERN...]
+                                [--pictures DIR]
 
 FOLDER holds images and labels of objects, paired as for `wsipipe train`; MODEL is one of wsipipe's own U-Nets. Fields
 that do not state their resolution have ``--mpp``, or a median object of ``--object-um`` micrometres across, each
 field by itself, which `wsipipe evaluate` cannot know. Predictions smaller than the model's least area are no objects.
 Prints, for each folder and model, F1 at IoU 0.5, AJI and Dice, pooled, with their 95 % bootstrap intervals; where
-there are several models, the last is compared with the first by a paired bootstrap.
+there are several models, the last is compared with the first by a paired bootstrap. With ``--pictures``, DIR/FOLDER.png
+shows ten fields: as they are, and with the outlines of the labels (green) and of what each model found (yellow).
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
+from skimage import measure, segmentation
 
 from wsipipe.evaluation.blockwise import ArrayPlane, Labelled, Terms
 from wsipipe.evaluation.bootstrap import score_differences, score_with_intervals
@@ -26,11 +30,14 @@ from wsipipe.model.built_in import model_path
 from wsipipe.model.forward import predict_box
 from wsipipe.model.min_areas import min_area_of_older
 from wsipipe.model.model_file import read_model_info
+from wsipipe.model.spec import ModelSpec
+from wsipipe.model.unet import UNet
 from wsipipe.model.unet_file import UNetInfo, load_unet
 from wsipipe.training.config import config_of
 from wsipipe.training.fields import Field, read_fields
 
 METRICS = ("f1", "aji", "dice")
+GREEN, YELLOW = (0, 200, 60), (255, 225, 25)
 
 
 def main() -> None:
@@ -41,12 +48,15 @@ def main() -> None:
     scale = parser.add_mutually_exclusive_group()
     scale.add_argument("--mpp", type=float, help="micrometres per pixel of fields that do not say it")
     scale.add_argument("--object-um", type=float, help="diameter of the median object of each field")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="folder for a picture of each FOLDER")
     parser.add_argument("--only", nargs="+", default=["*"], help="names of fields, without suffix; * is any")
     args = parser.parse_args()
+    given = {"mpp": args.mpp, "object_um": args.object_um}
     for folder in args.folders:
-        tallies = [
-            tally_of(folder, model, {"mpp": args.mpp, "object_um": args.object_um}, args.only) for model in args.model
-        ]
+        if args.pictures is not None:
+            args.pictures.mkdir(parents=True, exist_ok=True)
+            sheet(folder, args.model, given, args.only).save(args.pictures / f"{folder.name}.png")
+        tallies = [tally_of(folder, model, given, args.only) for model in args.model]
         for model, tally in zip(args.model, tallies, strict=True):
             found = score_with_intervals(tally)
             text = "   ".join(
@@ -62,28 +72,70 @@ def main() -> None:
 
 def tally_of(folder: Path, model: Path, scale: dict[str, float | None], only: list[str]) -> Tally:
     """The scores of ``model`` on the fields of ``folder`` whose names match one of ``only``."""
-    info = read_model_info(model_path(model))
-    assert isinstance(info.network, UNetInfo), f"{model} is not one of wsipipe's own U-Nets"
-    network, spec = load_unet(Path(info.path), info.network).eval(), info.spec
-    least_um2 = spec.min_area_um2 or min_area_of_older(info.sha256)
+    network, spec, least_um2 = opened(model)
     tally = Tally(["nucleus"], METRICS)
-    for field in fields_of(folder, spec.mpp, scale):
-        if not any(fnmatch(Path(field.name).stem.removesuffix("_image"), pattern) for pattern in only):
-            continue
-        whole = Box(0, field.shape[0], 0, field.shape[1])
-        found = predict_box(network, spec, field.pixels_at, whole, shape=field.shape)
-        truth = field.truth.read(whole)
+    for field in fields_of(folder, spec.mpp, scale, only):
+        found = predict_box(network, spec, field.pixels_at, whole(field), shape=field.shape)
+        truth = field.truth.read(whole(field))
         planes = Labelled(found), Labelled(truth.classes, truth.instances.astype(np.int64), truth.inside)
         terms = Terms(spec.mpp, predicted_px=least_um2 / spec.mpp**2 if spec.mpp else 0.0)
         tally.add_planes(ArrayPlane("prediction", planes[0]), ArrayPlane("truth", planes[1]), terms=terms)
     return tally
 
 
-def fields_of(folder: Path, mpp: float | None, scale: dict[str, float | None]) -> list[Field]:
-    """All fields of ``folder``, in order of their names, at ``mpp`` micrometres per pixel."""
+def opened(model: Path) -> tuple[UNet, ModelSpec, float]:
+    """The network of ``model``, its description, and the least area of its objects, square micrometres."""
+    info = read_model_info(model_path(model))
+    assert isinstance(info.network, UNetInfo), f"{model} is not one of wsipipe's own U-Nets"
+    least_um2 = info.spec.min_area_um2 or min_area_of_older(info.sha256)
+    return load_unet(Path(info.path), info.network).eval(), info.spec, least_um2
+
+
+def whole(field: Field) -> Box:
+    """All pixels of ``field``."""
+    return Box(0, field.shape[0], 0, field.shape[1])
+
+
+def sheet(folder: Path, models: list[Path], scale: dict[str, float | None], only: list[str]) -> Image.Image:
+    """Ten fields of ``folder``, a row each: as they are, and with the outlines that each of ``models`` found."""
+    columns: list[list[np.ndarray]] = []
+    for model in models:
+        network, spec, least_um2 = opened(model)
+        fields = fields_of(folder, spec.mpp, scale, only)
+        shown = [fields[i] for i in sorted({round(k) for k in np.linspace(0, len(fields) - 1, 10)})]
+        column, photos = [], []
+        for field in shown:
+            photo = field.image.read(whole(field))[..., :3]
+            found = predict_box(network, spec, field.pixels_at, whole(field), shape=field.shape)
+            objects = measure.label(found, connectivity=1)
+            areas = np.bincount(objects.ravel()) * (spec.mpp or 1) ** 2
+            kept = np.where(areas[objects] >= least_um2, objects, 0)
+            drawn = twice(photo)
+            drawn[segmentation.find_boundaries(twice(field.truth.read(whole(field)).instances), mode="inner")] = GREEN
+            drawn[segmentation.find_boundaries(twice(kept), mode="inner")] = YELLOW
+            column.append(drawn)
+            photos.append(twice(photo))
+        columns = [*(columns or [photos]), column]
+    side = [max(part.shape[axis] for part in columns[0]) for axis in (0, 1)]
+    pages = [
+        np.hstack([np.pad(part, ((0, side[0] - part.shape[0]), (0, side[1] - part.shape[1]), (0, 0))) for part in row])
+        for row in zip(*columns, strict=True)
+    ]
+    return Image.fromarray(np.vstack(pages))
+
+
+def twice(plane: np.ndarray) -> np.ndarray:
+    """``plane`` with each pixel twice as high and wide, so that an outline hides less."""
+    return plane.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def fields_of(folder: Path, mpp: float | None, scale: dict[str, float | None], only: list[str]) -> list[Field]:
+    """Fields of ``folder`` that match one of ``only``, in order of names, at ``mpp`` micrometres per pixel."""
     data: dict[str, Any] = {"folder": str(folder.resolve()), **{k: v for k, v in scale.items() if v is not None}}
     config = config_of({"mpp": mpp, "data": data, "patches": {"small_images": "mirror"}})
-    return read_fields(config, [folder])
+    fields = read_fields(config, [folder])
+    names = [Path(field.name).stem.removesuffix("_image") for field in fields]
+    return [f for f, name in zip(fields, names, strict=True) if any(fnmatch(name, pattern) for pattern in only)]
 
 
 if __name__ == "__main__":

@@ -300,7 +300,7 @@ def test_a_night_that_wants_objects_measures_finished_slides_too(tmp_path: Path,
         table = wsipipe.open_objects(row.store)
         assert sum(one.objects for one in counts) == table.count == table.dataset.count_rows() > 0
         assert (table.description.min_area_um2, table.description.split) == (2.0, True)
-    assert f"{report.slides[0].objects[0].objects:,} class 1" in (nights.night.report / "report.html").read_text()
+    assert f"class 1: {report.slides[0].objects[0].objects:,}" in (nights.night.report / "report.html").read_text()
     assert set(statuses(nights.run()).values()) == {"skipped"}
 
 

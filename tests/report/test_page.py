@@ -14,7 +14,7 @@ from wsipipe.pictures.thumbnail import ClassArea, Picture, StoreSummary
 from wsipipe.report.markup import element
 from wsipipe.report.page import page, tone_of
 from wsipipe.report.record import DONE, FAILED, OPEN, SET_ASIDE, SKIPPED, STATUSES, SlideReport
-from wsipipe.report.words import amount, area, aside, duration, headline, shortened, shown, three_digits
+from wsipipe.report.words import amount, area, aside, duration, headline, in_a_line, shortened, shown, three_digits
 
 
 def summary_of(text: str = "gland") -> StoreSummary:
@@ -262,6 +262,13 @@ def test_headline_says_what_matters() -> None:
     assert headline(night(*slides)) == "38 done, 1 failed, 1 set aside"
     assert aside(night(*slides)) == "1 skipped (done before)"
     assert headline(night()) == "0 done"
+    warned = SlideReport("a", DONE, warnings=("odd",))
+    assert (
+        in_a_line(night(*slides, warned))
+        == "39 done, 1 failed, 1 set aside; 1 skipped (done before), 1 slide with warnings"
+    )
+    assert in_a_line(night(warned)) == "1 done; 1 slide with warnings"
+    assert in_a_line(night()) == "0 done"
     assert aside(night()) == ""
 
 
