@@ -27,6 +27,7 @@ from wsipipe.geometry.grid import Grid, fit_sizes
 from wsipipe.inference.devices import TORCH
 from wsipipe.model.built_in import BUILT_IN, DEFAULT_MODEL
 from wsipipe.model.model_file import read_model_info
+from wsipipe.nightly.failures import size_and_change
 from wsipipe.nightly.options import OF_SLIDES, RunTable, SlideTable
 from wsipipe.nightly.remedies import RUN, SLIDES, in_night
 from wsipipe.pipeline.config import ClusterConfig, RunConfig
@@ -91,8 +92,20 @@ class Night:
 
     @property
     def digest(self) -> str:
-        """sha256 of its text: when it changes, slides that were set aside get another chance."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        """sha256 of its text, and of size and change of the models and regions that it names.
+
+        When it changes, slides that were set aside get another chance.
+        """
+        found = [size_and_change(Path(name)) for name in self._files if not is_url(name)]
+        return hashlib.sha256(f"{self.text}{found or ''}".encode()).hexdigest()
+
+    @property
+    def _files(self) -> list[str]:
+        """The files that its text names beside slides: models and regions."""
+        models = [one for one in (self.config.model, *(table.model for table in self.config.slides)) if one]
+        regions = [self.config.run.roi, *(table.roi for table in self.config.slides)]
+        files = [self.model(one) for one in models if one not in BUILT_IN]
+        return files + [self.region(one) for one in regions if one and is_region_file(one)]
 
     def line(self, *place: str | int) -> str:
         """Where its file has the key at ``place``, for messages: ``night.toml:2``."""
