@@ -33,6 +33,7 @@ from wsipipe.model.model_file import read_model_info
 from wsipipe.model.spec import ModelSpec
 from wsipipe.model.unet import UNet
 from wsipipe.model.unet_file import UNetInfo, load_unet
+from wsipipe.pictures.drawing import as_rgb
 from wsipipe.training.config import config_of
 from wsipipe.training.fields import Field, read_fields
 
@@ -98,30 +99,31 @@ def whole(field: Field) -> Box:
 
 def sheet(folder: Path, models: list[Path], scale: dict[str, float | None], only: list[str]) -> Image.Image:
     """Ten fields of ``folder``, a row each: as they are, and with the outlines that each of ``models`` found."""
-    columns: list[list[np.ndarray]] = []
+    rows: list[list[np.ndarray]] = []
     for model in models:
         network, spec, least_um2 = opened(model)
         fields = fields_of(folder, spec.mpp, scale, only)
         shown = [fields[i] for i in sorted({round(k) for k in np.linspace(0, len(fields) - 1, 10)})]
-        column, photos = [], []
-        for field in shown:
-            photo = field.image.read(whole(field))[..., :3]
-            found = predict_box(network, spec, field.pixels_at, whole(field), shape=field.shape)
-            objects = measure.label(found, connectivity=1)
-            areas = np.bincount(objects.ravel()) * (spec.mpp or 1) ** 2
-            kept = np.where(areas[objects] >= least_um2, objects, 0)
-            drawn = twice(photo)
-            drawn[segmentation.find_boundaries(twice(field.truth.read(whole(field)).instances), mode="inner")] = GREEN
-            drawn[segmentation.find_boundaries(twice(kept), mode="inner")] = YELLOW
-            column.append(drawn)
-            photos.append(twice(photo))
-        columns = [*(columns or [photos]), column]
-    side = [max(part.shape[axis] for part in columns[0]) for axis in (0, 1)]
-    pages = [
-        np.hstack([np.pad(part, ((0, side[0] - part.shape[0]), (0, side[1] - part.shape[1]), (0, 0))) for part in row])
-        for row in zip(*columns, strict=True)
+        rows = rows or [[twice(as_rgb(f.image.read(whole(f)).astype(np.float32), f.dtype))] for f in shown]
+        for row, field in zip(rows, shown, strict=True):
+            row.append(outlined(field, network, spec, least_um2))
+    height, width = (max(part.shape[axis] for row in rows for part in row) for axis in (0, 1))
+    padded = [
+        [np.pad(part, ((0, height - part.shape[0]), (0, width - part.shape[1]), (0, 0))) for part in row]
+        for row in rows
     ]
-    return Image.fromarray(np.vstack(pages))
+    return Image.fromarray(np.vstack([np.hstack(row) for row in padded]))
+
+
+def outlined(field: Field, network: UNet, spec: ModelSpec, least_um2: float) -> np.ndarray:
+    """``field`` with the outlines of its labels (green) and of what ``network`` finds in it (yellow)."""
+    drawn = twice(as_rgb(field.image.read(whole(field)).astype(np.float32), field.dtype))
+    found = measure.label(predict_box(network, spec, field.pixels_at, whole(field), shape=field.shape), connectivity=1)
+    areas = np.bincount(found.ravel()) * (spec.mpp or 1) ** 2
+    truth = field.truth.read(whole(field)).instances
+    drawn[segmentation.find_boundaries(twice(truth), mode="inner")] = GREEN
+    drawn[segmentation.find_boundaries(twice(np.where(areas[found] >= least_um2, found, 0)), mode="inner")] = YELLOW
+    return drawn
 
 
 def twice(plane: np.ndarray) -> np.ndarray:

@@ -46,7 +46,7 @@ def summary_of(*slides: SlideOutcome) -> RunSummary:
 def test_a_summary_is_readable() -> None:
     done = SlideOutcome("/in/a.svs", DONE, "out/a.zarr", pixels=12_000_000, seconds=4.0)
     done.objects = (ClassCount("nucleus", 1234, None, None, None, None),)
-    summary = summary_of(done, SlideOutcome("/in/b.svs", FAILED, None, "b.svs has no micrometres per pixel"))
+    summary = summary_of(done, SlideOutcome("/in/b.svs", FAILED, "out/b.zarr", "b.svs has no micrometres per pixel"))
     assert repr(summary).splitlines() == [
         "1 done, 1 failed -> out, in 12.0 s",
         "    failed   b.svs: b.svs has no micrometres per pixel",

@@ -15,7 +15,7 @@ import tifffile
 import zarr
 
 from wsipipe.pictures.caption import captioned
-from wsipipe.pictures.drawing import inner_edge
+from wsipipe.pictures.drawing import draw_found
 from wsipipe.slides.pixels.overview import RgbImage
 from wsipipe.slides.slide import Slide
 from wsipipe.store.finished import open_finished
@@ -108,8 +108,7 @@ def write_picture(path: Path, slide: Slide, store: Path, *, side: int = 720) -> 
     gap = np.full((height, 8, 3), 255, np.uint8)
     finished = open_finished(str(store))
     found = image.copy()
-    for _, label, color in finished.classes:
-        found[inner_edge(labels == label)] = list(bytes.fromhex(color[1:]))
+    draw_found(found, labels, finished.classes)
     share = "" if finished.tissue_share is None else f" · tissue {finished.tissue_share:.0%} of the slide"
     sides = np.hstack([image, gap, found])
     path.write_bytes(imagecodecs.png_encode(captioned(sides, f"{slide.file}{share}", slide.mpp)))

@@ -22,7 +22,7 @@ import zarr
 
 import wsipipe
 from tests.conftest import Call, WriteSlide
-from tests.faults import finish, start, wait_until
+from tests.faults import files, finish, start, wait_until
 from tests.faults import wsipipe as in_a_process
 from tests.store.test_store import make, spec_of
 from tests.test_docs import parse
@@ -501,7 +501,7 @@ def test_info_of_what_is_not_a_slide_is_exit_code_1_and_the_others_are_shown(
     bad.write_bytes(b"no slide")
     ended = call("info", bad, write_slide(tmp_path / "x.tif"))
     assert ended.code == 1
-    assert "bad.tif\n  error: bad.tif is not a slide" in ended.out
+    assert f"{bad}\n  error: bad.tif is not a slide" in ended.out
     assert "128 wide x 96 high" in ended.out
 
 
@@ -698,12 +698,24 @@ def test_preview_of_a_region_outlines_it_and_greys_what_is_outside(
     assert "--roi 600,0,10,10 is outside x.tif" in beyond.err
 
 
-def test_preview_of_a_result_draws_it(run: Call, call: Call, tmp_path: Path, write_slide: WriteSlide) -> None:
+def test_preview_of_a_result_draws_it(
+    run: Call, call: Call, tmp_path: Path, write_slide: WriteSlide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert run(write_slide(tmp_path / "x.tif")).code == 0
     (store,) = (tmp_path / "out").glob("*.zarr")
     ended = call("preview", store, "--roi", "10,10,40,30", "-o", tmp_path / "x.png")
     assert (ended.code, ended.out) == (0, f"x.tif, as segmented: {tmp_path / 'x.png'}\n")
     assert imagecodecs.png_decode((tmp_path / "x.png").read_bytes()).shape[0] == 30 + CAPTION_PX
+    refused = call("preview", store, "--mpp", "0.5")
+    assert (refused.code, "-m, --mpp and --tissue are those of its run; remove them" in refused.err) == (2, True)
+    before = files(store)
+    for target in (tmp_path / "x.tif", store / "zarr.json"):
+        ended = call("preview", store, "-o", target)
+        assert (ended.code, "would be overwritten; name another picture" in ended.err) == (2, True)
+    assert files(store) == before
+    assert call("preview", f"{store}/").code == 0
+    assert (tmp_path / "x-result.png").exists()
 
 
 def test_preview_of_what_is_everywhere_is_refused(call: Call, tmp_path: Path, write_slide: WriteSlide) -> None:

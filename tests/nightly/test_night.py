@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -211,7 +212,9 @@ def test_nights_over_many_slides_report_the_truth_and_do_the_rest(
     assert {name: row.attempts for name, row in told.items() if row.status == "failed"} == {"b/half.tif": 2}
     assert nights.of(SlideFailed) == ["half.tif"], "slides set aside are not tried"
     assert "[[slides]] mpp" in told["a/no-mpp.tif"].message
-    assert told["a/no-mpp.tif"].message.startswith("failed in 2 nights; it is tried again once its file or night.toml")
+    assert told["a/no-mpp.tif"].message.startswith(
+        "failed in 2 nights; it is tried again once its file, night.toml, or"
+    )
     report = nights.run()
     assert (report.counts["set aside"], report.counts["failed"], report.counts["skipped"]) == (7, 0, good + ODD - 7)
     assert report.exit_code == 0, "nothing failed in this night"
@@ -278,6 +281,24 @@ def test_new_weights_redo_slides_and_the_old_store_stays_until_the_new_one_is_co
         assert_same_bytes(store, tmp_path / "undisturbed" / f"{name}.zarr")
     nights.also = lambda _: None
     assert set(statuses(nights.run()).values()) == {"skipped"}
+
+
+@pytest.mark.usefixtures("inbox")
+def test_a_slide_that_was_set_aside_is_tried_again_once_its_region_is_corrected(tmp_path: Path, model: Path) -> None:
+    def draw(x: int) -> None:
+        square = [[x, 10], [x + 60, 10], [x + 60, 70], [x, 70], [x, 10]]
+        polygon = {"type": "Polygon", "coordinates": [square]}
+        (tmp_path / "a.geojson").write_text(json.dumps({"type": "Feature", "properties": {}, "geometry": polygon}))
+
+    draw(9000)
+    tables = '[[slides]]\nmatch = "a.tif"\nroi = "a.geojson"\n' + SMALL
+    nights = Nights(night_of(tmp_path, model, tables=tables, retries=1))
+    assert statuses(nights.run())["a.tif"] == "failed"
+    told = nights.run()
+    assert statuses(told)["a.tif"] == "set aside"
+    assert "once its file, night.toml, or its model or region changes" in rows(told)["a.tif"].message
+    draw(10)
+    assert statuses(nights.run())["a.tif"] == "done"
 
 
 def test_a_night_that_wants_objects_measures_finished_slides_too(tmp_path: Path, inbox: Path, model: Path) -> None:

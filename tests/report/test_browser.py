@@ -46,7 +46,7 @@ def test_page_opens_without_an_error_or_a_request(browser: Chromium, page: Path)
     assert browser.told("Runtime.consoleAPICalled") == []
     assert browser.told("Runtime.exceptionThrown") == []
     assert browser.told("Network.loadingFailed") == []
-    assert browser.value("document.title").endswith("wsipipe, night of 24 November 2026, 22:00")
+    assert browser.value("document.title").endswith("wsipipe, night of 24 November 2026, 22:00 UTC")
 
 
 def test_pictures_are_shown(browser: Chromium, page: Path) -> None:

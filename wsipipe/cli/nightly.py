@@ -139,7 +139,7 @@ def report_as_text(report: NightReport) -> str:
             said, *table = lines_with_table(s.message or "; ".join(s.warnings))
             lines += [f"{s.status:9} {Path(s.slide).name}: {said}", *table]
     lines += [f"ended early: {report.stopped}"] if report.stopped else []
-    idle = not report.stopped and {slide.status for slide in report.slides} <= {SKIPPED}
+    idle = not (report.stopped or report.warned) and {slide.status for slide in report.slides} <= {SKIPPED}
     return shown_lines([*lines, nothing_to_do(len(report.slides)) if idle else in_a_line(report)])
 
 

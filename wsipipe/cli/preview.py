@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from wsipipe.cli.command import PATH
+from wsipipe.errors import UsageError
 
 
 @click.command()
@@ -39,26 +40,52 @@ def preview(slide: str, out: str | None, model: str | None, mpp: float | None, t
 
     Of a STORE, which `run` made: draw its slide, with the outlines of what was found.
     """
-    from wsipipe.errors import UsageError
     from wsipipe.files import locate, write_whole
+    from wsipipe.store.finished import is_store
+
+    if is_store(locate(slide)):
+        if not (model is None and mpp is None and tissue == "auto"):
+            raise UsageError(f"{slide} is a result, and -m, --mpp and --tissue are those of its run; remove them")
+        picture, name, of, said = _result(slide, roi)
+    else:
+        picture, name, of, said = _searched(slide, model, mpp, tissue, roi)
+    path = Path(out or f"{name}.png")
+    if any(one in of for one in (path.resolve(), *path.resolve().parents)):
+        where = "is the slide itself" if path.resolve() == of[-1] else "lies in what is shown"
+        raise UsageError(f"-o {path} {where}, which would be overwritten; name another picture")
+    write_whole(path, picture, kind="picture ")
+    click.echo(f"{said}: {path}")
+
+
+Preview = tuple[bytes, str, tuple[Path, ...], str]
+"""A PNG; the default of its name; the files that it shows, the slide last; and what is said of it."""
+
+
+def _result(store: str, roi: str | None) -> Preview:
+    """What a run found."""
+    from wsipipe.files import absolute
+    from wsipipe.pictures.result import result_png
+    from wsipipe.store.finished import open_complete
+    from wsipipe.store.spec import STORE
+
+    found = open_complete(store)
+    shown = Path(found.path).resolve(), Path(found.slide_path).resolve()
+    name = absolute(store).name.removesuffix(STORE)
+    return result_png(found, roi), f"{name}-result", shown, f"{Path(found.slide_path).name}, as segmented"
+
+
+def _searched(slide: str, model: str | None, mpp: float | None, tissue: str, roi: str | None) -> Preview:
+    """What a run would segment."""
     from wsipipe.model.built_in import DEFAULT_MODEL
     from wsipipe.model.model_file import read_model_info
     from wsipipe.pictures.preview import tissue_png
-    from wsipipe.pictures.result import result_png
     from wsipipe.rasters.region import parse_region, region_of
     from wsipipe.slides.open import open_slide
     from wsipipe.slides.slide import choose_level
-    from wsipipe.store.finished import is_store, open_complete
     from wsipipe.tissue.detect import find_tissue
     from wsipipe.tissue.mask_file import TISSUE_OFF, given_mask, is_file
     from wsipipe.tissue.searched import tissue_share_in
 
-    if is_store(locate(slide)):
-        store = open_complete(slide)
-        path = Path(out or f"{Path(slide.rstrip('/')).stem}-result.png")
-        write_whole(path, result_png(store, roi), kind="picture ")
-        click.echo(f"{Path(store.slide_path).name}, as segmented: {path}")
-        return
     if tissue == TISSUE_OFF and roi is None:
         raise UsageError(
             "--tissue off segments the whole slide, so there is nothing to preview; allowed: auto, or a file"
@@ -71,12 +98,9 @@ def preview(slide: str, out: str | None, model: str | None, mpp: float | None, t
         mask, how = given_mask(tissue, level), "given"
     elif tissue != TISSUE_OFF:
         mask, how = find_tissue(opened, level, halo=info.receptive.halo)
-    path = Path(out or f"{opened.name}.png")
-    if path.resolve() == Path(opened.path).resolve():
-        raise UsageError(f"-o {path} is the slide itself, which would be overwritten; name another picture")
-    write_whole(path, tissue_png(opened, level, mask, region), kind="picture ")
     shares = [f"the region covers {region.share:.1%} of level {level.index}"] if region is not None else []
     if mask is not None:
         of = f"level {level.index}" if region is None else "the region"
         shares.append(f"tissue covers {tissue_share_in(mask, region):.1%} of {of} ({how})")
-    click.echo(f"{opened.file}: {', '.join(shares)}: {path}")
+    picture = tissue_png(opened, level, mask, region)
+    return picture, opened.name, (Path(opened.path).resolve(),), f"{opened.file}: {', '.join(shares)}"

@@ -90,22 +90,13 @@ class Night:
     settle_seconds: float
     reserve_bytes: int
 
-    @property
-    def digest(self) -> str:
-        """sha256 of its text, and of size and change of the models and regions that it names.
+    def digest(self, options: RunConfig) -> str:
+        """sha256 of its text, and of size and change of the files of model and region that a run with ``options`` has.
 
-        When it changes, slides that were set aside get another chance.
+        When it changes, slides of that run that were set aside get another chance.
         """
-        found = [size_and_change(Path(name)) for name in self._files if not is_url(name)]
-        return hashlib.sha256(f"{self.text}{found or ''}".encode()).hexdigest()
-
-    @property
-    def _files(self) -> list[str]:
-        """The files that its text names beside slides: models and regions."""
-        models = [one for one in (self.config.model, *(table.model for table in self.config.slides)) if one]
-        regions = [self.config.run.roi, *(table.roi for table in self.config.slides)]
-        files = [self.model(one) for one in models if one not in BUILT_IN]
-        return files + [self.region(one) for one in regions if one and is_region_file(one)]
+        files = [size_and_change(Path(name)) for name in (options.model, options.roi) if name and not is_url(name)]
+        return hashlib.sha256(f"{self.text}{files}".encode()).hexdigest()
 
     def line(self, *place: str | int) -> str:
         """Where its file has the key at ``place``, for messages: ``night.toml:2``."""

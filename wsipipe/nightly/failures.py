@@ -1,4 +1,4 @@
-"""Slides that failed: why, and in how many nights, until the file or the configuration changes.
+"""Slides that failed: why, and in how many nights, until the file, or what it is segmented with, changes.
 
 Each has a small JSON file in ``OUT/.failed``: runners on several machines share them, like the stores.
 """
@@ -32,7 +32,7 @@ class Failure:
     version: tuple[int, int]
     """Size and time of last change of the file, as `size_and_change`: a changed file has not failed yet."""
     config: str
-    """Digest of the night's configuration: under another one, the slide has not failed yet."""
+    """Digest of the night's configuration, model and region: under another one, the slide has not failed yet."""
     attempts: int
     """Nights in which the slide failed."""
     message: str

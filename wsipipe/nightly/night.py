@@ -45,6 +45,8 @@ class Group:
     """Their options."""
     model: ModelInfo
     """Their model."""
+    failures: Failures
+    """The failures of slides with these options."""
     slides: dict[Location, tuple[int, int]]
     """Each with the size and time of change of its file, as `size_and_change`, when it was found."""
 
@@ -139,24 +141,26 @@ def sort_inbox(night: Night, now: float) -> InboxContent:
     ModelError
         If a model cannot be read.
     """
-    failures = Failures(locate(night.place(night.config.out)), night.digest)
     slides, unlisted, warnings = slides_in(night)
     if slides:
         warnings += _unmatched_tables(night, slides)
     failed: list[Failure] = []
     left = [SlideReport(inbox, reports.FAILED, message) for inbox, message in unlisted.items()]
     groups: dict[Hashable, Group] = {}
+    failures: dict[Hashable, Failures] = {}
     for slide in slides:
-        failure = failures.of(slide)
+        config = night.options(slide)
+        key = config.model, config.mpp, config.reader, config.planes, config.roi
+        if key not in failures:
+            failures[key] = Failures(locate(config.out), night.digest(config))
+        failure = failures[key].of(slide)
         row = _row_of_left(slide, night, failure, now)
         if row is not None:
             left.append(row)
             continue
         failed += [failure] if failure else []
-        config = night.options(slide)
-        key = config.model, config.mpp, config.reader, config.planes, config.roi
         if key not in groups:
-            groups[key] = Group(config, read_model_info(config.model or DEFAULT_MODEL), {})
+            groups[key] = Group(config, read_model_info(config.model or DEFAULT_MODEL), failures[key], {})
         groups[key].slides[slide] = size_and_change(slide)
     return InboxContent(tuple(groups.values()), tuple(left), tuple(warnings), tuple(failed))
 
@@ -173,7 +177,7 @@ def _row_of_left(slide: Location, night: Night, failure: Failure | None, now: fl
     """The row of a slide that the night leaves: it is set aside, or may still be copied in; None for all others."""
     quiet = seconds_left_alone(slide, now)
     if failure is not None and failure.attempts >= night.config.retries:
-        again = f"it is tried again once its file or {night.path.name} changes"
+        again = f"it is tried again once its file, {night.path.name}, or its model or region changes"
         message = f"failed in {failure.nights}; {again}: {failure.message}"
         message = with_table(message, slide.name)
         return SlideReport(str(slide), reports.SET_ASIDE, message, attempts=failure.attempts)
@@ -275,7 +279,6 @@ def _missing_rows(
 
 def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop: Stop) -> SlideReport:
     """The row of the report for ``slide``. Records its failure, or removes the record of one that is over."""
-    failures = Failures(locate(group.config.out), night.digest)
     path, message, attempts = locate(slide.slide), in_night(slide.message), 0
     status = reports.OPEN if slide.status == NOT_ATTEMPTED else slide.status
     never_opened = status == reports.FAILED and slide.store is None
@@ -285,9 +288,9 @@ def _row(night: Night, group: Group, slide: SlideOutcome, heard: Outcomes, stop:
         why = f"changed less than {UNREADABLE_FACTOR} times settle = {night.config.settle!r} ago"
         status, message = reports.WAITING, f"{why}, so copying may not have finished: {message}"
     elif status == reports.FAILED:
-        attempts = _record_failure(failures, path, message, stop.at, heard)
+        attempts = _record_failure(group.failures, path, message, stop.at, heard)
     elif status in (reports.DONE, reports.SKIPPED, reports.NO_TISSUE):
-        failures.forget(path)
+        group.failures.forget(path)
     if status == reports.OPEN:
         message = message or stop.why
     return SlideReport(

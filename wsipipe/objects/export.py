@@ -111,7 +111,9 @@ def export_geojson(
 
 
 def export_csv(table: ObjectTable, path: Path, selection: Selection = EVERYTHING) -> int:
-    """Write the measures of objects as CSV, to four decimals, and return how many; the file appears whole or not.
+    """Write the measures of objects as CSV, and return how many; the file appears whole or not at all.
+
+    Measures have the decimals that they have in GeoJSON (`DECIMALS`); Parquet has all of them.
 
     Parameters
     ----------

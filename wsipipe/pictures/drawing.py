@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from wsipipe.arrays import Labels
 from wsipipe.slides.pixels.overview import Plane, RgbImage
 
 OUTLINE, REGION_OUTLINE = (40, 255, 80), (30, 120, 255)
@@ -36,6 +38,15 @@ def draw_searched(
     image[outside] = image[outside] // 2 + LEFT_OUT // 2
     image[inner_edge(found) & inside] = OUTLINE
     image[inner_edge(inside)] = REGION_OUTLINE
+
+
+def draw_found(image: RgbImage, labels: Labels, classes: Sequence[tuple[str, int, str]]) -> None:
+    """Outline what ``labels`` (y, x), uint8, have found in ``image`` (y, x, 3), uint8, which is drawn into.
+
+    ``classes`` are (name, label, #rrggbb).
+    """
+    for _, label, color in classes:
+        image[inner_edge(labels == label)] = list(bytes.fromhex(color[1:]))
 
 
 def outlined(image: RgbImage, labels: npt.NDArray[Any], color: tuple[int, int, int]) -> RgbImage:

@@ -26,7 +26,7 @@ from wsipipe.errors import SlideFormatError, StoreError, WsipipeError
 from wsipipe.events import ClassCount
 from wsipipe.geometry.grid import Box, boxes
 from wsipipe.pictures.caption import with_scale_bar
-from wsipipe.pictures.drawing import as_rgb, draw_searched, inner_edge, nearest_cells
+from wsipipe.pictures.drawing import as_rgb, draw_found, draw_searched, nearest_cells
 from wsipipe.rasters.region import read_region
 from wsipipe.rasters.segmented_slide import open_as_segmented
 from wsipipe.slides.pixels.overview import RgbImage, averaged_plane, choose_source, fitted_shape
@@ -194,16 +194,15 @@ def _picture(
     if image is None:
         image = np.full((*shape, 3), PAPER, np.uint8)
     tissue = _try(store.tissue, "without the outline of the tissue", notes)
-    region = _try(lambda: _region(store, shape), "without the outline of the region", notes)
+    region = _try(lambda: region_at(store, shape), "without the outline of the region", notes)
     mask = None if tissue is None else nearest_cells(np.asarray(tissue[...]) > 0, shape)
     draw_searched(image, mask, region, grey_glass=False)
-    for _, value, color in store.classes:
-        image[inner_edge(labels == value)] = list(bytes.fromhex(color[1:]))
+    draw_found(image, labels, store.classes)
     um_per_px = None if store.mpp is None else store.mpp * store.shapes[0][1] / shape[1]
     return Picture(_encoded(with_scale_bar(image, um_per_px), most_bytes), shape)
 
 
-def _region(store: FinishedStore, shape: tuple[int, int]) -> Mask | None:
+def region_at(store: FinishedStore, shape: tuple[int, int]) -> Mask | None:
     """Which pixels of a picture of ``shape`` are in the region that was asked for, bool (y, x); None without one."""
     document = store.region()
     if document is None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from wsipipe.arrays import size_text
 from wsipipe.errors import DamagedStoreError, MemoryLimitError, SlideReadError, StoreError, UsageError
 from wsipipe.files import Location, Named, locate
 from wsipipe.geometry.scale import stored_side
@@ -21,7 +20,7 @@ from wsipipe.objects.table import Description, ObjectClass
 from wsipipe.pipeline.machine import megabytes
 from wsipipe.pipeline.slide_seen import is_same
 from wsipipe.rasters.label_zarr import zarr_labels
-from wsipipe.rasters.segmented_slide import open_as_segmented
+from wsipipe.rasters.segmented_slide import open_as_segmented, segmented_level
 from wsipipe.slides.pixels.mirrored import averaging_bytes
 from wsipipe.slides.slide import Level, Slide
 from wsipipe.store.finished import FinishedStore, open_complete, open_finished
@@ -173,7 +172,8 @@ def plan_objects(path: Named, request: ObjectsRequest) -> ObjectsPlan:
     slide, warning = _slide(store, request.slide)
     if slide is None:
         return _planned(store, request, shape, Layout(), warning=warning)
-    level = _level(slide, store, shape)
+    way_out = f"measure shapes only (--slide {SLIDE_OFF}), or segment the slide again"
+    level = segmented_level(slide, store, way_out=way_out)
     return _planned(store, request, shape, intensities_of(slide, level), level=level)
 
 
@@ -313,15 +313,3 @@ def _slide(store: FinishedStore, wanted: str) -> tuple[Slide | None, str]:
             f"only (--slide {SLIDE_OFF})"
         )
     return slide, ""
-
-
-def _level(slide: Slide, store: FinishedStore, shape: tuple[int, int]) -> Level:
-    """The level of the labels."""
-    for level in slide.levels[store.level : store.level + 1]:
-        found = level if store.shrink == 1.0 else level.shrunk(store.shrink)
-        if found.shape == shape:
-            return found
-    raise StoreError(
-        f"{store.path} has labels of {size_text(shape)}, which is not level {store.level} of {slide.file}; "
-        f"measure shapes only (--slide {SLIDE_OFF}), or segment the slide again"
-    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from wsipipe.arrays import size_text
 from wsipipe.errors import StoreError
 from wsipipe.files import Named
 from wsipipe.slides.open import open_slide
 from wsipipe.slides.planes import parse_reading
-from wsipipe.slides.slide import Slide
+from wsipipe.slides.slide import Level, Slide
 from wsipipe.store.finished import FinishedStore
 
 
@@ -36,3 +37,21 @@ def open_segmented_slide(store: FinishedStore) -> Slide:
     if slide.identity != store.slide:
         raise StoreError(f"{store.slide_path} is not the slide that was segmented")
     return slide
+
+
+def segmented_level(slide: Slide, store: FinishedStore, *, way_out: str = "segment the slide again") -> Level:
+    """The level of ``slide`` that the labels of ``store`` lie on, at their resolution.
+
+    Raises
+    ------
+    StoreError
+        If no level has the shape of the labels; the message ends with the ``way_out``.
+    """
+    shape = store.shapes[0]
+    for level in slide.levels[store.level : store.level + 1]:
+        found = level if store.shrink == 1.0 else level.shrunk(store.shrink)
+        if found.shape == shape:
+            return found
+    raise StoreError(
+        f"{store.path} has labels of {size_text(shape)}, which is not level {store.level} of {slide.file}; {way_out}"
+    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from wsipipe.report.markup import Html, element
 from wsipipe.report.record import DONE, FAILED, SET_ASIDE, NightSummary
-from wsipipe.report.words import amount, day, duration, minute, shortened
+from wsipipe.report.words import amount, day, day_and_time, duration, shortened
 
 NIGHTS, LEAST_BARS = 30, 12
 """Nights that are drawn, and the least that fill the width: fewer are at its right."""
@@ -79,7 +79,7 @@ def _rect(i: int, y: float, height: float, class_: str) -> Html:
 
 def _night_in_words(night: NightSummary) -> str:
     counts = ", ".join(f"{n} {status}" for status, n in night.counts.items() if n) or "nothing to do"
-    return f"{minute(night.started)}: {counts}; {amount(night.pixels_per_second)}/s"
+    return f"{day_and_time(night.started)}: {counts}; {amount(night.pixels_per_second)}/s"
 
 
 def _table(nights: Sequence[NightSummary]) -> Html:
@@ -87,7 +87,7 @@ def _table(nights: Sequence[NightSummary]) -> Html:
     rows = (
         element(
             "tr",
-            element("th", minute(night.started), scope="row"),
+            element("th", day_and_time(night.started), scope="row"),
             *(element("td", str(night.counts.get(status, 0))) for status in (DONE, FAILED, SET_ASIDE)),
             element("td", f"{amount(night.pixels_per_second)}/s"),
             element("td", amount(night.pixels)),

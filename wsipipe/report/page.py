@@ -32,7 +32,7 @@ from wsipipe.report.record import (
     moment,
 )
 from wsipipe.report.style import STYLE
-from wsipipe.report.words import EXIT_CODES, amount, aside, count_of, duration, headline, minute
+from wsipipe.report.words import EXIT_CODES, amount, aside, count_of, day_and_time, duration, headline
 
 ATTENTION = (FAILED, SET_ASIDE, OPEN)
 """Statuses whose sections come first."""
@@ -97,7 +97,7 @@ def _head(report: NightReport, style: str) -> Html:
         element("meta", name="color-scheme", content="light dark"),
         element("meta", name="referrer", content="no-referrer"),
         element("link", rel="icon", href=f"data:image/svg+xml,{quote(icon)}"),
-        element("title", f"{headline(report)} · wsipipe, night of {minute(report.started)}"),
+        element("title", f"{headline(report)} · wsipipe, night of {day_and_time(report.started)}"),
         element("style", Html(style)),
     )
 
@@ -132,11 +132,10 @@ Tile = tuple[str, str, str]
 def _outcome(report: NightReport) -> list[Tile]:
     """What came of the night."""
     counted = [slide for slide in report.slides if slide.objects]
-    warned = sum(1 for slide in report.slides if slide.warnings)
     objects = ("Objects", f"{report.objects:,}", f"in {count_of(len(counted), 'slide')}")
     return [
         *([objects] if counted else []),
-        ("Warnings", f"{warned:,}" if warned else "none", f"of {count_of(len(report.slides), 'slide')}"),
+        ("Warnings", f"{report.warned:,}" if report.warned else "none", f"of {count_of(len(report.slides), 'slide')}"),
         ("Exit code", str(report.exit_code), EXIT_CODES.get(report.exit_code, "")),
     ]
 
@@ -206,7 +205,7 @@ def _footer(report: NightReport) -> Html:
 
 
 def _weekday(text: str) -> str:
-    return f"{moment(text):%A} {minute(text)}"
+    return f"{moment(text):%A} {day_and_time(text)}"
 
 
 def _from_to(report: NightReport) -> str:

@@ -125,6 +125,11 @@ class NightReport:
         return sum(slide.pixels for slide in self.slides)
 
     @property
+    def warned(self) -> int:
+        """Number of slides with warnings."""
+        return sum(1 for slide in self.slides if slide.warnings)
+
+    @property
     def objects(self) -> int:
         """Objects that were measured tonight."""
         return sum(one.objects for slide in self.slides for one in slide.objects)

@@ -60,9 +60,8 @@ def headline(report: NightReport) -> str:
 def aside(report: NightReport) -> str:
     """The counts that `headline` leaves out: slides that need no action, and those with warnings."""
     told = {status: n for status, n in report.counts.items() if status not in (DONE, FAILED, SET_ASIDE, OPEN)}
-    warned = sum(1 for slide in report.slides if slide.warnings)
     parts = [f"{n} {status} ({STATUSES[status]})" for status, n in told.items() if n]
-    return ", ".join([*parts, *([f"{count_of(warned, 'slide')} with warnings"] if warned else [])])
+    return ", ".join([*parts, *([f"{count_of(report.warned, 'slide')} with warnings"] if report.warned else [])])
 
 
 def in_a_line(report: NightReport) -> str:
@@ -124,9 +123,9 @@ def day(text: str) -> str:
     return f"{when.day} {when:%B %Y}"
 
 
-def minute(text: str) -> str:
-    """The day and the time of day of a time in ISO 8601: ``24 November 2026, 22:00``."""
-    return f"{day(text)}, {moment(text):%H:%M}"
+def day_and_time(text: str) -> str:
+    """The day and the time of day of a time in ISO 8601: ``24 November 2026, 22:00 UTC``."""
+    return f"{day(text)}, {moment(text):%H:%M} UTC"
 
 
 def last_part(slide: str) -> str:

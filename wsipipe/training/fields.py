@@ -91,15 +91,18 @@ class HeldImage:
 
 @dataclass(frozen=True, eq=False)
 class Brightened:
-    """An image whose white, a share of full scale, becomes full scale."""
+    """An image of a dull camera, brightened."""
 
     image: FieldImage
+    """As it was taken."""
     white: float
+    """The share of full scale that becomes full scale."""
 
     def read(self, box: Box) -> Pixels:
         """The pixels in ``box``, (y, x, channel), uint8 or uint16."""
         pixels = self.image.read(box)
-        bright: Pixels = np.rint(pixels / self.white).clip(0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
+        full = np.iinfo(pixels.dtype).max
+        bright: Pixels = np.rint(np.arange(full + 1) / self.white).clip(0, full).astype(pixels.dtype)[pixels]
         return bright
 
 
