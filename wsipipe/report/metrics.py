@@ -47,11 +47,10 @@ def write_metrics(report: NightReport, path: Path) -> None:
 
 def metrics(report: NightReport) -> str:
     """The metrics of ``report``, in the text format of Prometheus."""
-    warned = sum(1 for slide in report.slides if slide.warnings)
     by_status = (({"status": status}, count) for status, count in report.counts.items())
     gauges = [
         _gauge("slides", "Slides by status.", *by_status),
-        _gauge("slides_with_warnings", "Slides with a warning.", ({}, warned)),
+        _gauge("slides_with_warnings", "Slides with a warning.", ({}, report.warned)),
         _gauge("night_seconds", "Duration of the night.", ({}, report.seconds)),
         _gauge("night_pixels", "Pixels computed in the night.", ({}, report.pixels)),
         _gauge("night_objects", "Objects measured in the night.", ({}, report.objects)),
