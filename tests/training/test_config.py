@@ -38,7 +38,6 @@ licence = "MIT"
 mpp = 1
 min_area_um2 = 8.5
 [data]
-white = 0.75
 labels_are = "classes"
 mpp = 0.5
 background = ["Ignore*"]
@@ -89,7 +88,6 @@ scale = 1.5
 intensity = 0.2
 noise = 0.01
 blur_px = 0.25
-pale = 0.5
 stain = 0.125
 restain = 0.5
 hed = 0.1
@@ -134,7 +132,6 @@ READ = TrainConfig(
         ),
         labels_are="classes",
         mpp=0.5,
-        white=0.75,
         background=("Ignore*",),
         validation=("a*", "b"),
         test=0.25,
@@ -149,7 +146,7 @@ READ = TrainConfig(
     weights=WeightConfig(False, 2.0, 1.5, 2.0),
     loss=LossConfig(0.5),
     augmentation=Augmentation(
-        1.0, 4, False, False, 1.5, 0.2, 0.01, 0.25, 0.5, 0.125, 0.5, 0.1, 0.5, 0.25, 14.0, 0.3, 0.05, 3.0, 40
+        1.0, 4, False, False, 1.5, 0.2, 0.01, 0.25, 0.125, 0.5, 0.1, 0.5, 0.25, 14.0, 0.3, 0.05, 3.0, 40
     ),
     optimizer=OptimizerConfig("sgd", 0.5, 0.9, 0.25, 7, 2.0, 4, 0.99),
     loop=LoopConfig(

@@ -90,20 +90,6 @@ def test_indices_in_any_order_give_those_pixels(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(there, name), getattr(truth, name)[rows[:, None], cols])
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_white_of_a_dull_camera_becomes_full_scale(tmp_path: Path, dtype: str) -> None:
-    full = np.iinfo(dtype).max
-    image = pixels((*SHAPE, 3), dtype)
-    image[0, 0], image[0, 1], image[0, 2] = 0, full // 5, full // 5 * 3  # black, a third of white, white
-    tifffile.imwrite(tmp_path / "a_image.tif", image, photometric="rgb")
-    tifffile.imwrite(tmp_path / "a_label.tif", LABELS.astype(np.uint32))
-    field = one(plain(data=DataConfig(folder=".", white=0.6)), tmp_path)
-    got = field.pixels_at(np.array([0]), np.arange(48))
-    assert got.dtype == dtype
-    assert got[0, :3, 0].tolist() == [0, round(full / 3), full]
-    np.testing.assert_array_equal(got[0] == full, image[0] >= full * 0.6)
-
-
 def test_digest_is_that_of_both_files(tmp_path: Path) -> None:
     png(tmp_path / "a_image.png", IMAGE)
     png(tmp_path / "a_label.png", LABELS)

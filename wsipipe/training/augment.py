@@ -28,7 +28,7 @@ from wsipipe.arrays import Mask
 from wsipipe.errors import UsageError
 from wsipipe.tables import bound_problems, bounded
 from wsipipe.training.cameras import compressed, dulled, out_of_focus
-from wsipipe.training.stain import diluted, jitter_hed, jitter_stain, restain, with_erythrocytes
+from wsipipe.training.stain import jitter_hed, jitter_stain, restain, with_erythrocytes
 from wsipipe.training.styles import Styles, restyled
 
 FloatImage = npt.NDArray[np.float32]
@@ -67,9 +67,6 @@ class Augmentation:
     blur_px: float = bounded(0.5, least=0)
     """Other optics, and sharpened scans: detail finer than a Gaussian of this standard deviation loses up to 0.7 of its
     contrast, or gains up to 1.2; 0: neither."""
-    pale: float = bounded(0.0, least=0)
-    """RGB only: the optical density of all stains is divided by 1 to 1 + this, evenly in the logarithm, as by a weaker
-    stain or a thinner section; 0: none."""
     stain: float = bounded(0.0, least=0)
     """RGB only: standard deviation of the logarithm of each channel's optical density, with some offset and mixing of
     channels (`jitter_stain`); 0: none."""
@@ -101,8 +98,7 @@ class Augmentation:
 
     def unfit(self, channels: int, dtype: str) -> str:
         """Why images of so many channels of ``dtype`` cannot be varied like this; empty if they can."""
-        colours = ("pale", "stain", "restain", "hed", "restyle", "erythrocytes")
-        names = [name for name in colours if getattr(self, name) > 0]
+        names = [name for name in ("stain", "restain", "hed", "restyle", "erythrocytes") if getattr(self, name) > 0]
         if names and channels != 3:
             number = ("is", "it") if len(names) == 1 else ("are", "them")
             return f"[augmentation] {' and '.join(names)} {number[0]} for RGB images; set {number[1]} to 0"
@@ -233,8 +229,6 @@ def restained(
 ) -> tuple[FloatImage, bool]:
     """The part of `jitter` about stains: float32 (s, s, c), not clipped, and whether its objects are still there."""
     keep_objects = True
-    if augmentation.pale:
-        image = diluted(image.clip(0, 1), rng, 1 + augmentation.pale)
     if augmentation.restain and rng.random() < augmentation.restain:
         image, keep_objects = restain(image, foreground, rng)
     elif augmentation.stain:

@@ -57,8 +57,6 @@ class DataConfig:
     object_um: float | None = bounded(None, above=0)
     """Median diameter of the objects, micrometres, for images that do not say their resolution: an image is taken to
     have the mpp at which its median object is a disc this wide."""
-    white: float = bounded(1.0, above=0, most=1)
-    """Share of full scale that is white in the images, where a dull camera took them: pixels are divided by it."""
     validation: float | tuple[str, ...] = bounded(0.1, least=0, below=1, hint="a list of names is allowed, too")
     """The images that the best weights are chosen on: a share, the last in order of names, or patterns of names."""
     test: float | tuple[str, ...] = bounded(0.0, least=0, below=1, hint="a list of names is allowed, too")

@@ -89,23 +89,6 @@ class HeldImage:
         return self.pixels[box.slices]
 
 
-@dataclass(frozen=True, eq=False)
-class Brightened:
-    """An image of a dull camera, brightened."""
-
-    image: FieldImage
-    """As it was taken."""
-    white: float
-    """The share of full scale that becomes full scale."""
-
-    def read(self, box: Box) -> Pixels:
-        """The pixels in ``box``, (y, x, channel), uint8 or uint16."""
-        pixels = self.image.read(box)
-        full = np.iinfo(pixels.dtype).max
-        bright: Pixels = np.rint(np.arange(full + 1) / self.white).clip(0, full).astype(pixels.dtype)[pixels]
-        return bright
-
-
 def read_fields(config: TrainConfig, roots: Sequence[Path]) -> list[Field]:
     """All fields of the training set, in order of their names; relative paths are looked for in each of ``roots``.
 
@@ -140,8 +123,6 @@ def _fields_of(data: DataConfig, config: TrainConfig, roots: Sequence[Path]) -> 
         fields = [_pair_field(pair, data, config) for pair in pairs]
         given = [pair.split for pair in pairs]
     _check_names(fields)
-    if data.white < 1:
-        fields = [replace(field, image=Brightened(field.image, data.white)) for field in fields]
     return _split(fields, given, data, config.table_of(data))
 
 

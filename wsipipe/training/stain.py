@@ -43,21 +43,6 @@ def image_of(density: FloatImage) -> FloatImage:
     return image
 
 
-def diluted(image: FloatImage, rng: np.random.Generator, most: float) -> FloatImage:
-    """``image`` with its optical density divided by 1 to ``most``, evenly in the logarithm, float32 (y, x, 3).
-
-    Parameters
-    ----------
-    image
-        RGB, float32 (y, x, 3), in 0 .. 1.
-    rng
-        Draws how much paler it becomes.
-    most
-        The largest ratio, at least 1.
-    """
-    return image_of(density_of(image) * np.float32(most ** -rng.uniform()))
-
-
 def jitter_stain(image: FloatImage, rng: np.random.Generator, strength: float) -> FloatImage:
     """``image`` stained and scanned a little differently, float32 (y, x, 3), not clipped.
 
