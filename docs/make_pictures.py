@@ -1,13 +1,14 @@
-"""Draw the picture of the first page, ``slide-and-result.jpg``: ``python docs/make_pictures.py SLIDE``.
+"""Draw ``slide-and-result.jpg`` and ``models/nuclei-on-keratin.jpg``: ``python docs/make_pictures.py SLIDE``.
 
 SLIDE is Aperio's CMU-1-Small-Region.svs (CC0), https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/.
-`wsipipe demo` draws the other picture, ``demo.png``.
+`wsipipe demo` draws a third picture, ``demo.png``.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,14 @@ from PIL import Image, ImageDraw
 
 from wsipipe.pictures.caption import with_scale_bar
 from wsipipe.pictures.drawing import inner_edge
+from wsipipe.pictures.result import result_png
 from wsipipe.pipeline.config import RunConfig
 from wsipipe.pipeline.run import run
 from wsipipe.slides.open import open_slide
+from wsipipe.store.finished import open_finished
 
 PICTURE = Path(__file__).with_name("slide-and-result.jpg")
+KERATIN, KERATIN_ROI = Path(__file__).parent / "models" / "nuclei-on-keratin.jpg", "1140,880,900,700"
 CROP = np.s_[780:1140, 1060:1420]
 """(y, x) of the part that is shown enlarged, in pixels of level 0."""
 SIDE_PX, GAP_PX = 620, 8
@@ -34,6 +38,8 @@ def main(path: str) -> None:
         (outcome,) = run([path], RunConfig(out=out)).slides
         assert outcome.store is not None
         labels = np.asarray(zarr.open_array(Path(outcome.store) / "0", mode="r")[CROP])
+        keratin = Image.open(BytesIO(result_png(open_finished(outcome.store), KERATIN_ROI))).convert("RGB")
+    keratin.save(KERATIN, quality=85, optimize=True)
     whole = Image.fromarray(np.asarray(slide.levels[0].array[:]))
     scale = SIDE_PX / whole.height
     small = whole.resize((round(whole.width * scale), SIDE_PX), Image.Resampling.LANCZOS)

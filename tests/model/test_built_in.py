@@ -25,7 +25,7 @@ def test_a_name_stands_for_a_file_that_comes_with_wsipipe(name: str) -> None:
     info = read_model_info(name)
     assert Path(info.path) == BUILT_IN[name]
     assert info == read_model_info(BUILT_IN[name])
-    assert (info.spec.mpp, info.spec.licence) == (0.5, "CC0-1.0")
+    assert (info.spec.mpp, info.spec.licence) == (0.5, "CC-BY-4.0")
     assert usual_of(info.sha256) is not None
 
 
