@@ -60,7 +60,8 @@ def test_fluorescence_is_refused_by_a_model_of_stained_tissue_unless_asked_for(c
     [
         ((0.7, 0.6, 0.83), BRIGHTFIELD),
         ((0.02, 0.02, 0.2), FLUORESCENCE),
-        ((0.3, 0.3, 0.3), None),
+        ((0.43, 0.3, 0.4), BRIGHTFIELD),
+        ((0.26, 0.26, 0.26), None),
         ((0.1, 0.1, 0.9), None),
         ((0.5,), None),
     ],
