@@ -32,7 +32,7 @@ def slow_with_leases_of_seconds() -> None:
     block_tasks.predict_block = slow  # type: ignore[assignment]
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # the tests of leases show when a slide is taken over
 def test_a_runner_goes_on_with_the_slide_that_is_its_own_and_leaves_the_one_that_was_taken_over_without_a_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

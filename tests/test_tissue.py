@@ -263,7 +263,7 @@ def share_left_out(path: Path, everywhere: np.ndarray, box: Box, mpp: float | No
     inside = everywhere.copy()
     mask.clear_outside(inside, box)
     found = np.count_nonzero(everywhere)
-    assert found > 10_000
+    assert found > 5_000
     return 1 - np.count_nonzero(inside) / found
 
 

@@ -430,7 +430,7 @@ def test_what_is_not_a_size_is_refused(text: str) -> None:
 # interruption
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # tests/test_resume.py shows the exit code and the bytes
 def test_a_terminated_run_is_exit_code_130_and_the_same_command_resumes(  # SIGINT, and the bytes: tests/test_resume.py
     tmp_path: Path, tiny_model: Path, write_slide: WriteSlide
 ) -> None:
