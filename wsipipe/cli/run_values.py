@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    AnyType = click.ParamType[Any]
+else:
+    AnyType = click.ParamType  # click before 8.4 cannot subscript it
 
 
 class Choice(click.Choice[str]):
@@ -16,7 +21,7 @@ class Choice(click.Choice[str]):
         return value
 
 
-class Number(click.ParamType[Any]):
+class Number(AnyType):
     """A number, or with ``auto`` None for that word; any other text goes on as well."""
 
     name = "number"
