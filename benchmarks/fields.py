@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from skimage import measure, segmentation
+from skimage import measure
 
 from wsipipe.evaluation.blockwise import ArrayPlane, Labelled, Terms
 from wsipipe.evaluation.bootstrap import score_differences, score_with_intervals
@@ -33,7 +33,7 @@ from wsipipe.model.model_file import read_model_info
 from wsipipe.model.spec import ModelSpec
 from wsipipe.model.unet import UNet
 from wsipipe.model.unet_file import UNetInfo, load_unet
-from wsipipe.pictures.drawing import as_rgb
+from wsipipe.pictures.drawing import as_rgb, outlined
 from wsipipe.training.config import config_of
 from wsipipe.training.fields import Field, read_fields
 
@@ -104,9 +104,9 @@ def sheet(folder: Path, models: list[Path], scale: dict[str, float | None], only
         network, spec, least_um2 = opened(model)
         fields = fields_of(folder, spec.mpp, scale, only)
         shown = [fields[i] for i in sorted({round(k) for k in np.linspace(0, len(fields) - 1, 10)})]
-        rows = rows or [[twice(as_rgb(f.image.read(whole(f)).astype(np.float32), f.dtype))] for f in shown]
+        rows = rows or [[photo(field)] for field in shown]
         for row, field in zip(rows, shown, strict=True):
-            row.append(outlined(field, network, spec, least_um2))
+            row.append(drawn(field, network, spec, least_um2))
     height, width = (max(part.shape[axis] for row in rows for part in row) for axis in (0, 1))
     padded = [
         [np.pad(part, ((0, height - part.shape[0]), (0, width - part.shape[1]), (0, 0))) for part in row]
@@ -115,15 +115,18 @@ def sheet(folder: Path, models: list[Path], scale: dict[str, float | None], only
     return Image.fromarray(np.vstack([np.hstack(row) for row in padded]))
 
 
-def outlined(field: Field, network: UNet, spec: ModelSpec, least_um2: float) -> np.ndarray:
-    """``field`` with the outlines of its labels (green) and of what ``network`` finds in it (yellow)."""
-    drawn = twice(as_rgb(field.image.read(whole(field)).astype(np.float32), field.dtype))
+def photo(field: Field) -> np.ndarray:
+    """``field`` as it is, RGB, twice as large."""
+    return twice(as_rgb(field.image.read(whole(field)).astype(np.float32), field.dtype))
+
+
+def drawn(field: Field, network: UNet, spec: ModelSpec, least_um2: float) -> np.ndarray:
+    """The `photo` of ``field``, with the outlines of its labels (green) and of what ``network`` finds (yellow)."""
     found = measure.label(predict_box(network, spec, field.pixels_at, whole(field), shape=field.shape), connectivity=1)
     areas = np.bincount(found.ravel()) * (spec.mpp or 1) ** 2
     truth = field.truth.read(whole(field)).instances
-    drawn[segmentation.find_boundaries(twice(truth), mode="inner")] = GREEN
-    drawn[segmentation.find_boundaries(twice(np.where(areas[found] >= least_um2, found, 0)), mode="inner")] = YELLOW
-    return drawn
+    kept = np.where(areas[found] >= least_um2, found, 0)
+    return outlined(outlined(photo(field), twice(truth), GREEN), twice(kept), YELLOW)
 
 
 def twice(plane: np.ndarray) -> np.ndarray:

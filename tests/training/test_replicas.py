@@ -197,7 +197,7 @@ def test_loss_of_another_replica_that_is_no_number_stops_all(tmp_path: Path, two
     assert batches[1]["image"].isnan().all()
 
 
-@pytest.mark.soak  # tests/cli/test_train.py shows it of a whole training
+@pytest.mark.soak  # tests/cli/test_train.py shows it of a training that is killed, by one replica
 def test_breaking_off_ends_all_processes(folder: Path, tmp_path: Path) -> None:
     before = set(psutil.Process().children(recursive=True))
     out, config = tmp_path / "b.safetensors", changed(QUICK, optimizer={"batch": 2}, loop={"checkpoint_every": 1})

@@ -40,42 +40,46 @@ def preview(slide: str, out: str | None, model: str | None, mpp: float | None, t
 
     Of a STORE, which `run` made: draw its slide, with the outlines of what was found.
     """
-    from wsipipe.files import locate, write_whole
+    from wsipipe.files import locate
     from wsipipe.store.finished import is_store
+    from wsipipe.tissue.mask_file import TISSUE_AUTO
 
-    if is_store(locate(slide)):
-        if not (model is None and mpp is None and tissue == "auto"):
-            raise UsageError(f"{slide} is a result, and -m, --mpp and --tissue are those of its run; remove them")
-        picture, name, of, said = _result(slide, roi)
+    if not is_store(locate(slide)):
+        _draw_searched(slide, out, model, mpp, tissue, roi)
+    elif model is None and mpp is None and tissue == TISSUE_AUTO:
+        _draw_result(slide, out, roi)
     else:
-        picture, name, of, said = _searched(slide, model, mpp, tissue, roi)
+        raise UsageError(f"{slide} is a result, and -m, --mpp and --tissue are those of its run; remove them")
+
+
+def _target(out: str | None, name: str, slide: str, store: str | None = None) -> Path:
+    """The picture to write: ``out``, by default ``name``.png; not the ``slide``, nor in it or in the ``store``."""
     path = Path(out or f"{name}.png")
-    if any(one in of for one in (path.resolve(), *path.resolve().parents)):
-        where = "is the slide itself" if path.resolve() == of[-1] else "lies in what is shown"
+    place, shown = path.resolve(), [Path(one).resolve() for one in (slide, store) if one is not None]
+    if any(one in shown for one in (place, *place.parents)):
+        where = "is the slide itself" if place == shown[0] else "lies in what is shown"
         raise UsageError(f"-o {path} {where}, which would be overwritten; name another picture")
-    write_whole(path, picture, kind="picture ")
-    click.echo(f"{said}: {path}")
+    return path
 
 
-Preview = tuple[bytes, str, tuple[Path, ...], str]
-"""A PNG; the default of its name; the files that it shows, the slide last; and what is said of it."""
-
-
-def _result(store: str, roi: str | None) -> Preview:
-    """What a run found."""
-    from wsipipe.files import absolute
+def _draw_result(store: str, out: str | None, roi: str | None) -> None:
+    """Draw what a run found."""
+    from wsipipe.files import absolute, write_whole
     from wsipipe.pictures.result import result_png
     from wsipipe.store.finished import open_complete
     from wsipipe.store.spec import STORE
 
     found = open_complete(store)
-    shown = Path(found.path).resolve(), Path(found.slide_path).resolve()
-    name = absolute(store).name.removesuffix(STORE)
-    return result_png(found, roi), f"{name}-result", shown, f"{Path(found.slide_path).name}, as segmented"
+    path = _target(out, f"{absolute(store).name.removesuffix(STORE)}-result", found.slide_path, found.path)
+    write_whole(path, result_png(found, roi), kind="picture ")
+    click.echo(f"{Path(found.slide_path).name}, as segmented: {path}")
 
 
-def _searched(slide: str, model: str | None, mpp: float | None, tissue: str, roi: str | None) -> Preview:
-    """What a run would segment."""
+def _draw_searched(
+    slide: str, out: str | None, model: str | None, mpp: float | None, tissue: str, roi: str | None
+) -> None:
+    """Draw what a run would segment."""
+    from wsipipe.files import write_whole
     from wsipipe.model.built_in import DEFAULT_MODEL
     from wsipipe.model.model_file import read_model_info
     from wsipipe.pictures.preview import tissue_png
@@ -98,9 +102,10 @@ def _searched(slide: str, model: str | None, mpp: float | None, tissue: str, roi
         mask, how = given_mask(tissue, level), "given"
     elif tissue != TISSUE_OFF:
         mask, how = find_tissue(opened, level, halo=info.receptive.halo)
+    path = _target(out, opened.name, str(opened.path))
+    write_whole(path, tissue_png(opened, level, mask, region), kind="picture ")
     shares = [f"the region covers {region.share:.1%} of level {level.index}"] if region is not None else []
     if mask is not None:
         of = f"level {level.index}" if region is None else "the region"
         shares.append(f"tissue covers {tissue_share_in(mask, region):.1%} of {of} ({how})")
-    picture = tissue_png(opened, level, mask, region)
-    return picture, opened.name, (Path(opened.path).resolve(),), f"{opened.file}: {', '.join(shares)}"
+    click.echo(f"{opened.file}: {', '.join(shares)}: {path}")

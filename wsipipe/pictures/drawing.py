@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from wsipipe.arrays import Labels
-from wsipipe.slides.pixels.overview import Plane, RgbImage
+from wsipipe.slides.pixels.overview import Plane, RgbImage, averaged_plane, choose_source
+from wsipipe.slides.slide import Slide
 
 OUTLINE, REGION_OUTLINE = (40, 255, 80), (30, 120, 255)
 """The colours of the outlines of tissue and region in every picture; found objects have that of their class."""
@@ -86,6 +88,20 @@ def as_rgb(plane: Plane, dtype: str, brightest: float | None = None) -> RgbImage
         colors = colors * (255 / max(float(colors.max()) if brightest is None else brightest, 1.0))
     rgb: RgbImage = colors.round().clip(0, 255).astype(np.uint8)
     return rgb
+
+
+def level_at(slide: Slide, index: int, shape: tuple[int, int], *, most_bytes: float = inf) -> RgbImage:
+    """Level ``index`` of ``slide`` at ``shape``, (y, x), as RGB (y, x, 3), uint8, from the coarsest level that will do.
+
+    Raises
+    ------
+    SlideFormatError
+        If no level of at most ``most_bytes`` will do.
+    SlideError
+        If pixels cannot be read.
+    """
+    source, extent = choose_source(slide, index, shape, most_bytes=most_bytes)
+    return as_rgb(averaged_plane(source, extent, shape), source.dtype)
 
 
 def inner_edge(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from math import inf
-
 import imagecodecs
 
 from wsipipe.geometry.grid import Box
 from wsipipe.pictures.caption import captioned
-from wsipipe.pictures.drawing import as_rgb, draw_searched, nearest_cells
+from wsipipe.pictures.drawing import draw_searched, level_at, nearest_cells
 from wsipipe.rasters.region import Region
-from wsipipe.slides.pixels.overview import averaged_plane, choose_source, fitted_shape
+from wsipipe.slides.pixels.overview import fitted_shape
 from wsipipe.slides.slide import Level, Slide
 from wsipipe.tissue.mask import TissueMask
 from wsipipe.tissue.searched import tissue_share_in
@@ -33,8 +31,7 @@ def tissue_png(
         If pixels cannot be read.
     """
     shape = fitted_shape(level.shape, side)
-    source, extent = choose_source(slide, level.index, shape, most_bytes=inf)
-    image = as_rgb(averaged_plane(source, extent, shape), level.dtype)
+    image = level_at(slide, level.index, shape)
     tissue = None if mask is None else nearest_cells(mask.cells, shape)
     chosen = None if region is None else region.at(shape).inside(Box(0, shape[0], 0, shape[1]))
     draw_searched(image, tissue, chosen, grey_glass=True)

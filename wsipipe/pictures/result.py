@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
 from pathlib import PurePath
 
 import imagecodecs
@@ -11,12 +10,12 @@ import numpy as np
 from wsipipe.arrays import Labels, Mask, size_text
 from wsipipe.errors import DamagedStoreError, UsageError, WsipipeError
 from wsipipe.pictures.caption import captioned
-from wsipipe.pictures.drawing import as_rgb, draw_found, draw_searched, nearest_cells
+from wsipipe.pictures.drawing import as_rgb, draw_found, draw_searched, level_at, nearest_cells
 from wsipipe.pictures.preview import PREVIEW_PX
 from wsipipe.pictures.thumbnail import nearest_labels, region_at
 from wsipipe.rasters.region import parse_region, region_of
 from wsipipe.rasters.segmented_slide import open_segmented_slide, segmented_level
-from wsipipe.slides.pixels.overview import RgbImage, averaged_plane, choose_source, fitted_shape
+from wsipipe.slides.pixels.overview import RgbImage, fitted_shape
 from wsipipe.slides.slide import Level, Slide, with_mpp
 from wsipipe.store.finished import FinishedStore
 
@@ -70,8 +69,7 @@ def result_png(store: FinishedStore, roi: str | None = None) -> bytes:
 def _whole(slide: Slide, level: Level, store: FinishedStore) -> tuple[RgbImage, Labels]:
     """All of ``slide``, at most `PREVIEW_PX` a side, RGB (y, x, 3), uint8, and its labels, (y, x), uint8."""
     shape = fitted_shape(level.shape, PREVIEW_PX)
-    source, extent = choose_source(slide, store.level, shape, most_bytes=inf)
-    image = as_rgb(averaged_plane(source, extent, shape), level.dtype)
+    image = level_at(slide, store.level, shape)
     cells = store.tissue()
     tissue: Mask | None = None if cells is None else nearest_cells(np.asarray(cells[...]) > 0, shape)
     draw_searched(image, tissue, region_at(store, shape), grey_glass=False)

@@ -26,10 +26,10 @@ from wsipipe.errors import SlideFormatError, StoreError, WsipipeError
 from wsipipe.events import ClassCount
 from wsipipe.geometry.grid import Box, boxes
 from wsipipe.pictures.caption import with_scale_bar
-from wsipipe.pictures.drawing import as_rgb, draw_found, draw_searched, nearest_cells
+from wsipipe.pictures.drawing import draw_found, draw_searched, level_at, nearest_cells
 from wsipipe.rasters.region import read_region
 from wsipipe.rasters.segmented_slide import open_as_segmented
-from wsipipe.slides.pixels.overview import RgbImage, averaged_plane, choose_source, fitted_shape
+from wsipipe.slides.pixels.overview import RgbImage, fitted_shape
 from wsipipe.slides.slide import Slide
 from wsipipe.store.finished import FinishedStore, open_finished
 from wsipipe.store.spec import REGION
@@ -221,8 +221,7 @@ def picture_of_slide(slide: Slide) -> Picture:
     """
     finest = slide.levels[0]
     shape = fitted_shape(finest.shape, THUMBNAIL_PX)
-    level, extent = choose_source(slide, 0, shape, most_bytes=MAX_LEVEL_BYTES)
-    image = as_rgb(averaged_plane(level, extent, shape), level.dtype)
+    image = level_at(slide, 0, shape, most_bytes=MAX_LEVEL_BYTES)
     um_per_px = None if slide.mpp is None else slide.mpp * finest.shape[1] / shape[1]
     return Picture(_encoded(with_scale_bar(image, um_per_px), JPEG_BYTES), shape)
 
@@ -266,8 +265,7 @@ def slide_image(slide: str, store: FinishedStore, shape: tuple[int, int]) -> Rgb
     levels = opened.levels[store.level : store.level + 1]
     if not any(level.shrunk(store.shrink).shape == store.shapes[0] for level in levels):
         raise SlideFormatError(f"the labels do not have the shape of level {store.level}")
-    level, extent = choose_source(opened, store.level, shape, most_bytes=MAX_LEVEL_BYTES)
-    return as_rgb(averaged_plane(level, extent, shape), level.dtype)
+    return level_at(opened, store.level, shape, most_bytes=MAX_LEVEL_BYTES)
 
 
 def _encoded(image: RgbImage, most_bytes: int) -> bytes:

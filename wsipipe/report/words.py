@@ -61,7 +61,9 @@ def aside(report: NightReport) -> str:
     """The counts that `headline` leaves out: slides that need no action, and those with warnings."""
     told = {status: n for status, n in report.counts.items() if status not in (DONE, FAILED, SET_ASIDE, OPEN)}
     parts = [f"{n} {status} ({STATUSES[status]})" for status, n in told.items() if n]
-    return ", ".join([*parts, *([f"{count_of(report.warned, 'slide')} with warnings"] if report.warned else [])])
+    if report.warned:
+        parts.append(f"{count_of(report.warned, 'slide')} with warnings")
+    return ", ".join(parts)
 
 
 def in_a_line(report: NightReport) -> str:
