@@ -91,6 +91,8 @@ def imported(path: Path, **made: object) -> Path:
 OUTWARD = """
 import sys
 
+import torch.utils.cpp_extension  # where torch is built for CUDA, this looks for nvcc by a process of its own
+
 seen = []
 outward = {"os.fork", "os.posix_spawn", "subprocess.Popen", "socket.connect", "socket.getaddrinfo", "socket.sendto"}
 sys.addaudithook(lambda event, _: seen.append(event) if event in outward else None)
