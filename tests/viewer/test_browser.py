@@ -12,6 +12,7 @@ import imagecodecs
 import numpy as np
 import pytest
 
+import wsipipe
 from tests.objects.stores import made_store
 from tests.report.chromium import PATIENCE_SECONDS, PROGRAM, Chromium
 from tests.report.nights import HOSTILE, write_pyramid, write_store
@@ -197,6 +198,24 @@ def test_outlines_of_one_slide_are_switched_off_and_those_beside_it_stay(browser
         browser.value("Promise.all(items.map((item, i) => viewer.outline(item, i)))")
         off, on = browser.value(count)
     assert (off, on > 0) == (0, True)
+
+
+def test_outline_of_the_region_lies_on_its_edge_and_is_switched_off(
+    browser: Chromium, tiny_model: Path, tmp_path: Path
+) -> None:
+    slide = write_pyramid(tmp_path / "a.tif", [np.full((500, 600, 3), 90, np.uint8)])
+    config = wsipipe.RunConfig(out=str(tmp_path), model=str(tiny_model), roi="200,100,300,250", tissue="off")
+    assert wsipipe.run([slide], config).exit_code == 0
+    with ViewServer([str(tmp_path / "a.zarr")]) as served:
+        look(browser, f"{served.address}#x=200&y=200&w=40", width=600)
+        browser.value("viewer.model('labels', 0).alpha = 0")
+        at = [place(browser, x + 0.5, 200.5) for x in (197, 200, 203)]
+        on = [int(drawn(browser)[pixel][2]) for pixel in at]
+        browser.value(
+            "[...document.querySelectorAll('.switch')].find(s => s.innerText == 'outline of the region').click()"
+        )
+        off = [int(drawn(browser)[pixel][2]) for pixel in at]
+    assert (on[0], on[1] > 200, on[2], off) == (90, True, 90, [90, 90, 90]), "blue, on the edge alone"
 
 
 @pytest.fixture(scope="module")
