@@ -91,7 +91,8 @@ def imported(path: Path, **made: object) -> Path:
 OUTWARD = """
 import sys
 
-import torch.utils.cpp_extension  # where torch is built for CUDA, this looks for nvcc by a process of its own
+import numpy.testing  # of numpy 2.0, which asks lscpu as it is imported
+import torch.utils.cpp_extension  # of torch for CUDA, which asks where nvcc is
 
 seen = []
 outward = {"os.fork", "os.posix_spawn", "subprocess.Popen", "socket.connect", "socket.getaddrinfo", "socket.sendto"}
