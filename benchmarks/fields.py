@@ -7,8 +7,9 @@ FOLDER holds images and labels of objects, paired as for `wsipipe train`; MODEL 
 that do not state their resolution have ``--mpp``, or a median object of ``--object-um`` micrometres across, each
 field by itself, which `wsipipe evaluate` cannot know. Predictions smaller than the model's least area are no objects.
 Prints, for each folder and model, F1 at IoU 0.5, AJI and Dice, pooled, with their 95 % bootstrap intervals; where
-there are several models, the last is compared with the first by a paired bootstrap. With ``--pictures``, DIR/FOLDER.png
-shows ten fields: as they are, and with the outlines of the labels (green) and of what each model found (yellow).
+there are several models, the last is compared with the first by a paired bootstrap. With ``--pictures``, DIR/FOLDER.jpg
+shows the middle of ten fields, two in each row: as they are, and with the outlines of the labels (green) and of what
+each model found (yellow).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from wsipipe.training.config import config_of
 from wsipipe.training.fields import Field, read_fields
 
 METRICS = ("f1", "aji", "dice")
+SHOWN_PX = 320
 GREEN, YELLOW = (0, 200, 60), (255, 225, 25)
 
 
@@ -56,7 +58,9 @@ def main() -> None:
     for folder in args.folders:
         if args.pictures is not None:
             args.pictures.mkdir(parents=True, exist_ok=True)
-            sheet(folder, args.model, given, args.only).save(args.pictures / f"{folder.name}.png")
+            sheet(folder, args.model, given, args.only).save(
+                args.pictures / f"{folder.name}.jpg", quality=80, optimize=True
+            )
         tallies = [tally_of(folder, model, given, args.only) for model in args.model]
         for model, tally in zip(args.model, tallies, strict=True):
             found = score_with_intervals(tally)
@@ -98,21 +102,26 @@ def whole(field: Field) -> Box:
 
 
 def sheet(folder: Path, models: list[Path], scale: dict[str, float | None], only: list[str]) -> Image.Image:
-    """Ten fields of ``folder``, a row each: as they are, and with the outlines that each of ``models`` found."""
+    """The middle of ten fields of ``folder``, two a row: as they are, and with the outlines that each model found."""
     rows: list[list[np.ndarray]] = []
     for model in models:
         network, spec, least_um2 = opened(model)
         fields = fields_of(folder, spec.mpp, scale, only)
         shown = [fields[i] for i in sorted({round(k) for k in np.linspace(0, len(fields) - 1, 10)})]
-        rows = rows or [[photo(field)] for field in shown]
+        rows = rows or [[middle(photo(field))] for field in shown]
         for row, field in zip(rows, shown, strict=True):
-            row.append(drawn(field, network, spec, least_um2))
-    height, width = (max(part.shape[axis] for row in rows for part in row) for axis in (0, 1))
-    padded = [
-        [np.pad(part, ((0, height - part.shape[0]), (0, width - part.shape[1]), (0, 0))) for part in row]
-        for row in rows
-    ]
-    return Image.fromarray(np.vstack([np.hstack(row) for row in padded]))
+            row.append(middle(drawn(field, network, spec, least_um2)))
+    half = (len(rows) + 1) // 2
+    rows += [[np.zeros_like(part) for part in rows[0]]] * (2 * half - len(rows))
+    return Image.fromarray(np.vstack([np.hstack([*rows[i], *rows[half + i]]) for i in range(half)]))
+
+
+def middle(picture: np.ndarray) -> np.ndarray:
+    """The middle of ``picture``, `SHOWN_PX` high and wide, black where it ends."""
+    height, width = picture.shape[:2]
+    y, x = max(height - SHOWN_PX, 0) // 2, max(width - SHOWN_PX, 0) // 2
+    part = picture[y : y + SHOWN_PX, x : x + SHOWN_PX]
+    return np.pad(part, ((0, SHOWN_PX - part.shape[0]), (0, SHOWN_PX - part.shape[1]), (0, 0)))
 
 
 def photo(field: Field) -> np.ndarray:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ import yaml
 
 from tests.faults import PATIENCE_SECONDS, SCRIPT, assert_same_bytes, picture, write_model, write_slide
 from tests.objects.stores import made_store
+from tests.training.discs import write_discs, write_toml
+from tests.training.given import PLAIN
 from wsipipe import RunConfig, run
 from wsipipe.nightly.config import Night, read_night
 from wsipipe.objects.export import export_geojson
@@ -23,6 +28,8 @@ from wsipipe.objects.read import open_objects
 from wsipipe.pipeline.config import ClusterConfig
 from wsipipe.pipeline.objects_plan import ObjectsRequest, plan_objects
 from wsipipe.pipeline.objects_store import make_objects
+from wsipipe.training.config import LoopConfig
+from wsipipe.training.data_config import DataConfig
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = ROOT / "workflows"
@@ -108,8 +115,8 @@ def test_cron_takes_the_table(name: str) -> None:
 
 
 def test_shellcheck_has_nothing_to_say() -> None:
-    scripts = [*WORKFLOWS.glob("*.sbatch"), *(ROOT / "tests" / "slurm").glob("*.sh")]
-    assert len(scripts) == 4
+    scripts = [*WORKFLOWS.glob("*.sbatch"), *WORKFLOWS.glob("*.sh"), *(ROOT / "tests" / "slurm").glob("*.sh")]
+    assert len(scripts) == 5
     assert check(tool("shellcheck", "apt-get install shellcheck"), *scripts) == ""
 
 
@@ -232,9 +239,40 @@ def test_qupath_imports_each_result_into_the_image_of_its_name(tmp_path: Path) -
 def test_every_workflow_is_in_the_readme() -> None:
     """Those of trainings are TOML files and folders; the pages about training tell of them."""
     text = (WORKFLOWS / "README.md").read_text()
-    others = {"README.md", "border_weight.toml", "default_model.toml", "default_model_second.toml", "fine_tuning.toml"}
+    others = {"README.md", "border_weight.toml", "fine_tuning.toml"}
     for path in WORKFLOWS.iterdir():
-        if path.is_file() and path.name not in others:
+        if path.is_file() and path.name not in others and not path.name.startswith("default_model"):
             assert f"]({path.name})" in text, path.name
     linked = re.findall(r"\]\(([\w.-]+)\)", text)
     assert all((WORKFLOWS / name).is_file() for name in linked)
+
+
+@pytest.mark.soak
+def test_the_command_that_makes_the_shipped_model_goes_on_where_it_was(tmp_path: Path) -> None:
+    """With short trainings in place of the two that take hours."""
+    write_discs(tmp_path / "discs")
+    short = replace(
+        PLAIN, data=DataConfig("discs", validation=0.25), loop=LoopConfig(steps=60, checkpoint_every=1, workers=0)
+    )
+    script = shutil.copy(WORKFLOWS / "default_model.sh", tmp_path)
+    for name in ("default_model.toml", "default_model_second.toml"):
+        write_toml(tmp_path / name, short)
+    command = ["bash", script, tmp_path, tmp_path / "whole.safetensors"]
+    check(*command)
+    command[-1] = tmp_path / "cut.safetensors"
+    path = f"{Path(SCRIPT).parent}{os.pathsep}{os.environ['PATH']}"
+    running = subprocess.Popen(command, env={**os.environ, "PATH": path}, start_new_session=True)
+    checkpoint = tmp_path / "cut.safetensors.training" / "checkpoint.safetensors"
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not checkpoint.exists():
+        assert running.poll() is None, "the second training ended before it was stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    first = (tmp_path / "cut-first.safetensors").stat()
+    check(*command)
+    assert (tmp_path / "cut-first.safetensors").stat() == first, "the first step is not done again"
+    for name in ("", "-first"):
+        cut, whole = (tmp_path / f"{one}{name}.safetensors" for one in ("cut", "whole"))
+        assert cut.read_bytes() == whole.read_bytes(), name

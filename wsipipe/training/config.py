@@ -152,7 +152,8 @@ class LoopConfig:
     """The score by which the best weights are chosen."""
     calibrate: bool = False
     """Whether the bias of background is moved at the end, to the best `select` on the validation images: border
-    weights make a network say background where it is in doubt, more or less often than a score rewards."""
+    weights make a network say background where it is in doubt, more or less often than a score rewards. The best
+    weights are chosen before; validate only once, at the end, if that misleads the choice."""
     workers: int | None = bounded(None, least=0)
     """Processes that make patches, per device; 0: the training process makes them. By default as many as the processor
     has to spare."""
