@@ -457,7 +457,10 @@ def test_a_terminated_run_is_exit_code_130_and_the_same_command_resumes(  # SIGI
 def test_what_does_not_resume_says_what_an_interruption_leaves(
     call: Call, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_file, "load_model", lambda _: signal.raise_signal(signal.SIGINT))
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model_file, "load_model", interrupted)
     ended = call("model", "show", tiny_model)
     assert (ended.code, ended.err.strip()) == (130, "wsipipe: interrupted; nothing was written")
 
