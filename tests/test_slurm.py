@@ -161,7 +161,6 @@ def assert_same_stores(made: Path, out: Path) -> None:
         assert_same_bytes(out / f"{name}.zarr", made / "out" / f"{name}.zarr")
 
 
-@pytest.mark.soak  # the next one shows it of jobs that come and go
 def test_jobs_make_the_same_bytes(made: Path, tmp_path: Path) -> None:
     ended = wsipipe("run", *on_slurm(made, tmp_path, "--cluster", "slurm:2"), env=ENVIRONMENT)
     assert ended.returncode == 0, ended.stderr
@@ -169,6 +168,7 @@ def test_jobs_make_the_same_bytes(made: Path, tmp_path: Path) -> None:
     assert not queued("wsipipe-test"), "the workers ended with the run"
 
 
+@pytest.mark.soak  # it waits for Slurm
 def test_there_are_as_many_jobs_as_work_and_one_that_slurm_ends_is_replaced(made: Path, tmp_path: Path) -> None:
     given = on_slurm(made, tmp_path, "--cluster", "slurm", "--adapt", "0:2")
     process = start("run", *given, env=ENVIRONMENT, log=tmp_path / "log")

@@ -486,6 +486,7 @@ def test_an_ome_zarr_in_a_bucket_is_the_same_as_on_a_disk(tmp_path: Path, kind: 
 # Nights.
 
 
+@pytest.mark.soak  # a run from a bucket into a bucket, and nights, are shown by themselves
 def test_a_night_from_a_bucket_into_a_bucket(made: Path, slides: str, tmp_path: Path) -> None:
     upload(made / "b.tif", f"{slides}/torn.tif")
     torn = (made / "b.tif").read_bytes()[:5000]
