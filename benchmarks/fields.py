@@ -40,6 +40,7 @@ from wsipipe.training.fields import Field, read_fields
 
 METRICS = ("f1", "aji", "dice")
 SHOWN_PX = 320
+"""Side of what is shown of a field, in pixels of the picture: twice those of the model."""
 GREEN, YELLOW = (0, 200, 60), (255, 225, 25)
 
 

@@ -33,6 +33,8 @@ from wsipipe.training.data_config import DataConfig
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = ROOT / "workflows"
+WITH_WSIPIPE = {**os.environ, "PATH": f"{Path(SCRIPT).parent}{os.pathsep}{os.environ['PATH']}"}
+"""An environment in which scripts find the `wsipipe` that is tested."""
 SMALL = "--block 128 --tile 128 --device cpu --engine torch"
 
 
@@ -46,14 +48,13 @@ def tool(name: str, install: str) -> str:
 
 def check(*command: object, **options: Any) -> str:
     """The output of a program that accepts its input."""
-    path = f"{Path(SCRIPT).parent}{os.pathsep}{os.environ['PATH']}"
     ended = subprocess.run(
         list(map(str, command)),
         capture_output=True,
         text=True,
         check=False,
         timeout=PATIENCE_SECONDS,
-        env={**os.environ, "PATH": path},
+        env=WITH_WSIPIPE,
         **options,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -260,8 +261,7 @@ def test_the_command_that_makes_the_shipped_model_goes_on_where_it_was(tmp_path:
     command = ["bash", script, tmp_path, tmp_path / "whole.safetensors"]
     check(*command)
     command[-1] = tmp_path / "cut.safetensors"
-    path = f"{Path(SCRIPT).parent}{os.pathsep}{os.environ['PATH']}"
-    running = subprocess.Popen(command, env={**os.environ, "PATH": path}, start_new_session=True)
+    running = subprocess.Popen(command, env=WITH_WSIPIPE, start_new_session=True)
     checkpoint = tmp_path / "cut.safetensors.training" / "checkpoint.safetensors"
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not checkpoint.exists():

@@ -5,7 +5,8 @@
 #
 # What FOLDER holds is said in default_model.toml. Started again after an interruption, it goes on where it was.
 set -euo pipefail
-data=$1 model=$2
+usage="usage: default_model.sh FOLDER MODEL.safetensors"
+data=${1:?$usage} model=${2:?$usage}
 here=$(dirname "${BASH_SOURCE[0]}")
 first=${model%.safetensors}-first.safetensors
 

@@ -63,6 +63,11 @@ def drawn(browser: Chromium) -> np.ndarray:
     return np.asarray(imagecodecs.png_decode(blob))[..., :3]
 
 
+def switch(browser: Chromium, name: str) -> None:
+    """Click the switch of the panel that has this name."""
+    browser.value(f"[...document.querySelectorAll('.switch')].find(s => s.innerText == '{name}').click()")
+
+
 def place(browser: Chromium, x: float, y: float) -> tuple[int, int]:
     """(row, column) of the screen at which the pixel (x, y) of the slide's finest level is."""
     row, col = browser.value(f"viewer.screen_of({x}, {y})")
@@ -192,9 +197,7 @@ def test_outlines_of_one_slide_are_switched_off_and_those_beside_it_stay(browser
     with ViewServer([spec.path, tmp_path / "b.zarr"]) as served:
         look(browser, f"{served.address}look?items=0,1#x=65&y=75&w=100")
         wait(browser, f"{count}.every(Boolean)")
-        browser.value(
-            "[...document.querySelectorAll('.switch')].find(s => s.innerText == 'outlines of objects').click()"
-        )
+        switch(browser, "outlines of objects")
         browser.value("Promise.all(items.map((item, i) => viewer.outline(item, i)))")
         off, on = browser.value(count)
     assert (off, on > 0) == (0, True)
@@ -211,9 +214,7 @@ def test_outline_of_the_region_lies_on_its_edge_and_is_switched_off(
         browser.value("viewer.model('labels', 0).alpha = 0")
         at = [place(browser, x + 0.5, 200.5) for x in (197, 200, 203)]
         on = [int(drawn(browser)[pixel][2]) for pixel in at]
-        browser.value(
-            "[...document.querySelectorAll('.switch')].find(s => s.innerText == 'outline of the region').click()"
-        )
+        switch(browser, "outline of the region")
         off = [int(drawn(browser)[pixel][2]) for pixel in at]
     assert (on[0], on[1] > 200, on[2], off) == (90, True, 90, [90, 90, 90]), "blue, on the edge alone"
 
